@@ -1,0 +1,61 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The handwritten digits of scikit-learn, cut once and for all in two."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPLITS = ('train', 'test')
+CLASSES = tuple(str(digit) for digit in range(10))
+BRIGHTEST = 16  # the scans have 17 levels of grey
+TEST_EVERY = 5
+
+
+def load_scans(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Scans and labels of one split.
+
+    Every fifth scan of each class, from its third on, is a test scan: 1,438
+    scans to train on, 359 to test on, the same ones everywhere.
+
+    Args:
+        split (str): ``'train'`` or ``'test'``.
+
+    Returns:
+        tuple[np.ndarray, np.ndarray]: Scans with values from 0 to 255, shape
+        is ``[N, 8, 8]``, and labels, shape is ``[N]``.
+
+    Raises:
+        ValueError: If there is no such split.
+        ImportError: If scikit-learn is not installed.
+
+    Examples:
+        >>> from mmlapp.datasets.scans import load_scans
+        >>> scans, labels = load_scans('test')
+        >>> scans.shape, labels[:5].tolist()
+        ((359, 8, 8), [0, 1, 2, 3, 4])
+    """
+    if split not in SPLITS:
+        raise ValueError(f'split={split!r}: expected one of {SPLITS}')
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError(
+            'the digits come with scikit-learn, which is not installed: '
+            'run `pip install scikit-learn`'
+        ) from error
+    digits = load_digits()
+    in_test = is_test_scan(digits.target)
+    chosen = in_test if split == 'test' else ~in_test
+    grey = digits.images[chosen] * (255 / BRIGHTEST)
+    return grey.round().astype(np.uint8), digits.target[chosen]
+
+
+def is_test_scan(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """True for the scans of the test split, stratified by label."""
+    mask = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        mask[members[TEST_EVERY // 2 :: TEST_EVERY]] = True
+    return mask
