@@ -5,4 +5,4 @@
 from .cifar_resnet import CIFARResNet, PadShortcut
 from .cifar_vgg import CIFARVGG
 
-__all__ = ['CIFARResNet', 'CIFARVGG', 'PadShortcut']
+__all__ = ['CIFARVGG', 'CIFARResNet', 'PadShortcut']

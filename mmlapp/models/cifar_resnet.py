@@ -9,7 +9,6 @@ from typing import Any
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmlapp.registry import MODELS
 
@@ -64,7 +63,7 @@ class PadShortcut(nn.Module):
         """Shape is ``[N, C_in, H, W]`` to ``[N, C_out, H/s, W/s]``."""
         x = x[:, :, :: self.stride, :: self.stride]
         new_channels = self.out_channels - self.in_channels
-        return F.pad(x, (0, 0, 0, 0, 0, new_channels))
+        return nn.functional.pad(x, (0, 0, 0, 0, 0, new_channels))
 
     def extra_repr(self) -> str:
         """Arguments as ``print(model)`` shows them."""

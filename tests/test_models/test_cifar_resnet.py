@@ -37,7 +37,7 @@ def test_parameters_in_closed_form(depth: int, shortcut: str) -> None:
 
 
 @pytest.mark.parametrize(
-    'depth, millions', [(20, 0.27), (32, 0.46), (56, 0.85), (110, 1.7)]
+    ('depth', 'millions'), [(20, 0.27), (32, 0.46), (56, 0.85), (110, 1.7)]
 )
 def test_parameters_of_the_paper(depth: int, millions: float) -> None:
     """He et al. 2015, table 6; the classifier has 64 x 10 + 10."""
@@ -119,7 +119,7 @@ def test_whole_network_equals_hand_written_forward() -> None:
 
 
 @pytest.mark.parametrize(
-    'mid_channels, expected',
+    ('mid_channels', 'expected'),
     [
         (None, [16] * 3 + [32] * 3 + [64] * 3),
         (7, [7] * 9),
@@ -170,13 +170,13 @@ def test_initialization_is_that_of_he_et_al() -> None:
 
 
 @pytest.mark.parametrize(
-    'kwargs, message',
+    ('kwargs', 'message'),
     [
         (dict(depth=21), r'depth=21: expected 6n \+ 2'),
         (dict(depth=2), r'depth=2: expected 6n \+ 2'),
         (dict(shortcut='C'), r"shortcut='C': expected one of \['A', 'B'\]"),
         (dict(base_channels=0), 'base_channels=0: expected a positive'),
-        (dict(mid_channels=[1, 2]), 'one number, 3 .* or 9 .*, got 2'),
+        (dict(mid_channels=[1, 2]), r'one number, 3 .* or 9 .*, got 2'),
         (dict(mid_channels=-4), 'mid_channels=-4: expected a positive'),
         (dict(out_indices=(3,)), r'out_indices=\(3,\): .* from 0 to 2'),
         (dict(out_indices=()), r'out_indices=\(\): .* at least one'),
@@ -188,5 +188,5 @@ def test_bad_arguments(kwargs: dict, message: str) -> None:
 
 
 def test_padding_cannot_remove_channels() -> None:
-    with pytest.raises(ValueError, match='out_channels=4: .* in_channels=8'):
+    with pytest.raises(ValueError, match=r'out_channels=4: .* in_channels=8'):
         PadShortcut(8, 4)

@@ -60,7 +60,7 @@ def test_output_shapes() -> None:
 
 
 @pytest.mark.parametrize(
-    'channels, expected',
+    ('channels', 'expected'),
     [
         (5, [5] * 13),
         ([2, 3, 4, 5, 6], [2] * 2 + [3] * 2 + [4] * 3 + [5] * 3 + [6] * 3),
@@ -94,7 +94,7 @@ def test_classifier_of_mmpretrain_builds_and_learns() -> None:
 
 
 @pytest.mark.parametrize(
-    'kwargs, message',
+    ('kwargs', 'message'),
     [
         (dict(depth=12), r'depth=12: expected one of \[11, 13, 16, 19\]'),
         (dict(channels=[1, 2]), 'one number, 5 .* or 13 .*, got 2'),
