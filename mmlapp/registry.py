@@ -7,6 +7,10 @@
 this file by its name: it must stay ``registry.py``.
 """
 
+from .compat import check_versions
+
+check_versions()
+
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
