@@ -1,0 +1,60 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+
+# Where the environment lives. Elsewhere than .venv it may serve many clones.
+MMLAPP_VENV ?= .venv
+# A folder with a ready wheel of mmcv; empty: mmcv is built from source.
+WHEELS ?= $(wildcard ../shared/wheels)
+# The interpreter of a new environment; empty: the first one that fits.
+PYTHON ?=
+# More arguments for pytest, as in `make test ARGS='-k shrink'`.
+ARGS ?=
+
+# The stamp names the content of the requirements, not their age: a fresh
+# clone finds a cached environment up to date.
+SHA256 := $(shell command -v sha256sum || echo 'shasum -a 256')
+KEY := $(shell cat requirements/*.txt requirements/install.sh \
+	| $(SHA256) | cut -c 1-16)
+STAMP := .ready-$(KEY)
+PY := "$(MMLAPP_VENV)/bin/python"
+
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-slow check format clean key
+
+help:  ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' \
+		Makefile
+
+env:  ## Set up the environment, if that is not done
+	@if [ ! -e "$(MMLAPP_VENV)/$(STAMP)" ] || [ ! -x $(PY) ]; then \
+		PYTHON='$(PYTHON)' WHEELS='$(WHEELS)' \
+			bash requirements/install.sh "$(MMLAPP_VENV)" "$(STAMP)"; \
+	fi
+
+demo: env  ## Train, prune and deploy two small networks on real digits
+	@$(PY) tools/demo.py
+
+test: env  ## Run the tests; more arguments for pytest in ARGS
+	@$(PY) -m pytest $(ARGS)
+
+test-slow: env  ## Run the tests that take minutes
+	@$(PY) -m pytest -m slow $(ARGS)
+
+check: env  ## Check format, lint and types
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+format: env  ## Format, and mend what the linter can mend
+	@$(PY) -m ruff check --fix-only .
+	@$(PY) -m ruff format .
+
+clean:  ## Remove caches and build results, not the environment
+	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -not -path './.venv/*' \
+		-prune -exec rm -rf {} +
+
+key:  # The name of this set of requirements, for caches
+	@echo $(KEY)
