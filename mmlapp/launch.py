@@ -1,0 +1,139 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What the command-line tools share: arguments, config, processes."""
+
+import os
+from argparse import ArgumentParser, Namespace
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch import distributed
+
+
+def add_launch_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments that every tool which runs a config understands.
+
+    Args:
+        parser (ArgumentParser): The parser to extend.
+    """
+    parser.add_argument(
+        '--work-dir',
+        help='folder of logs and checkpoints; the default is `work_dir` of '
+        'the config, or else work_dirs/<name of the config>',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings of the config to replace, such as '
+        'train_dataloader.batch_size=64 or key="[(a,b),(c,d)]" (quoted, '
+        'without blanks)',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes of a distributed run',
+    )
+    # Some launchers still pass the rank as an argument, in either spelling.
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, help='set by the launcher'
+    )
+
+
+def load_config(args: Namespace) -> Config:
+    """Load the config that a command line names, with its overrides.
+
+    Args:
+        args (Namespace): Parsed arguments: ``config`` and those of
+            :func:`add_launch_arguments`.
+
+    Returns:
+        Config: The config, with ``launcher`` and ``work_dir`` set. The command
+        line goes before the config, and that before the name of the file.
+    """
+    if args.local_rank is not None:
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    default_dir = str(Path('work_dirs') / Path(args.config).stem)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_dir
+    return cfg
+
+
+def set_loader_defaults(cfg: Config) -> None:
+    """Complete the data loaders of mmpretrain's configs in place.
+
+    Those configs leave the collate function, pinned memory and persistent
+    workers to mmpretrain's own tools. What a config sets is kept, and configs
+    of other projects, which say it all themselves, are left alone.
+
+    Args:
+        cfg (Config): The config to complete.
+    """
+    if cfg.get('default_scope') != 'mmpretrain':
+        return
+    for field in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(field)
+        if loader:
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+            loader.setdefault('pin_memory', torch.cuda.is_available())
+            has_workers = loader.get('num_workers', 0) > 0
+            loader.setdefault('persistent_workers', has_workers)
+
+
+def start_cpu_processes(cfg: Config) -> None:
+    """Prepare a distributed run on a machine without a GPU.
+
+    MMEngine selects a GPU in each process, whatever the backend, and gives
+    its index to the model wrapper. Without a GPU this function starts the
+    process group over gloo, which MMEngine then leaves as it is, and keeps the
+    index out of the wrapper. It does nothing in all other cases.
+
+    Args:
+        cfg (Config): The config of the run; changed in place.
+
+    Raises:
+        ValueError: If the launcher is another than ``'pytorch'``.
+    """
+    if cfg.launcher == 'none' or get_device() != 'cpu':
+        return
+    if cfg.launcher != 'pytorch':
+        raise ValueError(
+            f'launcher={cfg.launcher!r} needs a GPU for each process, and '
+            "there is none: use launcher='pytorch' (tools/dist_train.sh)."
+        )
+    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    seconds = cfg.env_cfg.dist_cfg.get('timeout', 1800)
+    distributed.init_process_group('gloo', timeout=timedelta(seconds=seconds))
+    if cfg.get('model_wrapper_cfg') is None:
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel',
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
+    cfg.model_wrapper_cfg.setdefault('device_ids', None)
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner of a config, in the processes that it asks for.
+
+    Args:
+        cfg (Config): The complete config.
+
+    Returns:
+        Runner: MMEngine's runner, or the one that ``runner_type`` names.
+    """
+    set_loader_defaults(cfg)
+    start_cpu_processes(cfg)
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)

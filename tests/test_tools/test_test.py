@@ -1,0 +1,149 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import json
+import pickle
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+
+CONFIG = """
+default_hooks = dict(visualization=dict(type='{hook}'))
+model = dict(type='Net')
+test_dataloader = dict(
+    dataset=dict(type='Wrapper', dataset=dict(pipeline=['plain'])))
+"""
+TTA = """
+tta_model = dict(type='Average')
+tta_pipeline = ['flipped']
+"""
+
+
+@pytest.fixture(scope='module')
+def tool(load_tool):
+    return load_tool('test')
+
+
+@pytest.fixture
+def configure(tool, tmp_path):
+    def run(*argv, text=CONFIG, hook='VisualizationHook'):
+        path = tmp_path / 'recipe.py'
+        path.write_text(text.format(hook=hook))
+        argv = [str(path), 'best.pth', *argv]
+        return tool.configure(tool.parse_args(argv))
+
+    return run
+
+
+def test_the_checkpoint_is_loaded_and_nothing_drawn(configure):
+    cfg = configure()
+    assert cfg.load_from == 'best.pth'
+    assert cfg.default_hooks.visualization == {'type': 'VisualizationHook'}
+    assert cfg.model == {'type': 'Net'}
+
+
+@pytest.mark.parametrize(
+    ('hook', 'switch', 'folder'),
+    [
+        ('VisualizationHook', 'enable', 'out_dir'),
+        ('mmpretrain.VisualizationHook', 'enable', 'out_dir'),
+        ('mmdet.DetVisualizationHook', 'draw', 'test_out_dir'),
+    ],
+)
+def test_show_dir(configure, hook, switch, folder):
+    cfg = configure('--show-dir', 'painted', hook=hook)
+    assert cfg.default_hooks.visualization == {
+        'type': hook,
+        switch: True,
+        folder: 'painted',
+        'show': False,
+        'wait_time': 2,
+    }
+
+
+def test_show(configure):
+    hook = configure('--show', '--wait-time', '1').default_hooks.visualization
+    assert hook.show is True
+    assert hook.wait_time == 1
+    assert 'out_dir' not in hook
+
+
+def test_show_needs_a_known_hook(configure):
+    with pytest.raises(ValueError, match="type='OtherHook'; expected Vis"):
+        configure('--show', hook='OtherHook')
+
+
+def test_tta_wraps_the_model_and_the_innermost_dataset(configure):
+    cfg = configure('--tta', text=CONFIG + TTA)
+    assert cfg.model == {'type': 'Average', 'module': {'type': 'Net'}}
+    assert cfg.test_dataloader.dataset.dataset.pipeline == ['flipped']
+
+
+def test_tta_needs_a_recipe(configure):
+    with pytest.raises(ValueError, match='no tta_model and no tta_pipeline'):
+        configure('--tta')
+
+
+def test_out_needs_a_known_suffix(configure, capsys):
+    with pytest.raises(SystemExit):
+        configure('--out', 'results.csv')
+    assert 'name it .pkl for the predictions' in capsys.readouterr().err
+
+
+class Parity(BaseModel):
+    """Predicts whether a number is odd."""
+
+    def forward(self, inputs, mode):
+        return [{'odd': int(number) % 2} for number in inputs]
+
+
+class OddCount(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results.extend(sample['odd'] for sample in data_samples)
+
+    def compute_metrics(self, results):
+        return {'odd': sum(results)}
+
+
+@pytest.fixture
+def runner(tmp_path, request):
+    class Numbers(torch.utils.data.Dataset):
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, index):
+            return {'inputs': torch.tensor(index)}
+
+    cfg = dict(
+        batch_size=2,
+        dataset=Numbers(),
+        sampler=dict(type='DefaultSampler', shuffle=False),
+    )
+    with DefaultScope.overwrite_default_scope('mmengine'):
+        yield Runner(
+            Parity(),
+            work_dir=str(tmp_path),
+            test_dataloader=cfg,
+            test_evaluator=[OddCount()],
+            test_cfg=dict(),
+            experiment_name=request.node.name,
+            cfg=Config(dict(default_scope='mmengine')),
+            log_level='ERROR',
+        )
+
+
+def test_metrics_are_written(tool, runner, tmp_path):
+    out = tmp_path / 'metrics.json'
+    tool.evaluate(runner, out)
+    assert json.loads(out.read_text()) == {'odd': 2}
+
+
+def test_predictions_are_written(tool, runner, tmp_path):
+    out = tmp_path / 'predictions.pkl'
+    tool.evaluate(runner, out)
+    predictions = pickle.loads(out.read_bytes())
+    assert [sample['odd'] for sample in predictions] == [0, 1, 0, 1, 0]

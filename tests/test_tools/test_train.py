@@ -1,0 +1,100 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+from mmengine.config import Config
+
+CONFIG = """
+work_dir = 'from_config'
+load_from = 'pretrained.pth'
+optim_wrapper = dict(type='{wrapper}', optimizer=dict(type='SGD', lr=0.1))
+auto_scale_lr = dict(base_batch_size=256)
+val_cfg = dict()
+val_dataloader = dict(batch_size=2)
+val_evaluator = dict(type='Accuracy')
+"""
+
+
+@pytest.fixture(scope='module')
+def train(load_tool):
+    return load_tool('train')
+
+
+@pytest.fixture
+def configure(train, tmp_path):
+    def run(*argv, wrapper='OptimWrapper'):
+        path = tmp_path / 'recipe.py'
+        path.write_text(CONFIG.format(wrapper=wrapper))
+        return train.configure(train.parse_args([str(path), *argv]))
+
+    return run
+
+
+def test_without_arguments_the_config_is_kept(configure):
+    cfg = configure()
+    assert cfg.optim_wrapper.type == 'OptimWrapper'
+    assert 'loss_scale' not in cfg.optim_wrapper
+    assert cfg.load_from == 'pretrained.pth'
+    assert not cfg.get('resume', False)
+    assert 'enable' not in cfg.auto_scale_lr
+    assert cfg.val_dataloader.batch_size == 2
+
+
+@pytest.mark.parametrize(
+    ('wrapper', 'twin'),
+    [
+        ('OptimWrapper', 'AmpOptimWrapper'),
+        ('mmengine.OptimWrapper', 'AmpOptimWrapper'),
+        ('AmpOptimWrapper', 'AmpOptimWrapper'),
+        ('mmlapp.LAPPOptimWrapper', 'mmlapp.AmpLAPPOptimWrapper'),
+        ('mmlapp.AmpLAPPOptimWrapper', 'mmlapp.AmpLAPPOptimWrapper'),
+    ],
+)
+def test_amp_takes_the_twin(configure, wrapper, twin):
+    cfg = configure('--amp', wrapper=wrapper)
+    assert cfg.optim_wrapper.type == twin
+    assert cfg.optim_wrapper.loss_scale == 'dynamic'
+    assert cfg.optim_wrapper.optimizer.lr == 0.1
+
+
+def test_amp_takes_the_default_type_and_keeps_a_loss_scale(train):
+    cfg = Config(dict(optim_wrapper=dict(loss_scale=512.0)))
+    train.use_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.optim_wrapper.loss_scale == 512.0
+
+
+def test_amp_refuses_other_types(configure):
+    with pytest.raises(ValueError, match="type='ApexOptimWrapper'") as info:
+        configure('--amp', wrapper='ApexOptimWrapper')
+    assert 'mmlapp.LAPPOptimWrapper' in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ('argv', 'load_from'),
+    [
+        (['--resume'], None),
+        (['--resume', 'auto'], None),
+        (['--resume', 'epoch_3.pth'], 'epoch_3.pth'),
+    ],
+)
+def test_resume(configure, argv, load_from):
+    cfg = configure(*argv)
+    assert cfg.resume is True
+    assert cfg.load_from == load_from
+
+
+def test_auto_scale_lr(configure):
+    assert configure('--auto-scale-lr').auto_scale_lr.enable is True
+
+
+@pytest.mark.parametrize('setting', [None, dict(enable=False)])
+def test_auto_scale_lr_needs_a_base(train, setting):
+    with pytest.raises(ValueError, match=r'no auto_scale_lr\.base_batch_size'):
+        train.scale_lr(Config(dict(auto_scale_lr=setting)))
+
+
+def test_no_validate(configure):
+    cfg = configure('--no-validate')
+    assert cfg.val_cfg is None
+    assert cfg.val_dataloader is None
+    assert cfg.val_evaluator is None

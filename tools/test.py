@@ -1,0 +1,140 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluate a checkpoint, of a dense, a pruned or a deployed model.
+
+Examples:
+    python tools/test.py CONFIG CHECKPOINT
+    python tools/test.py CONFIG CHECKPOINT --out predictions.pkl
+    tools/dist_test.sh CONFIG CHECKPOINT 8 --out metrics.json
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import master_only
+from mmengine.fileio import dump
+from mmengine.registry import METRICS
+from mmengine.runner import Runner
+
+from mmlapp.launch import add_launch_arguments, build_runner, load_config
+
+# visualization hook: its settings to draw at all, and where to
+VISUALIZATION = {
+    'VisualizationHook': ('enable', 'out_dir'),
+    'DetVisualizationHook': ('draw', 'test_out_dir'),
+}
+# scope: what writes its predictions; detectors compress their masks
+PREDICTION_DUMPS = {'mmdet': 'mmdet.DumpDetResults'}
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Parse the command line."""
+    parser = ArgumentParser(description='Evaluate a checkpoint of a config.')
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument('checkpoint', help='path of the checkpoint')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        metavar='FILE',
+        help='write the predictions to FILE.pkl, or the metrics to FILE.json',
+    )
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='average over augmented images, as `tta_model` and '
+        '`tta_pipeline` of the config say',
+    )
+    parser.add_argument(
+        '--show', action='store_true', help='show the predictions in a window'
+    )
+    parser.add_argument(
+        '--show-dir', metavar='DIR', help='write painted predictions to DIR'
+    )
+    parser.add_argument(
+        '--wait-time',
+        type=float,
+        default=2,
+        metavar='SECONDS',
+        help='how long --show keeps a picture; 2 by default',
+    )
+    add_launch_arguments(parser)
+    args = parser.parse_args(argv)
+    if args.out and args.out.suffix not in ('.json', '.pkl', '.pickle'):
+        parser.error(
+            f'--out {args.out}: name it .pkl for the predictions, or .json '
+            'for the metrics'
+        )
+    return args
+
+
+def show_predictions(cfg: Config, args: Namespace) -> None:
+    """Turn the visualization hook on.
+
+    Raises:
+        ValueError: If the config has no such hook, or one with other settings.
+    """
+    hook = cfg.get('default_hooks', {}).get('visualization', {})
+    name = hook.get('type', '').rpartition('.')[-1]
+    if name not in VISUALIZATION:
+        raise ValueError(
+            '--show and --show-dir: the config has default_hooks.visualization'
+            f'.type={name!r}; expected {" or ".join(VISUALIZATION)}.'
+        )
+    switch, folder = VISUALIZATION[name]
+    hook.update({switch: True, 'show': args.show, 'wait_time': args.wait_time})
+    if args.show_dir:
+        hook[folder] = args.show_dir
+
+
+def use_tta(cfg: Config) -> None:
+    """Wrap the model for test-time augmentation.
+
+    Raises:
+        ValueError: If the config does not say how to augment.
+    """
+    missing = {'tta_model', 'tta_pipeline'} - set(cfg.keys())
+    if missing:
+        raise ValueError(
+            f'--tta: the config has no {" and no ".join(sorted(missing))}; '
+            'see the guide to test-time augmentation of MMEngine.'
+        )
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.tta_pipeline
+
+
+def configure(args: Namespace) -> Config:
+    """Return the config that a command line asks for."""
+    cfg = load_config(args)
+    cfg.load_from = args.checkpoint
+    if args.show or args.show_dir:
+        show_predictions(cfg, args)
+    if args.tta:
+        use_tta(cfg)
+    return cfg
+
+
+def evaluate(runner: Runner, out: Path | None) -> None:
+    """Evaluate, and write what ``out`` asks for."""
+    if out and out.suffix != '.json':
+        scope = runner.cfg.get('default_scope')
+        kind = PREDICTION_DUMPS.get(scope, 'DumpResults')
+        writer = METRICS.build(dict(type=kind, out_file_path=str(out)))
+        runner.test_evaluator.metrics.append(writer)
+    metrics = runner.test()
+    if out and out.suffix == '.json':
+        master_only(dump)(metrics, out)
+
+
+def main() -> None:
+    """Evaluate the checkpoint."""
+    args = parse_args()
+    evaluate(build_runner(configure(args)), args.out)
+
+
+if __name__ == '__main__':
+    main()

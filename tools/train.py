@@ -1,0 +1,121 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Train the model of a config of mmpretrain, mmdet or mmlapp.
+
+Examples:
+    python tools/train.py CONFIG
+    python tools/train.py CONFIG --resume --cfg-options train_cfg.max_epochs=5
+    tools/dist_train.sh CONFIG 8 --amp
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+
+from mmengine.config import Config
+
+from mmlapp.launch import add_launch_arguments, build_runner, load_config
+
+# optimizer wrapper: its twin for mixed precision
+AMP_WRAPPERS = {
+    'OptimWrapper': 'AmpOptimWrapper',
+    'mmengine.OptimWrapper': 'AmpOptimWrapper',
+    'mmlapp.LAPPOptimWrapper': 'mmlapp.AmpLAPPOptimWrapper',
+}
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Parse the command line."""
+    parser = ArgumentParser(description='Train the model of a config.')
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint, or without a value from the '
+        'latest one in the work dir',
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='train in mixed precision'
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the total batch size, as '
+        '`auto_scale_lr` of the config says',
+    )
+    parser.add_argument(
+        '--no-validate',
+        action='store_true',
+        help='do not evaluate during training',
+    )
+    add_launch_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def use_amp(cfg: Config) -> None:
+    """Replace the optimizer wrapper by its twin for mixed precision.
+
+    Raises:
+        ValueError: If no such twin is known.
+    """
+    wrapper = cfg.optim_wrapper
+    name = wrapper.get('type', 'OptimWrapper')
+    if name not in {*AMP_WRAPPERS, *AMP_WRAPPERS.values()}:
+        raise ValueError(
+            f'--amp: the config has optim_wrapper.type={name!r}, and a twin '
+            f'for mixed precision is known for {", ".join(AMP_WRAPPERS)} '
+            'only. Write the type that you want into the config instead.'
+        )
+    wrapper.type = AMP_WRAPPERS.get(name, name)
+    wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def set_resume(cfg: Config, checkpoint: str) -> None:
+    """Go on from a checkpoint, or with ``'auto'`` from the latest one."""
+    cfg.resume = True
+    cfg.load_from = None if checkpoint == 'auto' else checkpoint
+
+
+def scale_lr(cfg: Config) -> None:
+    """Turn the scaling of the learning rate on.
+
+    Raises:
+        ValueError: If the config does not say for which batch size its
+            learning rate is meant.
+    """
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise ValueError(
+            '--auto-scale-lr: the config has no auto_scale_lr.base_batch_size,'
+            ' the total batch size for which its learning rate is meant. Add '
+            'auto_scale_lr=dict(base_batch_size=...).'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def skip_validation(cfg: Config) -> None:
+    """Remove the evaluation during training."""
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+
+
+def configure(args: Namespace) -> Config:
+    """Return the config that a command line asks for."""
+    cfg = load_config(args)
+    if args.amp:
+        use_amp(cfg)
+    if args.resume is not None:
+        set_resume(cfg, args.resume)
+    if args.auto_scale_lr:
+        scale_lr(cfg)
+    if args.no_validate:
+        skip_validation(cfg)
+    return cfg
+
+
+def main() -> None:
+    """Train."""
+    build_runner(configure(parse_args())).train()
+
+
+if __name__ == '__main__':
+    main()
