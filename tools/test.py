@@ -20,10 +20,10 @@ from mmengine.runner import Runner
 
 from mmlapp.launch import add_launch_arguments, build_runner, load_config
 
-# visualization hook: its settings to draw at all, and where to
+# visualization hook: how to draw every image, and the name of its folder
 VISUALIZATION = {
-    'VisualizationHook': ('enable', 'out_dir'),
-    'DetVisualizationHook': ('draw', 'test_out_dir'),
+    'VisualizationHook': (dict(enable=True, interval=1), 'out_dir'),
+    'DetVisualizationHook': (dict(draw=True), 'test_out_dir'),
 }
 # scope: what writes its predictions; detectors compress their masks
 PREDICTION_DUMPS = {'mmdet': 'mmdet.DumpDetResults'}
@@ -50,7 +50,10 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         '--show', action='store_true', help='show the predictions in a window'
     )
     parser.add_argument(
-        '--show-dir', metavar='DIR', help='write painted predictions to DIR'
+        '--show-dir',
+        type=Path,
+        metavar='DIR',
+        help='write painted predictions to DIR',
     )
     parser.add_argument(
         '--wait-time',
@@ -82,10 +85,11 @@ def show_predictions(cfg: Config, args: Namespace) -> None:
             '--show and --show-dir: the config has default_hooks.visualization'
             f'.type={name!r}; expected {" or ".join(VISUALIZATION)}.'
         )
-    switch, folder = VISUALIZATION[name]
-    hook.update({switch: True, 'show': args.show, 'wait_time': args.wait_time})
+    settings, folder = VISUALIZATION[name]
+    hook.update(settings, show=args.show, wait_time=args.wait_time)
     if args.show_dir:
-        hook[folder] = args.show_dir
+        # mmdet puts a relative folder below the work dir.
+        hook[folder] = str(args.show_dir.absolute())
 
 
 def use_tta(cfg: Config) -> None:

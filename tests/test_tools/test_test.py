@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,21 +48,25 @@ def test_the_checkpoint_is_loaded_and_nothing_drawn(configure):
 
 
 @pytest.mark.parametrize(
-    ('hook', 'switch', 'folder'),
+    ('hook', 'settings', 'folder'),
     [
-        ('VisualizationHook', 'enable', 'out_dir'),
-        ('mmpretrain.VisualizationHook', 'enable', 'out_dir'),
-        ('mmdet.DetVisualizationHook', 'draw', 'test_out_dir'),
+        ('VisualizationHook', dict(enable=True, interval=1), 'out_dir'),
+        (
+            'mmpretrain.VisualizationHook',
+            dict(enable=True, interval=1),
+            'out_dir',
+        ),
+        ('mmdet.DetVisualizationHook', dict(draw=True), 'test_out_dir'),
     ],
 )
-def test_show_dir(configure, hook, switch, folder):
+def test_show_dir(configure, hook, settings, folder):
     cfg = configure('--show-dir', 'painted', hook=hook)
     assert cfg.default_hooks.visualization == {
         'type': hook,
-        switch: True,
-        folder: 'painted',
+        folder: str(Path.cwd() / 'painted'),
         'show': False,
         'wait_time': 2,
+        **settings,
     }
 
 
