@@ -1,2 +1,29 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+"""Pruning while training in plain PyTorch; no trainer needed."""
+
+from .attach import Analysis, analyse, attach
+from .bypass import Bypass, register_bypass
+from .constraint import Controller, Schedule
+from .errors import PruningError, PruningWarning
+from .importance import LayerChannels, register_score
+from .lapp import LAPP
+from .plan import ChannelPlan
+from .shrink import shrink
+
+__all__ = [
+    'LAPP',
+    'Analysis',
+    'Bypass',
+    'ChannelPlan',
+    'Controller',
+    'LayerChannels',
+    'PruningError',
+    'PruningWarning',
+    'Schedule',
+    'analyse',
+    'attach',
+    'register_bypass',
+    'register_score',
+    'shrink',
+]

@@ -1,0 +1,309 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Dense, uniformly narrowed and LAPP ResNets on CIFAR-10, one recipe.
+
+    python benchmarks/cifar10.py data/cifar10 lapp --target 0.403 --seed 0
+
+``data/cifar10`` holds ``train/`` and ``test/`` with one folder of images per
+class. Every run writes ``<out>/<name>.json`` after its last epoch and a
+checkpoint after each one; started again, it goes on where it stopped. A bare
+PyTorch loop on tensors held in memory: what is compared is the method, not a
+data pipeline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmlapp.core import LAPP, Bypass, Controller, attach
+from mmlapp.models import CIFARResNet
+
+MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
+BATCH, PEAK_RATE, WEIGHT_DECAY = 128, 0.4, 5e-4
+
+
+class Classifier(nn.Module):
+    """A CIFAR ResNet with its linear layer."""
+
+    def __init__(self, depth: int, mid_channels: Any = None) -> None:
+        super().__init__()
+        self.backbone = CIFARResNet(depth, mid_channels=mid_channels)
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of images in [N, 3, 32, 32]."""
+        return self.fc(self.backbone(x)[-1].mean((2, 3)))
+
+
+def load_split(root: Path, split: str) -> tuple[Tensor, Tensor]:
+    """Reads an image folder into uint8 [N, 3, 32, 32], cached beside it."""
+    cache = root / f'{split}.pt'
+    if cache.exists():
+        images, labels = torch.load(cache, weights_only=True)
+        return images, labels
+    images, labels = [], []
+    folders = sorted(p for p in (root / split).iterdir() if p.is_dir())
+    for label, folder in enumerate(folders):
+        for path in sorted(folder.iterdir()):
+            with Image.open(path) as image:
+                images.append(np.asarray(image.convert('RGB')))
+            labels.append(label)
+    stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    pair = stacked.contiguous(), torch.tensor(labels)
+    temporary = cache.with_suffix(f'.{os.getpid()}.tmp')
+    torch.save(pair, temporary)
+    os.replace(temporary, cache)
+    return pair
+
+
+def prepare(images: Tensor) -> Tensor:
+    """Normalises and puts channels last."""
+    shape = (1, 3, 1, 1)
+    mean, std = torch.tensor(MEAN).view(shape), torch.tensor(STD).view(shape)
+    images = (images.float() - mean) / std
+    return images.to(memory_format=torch.channels_last)
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Random shifts by up to four pixels and mirroring, per image."""
+    count = len(images)
+    padded = functional.pad(images, (4, 4, 4, 4))
+    shift = torch.randint(0, 9, (2, count, 1), generator=generator)
+    rows = shift[0] + torch.arange(32)
+    columns = shift[1] + torch.arange(32)
+    mirror = torch.rand(count, 1, generator=generator) < 0.5
+    columns = torch.where(mirror, columns.flip(1), columns)
+    index = torch.arange(count)[:, None, None]
+    moved = padded.permute(0, 2, 3, 1)[
+        index, rows[:, :, None], columns[:, None, :]
+    ]
+    return moved.permute(0, 3, 1, 2)
+
+
+def multiply_adds(depth: int, widths: list[int] | None) -> int:
+    """Convolutions and classifier of a CIFAR ResNet, in closed form."""
+    blocks = (depth - 2) // 6
+    total, width_in = 3 * 16 * 9 * 1024 + 640, 16
+    for stage, width in enumerate((16, 32, 64)):
+        mid = width if widths is None else widths[stage]
+        positions = (32 >> stage) ** 2
+        for _ in range(blocks):
+            total += 9 * positions * mid * (width_in + width)
+            width_in = width
+    return total
+
+
+def uniform_widths(depth: int, target: float) -> list[int]:
+    """Inner widths with one ratio for every block, within the target."""
+    budget = target * multiply_adds(depth, None)
+    best = [1, 1, 1]
+    for step in range(1, 641):
+        widths = [max(1, round(w * step / 640)) for w in (16, 32, 64)]
+        if multiply_adds(depth, widths) <= budget:
+            best = widths
+    return best
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Top-1 accuracy in percent."""
+    model.eval()
+    right = 0
+    for i in range(0, len(images), 500):
+        logits = model(prepare(images[i:i + 500]))
+        right += int((logits.argmax(1) == labels[i:i + 500]).sum())
+    model.train()
+    return 100.0 * right / len(images)
+
+
+def initialise(model: nn.Module) -> None:
+    """Kaiming's initialisation, fan out, of every convolution."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode='fan_out')
+
+
+def build(args: argparse.Namespace) -> tuple[nn.Module, LAPP | None]:
+    """Makes the network of the asked row."""
+    torch.manual_seed(args.seed)
+    widths = None
+    if args.method == 'uniform':
+        widths = uniform_widths(args.depth, args.target)
+    model = Classifier(args.depth, widths)
+    initialise(model)
+    lapp = None
+    if args.method == 'lapp':
+        lapp = attach(
+            model,
+            torch.zeros(1, 3, 32, 32),
+            scope=args.scope.split(','),
+            ignore=[p for p in args.ignore.split(',') if p],
+            bypass=Bypass(args.bypass, args.placement),
+            score=args.score,
+            normalisation=args.normalisation,
+            surrogate=args.surrogate,
+            width=args.width,
+            controller=Controller(
+                rate=args.rate,
+                task_weight=args.task_weight,
+                momentum=args.momentum,
+            ),
+        )
+    return model.to(memory_format=torch.channels_last), lapp
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Trains one row to the end and returns its results."""
+    train, test = (load_split(args.data, s) for s in ('train', 'test'))
+    if args.subset:
+        keep = torch.randperm(
+            50000, generator=torch.Generator().manual_seed(1)
+        )[:args.subset]
+        train = (train[0][keep], train[1][keep])
+    model, lapp = build(args)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.1, momentum=0.9, nesterov=True,
+        weight_decay=WEIGHT_DECAY,
+    )
+    steps = len(train[0]) // BATCH
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, PEAK_RATE, total_steps=args.epochs * steps,
+        pct_start=args.warmup,
+    )
+    checkpoint = args.out / f'{args.name}.pt'
+    history: list[dict[str, Any]] = []
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state['model'])
+        optimizer.load_state_dict(state['optimizer'])
+        scheduler.load_state_dict(state['scheduler'])
+        history = state['history']
+    for epoch in range(len(history), args.epochs):
+        started = time.perf_counter()
+        generator = torch.Generator().manual_seed(1000 * args.seed + epoch)
+        order = torch.randperm(len(train[0]), generator=generator)
+        losses = []
+        for step in range(steps):
+            if lapp and epoch * steps + step == int(args.begin * steps):
+                lapp.begin(args.target, int(args.prune_epochs * steps))
+            index = order[step * BATCH:(step + 1) * BATCH]
+            images = augment(prepare(train[0][index]), generator)
+            loss = functional.cross_entropy(model(images), train[1][index])
+            losses.append(loss.item())
+            if lapp:
+                loss = loss + lapp.loss()
+            loss.backward()
+            optimizer.step()
+            if lapp:
+                lapp.step()
+            optimizer.zero_grad()
+            scheduler.step()
+        row = {
+            'epoch': epoch + 1,
+            'loss': float(np.mean(losses)),
+            'accuracy': evaluate(model, *test),
+            'seconds': time.perf_counter() - started,
+        }
+        if lapp:
+            row['flops'] = lapp.ratio
+            row['keep'] = lapp.keep_ratios()
+            row['signal'] = lapp.signal()
+            row['threshold'] = [
+                round(t, 4) for t in lapp.threshold.tolist()
+            ]
+        history.append(row)
+        print(json.dumps(row), flush=True)
+        save(
+            {
+                'model': model.state_dict(),
+                'optimizer': optimizer.state_dict(),
+                'scheduler': scheduler.state_dict(),
+                'history': history,
+            },
+            checkpoint,
+        )
+    dense = multiply_adds(args.depth, None)
+    return {
+        'name': args.name,
+        'arguments': {
+            k: v for k, v in vars(args).items() if k not in ('data', 'out')
+        },
+        'accuracy': history[-1]['accuracy'],
+        'flops': lapp.ratio if lapp else multiply_adds(
+            args.depth,
+            uniform_widths(args.depth, args.target)
+            if args.method == 'uniform' else None,
+        ) / dense,
+        'seconds': sum(r['seconds'] for r in history),
+        'history': history,
+    }
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Writes to a temporary name and renames."""
+    temporary = path.with_suffix('.tmp')
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('data', type=Path)
+    parser.add_argument('method', choices=['dense', 'uniform', 'lapp'])
+    parser.add_argument('--name')
+    parser.add_argument('--out', type=Path, default='work_dirs/cifar10')
+    parser.add_argument('--depth', type=int, default=20)
+    parser.add_argument('--epochs', type=int, default=15)
+    parser.add_argument('--warmup', type=float, default=0.3)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--subset', type=int, default=0)
+    parser.add_argument('--target', type=float, default=0.403)
+    parser.add_argument('--begin', type=float, default=0.5)
+    parser.add_argument('--prune-epochs', type=float, default=3)
+    parser.add_argument('--scope', default='backbone')
+    parser.add_argument('--ignore', default='')
+    parser.add_argument('--bypass', default='none')
+    parser.add_argument('--placement', default='narrow')
+    parser.add_argument('--score', default='l2')
+    parser.add_argument('--normalisation', default='rank')
+    parser.add_argument('--surrogate', default='sigmoid')
+    parser.add_argument('--width', type=float, default=0.1)
+    parser.add_argument('--rate', type=float, default=5.0)
+    parser.add_argument('--task-weight', type=float, default=1.0)
+    parser.add_argument('--momentum', type=float, default=0.99)
+    args = parser.parse_args()
+    args.name = args.name or '-'.join([
+        args.method,
+        *([args.bypass, args.placement] if args.method == 'lapp' else []),
+        f'seed{args.seed}',
+    ])
+    return args
+
+
+def main() -> None:
+    """Runs one row and writes its results."""
+    args = parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    result = run(args)
+    path = args.out / f'{args.name}.json'
+    temporary = path.with_suffix('.json.tmp')
+    temporary.write_text(json.dumps(result, indent=1) + '\n')
+    os.replace(temporary, path)
+    print(f'{args.name}: {result["accuracy"]:.2f} % at '
+          f'{result["flops"]:.4f} of the FLOPs, {result["seconds"]:.0f} s')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,165 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The FLOPs constraint, its schedule, and how thresholds follow both losses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import PruningError
+
+
+def check_target(target: float, name: str = 'target_flops') -> float:
+    """Returns a FLOPs ratio in (0, 1] or raises.
+
+    Args:
+        target (float): Fraction of the dense FLOPs.
+        name (str): Name of the argument, for the error.
+
+    Raises:
+        PruningError: If it lies outside.
+    """
+    if not 0 < target <= 1:
+        raise PruningError(
+            f'{name}={target}: expected a fraction of the dense FLOPs in '
+            '(0, 1], such as 0.5 for half of them'
+        )
+    return float(target)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The FLOPs target over the pruning phase.
+
+    The logarithm of the target falls linearly from the dense model's FLOPs
+    to the asked ratio, which is reached after ``ramp`` of the phase; the
+    rest lets the thresholds settle.
+
+    Args:
+        target (float): Fraction of the dense FLOPs, in (0, 1].
+        steps (int): Length of the phase in optimizer steps.
+        ramp (float): Share of the phase in which the target falls.
+            Defaults to 0.8.
+
+    Raises:
+        PruningError: If an argument lies outside its range.
+
+    Examples:
+        >>> round(Schedule(target=0.25, steps=100, ramp=0.5).at(25), 3)
+        0.5
+    """
+
+    target: float
+    steps: int
+    ramp: float = 0.8
+
+    def __post_init__(self) -> None:
+        check_target(self.target, 'target')
+        if self.steps < 1:
+            raise PruningError(
+                f'steps={self.steps}: the pruning phase needs at least one '
+                'optimizer step'
+            )
+        if not 0 < self.ramp <= 1:
+            raise PruningError(
+                f'ramp={self.ramp}: expected a share of the phase in (0, 1]'
+            )
+
+    def at(self, step: int) -> float:
+        """Target after a number of steps of the phase."""
+        progress = min(max(step / (self.steps * self.ramp), 0.0), 1.0)
+        return math.exp(progress * math.log(self.target))
+
+
+def penalty(ratio: Tensor, target: float, band: float = 0.05) -> Tensor:
+    r"""Distance of the FLOPs from their target, in logarithms.
+
+    Huber's function of :math:`d = \log(r / r^*)`: :math:`d^2 / 2b` inside
+    the band b and :math:`|d| - b/2` outside, so that the pull is constant
+    far away and vanishes at the target.
+
+    Args:
+        ratio (Tensor): Current fraction of the dense FLOPs, scalar.
+        target (float): Wanted fraction.
+        band (float): Width of the quadratic part. Defaults to 0.05.
+
+    Returns:
+        Tensor: Scalar.
+    """
+    d = torch.log(ratio / target)
+    return torch.where(
+        d.abs() < band, d.square() / (2 * band), d.abs() - band / 2
+    )
+
+
+@dataclass
+class Controller:
+    r"""Turns the gradients of both losses into a step of the thresholds.
+
+    Added as they are, one gradient drowns the other: the task gradient of a
+    step is noisy and of any scale, the FLOPs gradient is exact and largest
+    where most layers meet. Dividing both by the size of the FLOPs gradient
+    leaves the stationary points where they are and gives every group the
+    same pull; what is left to tell groups apart is their task gradient per
+    FLOP, smoothed and put on the scale of its noise:
+
+    .. math:: \Delta t_g = -\frac{\rho}{S} \left(\alpha\,
+              \frac{\bar q_g}{\sqrt v} + \kappa\,
+              \mathrm{sign}(f_g)\right), \quad
+              q_g = g^{task}_g / |f_g|
+
+    with the gradient f of the log FLOPs, the running mean of q, the running
+    mean v of its square over all groups, the phase of S steps and the slope
+    :math:`\kappa` of the penalty, in [-1, 1].
+
+    Args:
+        rate (float): How often a threshold's range fits into the way it may
+            travel during the phase. Defaults to 5.
+        task_weight (float): :math:`\alpha`. Defaults to 1.
+        momentum (float): Of the running means. Defaults to 0.99.
+    """
+
+    rate: float = 5.0
+    task_weight: float = 1.0
+    momentum: float = 0.99
+
+    def step(
+        self,
+        task: Tensor,
+        flops: Tensor,
+        pull: float,
+        state: Tensor,
+        steps: int,
+    ) -> Tensor:
+        """Returns the change of the thresholds.
+
+        Args:
+            task (Tensor): Gradient of the task loss, ``[groups]``.
+            flops (Tensor): Gradient of the log FLOPs, ``[groups]``.
+            pull (float): Slope of the penalty, in [-1, 1].
+            state (Tensor): Running mean and, last, mean square and number
+                of steps, ``[groups + 2]``; updated in place.
+            steps (int): Length of the pruning phase.
+
+        Returns:
+            Tensor: Change of the thresholds, ``[groups]``.
+        """
+        m = self.momentum
+        mean, square, count = state[:-2], state[-2:-1], state[-1:]
+        size = flops.abs()
+        per_flop = task / size.clamp_min(1e-3 * float(size.amax()) + 1e-30)
+        mean.mul_(m).add_(per_flop, alpha=1 - m)
+        square.mul_(m).add_(per_flop.square().mean(), alpha=1 - m)
+        count.add_(1)
+        change = self.task_weight * self.signal(state) + pull * flops.sign()
+        return -self.rate / steps * change
+
+    def signal(self, state: Tensor) -> Tensor:
+        """Smoothed task gradient per FLOP over its noise, ``[groups]``."""
+        mean, square, count = state[:-2], state[-2:-1], state[-1:]
+        unbias = (1 - self.momentum**count).clamp_min(1e-30)
+        return mean / unbias / (square / unbias).sqrt().clamp_min(1e-30)

@@ -1,0 +1,242 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Channel groups: channels that share one threshold."""
+
+from __future__ import annotations
+
+import fnmatch
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .errors import PruningError, PruningWarning
+from .trace import FlopsTerm, Site, Trace
+
+OUT_OF_SCOPE = 'outside the scope'
+
+
+@dataclass(frozen=True)
+class Member:
+    """How one dimension of one tensor belongs to a group.
+
+    Args:
+        site (Site): The dimension.
+        channels (Tensor): Channel of the group at every index of the
+            dimension, -1 where another group or none owns the index.
+            Shape ``[site.size]``.
+    """
+
+    site: Site
+    channels: Tensor
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels with the same members; each is kept or removed everywhere.
+
+    Args:
+        name (str): Name of the first layer that emits them.
+        size (int): Number of channels.
+        members (tuple[Member, ...]): Everything that shrinks with them.
+        frozen (str, optional): Why no channel may be removed. Defaults to
+            None: prunable.
+    """
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+    frozen: str | None = None
+
+    def producers(self, sites: Iterable[Site]) -> list[Member]:
+        """Returns the members whose site is among ``sites``."""
+        wanted = set(sites)
+        return [m for m in self.members if m.site in wanted]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """All channel groups of a network.
+
+    Args:
+        items (tuple[ChannelGroup, ...]): In order of the forward.
+        node_channel (Tensor): For every node of the trace the global number
+            of its channel, -1 if it belongs to no prunable group. Global
+            numbers count the prunable groups' channels one after the other.
+        node_group (Tensor): For every node the number of its prunable
+            group, -1 for none.
+    """
+
+    items: tuple[ChannelGroup, ...]
+    node_channel: Tensor
+    node_group: Tensor
+
+    @property
+    def prunable(self) -> list[ChannelGroup]:
+        """The groups that have a threshold, in order."""
+        return [g for g in self.items if g.frozen is None]
+
+
+def find_groups(
+    trace: Trace,
+    scope: Sequence[str] = ('*',),
+    ignore: Sequence[str] = (),
+) -> Groups:
+    """Gathers channels into groups by the set of sites that they touch.
+
+    Args:
+        trace (Trace): What one forward recorded.
+        scope (Sequence[str]): Patterns of module names whose layers may be
+            pruned; a name also covers everything below it. Defaults to all.
+        ignore (Sequence[str]): Patterns of module names to leave alone.
+            Defaults to none.
+
+    Returns:
+        Groups: Prunable and frozen groups.
+
+    Raises:
+        PruningError: If a pattern of ``scope`` matches no layer.
+    """
+    root = trace.graph.resolve()
+    reasons = trace.graph.frozen_reasons(root)
+    _freeze_by_name(trace, root, reasons, scope, ignore)
+    touched = _touched_sites(trace, root)
+    emitted = _emitted(trace, root)
+    by_key: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for component in emitted:
+        key = (*touched[component], reasons.get(component))
+        by_key[key].append(component)
+    items, channel, group = [], torch.full_like(root, -1), root * 0 - 1
+    total = number = 0
+    for components in by_key.values():
+        frozen = reasons.get(components[0])
+        if frozen is None and len(components) == 1:
+            frozen = 'a single channel'
+        local = torch.full_like(root, -1)
+        index = torch.tensor(components)
+        local[index] = torch.arange(len(components))
+        local = local[root]
+        items.append(_group(trace, local, len(components), frozen))
+        if frozen is None:
+            mine = local >= 0
+            channel[mine] = local[mine] + total
+            group[mine] = number
+            total, number = total + len(components), number + 1
+    return Groups(tuple(items), channel, group)
+
+
+def _group(
+    trace: Trace, local: Tensor, size: int, frozen: str | None
+) -> ChannelGroup:
+    members = []
+    for site in trace.sites:
+        channels = local[site.start:site.start + site.size]
+        if (channels >= 0).any():
+            members.append(Member(site, channels))
+    name = next(m.site.module for m in members if m.site in trace.producers)
+    return ChannelGroup(name, size, tuple(members), frozen)
+
+
+def _emitted(trace: Trace, root: Tensor) -> list[int]:
+    """Components that a layer emits, in order of the forward."""
+    seen: dict[int, None] = {}
+    for site in trace.sites:
+        if site in trace.producers:
+            for c in root[site.start:site.start + site.size].tolist():
+                seen.setdefault(c)
+    return list(seen)
+
+
+def _touched_sites(
+    trace: Trace, root: Tensor
+) -> dict[int, tuple[tuple[int, int], ...]]:
+    """For every component the sites and FLOPs factors that it touches.
+
+    Counting how often keeps every factor linear in the number of kept
+    channels of a group.
+    """
+    touched: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    ranges = [root[s.start:s.start + s.size] for s in trace.sites]
+    ranges += [_roots(root, ids) for t in trace.terms for ids in t.factors]
+    for key, components in enumerate(ranges):
+        for component, count in Counter(components.tolist()).items():
+            touched[component].append((key, count))
+    return {c: tuple(keys) for c, keys in touched.items()}
+
+
+def _roots(root: Tensor, ids: Tensor) -> Tensor:
+    return root[ids[ids >= 0]]
+
+
+def _freeze_by_name(
+    trace: Trace,
+    root: Tensor,
+    reasons: dict[int, str],
+    scope: Sequence[str],
+    ignore: Sequence[str],
+) -> None:
+    """Freezes what a layer outside the scope or an ignored one emits."""
+    layers = [s for s in trace.sites if s in trace.producers]
+    names = [s.module for s in layers]
+    for argument, patterns in (('scope', scope), ('ignore', ignore)):
+        for pattern in patterns:
+            if not any(matches(name, (pattern,)) for name in names):
+                _no_match(argument, pattern, names)
+    for site in layers:
+        inside = matches(site.module, scope)
+        if inside and not matches(site.module, ignore):
+            continue
+        reason = OUT_OF_SCOPE if not inside else 'ignored by the user'
+        for c in root[site.start:site.start + site.size].unique().tolist():
+            reasons.setdefault(c, f'{reason}: {site.module}')
+
+
+def _no_match(argument: str, pattern: str, names: Sequence[str]) -> None:
+    roots = sorted({name.partition('.')[0] for name in names})
+    text = (
+        f'{argument}={pattern!r} matches no convolution or linear layer. '
+        f'Layers lie below: {", ".join(roots)}'
+    )
+    if argument == 'scope':
+        raise PruningError(text)
+    warnings.warn(text, PruningWarning, stacklevel=4)
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a module or one of its parents matches a glob pattern.
+
+    Args:
+        name (str): Qualified module name.
+        patterns (Sequence[str]): Globs such as ``'backbone'`` or
+            ``'*.conv2'``.
+
+    Examples:
+        >>> matches('backbone.layer1.0.conv1', ['backbone'])
+        True
+        >>> matches('neck.conv', ['backbone', '*.fc'])
+        False
+    """
+    parts = name.split('.')
+    parents = ['.'.join(parts[:i]) for i in range(1, len(parts) + 1)] or ['']
+    return any(
+        fnmatch.fnmatchcase(parent, pattern)
+        for parent in parents
+        for pattern in patterns
+    )
+
+
+def reason_of(groups: Groups, layer: str) -> str | None:
+    """Returns why the channels that a layer emits are frozen, or None."""
+    for group in groups.items:
+        if any(m.site.module == layer for m in group.members):
+            return group.frozen
+    return None
+
+
+__all__ = [
+    'ChannelGroup', 'FlopsTerm', 'Groups', 'Member', 'find_groups',
+    'matches', 'nn', 'reason_of',
+]

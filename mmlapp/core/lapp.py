@@ -1,0 +1,469 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Thresholds, masks and the FLOPs constraint of one network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from .budget import floor_mask, snap
+from .bypass import Bypass
+from .constraint import Controller, Schedule, check_target, penalty
+from .errors import PruningError
+from .flops import FlopsTable
+from .importance import NORMALISATIONS, SCORES, LayerChannels
+from .masks import HardMask
+from .plan import BypassPlan, ChannelPlan, Kept
+from .surrogates import Surrogate
+from .trace import Site
+
+DENSE, PRUNING, FINISHED = 0, 1, 2
+
+
+@dataclass
+class Layer:
+    """Where the scores of a group come from.
+
+    Args:
+        name (str): Qualified name of the module.
+        module (nn.Module): The convolution or linear layer.
+        dim (int): Output dimension of its weight.
+        channels (Tensor): Channel of the group at every index, -1 for none.
+        norm (nn.Module, optional): The affine norm that follows.
+    """
+
+    name: str
+    module: nn.Module
+    dim: int
+    channels: Tensor
+    norm: nn.Module | None = None
+
+
+@dataclass
+class GroupInfo:
+    """What the running pruning needs to know of a group.
+
+    Args:
+        name (str): Name of the first layer.
+        size (int): Number of channels.
+        layers (list[Layer]): Its producers.
+        floor (int): Fewest channels to keep.
+    """
+
+    name: str
+    size: int
+    layers: list[Layer]
+    floor: int = 1
+
+
+@dataclass
+class Layout:
+    """Where every channel lives, by global channel number, -1 for none.
+
+    Args:
+        sites (list[tuple[Site, Tensor]]): Dimensions and the channel at each
+            of their indices.
+        bypasses (dict[str, tuple[Tensor, Tensor]]): Input and output
+            channels of every convolution with a bypass.
+        bypass (Bypass): Type and placement.
+    """
+
+    sites: list[tuple[Site, Tensor]]
+    bypasses: dict[str, tuple[Tensor, Tensor]]
+    bypass: Bypass
+
+
+class _Tap(Function):
+    """Identity that lets the FLOPs part of the gradient be told apart."""
+
+    @staticmethod
+    def forward(ctx: Any, threshold: Tensor, record: Tensor) -> Tensor:
+        ctx.record = record
+        return threshold.view_as(threshold)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.record.add_(grads[0])
+        return grads[0], None
+
+
+class LAPP(nn.Module):
+    """State and arithmetic of the pruning; a child of the pruned network.
+
+    Thresholds are buffers, not parameters: no optimizer, weight decay,
+    gradient clipping or DDP reducer touches them, and they are stepped by
+    :meth:`step`.
+
+    Args:
+        groups (list[GroupInfo]): Prunable groups, in order.
+        layout (Layout): Where their channels live.
+        flops (FlopsTable): Multiply-adds as a function of the masks.
+        dense_flops (float): Multiply-adds of the user's own network.
+        score (str): Importance score.
+        normalisation (str): How scores of different layers become
+            comparable.
+        surrogate (Surrogate): Derivative of the mask.
+        controller (Controller): Rule of the thresholds' steps.
+    """
+
+    threshold: Tensor
+    mask: Tensor
+    slope: Tensor
+    group: Tensor
+    scores: Tensor
+    state: Tensor
+    flops_gradient: Tensor
+    progress: Tensor
+
+    def __init__(
+        self,
+        groups: list[GroupInfo],
+        layout: Layout,
+        flops: FlopsTable,
+        dense_flops: float,
+        score: str,
+        normalisation: str,
+        surrogate: Surrogate,
+        controller: Controller,
+    ) -> None:
+        super().__init__()
+        self.groups, self.dense_flops = groups, dense_flops
+        self.layout, self.flops = layout, flops
+        self.score = SCORES[score]
+        self.normalise = NORMALISATIONS[normalisation]
+        self.surrogate, self.controller = surrogate, controller
+        self.active = False
+        sizes = torch.tensor([g.size for g in groups])
+        total, count = int(sizes.sum()), len(groups)
+        self.total = total
+        owner = torch.arange(count).repeat_interleave(sizes)
+        self.register_buffer('group', torch.cat([owner, owner[:1]]), False)
+        self.register_buffer('threshold', torch.zeros(count))
+        self.register_buffer('mask', torch.ones(total + 1, dtype=torch.bool))
+        self.register_buffer('slope', torch.zeros(total + 1))
+        self.register_buffer('scores', torch.zeros(total))
+        self.register_buffer('state', torch.zeros(count + 2))
+        self.register_buffer('flops_gradient', torch.zeros(count), False)
+        # phase, steps done, steps of the phase, final target
+        self.register_buffer(
+            'progress', torch.zeros(4, dtype=torch.float64)
+        )
+        self.threshold.requires_grad_()
+
+    @property
+    def phase(self) -> int:
+        """One of DENSE, PRUNING, FINISHED."""
+        return int(self.progress[0])
+
+    @property
+    def ratio(self) -> float:
+        """Current fraction of the dense FLOPs."""
+        return float(self._ratio(self.mask[:-1]))
+
+    @property
+    def target(self) -> float:
+        """Current target of the constraint, as a fraction."""
+        if self.phase == DENSE:
+            return 1.0
+        return self._schedule().at(int(self.progress[1]))
+
+    def keep_ratios(self) -> dict[str, float]:
+        """Returns the share of kept channels of every group."""
+        sizes = torch.tensor([g.size for g in self.groups])
+        kept = sizes.new_zeros(len(sizes)).index_add(
+            0, self.group[:-1].cpu(), self.mask[:-1].long().cpu()
+        )
+        shares = (kept / sizes).tolist()
+        return dict(zip([g.name for g in self.groups], shares, strict=True))
+
+    def signal(self) -> list[float]:
+        """Smoothed task gradient per FLOP over its noise, per group."""
+        return self.controller.signal(self.state).tolist()
+
+    def begin(self, target_flops: float, steps: int) -> None:
+        """Starts the pruning phase.
+
+        Args:
+            target_flops (float): Asked fraction of the dense FLOPs.
+            steps (int): Length of the phase in optimizer steps.
+
+        Raises:
+            PruningError: If the target cannot be reached.
+        """
+        schedule = Schedule(check_target(target_flops), steps)
+        self.check_reachable(target_flops)
+        self.progress.copy_(
+            torch.tensor([PRUNING, 0, schedule.steps, schedule.target])
+        )
+        self.active = True
+        self.refresh(first=True)
+
+    def check_reachable(self, target_flops: float) -> None:
+        """Raises PruningError if a target lies below what must be kept."""
+        mask = floor_mask(
+            torch.zeros(self.total), self.group[:-1].cpu(), self._floors()
+        )
+        lowest = float(self._ratio(mask.to(self.mask.device)))
+        if target_flops < lowest:
+            raise PruningError(
+                f'target_flops={target_flops} lies below the reachable '
+                f'minimum of {lowest:.4f}: the rest of the FLOPs belongs to '
+                'layers that are not prunable or to bypasses. Raise the '
+                'target or widen the scope'
+            )
+
+    def loss(self) -> Tensor:
+        """Returns the FLOPs penalty, to be added to the task loss.
+
+        Its gradient goes to the thresholds alone. Zero outside the pruning
+        phase.
+        """
+        if self.phase != PRUNING:
+            return torch.zeros((), device=self.threshold.device)
+        tapped = _Tap.apply(self.threshold, self.flops_gradient)
+        mask = HardMask.apply(
+            tapped, self.mask[:-1], self.slope[:-1], self.group[:-1]
+        )
+        return penalty(self._ratio(mask), self.target).float()
+
+    @torch.no_grad()
+    def step(self, loss_scale: float = 1.0) -> None:
+        """Moves the thresholds; call it after ``optimizer.step()``.
+
+        The last step of the phase fixes the masks within the budget.
+
+        Args:
+            loss_scale (float): Factor on the losses, as a gradient scaler
+                applies it. Defaults to 1.
+
+        Raises:
+            PruningError: If importance scores are not finite.
+        """
+        if self.phase != PRUNING:
+            return
+        self._move_thresholds(loss_scale)
+        self.progress[1] += 1
+        self.refresh()
+        if self.progress[1] >= self.progress[2]:
+            self.finish()
+
+    def _move_thresholds(self, loss_scale: float) -> None:
+        grad = self.threshold.grad
+        if grad is None:
+            return
+        both = torch.stack([grad, self.flops_gradient]) / loss_scale
+        both = _mean_over_ranks(both)
+        self.threshold.grad = None
+        self.flops_gradient.zero_()
+        if not both.isfinite().all():
+            return
+        pull = penalty_slope(self.ratio, self.target)
+        self.threshold.add_(
+            self.controller.step(
+                both[0] - both[1],
+                self._flops_direction(),
+                pull,
+                self.state,
+                int(self.progress[2]),
+            )
+        )
+
+    @torch.enable_grad()
+    def _flops_direction(self) -> Tensor:
+        """Gradient of the log FLOPs by the thresholds."""
+        threshold = self.threshold.detach().requires_grad_()
+        mask = HardMask.apply(
+            threshold, self.mask[:-1], self.slope[:-1], self.group[:-1]
+        )
+        (gradient,) = torch.autograd.grad(
+            self._ratio(mask).log(), threshold
+        )
+        return gradient
+
+    @torch.no_grad()
+    def refresh(self, first: bool = False) -> None:
+        """Computes scores, masks and slopes from the live weights.
+
+        Args:
+            first (bool): Whether to put the thresholds below all scores.
+                Defaults to False.
+        """
+        self.scores.copy_(torch.cat([self._score(g) for g in self.groups]))
+        if not self.scores.isfinite().all():
+            self._report_non_finite()
+        group = self.group[:-1]
+        extreme = self.threshold.new_zeros(len(self.groups))
+        low = extreme.scatter_reduce(
+            0, group, self.scores, 'amin', include_self=False
+        ) - self.surrogate.width
+        high = self._ceiling()
+        bounded = low if first else torch.minimum(
+            torch.maximum(self.threshold, low), high
+        )
+        self.threshold.copy_(bounded)
+        margin = self.scores - self.threshold[group]
+        self.mask[:-1] = margin > 0
+        self.slope[:-1] = self.surrogate.slope(margin)
+
+    def _ceiling(self) -> Tensor:
+        """Highest thresholds that leave every group its floor."""
+        below = torch.tensor(-torch.inf, device=self.scores.device)
+        tops = []
+        for scores, info in zip(
+            self.scores.split([g.size for g in self.groups]),
+            self.groups,
+            strict=True,
+        ):
+            if info.floor == 0:
+                tops.append(scores.max())
+            else:
+                best = scores.topk(info.floor).values[-1]
+                tops.append(torch.nextafter(best, below))
+        return torch.stack(tops)
+
+    def _score(self, info: GroupInfo) -> Tensor:
+        """Normalised scores of a group: the mean over its layers."""
+        total = self.scores.new_zeros(info.size)
+        for layer in info.layers:
+            raw = self.score(_layer_channels(layer)).to(total.dtype)
+            index = layer.channels.to(raw.device)
+            owned = index >= 0
+            count = total.new_zeros(info.size).index_add(
+                0, index[owned], torch.ones_like(raw[owned])
+            )
+            summed = total.new_zeros(info.size).index_add(
+                0, index[owned], raw[owned]
+            )
+            total += self.normalise(summed / count.clamp_min(1))
+        return total / len(info.layers)
+
+    def _report_non_finite(self) -> None:
+        """Raises with the name of the first layer to blame."""
+        for info in self.groups:
+            for layer in info.layers:
+                weight = layer.module._parameters['weight']
+                scores = self.score(_layer_channels(layer))
+                if not scores.isfinite().all():
+                    finite = bool(weight is not None
+                                  and weight.isfinite().all())
+                    raise PruningError(
+                        f'importance scores of {layer.name} are not finite '
+                        f'(its weights are {"" if finite else "not "}finite) '
+                        f'at step {int(self.progress[1])} of the pruning '
+                        'phase. Training has diverged: lower the learning '
+                        'rate and resume from the last checkpoint'
+                    )
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Ends the pruning phase: masks within the budget, then fixed."""
+        target = float(self.progress[3])
+        margin = self.scores - self.threshold[self.group[:-1]]
+        self.mask[:-1] = snap(
+            self.flops,
+            margin,
+            self.group[:-1],
+            self._floors(),
+            target * self.dense_flops,
+        )
+        self.slope.zero_()
+        self.progress[0] = FINISHED
+
+    def plan(self) -> ChannelPlan:
+        """Returns what the current masks keep.
+
+        Returns:
+            ChannelPlan: Ready for :func:`shrink`.
+        """
+        mask = self.mask.cpu()
+
+        def kept(channels: Tensor) -> Kept:
+            return Kept.from_mask(mask[channels])
+
+        slices: dict[str, dict[int, Kept]] = {}
+        attributes: dict[str, Kept] = {}
+        for site, channels in self.layout.sites:
+            entry = kept(channels)
+            if len(entry.index) == entry.size:
+                continue
+            if site.attribute:
+                attributes[site.name] = entry
+            else:
+                slices.setdefault(site.name, {})[site.dim] = entry
+        kind = self.layout.bypass
+        sizes = [g.size for g in self.groups]
+        return ChannelPlan(
+            groups={
+                g.name: Kept.from_mask(part)
+                for g, part in zip(
+                    self.groups, mask[:-1].split(sizes), strict=True
+                )
+            },
+            slices=slices,
+            attributes=attributes,
+            bypasses={
+                name: BypassPlan(
+                    kind.type, kind.placement, kept(inputs), kept(outputs)
+                )
+                for name, (inputs, outputs) in self.layout.bypasses.items()
+            },
+            flops={
+                'dense': self.dense_flops,
+                'pruned': self.ratio * self.dense_flops,
+                'target': float(self.progress[3]),
+            },
+        )
+
+    def _floors(self) -> list[int]:
+        return [g.floor for g in self.groups]
+
+    def _ratio(self, mask: Tensor) -> Tensor:
+        total: Tensor = self.flops(mask)
+        return total / self.dense_flops
+
+    def _schedule(self) -> Schedule:
+        _, _, steps, target = self.progress.tolist()
+        return Schedule(target, int(steps))
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.active = True
+
+    def extra_repr(self) -> str:
+        """Shows what is pruned."""
+        return f'groups={len(self.groups)}, channels={self.total}'
+
+
+def penalty_slope(ratio: float, target: float, band: float = 0.05) -> float:
+    """Derivative of the penalty by the log ratio, in [-1, 1]."""
+    return min(max(math.log(ratio / target) / band, -1.0), 1.0)
+
+
+def _layer_channels(layer: Layer) -> LayerChannels:
+    weight = layer.module._parameters['weight']
+    assert weight is not None
+    scale = None
+    if layer.norm is not None:
+        norm = layer.norm._parameters['weight']
+        scale = None if norm is None else norm.detach()
+
+    def flat(tensor: Tensor) -> Tensor:
+        return tensor.detach().movedim(layer.dim, 0).flatten(1)
+
+    gradient = None if weight.grad is None else flat(weight.grad)
+    return LayerChannels(flat(weight), gradient, scale)
+
+
+def _mean_over_ranks(tensor: Tensor) -> Tensor:
+    """Averages over the processes of a distributed run."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(tensor)
+        tensor = tensor / dist.get_world_size()
+    return tensor

@@ -1,0 +1,212 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Masks multiplied into the parameters that emit a channel."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+
+class MaskSource(Protocol):
+    """What a masked parameter asks for its mask."""
+
+    active: bool
+    threshold: Tensor
+    mask: Tensor
+    slope: Tensor
+    group: Tensor
+
+
+class ApplyMask(Function):
+    r"""Multiplies a parameter by a hard mask; thresholds get the surrogate.
+
+    Forward :math:`\tilde w = m w` with :math:`m = 1[s > t]`; backward
+    :math:`\partial L/\partial w = m\, \partial L/\partial \tilde w` and
+    :math:`\partial L/\partial t_g = -\sum_{i \in g} h(s_i - t_g)
+    \langle \partial L/\partial \tilde w_i, w_i \rangle`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        parameter: Tensor,
+        threshold: Tensor,
+        mask: Tensor,
+        slope: Tensor,
+        group: Tensor,
+        dim: int,
+    ) -> Tensor:
+        """Returns the masked parameter.
+
+        Args:
+            ctx (Any): Autograd context.
+            parameter (Tensor): Any shape.
+            threshold (Tensor): One per group, shape ``[groups]``.
+            mask (Tensor): Mask along ``dim``, shape ``[size]``.
+            slope (Tensor): Surrogate slope along ``dim``, ``[size]``.
+            group (Tensor): Group of every index, ``[size]``.
+            dim (int): The masked dimension.
+        """
+        view = [1] * parameter.dim()
+        view[dim] = -1
+        shaped = mask.to(parameter.dtype).view(view)
+        ctx.save_for_backward(parameter, shaped, slope, group)
+        ctx.dim, ctx.groups = dim, threshold.shape[0]
+        ctx.threshold_dtype = threshold.dtype
+        return parameter * shaped
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Returns the gradients of parameter and thresholds."""
+        (grad,) = grads
+        parameter, shaped, slope, group = ctx.saved_tensors
+        grad_threshold = None
+        if ctx.needs_input_grad[1]:
+            product = (grad * parameter).movedim(ctx.dim, 0)
+            product = product.reshape(product.shape[0], -1)
+            per_channel = -product.sum(dim=1, dtype=slope.dtype) * slope
+            grad_threshold = slope.new_zeros(ctx.groups).index_add(
+                0, group, per_channel
+            ).to(ctx.threshold_dtype)
+        return grad * shaped, grad_threshold, None, None, None, None
+
+
+class HardMask(Function):
+    r"""The mask itself: :math:`m = 1[s > t]` with a surrogate slope."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, threshold: Tensor, mask: Tensor, slope: Tensor, group: Tensor
+    ) -> Tensor:
+        """Returns the mask as numbers, shape ``[channels]``."""
+        ctx.save_for_backward(slope, group)
+        ctx.groups = threshold.shape[0]
+        return mask.to(slope.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Returns the gradient of the thresholds."""
+        (grad,) = grads
+        slope, group = ctx.saved_tensors
+        summed = slope.new_zeros(ctx.groups).index_add(
+            0, group, -grad.to(slope.dtype) * slope
+        )
+        return summed, None, None, None
+
+
+class ParameterMask:
+    """Masks one dimension of one parameter.
+
+    Args:
+        source (MaskSource): Holds thresholds and masks of all groups.
+        channels (Tensor): Global channel of every index along ``dim``, or
+            the number of channels where none applies: the last entry of the
+            source's vectors is always kept. Shape ``[size]``.
+        dim (int): The masked dimension.
+        learn (bool): Whether the thresholds learn through this parameter.
+            Defaults to True.
+    """
+
+    def __init__(
+        self,
+        source: MaskSource,
+        channels: Tensor,
+        dim: int,
+        learn: bool = True,
+    ) -> None:
+        self.source, self.dim, self.learn = source, dim, learn
+        self.channels: Tensor | slice = _as_slice(channels)
+
+    @property
+    def active(self) -> bool:
+        """Whether any mask applies at the moment."""
+        return self.source.active
+
+    def __call__(self, parameter: Tensor) -> Tensor:
+        """Returns the masked parameter."""
+        source = self.source
+        threshold = source.threshold if self.learn else (
+            source.threshold.detach()
+        )
+        return ApplyMask.apply(  # type: ignore[no-any-return]
+            parameter,
+            threshold,
+            source.mask[self.channels],
+            source.slope[self.channels],
+            source.group[self.channels],
+            self.dim,
+        )
+
+
+def _as_slice(channels: Tensor) -> Tensor | slice:
+    """Indexing by a slice copies nothing."""
+    start, size = int(channels[0]), channels.numel()
+    if torch.equal(channels, torch.arange(start, start + size)):
+        return slice(start, start + size)
+    return channels
+
+
+class Masked:
+    """Mixin of modules some of whose parameters are read through masks."""
+
+    _masks: dict[str, list[ParameterMask]]
+
+
+@cache
+def _masked_class(cls: type[nn.Module], names: frozenset[str]) -> type:
+    """A subclass whose named parameters are properties.
+
+    The parameters stay where ``nn.Module`` keeps them: state dict,
+    optimizers and initialisers see them unmasked. The name is kept, since
+    MMEngine's initialisers compare class names.
+    """
+    body = {name: _masked_property(name) for name in names}
+    body.update(__module__=cls.__module__, __qualname__=cls.__qualname__)
+    return type(cls.__name__, (cls, Masked), body)
+
+
+def _masked_property(name: str) -> property:
+    def read(self: nn.Module) -> Tensor | None:
+        value = self._parameters[name]
+        for mask in self._masks[name]:  # type: ignore[union-attr]
+            if mask.active and value is not None:
+                value = mask(value)
+        return value
+
+    def write(self: nn.Module, value: Tensor | None) -> None:
+        self.register_parameter(name, value)
+
+    return property(read, write)
+
+
+def add_mask(module: nn.Module, name: str, mask: ParameterMask) -> None:
+    """Makes a module read one of its parameters through a mask.
+
+    Args:
+        module (nn.Module): The module; its class becomes a subclass.
+        name (str): Name of the parameter, such as ``weight``.
+        mask (ParameterMask): The mask.
+    """
+    masks = dict(getattr(module, '_masks', {}))
+    masks[name] = [*masks.get(name, []), mask]
+    base = type(module).__bases__[0] if isinstance(module, Masked) else (
+        type(module)
+    )
+    module.__class__ = _masked_class(base, frozenset(masks))
+    module._masks = masks
+
+
+def remove_masks(module: nn.Module) -> None:
+    """Gives a module back its own class.
+
+    Args:
+        module (nn.Module): A module, masked or not.
+    """
+    if isinstance(module, Masked):
+        module.__class__ = type(module).__bases__[0]
+        del module._masks

@@ -1,0 +1,199 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Physical narrowing: a plan applied to a network, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from .bypass import Bypassed, add_bypass, build_bypass, narrow_bypass
+from .errors import PruningError
+from .masks import remove_masks
+from .plan import BypassPlan, ChannelPlan, Kept
+
+
+def shrink(model: nn.Module, plan: ChannelPlan) -> nn.Module:
+    """Narrows a network to a plan, in place.
+
+    A network that still has its thresholds and masks loses them and gets its
+    own classes back; a dense one, as a config builds it, first gets the
+    bypasses of the plan.
+
+    Args:
+        model (nn.Module): The network that the plan was made for.
+        plan (ChannelPlan): What to keep.
+
+    Returns:
+        nn.Module: The same object.
+
+    Raises:
+        PruningError: If the plan does not fit; the network is then as before.
+    """
+    _check_fit(model, plan)
+    detach(model)
+    for name, entry in plan.bypasses.items():
+        _restore_bypass(model.get_submodule(name), entry)
+    replaced = {
+        id(_tensor(model, name)): _slice(_tensor(model, name), dims)
+        for name, dims in plan.slices.items()
+    }
+    touched = _replace(model, replaced)
+    for name, kept in plan.attributes.items():
+        owner, _, attribute = name.rpartition('.')
+        setattr(model.get_submodule(owner), attribute, len(kept.index))
+    for module in touched:
+        _sync(module)
+    for name, entry in plan.bypasses.items():
+        _narrow(model.get_submodule(name), entry)
+    return model
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """Takes thresholds and masks off a network; parameters stay as they are.
+
+    Args:
+        model (nn.Module): A network, prunable or plain.
+
+    Returns:
+        nn.Module: The same object.
+    """
+    for module in model.modules():
+        remove_masks(module)
+    if 'lapp' in model._modules:
+        del model.lapp
+    hooks = model._forward_pre_hooks
+    for key, hook in list(hooks.items()):
+        if getattr(hook, '__module__', '').startswith(__package__ or ''):
+            del hooks[key]
+    return model
+
+
+def _tensor(model: nn.Module, name: str) -> Tensor:
+    """A parameter or buffer as stored, not as a mask shows it."""
+    owner, _, leaf = name.rpartition('.')
+    module = model.get_submodule(owner)
+    value = module._parameters.get(leaf)
+    value = module._buffers.get(leaf) if value is None else value
+    if value is None:
+        raise AttributeError(name)
+    return value
+
+
+def _check_fit(model: nn.Module, plan: ChannelPlan) -> None:
+    for name, dims in plan.slices.items():
+        try:
+            shape = _tensor(model, name).shape
+        except AttributeError as error:
+            raise PruningError(
+                f'the plan does not fit the model: it has no {name}'
+            ) from error
+        for dim, kept in dims.items():
+            if dim >= len(shape) or shape[dim] != kept.size:
+                raise PruningError(
+                    f'the plan does not fit the model: {name} has shape '
+                    f'{tuple(shape)}, the plan expects {kept.size} in '
+                    f'dimension {dim}'
+                )
+    for name in plan.bypasses:
+        try:
+            model.get_submodule(name)
+        except AttributeError as error:
+            raise PruningError(
+                f'the plan does not fit the model: it has no layer {name}'
+            ) from error
+
+
+def _restore_bypass(conv: nn.Module, entry: BypassPlan) -> None:
+    if isinstance(conv, Bypassed):
+        return
+    bypass = build_bypass(conv, entry.type)
+    if isinstance(bypass, str):
+        raise PruningError(
+            f'the plan does not fit the model: a layer cannot take its '
+            f'{entry.type} bypass: {bypass}'
+        )
+    add_bypass(conv, bypass)
+
+
+def _slice(tensor: Tensor, dims: Mapping[int, Kept]) -> Tensor:
+    value = tensor.detach()
+    for dim, kept in dims.items():
+        index = torch.tensor(
+            kept.index, dtype=torch.int64, device=value.device
+        )
+        value = value.index_select(dim, index)
+    if tensor.dim() == 4 and tensor.is_contiguous(
+        memory_format=torch.channels_last
+    ):
+        value = value.contiguous(memory_format=torch.channels_last)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(value, tensor.requires_grad)
+    return value
+
+
+def _replace(
+    model: nn.Module, replaced: Mapping[int, Tensor]
+) -> list[nn.Module]:
+    """Puts the new tensors everywhere the old ones were shared."""
+    touched = []
+    for module in model.modules():
+        hit = False
+        for store in (module._parameters, module._buffers):
+            for key, value in store.items():
+                if value is not None and id(value) in replaced:
+                    store[key] = replaced[id(value)]  # type: ignore[assignment]
+                    hit = True
+        if hit:
+            touched.append(module)
+    return touched
+
+
+def _sync_conv(module: nn.Module) -> None:
+    """Channel counts of a convolution follow its weight and groups."""
+    assert isinstance(module, _ConvNd)
+    first, second = module.weight.shape[:2]
+    transposed = isinstance(module, _ConvTransposeNd)
+    outer, inner = first, second * module.groups
+    module.out_channels = inner if transposed else outer
+    module.in_channels = outer if transposed else inner
+
+
+def _sync_linear(module: nn.Module) -> None:
+    assert isinstance(module, nn.Linear)
+    module.out_features, module.in_features = module.weight.shape
+
+
+def _sync_norm(module: nn.Module) -> None:
+    assert isinstance(module, _NormBase)
+    tensor = module.weight if module.affine else module.running_mean
+    assert tensor is not None
+    module.num_features = len(tensor)
+
+
+_SYNC: list[tuple[type[nn.Module], Callable[[nn.Module], None]]] = [
+    (_ConvNd, _sync_conv),
+    (nn.Linear, _sync_linear),
+    (_NormBase, _sync_norm),
+]
+
+
+def _sync(module: nn.Module) -> None:
+    """Makes a module's attributes follow its narrowed tensors."""
+    for kind, rule in _SYNC:
+        if isinstance(module, kind):
+            rule(module)
+
+
+def _narrow(conv: nn.Module, entry: BypassPlan) -> None:
+    if entry.placement == 'narrow':
+        narrow_bypass(conv, entry.inputs.mask(), entry.outputs.mask())
+    elif len(entry.outputs.index) < entry.outputs.size:
+        device = conv._parameters['weight'].device  # type: ignore[union-attr]
+        conv.kept = torch.tensor(
+            entry.outputs.index, dtype=torch.int64, device=device
+        )

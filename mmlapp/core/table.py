@@ -1,0 +1,65 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Named choices: importance scores, surrogates, bypasses ..."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from .errors import PruningError
+
+T = TypeVar('T')
+
+
+class Table(Generic[T]):
+    """Names to implementations, open to users.
+
+    Args:
+        kind (str): What the entries are, for error texts.
+
+    Examples:
+        >>> greetings = Table('greeting')
+        >>> @greetings.register('hello')
+        ... def hello():
+        ...     return 'hi'
+        >>> greetings['hello']()
+        'hi'
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Returns a decorator that adds an entry.
+
+        Args:
+            name (str): The name that users write.
+
+        Raises:
+            PruningError: If the name is taken.
+        """
+        if name in self._entries:
+            raise PruningError(
+                f'{self.kind}={name!r} is already registered; choose another '
+                'name'
+            )
+
+        def add(entry: T) -> T:
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def __getitem__(self, name: str) -> T:
+        """Returns an entry; an unknown name is an error that lists all."""
+        if name not in self._entries:
+            known = ', '.join(sorted(self._entries))
+            raise PruningError(
+                f'{self.kind}={name!r} is unknown; choose one of: {known}'
+            )
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)

@@ -1,0 +1,41 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""From a network to labelled channels: one forward under a dispatch mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .rules import RULES, fallback
+from .tracer import FlopsTerm, Site, Trace, Tracer
+
+__all__ = ['FlopsTerm', 'Site', 'Trace', 'trace']
+
+
+def trace(model: nn.Module, forward: Callable[[], Any]) -> Trace:
+    """Runs a network once and records what its channels have to do.
+
+    The forward runs in evaluation mode without gradients; modes are put back.
+
+    Args:
+        model (nn.Module): The network.
+        forward (Callable): Calls it on an example and returns its output.
+
+    Returns:
+        Trace: Channel nodes, ties, sites and multiply-adds.
+    """
+    modes = {module: module.training for module in model.modules()}
+    tracer = Tracer(model, RULES, fallback)
+    try:
+        for module in modes:
+            module.training = False
+        with torch.no_grad(), tracer:
+            outputs = forward()
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return tracer.finish(outputs)

@@ -1,0 +1,98 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Channel nodes and which of them must be kept or removed together."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NO_CHANNEL = -1
+"""Label of an index that belongs to no channel: a constant, an image."""
+
+
+class ChannelGraph:
+    """Collects relations between channel nodes and resolves them once.
+
+    A node is one index of one dimension of one parameter. Relations are kept
+    as plain edge lists while the network is traced and turned into connected
+    components at the end, so that tracing costs no union-find look-ups.
+
+    Examples:
+        >>> graph = ChannelGraph()
+        >>> a, b = graph.new(2), graph.new(2)
+        >>> graph.unite(a, b, 'added')
+        >>> graph.resolve().tolist()
+        [0, 1, 0, 1]
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._edges: list[Tensor] = []
+        self._frozen: list[tuple[Tensor, str]] = []
+
+    def new(self, count: int) -> Tensor:
+        """Makes fresh nodes.
+
+        Args:
+            count (int): How many.
+
+        Returns:
+            Tensor: Their labels, int64 of shape ``[count]``.
+        """
+        labels = torch.arange(self.size, self.size + count)
+        self.size += count
+        return labels
+
+    def unite(self, a: Tensor, b: Tensor, reason: str) -> None:
+        """Ties nodes pairwise; a node tied to no channel is frozen.
+
+        Args:
+            a (Tensor): Labels, shape ``[n]``.
+            b (Tensor): Labels, shape ``[n]`` or broadcastable to it.
+            reason (str): Why a node that meets ``NO_CHANNEL`` is frozen.
+        """
+        a, b = torch.broadcast_tensors(a, b)
+        a, b = a.reshape(-1), b.reshape(-1)
+        lone = (a == NO_CHANNEL) ^ (b == NO_CHANNEL)
+        if lone.any():
+            self.freeze(torch.maximum(a, b)[lone], reason)
+        both = (a != NO_CHANNEL) & (b != NO_CHANNEL) & (a != b)
+        if both.any():
+            self._edges.append(torch.stack([a[both], b[both]]).unique(dim=1))
+
+    def freeze(self, labels: Tensor, reason: str) -> None:
+        """Marks nodes that must never be removed, with the reason."""
+        labels = labels[labels != NO_CHANNEL]
+        if labels.numel():
+            self._frozen.append((labels.reshape(-1), reason))
+
+    def resolve(self) -> Tensor:
+        """Returns for every node the smallest node it is connected with."""
+        root = torch.arange(self.size)
+        if not self._edges:
+            return root
+        a, b = torch.cat(self._edges, dim=1)
+        while True:
+            low = torch.minimum(root[a], root[b])
+            hooked = root.scatter_reduce(0, root[a], low, 'amin')
+            hooked = hooked.scatter_reduce(0, root[b], low, 'amin')
+            hooked = _jump(hooked)
+            if torch.equal(hooked, root):
+                return root
+            root = hooked
+
+    def frozen_reasons(self, root: Tensor) -> dict[int, str]:
+        """Maps every frozen component to the first reason given for it."""
+        reasons: dict[int, str] = {}
+        for labels, reason in self._frozen:
+            for component in root[labels].unique().tolist():
+                reasons.setdefault(component, reason)
+        return reasons
+
+
+def _jump(root: Tensor) -> Tensor:
+    """Shortens chains until every node points at its root."""
+    while not torch.equal(root[root], root):
+        root = root[root]
+    return root

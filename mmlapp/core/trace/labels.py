@@ -1,0 +1,154 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Labels: which channel every index of a tensor's dimensions belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from .graph import NO_CHANNEL, ChannelGraph
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Labels along one dimension of a tensor.
+
+    Args:
+        ids (Tensor): Channel node of every index, int64 of shape ``[size]``.
+        zero (bool): Whether the elements of a removed channel are exactly
+            zero here while the channel is masked. Defaults to True.
+    """
+
+    ids: Tensor
+    zero: bool = True
+
+
+@dataclass
+class Labels:
+    """Labelled dimensions of one tensor, and the layer that made it.
+
+    Args:
+        axes (dict[int, Axis]): Dimension to labels. Other dimensions carry
+            no channel.
+        maker (int, optional): Number of the convolution or linear call whose
+            raw output this is. Defaults to None.
+        parameter (bool): Whether the tensor was computed from parameters
+            alone, such as a transposed weight. Defaults to False.
+    """
+
+    axes: dict[int, Axis] = field(default_factory=dict)
+    maker: int | None = None
+    parameter: bool = False
+
+
+def spread(axis: Axis, dim: int, shape: Sequence[int]) -> Tensor:
+    """Expands labels to a label tensor of a full shape, without a copy."""
+    view = [1] * len(shape)
+    view[dim] = -1
+    return axis.ids.view(view).expand(list(shape))
+
+
+def gather_axis(
+    graph: ChannelGraph, labels: Tensor, zero: bool
+) -> tuple[int, Axis] | None:
+    """Reads back along which dimension a label tensor varies.
+
+    A tensor stays rectangular when channels are removed only if its labels
+    vary along one dimension. Where they vary along several (a view of
+    ``C`` into ``g x C/g``, tokens joined to a sequence) the largest one
+    stays and the labels are tied across the others.
+
+    Args:
+        graph (ChannelGraph): Receives the ties.
+        labels (Tensor): Label of every element.
+        zero (bool): Passed on to the axis.
+
+    Returns:
+        tuple[int, Axis] or None: Dimension and labels, or None if the labels
+        are the same everywhere.
+    """
+    varying = [d for d in range(labels.dim()) if _varies(labels, d)]
+    if not varying:
+        return None
+    keep = max(varying, key=lambda d: (labels.shape[d], d))
+    for d in range(labels.dim()):
+        if d != keep and d not in varying:
+            labels = labels.narrow(d, 0, 1)
+    rows = labels.movedim(keep, 0).reshape(labels.shape[keep], -1)
+    ids = rows.amax(dim=1)
+    if rows.shape[1] > 1:
+        # Indices outside any channel (spatial zero padding) tie nothing.
+        seen = rows != NO_CHANNEL
+        graph.unite(ids[:, None].expand_as(rows)[seen], rows[seen], 'tied')
+    return keep, Axis(ids, zero)
+
+
+def move(
+    graph: ChannelGraph,
+    labels: Labels,
+    shape: Sequence[int],
+    operation: Callable[[Tensor], Tensor | Sequence[Tensor]],
+    count: int,
+    reason: str,
+) -> list[Labels]:
+    """Sends labels through an operation that only moves data.
+
+    The operation is applied to the label tensor itself, so that views,
+    permutations, shuffles and rolls need no rule of their own.
+
+    Args:
+        graph (ChannelGraph): Receives ties and frozen labels.
+        labels (Labels): Labels of the input.
+        shape (Sequence[int]): Shape of the input.
+        operation (Callable): The operation, from tensor to tensor(s).
+        count (int): Number of its outputs.
+        reason (str): Why labels that cannot be followed are frozen.
+
+    Returns:
+        list[Labels]: One entry per output.
+    """
+    outputs = [Labels(parameter=labels.parameter) for _ in range(count)]
+    for dim, axis in labels.axes.items():
+        result = operation(spread(axis, dim, shape))
+        tensors = [result] if isinstance(result, Tensor) else list(result)
+        found = [gather_axis(graph, t, axis.zero) for t in tensors]
+        for output, moved in zip(outputs, found, strict=True):
+            if moved is None or moved[0] in output.axes:
+                graph.freeze(axis.ids, reason)
+            else:
+                output.axes[moved[0]] = moved[1]
+    return outputs
+
+
+def _varies(labels: Tensor, dim: int) -> bool:
+    if labels.shape[dim] == 1 or labels.stride(dim) == 0:
+        return False
+    return bool((labels != labels.narrow(dim, 0, 1)).any())
+
+
+def tie_pieces(graph: ChannelGraph, axis: Axis, length: int) -> bool:
+    """Ties equal pieces of an axis index by index.
+
+    Args:
+        graph (ChannelGraph): Receives the ties.
+        axis (Axis): Labels of shape ``[size]``.
+        length (int): Length of a piece.
+
+    Returns:
+        bool: False if ``size`` is no multiple of ``length``.
+    """
+    if length < 1 or axis.ids.numel() % length:
+        return False
+    pieces = axis.ids.view(-1, length)
+    graph.unite(pieces, pieces[:1], 'cut at a channel that is a constant')
+    return True
+
+
+def without_zero(labels: Labels) -> Labels:
+    """Returns the labels with no promise that removed channels are zero."""
+    return Labels({d: replace(a, zero=False) for d, a in labels.axes.items()})
+
+

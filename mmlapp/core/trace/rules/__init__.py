@@ -1,0 +1,32 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The table from operator to rule, one file per kind of operator."""
+
+from __future__ import annotations
+
+import torch
+
+from ..tracer import Call, Rule, Tracer
+from . import layers, movement, pointwise, reduction
+
+RULES: dict[str, Rule] = {
+    **layers.RULES,
+    **movement.RULES,
+    **pointwise.RULES,
+    **reduction.RULES,
+}
+
+
+def fallback(tracer: Tracer, call: Call) -> None:
+    """Rule of every operator without a row: pointwise, or frozen."""
+    if torch.Tag.pointwise in call.func.tags:
+        pointwise.pointwise(tracer, call)
+        return
+    met = [t for t in call.tensors() if tracer.labels(t).axes]
+    if not met:
+        return
+    unknown = tracer.trace.unknown
+    unknown[call.op] = unknown.get(call.op, 0) + 1
+    for tensor in met:
+        for axis in tracer.labels(tensor).axes.values():
+            tracer.graph.freeze(axis.ids, f'read by {call.op}, unknown here')

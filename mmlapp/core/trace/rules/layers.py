@@ -1,0 +1,280 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Layers with parameters: convolution, matrix product, normalisation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..labels import Axis, Labels, without_zero
+from ..tracer import INPUT_REASON, Call, FlopsTerm, Site, Tracer
+
+DYNAMIC = 'multiplied by a weight that the network computes'
+
+
+def convolution(tracer: Tracer, call: Call) -> None:
+    """Ties input channels to the weight's input side, emits its output side.
+
+    Grouped convolutions keep equal parts: either whole groups go, or the
+    same positions of every group, whichever leaves the finer choice.
+    """
+    x, weight, bias = call.args[:3]
+    transposed, groups = bool(call.args[6]), int(call.args[8])
+    out = call.outputs()[0]
+    read, kernel = tracer.labels(x), tracer.labels(weight)
+    if not kernel.parameter:
+        for labels in (read, kernel):
+            _freeze(tracer, labels, DYNAMIC)
+    sides = _sides(tracer, weight, kernel, transposed)
+    count = weight.shape[1] * groups if transposed else weight.shape[0]
+    emitted, consumed = sides if not transposed or groups == 1 else (
+        torch.full((count,), -1), sides[1]
+    )
+    entered = _ids(read, 1, x.shape[1])
+    per_group = x.shape[1] // groups
+    if groups == 1:
+        tracer.graph.unite(entered, consumed, INPUT_REASON)
+        factors = (emitted, consumed)
+    elif transposed:
+        _freeze(tracer, read, 'read by a grouped transposed convolution')
+        _freeze(tracer, kernel, 'grouped transposed convolution')
+        factors = ()
+    elif per_group == 1 or groups > per_group:
+        _whole_groups(tracer, weight, entered, emitted, groups)
+        factors = (emitted,)
+    else:
+        _tied_groups(tracer, entered, emitted, consumed, groups)
+        factors = (emitted, consumed)
+    positions = (x if transposed else out).numel() // (
+        x.shape[1] if transposed else out.shape[1]
+    )
+    _term(tracer, weight, positions * weight.numel(), factors)
+    axis = read.axes.get(1)
+    if axis is not None and not axis.zero:
+        tracer.trace.readers.update(tracer.sites_of(consumed))
+    _emit(tracer, out, 1, emitted, bias)
+
+
+def _sides(
+    tracer: Tracer, weight: Tensor, kernel: Labels, transposed: bool
+) -> tuple[Tensor, Tensor]:
+    """Labels of the weight's output and input dimension."""
+    first = _ids(kernel, 0, weight.shape[0])
+    second = _ids(kernel, 1, weight.shape[1])
+    return (second, first) if transposed else (first, second)
+
+
+def _whole_groups(
+    tracer: Tracer,
+    weight: Tensor,
+    entered: Tensor,
+    emitted: Tensor,
+    groups: int,
+) -> None:
+    """A group's inputs and outputs go together, with the group itself."""
+    inputs, outputs = entered.view(groups, -1), emitted.view(groups, -1)
+    heads = outputs[:, :1]
+    tracer.graph.unite(heads, outputs, INPUT_REASON)
+    tracer.graph.unite(heads, inputs, INPUT_REASON)
+    for site in tracer.sites_of(emitted):
+        name = f'{site.module}.groups'
+        site = tracer.site(name, 0, groups, attribute=True)
+        nodes = torch.arange(site.start, site.start + groups)
+        tracer.graph.unite(heads[:, 0], nodes, INPUT_REASON)
+
+
+def _tied_groups(
+    tracer: Tracer,
+    entered: Tensor,
+    emitted: Tensor,
+    consumed: Tensor,
+    groups: int,
+) -> None:
+    """The same positions go in every group; the number of groups stays."""
+    inputs, outputs = entered.view(groups, -1), emitted.view(groups, -1)
+    tracer.graph.unite(inputs, consumed[None], INPUT_REASON)
+    tracer.graph.unite(outputs, outputs[:1], INPUT_REASON)
+
+
+def product(tracer: Tracer, call: Call) -> None:
+    """mm, bmm: ties the contracted dimensions, passes the others on."""
+    _product(tracer, call, call.args[0], call.args[1], None)
+
+
+def product_with_bias(tracer: Tracer, call: Call) -> None:
+    """addmm, baddbmm: a product plus a bias."""
+    _product(tracer, call, call.args[1], call.args[2], call.args[0])
+
+
+def _product(
+    tracer: Tracer, call: Call, a: Tensor, b: Tensor, bias: Tensor | None
+) -> None:
+    out = call.outputs()[0]
+    left, right = tracer.labels(a), tracer.labels(b)
+    row, inner, column = a.dim() - 2, a.dim() - 1, b.dim() - 1
+    entered, consumed = (
+        _ids(left, inner, a.shape[inner]),
+        _ids(right, row, b.shape[row]),
+    )
+    tracer.graph.unite(entered, consumed, INPUT_REASON)
+    _check_zero(tracer, left.axes.get(inner), right, row)
+    result = Labels()
+    for dim, labels, source in ((row, left, row), (column, right, column)):
+        if source in labels.axes:
+            result.axes[dim] = labels.axes[source]
+    if a.dim() == 3 and 0 in left.axes:
+        shared = left.axes[0]
+        tracer.graph.unite(
+            shared.ids, _ids(right, 0, b.shape[0]), INPUT_REASON
+        )
+        result.axes[0] = shared
+    rows = left.axes[row].ids if row in left.axes else ()
+    factors = [consumed, _ids(right, column, b.shape[column])]
+    factors += [rows] if len(rows) else []
+    batch = a.shape[0] if a.dim() == 3 else 1
+    constant = batch * a.shape[row] * a.shape[inner] * b.shape[column]
+    _term(tracer, b, constant, tuple(factors), call.op)
+    if right.parameter and column in right.axes:
+        _emit(tracer, out, column, right.axes[column].ids, bias)
+    else:
+        tracer.set(out, result)
+        if bias is not None:
+            _freeze(tracer, tracer.labels(bias), 'added to a product')
+            _freeze(tracer, result, 'added to a product')
+
+
+def _check_zero(
+    tracer: Tracer, left: Axis | None, right: Labels, row: int
+) -> None:
+    """A contraction needs a zero on one of its sides."""
+    other = right.axes.get(row)
+    if left is None or other is None or left.zero or other.zero:
+        return
+    if right.parameter:
+        tracer.trace.readers.update(tracer.sites_of(other.ids))
+    else:
+        tracer.graph.freeze(left.ids, 'contracted where it is not zero')
+
+
+def attention(tracer: Tracer, call: Call) -> None:
+    """Scaled dot product: query and key channels go together, value's pass.
+
+    The scale is computed from the width of the query, which removal would
+    change: query and key are frozen.
+    """
+    query, key, value = call.args[:3]
+    for tensor in (query, key):
+        _freeze(tracer, tracer.labels(tensor), 'compared by attention')
+    batch, heads, length, width = query.shape
+    for name, tensor in (('query', query), ('value', value)):
+        constant = batch * heads * length * key.shape[2] * tensor.shape[3]
+        _term(tracer, tensor, constant, (), f'{call.op}.{name}')
+    axes = {
+        d: Axis(a.ids, a.zero)
+        for d, a in tracer.labels(value).axes.items() if d == 3
+    }
+    _freeze(
+        tracer,
+        Labels({
+            d: a for d, a in tracer.labels(value).axes.items() if d != 3
+        }),
+        'mixed by attention',
+    )
+    tracer.set(call.outputs()[0], Labels(axes))
+
+
+def batch_norm(tracer: Tracer, call: Call) -> None:
+    """Ties every per-channel tensor; the affine part carries the mask."""
+    x = call.args[0]
+    axis = tracer.labels(x).axes.get(1)
+    ids = _ids(tracer.labels(x), 1, x.shape[1])
+    for tensor in call.args[1:5]:
+        if tensor is not None:
+            tracer.graph.unite(
+                ids, _ids(tracer.labels(tensor), 0, x.shape[1]), INPUT_REASON
+            )
+    affine = [tracer.name(t) for t in call.args[1:3]]
+    for name in affine:
+        if name is not None:
+            tracer.trace.masked.add(tracer.site(name, 0, x.shape[1]))
+            tracer.link_norm(tracer.labels(x).maker, name)
+    axes = {} if axis is None else {1: Axis(ids, zero=None not in affine)}
+    for output in call.outputs()[:1]:
+        tracer.set(output, Labels(axes))
+
+
+def over_channels(tracer: Tracer, call: Call) -> None:
+    """LayerNorm, GroupNorm: removal would change what they compute."""
+    name = call.op.removeprefix('aten::native_')
+    for tensor in call.tensors():
+        _freeze(tracer, tracer.labels(tensor), f'normalised by {name}')
+    labels = without_zero(tracer.labels(call.args[0]))
+    tracer.set(call.outputs()[0], labels)
+
+
+def _ids(labels: Labels, dim: int, size: int) -> Tensor:
+    axis = labels.axes.get(dim)
+    return torch.full((size,), -1) if axis is None else axis.ids
+
+
+def _freeze(tracer: Tracer, labels: Labels, reason: str) -> None:
+    for axis in labels.axes.values():
+        tracer.graph.freeze(axis.ids, reason)
+
+
+def _term(
+    tracer: Tracer,
+    weight: Tensor,
+    flops: int,
+    factors: tuple[Tensor, ...],
+    name: str = '',
+) -> None:
+    """Records multiply-adds; ``flops`` is their dense number."""
+    constant = flops
+    for ids in factors:
+        constant //= ids.numel()
+    labels = tracer.labels(weight)
+    if labels.parameter and labels.axes:
+        sites = tracer.sites_of(next(iter(labels.axes.values())).ids)
+        name = sites[0].module if sites else name
+    tracer.trace.terms.append(FlopsTerm(name, constant, factors))
+
+
+def _emit(
+    tracer: Tracer, out: Tensor, dim: int, ids: Tensor, bias: Tensor | None
+) -> None:
+    """Sets fresh labels on a layer's output and registers the layer."""
+    if bias is not None:
+        tracer.graph.unite(
+            ids, _ids(tracer.labels(bias), 0, len(ids)), INPUT_REASON
+        )
+    sites: list[Site] = tracer.sites_of(ids)
+    name = tracer.name(bias)
+    if not sites:
+        return
+    if name is not None:
+        sites.append(tracer.site(name, 0, len(ids)))
+    maker = tracer.make(sites)
+    tracer.set(out, Labels({dim: Axis(ids)}, maker=maker))
+
+
+RULES = {
+    f'aten::{name}': rule
+    for rule, names in {
+        convolution: 'convolution _convolution mkldnn_convolution',
+        product: 'mm bmm',
+        product_with_bias: 'addmm baddbmm',
+        attention: (
+            '_scaled_dot_product_flash_attention_for_cpu '
+            '_scaled_dot_product_flash_attention '
+            '_scaled_dot_product_efficient_attention'
+        ),
+        batch_norm: (
+            'native_batch_norm _native_batch_norm_legit cudnn_batch_norm '
+            '_native_batch_norm_legit_no_training _batch_norm_no_update'
+        ),
+        over_channels: 'native_layer_norm native_group_norm',
+    }.items()
+    for name in names.split()
+}

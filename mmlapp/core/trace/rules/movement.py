@@ -1,0 +1,188 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Operators that only move data: the label tensor is moved alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..labels import Axis, Labels, gather_axis, move, spread, tie_pieces
+from ..tracer import Call, Tracer
+
+CUT = 'cut at a position that is a constant of the code'
+LOST = 'moved in a way that mixes channels with other dimensions'
+
+
+def moved(tracer: Tracer, call: Call) -> None:
+    """Views, permutations, shuffles, rolls, copies of one tensor."""
+    source = call.args[0]
+    labels = tracer.labels(source)
+
+    def operation(tensor: Tensor) -> Any:
+        if call.op in _VIEWS:  # expanded labels may need a copy to be viewed
+            return tensor.reshape(call.outputs()[0].shape)
+        return call.func(tensor, *call.args[1:], **_dataless(call.kwargs))
+
+    outputs = call.outputs()
+    found = move(
+        tracer.graph, labels, source.shape, operation, len(outputs), LOST
+    )
+    for output, entry in zip(outputs, found, strict=True):
+        tracer.set(output, entry)
+
+
+_VIEWS = {'aten::view', 'aten::_unsafe_view', 'aten::reshape'}
+
+
+def _dataless(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Drops what changes the type of a tensor: labels stay integers."""
+    return {
+        k: v for k, v in kwargs.items()
+        if k not in ('dtype', 'memory_format', 'layout', 'device')
+    }
+
+
+def copied(tracer: Tracer, call: Call) -> None:
+    """Results with the shape and the labels of their first argument."""
+    labels = tracer.labels(call.args[0])
+    for output in call.outputs():
+        tracer.set(output, Labels(dict(labels.axes)))
+
+
+def pieces(tracer: Tracer, call: Call) -> None:
+    """slice, split, narrow: cuts along channels need equal pieces."""
+    source = call.args[0]
+    dim = _dim(call, source)
+    axis = tracer.labels(source).axes.get(dim)
+    if axis is not None:
+        lengths = {t.shape[dim] for t in call.outputs()}
+        whole = lengths == {source.shape[dim]}
+        if len(lengths) > 1 or not (
+            whole or tie_pieces(tracer.graph, axis, lengths.pop())
+        ):
+            tracer.graph.freeze(axis.ids, CUT)
+    moved(tracer, call)
+
+
+def selected(tracer: Tracer, call: Call) -> None:
+    """select, unbind: one index of a dimension, which disappears."""
+    source = call.args[0]
+    axis = tracer.labels(source).axes.get(_dim(call, source))
+    if axis is not None:
+        tracer.graph.freeze(axis.ids, CUT)
+    moved(tracer, call)
+
+
+def _dim(call: Call, source: Tensor) -> int:
+    index = 2 if call.op.startswith('aten::split') else 1
+    dim = call.argument(index, 'dim', 0)
+    return int(dim) % max(source.dim(), 1)
+
+
+def padded(tracer: Tracer, call: Call) -> None:
+    """constant_pad_nd: padding between channels is a constant of the code."""
+    source, pad = call.args[0], list(call.args[1])
+    value = call.argument(2, 'value', 0)
+    labels = tracer.labels(source)
+    output = call.outputs()[0]
+    result = Labels()
+    for dim, axis in labels.axes.items():
+        filled = torch.constant_pad_nd(
+            spread(axis, dim, source.shape), pad, -1
+        )
+        found = gather_axis(tracer.graph, filled, axis.zero and value == 0)
+        if found is not None:
+            result.axes[found[0]] = found[1]
+    tracer.set(output, result)
+
+
+def concatenated(tracer: Tracer, call: Call) -> None:
+    """cat: labels follow each other along one dimension, tie elsewhere."""
+    tensors = [t for t in call.args[0] if t.numel()]
+    dim = int(call.argument(1, 'dim', 0)) % tensors[0].dim()
+    entries = [tracer.labels(t) for t in tensors]
+    output = Labels()
+    for d in sorted({d for e in entries for d in e.axes}):
+        axes = [
+            e.axes.get(d) or _blank(t.shape[d])
+            for e, t in zip(entries, tensors, strict=True)
+        ]
+        zero = all(axis.zero for axis in axes)
+        if d == dim:
+            ids = torch.cat([axis.ids for axis in axes])
+        else:
+            ids = axes[0].ids
+            for axis in axes[1:]:
+                tracer.graph.unite(ids, axis.ids, 'joined with a constant')
+        output.axes[d] = Axis(ids, zero)
+    tracer.set(call.outputs()[0], output)
+
+
+def _blank(size: int) -> Axis:
+    return Axis(torch.full((size,), -1), zero=False)
+
+
+def stacked(tracer: Tracer, call: Call) -> None:
+    """stack: a new dimension; the labels of the others are tied."""
+    tensors = list(call.args[0])
+    new = int(call.argument(1, 'dim', 0)) % (tensors[0].dim() + 1)
+    entries = [tracer.labels(t) for t in tensors]
+    output = Labels()
+    for d in sorted({d for e in entries for d in e.axes}):
+        axes = [
+            e.axes.get(d) or _blank(t.shape[d])
+            for e, t in zip(entries, tensors, strict=True)
+        ]
+        for axis in axes[1:]:
+            tracer.graph.unite(axes[0].ids, axis.ids, 'joined with a constant')
+        output.axes[d + (d >= new)] = Axis(
+            axes[0].ids, all(a.zero for a in axes)
+        )
+    tracer.set(call.outputs()[0], output)
+
+
+def indexed(tracer: Tracer, call: Call) -> None:
+    """index: free along unlabelled dimensions, frozen along labelled ones."""
+    source = call.args[0]
+    picks = call.args[1]
+    for dim, pick in enumerate(picks):
+        axis = tracer.labels(source).axes.get(dim)
+        if pick is not None and axis is not None:
+            tracer.graph.freeze(axis.ids, CUT)
+    moved(tracer, call)
+
+
+def written(tracer: Tracer, call: Call) -> None:
+    """copy_: the destination takes the labels of the source."""
+    target, source = call.args[0], call.args[1]
+    labels = tracer.labels(source)
+    if target.untyped_storage().nbytes() > target.nbytes:
+        for axis in labels.axes.values():
+            tracer.graph.freeze(axis.ids, 'written into a part of a tensor')
+    tracer.set(target, Labels(dict(labels.axes)))
+
+
+RULES = {
+    f'aten::{name}': rule
+    for rule, names in {
+        moved: (
+            'view _unsafe_view reshape _reshape_alias permute transpose t '
+            'expand unsqueeze squeeze clone alias contiguous roll flip repeat '
+            'detach lift_fresh pixel_shuffle pixel_unshuffle unfold '
+            'channel_shuffle native_channel_shuffle as_strided_ movedim '
+            'swapaxes flatten unflatten'
+        ),
+        copied: '_to_copy dropout native_dropout bernoulli',
+        pieces: 'slice split split_with_sizes narrow chunk',
+        selected: 'select unbind',
+        padded: 'constant_pad_nd',
+        concatenated: 'cat',
+        stacked: 'stack',
+        indexed: 'index',
+        written: 'copy',
+    }.items()
+    for name in names.split()
+}

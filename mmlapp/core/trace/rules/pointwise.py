@@ -1,0 +1,109 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Operators that work element by element, with broadcasting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from ..labels import Axis, Labels
+from ..tracer import INPUT_REASON, Call, Tracer
+
+Operand = tuple[Tensor, Labels]
+
+
+def pointwise(tracer: Tracer, call: Call) -> None:
+    """Ties the operands; a removed channel stays zero where f(0) = 0."""
+    out = call.outputs()[0]
+    operands = [_operand(tracer, t) for t in call.tensors()]
+    labelled = [entry for _, entry in operands if entry.axes]
+    if not labelled:
+        tracer.set(out, Labels())
+        return
+    result = Labels(parameter=all(entry.parameter for entry in labelled))
+    dims = {
+        d + out.dim() - t.dim() for t, entry in operands for d in entry.axes
+    }
+    for dim in sorted(dims):
+        axis = _combine(tracer, call, operands, dim, out)
+        if axis is not None:
+            result.axes[dim] = axis
+    for output in call.outputs():
+        tracer.set(output, result)
+
+
+def _operand(tracer: Tracer, tensor: Tensor) -> Operand:
+    """Labels of an operand; a bare parameter becomes a masked one."""
+    labels = tracer.labels(tensor)
+    name = tracer.name(tensor)
+    if name is None or not labels.axes:
+        return tensor, labels
+    axes = {}
+    for dim, axis in labels.axes.items():
+        tracer.trace.masked.add(tracer.site(name, dim, tensor.shape[dim]))
+        axes[dim] = Axis(axis.ids, zero=True)
+    return tensor, Labels(axes, parameter=True)
+
+
+def _combine(
+    tracer: Tracer,
+    call: Call,
+    operands: list[Operand],
+    dim: int,
+    out: Tensor,
+) -> Axis | None:
+    """Ties all labels that meet along one dimension of the result."""
+    axes: list[Axis | None] = []
+    for tensor, labels in operands:
+        d = dim - out.dim() + tensor.dim()
+        axis = labels.axes.get(d)
+        size = tensor.shape[d] if d >= 0 else 1
+        if axis is None and size > 1:
+            axis = Axis(torch.full((size,), -1), zero=False)
+        axes.append(axis)
+    found = [axis for axis in axes if axis is not None]
+    for axis in found[1:]:
+        tracer.graph.unite(found[0].ids, axis.ids, INPUT_REASON)
+    ids = torch.stack([axis.ids for axis in found]).amax(0)
+    rule = _ZERO.get(call.op.removesuffix('_'), _zero_by_value)
+    return Axis(ids, rule(call, axes))
+
+
+def _zero_by_value(call: Call, axes: list[Axis | None]) -> bool:
+    """Evaluates the operator where every operand is zero."""
+    if not all(axis is not None and axis.zero for axis in axes):
+        return False
+
+    def blank(tensor: Tensor) -> Tensor:
+        return torch.zeros(1, dtype=tensor.dtype, device=tensor.device)
+
+    args, kwargs = tree_map_only(Tensor, blank, (call.args, call.kwargs))
+    value = call.func(*args, **kwargs)
+    return bool((value == 0).all())
+
+
+def _zero_if_any(call: Call, axes: list[Axis | None]) -> bool:
+    return any(axis is not None and axis.zero for axis in axes)
+
+
+def _zero_if_first(call: Call, axes: list[Axis | None]) -> bool:
+    return axes[0] is not None and axes[0].zero
+
+
+_ZERO: dict[str, Callable[[Call, list[Axis | None]], bool]] = {
+    'aten::mul': _zero_if_any,
+    'aten::div': _zero_if_first,
+}
+
+# Operators that torch does not tag as pointwise although they are.
+RULES = {
+    f'aten::{name}': pointwise
+    for name in (
+        'hardtanh leaky_relu hardswish hardsigmoid elu selu celu relu6 '
+        'softplus log_sigmoid mish silu gelu dropout fill _prelu_kernel'
+    ).split()
+}

@@ -1,0 +1,75 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Pooling, resizing, reductions and softmax."""
+
+from __future__ import annotations
+
+from ..labels import Axis, Labels
+from ..tracer import Call, Tracer
+
+
+def pooled(tracer: Tracer, call: Call) -> None:
+    """Spatial operators: batch and channel dimensions stay as they are."""
+    source = call.args[0]
+    labels = tracer.labels(source)
+    for dim, axis in labels.axes.items():
+        if dim > 1:
+            tracer.graph.freeze(axis.ids, f'resized by {call.op}')
+    kept = {d: a for d, a in labels.axes.items() if d <= 1}
+    for output in call.outputs():
+        tracer.set(output, Labels(dict(kept)))
+
+
+def reduced(tracer: Tracer, call: Call) -> None:
+    """mean, sum, amax ... over dimensions; channels may only be summed."""
+    source = call.args[0]
+    rank = source.dim()
+    names = [a.name for a in call.func._schema.arguments]
+    dims = call.argument(names.index('dim'), 'dim') if 'dim' in names else []
+    dims = [] if dims is None else dims
+    dims = [dims] if isinstance(dims, int) else list(dims)
+    over = {d % rank for d in dims} or set(range(rank))
+    output = call.outputs()[0]
+    keepdim = output.dim() == rank
+    result = Labels()
+    for dim, axis in tracer.labels(source).axes.items():
+        if dim not in over:
+            shift = 0 if keepdim else sum(d < dim for d in over)
+            result.axes[dim - shift] = axis
+        elif call.op != 'aten::sum' or not axis.zero:
+            tracer.graph.freeze(axis.ids, f'reduced over channels by {call.op}')
+    for output in call.outputs():
+        tracer.set(output, result)
+
+
+def normalised(tracer: Tracer, call: Call) -> None:
+    """softmax: values along its dimension depend on each other."""
+    source = call.args[0]
+    over = int(call.args[1]) % max(source.dim(), 1)
+    result = Labels()
+    for dim, axis in tracer.labels(source).axes.items():
+        if dim == over:
+            tracer.graph.freeze(axis.ids, f'{call.op} over channels')
+        else:
+            result.axes[dim] = Axis(axis.ids, zero=False)
+    tracer.set(call.outputs()[0], result)
+
+
+_POOL = (
+    'max_pool2d_with_indices max_pool1d max_pool3d_with_indices avg_pool1d '
+    'avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d '
+    'adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest1d '
+    'upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d '
+    '_upsample_bilinear2d_aa upsample_bicubic2d reflection_pad2d '
+    'replication_pad2d'
+)
+_REDUCE = 'mean sum amax amin max min prod var std var_mean std_mean norm '
+RULES = {
+    f'aten::{name}': rule
+    for rule, names in {
+        pooled: _POOL,
+        reduced: _REDUCE + 'linalg_vector_norm argmax argmin any all',
+        normalised: '_softmax _log_softmax softmax log_softmax',
+    }.items()
+    for name in names.split()
+}

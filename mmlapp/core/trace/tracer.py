@@ -1,0 +1,266 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""One real forward that records which channels belong together."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import ref
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .graph import NO_CHANNEL, ChannelGraph
+from .labels import Axis, Labels
+
+Rule = Callable[['Tracer', 'Call'], None]
+
+INPUT_REASON = 'meets a value that is no channel, such as the input image'
+
+
+@dataclass(frozen=True)
+class Site:
+    """One dimension of one parameter, buffer or module attribute.
+
+    Args:
+        name (str): Qualified name, as in the state dict.
+        dim (int): Dimension; 0 for an attribute.
+        start (int): First channel node.
+        size (int): Number of nodes, one per index.
+        attribute (bool): Whether ``name`` is an integer attribute of a
+            module (``layer.groups``) and not a tensor. Defaults to False.
+    """
+
+    name: str
+    dim: int
+    start: int
+    size: int
+    attribute: bool = False
+
+    @property
+    def module(self) -> str:
+        """Name of the module that owns the tensor."""
+        return self.name.rpartition('.')[0]
+
+
+@dataclass(frozen=True)
+class FlopsTerm:
+    """Multiply-adds of one call: a constant times some channel counts.
+
+    Args:
+        name (str): Name of the layer, or of the operator if it has none.
+        constant (int): What does not depend on channels.
+        factors (tuple[Tensor, ...]): Labels of each dimension that may
+            shrink, each of shape ``[size]``; ``NO_CHANNEL`` entries stay.
+    """
+
+    name: str
+    constant: int
+    factors: tuple[Tensor, ...]
+
+
+@dataclass
+class Call:
+    """One operator call as a rule sees it."""
+
+    op: str
+    func: Any
+    args: Sequence[Any]
+    kwargs: dict[str, Any]
+    out: Any
+
+    def tensors(self) -> list[Tensor]:
+        """Returns the tensor arguments, in order."""
+        leaves = tree_leaves((list(self.args), self.kwargs))
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    def outputs(self) -> list[Tensor]:
+        """Returns the tensor results, in order."""
+        return [leaf for leaf in tree_leaves(self.out)
+                if isinstance(leaf, Tensor)]
+
+    def argument(self, index: int, name: str, default: Any = None) -> Any:
+        """Returns an argument given by position or by name."""
+        if index < len(self.args):
+            return self.args[index]
+        return self.kwargs.get(name, default)
+
+
+@dataclass
+class Maker:
+    """A convolution or linear call and how its raw output is read."""
+
+    sites: list[Site]
+    raw: bool = False
+    normed: bool = False
+
+
+@dataclass
+class Trace:
+    """What one forward told about a network's channels.
+
+    Args:
+        graph (ChannelGraph): All nodes and ties.
+        sites (list[Site]): All dimensions that were met.
+        producers (set[Site]): Sites that emit channels: the output side of
+            convolutions and linear layers.
+        masked (set[Site]): Sites to multiply by the mask, so that a removed
+            channel is exactly zero.
+        readers (set[Site]): Input sides of layers that read channels which
+            are not zero where removed, and must be masked there.
+        terms (list[FlopsTerm]): Multiply-adds, call by call.
+        norms (dict[str, str]): Layer to the affine norm right behind it.
+        unknown (dict[str, int]): Operators without a rule, with the number
+            of calls that met labels.
+    """
+
+    graph: ChannelGraph = field(default_factory=ChannelGraph)
+    sites: list[Site] = field(default_factory=list)
+    producers: set[Site] = field(default_factory=set)
+    masked: set[Site] = field(default_factory=set)
+    readers: set[Site] = field(default_factory=set)
+    terms: list[FlopsTerm] = field(default_factory=list)
+    norms: dict[str, str] = field(default_factory=dict)
+    unknown: dict[str, int] = field(default_factory=dict)
+
+
+class Tracer(TorchDispatchMode):
+    """Dispatch mode that carries labels beside every tensor.
+
+    Args:
+        model (nn.Module): The network whose parameters are labelled.
+        rules (dict[str, Rule]): Operator name (``aten::relu``, without the
+            underscore of in-place variants) to rule.
+        fallback (Rule): Rule of every other operator.
+    """
+
+    def __init__(
+        self, model: nn.Module, rules: dict[str, Rule], fallback: Rule
+    ) -> None:
+        super().__init__()
+        self.trace = Trace()
+        self.graph = self.trace.graph
+        self._rules, self._fallback = rules, fallback
+        self._names = {id(t): name for name, t in _named_tensors(model)}
+        self._labels: dict[int, tuple[ref[Tensor], Labels]] = {}
+        self._sites: dict[tuple[str, int], Site] = {}
+        self._makers: list[Maker] = []
+        self._quiet = False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if not self._quiet:
+            call = Call(func._schema.name, func, args, kwargs, out)
+            self._quiet = True
+            try:
+                self._apply(call)
+            finally:
+                self._quiet = False
+        return out
+
+    def _apply(self, call: Call) -> None:
+        rule = self._rules.get(call.op) or self._rules.get(
+            call.op.removesuffix('_'), self._fallback
+        )
+        makers = [self.labels(t).maker for t in call.tensors()]
+        rule(self, call)
+        is_norm = rule.__name__ == 'batch_norm'
+        for maker in makers:
+            if maker is not None:
+                self._makers[maker].normed |= is_norm
+                self._makers[maker].raw |= not is_norm
+
+    def labels(self, tensor: Tensor) -> Labels:
+        """Returns the labels of a tensor; parameters get theirs here."""
+        entry = self._labels.get(id(tensor))
+        if entry is not None and entry[0]() is tensor:
+            return entry[1]
+        name = self._names.get(id(tensor))
+        if name is None:
+            return Labels()
+        labels = Labels({
+            dim: Axis(self._nodes(self.site(name, dim, size)), zero=False)
+            for dim, size in enumerate(tensor.shape) if size > 1
+        }, parameter=True)
+        self.set(tensor, labels)
+        return labels
+
+    def set(self, tensor: Tensor, labels: Labels) -> None:
+        """Remembers the labels of a tensor for as long as it lives."""
+        self._labels[id(tensor)] = (ref(tensor), labels)
+
+    def name(self, tensor: Tensor | None) -> str | None:
+        """Name of a parameter or buffer; None for anything else."""
+        return None if tensor is None else self._names.get(id(tensor))
+
+    def site(
+        self, name: str, dim: int, size: int, attribute: bool = False
+    ) -> Site:
+        """Returns the site of a dimension, made at the first request."""
+        key = (name, dim)
+        if key not in self._sites:
+            start = int(self.graph.new(size)[0])
+            self._sites[key] = Site(name, dim, start, size, attribute)
+            self.trace.sites.append(self._sites[key])
+        return self._sites[key]
+
+    def sites_of(self, ids: Tensor) -> list[Site]:
+        """Returns the sites that labels come from directly."""
+        found = []
+        ids = ids[ids != NO_CHANNEL]
+        while ids.numel():
+            site = self._site_at(int(ids.min()))
+            found.append(site)
+            ids = ids[ids >= site.start + site.size]
+        return found
+
+    def _site_at(self, node: int) -> Site:
+        index = bisect_right(self.trace.sites, node, key=lambda s: s.start)
+        return self.trace.sites[index - 1]
+
+    @staticmethod
+    def _nodes(site: Site) -> Tensor:
+        return torch.arange(site.start, site.start + site.size)
+
+    def make(self, sites: list[Site]) -> int:
+        """Registers a layer call; returns its number for ``Labels``."""
+        self.trace.producers.update(sites[:1])
+        self._makers.append(Maker(sites))
+        return len(self._makers) - 1
+
+    def link_norm(self, maker: int | None, norm: str) -> None:
+        """Remembers which affine norm reads a layer's output."""
+        if maker is not None:
+            layer = self._makers[maker].sites[0].module
+            self.trace.norms[layer] = norm.rpartition('.')[0]
+
+    def finish(self, outputs: Any) -> Trace:
+        """Freezes what leaves the network and decides where masks go."""
+        for tensor in tree_leaves(outputs):
+            if isinstance(tensor, Tensor):
+                labels = self.labels(tensor)
+                if labels.maker is not None:
+                    self._makers[labels.maker].raw = True
+                for axis in labels.axes.values():
+                    self.graph.freeze(axis.ids, 'output of the network')
+        for maker in self._makers:
+            if maker.raw or not maker.normed:
+                self.trace.masked.update(maker.sites)
+        return self.trace
+
+
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
