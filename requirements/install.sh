@@ -117,7 +117,8 @@ check_mmcv() {
             --no-binary onedl-mmcv
         check_operators cpu || fail 'the compiled operators of mmcv are' \
             'missing (from mmcv.ops import nms fails, see above), although' \
-            "it was built from source (log: $mmcv_log)."
+            "it was built from source (log: $mmcv_log). Remove $venv and" \
+            'start again.'
     fi
     if has_gpu && ! check_operators cuda 2>/dev/null; then
         say 'WARNING: the operators of mmcv were built without CUDA:' \
@@ -134,6 +135,7 @@ install_mmlapp() {
     fi
 }
 
+trap 'say "Interrupted: start it again to go on"; exit 130' INT TERM
 create_venv
 rm -f "$venv"/.ready-*
 say 'Installing torch (about 3 GB, two minutes)'
