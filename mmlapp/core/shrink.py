@@ -66,10 +66,12 @@ def detach(model: nn.Module) -> nn.Module:
         remove_masks(module)
     if 'lapp' in model._modules:
         del model.lapp
-    hooks = model._forward_pre_hooks
-    for key, hook in list(hooks.items()):
-        if getattr(hook, '__module__', '').startswith(__package__ or ''):
-            del hooks[key]
+    package = __name__.partition('.')[0] + '.'
+    for hooks in (model._forward_pre_hooks, model._forward_hooks):
+        for key, hook in list(hooks.items()):
+            if getattr(hook, '__module__', '').startswith(package):
+                del hooks[key]
+                model._forward_hooks_with_kwargs.pop(key, None)
     return model
 
 

@@ -1,2 +1,16 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+"""MMEngine adapters: they say when, ``mmlapp.core`` says what."""
+
+from .builder import prunable_model
+from .deployed import deployed_model
+from .hook import LAPPHook
+from .optim_wrapper import AmpLAPPOptimWrapper, LAPPOptimWrapper
+
+__all__ = [
+    'AmpLAPPOptimWrapper',
+    'LAPPHook',
+    'LAPPOptimWrapper',
+    'deployed_model',
+    'prunable_model',
+]

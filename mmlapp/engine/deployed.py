@@ -1,0 +1,50 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""``mmlapp.DeployedModel``: the narrowed model of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mmlapp.core import ChannelPlan, shrink
+from mmlapp.registry import MODELS
+
+from .architecture import build_architecture
+
+
+@MODELS.register_module(name='DeployedModel')
+def deployed_model(
+    architecture: str | Mapping[str, Any],
+    plan: str | Path | Mapping[str, Any],
+    data_preprocessor: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> nn.Module:
+    """Builds a model of OpenMMLab and narrows it to a plan.
+
+    No tracing, no thresholds, no masks: a plain, smaller model into which a
+    checkpoint of ``tools/deploy.py`` loads.
+
+    Args:
+        architecture (str or Mapping): Type of the dense model, its arguments
+            following as arguments here, or its whole config.
+        plan (str, Path or Mapping): The channel plan or its file.
+        data_preprocessor (Mapping, optional): Passed on to the model.
+        **settings (Any): Arguments of the model, if ``architecture`` is its
+            type.
+
+    Returns:
+        nn.Module: The narrowed model.
+
+    Raises:
+        PruningError: If the plan is damaged or does not fit the model.
+    """
+    if isinstance(plan, Mapping):
+        channels = ChannelPlan.from_dict(plan)
+    else:
+        channels = ChannelPlan.load(plan)
+    model = build_architecture(architecture, settings, data_preprocessor)
+    return shrink(model, channels)
