@@ -117,7 +117,7 @@ def uniform_widths(depth: int, target: float) -> list[int]:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Top-1 accuracy in percent."""
+    """Top-1 accuracy in percent, in float32."""
     model.eval()
     right = 0
     for i in range(0, len(images), 500):
@@ -157,7 +157,7 @@ def build(args: argparse.Namespace) -> tuple[nn.Module, LAPP | None]:
             controller=Controller(
                 rate=args.rate,
                 task_weight=args.task_weight,
-                momentum=args.momentum,
+                memory=args.memory,
             ),
         )
     return model.to(memory_format=torch.channels_last), lapp
@@ -199,7 +199,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 lapp.begin(args.target, int(args.prune_epochs * steps))
             index = order[step * BATCH:(step + 1) * BATCH]
             images = augment(prepare(train[0][index]), generator)
-            loss = functional.cross_entropy(model(images), train[1][index])
+            with torch.autocast('cpu', torch.bfloat16, enabled=args.amp):
+                logits = model(images)
+            loss = functional.cross_entropy(logits.float(), train[1][index])
             losses.append(loss.item())
             if lapp:
                 loss = loss + lapp.loss()
@@ -266,6 +268,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default='work_dirs/cifar10')
     parser.add_argument('--depth', type=int, default=20)
     parser.add_argument('--epochs', type=int, default=15)
+    parser.add_argument('--amp', action='store_true')
     parser.add_argument('--warmup', type=float, default=0.3)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--subset', type=int, default=0)
@@ -281,8 +284,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--surrogate', default='sigmoid')
     parser.add_argument('--width', type=float, default=0.1)
     parser.add_argument('--rate', type=float, default=5.0)
-    parser.add_argument('--task-weight', type=float, default=1.0)
-    parser.add_argument('--momentum', type=float, default=0.99)
+    parser.add_argument('--task-weight', type=float, default=0.1)
+    parser.add_argument('--memory', type=float, default=0.1)
     args = parser.parse_args()
     args.name = args.name or '-'.join([
         args.method,

@@ -96,7 +96,7 @@ def penalty(ratio: Tensor, target: float, band: float = 0.05) -> Tensor:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Controller:
     r"""Turns the gradients of both losses into a step of the thresholds.
 
@@ -119,13 +119,33 @@ class Controller:
     Args:
         rate (float): How often a threshold's range fits into the way it may
             travel during the phase. Defaults to 5.
-        task_weight (float): :math:`\alpha`. Defaults to 1.
-        momentum (float): Of the running means. Defaults to 0.99.
+        task_weight (float): :math:`\alpha`, pull of the task loss where its
+            gradient is as large as its noise, against that of the FLOPs
+            loss. Defaults to 0.1.
+        memory (float): Steps over which gradients are smoothed, as a share
+            of the phase. Defaults to 0.1.
+
+    Raises:
+        PruningError: If an argument is negative or, except
+            ``task_weight``, zero.
     """
 
     rate: float = 5.0
-    task_weight: float = 1.0
-    momentum: float = 0.99
+    task_weight: float = 0.1
+    memory: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ('rate', 'memory'):
+            if not getattr(self, name) > 0:
+                raise PruningError(
+                    f'controller {name}={getattr(self, name)}: expected a '
+                    'positive number'
+                )
+        if not self.task_weight >= 0:
+            raise PruningError(
+                f'controller task_weight={self.task_weight}: expected a '
+                'number not below zero'
+            )
 
     def step(
         self,
@@ -141,25 +161,36 @@ class Controller:
             task (Tensor): Gradient of the task loss, ``[groups]``.
             flops (Tensor): Gradient of the log FLOPs, ``[groups]``.
             pull (float): Slope of the penalty, in [-1, 1].
-            state (Tensor): Running mean and, last, mean square and number
-                of steps, ``[groups + 2]``; updated in place.
+            state (Tensor): Running means as :meth:`initial_state` makes
+                them; updated in place, ``[groups + 2]``.
             steps (int): Length of the pruning phase.
 
         Returns:
             Tensor: Change of the thresholds, ``[groups]``.
         """
-        m = self.momentum
-        mean, square, count = state[:-2], state[-2:-1], state[-1:]
+        keep = 1 - 1 / max(self.memory * steps, 1)
         size = flops.abs()
         per_flop = task / size.clamp_min(1e-3 * float(size.amax()) + 1e-30)
-        mean.mul_(m).add_(per_flop, alpha=1 - m)
-        square.mul_(m).add_(per_flop.square().mean(), alpha=1 - m)
-        count.add_(1)
+        sample = torch.cat([
+            per_flop,
+            per_flop.square().mean()[None],
+            torch.ones_like(per_flop[:1]),
+        ])
+        state.mul_(keep).add_(sample, alpha=1 - keep)
         change = self.task_weight * self.signal(state) + pull * flops.sign()
         return -self.rate / steps * change
 
-    def signal(self, state: Tensor) -> Tensor:
-        """Smoothed task gradient per FLOP over its noise, ``[groups]``."""
-        mean, square, count = state[:-2], state[-2:-1], state[-1:]
-        unbias = (1 - self.momentum**count).clamp_min(1e-30)
-        return mean / unbias / (square / unbias).sqrt().clamp_min(1e-30)
+    @staticmethod
+    def initial_state(groups: int) -> Tensor:
+        """Means of q, of its square over the groups, and of one."""
+        return torch.zeros(groups + 2)
+
+    @staticmethod
+    def signal(state: Tensor) -> Tensor:
+        """Smoothed task gradient per FLOP over its noise, ``[groups]``.
+
+        The last entry of the state, a running mean of ones, takes out the
+        bias of a mean that started at zero.
+        """
+        means = state[:-1] / state[-1:].clamp_min(1e-30)
+        return means[:-1] / means[-1:].sqrt().clamp_min(1e-30)

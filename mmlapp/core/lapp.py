@@ -149,7 +149,7 @@ class LAPP(nn.Module):
         self.register_buffer('mask', torch.ones(total + 1, dtype=torch.bool))
         self.register_buffer('slope', torch.zeros(total + 1))
         self.register_buffer('scores', torch.zeros(total))
-        self.register_buffer('state', torch.zeros(count + 2))
+        self.register_buffer('state', controller.initial_state(count))
         self.register_buffer('flops_gradient', torch.zeros(count), False)
         # phase, steps done, steps of the phase, final target
         self.register_buffer(

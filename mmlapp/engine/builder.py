@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmlapp.core import Bypass, Controller, attach
-from mmlapp.core.lapp import PRUNING
 from mmlapp.registry import MODELS
 
 from .architecture import build_architecture, example_forward
@@ -99,6 +98,4 @@ def _add_flops_loss(
     if mode != 'loss' or not isinstance(output, dict):
         return None
     lapp: Any = module.lapp
-    if lapp.phase != PRUNING:
-        return None
     return {**output, 'loss_flops': lapp.loss()}
