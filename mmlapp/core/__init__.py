@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pruning while training in plain PyTorch; no trainer needed."""
 
-from .attach import Analysis, analyse, attach
+from .analyse import Analysis, analyse
+from .attach import attach
 from .bypass import Bypass, register_bypass
-from .constraint import Controller, Schedule
+from .constraint import Schedule
+from .controller import Controller
 from .errors import PruningError, PruningWarning
 from .importance import LayerChannels, register_score
 from .lapp import LAPP

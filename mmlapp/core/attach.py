@@ -4,84 +4,24 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .bypass import Bypass, add_bypass, build_bypass, pair_channels
-from .constraint import Controller
-from .errors import PruningError, PruningWarning
+from .analyse import Analysis, analyse
+from .bypass import Bypass, add_bypass
+from .controller import Controller
+from .errors import PruningError
 from .flops import FlopsTable, PairTerm
-from .groups import ChannelGroup, Groups, Member, find_groups, matches
-from .lapp import LAPP, GroupInfo, Layer, Layout
+from .lapp import LAPP
+from .layout import Layout
 from .masks import ParameterMask, add_mask
+from .partial import pair_channels
+from .scoring import GroupInfo, Layer
 from .surrogates import SURROGATES
-from .trace import FlopsTerm, Trace, trace
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """What can be pruned in a network, and what it costs.
-
-    Args:
-        trace (Trace): Recorded forward.
-        groups (Groups): Prunable and frozen channel groups.
-        bypasses (dict[str, nn.Conv2d]): Bypass of each convolution.
-        without (dict[str, str]): Convolutions without one, and why.
-    """
-
-    trace: Trace
-    groups: Groups
-    bypasses: dict[str, nn.Conv2d]
-    without: dict[str, str]
-
-
-def analyse(
-    model: nn.Module,
-    forward: Callable[[], Any],
-    scope: str | Sequence[str] = '*',
-    ignore: str | Sequence[str] = (),
-    bypass: Bypass | None = None,
-) -> Analysis:
-    """Finds a network's channel groups without changing it.
-
-    Args:
-        model (nn.Module): The network.
-        forward (Callable): Runs it on an example.
-        scope (str or Sequence[str]): Patterns of module names that may be
-            pruned. Defaults to all.
-        ignore (str or Sequence[str]): Patterns to leave alone. Defaults to
-            none.
-        bypass (Bypass, optional): The bypass to plan for. Defaults to none.
-
-    Returns:
-        Analysis: Groups, bypasses and multiply-adds.
-
-    Raises:
-        PruningError: If the model is wrapped for distributed training, or a
-            pattern of ``scope`` matches nothing.
-    """
-    _refuse_wrapper(model)
-    bypass = bypass or Bypass()
-    scope = (scope,) if isinstance(scope, str) else tuple(scope)
-    ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
-    record = trace(model, forward)
-    groups = find_groups(record, scope, ignore)
-    if bypass.placement == 'fill':
-        built = _bypasses(model, record, bypass, _inside(record, scope, ignore))
-        groups = _fill_groups(record, groups, *built)
-    else:
-        wanted = {
-            m.site.module
-            for g in groups.prunable
-            for m in g.producers(record.producers)
-        }
-        built = _bypasses(model, record, bypass, wanted)
-    return Analysis(record, groups, *built)
+from .trace import FlopsTerm, Trace
 
 
 def attach(
@@ -140,9 +80,11 @@ def attach(
         raise PruningError(
             'the model already has a child named lapp: attach it only once'
         )
-    forward = example if callable(example) and not isinstance(
-        example, Tensor
-    ) else (lambda: model(example))
+    forward = (
+        example
+        if callable(example) and not isinstance(example, Tensor)
+        else (lambda: model(example))
+    )
     smooth = SURROGATES[surrogate](width)
     analysis = analyse(model, forward, scope, ignore, bypass)
     bypass = bypass or Bypass()
@@ -177,85 +119,6 @@ def _activate(module: nn.Module, args: object) -> None:
     module.lapp.active = True  # type: ignore[union-attr]
 
 
-def _refuse_wrapper(model: nn.Module) -> None:
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    if isinstance(model, wrappers):
-        raise PruningError(
-            f'the model is wrapped in {type(model).__name__}: prune '
-            'model.module first and wrap it afterwards'
-        )
-
-
-def _inside(
-    record: Trace, scope: Sequence[str], ignore: Sequence[str]
-) -> set[str]:
-    return {
-        s.module
-        for s in record.producers
-        if matches(s.module, scope) and not matches(s.module, ignore)
-    }
-
-
-def _bypasses(
-    model: nn.Module, record: Trace, bypass: Bypass, wanted: set[str]
-) -> tuple[dict[str, nn.Conv2d], dict[str, str]]:
-    """Builds the bypass of every wanted layer, in order of the forward."""
-    built, without = {}, {}
-    for site in record.sites:
-        name = site.module
-        if site not in record.producers or name not in wanted:
-            continue
-        layer = model.get_submodule(name)
-        branch = build_bypass(layer, bypass.type)
-        if getattr(layer, 'groups', 1) > 1 and bypass.type != 'none':
-            branch = 'it is a grouped convolution'
-        if isinstance(branch, str):
-            without[name] = branch
-        else:
-            built[name] = branch
-    if bypass.type != 'none' and not built:
-        warnings.warn(
-            f'bypass={bypass.type!r} was added to no layer: '
-            + '; '.join(sorted(set(without.values()))),
-            PruningWarning,
-            stacklevel=4,
-        )
-    return built, without
-
-
-def _fill_groups(
-    record: Trace,
-    groups: Groups,
-    bypasses: dict[str, nn.Conv2d],
-    without: dict[str, str],
-) -> Groups:
-    """One group per convolution: with fill no layer agrees with another."""
-    channel = torch.full_like(groups.node_channel, -1)
-    owner = channel.clone()
-    items: list[ChannelGroup] = []
-    total = number = 0
-    for site in record.sites:
-        name = site.module
-        if site not in record.producers:
-            continue
-        frozen = None if name in bypasses else without.get(
-            name, 'outside the scope'
-        )
-        sites = [site, *(
-            s for s in record.sites if s.name == f'{name}.bias'
-        )]
-        local = torch.arange(site.size)
-        members = tuple(Member(s, local) for s in sites)
-        items.append(ChannelGroup(name, site.size, members, frozen))
-        if frozen is not None:
-            continue
-        for s in sites:
-            channel[s.start:s.start + s.size] = local + total
-            owner[s.start:s.start + s.size] = number
-        total, number = total + site.size, number + 1
-    return Groups(tuple(items), channel, owner)
-
-
 def _dense(term: FlopsTerm) -> int:
     value = term.constant
     for ids in term.factors:
@@ -271,7 +134,7 @@ def _flops_table(
     pairs: list[PairTerm] = []
     channel = analysis.groups.node_channel
     for name, branch in analysis.bypasses.items():
-        weight = model.get_submodule(name).weight
+        weight = model.get_parameter(f'{name}.weight')
         calls = sum(_dense(t) for t in terms if t.name == name)
         positions = calls // weight.numel()
         area = branch.weight[0, 0].numel()
@@ -284,9 +147,7 @@ def _flops_table(
             cost = positions * branch.weight.numel()
             terms.append(FlopsTerm(label, cost, ()))
         elif branch.groups == 1:
-            terms.append(
-                FlopsTerm(label, positions * area, (outputs, inputs))
-            )
+            terms.append(FlopsTerm(label, positions * area, (outputs, inputs)))
         else:
             ends = pair_channels(
                 branch.groups,
@@ -314,12 +175,12 @@ def _layout(model: nn.Module, analysis: Analysis, bypass: Bypass) -> Layout:
     record, channel = analysis.trace, analysis.groups.node_channel
     sites = []
     for site in record.sites:
-        mine = channel[site.start:site.start + site.size]
+        mine = channel[site.start : site.start + site.size]
         if (mine >= 0).any():
             sites.append((site, mine))
     ends = {}
     for name in analysis.bypasses:
-        shape = model.get_submodule(name).weight.shape
+        shape = model.get_parameter(f'{name}.weight').shape
         outputs, inputs = (
             lookup(channel, _nodes(record, f'{name}.weight', dim, shape[dim]))
             for dim in (0, 1)
@@ -338,13 +199,15 @@ def _infos(
         for member in group.producers(record.producers):
             name = member.site.module
             norm = record.norms.get(name)
-            layers.append(Layer(
-                name,
-                model.get_submodule(name),
-                member.site.dim,
-                member.channels,
-                None if norm is None else model.get_submodule(norm),
-            ))
+            layers.append(
+                Layer(
+                    name,
+                    model.get_submodule(name),
+                    member.site.dim,
+                    member.channels,
+                    None if norm is None else model.get_submodule(norm),
+                )
+            )
         infos.append(GroupInfo(group.name, group.size, layers, floor))
     return infos
 
@@ -354,12 +217,12 @@ def _add_masks(model: nn.Module, lapp: LAPP, analysis: Analysis) -> None:
     record, channel = analysis.trace, analysis.groups.node_channel
     fill = lapp.layout.bypass.placement == 'fill'
     for site in record.sites:
-        emits = site in record.masked or fill and (
-            site in record.producers or site.name.endswith('.bias')
+        emits = site in record.masked or (
+            fill and (site in record.producers or site.name.endswith('.bias'))
         )
         if site.attribute or not (emits or site in record.readers):
             continue
-        mine = channel[site.start:site.start + site.size]
+        mine = channel[site.start : site.start + site.size]
         if (mine < 0).all():
             continue
         module = model.get_submodule(site.module)
@@ -369,6 +232,6 @@ def _add_masks(model: nn.Module, lapp: LAPP, analysis: Analysis) -> None:
         mine = torch.where(mine < 0, lapp.total, mine)
         add_mask(module, name, ParameterMask(lapp, mine, site.dim, emits))
         if not fill and site.module in analysis.bypasses and site.dim == 0:
-            branch = module.bypass
+            branch = module.get_submodule('bypass')
             if name == 'weight':
                 add_mask(branch, name, ParameterMask(lapp, mine, 0))

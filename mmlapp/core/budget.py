@@ -12,9 +12,7 @@ from torch import Tensor
 from .errors import PruningError
 
 
-def floor_mask(
-    margin: Tensor, group: Tensor, floors: Sequence[int]
-) -> Tensor:
+def floor_mask(margin: Tensor, group: Tensor, floors: Sequence[int]) -> Tensor:
     """Keeps each group's best channels up to its floor.
 
     Args:

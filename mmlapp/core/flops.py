@@ -58,6 +58,10 @@ class FlopsTable(nn.Module):
     counts: Tensor
     index: Tensor
     group: Tensor
+    first: Tensor
+    second: Tensor
+    pair: Tensor
+    pair_constant: Tensor
 
     def __init__(
         self,
@@ -80,7 +84,8 @@ class FlopsTable(nn.Module):
             'counts': counts,
             'index': index,
             'group': torch.repeat_interleave(
-                torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.int64)
+                torch.arange(len(sizes)),
+                torch.tensor(sizes, dtype=torch.int64),
             ),
             **_pair_buffers(pairs, sum(sizes)),
         }
@@ -118,7 +123,9 @@ class FlopsTable(nn.Module):
         terms, pairs = self.by_term(mask)
         for name, value in zip(self.names, terms.tolist(), strict=True):
             total[name] = total.get(name, 0.0) + value
-        for pair, value in zip(self.pair.tolist(), pairs.tolist(), strict=True):
+        for pair, value in zip(
+            self.pair.tolist(), pairs.tolist(), strict=True
+        ):
             name = self.pair_names[pair]
             total[name] = total.get(name, 0.0) + value
         return total

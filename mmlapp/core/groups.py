@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import PruningError, PruningWarning
-from .trace import FlopsTerm, Site, Trace
+from .trace import Site, Trace
 
 OUT_OF_SCOPE = 'outside the scope'
 
@@ -133,7 +133,7 @@ def _group(
 ) -> ChannelGroup:
     members = []
     for site in trace.sites:
-        channels = local[site.start:site.start + site.size]
+        channels = local[site.start : site.start + site.size]
         if (channels >= 0).any():
             members.append(Member(site, channels))
     name = next(m.site.module for m in members if m.site in trace.producers)
@@ -145,7 +145,7 @@ def _emitted(trace: Trace, root: Tensor) -> list[int]:
     seen: dict[int, None] = {}
     for site in trace.sites:
         if site in trace.producers:
-            for c in root[site.start:site.start + site.size].tolist():
+            for c in root[site.start : site.start + site.size].tolist():
                 seen.setdefault(c)
     return list(seen)
 
@@ -159,7 +159,7 @@ def _touched_sites(
     channels of a group.
     """
     touched: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    ranges = [root[s.start:s.start + s.size] for s in trace.sites]
+    ranges = [root[s.start : s.start + s.size] for s in trace.sites]
     ranges += [_roots(root, ids) for t in trace.terms for ids in t.factors]
     for key, components in enumerate(ranges):
         for component, count in Counter(components.tolist()).items():
@@ -190,7 +190,7 @@ def _freeze_by_name(
         if inside and not matches(site.module, ignore):
             continue
         reason = OUT_OF_SCOPE if not inside else 'ignored by the user'
-        for c in root[site.start:site.start + site.size].unique().tolist():
+        for c in root[site.start : site.start + site.size].unique().tolist():
             reasons.setdefault(c, f'{reason}: {site.module}')
 
 
@@ -234,9 +234,3 @@ def reason_of(groups: Groups, layer: str) -> str | None:
         if any(m.site.module == layer for m in group.members):
             return group.frozen
     return None
-
-
-__all__ = [
-    'ChannelGroup', 'FlopsTerm', 'Groups', 'Member', 'find_groups',
-    'matches', 'nn', 'reason_of',
-]

@@ -57,7 +57,7 @@ def l1(channels: LayerChannels) -> Tensor:
 @register_score('l2')
 def l2(channels: LayerChannels) -> Tensor:
     r"""L2 norm of each filter, ``[N]``: :math:`\sqrt{\sum_d w_{nd}^2}`."""
-    return torch.linalg.vector_norm(channels.filters, dim=1)
+    return channels.filters.square().sum(dim=1).sqrt()
 
 
 @register_score('bn_scale')

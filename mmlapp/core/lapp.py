@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,70 +12,18 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from .budget import floor_mask, snap
-from .bypass import Bypass
-from .constraint import Controller, Schedule, check_target, penalty
+from .constraint import Schedule, check_target, penalty, penalty_slope
+from .controller import Controller
 from .errors import PruningError
 from .flops import FlopsTable
-from .importance import NORMALISATIONS, SCORES, LayerChannels
+from .importance import NORMALISATIONS, SCORES
+from .layout import Layout
 from .masks import HardMask
-from .plan import BypassPlan, ChannelPlan, Kept
+from .plan import ChannelPlan
+from .scoring import GroupInfo, group_scores, report_non_finite
 from .surrogates import Surrogate
-from .trace import Site
 
 DENSE, PRUNING, FINISHED = 0, 1, 2
-
-
-@dataclass
-class Layer:
-    """Where the scores of a group come from.
-
-    Args:
-        name (str): Qualified name of the module.
-        module (nn.Module): The convolution or linear layer.
-        dim (int): Output dimension of its weight.
-        channels (Tensor): Channel of the group at every index, -1 for none.
-        norm (nn.Module, optional): The affine norm that follows.
-    """
-
-    name: str
-    module: nn.Module
-    dim: int
-    channels: Tensor
-    norm: nn.Module | None = None
-
-
-@dataclass
-class GroupInfo:
-    """What the running pruning needs to know of a group.
-
-    Args:
-        name (str): Name of the first layer.
-        size (int): Number of channels.
-        layers (list[Layer]): Its producers.
-        floor (int): Fewest channels to keep.
-    """
-
-    name: str
-    size: int
-    layers: list[Layer]
-    floor: int = 1
-
-
-@dataclass
-class Layout:
-    """Where every channel lives, by global channel number, -1 for none.
-
-    Args:
-        sites (list[tuple[Site, Tensor]]): Dimensions and the channel at each
-            of their indices.
-        bypasses (dict[str, tuple[Tensor, Tensor]]): Input and output
-            channels of every convolution with a bypass.
-        bypass (Bypass): Type and placement.
-    """
-
-    sites: list[tuple[Site, Tensor]]
-    bypasses: dict[str, tuple[Tensor, Tensor]]
-    bypass: Bypass
 
 
 class _Tap(Function):
@@ -152,9 +98,7 @@ class LAPP(nn.Module):
         self.register_buffer('state', controller.initial_state(count))
         self.register_buffer('flops_gradient', torch.zeros(count), False)
         # phase, steps done, steps of the phase, final target
-        self.register_buffer(
-            'progress', torch.zeros(4, dtype=torch.float64)
-        )
+        self.register_buffer('progress', torch.zeros(4, dtype=torch.float64))
         self.threshold.requires_grad_()
 
     @property
@@ -282,9 +226,7 @@ class LAPP(nn.Module):
         mask = HardMask.apply(
             threshold, self.mask[:-1], self.slope[:-1], self.group[:-1]
         )
-        (gradient,) = torch.autograd.grad(
-            self._ratio(mask).log(), threshold
-        )
+        (gradient,) = torch.autograd.grad(self._ratio(mask).log(), threshold)
         return gradient
 
     @torch.no_grad()
@@ -295,17 +237,29 @@ class LAPP(nn.Module):
             first (bool): Whether to put the thresholds below all scores.
                 Defaults to False.
         """
-        self.scores.copy_(torch.cat([self._score(g) for g in self.groups]))
+        self.scores.copy_(
+            torch.cat(
+                [
+                    group_scores(g, self.score, self.normalise)
+                    for g in self.groups
+                ]
+            )
+        )
         if not self.scores.isfinite().all():
-            self._report_non_finite()
+            report_non_finite(self.groups, self.score, int(self.progress[1]))
         group = self.group[:-1]
         extreme = self.threshold.new_zeros(len(self.groups))
-        low = extreme.scatter_reduce(
-            0, group, self.scores, 'amin', include_self=False
-        ) - self.surrogate.width
+        low = (
+            extreme.scatter_reduce(
+                0, group, self.scores, 'amin', include_self=False
+            )
+            - self.surrogate.width
+        )
         high = self._ceiling()
-        bounded = low if first else torch.minimum(
-            torch.maximum(self.threshold, low), high
+        bounded = (
+            low
+            if first
+            else torch.minimum(torch.maximum(self.threshold, low), high)
         )
         self.threshold.copy_(bounded)
         margin = self.scores - self.threshold[group]
@@ -328,39 +282,6 @@ class LAPP(nn.Module):
                 tops.append(torch.nextafter(best, below))
         return torch.stack(tops)
 
-    def _score(self, info: GroupInfo) -> Tensor:
-        """Normalised scores of a group: the mean over its layers."""
-        total = self.scores.new_zeros(info.size)
-        for layer in info.layers:
-            raw = self.score(_layer_channels(layer)).to(total.dtype)
-            index = layer.channels.to(raw.device)
-            owned = index >= 0
-            count = total.new_zeros(info.size).index_add(
-                0, index[owned], torch.ones_like(raw[owned])
-            )
-            summed = total.new_zeros(info.size).index_add(
-                0, index[owned], raw[owned]
-            )
-            total += self.normalise(summed / count.clamp_min(1))
-        return total / len(info.layers)
-
-    def _report_non_finite(self) -> None:
-        """Raises with the name of the first layer to blame."""
-        for info in self.groups:
-            for layer in info.layers:
-                weight = layer.module._parameters['weight']
-                scores = self.score(_layer_channels(layer))
-                if not scores.isfinite().all():
-                    finite = bool(weight is not None
-                                  and weight.isfinite().all())
-                    raise PruningError(
-                        f'importance scores of {layer.name} are not finite '
-                        f'(its weights are {"" if finite else "not "}finite) '
-                        f'at step {int(self.progress[1])} of the pruning '
-                        'phase. Training has diverged: lower the learning '
-                        'rate and resume from the last checkpoint'
-                    )
-
     @torch.no_grad()
     def finish(self) -> None:
         """Ends the pruning phase: masks within the budget, then fixed."""
@@ -377,44 +298,14 @@ class LAPP(nn.Module):
         self.progress[0] = FINISHED
 
     def plan(self) -> ChannelPlan:
-        """Returns what the current masks keep.
-
-        Returns:
-            ChannelPlan: Ready for :func:`shrink`.
-        """
+        """Returns what the current masks keep, ready for ``shrink``."""
         mask = self.mask.cpu()
-
-        def kept(channels: Tensor) -> Kept:
-            return Kept.from_mask(mask[channels])
-
-        slices: dict[str, dict[int, Kept]] = {}
-        attributes: dict[str, Kept] = {}
-        for site, channels in self.layout.sites:
-            entry = kept(channels)
-            if len(entry.index) == entry.size:
-                continue
-            if site.attribute:
-                attributes[site.name] = entry
-            else:
-                slices.setdefault(site.name, {})[site.dim] = entry
-        kind = self.layout.bypass
         sizes = [g.size for g in self.groups]
-        return ChannelPlan(
-            groups={
-                g.name: Kept.from_mask(part)
-                for g, part in zip(
-                    self.groups, mask[:-1].split(sizes), strict=True
-                )
-            },
-            slices=slices,
-            attributes=attributes,
-            bypasses={
-                name: BypassPlan(
-                    kind.type, kind.placement, kept(inputs), kept(outputs)
-                )
-                for name, (inputs, outputs) in self.layout.bypasses.items()
-            },
-            flops={
+        parts = mask[:-1].split(sizes)
+        return self.layout.plan(
+            mask,
+            dict(zip([g.name for g in self.groups], parts, strict=True)),
+            {
                 'dense': self.dense_flops,
                 'pruned': self.ratio * self.dense_flops,
                 'target': float(self.progress[3]),
@@ -439,26 +330,6 @@ class LAPP(nn.Module):
     def extra_repr(self) -> str:
         """Shows what is pruned."""
         return f'groups={len(self.groups)}, channels={self.total}'
-
-
-def penalty_slope(ratio: float, target: float, band: float = 0.05) -> float:
-    """Derivative of the penalty by the log ratio, in [-1, 1]."""
-    return min(max(math.log(ratio / target) / band, -1.0), 1.0)
-
-
-def _layer_channels(layer: Layer) -> LayerChannels:
-    weight = layer.module._parameters['weight']
-    assert weight is not None
-    scale = None
-    if layer.norm is not None:
-        norm = layer.norm._parameters['weight']
-        scale = None if norm is None else norm.detach()
-
-    def flat(tensor: Tensor) -> Tensor:
-        return tensor.detach().movedim(layer.dim, 0).flatten(1)
-
-    gradient = None if weight.grad is None else flat(weight.grad)
-    return LayerChannels(flat(weight), gradient, scale)
 
 
 def _mean_over_ranks(tensor: Tensor) -> Tensor:

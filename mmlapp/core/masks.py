@@ -70,9 +70,11 @@ class ApplyMask(Function):
             product = (grad * parameter).movedim(ctx.dim, 0)
             product = product.reshape(product.shape[0], -1)
             per_channel = -product.sum(dim=1, dtype=slope.dtype) * slope
-            grad_threshold = slope.new_zeros(ctx.groups).index_add(
-                0, group, per_channel
-            ).to(ctx.threshold_dtype)
+            grad_threshold = (
+                slope.new_zeros(ctx.groups)
+                .index_add(0, group, per_channel)
+                .to(ctx.threshold_dtype)
+            )
         return grad * shaped, grad_threshold, None, None, None, None
 
 
@@ -130,8 +132,8 @@ class ParameterMask:
     def __call__(self, parameter: Tensor) -> Tensor:
         """Returns the masked parameter."""
         source = self.source
-        threshold = source.threshold if self.learn else (
-            source.threshold.detach()
+        threshold = (
+            source.threshold if self.learn else (source.threshold.detach())
         )
         return ApplyMask.apply(  # type: ignore[no-any-return]
             parameter,
@@ -154,31 +156,33 @@ def _as_slice(channels: Tensor) -> Tensor | slice:
 class Masked:
     """Mixin of modules some of whose parameters are read through masks."""
 
-    _masks: dict[str, list[ParameterMask]]
-
 
 @cache
-def _masked_class(cls: type[nn.Module], names: frozenset[str]) -> type:
+def _masked_class(cls: type, names: frozenset[str]) -> type:
     """A subclass whose named parameters are properties.
 
     The parameters stay where ``nn.Module`` keeps them: state dict,
     optimizers and initialisers see them unmasked. The name is kept, since
     MMEngine's initialisers compare class names.
     """
-    body = {name: _masked_property(name) for name in names}
-    body.update(__module__=cls.__module__, __qualname__=cls.__qualname__)
+    body = {
+        '__module__': cls.__module__,
+        '__qualname__': cls.__qualname__,
+        **{name: _masked_property(name) for name in names},
+    }
     return type(cls.__name__, (cls, Masked), body)
 
 
 def _masked_property(name: str) -> property:
     def read(self: nn.Module) -> Tensor | None:
-        value = self._parameters[name]
-        for mask in self._masks[name]:  # type: ignore[union-attr]
+        value: Tensor | None = self._parameters[name]
+        masks: dict[str, list[ParameterMask]] = self.__dict__['_masks']
+        for mask in masks[name]:
             if mask.active and value is not None:
                 value = mask(value)
         return value
 
-    def write(self: nn.Module, value: Tensor | None) -> None:
+    def write(self: nn.Module, value: nn.Parameter | None) -> None:
         self.register_parameter(name, value)
 
     return property(read, write)
@@ -192,13 +196,15 @@ def add_mask(module: nn.Module, name: str, mask: ParameterMask) -> None:
         name (str): Name of the parameter, such as ``weight``.
         mask (ParameterMask): The mask.
     """
-    masks = dict(getattr(module, '_masks', {}))
+    masks = dict(module.__dict__.get('_masks', {}))
     masks[name] = [*masks.get(name, []), mask]
-    base = type(module).__bases__[0] if isinstance(module, Masked) else (
-        type(module)
+    base = (
+        type(module).__bases__[0]
+        if isinstance(module, Masked)
+        else (type(module))
     )
     module.__class__ = _masked_class(base, frozenset(masks))
-    module._masks = masks
+    module.__dict__['_masks'] = masks
 
 
 def remove_masks(module: nn.Module) -> None:
@@ -209,4 +215,4 @@ def remove_masks(module: nn.Module) -> None:
     """
     if isinstance(module, Masked):
         module.__class__ = type(module).__bases__[0]
-        del module._masks
+        del module.__dict__['_masks']

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from .bypass import Bypassed, add_bypass, build_bypass, narrow_bypass
+from .bypass import Bypassed, add_bypass, build_bypass
 from .errors import PruningError
 from .masks import remove_masks
+from .partial import narrow_bypass
 from .plan import BypassPlan, ChannelPlan, Kept
 
 
@@ -79,7 +80,7 @@ def _tensor(model: nn.Module, name: str) -> Tensor:
     """A parameter or buffer as stored, not as a mask shows it."""
     owner, _, leaf = name.rpartition('.')
     module = model.get_submodule(owner)
-    value = module._parameters.get(leaf)
+    value: Tensor | None = module._parameters.get(leaf)
     value = module._buffers.get(leaf) if value is None else value
     if value is None:
         raise AttributeError(name)

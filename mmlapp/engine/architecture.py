@@ -95,9 +95,14 @@ def _samples(model: nn.Module, shape: tuple[int, ...]) -> list[Any] | None:
     from mmdet.structures import DetDataSample
 
     size = shape[1:]
-    return [DetDataSample(metainfo=dict(
-        img_shape=size, ori_shape=size, pad_shape=size,
-        batch_input_shape=size, scale_factor=(1.0, 1.0),
-    ))]
-
-
+    return [
+        DetDataSample(
+            metainfo=dict(
+                img_shape=size,
+                ori_shape=size,
+                pad_shape=size,
+                batch_input_shape=size,
+                scale_factor=(1.0, 1.0),
+            )
+        )
+    ]

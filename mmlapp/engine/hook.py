@@ -57,7 +57,9 @@ class LAPPHook(Hook):
         self.prune_epochs, self.prune_iters = prune_epochs, prune_iters
         self.begin_iters, self.interval = begin_iters, interval
         for name, least in (
-            ('prune_epochs', 0), ('prune_iters', 0), ('interval', 0),
+            ('prune_epochs', 0),
+            ('prune_iters', 0),
+            ('interval', 0),
             ('begin_iters', -1),
         ):
             value = getattr(self, name)
@@ -132,9 +134,7 @@ class LAPPHook(Hook):
             lapp.phase == PRUNING
             and self.every_n_train_iters(runner, self.interval)
         ):
-            runner.visualizer.add_scalars(
-                _scalars(lapp), step=runner.iter + 1
-            )
+            runner.visualizer.add_scalars(_scalars(lapp), step=runner.iter + 1)
         if ended:
             _report(runner.logger, lapp)
 

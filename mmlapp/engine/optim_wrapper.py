@@ -116,9 +116,11 @@ class AmpLAPPOptimWrapper(_ThresholdStep, AmpOptimWrapper):
 
 
 def _has_accelerator() -> bool:
-    return any((
-        is_cuda_available(),
-        is_npu_available(),
-        is_mlu_available(),
-        is_musa_available(),
-    ))
+    return any(
+        (
+            is_cuda_available(),
+            is_npu_available(),
+            is_mlu_available(),
+            is_musa_available(),
+        )
+    )

@@ -81,8 +81,9 @@ class Call:
 
     def outputs(self) -> list[Tensor]:
         """Returns the tensor results, in order."""
-        return [leaf for leaf in tree_leaves(self.out)
-                if isinstance(leaf, Tensor)]
+        return [
+            leaf for leaf in tree_leaves(self.out) if isinstance(leaf, Tensor)
+        ]
 
     def argument(self, index: int, name: str, default: Any = None) -> Any:
         """Returns an argument given by position or by name."""
@@ -190,10 +191,14 @@ class Tracer(TorchDispatchMode):
         name = self._names.get(id(tensor))
         if name is None:
             return Labels()
-        labels = Labels({
-            dim: Axis(self._nodes(self.site(name, dim, size)), zero=False)
-            for dim, size in enumerate(tensor.shape) if size > 1
-        }, parameter=True)
+        labels = Labels(
+            {
+                dim: Axis(self._nodes(self.site(name, dim, size)), zero=False)
+                for dim, size in enumerate(tensor.shape)
+                if size > 1
+            },
+            parameter=True,
+        )
         self.set(tensor, labels)
         return labels
 

@@ -28,14 +28,16 @@ def convolution(tracer: Tracer, call: Call) -> None:
             _freeze(tracer, labels, DYNAMIC)
     sides = _sides(tracer, weight, kernel, transposed)
     count = weight.shape[1] * groups if transposed else weight.shape[0]
-    emitted, consumed = sides if not transposed or groups == 1 else (
-        torch.full((count,), -1), sides[1]
+    emitted, consumed = (
+        sides
+        if not transposed or groups == 1
+        else (torch.full((count,), -1), sides[1])
     )
     entered = _ids(read, 1, x.shape[1])
     per_group = x.shape[1] // groups
     if groups == 1:
         tracer.graph.unite(entered, consumed, INPUT_REASON)
-        factors = (emitted, consumed)
+        factors: tuple[Tensor, ...] = (emitted, consumed)
     elif transposed:
         _freeze(tracer, read, 'read by a grouped transposed convolution')
         _freeze(tracer, kernel, 'grouped transposed convolution')
@@ -129,9 +131,9 @@ def _product(
             shared.ids, _ids(right, 0, b.shape[0]), INPUT_REASON
         )
         result.axes[0] = shared
-    rows = left.axes[row].ids if row in left.axes else ()
     factors = [consumed, _ids(right, column, b.shape[column])]
-    factors += [rows] if len(rows) else []
+    if row in left.axes:
+        factors.append(left.axes[row].ids)
     batch = a.shape[0] if a.dim() == 3 else 1
     constant = batch * a.shape[row] * a.shape[inner] * b.shape[column]
     _term(tracer, b, constant, tuple(factors), call.op)
@@ -166,19 +168,18 @@ def attention(tracer: Tracer, call: Call) -> None:
     query, key, value = call.args[:3]
     for tensor in (query, key):
         _freeze(tracer, tracer.labels(tensor), 'compared by attention')
-    batch, heads, length, width = query.shape
+    batch, heads, length, _ = query.shape
     for name, tensor in (('query', query), ('value', value)):
         constant = batch * heads * length * key.shape[2] * tensor.shape[3]
         _term(tracer, tensor, constant, (), f'{call.op}.{name}')
     axes = {
         d: Axis(a.ids, a.zero)
-        for d, a in tracer.labels(value).axes.items() if d == 3
+        for d, a in tracer.labels(value).axes.items()
+        if d == 3
     }
     _freeze(
         tracer,
-        Labels({
-            d: a for d, a in tracer.labels(value).axes.items() if d != 3
-        }),
+        Labels({d: a for d, a in tracer.labels(value).axes.items() if d != 3}),
         'mixed by attention',
     )
     tracer.set(call.outputs()[0], Labels(axes))

@@ -40,7 +40,8 @@ _VIEWS = {'aten::view', 'aten::_unsafe_view', 'aten::reshape'}
 def _dataless(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Drops what changes the type of a tensor: labels stay integers."""
     return {
-        k: v for k, v in kwargs.items()
+        k: v
+        for k, v in kwargs.items()
         if k not in ('dtype', 'memory_format', 'layout', 'device')
     }
 

@@ -100,10 +100,8 @@ _ZERO: dict[str, Callable[[Call, list[Axis | None]], bool]] = {
 }
 
 # Operators that torch does not tag as pointwise although they are.
-RULES = {
-    f'aten::{name}': pointwise
-    for name in (
-        'hardtanh leaky_relu hardswish hardsigmoid elu selu celu relu6 '
-        'softplus log_sigmoid mish silu gelu dropout fill _prelu_kernel'
-    ).split()
-}
+_UNTAGGED = (
+    'hardtanh leaky_relu hardswish hardsigmoid elu selu celu relu6 '
+    'softplus log_sigmoid mish silu gelu dropout fill _prelu_kernel'
+)
+RULES = {f'aten::{name}': pointwise for name in _UNTAGGED.split()}

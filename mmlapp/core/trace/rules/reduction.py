@@ -37,7 +37,9 @@ def reduced(tracer: Tracer, call: Call) -> None:
             shift = 0 if keepdim else sum(d < dim for d in over)
             result.axes[dim - shift] = axis
         elif call.op != 'aten::sum' or not axis.zero:
-            tracer.graph.freeze(axis.ids, f'reduced over channels by {call.op}')
+            tracer.graph.freeze(
+                axis.ids, f'reduced over channels by {call.op}'
+            )
     for output in call.outputs():
         tracer.set(output, result)
 

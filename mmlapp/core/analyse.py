@@ -1,0 +1,160 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What can be pruned in a network, found without changing it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from .bypass import Bypass, build_bypass
+from .errors import PruningError, PruningWarning
+from .groups import ChannelGroup, Groups, Member, find_groups, matches
+from .trace import Trace, trace
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What can be pruned in a network, and what it costs.
+
+    Args:
+        trace (Trace): Recorded forward.
+        groups (Groups): Prunable and frozen channel groups.
+        bypasses (dict[str, nn.Conv2d]): Bypass of each convolution.
+        without (dict[str, str]): Convolutions without one, and why.
+    """
+
+    trace: Trace
+    groups: Groups
+    bypasses: dict[str, nn.Conv2d]
+    without: dict[str, str]
+
+
+def analyse(
+    model: nn.Module,
+    forward: Callable[[], Any],
+    scope: str | Sequence[str] = '*',
+    ignore: str | Sequence[str] = (),
+    bypass: Bypass | None = None,
+) -> Analysis:
+    """Finds a network's channel groups without changing it.
+
+    Args:
+        model (nn.Module): The network.
+        forward (Callable): Runs it on an example.
+        scope (str or Sequence[str]): Patterns of module names that may be
+            pruned. Defaults to all.
+        ignore (str or Sequence[str]): Patterns to leave alone. Defaults to
+            none.
+        bypass (Bypass, optional): The bypass to plan for. Defaults to none.
+
+    Returns:
+        Analysis: Groups, bypasses and multiply-adds.
+
+    Raises:
+        PruningError: If the model is wrapped for distributed training, or a
+            pattern of ``scope`` matches nothing.
+    """
+    _refuse_wrapper(model)
+    bypass = bypass or Bypass()
+    scope = (scope,) if isinstance(scope, str) else tuple(scope)
+    ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    record = trace(model, forward)
+    groups = find_groups(record, scope, ignore)
+    if bypass.placement == 'fill':
+        built = _bypasses(
+            model, record, bypass, _inside(record, scope, ignore)
+        )
+        groups = _fill_groups(record, groups, *built)
+    else:
+        wanted = {
+            m.site.module
+            for g in groups.prunable
+            for m in g.producers(record.producers)
+        }
+        built = _bypasses(model, record, bypass, wanted)
+    return Analysis(record, groups, *built)
+
+
+def _refuse_wrapper(model: nn.Module) -> None:
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    if isinstance(model, wrappers):
+        raise PruningError(
+            f'the model is wrapped in {type(model).__name__}: prune '
+            'model.module first and wrap it afterwards'
+        )
+
+
+def _inside(
+    record: Trace, scope: Sequence[str], ignore: Sequence[str]
+) -> set[str]:
+    return {
+        s.module
+        for s in record.producers
+        if matches(s.module, scope) and not matches(s.module, ignore)
+    }
+
+
+def _bypasses(
+    model: nn.Module, record: Trace, bypass: Bypass, wanted: set[str]
+) -> tuple[dict[str, nn.Conv2d], dict[str, str]]:
+    """Builds the bypass of every wanted layer, in order of the forward."""
+    built, without = {}, {}
+    for site in record.sites:
+        name = site.module
+        if site not in record.producers or name not in wanted:
+            continue
+        layer = model.get_submodule(name)
+        branch = build_bypass(layer, bypass.type)
+        if getattr(layer, 'groups', 1) > 1 and bypass.type != 'none':
+            branch = 'it is a grouped convolution'
+        if isinstance(branch, str):
+            without[name] = branch
+        else:
+            built[name] = branch
+    if bypass.type != 'none' and not built:
+        warnings.warn(
+            f'bypass={bypass.type!r} was added to no layer: '
+            + '; '.join(sorted(set(without.values()))),
+            PruningWarning,
+            stacklevel=4,
+        )
+    return built, without
+
+
+def _fill_groups(
+    record: Trace,
+    groups: Groups,
+    bypasses: dict[str, nn.Conv2d],
+    without: dict[str, str],
+) -> Groups:
+    """One group per convolution: with fill no layer agrees with another."""
+    channel = torch.full_like(groups.node_channel, -1)
+    owner = channel.clone()
+    items: list[ChannelGroup] = []
+    total = number = 0
+    for site in record.sites:
+        name = site.module
+        if site not in record.producers:
+            continue
+        frozen = (
+            None
+            if name in bypasses
+            else without.get(name, 'outside the scope')
+        )
+        sites = [site, *(s for s in record.sites if s.name == f'{name}.bias')]
+        local = torch.arange(site.size)
+        members = tuple(Member(s, local) for s in sites)
+        items.append(ChannelGroup(name, site.size, members, frozen))
+        if frozen is not None:
+            continue
+        for s in sites:
+            channel[s.start : s.start + s.size] = local + total
+            owner[s.start : s.start + s.size] = number
+        total, number = total + site.size, number + 1
+    return Groups(tuple(items), channel, owner)
