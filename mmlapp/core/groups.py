@@ -8,7 +8,7 @@ import fnmatch
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,7 +39,8 @@ class ChannelGroup:
     """Channels with the same members; each is kept or removed everywhere.
 
     Args:
-        name (str): Name of the first layer that emits them.
+        name (str): Name of the first layer that emits them, with a number
+            if several groups begin there.
         size (int): Number of channels.
         members (tuple[Member, ...]): Everything that shrinks with them.
         frozen (str, optional): Why no channel may be removed. Defaults to
@@ -111,6 +112,7 @@ def find_groups(
         by_key[key].append(component)
     items, channel, group = [], torch.full_like(root, -1), root * 0 - 1
     total = number = 0
+    names: Counter[str] = Counter()
     for components in by_key.values():
         frozen = reasons.get(components[0])
         if frozen is None and len(components) == 1:
@@ -119,7 +121,10 @@ def find_groups(
         index = torch.tensor(components)
         local[index] = torch.arange(len(components))
         local = local[root]
-        items.append(_group(trace, local, len(components), frozen))
+        item = _group(trace, local, len(components), frozen)
+        if frozen is None:
+            item = _rename(item, names)
+        items.append(item)
         if frozen is None:
             mine = local >= 0
             channel[mine] = local[mine] + total
@@ -138,6 +143,15 @@ def _group(
             members.append(Member(site, channels))
     name = next(m.site.module for m in members if m.site in trace.producers)
     return ChannelGroup(name, size, tuple(members), frozen)
+
+
+def _rename(group: ChannelGroup, names: Counter[str]) -> ChannelGroup:
+    """Tells groups that begin at the same layer apart."""
+    names[group.name] += 1
+    number = names[group.name]
+    return (
+        group if number == 1 else replace(group, name=f'{group.name}#{number}')
+    )
 
 
 def _emitted(trace: Trace, root: Tensor) -> list[int]:

@@ -72,7 +72,9 @@ def group_scores(
         blank = raw.new_zeros(group.size)
         count = blank.index_add(0, index, torch.ones_like(raw))
         total = blank.index_add(0, index, raw)
-        parts.append(normalise(total / count.clamp_min(1)))
+        mean = total / count.clamp_min(1)
+        # A rank would hide a NaN or an infinity: times zero, it stays.
+        parts.append(normalise(mean) + (mean * 0).sum())
     return torch.stack(parts).mean(dim=0)
 
 

@@ -42,8 +42,8 @@ class LAPPHook(Hook):
         PruningError: If an argument lies outside its range.
     """
 
-    # Before LoggerHook (BELOW_NORMAL), after IterTimerHook (NORMAL).
-    priority = 'BELOW_NORMAL'
+    # Before LoggerHook (BELOW_NORMAL), which logs what is reported here.
+    priority = 'NORMAL'
 
     def __init__(
         self,

@@ -58,8 +58,9 @@ def gather_axis(
 
     A tensor stays rectangular when channels are removed only if its labels
     vary along one dimension. Where they vary along several (a view of
-    ``C`` into ``g x C/g``, tokens joined to a sequence) the largest one
-    stays and the labels are tied across the others.
+    ``C`` into ``g x C/g``, tokens joined to a sequence, pixels shuffled)
+    the one that tells most channels apart stays and the labels are tied
+    across the others.
 
     Args:
         graph (ChannelGraph): Receives the ties.
@@ -73,10 +74,10 @@ def gather_axis(
     varying = [d for d in range(labels.dim()) if _varies(labels, d)]
     if not varying:
         return None
-    keep = max(varying, key=lambda d: (labels.shape[d], d))
+    keep = max(varying, key=lambda d: (_distinct(labels, d), d))
     for d in range(labels.dim()):
-        if d != keep and d not in varying:
-            labels = labels.narrow(d, 0, 1)
+        if d not in varying:
+            labels = labels.amax(dim=d, keepdim=True)
     rows = labels.movedim(keep, 0).reshape(labels.shape[keep], -1)
     ids = rows.amax(dim=1)
     if rows.shape[1] > 1:
@@ -124,9 +125,17 @@ def move(
 
 
 def _varies(labels: Tensor, dim: int) -> bool:
+    """Whether channels differ along a dimension; padding is no channel."""
     if labels.shape[dim] == 1 or labels.stride(dim) == 0:
         return False
-    return bool((labels != labels.narrow(dim, 0, 1)).any())
+    high = labels.amax(dim=dim, keepdim=True)
+    return bool(((labels != high) & (labels != NO_CHANNEL)).any())
+
+
+def _distinct(labels: Tensor, dim: int) -> int:
+    """Number of channels that a dimension tells apart."""
+    lines = labels.movedim(dim, 0).reshape(labels.shape[dim], -1)
+    return lines.amax(dim=1).unique().numel()
 
 
 def tie_pieces(graph: ChannelGraph, axis: Axis, length: int) -> bool:
