@@ -149,9 +149,9 @@ def _rename(group: ChannelGroup, names: Counter[str]) -> ChannelGroup:
     """Tells groups that begin at the same layer apart."""
     names[group.name] += 1
     number = names[group.name]
-    return (
-        group if number == 1 else replace(group, name=f'{group.name}#{number}')
-    )
+    if number == 1:
+        return group
+    return replace(group, name=f'{group.name}#{number}')
 
 
 def _emitted(trace: Trace, root: Tensor) -> list[int]:
