@@ -34,6 +34,11 @@ class Analysis:
     bypasses: dict[str, nn.Conv2d]
     without: dict[str, str]
 
+    @property
+    def flops(self) -> int:
+        """Multiply-adds of the network as it is."""
+        return sum(term.dense for term in self.trace.terms)
+
 
 def analyse(
     model: nn.Module,

@@ -94,13 +94,13 @@ def attach(
             f'no channel can be pruned in scope={scope!r}; reasons: '
             + '; '.join(reasons)
         )
-    table = _flops_table(model, analysis, bypass)
+    table = flops_table(model, analysis, bypass)
     infos = _infos(model, analysis, floor=int(bypass.placement == 'narrow'))
     lapp = LAPP(
         infos,
         _layout(model, analysis, bypass),
         table,
-        sum(_dense(t) for t in analysis.trace.terms),
+        analysis.flops,
         score,
         normalisation,
         smooth,
@@ -119,23 +119,25 @@ def _activate(module: nn.Module, args: object) -> None:
     module.lapp.active = True  # type: ignore[union-attr]
 
 
-def _dense(term: FlopsTerm) -> int:
-    value = term.constant
-    for ids in term.factors:
-        value *= ids.numel()
-    return value
-
-
-def _flops_table(
+def flops_table(
     model: nn.Module, analysis: Analysis, bypass: Bypass
 ) -> FlopsTable:
-    """Multiply-adds of the network with its bypasses."""
+    """Makes the multiply-adds of a network with its bypasses.
+
+    Args:
+        model (nn.Module): The network as it was analysed.
+        analysis (Analysis): What :func:`analyse` found.
+        bypass (Bypass): Type and placement that it was analysed for.
+
+    Returns:
+        FlopsTable: As a function of the masks.
+    """
     terms = list(analysis.trace.terms)
     pairs: list[PairTerm] = []
     channel = analysis.groups.node_channel
     for name, branch in analysis.bypasses.items():
         weight = model.get_parameter(f'{name}.weight')
-        calls = sum(_dense(t) for t in terms if t.name == name)
+        calls = sum(t.dense for t in terms if t.name == name)
         positions = calls // weight.numel()
         area = branch.weight[0, 0].numel()
         label = f'{name}.bypass'

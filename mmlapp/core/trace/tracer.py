@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,11 @@ class FlopsTerm:
     name: str
     constant: int
     factors: tuple[Tensor, ...]
+
+    @property
+    def dense(self) -> int:
+        """Multiply-adds with all channels."""
+        return self.constant * math.prod(f.numel() for f in self.factors)
 
 
 @dataclass
