@@ -1,0 +1,14 @@
+_base_ = './atss_r18-w16_fpn_b16_digits-detection.py'
+
+custom_imports = dict(imports=['mmlapp'])
+
+model = dict(
+    type='mmlapp.PrunableModel',
+    architecture=_base_.model.type,
+    input_shape=(3, 112, 112),
+)
+optim_wrapper = dict(type='mmlapp.LAPPOptimWrapper')
+custom_hooks = [
+    *_base_.get('custom_hooks', []),
+    dict(type='mmlapp.LAPPHook', target_flops=0.5, prune_epochs=3),
+]

@@ -1,0 +1,14 @@
+_base_ = './resnet20_8xb16_cifar10.py'
+
+custom_imports = dict(imports=['mmlapp'])
+
+model = dict(
+    type='mmlapp.PrunableModel',
+    architecture=_base_.model.type,
+    input_shape=(3, 32, 32),
+)
+optim_wrapper = dict(type='mmlapp.LAPPOptimWrapper')
+custom_hooks = [
+    *_base_.get('custom_hooks', []),
+    dict(type='mmlapp.LAPPHook', target_flops=0.403, prune_epochs=10),
+]

@@ -1,0 +1,14 @@
+_base_ = './resnet56_b128_cifar10-folder.py'
+
+custom_imports = dict(imports=['mmlapp'])
+
+model = dict(
+    type='mmlapp.PrunableModel',
+    architecture=_base_.model.type,
+    input_shape=(3, 32, 32),
+)
+optim_wrapper = dict(type='mmlapp.LAPPOptimWrapper')
+custom_hooks = [
+    *_base_.get('custom_hooks', []),
+    dict(type='mmlapp.LAPPHook', target_flops=0.5, prune_epochs=10),
+]

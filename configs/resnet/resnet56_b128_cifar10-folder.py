@@ -1,0 +1,3 @@
+_base_ = './resnet20_b128_cifar10-folder.py'
+
+model = dict(backbone=dict(depth=56))

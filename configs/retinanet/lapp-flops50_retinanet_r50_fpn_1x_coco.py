@@ -1,0 +1,15 @@
+_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+
+custom_imports = dict(imports=['mmlapp'])
+
+model = dict(
+    type='mmlapp.PrunableModel',
+    architecture=_base_.model.type,
+    scope=['backbone', 'neck', 'bbox_head'],
+    input_shape=(3, 800, 1280),
+)
+optim_wrapper = dict(type='mmlapp.LAPPOptimWrapper')
+custom_hooks = [
+    *_base_.get('custom_hooks', []),
+    dict(type='mmlapp.LAPPHook', target_flops=0.5, prune_epochs=2),
+]

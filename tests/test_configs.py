@@ -1,0 +1,221 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Every config loads, builds, bears its name and stands in its model zoo."""
+
+import copy
+import re
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.hub import get_config
+from mmengine.model import BaseModel
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATASETS, MODELS, DefaultScope
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(
+    path
+    for path in (ROOT / 'configs').rglob('*.py')
+    if '_base_' not in path.parts
+)
+LAPP_CONFIGS = [path for path in CONFIGS if path.name.startswith('lapp-')]
+FAMILIES = sorted({path.parent for path in CONFIGS})
+# MMDetection warns of its own attribute.
+pytestmark = pytest.mark.filterwarnings(
+    'ignore:DeprecationWarning. `num_anchors`:UserWarning'
+)
+ZOO = [path.parent for path in sorted(ROOT.glob('configs/*/metafile.yml'))]
+
+
+@cache
+def parse(path: Path) -> Config:
+    return Config.fromfile(path)
+
+
+def load(path: Path) -> Config:
+    """Read a config once and give a copy that may be changed."""
+    return copy.deepcopy(parse(path))
+
+
+def name_of(path: Path) -> str:
+    return path.stem
+
+
+def parent_of(path: Path) -> tuple[str, Config]:
+    """Name and content of the config that a config inherits."""
+    found = re.match(r"_base_ = '(.+)'\n", path.read_text())
+    assert found, f'{path.name} inherits more or less than one config'
+    source = found[1]
+    if '::' in source:
+        return Path(source.split('::')[1]).stem, get_config(source)
+    inherited = path.parent / source
+    return inherited.stem, load(inherited)
+
+
+def build_model(cfg: Config) -> BaseModel:
+    """Build as the Runner does."""
+    if 'data_preprocessor' in cfg:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return MODELS.build(cfg.model)
+
+
+def test_names_are_unique() -> None:
+    """MIM looks for a config by its name alone, in `_base_` too."""
+    names = [path.name for path in (ROOT / 'configs').rglob('*.py')]
+    assert len(names) == len(set(names)) > 30
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=name_of)
+def test_model_and_optimizer_build(path: Path) -> None:
+    cfg = load(path)
+    if 'input_shape' in cfg.model:
+        # One image of COCO's size takes many seconds.
+        channels, *sides = cfg.model.input_shape
+        cfg.model.input_shape = (channels, *(min(s, 256) for s in sides))
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = build_model(cfg)
+        optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    assert isinstance(model, BaseModel)
+    assert hasattr(model, 'lapp') == (path in LAPP_CONFIGS)
+    assert optim_wrapper.optimizer.param_groups
+    if path in LAPP_CONFIGS:
+        model.lapp.check_reachable(cfg.custom_hooks[-1].target_flops)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=name_of)
+def test_data_and_schedule_are_complete(path: Path) -> None:
+    cfg = load(path)
+    assert cfg.default_scope in ('mmpretrain', 'mmdet')
+    assert cfg.train_cfg.max_epochs > 0
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        assert {'dataset', 'sampler', 'batch_size'} <= set(cfg[key])
+        assert cfg[key].dataset.pipeline[-1].type.startswith('Pack')
+    assert {'val_evaluator', 'test_evaluator', 'param_scheduler'} <= set(cfg)
+    batch = re.search(r'_(?:\d+x)?b(\d+)[_-]', path.name)
+    if batch:
+        assert cfg.train_dataloader.batch_size == int(batch[1])
+
+
+@pytest.mark.parametrize('path', LAPP_CONFIGS, ids=name_of)
+def test_name_of_lapp_config_says_what_it_does(path: Path) -> None:
+    parent, _ = parent_of(path)
+    hook = load(path).custom_hooks[-1]
+    assert path.stem == f'lapp-flops{round(hook.target_flops * 100)}_{parent}'
+
+
+@pytest.mark.parametrize('path', LAPP_CONFIGS, ids=name_of)
+def test_lapp_config_leaves_the_recipe_alone(path: Path) -> None:
+    (_, parent), cfg = parent_of(path), load(path).to_dict()
+    dense = parent.to_dict()
+    *hooks, ours = cfg.pop('custom_hooks')
+    assert hooks == dense.pop('custom_hooks', [])
+    assert ours['type'] == 'mmlapp.LAPPHook'
+    assert ours['prune_epochs'] <= cfg['train_cfg']['max_epochs'] / 3
+    assert cfg.pop('custom_imports') == dict(imports=['mmlapp'])
+    assert cfg['optim_wrapper'].pop('type') == 'mmlapp.LAPPOptimWrapper'
+    dense['optim_wrapper'].pop('type', None)
+    model = cfg['model']
+    assert model['type'] == 'mmlapp.PrunableModel'
+    model['type'] = model.pop('architecture')
+    for key in ('scope', 'input_shape'):
+        model.pop(key, None)
+    assert without_scope(cfg) == without_scope(dense)
+
+
+def without_scope(value: object) -> object:
+    """Drop the scopes that MMEngine notes when it reads another package."""
+    if isinstance(value, dict):
+        return {
+            k: without_scope(v) for k, v in value.items() if k != '_scope_'
+        }
+    if isinstance(value, list | tuple):
+        return [without_scope(item) for item in value]
+    return value
+
+
+def test_ratios_of_the_paper() -> None:
+    targets = {
+        path.stem: load(path).custom_hooks[-1].target_flops
+        for path in LAPP_CONFIGS
+    }
+    for name, target in targets.items():
+        known = 0.403 if 'resnet20' in name else 0.5
+        known = 0.444 if 'resnet18' in name else known
+        assert target == known, name
+
+
+@pytest.mark.parametrize('family', FAMILIES, ids=lambda path: path.name)
+def test_readme_links_every_config(family: Path) -> None:
+    readme = (family / 'README.md').read_text()
+    for path in family.glob('*.py'):
+        assert f'({path.name})' in readme
+
+
+@pytest.mark.parametrize('family', ZOO, ids=lambda path: path.name)
+def test_metafile_lists_every_config(family: Path) -> None:
+    meta = yaml.safe_load((family / 'metafile.yml').read_text())
+    collections = {item['Name'] for item in meta['Collections']}
+    for item in meta['Collections']:
+        assert (ROOT / item['README']).is_file()
+    for item in meta['Models']:
+        assert item['In Collection'] in collections
+        assert item['Config'] == f'configs/{family.name}/{item["Name"]}.py'
+        assert 'Weights' not in item, 'no weights are released'
+    names = sorted(item['Name'] for item in meta['Models'])
+    assert names == sorted(path.stem for path in family.glob('*.py'))
+
+
+def test_folder_of_images(tmp_path: Path) -> None:
+    """Classes are folders; channel 0 of what the network sees is red."""
+    for split in ('train', 'test'):
+        for label, name in enumerate(('a', 'b')):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            red = np.zeros((32, 32, 3), np.uint8)
+            red[..., 2] = 200 + label
+            cv2.imwrite(str(folder / '0.png'), red)
+    cfg = load(ROOT / 'configs/resnet/resnet20_b128_cifar10-folder.py')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = build_model(cfg)
+        for loader in (cfg.train_dataloader, cfg.val_dataloader):
+            loader.dataset.data_root = str(tmp_path)
+            dataset = DATASETS.build(loader.dataset)
+            assert dataset.get_gt_labels().tolist() == [0, 1]
+            assert dataset.metainfo['classes'] == ('a', 'b')
+        data = pseudo_collate([dataset[0], dataset[1]])
+        inputs = model.data_preprocessor(data)['inputs']
+    expected = (200 - 125.307) / 51.5865
+    assert inputs.shape == (2, 3, 32, 32)
+    assert inputs[0, 0, 0, 0].item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['resnet20_b64_digits', 'atss_r18-w16_fpn_b16_digits-detection'],
+)
+def test_digits_train_and_predict(name: str) -> None:
+    """A few steps on one batch lower the loss; a prediction comes out."""
+    torch.manual_seed(0)
+    cfg = load(ROOT / 'configs' / 'digits' / f'{name}.py')
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = build_model(cfg)
+        model.init_weights()
+        optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+        train = DATASETS.build(cfg.train_dataloader.dataset)
+        batch = pseudo_collate([train[i] for i in range(8)])
+        losses = []
+        for _ in range(8):
+            logs = model.train_step(batch, optim_wrapper)
+            losses.append(logs['loss'].item())
+        val = DATASETS.build(cfg.val_dataloader.dataset)
+        model.eval()
+        predictions = model.val_step(pseudo_collate([val[0], val[1]]))
+    assert losses[-1] < 0.8 * losses[0]
+    assert len(predictions) == 2
