@@ -1,0 +1,78 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What the README shows is run as it stands there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core import register_score
+from mmlapp.core.importance import SCORES
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / 'README.md').read_text()
+
+
+def block(marker: str) -> str:
+    """The fenced Python block that holds a marker."""
+    blocks = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
+    (found,) = [text for text in blocks if marker in text]
+    return found
+
+
+def test_the_bare_loop_prunes_to_half_the_flops() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 4),
+    )
+    batch = torch.rand(8, 3, 8, 8), torch.randint(0, 4, (8,))
+    names = {
+        'model': model,
+        'example_images': batch[0],
+        'loader': [batch] * 40,
+        'optimizer': torch.optim.SGD(model.parameters(), lr=0.05),
+    }
+    exec(block('lapp.begin'), names)
+    small = names['small']
+    assert isinstance(small, nn.Module)
+    a, b = small[0].out_channels, small[3].out_channels
+    dense = 64 * 9 * (3 * 16 + 16 * 16) + 16 * 4
+    pruned = 64 * 9 * (3 * a + a * b) + b * 4
+    assert 0.4 < pruned / dense <= 0.5
+    small.eval()
+    assert small(batch[0]).shape == (8, 4)
+
+
+def test_the_own_score_is_usable_by_name() -> None:
+    name = 'largest_weight'
+    SCORES._entries.pop(name, None)
+    exec(block('largest_weight'), {'register_score': register_score})
+    try:
+        assert name in set(SCORES)
+    finally:
+        SCORES._entries.pop(name)
+
+
+@pytest.mark.parametrize(
+    'path', sorted(set(re.findall(r'\]\(([^)#:]+)\)', README)))
+)
+def test_links_lead_to_files(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+def test_commands_name_files_that_exist() -> None:
+    scripts = set(re.findall(r'(?:tools|configs)/[\w./-]+', README))
+    assert len(scripts) >= 4
+    for script in scripts:
+        assert (ROOT / script.rstrip('.')).exists(), script
