@@ -140,26 +140,37 @@ class ChannelPlan:
     flops: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain numbers, strings, lists and dicts."""
-        return {
+        """Returns plain numbers, strings, lists and dicts.
+
+        Equal entries are written once, in ``kept``; the others are their
+        numbers in that list. All dimensions of a group share one.
+        """
+        numbers: dict[Kept, int] = {}
+
+        def number(kept: Kept) -> int:
+            return numbers.setdefault(kept, len(numbers))
+
+        data = {
             'version': VERSION,
             'flops': dict(self.flops),
-            'groups': {k: _pack(v) for k, v in self.groups.items()},
+            'groups': {k: number(v) for k, v in self.groups.items()},
             'bypasses': {
                 name: {
                     'type': b.type,
                     'placement': b.placement,
-                    'inputs': _pack(b.inputs),
-                    'outputs': _pack(b.outputs),
+                    'inputs': number(b.inputs),
+                    'outputs': number(b.outputs),
                 }
                 for name, b in self.bypasses.items()
             },
-            'attributes': {k: _pack(v) for k, v in self.attributes.items()},
+            'attributes': {k: number(v) for k, v in self.attributes.items()},
             'slices': {
-                name: {str(d): _pack(k) for d, k in dims.items()}
+                name: {str(d): number(k) for d, k in dims.items()}
                 for name, dims in self.slices.items()
             },
         }
+        data['kept'] = [[kept.size, kept.text()] for kept in numbers]
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ChannelPlan:
@@ -182,31 +193,71 @@ class ChannelPlan:
                 f'reads version {VERSION}'
             )
         try:
-            return cls(
-                groups=_unpack_all(data['groups']),
-                slices={
-                    name: {int(d): _unpack(k) for d, k in dims.items()}
-                    for name, dims in data['slices'].items()
-                },
-                attributes=_unpack_all(data['attributes']),
-                bypasses={
-                    name: BypassPlan(
-                        str(b['type']),
-                        str(b['placement']),
-                        _unpack(b['inputs']),
-                        _unpack(b['outputs']),
-                    )
-                    for name, b in data['bypasses'].items()
-                },
-                flops={k: float(v) for k, v in data['flops'].items()},
-            )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            return cls._from_entries(data)
+        except (
+            AttributeError,
+            IndexError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:
             if isinstance(error, PruningError):
                 raise
             raise PruningError(
                 f'the channel plan is damaged: {type(error).__name__} at '
                 f'{error}'
             ) from error
+
+    @classmethod
+    def _from_entries(cls, data: Mapping[str, Any]) -> ChannelPlan:
+        kept = [Kept.parse(int(n), str(text)) for n, text in data['kept']]
+        return cls(
+            groups={name: kept[n] for name, n in data['groups'].items()},
+            slices={
+                name: {int(d): kept[n] for d, n in dims.items()}
+                for name, dims in data['slices'].items()
+            },
+            attributes={k: kept[n] for k, n in data['attributes'].items()},
+            bypasses={
+                name: BypassPlan(
+                    str(b['type']),
+                    str(b['placement']),
+                    kept[b['inputs']],
+                    kept[b['outputs']],
+                )
+                for name, b in data['bypasses'].items()
+            },
+            flops={k: float(v) for k, v in data['flops'].items()},
+        )
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Returns the plan as JSON.
+
+        Args:
+            indent (int, optional): Blanks per level. Defaults to None: all
+                on one line.
+        """
+        separators = (',', ':') if indent is None else None
+        return json.dumps(self.to_dict(), indent=indent, separators=separators)
+
+    @classmethod
+    def from_json(cls, text: str) -> ChannelPlan:
+        """Reads what :meth:`to_json` wrote.
+
+        Args:
+            text (str): The JSON.
+
+        Raises:
+            PruningError: If it is no complete plan.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise PruningError(
+                f'the channel plan is no complete JSON ({error}): it may be '
+                'truncated; write it again'
+            ) from error
+        return cls.from_dict(data)
 
     def save(self, path: str | Path) -> None:
         """Writes the plan as JSON, under a temporary name first.
@@ -216,7 +267,7 @@ class ChannelPlan:
         """
         path = Path(path)
         temporary = path.with_name(f'{path.name}.tmp')
-        temporary.write_text(json.dumps(self.to_dict(), indent=1) + '\n')
+        temporary.write_text(self.to_json(indent=1) + '\n')
         os.replace(temporary, path)
 
     @classmethod
@@ -229,28 +280,7 @@ class ChannelPlan:
         Raises:
             PruningError: If the file is no complete plan.
         """
-        text = Path(path).read_text()
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise PruningError(
-                f'plan={str(path)!r} is no complete JSON file ({error}): it '
-                'may be truncated; write it again'
-            ) from error
-        try:
-            return cls.from_dict(data)
+            return cls.from_json(Path(path).read_text())
         except PruningError as error:
             raise PruningError(f'plan={str(path)!r}: {error}') from error
-
-
-def _pack(kept: Kept) -> list[Any]:
-    return [kept.size, kept.text()]
-
-
-def _unpack(data: Sequence[Any]) -> Kept:
-    size, text = data
-    return Kept.parse(int(size), str(text))
-
-
-def _unpack_all(data: Mapping[str, Any]) -> dict[str, Kept]:
-    return {name: _unpack(value) for name, value in data.items()}

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from mmlapp.core import ChannelPlan, shrink
+from mmlapp.core import ChannelPlan, PruningError, shrink
 from mmlapp.registry import MODELS
 
 from .architecture import build_architecture
@@ -31,7 +31,8 @@ def deployed_model(
     Args:
         architecture (str or Mapping): Type of the dense model, its arguments
             following as arguments here, or its whole config.
-        plan (str, Path or Mapping): The channel plan or its file.
+        plan (str, Path or Mapping): The channel plan, as a dictionary or as
+            JSON text, or the path of its file.
         data_preprocessor (Mapping, optional): Passed on to the model.
         **settings (Any): Arguments of the model, if ``architecture`` is its
             type.
@@ -42,9 +43,28 @@ def deployed_model(
     Raises:
         PruningError: If the plan is damaged or does not fit the model.
     """
-    if isinstance(plan, Mapping):
-        channels = ChannelPlan.from_dict(plan)
-    else:
-        channels = ChannelPlan.load(plan)
+    channels = read_plan(plan)
     model = build_architecture(architecture, settings, data_preprocessor)
     return shrink(model, channels)
+
+
+def read_plan(plan: str | Path | Mapping[str, Any]) -> ChannelPlan:
+    """Reads a plan in any of the forms that a config may hold.
+
+    Args:
+        plan (str, Path or Mapping): The plan as a dictionary, as JSON text,
+            or the path of its file.
+
+    Raises:
+        PruningError: If it is no complete plan, or no such file exists.
+    """
+    if isinstance(plan, Mapping):
+        return ChannelPlan.from_dict(plan)
+    if str(plan).lstrip().startswith('{'):
+        return ChannelPlan.from_json(str(plan))
+    if not Path(plan).is_file():
+        raise PruningError(
+            f'plan={str(plan)!r}: there is no such file. Give the path of a '
+            'plan that tools/deploy.py wrote, or the plan itself'
+        )
+    return ChannelPlan.load(plan)
