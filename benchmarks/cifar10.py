@@ -121,8 +121,8 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     model.eval()
     right = 0
     for i in range(0, len(images), 500):
-        logits = model(prepare(images[i:i + 500]))
-        right += int((logits.argmax(1) == labels[i:i + 500]).sum())
+        logits = model(prepare(images[i : i + 500]))
+        right += int((logits.argmax(1) == labels[i : i + 500]).sum())
     model.train()
     return 100.0 * right / len(images)
 
@@ -169,16 +169,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.subset:
         keep = torch.randperm(
             50000, generator=torch.Generator().manual_seed(1)
-        )[:args.subset]
+        )[: args.subset]
         train = (train[0][keep], train[1][keep])
     model, lapp = build(args)
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.1, momentum=0.9, nesterov=True,
+        model.parameters(),
+        lr=0.1,
+        momentum=0.9,
+        nesterov=True,
         weight_decay=WEIGHT_DECAY,
     )
     steps = len(train[0]) // BATCH
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, PEAK_RATE, total_steps=args.epochs * steps,
+        optimizer,
+        PEAK_RATE,
+        total_steps=args.epochs * steps,
         pct_start=args.warmup,
     )
     checkpoint = args.out / f'{args.name}.pt'
@@ -197,7 +202,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for step in range(steps):
             if lapp and epoch * steps + step == int(args.begin * steps):
                 lapp.begin(args.target, int(args.prune_epochs * steps))
-            index = order[step * BATCH:(step + 1) * BATCH]
+            index = order[step * BATCH : (step + 1) * BATCH]
             images = augment(prepare(train[0][index]), generator)
             with torch.autocast('cpu', torch.bfloat16, enabled=args.amp):
                 logits = model(images)
@@ -221,9 +226,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             row['flops'] = lapp.ratio
             row['keep'] = lapp.keep_ratios()
             row['signal'] = lapp.signal()
-            row['threshold'] = [
-                round(t, 4) for t in lapp.threshold.tolist()
-            ]
+            row['threshold'] = [round(t, 4) for t in lapp.threshold.tolist()]
         history.append(row)
         print(json.dumps(row), flush=True)
         save(
@@ -242,11 +245,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             k: v for k, v in vars(args).items() if k not in ('data', 'out')
         },
         'accuracy': history[-1]['accuracy'],
-        'flops': lapp.ratio if lapp else multiply_adds(
+        'flops': lapp.ratio
+        if lapp
+        else multiply_adds(
             args.depth,
             uniform_widths(args.depth, args.target)
-            if args.method == 'uniform' else None,
-        ) / dense,
+            if args.method == 'uniform'
+            else None,
+        )
+        / dense,
         'seconds': sum(r['seconds'] for r in history),
         'history': history,
     }
@@ -287,11 +294,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--task-weight', type=float, default=0.1)
     parser.add_argument('--memory', type=float, default=0.1)
     args = parser.parse_args()
-    args.name = args.name or '-'.join([
-        args.method,
-        *([args.bypass, args.placement] if args.method == 'lapp' else []),
-        f'seed{args.seed}',
-    ])
+    args.name = args.name or '-'.join(
+        [
+            args.method,
+            *([args.bypass, args.placement] if args.method == 'lapp' else []),
+            f'seed{args.seed}',
+        ]
+    )
     return args
 
 
@@ -304,8 +313,10 @@ def main() -> None:
     temporary = path.with_suffix('.json.tmp')
     temporary.write_text(json.dumps(result, indent=1) + '\n')
     os.replace(temporary, path)
-    print(f'{args.name}: {result["accuracy"]:.2f} % at '
-          f'{result["flops"]:.4f} of the FLOPs, {result["seconds"]:.0f} s')
+    print(
+        f'{args.name}: {result["accuracy"]:.2f} % at '
+        f'{result["flops"]:.4f} of the FLOPs, {result["seconds"]:.0f} s'
+    )
 
 
 if __name__ == '__main__':

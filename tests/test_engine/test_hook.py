@@ -181,7 +181,7 @@ def test_a_phase_longer_than_training_is_refused(
     make_runner: MakeRunner,
 ) -> None:
     runner = make_runner(change_hook(prune_epochs=4))
-    with pytest.raises(PruningError, match='ends at iteration 16.*at 12'):
+    with pytest.raises(PruningError, match=r'ends at iteration 16.*at 12'):
         runner.train()
 
 
