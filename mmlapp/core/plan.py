@@ -142,8 +142,8 @@ class ChannelPlan:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain numbers, strings, lists and dicts.
 
-        Equal entries are written once, in ``kept``; the others are their
-        numbers in that list. All dimensions of a group share one.
+        Equal entries are written once, in ``kept``, and stand elsewhere as
+        their number in that list: all dimensions of a group share one.
         """
         numbers: dict[Kept, int] = {}
 
@@ -210,20 +210,27 @@ class ChannelPlan:
 
     @classmethod
     def _from_entries(cls, data: Mapping[str, Any]) -> ChannelPlan:
-        kept = [Kept.parse(int(n), str(text)) for n, text in data['kept']]
+        table = [Kept.parse(int(n), str(t)) for n, t in data.get('kept', ())]
+
+        def read(entry: int | Sequence[Any]) -> Kept:
+            if isinstance(entry, int):
+                return table[entry]
+            size, text = entry
+            return Kept.parse(int(size), str(text))
+
         return cls(
-            groups={name: kept[n] for name, n in data['groups'].items()},
+            groups={name: read(e) for name, e in data['groups'].items()},
             slices={
-                name: {int(d): kept[n] for d, n in dims.items()}
+                name: {int(d): read(e) for d, e in dims.items()}
                 for name, dims in data['slices'].items()
             },
-            attributes={k: kept[n] for k, n in data['attributes'].items()},
+            attributes={k: read(e) for k, e in data['attributes'].items()},
             bypasses={
                 name: BypassPlan(
                     str(b['type']),
                     str(b['placement']),
-                    kept[b['inputs']],
-                    kept[b['outputs']],
+                    read(b['inputs']),
+                    read(b['outputs']),
                 )
                 for name, b in data['bypasses'].items()
             },
