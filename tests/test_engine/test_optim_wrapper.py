@@ -11,7 +11,7 @@ from mmlapp.engine import AmpLAPPOptimWrapper, LAPPOptimWrapper
 from mmlapp.engine.optim_wrapper import find_lapp
 
 
-def build() -> tuple[nn.Module, LAPP]:
+def build(steps: int = 10) -> tuple[nn.Module, LAPP]:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3),
@@ -21,7 +21,7 @@ def build() -> tuple[nn.Module, LAPP]:
         nn.Linear(32, 2),
     )
     lapp = attach(model, torch.rand(1, 3, 6, 6))
-    lapp.begin(0.5, steps=10)
+    lapp.begin(0.5, steps)
     return model, lapp
 
 
@@ -58,7 +58,7 @@ def test_thresholds_are_no_parameters_of_the_optimizer() -> None:
 def test_the_loss_scale_is_taken_out_of_the_thresholds_gradient() -> None:
     thresholds = []
     for last in (1.0, 1024.0):
-        model, lapp = build()
+        model, lapp = build(steps=100)
         wrapper = LAPPOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.0))
         wrapper.initialize_count_status(model, 0, 10)
         for step, scale in enumerate((1.0, 1.0, 1.0, last)):
