@@ -37,11 +37,14 @@ class Labels:
             raw output this is. Defaults to None.
         parameter (bool): Whether the tensor was computed from parameters
             alone, such as a transposed weight. Defaults to False.
+        stale (bool): Whether another view of its storage was changed in
+            place since. Defaults to False.
     """
 
     axes: dict[int, Axis] = field(default_factory=dict)
     maker: int | None = None
     parameter: bool = False
+    stale: bool = False
 
 
 def spread(axis: Axis, dim: int, shape: Sequence[int]) -> Tensor:
@@ -71,10 +74,15 @@ def gather_axis(
         tuple[int, Axis] or None: Dimension and labels, or None if the labels
         are the same everywhere.
     """
+    for d in range(labels.dim()):
+        if labels.stride(d) == 0:
+            labels = labels.narrow(d, 0, 1)  # expanded: equal all along
     varying = [d for d in range(labels.dim()) if _varies(labels, d)]
     if not varying:
         return None
-    keep = max(varying, key=lambda d: (_distinct(labels, d), d))
+    keep = max(
+        varying, key=lambda d: (_distinct(labels, d), -labels.shape[d], d)
+    )
     for d in range(labels.dim()):
         if d not in varying:
             labels = labels.amax(dim=d, keepdim=True)
@@ -126,8 +134,6 @@ def move(
 
 def _varies(labels: Tensor, dim: int) -> bool:
     """Whether channels differ along a dimension; padding is no channel."""
-    if labels.shape[dim] == 1 or labels.stride(dim) == 0:
-        return False
     high = labels.amax(dim=dim, keepdim=True)
     return bool(((labels != high) & (labels != NO_CHANNEL)).any())
 
@@ -135,7 +141,7 @@ def _varies(labels: Tensor, dim: int) -> bool:
 def _distinct(labels: Tensor, dim: int) -> int:
     """Number of channels that a dimension tells apart."""
     lines = labels.movedim(dim, 0).reshape(labels.shape[dim], -1)
-    return lines.amax(dim=1).unique().numel()
+    return int(lines.amax(dim=1).unique().numel())
 
 
 def tie_pieces(graph: ChannelGraph, axis: Axis, length: int) -> bool:

@@ -1,0 +1,185 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Small networks, and the oracle that all tests of the core share."""
+
+import copy
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fvcore.nn import FlopCountAnalysis
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmlapp.core import analyse, attach, shrink
+
+# What the budget counts; fvcore also counts norms and pooling.
+COUNTED = ('conv', 'linear', 'addmm', 'mm', 'bmm', 'matmul', 'einsum')
+
+
+class Net(nn.Module):
+    """A network written as a function of its parts and the input."""
+
+    def __init__(self, function, parts):
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            if isinstance(part, (nn.Module, nn.Parameter)):
+                setattr(self, name, part)
+            else:
+                self.register_buffer(name, part)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def net():
+    """Makes a network in float64, where agreement can be near exact."""
+
+    def make(function, **parts):
+        return Net(function, parts).double()
+
+    return make
+
+
+@pytest.fixture
+def conv():
+    """Makes a 3x3 convolution that keeps the size."""
+
+    def make(inputs, outputs, size=3, **arguments):
+        arguments.setdefault('padding', size // 2)
+        return nn.Conv2d(inputs, outputs, size, **arguments)
+
+    return make
+
+
+@pytest.fixture
+def image():
+    return torch.randn(2, 3, 8, 8, dtype=torch.float64)
+
+
+def random_statistics(model):
+    """Norms that shift, scale and have seen data; biases that count."""
+    with torch.no_grad():
+        for module in model.modules():
+            if getattr(module, 'running_var', None) is not None:
+                module.running_mean.normal_(0, 0.3)
+                module.running_var.uniform_(0.5, 1.5)
+                if module.affine:
+                    module.weight.uniform_(0.5, 1.5)
+            if isinstance(getattr(module, 'bias', None), nn.Parameter):
+                module.bias.normal_(0, 0.3)
+    return model
+
+
+@pytest.fixture
+def randomise():
+    return random_statistics
+
+
+def random_masks(lapp, keep=0.5):
+    """Keeps a random share of every group, at least its floor."""
+    mask = torch.zeros(lapp.total, dtype=torch.bool)
+    start = 0
+    for info in lapp.groups:
+        count = max(info.floor, int(info.size * keep))
+        mask[start + torch.randperm(info.size)[:count]] = True
+        start += info.size
+    lapp.mask[:-1] = mask
+    lapp.active = True
+
+
+@pytest.fixture
+def mask_randomly():
+    return random_masks
+
+
+def torch_macs(model, *inputs):
+    """Multiply-adds as torch counts them below the dispatcher."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(*inputs)
+    return counter.get_total_flops() / 2
+
+
+@pytest.fixture
+def count_macs():
+    return torch_macs
+
+
+@pytest.fixture
+def fvcore_macs():
+    """Multiply-adds of convolution, linear and matrix-product operators."""
+
+    def count(model, x):
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of the jit tracer
+            analysis = FlopCountAnalysis(model, x)
+            analysis.unsupported_ops_warnings(False)
+            analysis.uncalled_modules_warnings(False)
+            found = analysis.by_operator()
+        return sum(found[name] for name in COUNTED)
+
+    return count
+
+
+def relative_error(a, b):
+    return float((a - b).abs().max() / b.abs().max())
+
+
+@pytest.fixture
+def agree():
+    """Masked, narrowed and counted: three ways that must say the same.
+
+    Removes half of every group, at random, and returns what came out for
+    further questions. ``uncounted`` are multiply-adds, dense and narrowed,
+    that torch's counter does not see.
+    """
+
+    def check(
+        model, x, tolerance=1e-10, keep=0.5, uncounted=(0, 0), **arguments
+    ):
+        random_statistics(model)
+        model.eval()
+        with torch.no_grad():
+            dense = model(x)
+            dense_macs = torch_macs(model, x)
+            lapp = attach(model, x, **arguments)
+            assert lapp.dense_flops == dense_macs + uncounted[0]
+            random_masks(lapp, keep)
+            masked = model(x)
+            plan = lapp.plan()
+            slim = shrink(copy.deepcopy(model), plan)
+            narrowed = slim(x)
+        assert narrowed.shape == dense.shape
+        assert relative_error(narrowed, masked) < tolerance
+        assert relative_error(masked, dense) > 1e-3, 'masks did nothing'
+        slim_macs = torch_macs(slim, x) + uncounted[1]
+        assert plan.flops['pruned'] == pytest.approx(slim_macs)
+        sizes = {info.name: info.size for info in lapp.groups}
+        return SimpleNamespace(
+            model=model, lapp=lapp, plan=plan, slim=slim, groups=sizes
+        )
+
+    return check
+
+
+@pytest.fixture
+def frozen():
+    """Maps the layers that may not be pruned to the reasons for it."""
+
+    def reasons(model, x, **arguments):
+        analysis = analyse(model.eval(), lambda: model(x), **arguments)
+        return {
+            group.name: group.frozen
+            for group in analysis.groups.items
+            if group.frozen is not None
+        }
+
+    return reasons

@@ -1,0 +1,97 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+
+from mmlapp.core.trace.graph import ChannelGraph
+from mmlapp.core.trace.labels import (
+    Axis,
+    Labels,
+    gather_axis,
+    move,
+    spread,
+    tie_pieces,
+    without_zero,
+)
+
+
+@pytest.fixture
+def graph():
+    graph = ChannelGraph()
+    graph.new(100)
+    return graph
+
+
+def test_spread_repeats_labels_along_the_other_dimensions():
+    labels = spread(Axis(torch.tensor([7, 8, 9])), 1, (2, 3, 4))
+    expected = torch.tensor([7, 8, 9])[None, :, None].expand(2, 3, 4)
+    assert torch.equal(labels, expected)
+
+
+@pytest.mark.parametrize('dim', [0, 1, 2])
+def test_gather_undoes_spread(graph, dim):
+    ids = torch.randperm(5) + 10
+    shape = [2, 3, 4]
+    shape[dim] = 5
+    found = gather_axis(graph, spread(Axis(ids), dim, shape), zero=True)
+    assert found[0] == dim
+    assert torch.equal(found[1].ids, ids)
+    assert graph.resolve().tolist() == list(range(100))
+
+
+def test_labels_without_variation_have_no_axis(graph):
+    assert gather_axis(graph, torch.full((2, 3), 4), zero=True) is None
+
+
+def test_a_cut_of_channels_in_two_dimensions_ties_across_the_smaller(graph):
+    """C = 6 seen as 2 x 3: the three positions go in both halves."""
+    dim, axis = gather_axis(graph, torch.arange(6).view(2, 3), zero=True)
+    assert (dim, axis.ids.tolist()) == (1, [3, 4, 5])
+    assert graph.resolve()[:6].tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_constants_between_channels_tie_nothing(graph):
+    """Zero padding in space leaves the channels apart."""
+    labels = torch.tensor([[-1, 3, -1], [-1, 4, -1]])
+    dim, axis = gather_axis(graph, labels[:, 1:], zero=True)
+    assert (dim, axis.ids.tolist()) == (0, [3, 4])
+    assert graph.resolve().tolist() == list(range(100))
+
+
+def test_move_applies_the_operation_itself(graph):
+    labels = Labels({1: Axis(torch.arange(6), zero=False)})
+
+    def shuffle(tensor):
+        tensor = tensor.view(2, 2, 3, 4).transpose(1, 2)
+        return tensor.reshape(2, 6, 4)
+
+    (found,) = move(graph, labels, (2, 6, 4), shuffle, 1, 'lost')
+    assert list(found.axes) == [1]
+    assert found.axes[1].ids.tolist() == [0, 3, 1, 4, 2, 5]
+    assert not found.axes[1].zero
+    assert graph.frozen_reasons(graph.resolve()) == {}
+
+
+def test_move_freezes_what_it_loses(graph):
+    labels = Labels({1: Axis(torch.arange(3))})
+    move(graph, labels, (2, 3), lambda t: t[:, 0], 1, 'lost')
+    assert graph.frozen_reasons(graph.resolve()) == dict.fromkeys(
+        range(3), 'lost'
+    )
+
+
+def test_pieces_are_tied_index_by_index(graph):
+    assert tie_pieces(graph, Axis(torch.arange(6)), 2)
+    assert graph.resolve()[:6].tolist() == [0, 1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize('length', [0, 4, 5])
+def test_unequal_pieces_are_refused(graph, length):
+    assert not tie_pieces(graph, Axis(torch.arange(6)), length)
+    assert graph.resolve().tolist() == list(range(100))
+
+
+def test_without_zero_keeps_the_labels():
+    labels = without_zero(Labels({1: Axis(torch.arange(3), zero=True)}))
+    assert labels.axes[1].ids.tolist() == [0, 1, 2]
+    assert not labels.axes[1].zero
