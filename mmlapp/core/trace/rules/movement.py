@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..call import Call
 from ..labels import Axis, Labels, gather_axis, move, spread, tie_pieces
-from ..tracer import Call, Tracer
+from ..tracer import Tracer
 
 CUT = 'cut at a position that is a constant of the code'
 LOST = 'moved in a way that mixes channels with other dimensions'
@@ -50,7 +51,9 @@ def copied(tracer: Tracer, call: Call) -> None:
     """Results with the shape and the labels of their first argument."""
     labels = tracer.labels(call.args[0])
     for output in call.outputs():
-        tracer.set(output, Labels(dict(labels.axes)))
+        tracer.set(
+            output, Labels(dict(labels.axes), parameter=labels.parameter)
+        )
 
 
 def pieces(tracer: Tracer, call: Call) -> None:
@@ -61,9 +64,41 @@ def pieces(tracer: Tracer, call: Call) -> None:
     if axis is not None:
         lengths = {t.shape[dim] for t in call.outputs()}
         whole = lengths == {source.shape[dim]}
-        if len(lengths) > 1 or not (
-            whole or tie_pieces(tracer.graph, axis, lengths.pop())
+        length = max(lengths)
+        aligned = len(lengths) == 1 and _starts_at_multiple(call, length)
+        if not whole and not (
+            aligned and tie_pieces(tracer.graph, axis, length)
         ):
+            tracer.graph.freeze(axis.ids, CUT)
+    moved(tracer, call)
+
+
+def _starts_at_multiple(call: Call, length: int) -> bool:
+    """Whether a slice is one of the equal pieces of its dimension."""
+    if call.op != 'aten::slice' or not length:
+        return True
+    start, step = call.argument(2, 'start', 0), call.argument(4, 'step', 1)
+    return step == 1 and (start or 0) % length == 0
+
+
+def shuffled(tracer: Tracer, call: Call) -> None:
+    """channel_shuffle: the number of groups is a constant of the code."""
+    axis = tracer.labels(call.args[0]).axes.get(1)
+    if axis is not None:
+        length = call.args[0].shape[1] // int(call.argument(1, 'groups'))
+        tie_pieces(tracer.graph, axis, length)
+    moved(tracer, call)
+
+
+def shifted(tracer: Tracer, call: Call) -> None:
+    """roll, unfold: along channels they count by constants of the code."""
+    source = call.args[0]
+    name = 'dims' if call.op == 'aten::roll' else 'dimension'
+    dims = call.argument(2 if name == 'dims' else 1, name, [])
+    dims = [dims] if isinstance(dims, int) else dims or range(source.dim())
+    over = {d % source.dim() for d in dims}
+    for dim, axis in tracer.labels(source).axes.items():
+        if dim in over:
             tracer.graph.freeze(axis.ids, CUT)
     moved(tracer, call)
 
@@ -95,7 +130,9 @@ def padded(tracer: Tracer, call: Call) -> None:
             spread(axis, dim, source.shape), pad, -1
         )
         found = gather_axis(tracer.graph, filled, axis.zero and value == 0)
-        if found is not None:
+        if found is None or found[0] in result.axes:
+            tracer.graph.freeze(axis.ids, LOST)
+        else:
             result.axes[found[0]] = found[1]
     tracer.set(output, result)
 
@@ -163,7 +200,8 @@ def written(tracer: Tracer, call: Call) -> None:
     if target.untyped_storage().nbytes() > target.nbytes:
         for axis in labels.axes.values():
             tracer.graph.freeze(axis.ids, 'written into a part of a tensor')
-    tracer.set(target, Labels(dict(labels.axes)))
+    shift = target.dim() - source.dim()
+    tracer.set(target, Labels({d + shift: a for d, a in labels.axes.items()}))
 
 
 RULES = {
@@ -171,11 +209,12 @@ RULES = {
     for rule, names in {
         moved: (
             'view _unsafe_view reshape _reshape_alias permute transpose t '
-            'expand unsqueeze squeeze clone alias contiguous roll flip repeat '
-            'detach lift_fresh pixel_shuffle pixel_unshuffle unfold '
-            'channel_shuffle native_channel_shuffle as_strided_ movedim '
+            'expand unsqueeze squeeze clone alias contiguous flip repeat '
+            'detach lift_fresh pixel_shuffle pixel_unshuffle movedim '
             'swapaxes flatten unflatten'
         ),
+        shuffled: 'channel_shuffle native_channel_shuffle',
+        shifted: 'roll unfold',
         copied: '_to_copy dropout native_dropout bernoulli',
         pieces: 'slice split split_with_sizes narrow chunk',
         selected: 'select unbind',
