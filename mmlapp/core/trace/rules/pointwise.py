@@ -4,14 +4,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
+from ..call import Call
 from ..labels import Axis, Labels
-from ..tracer import INPUT_REASON, Call, Tracer
+from ..tracer import INPUT_REASON, Tracer
 
 Operand = tuple[Tensor, Labels]
 
@@ -37,10 +39,13 @@ def pointwise(tracer: Tracer, call: Call) -> None:
 
 
 def _operand(tracer: Tracer, tensor: Tensor) -> Operand:
-    """Labels of an operand; a bare parameter becomes a masked one."""
+    """Labels of an operand; a bare parameter becomes a masked one.
+
+    A buffer cannot be masked: its removed channels are not zero.
+    """
     labels = tracer.labels(tensor)
     name = tracer.name(tensor)
-    if name is None or not labels.axes:
+    if name is None or not isinstance(tensor, nn.Parameter):
         return tensor, labels
     axes = {}
     for dim, axis in labels.axes.items():
@@ -69,39 +74,51 @@ def _combine(
     for axis in found[1:]:
         tracer.graph.unite(found[0].ids, axis.ids, INPUT_REASON)
     ids = torch.stack([axis.ids for axis in found]).amax(0)
-    rule = _ZERO.get(call.op.removesuffix('_'), _zero_by_value)
-    return Axis(ids, rule(call, axes))
+    rule = _WHERE_REMOVED.get(call.op.removesuffix('_'), _evaluated)
+    value = rule(call, axes)
+    if value is not None and not math.isfinite(value):
+        tracer.graph.freeze(ids, f'{call.op} of zero is not finite')
+    return Axis(ids, value == 0)
 
 
-def _zero_by_value(call: Call, axes: list[Axis | None]) -> bool:
-    """Evaluates the operator where every operand is zero."""
-    if not all(axis is not None and axis.zero for axis in axes):
-        return False
+def _is_zero(axis: Axis | None) -> bool:
+    return axis is not None and axis.zero
+
+
+def _evaluated(call: Call, axes: list[Axis | None]) -> float | None:
+    """Runs the operator on zeros, if every operand is zero."""
+    if not all(_is_zero(axis) for axis in axes):
+        return None
 
     def blank(tensor: Tensor) -> Tensor:
         return torch.zeros(1, dtype=tensor.dtype, device=tensor.device)
 
     args, kwargs = tree_map_only(Tensor, blank, (call.args, call.kwargs))
-    value = call.func(*args, **kwargs)
-    return bool((value == 0).all())
+    return float(tree_leaves(call.func(*args, **kwargs))[0])
 
 
-def _zero_if_any(call: Call, axes: list[Axis | None]) -> bool:
-    return any(axis is not None and axis.zero for axis in axes)
+def _product(call: Call, axes: list[Axis | None]) -> float | None:
+    return 0.0 if any(_is_zero(axis) for axis in axes) else None
 
 
-def _zero_if_first(call: Call, axes: list[Axis | None]) -> bool:
-    return axes[0] is not None and axes[0].zero
+def _quotient(call: Call, axes: list[Axis | None]) -> float | None:
+    if len(axes) > 1 and _is_zero(axes[1]):
+        return math.nan
+    return 0.0 if _is_zero(axes[0]) else None
 
 
-_ZERO: dict[str, Callable[[Call, list[Axis | None]], bool]] = {
-    'aten::mul': _zero_if_any,
-    'aten::div': _zero_if_first,
+# Value of an operator where its channel is removed; None if unknown.
+_WHERE_REMOVED: dict[
+    str, Callable[[Call, list[Axis | None]], float | None]
+] = {
+    'aten::mul': _product,
+    'aten::div': _quotient,
+    'aten::_prelu_kernel': lambda call, axes: _product(call, axes[:1]),
 }
 
 # Operators that torch does not tag as pointwise although they are.
 _UNTAGGED = (
     'hardtanh leaky_relu hardswish hardsigmoid elu selu celu relu6 '
-    'softplus log_sigmoid mish silu gelu dropout fill _prelu_kernel'
+    'softplus log_sigmoid_forward mish silu gelu dropout fill _prelu_kernel'
 )
 RULES = {f'aten::{name}': pointwise for name in _UNTAGGED.split()}

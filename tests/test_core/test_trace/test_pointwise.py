@@ -1,0 +1,278 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Elementwise operators: what is tied, and what stays zero."""
+
+import pytest
+import torch
+from torch import nn
+
+ACTIVATIONS = [
+    nn.ReLU(),
+    nn.ReLU6(),
+    nn.LeakyReLU(0.1),
+    nn.PReLU(),
+    nn.PReLU(8),
+    nn.ELU(),
+    nn.CELU(),
+    nn.SELU(),
+    nn.GELU(),
+    nn.SiLU(),
+    nn.Mish(),
+    nn.Tanh(),
+    nn.Hardswish(),
+    nn.Softsign(),
+    nn.Identity(),
+]
+# These are not zero where a channel was removed.
+OPEN = [
+    nn.Sigmoid(),
+    nn.Hardsigmoid(),
+    nn.Softplus(),
+    nn.LogSigmoid(),
+    nn.Hardtanh(0.5, 1.0),
+]
+
+
+def masked_dimensions(module):
+    """Which dimensions of a weight are read through a mask."""
+    masks = module.__dict__.get('_masks', {}).get('weight', [])
+    return {mask.dim for mask in masks}
+
+
+@pytest.mark.parametrize('act', ACTIVATIONS, ids=repr)
+def test_activations_that_keep_zero(net, conv, image, agree, act):
+    model = net(
+        lambda m, x: m.b(m.act(m.a(x))), a=conv(3, 8), act=act, b=conv(8, 5)
+    )
+    result = agree(model, image)
+    assert result.groups == {'a': 8}
+    assert masked_dimensions(result.model.b) == set()
+
+
+@pytest.mark.parametrize('act', OPEN, ids=repr)
+def test_a_reader_of_what_is_not_zero_is_masked(net, conv, image, agree, act):
+    model = net(
+        lambda m, x: m.b(m.act(m.a(x))), a=conv(3, 8), act=act, b=conv(8, 5)
+    )
+    result = agree(model, image)
+    assert result.groups == {'a': 8}
+    assert masked_dimensions(result.model.b) == {1}
+
+
+SAFE = {
+    'scale by two': lambda x: x * 2,
+    'divide by two': lambda x: x / 2,
+    'square': lambda x: x**2,
+    'root': lambda x: x.abs().sqrt(),
+    'abs': torch.abs,
+    'negate': torch.neg,
+    'clamp': lambda x: x.clamp(-0.5, 0.5),
+    'minimum': lambda x: torch.minimum(x, x.relu()),
+    'in place': lambda x: x.mul_(2).relu_(),
+    'sign': lambda x: x * x.sign(),
+    'positive': lambda x: x * (x > 0),
+    'where': lambda x: torch.where(x > 0, x, 0.1 * x),
+    'lerp': lambda x: torch.lerp(x, x.relu(), 0.3),
+    'over one': lambda x: x / (1 + x.abs()),
+}
+
+
+@pytest.mark.parametrize('name', SAFE)
+def test_arithmetic(net, conv, image, agree, name):
+    function = SAFE[name]
+    model = net(lambda m, x: m.b(function(m.a(x))), a=conv(3, 8), b=conv(8, 5))
+    assert agree(model, image).groups == {'a': 8}
+
+
+SHIFTED = {
+    'add one': lambda x: x + 1,
+    'one minus': lambda x: 1 - x,
+    'exponential': torch.exp,
+    'cosine': torch.cos,
+    'clamp from below': lambda x: x.clamp(min=0.2),
+    'fill': lambda x: x.masked_fill(x <= 0, 0.3),
+    'compare': lambda x: (x < 0.1).double(),
+    'inverse root': lambda x: (x.square() + 1e-3).rsqrt(),
+}
+
+
+@pytest.mark.parametrize('name', SHIFTED)
+def test_arithmetic_that_moves_zero(net, conv, image, agree, name):
+    function = SHIFTED[name]
+    model = net(lambda m, x: m.b(function(m.a(x))), a=conv(3, 8), b=conv(8, 5))
+    result = agree(model, image)
+    assert result.groups == {'a': 8}
+    assert masked_dimensions(result.model.b) == {1}
+
+
+INFINITE = {
+    'log': lambda x: x.relu().log(),
+    'reciprocal': lambda x: 1 / x,
+    'rsqrt': lambda x: x.square().rsqrt(),
+    'zero by zero': lambda x: x / x.abs(),
+    'power': lambda x: x**-2,
+}
+
+
+@pytest.mark.parametrize('name', INFINITE)
+def test_what_is_infinite_at_zero_is_frozen(net, conv, image, frozen, name):
+    function = INFINITE[name]
+    model = net(lambda m, x: m.b(function(m.a(x))), a=conv(3, 8), b=conv(8, 5))
+    assert frozen(model, image)['a'].endswith('of zero is not finite')
+
+
+def test_sum_ties_its_operands(net, conv, image, agree):
+    model = net(
+        lambda m, x: m.c(m.a(x) + m.b(x)),
+        a=conv(3, 8),
+        b=conv(3, 8),
+        c=conv(8, 5),
+    )
+    result = agree(model, image)
+    assert result.groups == {'a': 8}
+    a, b = (result.plan.slices[f'{k}.weight'][0].index for k in 'ab')
+    assert a == b
+
+
+def test_sum_in_place_ties_its_operands(net, conv, image, agree):
+    def forward(m, x):
+        y = m.a(x)
+        y += m.b(x)
+        return m.c(y)
+
+    model = net(forward, a=conv(3, 8), b=conv(3, 8), c=conv(8, 5))
+    assert agree(model, image).groups == {'a': 8}
+
+
+def test_what_is_added_to_the_image_stays(net, conv, image, frozen):
+    model = net(lambda m, x: m.b(x + m.a(x)), a=conv(3, 3), b=conv(3, 5))
+    reason = frozen(model, image)['a']
+    assert (
+        reason == 'meets a value that is no channel, such as the input image'
+    )
+
+
+def test_product_with_an_open_gate_keeps_zero(net, conv, image, agree):
+    """Squeeze and excitation: neither the gate nor the reader is masked."""
+
+    def forward(m, x):
+        x = m.a(x)
+        gate = m.up(m.down(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        return m.b(x * gate)
+
+    model = net(
+        forward,
+        a=conv(3, 8),
+        down=conv(8, 4, 1),
+        up=conv(4, 8, 1),
+        b=conv(8, 5),
+    )
+    result = agree(model, image)
+    assert result.groups == {'a': 8, 'down': 4}
+    assert masked_dimensions(result.model.b) == set()
+
+
+def test_a_gate_alone_must_be_masked_where_it_is_read(net, conv, image, agree):
+    def forward(m, x):
+        gate = m.up(m.a(x).mean((2, 3), keepdim=True)).sigmoid()
+        return m.b(gate)
+
+    model = net(forward, a=conv(3, 8), up=conv(8, 6, 1), b=conv(6, 5, 1))
+    result = agree(model, image)
+    assert result.groups == {'a': 8, 'up': 6}
+    assert masked_dimensions(result.model.b) == {1}
+
+
+def test_a_bare_parameter_is_masked(net, conv, image, agree):
+    model = net(
+        lambda m, x: m.b(m.a(x) * m.scale + m.shift),
+        a=conv(3, 8),
+        scale=nn.Parameter(torch.rand(8, 1, 1) + 0.5),
+        shift=nn.Parameter(torch.rand(1, 8, 1, 1)),
+        b=conv(8, 5),
+    )
+    result = agree(model, image)
+    assert result.slim.scale.shape == (4, 1, 1)
+    assert result.slim.shift.shape == (1, 4, 1, 1)
+    assert masked_dimensions(result.model.b) == set()
+
+
+def test_a_parameter_seen_through_a_view(net, conv, image, agree):
+    model = net(
+        lambda m, x: m.b(m.a(x) + m.shift.view(1, -1, 1, 1)),
+        a=conv(3, 8),
+        shift=nn.Parameter(torch.rand(8)),
+        b=conv(8, 5),
+    )
+    assert agree(model, image).slim.shift.shape == (4,)
+
+
+def test_a_bare_buffer_cannot_be_masked(net, conv, image, agree):
+    model = net(
+        lambda m, x: m.b(m.a(x) + m.shift),
+        a=conv(3, 8),
+        shift=torch.rand(8, 1, 1),
+        b=conv(8, 5),
+    )
+    result = agree(model, image)
+    assert result.slim.shift.shape == (4, 1, 1)
+    assert masked_dimensions(result.model.b) == {1}
+
+
+def test_a_constant_along_channels_freezes(net, conv, image, frozen):
+    model = net(
+        lambda m, x: m.b(m.a(x) + torch.rand(8, 1, 1, dtype=x.dtype)),
+        a=conv(3, 8),
+        b=conv(8, 5),
+    )
+    assert frozen(model, image)['a'].startswith('meets a value')
+
+
+def test_a_constant_along_space_does_not(net, conv, image, agree):
+    weight = torch.rand(8, 8).double()
+    model = net(lambda m, x: m.b(m.a(x) * weight), a=conv(3, 8), b=conv(8, 5))
+    assert agree(model, image).groups == {'a': 8}
+
+
+class Changed:
+    """Ways to change a tensor behind the back of another."""
+
+    @staticmethod
+    def base(m, x):
+        x = m.a(x)
+        x.view(2, -1, 64).sigmoid_()
+        return m.b(x)
+
+    @staticmethod
+    def view(m, x):
+        x = m.a(x)
+        y = x.flatten(2)
+        x.exp_()
+        return m.b(y.view(2, -1, 8, 8))
+
+    @staticmethod
+    def part(m, x):
+        other = m.c(x)
+        x = m.a(x)
+        x[:, :4] += other.sigmoid()
+        return m.b(x)
+
+
+@pytest.mark.parametrize('how', ['base', 'view', 'part'])
+def test_what_changes_through_a_view_is_frozen(net, conv, image, frozen, how):
+    model = net(
+        getattr(Changed, how), a=conv(3, 8), c=conv(3, 4), b=conv(8, 5)
+    )
+    reasons = frozen(model, image).values()
+    assert 'changed in place through a view' in reasons
+
+
+def test_a_view_whose_base_is_not_read_again_is_free(net, image, agree):
+    """A linear layer over positions returns a view; ReLU works in place."""
+    model = net(
+        lambda m, x: m.b(m.act(m.a(x))),
+        a=nn.Linear(8, 6),
+        act=nn.ReLU(inplace=True),
+        b=nn.Linear(6, 5),
+    )
+    assert agree(model, image).groups == {'a': 6}
