@@ -208,6 +208,7 @@ def _infos(
                     member.site.dim,
                     member.channels,
                     None if norm is None else model.get_submodule(norm),
+                    member.site.name.rpartition('.')[2],
                 )
             )
         infos.append(GroupInfo(group.name, group.size, layers, floor))
@@ -227,13 +228,22 @@ def _add_masks(model: nn.Module, lapp: LAPP, analysis: Analysis) -> None:
         mine = channel[site.start : site.start + site.size]
         if (mine < 0).all():
             continue
-        module = model.get_submodule(site.module)
-        name = site.name.rpartition('.')[2]
-        if name not in module._parameters:
-            continue
         mine = torch.where(mine < 0, lapp.total, mine)
-        add_mask(module, name, ParameterMask(lapp, mine, site.dim, emits))
+        for module, name in _owners(model, site.name):
+            add_mask(module, name, ParameterMask(lapp, mine, site.dim, emits))
         if not fill and site.module in analysis.bypasses and site.dim == 0:
-            branch = module.get_submodule('bypass')
-            if name == 'weight':
-                add_mask(branch, name, ParameterMask(lapp, mine, 0))
+            branch = model.get_submodule(f'{site.module}.bypass')
+            if site.name.endswith('.weight'):
+                add_mask(branch, 'weight', ParameterMask(lapp, mine, 0))
+
+
+def _owners(model: nn.Module, name: str) -> list[tuple[nn.Module, str]]:
+    """All modules that share one parameter, and its name there."""
+    owner, _, leaf = name.rpartition('.')
+    wanted = model.get_submodule(owner)._parameters.get(leaf)
+    return [
+        (module, key)
+        for module in model.modules()
+        for key, value in module._parameters.items()
+        if value is not None and value is wanted
+    ]

@@ -209,6 +209,11 @@ def _freeze_by_name(
 
 
 def _no_match(argument: str, pattern: str, names: Sequence[str]) -> None:
+    if not names:
+        raise PruningError(
+            'the network has no convolution or linear layer that emits more '
+            'than one channel'
+        )
     roots = sorted({name.partition('.')[0] for name in names})
     text = (
         f'{argument}={pattern!r} matches no convolution or linear layer. '

@@ -24,6 +24,8 @@ class Layer:
         dim (int): Output dimension of its weight.
         channels (Tensor): Channel of the group at every index, -1 for none.
         norm (nn.Module, optional): The affine norm that follows.
+        weight (str): Name of the weight in the module. Defaults to
+            ``weight``.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Layer:
     dim: int
     channels: Tensor
     norm: nn.Module | None = None
+    weight: str = 'weight'
 
 
 @dataclass
@@ -106,7 +109,8 @@ def report_non_finite(
 
 def layer_channels(layer: Layer) -> LayerChannels:
     """What a score may look at, read past any mask."""
-    weight = layer.module._parameters['weight']
+    stored = {**layer.module._buffers, **layer.module._parameters}
+    weight = stored[layer.weight]
     assert weight is not None
     scale = None
     if layer.norm is not None:

@@ -29,13 +29,17 @@ def trace(model: nn.Module, forward: Callable[[], Any]) -> Trace:
         Trace: Channel nodes, ties, sites and multiply-adds.
     """
     modes = {module: module.training for module in model.modules()}
+    fused = torch.backends.mha.get_fastpath_enabled()
     tracer = Tracer(model, RULES, fallback)
     try:
+        # One operator for a whole layer of attention has no rule.
+        torch.backends.mha.set_fastpath_enabled(False)
         for module in modes:
             module.training = False
         with torch.no_grad(), tracer:
             outputs = forward()
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for module, mode in modes.items():
             module.training = mode
     return tracer.finish(outputs)

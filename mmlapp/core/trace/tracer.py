@@ -14,8 +14,8 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from .call import Call, tensors_in
 from .graph import NO_CHANNEL, ChannelGraph
 from .labels import Axis, Labels
 
@@ -68,34 +68,6 @@ class FlopsTerm:
     def dense(self) -> int:
         """Multiply-adds with all channels."""
         return self.constant * math.prod(f.numel() for f in self.factors)
-
-
-@dataclass
-class Call:
-    """One operator call as a rule sees it."""
-
-    op: str
-    func: Any
-    args: Sequence[Any]
-    kwargs: dict[str, Any]
-    out: Any
-
-    def tensors(self) -> list[Tensor]:
-        """Returns the tensor arguments, in order."""
-        leaves = tree_leaves((list(self.args), self.kwargs))
-        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-
-    def outputs(self) -> list[Tensor]:
-        """Returns the tensor results, in order."""
-        return [
-            leaf for leaf in tree_leaves(self.out) if isinstance(leaf, Tensor)
-        ]
-
-    def argument(self, index: int, name: str, default: Any = None) -> Any:
-        """Returns an argument given by position or by name."""
-        if index < len(self.args):
-            return self.args[index]
-        return self.kwargs.get(name, default)
 
 
 @dataclass
@@ -155,6 +127,7 @@ class Tracer(TorchDispatchMode):
         self._rules, self._fallback = rules, fallback
         self._names = {id(t): name for name, t in _named_tensors(model)}
         self._labels: dict[int, tuple[ref[Tensor], Labels]] = {}
+        self._by_storage: dict[int, list[ref[Tensor]]] = {}
         self._sites: dict[tuple[str, int], Site] = {}
         self._makers: list[Maker] = []
         self._quiet = False
@@ -181,13 +154,32 @@ class Tracer(TorchDispatchMode):
         rule = self._rules.get(call.op) or self._rules.get(
             call.op.removesuffix('_'), self._fallback
         )
-        makers = [self.labels(t).maker for t in call.tensors()]
+        entries = [self.labels(t) for t in call.tensors()]
+        for labels in entries:
+            if labels.stale:
+                self.freeze(labels, 'changed in place through a view')
         rule(self, call)
-        is_norm = rule.__name__ == 'batch_norm'
-        for maker in makers:
+        self._mark_stale(call)
+        is_norm = rule.__name__ == 'batch_norm' and self._is_affine(call)
+        for maker in [labels.maker for labels in entries]:
             if maker is not None:
                 self._makers[maker].normed |= is_norm
                 self._makers[maker].raw |= not is_norm
+
+    def _is_affine(self, call: Call) -> bool:
+        """Whether a norm has a scale of its own to carry the mask."""
+        return isinstance(call.args[1], nn.Parameter)
+
+    def _mark_stale(self, call: Call) -> None:
+        """Distrusts what shares its storage with a tensor just changed."""
+        if not call.func._schema.is_mutable:
+            return
+        for target in call.written():
+            storage = target.untyped_storage().data_ptr()
+            for known in self._by_storage.get(storage, []):
+                tensor = known()
+                if tensor is not None and tensor is not target:
+                    self.labels(tensor).stale = True
 
     def labels(self, tensor: Tensor) -> Labels:
         """Returns the labels of a tensor; parameters get theirs here."""
@@ -210,7 +202,15 @@ class Tracer(TorchDispatchMode):
 
     def set(self, tensor: Tensor, labels: Labels) -> None:
         """Remembers the labels of a tensor for as long as it lives."""
-        self._labels[id(tensor)] = (ref(tensor), labels)
+        known = ref(tensor)
+        self._labels[id(tensor)] = (known, labels)
+        storage = tensor.untyped_storage().data_ptr()
+        self._by_storage.setdefault(storage, []).append(known)
+
+    def freeze(self, labels: Labels, reason: str) -> None:
+        """Marks everything that a tensor carries as never to be removed."""
+        for axis in labels.axes.values():
+            self.graph.freeze(axis.ids, reason)
 
     def name(self, tensor: Tensor | None) -> str | None:
         """Name of a parameter or buffer; None for anything else."""
@@ -259,13 +259,11 @@ class Tracer(TorchDispatchMode):
 
     def finish(self, outputs: Any) -> Trace:
         """Freezes what leaves the network and decides where masks go."""
-        for tensor in tree_leaves(outputs):
-            if isinstance(tensor, Tensor):
-                labels = self.labels(tensor)
-                if labels.maker is not None:
-                    self._makers[labels.maker].raw = True
-                for axis in labels.axes.values():
-                    self.graph.freeze(axis.ids, 'output of the network')
+        for tensor in tensors_in(outputs):
+            labels = self.labels(tensor)
+            if labels.maker is not None:
+                self._makers[labels.maker].raw = True
+            self.freeze(labels, 'output of the network')
         for maker in self._makers:
             if maker.raw or not maker.normed:
                 self.trace.masked.update(maker.sites)

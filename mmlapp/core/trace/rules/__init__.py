@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import torch
 
-from ..tracer import Call, Rule, Tracer
+from ..call import Call
+from ..tracer import Rule, Tracer
 from . import layers, movement, pointwise, reduction
 
 RULES: dict[str, Rule] = {

@@ -7,8 +7,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..call import Call
 from ..labels import Axis, Labels, without_zero
-from ..tracer import INPUT_REASON, Call, FlopsTerm, Site, Tracer
+from ..tracer import INPUT_REASON, FlopsTerm, Site, Tracer
 
 DYNAMIC = 'multiplied by a weight that the network computes'
 
@@ -25,7 +26,7 @@ def convolution(tracer: Tracer, call: Call) -> None:
     read, kernel = tracer.labels(x), tracer.labels(weight)
     if not kernel.parameter:
         for labels in (read, kernel):
-            _freeze(tracer, labels, DYNAMIC)
+            tracer.freeze(labels, DYNAMIC)
     sides = _sides(tracer, weight, kernel, transposed)
     count = weight.shape[1] * groups if transposed else weight.shape[0]
     emitted, consumed = (
@@ -39,8 +40,8 @@ def convolution(tracer: Tracer, call: Call) -> None:
         tracer.graph.unite(entered, consumed, INPUT_REASON)
         factors: tuple[Tensor, ...] = (emitted, consumed)
     elif transposed:
-        _freeze(tracer, read, 'read by a grouped transposed convolution')
-        _freeze(tracer, kernel, 'grouped transposed convolution')
+        tracer.freeze(read, 'read by a grouped transposed convolution')
+        tracer.freeze(kernel, 'grouped transposed convolution')
         factors = ()
     elif per_group == 1 or groups > per_group:
         _whole_groups(tracer, weight, entered, emitted, groups)
@@ -55,6 +56,7 @@ def convolution(tracer: Tracer, call: Call) -> None:
     axis = read.axes.get(1)
     if axis is not None and not axis.zero:
         tracer.trace.readers.update(tracer.sites_of(consumed))
+    tracer.freeze(_others(read, 1), 'convolved along its channels')
     _emit(tracer, out, 1, emitted, bias)
 
 
@@ -125,25 +127,25 @@ def _product(
     for dim, labels, source in ((row, left, row), (column, right, column)):
         if source in labels.axes:
             result.axes[dim] = labels.axes[source]
-    if a.dim() == 3 and 0 in left.axes:
-        shared = left.axes[0]
-        tracer.graph.unite(
-            shared.ids, _ids(right, 0, b.shape[0]), INPUT_REASON
-        )
-        result.axes[0] = shared
+    if a.dim() == 3 and (0 in left.axes or 0 in right.axes):
+        batch_ids = _ids(left, 0, a.shape[0])
+        tracer.graph.unite(batch_ids, _ids(right, 0, b.shape[0]), INPUT_REASON)
+        result.axes[0] = Axis(batch_ids, zero=False)
     factors = [consumed, _ids(right, column, b.shape[column])]
-    if row in left.axes:
-        factors.append(left.axes[row].ids)
+    factors += [result.axes[d].ids for d in {0, row} & set(result.axes)]
     batch = a.shape[0] if a.dim() == 3 else 1
     constant = batch * a.shape[row] * a.shape[inner] * b.shape[column]
     _term(tracer, b, constant, tuple(factors), call.op)
     if right.parameter and column in right.axes:
-        _emit(tracer, out, column, right.axes[column].ids, bias)
+        del result.axes[column]
+        if bias is not None:
+            result = without_zero(result)
+        _emit(tracer, out, column, right.axes[column].ids, bias, result)
     else:
         tracer.set(out, result)
         if bias is not None:
-            _freeze(tracer, tracer.labels(bias), 'added to a product')
-            _freeze(tracer, result, 'added to a product')
+            tracer.freeze(tracer.labels(bias), 'added to a product')
+            tracer.freeze(result, 'added to a product')
 
 
 def _check_zero(
@@ -167,21 +169,20 @@ def attention(tracer: Tracer, call: Call) -> None:
     """
     query, key, value = call.args[:3]
     for tensor in (query, key):
-        _freeze(tracer, tracer.labels(tensor), 'compared by attention')
+        tracer.freeze(tracer.labels(tensor), 'compared by attention')
     batch, heads, length, _ = query.shape
-    for name, tensor in (('query', query), ('value', value)):
-        constant = batch * heads * length * key.shape[2] * tensor.shape[3]
-        _term(tracer, tensor, constant, (), f'{call.op}.{name}')
-    axes = {
-        d: Axis(a.ids, a.zero)
-        for d, a in tracer.labels(value).axes.items()
-        if d == 3
-    }
-    _freeze(
+    axis = tracer.labels(value).axes.get(3)
+    constant = batch * heads * length * key.shape[2]
+    _term(tracer, query, constant * query.shape[3], (), f'{call.op}.query')
+    _term(
         tracer,
-        Labels({d: a for d, a in tracer.labels(value).axes.items() if d != 3}),
-        'mixed by attention',
+        value,
+        constant * value.shape[3],
+        () if axis is None else (axis.ids,),
+        f'{call.op}.value',
     )
+    tracer.freeze(_others(tracer.labels(value), 3), 'mixed by attention')
+    axes = {} if axis is None else {3: axis}
     tracer.set(call.outputs()[0], Labels(axes))
 
 
@@ -200,6 +201,8 @@ def batch_norm(tracer: Tracer, call: Call) -> None:
         if name is not None:
             tracer.trace.masked.add(tracer.site(name, 0, x.shape[1]))
             tracer.link_norm(tracer.labels(x).maker, name)
+    others = _others(tracer.labels(x), 1)
+    tracer.freeze(others, 'normalised over channels by batch_norm')
     axes = {} if axis is None else {1: Axis(ids, zero=None not in affine)}
     for output in call.outputs()[:1]:
         tracer.set(output, Labels(axes))
@@ -209,7 +212,7 @@ def over_channels(tracer: Tracer, call: Call) -> None:
     """LayerNorm, GroupNorm: removal would change what they compute."""
     name = call.op.removeprefix('aten::native_')
     for tensor in call.tensors():
-        _freeze(tracer, tracer.labels(tensor), f'normalised by {name}')
+        tracer.freeze(tracer.labels(tensor), f'normalised by {name}')
     labels = without_zero(tracer.labels(call.args[0]))
     tracer.set(call.outputs()[0], labels)
 
@@ -219,9 +222,9 @@ def _ids(labels: Labels, dim: int, size: int) -> Tensor:
     return torch.full((size,), -1) if axis is None else axis.ids
 
 
-def _freeze(tracer: Tracer, labels: Labels, reason: str) -> None:
-    for axis in labels.axes.values():
-        tracer.graph.freeze(axis.ids, reason)
+def _others(labels: Labels, dim: int) -> Labels:
+    """Labels along all dimensions but one."""
+    return Labels({d: a for d, a in labels.axes.items() if d != dim})
 
 
 def _term(
@@ -236,14 +239,22 @@ def _term(
     for ids in factors:
         constant //= ids.numel()
     labels = tracer.labels(weight)
-    if labels.parameter and labels.axes:
+    own = tracer.name(weight)
+    if own is not None:
+        name = own.rpartition('.')[0]
+    elif labels.parameter and labels.axes:
         sites = tracer.sites_of(next(iter(labels.axes.values())).ids)
         name = sites[0].module if sites else name
     tracer.trace.terms.append(FlopsTerm(name, constant, factors))
 
 
 def _emit(
-    tracer: Tracer, out: Tensor, dim: int, ids: Tensor, bias: Tensor | None
+    tracer: Tracer,
+    out: Tensor,
+    dim: int,
+    ids: Tensor,
+    bias: Tensor | None,
+    others: Labels | None = None,
 ) -> None:
     """Sets fresh labels on a layer's output and registers the layer."""
     if bias is not None:
@@ -252,12 +263,14 @@ def _emit(
         )
     sites: list[Site] = tracer.sites_of(ids)
     name = tracer.name(bias)
+    axes = {} if others is None else dict(others.axes)
     if not sites:
+        tracer.set(out, Labels(axes))
         return
     if name is not None:
         sites.append(tracer.site(name, 0, len(ids)))
     maker = tracer.make(sites)
-    tracer.set(out, Labels({dim: Axis(ids)}, maker=maker))
+    tracer.set(out, Labels({**axes, dim: Axis(ids)}, maker=maker))
 
 
 RULES = {

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+from ..call import Call
 from ..labels import Axis, Labels
-from ..tracer import Call, Tracer
+from ..tracer import Tracer
 
 
 def pooled(tracer: Tracer, call: Call) -> None:
@@ -23,7 +24,7 @@ def pooled(tracer: Tracer, call: Call) -> None:
 def reduced(tracer: Tracer, call: Call) -> None:
     """mean, sum, amax ... over dimensions; channels may only be summed."""
     source = call.args[0]
-    rank = source.dim()
+    rank = max(source.dim(), 1)
     names = [a.name for a in call.func._schema.arguments]
     dims = call.argument(names.index('dim'), 'dim') if 'dim' in names else []
     dims = [] if dims is None else dims
@@ -31,8 +32,9 @@ def reduced(tracer: Tracer, call: Call) -> None:
     over = {d % rank for d in dims} or set(range(rank))
     output = call.outputs()[0]
     keepdim = output.dim() == rank
-    result = Labels()
-    for dim, axis in tracer.labels(source).axes.items():
+    labels = tracer.labels(source)
+    result = Labels(parameter=labels.parameter)
+    for dim, axis in labels.axes.items():
         if dim not in over:
             shift = 0 if keepdim else sum(d < dim for d in over)
             result.axes[dim - shift] = axis
@@ -40,6 +42,9 @@ def reduced(tracer: Tracer, call: Call) -> None:
             tracer.graph.freeze(
                 axis.ids, f'reduced over channels by {call.op}'
             )
+    if labels.parameter and 'norm' in call.op:
+        # Usually divided by: the norm of a masked filter is zero.
+        tracer.freeze(result, f'measured by {call.op}')
     for output in call.outputs():
         tracer.set(output, result)
 

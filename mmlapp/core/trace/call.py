@@ -1,0 +1,62 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""One operator call, and the tensors in what a network returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+
+@dataclass
+class Call:
+    """One operator call as a rule sees it."""
+
+    op: str
+    func: Any
+    args: Sequence[Any]
+    kwargs: dict[str, Any]
+    out: Any
+
+    def tensors(self) -> list[Tensor]:
+        """Returns the tensor arguments, in order."""
+        leaves = tree_leaves((list(self.args), self.kwargs))
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    def outputs(self) -> list[Tensor]:
+        """Returns the tensor results, in order."""
+        return [
+            leaf for leaf in tree_leaves(self.out) if isinstance(leaf, Tensor)
+        ]
+
+    def written(self) -> list[Tensor]:
+        """Returns the tensors that the operator changes in place."""
+        named = zip(self.func._schema.arguments, self.args, strict=False)
+        return [
+            value
+            for argument, value in named
+            if isinstance(value, Tensor)
+            and argument.alias_info is not None
+            and argument.alias_info.is_write
+        ]
+
+    def argument(self, index: int, name: str, default: Any = None) -> Any:
+        """Returns an argument given by position or by name."""
+        if index < len(self.args):
+            return self.args[index]
+        return self.kwargs.get(name, default)
+
+def tensors_in(outputs: Any) -> Iterator[Tensor]:
+    """Tensors in nested containers and in the attributes of objects."""
+    pending, seen = [outputs], set()
+    while pending:
+        for leaf in tree_leaves(pending.pop()):
+            if isinstance(leaf, Tensor):
+                yield leaf
+            elif id(leaf) not in seen and not isinstance(leaf, type):
+                seen.add(id(leaf))
+                pending.extend(getattr(leaf, '__dict__', {}).values())

@@ -1,0 +1,488 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Convolution, matrix product, normalisation, attention."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mmlapp.core import analyse
+from mmlapp.core.trace import trace
+
+
+def rows(result, name, dim=0):
+    """Kept indices of a weight."""
+    return result.plan.slices[f'{name}.weight'][dim].index
+
+
+@pytest.mark.parametrize('bias', [True, False])
+def test_convolution(net, conv, image, agree, bias):
+    model = net(
+        lambda m, x: m.b(m.a(x)),
+        a=conv(3, 8, bias=bias, stride=2),
+        b=conv(8, 5, bias=bias, dilation=2, padding=2),
+    )
+    result = agree(model, image)
+    assert result.groups == {'a': 8}
+    assert rows(result, 'a') == rows(result, 'b', 1)
+    assert (result.slim.a.out_channels, result.slim.b.in_channels) == (4, 4)
+
+
+def test_convolution_in_one_dimension(net, agree):
+    model = net(
+        lambda m, x: m.b(m.norm(m.a(x)).relu()),
+        a=nn.Conv1d(3, 8, 3),
+        norm=nn.BatchNorm1d(8),
+        b=nn.Conv1d(8, 5, 3),
+    )
+    result = agree(model, torch.randn(2, 3, 12).double())
+    assert result.groups == {'a': 8}
+
+
+def test_convolution_in_three_dimensions(net, agree):
+    model = net(
+        lambda m, x: m.b(m.norm(m.a(x)).relu()),
+        a=nn.Conv3d(3, 8, 3),
+        norm=nn.BatchNorm3d(8),
+        b=nn.Conv3d(8, 5, 1),
+    )
+    result = agree(model, torch.randn(2, 3, 4, 5, 6).double())
+    assert result.groups == {'a': 8}
+
+
+def test_transposed_convolution(net, conv, image, agree):
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x))),
+        a=conv(3, 8),
+        b=nn.ConvTranspose2d(8, 6, 4, stride=2),
+        c=conv(6, 5),
+    )
+    result = agree(model, image)
+    assert result.groups == {'a': 8, 'b': 6}
+    assert result.slim.b.weight.shape == (4, 3, 4, 4)
+    assert (result.slim.b.in_channels, result.slim.b.out_channels) == (4, 3)
+
+
+def test_grouped_transposed_convolution_is_frozen(net, conv, image, frozen):
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x))),
+        a=conv(3, 8),
+        b=nn.ConvTranspose2d(8, 6, 2, groups=2),
+        c=conv(6, 5),
+    )
+    assert frozen(model, image) == {
+        'a': 'read by a grouped transposed convolution',
+        'c': 'output of the network',
+    }
+
+
+def test_few_groups_keep_the_same_positions(net, conv, image, agree):
+    """2 groups of 4: the grouping stays, each group gets narrower."""
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x))),
+        a=conv(3, 8),
+        b=conv(8, 12, groups=2),
+        c=conv(12, 5),
+    )
+    result = agree(model, image)
+    assert result.groups == {'a': 4, 'b': 6}
+    assert result.slim.b.groups == 2
+    assert result.slim.b.weight.shape == (6, 2, 3, 3)
+    kept = rows(result, 'a')
+    assert [k - 4 for k in kept[2:]] == list(kept[:2])
+
+
+def test_many_groups_go_as_a_whole(net, conv, image, agree):
+    """4 groups of 2: whole groups go, with their inputs and outputs."""
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x))),
+        a=conv(3, 8),
+        b=conv(8, 12, groups=4),
+        c=conv(12, 5),
+    )
+    result = agree(model, image)
+    assert result.groups == {'a': 4}
+    assert result.slim.b.groups == 2
+    assert result.slim.b.weight.shape == (6, 2, 3, 3)
+
+
+@pytest.mark.parametrize('multiplier', [1, 2])
+def test_depthwise_convolution(net, conv, image, agree, multiplier):
+    width = 8 * multiplier
+    model = net(
+        lambda m, x: m.c(m.norm(m.b(m.a(x))).relu()),
+        a=conv(3, 8),
+        b=conv(8, width, groups=8),
+        norm=nn.BatchNorm2d(width),
+        c=conv(width, 5),
+    )
+    result = agree(model, image)
+    assert result.groups == {'a': 8}
+    assert result.slim.b.groups == 4
+
+
+def test_a_single_channel_is_never_removed(net, conv, image, frozen, agree):
+    model = net(
+        lambda m, x: m.d(m.c(m.b(m.a(x)))),
+        a=conv(3, 1),
+        b=conv(1, 1),
+        c=conv(1, 8),
+        d=conv(8, 5),
+    )
+    assert agree(model, image).groups == {'c': 8}
+
+
+def test_layers_of_one_channel_have_their_name_in_the_table(net, conv, image):
+    model = net(lambda m, x: m.b(m.a(x)), a=conv(3, 1), b=conv(1, 1))
+    terms = trace(model, lambda: model(image)).terms
+    assert [term.name for term in terms] == ['a', 'b']
+
+
+def test_a_shared_layer_called_twice(net, conv, image, agree):
+    model = net(
+        lambda m, x: m.c(m.b(m.b(m.a(x)).relu()).relu()),
+        a=conv(3, 8),
+        b=conv(8, 8),
+        c=conv(8, 5),
+    )
+    result = agree(model, image)
+    assert result.groups == {'a': 8}
+    assert rows(result, 'b', 0) == rows(result, 'b', 1) == rows(result, 'a')
+
+
+def test_a_weight_shared_by_two_layers(net, conv, image, agree):
+    a, b, c = conv(3, 8), conv(8, 8), conv(8, 8)
+    c.weight = b.weight
+    model = net(
+        lambda m, x: m.d(m.c(m.b(m.a(x)).relu()).relu()),
+        a=a,
+        b=b,
+        c=c,
+        d=conv(8, 5),
+    )
+    result = agree(model, image)
+    assert result.groups == {'a': 8}
+    assert result.slim.b.weight is result.slim.c.weight
+
+
+def test_a_weight_of_another_name(net, conv, image, agree):
+    model = net(
+        lambda m, x: m.b(functional.conv2d(x, m.kernel, padding=1)),
+        kernel=nn.Parameter(torch.randn(8, 3, 3, 3)),
+        b=conv(8, 5),
+    )
+    result = agree(model, image)
+    assert result.slim.kernel.shape == (4, 3, 3, 3)
+    result.model.lapp.begin(0.9, 10)  # scores are read from it
+
+
+def test_a_fixed_filter_in_a_buffer(net, conv, image, agree):
+    model = net(
+        lambda m, x: m.b(
+            functional.conv2d(m.a(x), m.blur, groups=m.blur.shape[0])
+        ),
+        a=conv(3, 8),
+        blur=torch.rand(8, 1, 3, 3),
+        b=conv(8, 5),
+    )
+    result = agree(model, image)
+    assert result.slim.blur.shape == (4, 1, 3, 3)
+    result.model.lapp.begin(0.9, 10)
+
+
+def test_a_weight_that_the_network_computes_is_frozen(
+    net, conv, image, frozen
+):
+    def forward(m, x):
+        kernel = m.b(x.mean((0, 2, 3))).view(5, 8, 1, 1)
+        return functional.conv2d(m.a(x), kernel)
+
+    model = net(forward, a=conv(3, 8), b=nn.Linear(3, 40))
+    reason = 'multiplied by a weight that the network computes'
+    assert reason in frozen(model, image).values()
+
+
+def test_channels_folded_into_the_batch_are_frozen(net, conv, image, frozen):
+    def forward(m, x):
+        n, _, h, w = x.shape
+        y = m.b(m.a(x).view(-1, 1, h, w))
+        return m.c(y.view(n, -1, h, w))
+
+    model = net(forward, a=conv(3, 8), b=conv(1, 1), c=conv(8, 5))
+    assert frozen(model, image)['a'] == 'convolved along its channels'
+
+
+class Standardised(nn.Conv2d):
+    """Weight standardisation, arXiv 1903.10520."""
+
+    def forward(self, x):
+        mean = self.weight.mean((1, 2, 3), keepdim=True)
+        std = self.weight.std((1, 2, 3), keepdim=True)
+        weight = (self.weight - mean) / (std + 1e-5)
+        return functional.conv2d(x, weight, self.bias, padding=1)
+
+
+def test_standardised_weights_are_pruned_where_they_emit(
+    net, conv, image, agree
+):
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x)).relu()),
+        a=conv(3, 6),
+        b=Standardised(6, 8, 3),
+        c=conv(8, 5),
+    )
+    result = agree(model, image)
+    assert result.groups == {'b': 8}
+
+
+def test_standardised_weights_freeze_what_they_average(
+    net, conv, image, frozen
+):
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x)).relu()),
+        a=conv(3, 6),
+        b=Standardised(6, 8, 3),
+        c=conv(8, 5),
+    )
+    assert frozen(model, image)['a'].startswith('reduced over channels')
+
+
+def test_a_weight_divided_by_its_norm_is_frozen(net, conv, image, frozen):
+    """The norm of a masked filter is zero: 0 / 0."""
+
+    def forward(m, x):
+        norm = m.a.weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        return m.b(functional.conv2d(x, m.a.weight / norm, padding=1))
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5))
+    assert frozen(model, image)['a'].startswith('measured by')
+
+
+def test_spectral_and_weight_norm_of_torch_are_frozen(
+    net, conv, image, frozen
+):
+    norms = nn.utils.parametrizations
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x))),
+        a=norms.weight_norm(conv(3, 8)),
+        b=norms.spectral_norm(conv(8, 6)),
+        c=conv(6, 5),
+    )
+    assert not analyse(model.eval(), lambda: model(image)).groups.prunable
+
+
+@pytest.mark.parametrize('shape', [(4, 3), (2, 5, 3), (2, 2, 5, 3)])
+@pytest.mark.parametrize('bias', [True, False])
+def test_linear(net, agree, shape, bias):
+    model = net(
+        lambda m, x: m.b(m.a(x).relu()),
+        a=nn.Linear(3, 8, bias=bias),
+        b=nn.Linear(8, 5, bias=bias),
+    )
+    result = agree(model, torch.randn(shape).double())
+    assert result.groups == {'a': 8}
+    assert (result.slim.a.out_features, result.slim.b.in_features) == (4, 4)
+
+
+def test_linear_over_positions_keeps_the_channels(net, conv, image, agree):
+    """As MLP-Mixer mixes tokens: channels are the rows of the product."""
+
+    def forward(m, x):
+        x = m.a(x).flatten(2)
+        return m.b(m.mix(x).unflatten(2, (2, 8)))
+
+    model = net(forward, a=conv(3, 8), mix=nn.Linear(64, 16), b=conv(8, 5))
+    assert agree(model, image).groups == {'a': 8}
+
+
+def test_a_product_of_activations_passes_its_rows_and_columns(
+    net, conv, image, agree
+):
+    """Gram matrix of two feature maps, read by channels."""
+
+    def forward(m, x):
+        left, right = m.a(x).flatten(2), m.b(x).flatten(2)
+        return m.c(left @ right.transpose(1, 2))
+
+    model = net(forward, a=conv(3, 6), b=conv(3, 8), c=nn.Linear(8, 5))
+    result = agree(
+        net(
+            lambda m, x: forward(m, x).sum(1),
+            a=model.a,
+            b=model.b,
+            c=model.c,
+        ),
+        image,
+    )
+    assert result.groups['b'] == 8
+
+
+def test_a_product_over_what_is_not_zero_is_frozen(net, conv, image, frozen):
+    def forward(m, x):
+        left = m.a(x).flatten(2).sigmoid().transpose(1, 2)
+        return left @ m.b(x).flatten(2).sigmoid()
+
+    model = net(forward, a=conv(3, 8), b=conv(3, 8))
+    assert 'contracted where it is not zero' in frozen(model, image).values()
+
+
+def test_a_product_where_one_side_is_zero(net, conv, image, agree):
+    def forward(m, x):
+        left = m.a(x).flatten(2).sigmoid().transpose(1, 2)
+        return left @ m.b(x).flatten(2)
+
+    model = net(forward, a=conv(3, 8), b=conv(3, 8))
+    assert agree(model, image).groups == {'a': 8}
+
+
+@pytest.mark.parametrize('affine', [True, False])
+@pytest.mark.parametrize('track', [True, False])
+def test_batch_norm(net, conv, image, agree, affine, track):
+    model = net(
+        lambda m, x: m.b(m.norm(m.a(x)).relu()),
+        a=conv(3, 8),
+        norm=nn.BatchNorm2d(8, affine=affine, track_running_stats=track),
+        b=conv(8, 5),
+    )
+    result = agree(model, image)
+    assert result.groups == {'a': 8}
+    if affine or track:
+        assert result.slim.norm.num_features == 4
+
+
+def test_the_norm_carries_the_mask_and_the_convolution_does_not(
+    net, conv, image, agree
+):
+    model = net(
+        lambda m, x: m.b(m.norm(m.a(x))),
+        a=conv(3, 8),
+        norm=nn.BatchNorm2d(8),
+        b=conv(8, 5),
+    )
+    masked = {
+        name
+        for name, module in agree(model, image).model.named_modules()
+        if '_masks' in module.__dict__
+    }
+    assert masked == {'norm'}
+
+
+def test_a_convolution_that_is_also_read_raw_is_masked_too(
+    net, conv, image, agree
+):
+    def forward(m, x):
+        x = m.a(x)
+        return m.b(m.norm(x) * x)
+
+    model = net(forward, a=conv(3, 8), norm=nn.BatchNorm2d(8), b=conv(8, 5))
+    masked = {
+        name
+        for name, module in agree(model, image).model.named_modules()
+        if '_masks' in module.__dict__
+    }
+    assert masked == {'a', 'norm'}
+
+
+def test_batch_norm_without_scale_leaves_the_mask_to_the_convolution(
+    net, conv, image, agree
+):
+    model = net(
+        lambda m, x: m.b(m.norm(m.a(x))),
+        a=conv(3, 8),
+        norm=nn.BatchNorm2d(8, affine=False),
+        b=conv(8, 5),
+    )
+    lapp = agree(model, image).lapp
+    lapp.begin(0.5, 10)
+    model(image).square().mean().backward()
+    assert lapp.threshold.grad.abs().item() > 0
+
+
+@pytest.mark.parametrize('affine', [True, False])
+@pytest.mark.filterwarnings('ignore:input.s size at dim=1')
+def test_instance_norm(net, conv, image, agree, affine):
+    model = net(
+        lambda m, x: m.b(m.norm(m.a(x)).relu()),
+        a=conv(3, 8),
+        norm=nn.InstanceNorm2d(8, affine=affine),
+        b=conv(8, 5),
+    )
+    assert agree(model, image).groups == {'a': 8}
+
+
+def test_batch_norm_over_tokens_is_frozen(net, conv, image, frozen):
+    def forward(m, x):
+        tokens = m.a(x).flatten(2).transpose(1, 2)
+        return m.norm(tokens)
+
+    model = net(forward, a=conv(3, 8), norm=nn.BatchNorm1d(64))
+    assert 'normalised over channels' in frozen(model, image)['a']
+
+
+NORMS = {
+    'layer_norm': (nn.LayerNorm([8, 8, 8]), 'normalised by layer_norm'),
+    'group_norm': (nn.GroupNorm(2, 8), 'normalised by group_norm'),
+    'local': (nn.LocalResponseNorm(3), 'resized by'),
+}
+
+
+@pytest.mark.parametrize('name', NORMS)
+def test_norms_over_channels_are_frozen(net, conv, image, frozen, name):
+    norm, reason = NORMS[name]
+    model = net(
+        lambda m, x: m.b(m.norm(m.a(x))), a=conv(3, 8), norm=norm, b=conv(8, 5)
+    )
+    assert frozen(model, image)['a'].startswith(reason)
+
+
+def test_attention_passes_the_values(net, agree):
+    """Query and key are compared, values pass: 2 heads of 6 channels."""
+
+    def heads(x):
+        return x.unflatten(2, (2, -1)).transpose(1, 2)
+
+    def forward(m, x):
+        q, k, v = (heads(f(x)) for f in (m.q, m.k, m.v))
+        y = functional.scaled_dot_product_attention(q, k, v)
+        return m.out(y.transpose(1, 2).flatten(2))
+
+    model = net(
+        forward,
+        q=nn.Linear(12, 12),
+        k=nn.Linear(12, 12),
+        v=nn.Linear(12, 12),
+        out=nn.Linear(12, 5),
+    )
+    x = torch.randn(2, 5, 12).double()
+    # Batch x heads x tokens x tokens, times the width of a head, twice.
+    # Torch's counter knows no fused attention on the CPU; narrowed values
+    # make it fall back to two products.
+    fused = 2 * (2 * 2 * 5 * 5 * 6)
+    result = agree(model, x, uncounted=(fused, 0))
+    assert result.groups == {'v': 6}
+
+
+def test_multihead_attention_of_torch(net, agree):
+    """Not fused into one operator that has no rule and no multiply-adds."""
+
+    def forward(m, x):
+        x = m.a(x)
+        return m.b(m.mha(x, x, x)[0])
+
+    model = net(
+        forward,
+        a=nn.Linear(4, 8),
+        mha=nn.MultiheadAttention(8, 2, batch_first=True),
+        b=nn.Linear(8, 5),
+    )
+    x = torch.randn(2, 5, 4).double()
+    record = trace(model, lambda: model(x))
+    assert record.unknown == {}
+    product = 2 * 2 * 5 * 5 * 4
+    counted = sum(
+        term.constant * torch.tensor([len(f) for f in term.factors]).prod()
+        for term in record.terms
+    )
+    linear = 2 * 5 * (4 * 8 + 8 * 24 + 8 * 8 + 8 * 5)
+    assert counted == linear + 2 * product

@@ -1,0 +1,149 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Pooling, resizing, reductions and softmax."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+POOLS = {
+    'max': nn.MaxPool2d(2),
+    'max padded': nn.MaxPool2d(3, padding=1),
+    'mean': nn.AvgPool2d(3, padding=1),
+    'adaptive mean': nn.AdaptiveAvgPool2d(3),
+    'adaptive max': nn.AdaptiveMaxPool2d(3),
+    'global': nn.AdaptiveAvgPool2d(1),
+    'nearest': nn.Upsample(scale_factor=2),
+    'bilinear': nn.Upsample(scale_factor=2, mode='bilinear'),
+    'antialiased': lambda x: functional.interpolate(
+        x.float(), size=(5, 5), mode='bilinear', antialias=True
+    ).double(),
+    'bicubic': nn.Upsample(scale_factor=2, mode='bicubic'),
+    'reflect': nn.ReflectionPad2d(2),
+    'replicate': nn.ReplicationPad2d(2),
+    'max 1d': lambda x: functional.max_pool1d(x.flatten(2), 2)[..., None],
+    'mean 1d': lambda x: functional.avg_pool1d(x.flatten(2), 2)[..., None],
+    'to a row': lambda x: functional.adaptive_avg_pool1d(x[..., 0], 4)[
+        ..., None
+    ],
+}
+
+
+@pytest.mark.parametrize('name', POOLS)
+def test_pools_and_resizes_pass_channels(net, conv, image, agree, name):
+    pool = POOLS[name]
+    model = net(lambda m, x: m.b(pool(m.a(x))), a=conv(3, 8), b=conv(8, 5, 1))
+    result = agree(model, image, tolerance=1e-6)
+    assert result.groups == {'a': 8}
+
+
+REDUCTIONS = {
+    'mean': lambda x: x.mean((2, 3)),
+    'mean, negative': lambda x: x.mean((-1, -2)),
+    'mean in steps': lambda x: x.mean(3).mean(2),
+    'sum': lambda x: x.sum((2, 3)),
+    'max': lambda x: x.amax((2, 3)),
+    'max with index': lambda x: x.flatten(2).max(2).values,
+    'min': lambda x: x.amin((2, 3)),
+    'spread': lambda x: x.std((2, 3)),
+    'variance': lambda x: torch.var_mean(x, (2, 3))[0],
+    'norm': lambda x: x.norm(dim=(2, 3)),
+    'any': lambda x: (x > 0.5).flatten(2).any(2).double(),
+    'softmax over space': lambda x: (x.flatten(2).softmax(2) ** 2).sum(2),
+}
+
+
+@pytest.mark.parametrize('name', REDUCTIONS)
+def test_reductions_over_space_keep_channels(net, conv, image, agree, name):
+    reduce = REDUCTIONS[name]
+    model = net(
+        lambda m, x: m.b(reduce(m.a(x))), a=conv(3, 8), b=nn.Linear(8, 5)
+    )
+    assert agree(model, image).groups == {'a': 8}
+
+
+def test_kept_dimensions_keep_their_place(net, conv, image, agree):
+    model = net(
+        lambda m, x: m.b(m.a(x).mean((0, 2), keepdim=True)[..., :1]),
+        a=conv(3, 8),
+        b=conv(8, 5, 1),
+    )
+    assert agree(model, image).groups == {'a': 8}
+
+
+def test_channels_that_are_zero_may_be_summed(net, conv, image, agree):
+    model = net(lambda m, x: m.a(x).sum(1), a=conv(3, 8))
+    assert agree(model, image).groups == {'a': 8}
+
+
+def test_spatial_attention_by_sums(net, conv, image, agree):
+    """The sum over channels reads zeros; the gate has no channels."""
+
+    def forward(m, x):
+        x = m.a(x)
+        return m.b(x * x.sum(1, keepdim=True).sigmoid())
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5))
+    assert agree(model, image).groups == {'a': 8}
+
+
+FROZEN = {
+    'mean': lambda x: x.mean(1),
+    'mean of all': lambda x: x.mean(),
+    'max': lambda x: x.amax(1),
+    'norm': lambda x: x.norm(dim=1),
+    'spread': lambda x: x.std(1),
+    'index': lambda x: x.argmax(1),
+    'sum of what is not zero': lambda x: x.sigmoid().sum(1),
+    'sum of all that is not zero': lambda x: x.exp().sum(),
+}
+
+
+@pytest.mark.parametrize('name', FROZEN)
+def test_reductions_over_channels_are_frozen(net, conv, image, frozen, name):
+    reduce = FROZEN[name]
+    model = net(lambda m, x: reduce(m.a(x)), a=conv(3, 8))
+    assert frozen(model, image)['a'].startswith('reduced over channels by')
+
+
+def test_softmax_over_channels_is_frozen(net, conv, image, frozen):
+    model = net(
+        lambda m, x: m.b(m.a(x).softmax(1)), a=conv(3, 8), b=conv(8, 5)
+    )
+    assert frozen(model, image)['a'] == 'aten::_softmax over channels'
+
+
+def test_resizing_along_channels_is_frozen(net, conv, image, frozen):
+    def forward(m, x):
+        tokens = m.a(x).flatten(2).transpose(1, 2)
+        return functional.avg_pool1d(tokens, 2)
+
+    model = net(forward, a=conv(3, 8))
+    assert frozen(model, image)['a'].startswith('resized by aten::avg_pool2d')
+
+
+UNKNOWN = {
+    'cumsum': lambda x: x.cumsum(1),
+    'sort': lambda x: x.sort(1).values,
+    'topk': lambda x: x.topk(6, dim=1).values,
+    'im2col': lambda x: functional.unfold(x, 1)[..., None],
+    'logsumexp': lambda x: x.logsumexp(3)[..., None],
+    'glu': lambda x: functional.glu(x, 3),
+    'grid': lambda x: functional.grid_sample(
+        x, x.new_zeros(2, 4, 4, 2), align_corners=False
+    ),
+}
+
+
+@pytest.mark.parametrize('name', UNKNOWN)
+def test_unknown_operators_freeze_and_are_named(
+    net, conv, image, frozen, name
+):
+    function = UNKNOWN[name]
+    model = net(
+        lambda m, x: function(m.a(x)).sum() + m.b(x).sum(),
+        a=conv(3, 8),
+        b=conv(3, 5),
+    )
+    assert frozen(model, image)['a'].endswith('unknown here')

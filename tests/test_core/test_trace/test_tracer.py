@@ -1,0 +1,126 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The forward that is recorded, and what it must leave alone."""
+
+from collections import namedtuple
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmlapp.core.trace import trace
+
+
+def emitted(record, name):
+    """Which channels of a layer are frozen, with the reason."""
+    root = record.graph.resolve()
+    reasons = record.graph.frozen_reasons(root)
+    (site,) = [s for s in record.producers if s.module == name and s.dim == 0]
+    nodes = root[site.start : site.start + site.size].tolist()
+    return {reasons.get(node) for node in nodes}
+
+
+def test_modes_are_put_back_even_one_by_one(net, conv, image):
+    model = net(
+        lambda m, x: m.b(m.norm(m.a(x))),
+        a=conv(3, 8),
+        norm=nn.BatchNorm2d(8),
+        b=conv(8, 5),
+    )
+    model.train()
+    model.norm.eval()
+    trace(model, lambda: model(image))
+    modes = {name: m.training for name, m in model.named_modules()}
+    assert modes == {'': True, 'a': True, 'norm': False, 'b': True}
+
+
+def test_statistics_are_not_touched(net, conv, image):
+    model = net(
+        lambda m, x: m.norm(m.a(x)), a=conv(3, 8), norm=nn.BatchNorm2d(8)
+    )
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    trace(model, lambda: model(image))
+    after = model.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_an_error_of_the_network_leaves_no_trace(net, conv, image):
+    def forward(m, x):
+        m.a(x)
+        raise RuntimeError('of the network')
+
+    model = net(forward, a=conv(3, 8)).train()
+    with pytest.raises(RuntimeError, match='of the network'):
+        trace(model, lambda: model(image))
+    assert model.training
+    assert torch.is_grad_enabled()
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+@dataclass
+class Output:
+    maps: list[Tensor]
+
+
+class Sample:
+    __slots__ = ()
+
+
+Pair = namedtuple('Pair', 'first second')
+WRAPPINGS = {
+    'tensor': lambda x: x,
+    'list': lambda x: [x],
+    'dict': lambda x: {'maps': {'last': x}},
+    'named tuple': lambda x: Pair(Sample(), x),
+    'object': lambda x: Output([x]),
+    'objects in objects': lambda x: (None, Output([Output([x])]), 3),
+}
+
+
+@pytest.mark.parametrize('name', WRAPPINGS)
+def test_what_leaves_the_network_is_frozen(net, conv, image, name):
+    wrap = WRAPPINGS[name]
+    model = net(lambda m, x: wrap(m.a(x)), a=conv(3, 8))
+    record = trace(model, lambda: model(image))
+    assert emitted(record, 'a') == {'output of the network'}
+
+
+def test_an_object_that_holds_itself_ends(net, conv, image):
+    def forward(m, x):
+        output = Output([m.a(x)])
+        output.maps.append(output)
+        return output
+
+    model = net(forward, a=conv(3, 8))
+    record = trace(model, lambda: model(image))
+    assert emitted(record, 'a') == {'output of the network'}
+
+
+def test_unknown_operators_are_counted(net, conv, image):
+    model = net(
+        lambda m, x: m.a(x).cumsum(1) + m.b(x).cumsum(1) + x.cumsum(1).sum(),
+        a=conv(3, 8),
+        b=conv(3, 8),
+    )
+    record = trace(model, lambda: model(image))
+    assert record.unknown == {'aten::cumsum': 2}
+
+
+def test_the_norm_right_behind_a_layer_is_known(net, conv, image):
+    model = net(
+        lambda m, x: m.b(m.norm(m.a(x)).relu()),
+        a=conv(3, 8),
+        norm=nn.BatchNorm2d(8),
+        b=conv(8, 5),
+    )
+    assert trace(model, lambda: model(image)).norms == {'a': 'norm'}
+
+
+def test_random_numbers_of_the_caller_are_not_consumed(net, conv, image):
+    model = net(lambda m, x: m.b(m.a(x)), a=conv(3, 8), b=conv(8, 5))
+    torch.manual_seed(1)
+    trace(model, lambda: model(image))
+    found = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(found, torch.rand(3))
