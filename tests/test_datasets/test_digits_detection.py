@@ -103,6 +103,17 @@ def test_box_is_that_of_the_pixels() -> None:
         assert instance['bbox'] == bounds(ink_mask(info['img']))
 
 
+def test_ink_on_every_side_of_a_box_can_be_seen() -> None:
+    """A fifth of the least contrast between ink and paper, 80 levels."""
+    for info in DigitsDetection(num_images=60, num_digits=(1, 1), noise=0):
+        ((left, top, right, bottom),) = int_boxes(info)
+        img = info['img'].astype(int)
+        contrast = (img - np.median(img, axis=(0, 1))).max(axis=2)
+        window = contrast[top:bottom, left:right]
+        for side in (window[0], window[-1], window[:, 0], window[:, -1]):
+            assert side.max() >= 15
+
+
 def test_ink_lies_in_the_boxes_and_touches_their_sides() -> None:
     for info in DigitsDetection(num_images=20, noise=0):
         ink = ink_mask(info['img'])
