@@ -79,8 +79,12 @@ class Kept:
         index: list[int] = []
         try:
             for run in filter(None, text.split(',')):
-                first, _, last = run.partition('-')
-                index.extend(range(int(first), int(last or first) + 1))
+                first, dash, last = run.partition('-')
+                start, end = int(first), int(last if dash else first)
+                if end < start:
+                    raise ValueError(run)
+                # One index too many is enough for the check below.
+                index.extend(range(start, min(end, size) + 1))
         except ValueError as error:
             raise PruningError(
                 f'kept indices {text!r}: expected ranges such as 0-15,17'
@@ -214,6 +218,8 @@ class ChannelPlan:
 
         def read(entry: int | Sequence[Any]) -> Kept:
             if isinstance(entry, int):
+                if entry < 0:
+                    raise IndexError(entry)
                 return table[entry]
             size, text = entry
             return Kept.parse(int(size), str(text))
@@ -289,5 +295,10 @@ class ChannelPlan:
         """
         try:
             return cls.from_json(Path(path).read_text())
+        except UnicodeDecodeError as error:
+            raise PruningError(
+                f'plan={str(path)!r} is no text file: expected the JSON that '
+                'ChannelPlan.save writes'
+            ) from error
         except PruningError as error:
             raise PruningError(f'plan={str(path)!r}: {error}') from error

@@ -62,10 +62,12 @@ class Sigmoid(Surrogate):
 class LongTail(Surrogate):
     """Dynamic Sparse Training's estimator (2005.06870), scaled to a width.
 
-    With u = x / width the slope is 2 - 4|u| up to 0.4, 0.4 up to 1, then 0;
-    the relaxed step is its integral, between 0.06 and 0.94 at the ends of
-    the published piece, here shifted to pass through one half.
+    With u = x / width the published slope is 2 - 4|u| up to 0.4, 0.4 up to
+    1, then 0. Its area is 1.44; divided by that it belongs to a step of
+    height one.
     """
+
+    AREA = 1.44
 
     def relaxed(self, x: Tensor) -> Tensor:
         """Returns the integral of the slope, one half at zero."""
@@ -73,13 +75,14 @@ class LongTail(Surrogate):
         a = u.abs()
         inner = 2 * a - 2 * a.square()
         outer = 0.48 + 0.4 * (a - 0.4)
-        return 0.5 + u.sign() * torch.where(a <= 0.4, inner, outer)
+        half = torch.where(a <= 0.4, inner, outer) / self.AREA
+        return 0.5 + u.sign() * half
 
     def slope(self, x: Tensor) -> Tensor:
-        """Returns the published piecewise linear derivative."""
+        """Returns the published piecewise linear derivative, scaled."""
         a = (x / self.width).abs()
         inner = torch.where(a <= 0.4, 2 - 4 * a, 0.4)
-        return torch.where(a <= 1, inner, 0.0) / self.width
+        return torch.where(a <= 1, inner, 0.0) / (self.AREA * self.width)
 
 
 @SURROGATES.register('clipped')
