@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .custom import watch_functions
 from .rules import RULES, fallback
 from .tracer import FlopsTerm, Site, Trace, Tracer
 
@@ -36,7 +37,7 @@ def trace(model: nn.Module, forward: Callable[[], Any]) -> Trace:
         torch.backends.mha.set_fastpath_enabled(False)
         for module in modes:
             module.training = False
-        with torch.no_grad(), tracer:
+        with torch.no_grad(), watch_functions(tracer), tracer:
             outputs = forward()
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

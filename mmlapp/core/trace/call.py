@@ -50,6 +50,7 @@ class Call:
             return self.args[index]
         return self.kwargs.get(name, default)
 
+
 def tensors_in(outputs: Any) -> Iterator[Tensor]:
     """Tensors in nested containers and in the attributes of objects."""
     pending, seen = [outputs], set()

@@ -95,7 +95,7 @@ class Trace:
         terms (list[FlopsTerm]): Multiply-adds, call by call.
         norms (dict[str, str]): Layer to the affine norm right behind it.
         unknown (dict[str, int]): Operators without a rule, with the number
-            of calls that met labels.
+            of labelled tensors that they read.
     """
 
     graph: ChannelGraph = field(default_factory=ChannelGraph)
@@ -250,6 +250,18 @@ class Tracer(TorchDispatchMode):
         self.trace.producers.update(sites[:1])
         self._makers.append(Maker(sites))
         return len(self._makers) - 1
+
+    def freeze_read(self, tensor: Tensor, operator: str) -> None:
+        """Freezes what an operator without a rule reads, and counts it."""
+        labels = self.labels(tensor)
+        if not labels.axes:
+            return
+        if labels.maker is not None:
+            self._makers[labels.maker].raw = True
+        unknown = self.trace.unknown
+        unknown[operator] = unknown.get(operator, 0) + 1
+        for axis in labels.axes.values():
+            self.graph.freeze(axis.ids, f'read by {operator}, unknown here')
 
     def link_norm(self, maker: int | None, norm: str) -> None:
         """Remembers which affine norm reads a layer's output."""

@@ -23,11 +23,5 @@ def fallback(tracer: Tracer, call: Call) -> None:
     if torch.Tag.pointwise in call.func.tags:
         pointwise.pointwise(tracer, call)
         return
-    met = [t for t in call.tensors() if tracer.labels(t).axes]
-    if not met:
-        return
-    unknown = tracer.trace.unknown
-    unknown[call.op] = unknown.get(call.op, 0) + 1
-    for tensor in met:
-        for axis in tracer.labels(tensor).axes.values():
-            tracer.graph.freeze(axis.ids, f'read by {call.op}, unknown here')
+    for tensor in call.tensors():
+        tracer.freeze_read(tensor, call.op)

@@ -1,0 +1,91 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Custom autograd functions, visible and hidden ones."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from mmlapp.core.groups import Groups, find_groups
+from mmlapp.core.trace import trace
+
+
+class Hidden(Function):
+    """Doubles in NumPy, as an extension would in its own kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.from_numpy(x.numpy() * 2)
+
+
+class Visible(Function):
+    """Doubles with PyTorch's operators."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+
+double = Hidden.apply  # bound before the trace, as mmcv binds its own
+
+
+class Net(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.last = nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self.conv(x)))
+
+
+def groups_of(model: nn.Module) -> tuple[Groups, dict[str, int]]:
+    record = trace(model, lambda: model(torch.rand(1, 3, 9, 9)))
+    return find_groups(record), record.unknown
+
+
+def test_what_a_hidden_kernel_reads_is_frozen_with_its_name() -> None:
+    groups, unknown = groups_of(Net(double))
+    assert not groups.prunable
+    (name,) = unknown
+    assert name.endswith('Hidden')
+    assert any('Hidden, unknown here' in str(g.frozen) for g in groups.items)
+
+
+def test_a_visible_function_is_followed() -> None:
+    groups, unknown = groups_of(Net(Visible.apply))
+    assert [g.name for g in groups.prunable] == ['conv']
+    assert not unknown
+
+
+def test_functions_are_as_before_after_a_failed_forward() -> None:
+    before = Hidden.__dict__['forward']
+
+    def fail() -> None:
+        raise RuntimeError('no forward')
+
+    with pytest.raises(RuntimeError, match='no forward'):
+        trace(Net(double), fail)
+    assert Hidden.__dict__['forward'] is before
+
+
+def test_the_kernel_of_roi_align_is_hidden() -> None:
+    ops = pytest.importorskip('mmcv.ops')
+
+    class Rois(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+            self.fc = nn.Linear(8 * 4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            boxes = torch.tensor([[0.0, 0.0, 0.0, 4.0, 4.0]])
+            return self.fc(ops.roi_align(self.conv(x), boxes, 2).flatten(1))
+
+    groups, unknown = groups_of(Rois())
+    assert not groups.prunable
+    assert any('RoIAlign' in name for name in unknown)
