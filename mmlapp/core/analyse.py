@@ -110,6 +110,10 @@ def _bypasses(
 ) -> tuple[dict[str, nn.Conv2d], dict[str, str]]:
     """Builds the bypass of every wanted layer, in order of the forward."""
     built, without = {}, {}
+    # Grouped bypasses have no dimension that could be masked at their input.
+    open_ended = {
+        s.module for s in record.readers if bypass.placement == 'narrow'
+    }
     for site in record.sites:
         name = site.module
         if site not in record.producers or name not in wanted:
@@ -118,6 +122,10 @@ def _bypasses(
         branch = build_bypass(layer, bypass.type)
         if getattr(layer, 'groups', 1) > 1 and bypass.type != 'none':
             branch = 'it is a grouped convolution'
+        elif name in open_ended and bypass.type != 'none':
+            branch = 'it reads channels that are not zero where removed'
+        elif len(owners(model, site.name)) > 1 and bypass.type != 'none':
+            branch = 'it shares its weight with another layer'
         if isinstance(branch, str):
             without[name] = branch
         else:
@@ -163,3 +171,15 @@ def _fill_groups(
             owner[s.start : s.start + s.size] = number
         total, number = total + site.size, number + 1
     return Groups(tuple(items), channel, owner)
+
+
+def owners(model: nn.Module, name: str) -> list[tuple[nn.Module, str]]:
+    """All modules that share one parameter, and its name there."""
+    owner, _, leaf = name.rpartition('.')
+    wanted = model.get_submodule(owner)._parameters.get(leaf)
+    return [
+        (module, key)
+        for module in model.modules()
+        for key, value in module._parameters.items()
+        if value is not None and value is wanted
+    ]

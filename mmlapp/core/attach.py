@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .analyse import Analysis, analyse
+from .analyse import Analysis, analyse, owners
 from .bypass import Bypass, add_bypass
 from .controller import Controller
 from .errors import PruningError
@@ -229,21 +229,9 @@ def _add_masks(model: nn.Module, lapp: LAPP, analysis: Analysis) -> None:
         if (mine < 0).all():
             continue
         mine = torch.where(mine < 0, lapp.total, mine)
-        for module, name in _owners(model, site.name):
+        for module, name in owners(model, site.name):
             add_mask(module, name, ParameterMask(lapp, mine, site.dim, emits))
         if not fill and site.module in analysis.bypasses and site.dim == 0:
             branch = model.get_submodule(f'{site.module}.bypass')
             if site.name.endswith('.weight'):
                 add_mask(branch, 'weight', ParameterMask(lapp, mine, 0))
-
-
-def _owners(model: nn.Module, name: str) -> list[tuple[nn.Module, str]]:
-    """All modules that share one parameter, and its name there."""
-    owner, _, leaf = name.rpartition('.')
-    wanted = model.get_submodule(owner)._parameters.get(leaf)
-    return [
-        (module, key)
-        for module in model.modules()
-        for key, value in module._parameters.items()
-        if value is not None and value is wanted
-    ]

@@ -58,7 +58,8 @@ def register_bypass(name: str) -> Callable[[Builder], Builder]:
     """Adds a bypass under a name that configs can use.
 
     The function gets a convolution and returns a convolution without bias
-    from the same input to the same output shape.
+    from the same input to the same output shape. For a layer that can have
+    none it raises a ``ValueError`` that says why.
 
     Args:
         name (str): The name.
@@ -103,7 +104,8 @@ def depthwise(conv: nn.Conv2d) -> nn.Conv2d:
 @register_bypass('grouped')
 def grouped(conv: nn.Conv2d) -> nn.Conv2d:
     """Eight groups, or the greatest divisor of both widths below that."""
-    return _beside(conv, math.gcd(8, conv.in_channels, conv.out_channels))
+    shared = math.gcd(conv.in_channels, conv.out_channels)
+    return _beside(conv, max(g for g in range(1, 9) if shared % g == 0))
 
 
 @register_bypass('pointwise')
@@ -154,12 +156,27 @@ def build_bypass(conv: nn.Module, kind: str) -> nn.Conv2d | str:
         return 'it is depthwise itself'
     try:
         bypass = builder(conv)
-    except PruningError as error:
+    except ValueError as error:
         return str(error)
+    _check_bypass(conv, bypass, kind)
     cost = bypass.weight.numel() / conv.weight.numel()
     if cost > 0.5:
         return f'a {kind} bypass would cost {cost:.0%} of the layer'
     return bypass
+
+
+def _check_bypass(conv: nn.Conv2d, bypass: nn.Module, kind: str) -> None:
+    """Refuses what a registered function should not have returned."""
+    if (
+        not isinstance(bypass, nn.Conv2d)
+        or bypass.bias is not None
+        or bypass.in_channels != conv.in_channels
+        or bypass.out_channels != conv.out_channels
+    ):
+        raise PruningError(
+            f'bypass={kind!r} made {bypass} beside {conv}: expected an '
+            'nn.Conv2d without bias and with the same channels'
+        )
 
 
 class Bypassed:

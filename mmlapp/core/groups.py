@@ -245,11 +245,3 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
         for parent in parents
         for pattern in patterns
     )
-
-
-def reason_of(groups: Groups, layer: str) -> str | None:
-    """Returns why the channels that a layer emits are frozen, or None."""
-    for group in groups.items:
-        if any(m.site.module == layer for m in group.members):
-            return group.frozen
-    return None

@@ -54,7 +54,8 @@ def conv():
     """Makes a 3x3 convolution that keeps the size."""
 
     def make(inputs, outputs, size=3, **arguments):
-        arguments.setdefault('padding', size // 2)
+        if 'padding' not in arguments:
+            arguments['padding'] = size // 2
         return nn.Conv2d(inputs, outputs, size, **arguments)
 
     return make

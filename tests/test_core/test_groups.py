@@ -1,0 +1,155 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core import PruningError, PruningWarning, analyse
+from mmlapp.core.groups import matches
+
+
+@pytest.fixture
+def model(net, conv):
+    """Two stages and a head; the second stage is a residual block."""
+
+    def forward(m, x):
+        x = m.stage1(x)
+        return m.head(x + m.stage2(x))
+
+    return net(
+        forward,
+        stage1=nn.Sequential(conv(3, 6), nn.ReLU(), conv(6, 8)),
+        stage2=nn.Sequential(conv(8, 4), nn.ReLU(), conv(4, 8)),
+        head=conv(8, 5),
+    )
+
+
+@pytest.fixture
+def groups(model, image):
+    def find(**arguments):
+        return analyse(model, lambda: model(image), **arguments).groups
+
+    return find
+
+
+def reasons(found):
+    return {g.name: g.frozen for g in found.items if g.frozen}
+
+
+@pytest.mark.parametrize(
+    ('name', 'patterns', 'expected'),
+    [
+        ('backbone.layer1.0.conv1', ['backbone'], True),
+        ('backbone.layer1.0.conv1', ['back'], False),
+        ('backbone.layer1.0.conv1', ['backbone.layer1'], True),
+        ('backbone.layer1.0.conv1', ['*.conv1'], True),
+        ('backbone.layer1.0.conv1', ['*.conv2', 'backbone.layer?'], True),
+        ('backbone.layer10.conv1', ['backbone.layer1'], False),
+        ('neck', ['*'], True),
+        ('', ['*'], True),
+        ('neck', [], False),
+        ('Neck', ['neck'], False),
+    ],
+)
+def test_patterns(name, patterns, expected):
+    assert matches(name, patterns) is expected
+
+
+def test_all_is_prunable_but_the_output(groups):
+    found = groups()
+    assert [(g.name, g.size) for g in found.prunable] == [
+        ('stage1.0', 6),
+        ('stage1.2', 8),
+        ('stage2.0', 4),
+    ]
+    assert reasons(found) == {'head': 'output of the network'}
+
+
+def test_scope_leaves_the_rest_alone(groups):
+    found = groups(scope='stage1')
+    assert [g.name for g in found.prunable] == ['stage1.0']
+    assert reasons(found) == {
+        # its channels are added to those of a layer outside
+        'stage1.2': 'outside the scope: stage2.2',
+        'stage2.0': 'outside the scope: stage2.0',
+        'head': 'output of the network',
+    }
+
+
+def test_several_scopes(groups):
+    found = groups(scope=['stage1', '*2'])
+    assert len(found.prunable) == 3
+
+
+def test_ignored_layers(groups):
+    found = groups(ignore='stage1.0')
+    assert [g.name for g in found.prunable] == ['stage1.2', 'stage2.0']
+    assert reasons(found)['stage1.0'] == 'ignored by the user: stage1.0'
+
+
+def test_a_scope_that_matches_nothing(groups):
+    with pytest.raises(
+        PruningError,
+        match=r"scope='backbone' matches no.*below: head, stage1, stage2",
+    ):
+        groups(scope='backbone')
+
+
+def test_one_scope_of_several_that_matches_nothing(groups):
+    with pytest.raises(PruningError, match=r"scope='neck' matches no"):
+        groups(scope=['stage1', 'neck'])
+
+
+def test_an_ignore_that_matches_nothing_is_told(groups):
+    with pytest.warns(PruningWarning, match=r"ignore='neck' matches no"):
+        assert len(groups(ignore='neck').prunable) == 3
+
+
+def test_a_network_without_channels(net, conv, image):
+    model = net(lambda m, x: m.a(x), a=conv(3, 1))
+    with pytest.raises(PruningError, match='no convolution or linear layer'):
+        analyse(model, lambda: model(image))
+
+
+def test_members_are_all_that_shrinks(groups):
+    (group,) = [g for g in groups().prunable if g.name == 'stage1.2']
+    sites = {(m.site.name, m.site.dim) for m in group.members}
+    assert sites == {
+        ('stage1.2.weight', 0),
+        ('stage1.2.bias', 0),
+        ('stage2.0.weight', 1),
+        ('stage2.2.weight', 0),
+        ('stage2.2.bias', 0),
+        ('head.weight', 1),
+    }
+
+
+def test_global_numbers_count_the_prunable_channels(groups):
+    found = groups()
+    numbers = found.node_channel[found.node_channel >= 0].unique()
+    assert numbers.tolist() == list(range(6 + 8 + 4))
+    owner = found.node_group[found.node_channel.argsort()]
+    assert owner[-1] == 2
+    assert ((found.node_channel < 0) == (found.node_group < 0)).all()
+
+
+def test_groups_that_begin_at_one_layer_have_names_of_their_own(
+    net, conv, image, agree
+):
+    """The first half of ``a`` is added to ``b``, padded; the other not."""
+
+    def forward(m, x):
+        small = nn.functional.pad(m.b(x), (0, 0, 0, 0, 4, 4))
+        return m.c(torch.cat([m.a(x), m.d(x)], dim=1) + small)
+
+    model = net(
+        forward,
+        a=conv(3, 8),
+        b=conv(3, 8),
+        d=conv(3, 8),
+        c=conv(16, 5),
+    )
+    result = agree(model, image)
+    assert result.groups == {'b': 4, 'b#2': 4}
+    assert list(result.plan.groups) == ['b', 'b#2']
+    assert list(result.lapp.keep_ratios()) == ['b', 'b#2']
