@@ -21,7 +21,7 @@ from .masks import ParameterMask, add_mask
 from .partial import pair_channels
 from .scoring import GroupInfo, Layer
 from .surrogates import SURROGATES
-from .trace import FlopsTerm, Trace
+from .trace import FlopsTerm, Site, Trace
 
 
 def attach(
@@ -178,7 +178,7 @@ def _layout(model: nn.Module, analysis: Analysis, bypass: Bypass) -> Layout:
     sites = []
     for site in record.sites:
         mine = channel[site.start : site.start + site.size]
-        if (mine >= 0).any():
+        if (mine >= 0).any() and _is_stored(model, site):
             sites.append((site, mine))
     ends = {}
     for name in analysis.bypasses:
@@ -189,6 +189,14 @@ def _layout(model: nn.Module, analysis: Analysis, bypass: Bypass) -> Layout:
         )
         ends[name] = (inputs, outputs)
     return Layout(sites, ends, bypass)
+
+
+def _is_stored(model: nn.Module, site: Site) -> bool:
+    """False for the groups of a convolution that is no module."""
+    if not site.attribute:
+        return True
+    module, _, name = site.name.rpartition('.')
+    return hasattr(model.get_submodule(module), name)
 
 
 def _infos(

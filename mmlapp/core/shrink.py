@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from .bypass import Bypassed, add_bypass, build_bypass
-from .errors import PruningError
+from .bypass import add_bypass
+from .fit import check_fit, stored
 from .masks import remove_masks
 from .partial import narrow_bypass
 from .plan import BypassPlan, ChannelPlan, Kept
@@ -35,12 +35,12 @@ def shrink(model: nn.Module, plan: ChannelPlan) -> nn.Module:
     Raises:
         PruningError: If the plan does not fit; the network is then as before.
     """
-    _check_fit(model, plan)
+    bypasses = check_fit(model, plan)
     detach(model)
-    for name, entry in plan.bypasses.items():
-        _restore_bypass(model.get_submodule(name), entry)
+    for name, bypass in bypasses.items():
+        add_bypass(model.get_submodule(name), bypass)
     replaced = {
-        id(_tensor(model, name)): _slice(_tensor(model, name), dims)
+        id(stored(model, name)): _slice(stored(model, name), dims)
         for name, dims in plan.slices.items()
     }
     touched = _replace(model, replaced)
@@ -74,53 +74,6 @@ def detach(model: nn.Module) -> nn.Module:
                 del hooks[key]
                 model._forward_hooks_with_kwargs.pop(key, None)
     return model
-
-
-def _tensor(model: nn.Module, name: str) -> Tensor:
-    """A parameter or buffer as stored, not as a mask shows it."""
-    owner, _, leaf = name.rpartition('.')
-    module = model.get_submodule(owner)
-    value: Tensor | None = module._parameters.get(leaf)
-    value = module._buffers.get(leaf) if value is None else value
-    if value is None:
-        raise AttributeError(name)
-    return value
-
-
-def _check_fit(model: nn.Module, plan: ChannelPlan) -> None:
-    for name, dims in plan.slices.items():
-        try:
-            shape = _tensor(model, name).shape
-        except AttributeError as error:
-            raise PruningError(
-                f'the plan does not fit the model: it has no {name}'
-            ) from error
-        for dim, kept in dims.items():
-            if dim >= len(shape) or shape[dim] != kept.size:
-                raise PruningError(
-                    f'the plan does not fit the model: {name} has shape '
-                    f'{tuple(shape)}, the plan expects {kept.size} in '
-                    f'dimension {dim}'
-                )
-    for name in plan.bypasses:
-        try:
-            model.get_submodule(name)
-        except AttributeError as error:
-            raise PruningError(
-                f'the plan does not fit the model: it has no layer {name}'
-            ) from error
-
-
-def _restore_bypass(conv: nn.Module, entry: BypassPlan) -> None:
-    if isinstance(conv, Bypassed):
-        return
-    bypass = build_bypass(conv, entry.type)
-    if isinstance(bypass, str):
-        raise PruningError(
-            f'the plan does not fit the model: a layer cannot take its '
-            f'{entry.type} bypass: {bypass}'
-        )
-    add_bypass(conv, bypass)
 
 
 def _slice(tensor: Tensor, dims: Mapping[int, Kept]) -> Tensor:
