@@ -215,6 +215,20 @@ def test_a_plain_optimizer_wrapper_is_refused(
         make_runner(plain).train()
 
 
+@pytest.mark.parametrize('placement', ['fill', 'narrow'])
+@pytest.mark.parametrize('kind', ['depthwise', 'pointwise', 'grouped'])
+def test_a_run_with_bypasses_ends_within_the_budget(
+    make_runner: MakeRunner, kind: str, placement: str
+) -> None:
+    def add(config: dict[str, Any]) -> None:
+        config['model']['bypass'] = dict(type=kind, placement=placement)
+        config['custom_hooks'][0]['target_flops'] = 0.6
+
+    runner = make_runner(add)
+    runner.train()
+    assert 0.59 <= runner.model.lapp.ratio <= 0.6
+
+
 def test_mixed_precision_on_the_cpu(make_runner: MakeRunner) -> None:
     def amp(config: dict[str, Any]) -> None:
         config['optim_wrapper']['type'] = 'mmlapp.AmpLAPPOptimWrapper'
