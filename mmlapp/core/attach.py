@@ -17,7 +17,7 @@ from .errors import PruningError
 from .flops import FlopsTable, PairTerm
 from .lapp import LAPP
 from .layout import Layout
-from .masks import ParameterMask, add_mask
+from .masks import Masked, ParameterMask, add_mask
 from .partial import pair_channels
 from .scoring import GroupInfo, Layer
 from .surrogates import SURROGATES
@@ -76,10 +76,7 @@ def attach(
           (flops): FlopsTable()
         )
     """
-    if hasattr(model, 'lapp'):
-        raise PruningError(
-            'the model already has a child named lapp: attach it only once'
-        )
+    _refuse_second(model)
     forward = (
         example
         if callable(example) and not isinstance(example, Tensor)
@@ -109,9 +106,23 @@ def attach(
     for name, branch in analysis.bypasses.items():
         add_bypass(model.get_submodule(name), branch)
     _add_masks(model, lapp, analysis)
+    lapp.to(next(model.parameters()).device)
     model.add_module('lapp', lapp)
     model.register_forward_pre_hook(_activate)
     return lapp
+
+
+def _refuse_second(model: nn.Module) -> None:
+    if hasattr(model, 'lapp'):
+        raise PruningError(
+            'the model already has a child named lapp: attach it only once'
+        )
+    for name, module in model.named_modules():
+        if isinstance(module, (LAPP, Masked)):
+            raise PruningError(
+                f'{name} of the model is already prunable: attach either '
+                'the part or the whole'
+            )
 
 
 def _activate(module: nn.Module, args: object) -> None:

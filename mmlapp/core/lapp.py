@@ -257,7 +257,7 @@ class LAPP(nn.Module):
             extreme.scatter_reduce(
                 0, group, self.scores, 'amin', include_self=False
             )
-            - self.surrogate.width
+            - 0.99 * self.surrogate.width  # the slope at its very end may be 0
         )
         high = self._ceiling()
         bounded = (
@@ -288,7 +288,15 @@ class LAPP(nn.Module):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Ends the pruning phase: masks within the budget, then fixed."""
+        """Ends the pruning phase: masks within the budget, then fixed.
+
+        Raises:
+            PruningError: If the phase has not begun.
+        """
+        if self.phase == DENSE:
+            raise PruningError(
+                'finish: the pruning phase has not begun; call begin first'
+            )
         target = float(self.progress[3])
         margin = self.scores - self.threshold[self.group[:-1]]
         self.mask[:-1] = snap(
@@ -327,9 +335,34 @@ class LAPP(nn.Module):
         _, _, steps, target = self.progress.tolist()
         return Schedule(target, int(steps))
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self.active = True
+    def _apply(self, fn: Any, recurse: bool = True) -> LAPP:
+        """Follows the network to its device; types stay as they are.
+
+        Counts and FLOPs need their range, and a buffer that learns must be
+        a leaf again after it was moved.
+        """
+        before = {
+            (module, name): value
+            for module in self.modules()
+            for name, value in module._buffers.items()
+        }
+        super()._apply(fn, recurse)
+        for (module, name), value in before.items():
+            moved = module._buffers[name]
+            if moved is None or value is None or moved is value:
+                continue
+            if value.device.type != 'meta':
+                moved = value.detach().to(moved.device)
+            module._buffers[name] = moved.detach()
+        self.threshold.requires_grad_()
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if f'{prefix}mask' in state_dict:
+            self.active = True
 
     def extra_repr(self) -> str:
         """Shows what is pruned."""

@@ -175,7 +175,7 @@ class Tracer(TorchDispatchMode):
         if not call.func._schema.is_mutable:
             return
         for target in call.written():
-            storage = target.untyped_storage().data_ptr()
+            storage = target.untyped_storage()._cdata
             for known in self._by_storage.get(storage, []):
                 tensor = known()
                 if tensor is not None and tensor is not target:
@@ -204,7 +204,7 @@ class Tracer(TorchDispatchMode):
         """Remembers the labels of a tensor for as long as it lives."""
         known = ref(tensor)
         self._labels[id(tensor)] = (known, labels)
-        storage = tensor.untyped_storage().data_ptr()
+        storage = tensor.untyped_storage()._cdata
         self._by_storage.setdefault(storage, []).append(known)
 
     def freeze(self, labels: Labels, reason: str) -> None:

@@ -91,7 +91,7 @@ def _evaluated(call: Call, axes: list[Axis | None]) -> float | None:
         return None
 
     def blank(tensor: Tensor) -> Tensor:
-        return torch.zeros(1, dtype=tensor.dtype, device=tensor.device)
+        return torch.zeros(1, dtype=tensor.dtype)
 
     args, kwargs = tree_map_only(Tensor, blank, (call.args, call.kwargs))
     return float(tree_leaves(call.func(*args, **kwargs))[0])

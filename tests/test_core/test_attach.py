@@ -1,0 +1,368 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What attaching promises to the network and to everyone who uses it."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from mmlapp.core import (
+    Bypass,
+    PruningError,
+    analyse,
+    attach,
+    register_score,
+    shrink,
+)
+
+
+class Small(nn.Module):
+    """A class of its own, as users have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 12, 3, padding=1),
+            nn.ReLU(inplace=True),
+        )
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x):
+        return self.head(self.body(x).mean((2, 3)))
+
+
+@pytest.fixture
+def model():
+    return Small()
+
+
+@pytest.fixture
+def images():
+    return torch.randn(4, 3, 8, 8)
+
+
+def train(model, images, steps=8, target=0.5, wrapped=None):
+    """The loop of the README."""
+    lapp = model.lapp
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    lapp.begin(target, steps)
+    for _ in range(steps):
+        loss = (wrapped or model)(images).square().mean() + lapp.loss()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        lapp.step()
+
+
+def picture(model):
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    return (
+        state,
+        [(n, type(m)) for n, m in model.named_modules()],
+        dict(model._forward_pre_hooks),
+    )
+
+
+def assert_untouched(model, before):
+    state, modules, hooks = picture(model)
+    assert modules == before[1]
+    assert hooks == before[2]
+    assert state.keys() == before[0].keys()
+    assert all(torch.equal(state[k], v) for k, v in before[0].items())
+
+
+def test_class_and_state_dict_keys_are_kept(model, images):
+    keys = list(model.state_dict())
+    lapp = attach(model, images)
+    assert type(model) is Small
+    assert model.lapp is lapp
+    assert [k for k in model.state_dict() if 'lapp' not in k] == keys
+
+
+def test_a_bypass_only_adds_keys(model, images):
+    keys = list(model.state_dict())
+    attach(model, images, bypass=Bypass('grouped'))
+    added = [k for k in model.state_dict() if k not in keys]
+    assert {k for k in added if 'lapp' not in k} == {'body.3.bypass.weight'}
+
+
+def test_parameters_are_the_same_objects(model, images):
+    before = dict(model.named_parameters())
+    attach(model, images)
+    after = dict(model.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(before[k] is after[k] for k in before)
+
+
+def test_optimizers_never_see_the_thresholds(model, images):
+    lapp = attach(model, images)
+    ids = {id(p) for p in model.parameters()}
+    assert id(lapp.threshold) not in ids
+    assert not list(lapp.parameters())
+
+
+def test_weight_decay_and_clipping_leave_thresholds_alone(model, images):
+    lapp = attach(model, images)
+    lapp.begin(1.0, 10)
+    before = lapp.threshold.detach().clone()
+    optimizer = torch.optim.AdamW(model.parameters(), 0.1, weight_decay=0.5)
+    model(images).sum().backward()
+    gradient = lapp.threshold.grad.clone()
+    nn.utils.clip_grad_norm_(model.parameters(), 1e-6)
+    optimizer.step()
+    assert torch.equal(lapp.threshold, before)
+    assert torch.equal(lapp.threshold.grad, gradient)
+
+
+@pytest.mark.parametrize(
+    'init',
+    [
+        lambda w: nn.init.constant_(w, 0.25),
+        lambda w: nn.init.normal_(w),
+        lambda w: w.data.fill_(3.0),
+        lambda w: w.data.copy_(torch.zeros_like(w)),
+    ],
+)
+@pytest.mark.parametrize('name', ['body.0', 'body.1', 'body.3'])
+def test_initialisers_reach_the_stored_weights(model, images, init, name):
+    """MMEngine initialises after the model was built."""
+    attach(model, images)
+    stored = dict(model.named_parameters())[f'{name}.weight']
+    before = stored.detach().clone()
+    init(model.get_submodule(name).weight)
+    assert (stored != before).all()
+
+
+def test_training_prunes_within_the_budget(model, images, count_macs):
+    dense = count_macs(model.eval(), images)
+    lapp = attach(model.train(), images)
+    train(model, images, target=0.5)
+    slim = shrink(copy.deepcopy(model), lapp.plan()).eval()
+    assert 0.4 < count_macs(slim, images) / dense <= 0.5
+    with torch.no_grad():
+        torch.testing.assert_close(slim(images), model.eval()(images))
+
+
+@pytest.mark.parametrize('bypass', [None, Bypass('grouped', 'fill')])
+def test_a_copy_is_independent(model, images, bypass):
+    """As an EMA keeps one."""
+    attach(model, images, bypass=bypass)
+    train(model, images, steps=4)
+    copied = copy.deepcopy(model)
+    expected = model(images).detach()
+    copied.lapp.mask[:-1] = False
+    with torch.no_grad():
+        for p in copied.parameters():
+            p.add_(1.0)
+    assert torch.equal(model(images), expected)
+    assert not torch.equal(copied(images), expected)
+    model.lapp.mask[:-1] = True
+    assert not copied.lapp.mask[:-1].any()
+
+
+def test_a_copy_prunes_on_its_own(model, images):
+    """Scores come from the weights of the copy, not of the original."""
+    attach(model, images)
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(float('nan'))
+    train(copied, images, target=0.4)
+    assert model.lapp.mask.all()
+    assert copied.lapp.ratio <= 0.4
+
+
+def test_a_copy_averages_like_the_network(model, images):
+    averaged = torch.optim.swa_utils.AveragedModel
+    attach(model, images)
+    ema = averaged(model, use_buffers=True)
+    train(model, images)
+    ema.update_parameters(model)
+    assert torch.equal(ema.module.lapp.mask, model.lapp.mask)
+    shrink(ema.module, ema.module.lapp.plan())
+    assert ema(images).isfinite().all()
+
+
+def test_masks_come_back_from_a_checkpoint(model, images, tmp_path):
+    attach(model, images)
+    train(model, images)
+    torch.save(model.state_dict(), tmp_path / 'model.pth')
+    fresh = Small()
+    attach(fresh, images)
+    fresh.load_state_dict(torch.load(tmp_path / 'model.pth'))
+    assert torch.equal(fresh.lapp.mask, model.lapp.mask)
+    assert torch.equal(fresh.eval()(images), model.eval()(images))
+    assert fresh.lapp.plan() == model.lapp.plan()
+
+
+def test_a_sequential_runs_as_before(images):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 3))
+    expected = model(images)
+    attach(model, images)
+    assert torch.equal(model(images), expected)
+
+
+def test_masks_apply_from_the_first_forward_on(model, images):
+    lapp = attach(model.eval(), images)
+    dense = model.body(images)
+    lapp.mask[:8] = False
+    assert torch.equal(model.body(images), dense)
+    model(images)
+    assert not torch.equal(model.body(images), dense)
+
+
+def test_the_example_may_be_a_function(images):
+    class Two(Small):
+        def forward(self, x, y, *, scale):
+            return super().forward(x + y) * scale
+
+    model = Two()
+    lapp = attach(model, lambda: model(images, images, scale=2.0))
+    assert len(lapp.groups) == 2
+
+
+def test_modes_are_kept(model, images):
+    model.train()
+    model.body[1].eval()
+    attach(model, images, bypass=Bypass('grouped'))
+    assert model.training
+    assert not model.body[1].training
+    assert model.body[3].bypass.training
+
+
+UNKNOWN = {
+    'score': "score='best' is unknown; choose one of: .*taylor",
+    'surrogate': "surrogate='best' is unknown; choose one of: .*sigmoid",
+    'normalisation': "normalisation='best' is unknown; choose one of: .*rank",
+}
+
+
+@pytest.mark.parametrize('name', UNKNOWN)
+def test_unknown_choices_change_nothing(model, images, name):
+    before = picture(model)
+    with pytest.raises(PruningError, match=UNKNOWN[name]):
+        attach(model, images, **{name: 'best'})
+    assert_untouched(model, before)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'match'),
+    [
+        (dict(width=0), 'width=0'),
+        (dict(scope='neck'), "scope='neck' matches no"),
+        (dict(scope='head'), "no channel can be pruned in scope='head'"),
+        (dict(ignore='body'), 'no channel can be pruned.*ignored by the'),
+    ],
+)
+def test_impossible_requests_change_nothing(model, images, arguments, match):
+    before = picture(model)
+    with pytest.raises(PruningError, match=match):
+        attach(model, images, **arguments)
+    assert_untouched(model, before)
+
+
+def test_attaching_twice(model, images):
+    attach(model, images)
+    before = picture(model)
+    with pytest.raises(PruningError, match='attach it only once'):
+        attach(model, images)
+    assert_untouched(model, before)
+
+
+def test_attaching_to_a_part_and_to_the_whole(model, images):
+    attach(model.body, images)
+    before = picture(model)
+    with pytest.raises(PruningError, match='of the model is already prun'):
+        attach(model, images)
+    assert_untouched(model, before)
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """One real process of a distributed run."""
+    dist.init_process_group(
+        'gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1
+    )
+    yield
+    dist.destroy_process_group()
+
+
+def test_a_wrapped_model_is_refused(model, images, process_group):
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    with pytest.raises(
+        PruningError,
+        match=r'wrapped in DistributedDataParallel: prune model\.module',
+    ):
+        attach(wrapped, images)
+    with pytest.raises(PruningError, match='DistributedDataParallel'):
+        analyse(wrapped, lambda: wrapped(images))
+    assert not hasattr(model, 'lapp')
+
+
+def test_data_parallel_is_refused(model, images):
+    with pytest.raises(PruningError, match='wrapped in DataParallel'):
+        attach(nn.DataParallel(model), images)
+
+
+def test_a_model_is_wrapped_after_it_was_attached(
+    model, images, process_group
+):
+    """Buffers are broadcast; the reducer does not wait for thresholds."""
+    single = copy.deepcopy(model)
+    attach(model, images)
+    attach(single, images)
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    train(model, images, wrapped=wrapped)
+    train(single, images)
+    assert torch.equal(model.lapp.mask, single.lapp.mask)
+    torch.testing.assert_close(model.lapp.threshold, single.lapp.threshold)
+
+
+def test_a_score_of_a_method_developer(model, images):
+    """Ten lines: register, name, train."""
+
+    @register_score('test_first_weight')
+    def first_weight(channels):
+        return channels.filters[:, 0].abs()
+
+    lapp = attach(model, images, score='test_first_weight')
+    lapp.begin(0.5, 10)
+    first = model.state_dict()['body.0.weight'][:, 0, 0, 0].abs()
+    assert lapp.scores[:8].argsort().tolist() == first.argsort().tolist()
+
+
+@pytest.mark.parametrize('score', ['l1', 'l2', 'bn_scale', 'fpgm', 'taylor'])
+def test_every_score_prunes(model, images, score):
+    attach(model, images, score=score)
+    train(model, images, target=0.5)
+    assert 0.4 < model.lapp.ratio <= 0.5
+
+
+def test_the_scale_of_the_following_norm_is_seen(model, images):
+    lapp = attach(model, images, score='bn_scale', normalisation='mean')
+    with torch.no_grad():
+        model.body[1].weight.copy_(torch.arange(8.0))
+    lapp.begin(0.5, 10)
+    torch.testing.assert_close(lapp.scores[:8], torch.arange(8.0) / 3.5)
+
+
+def test_attaching_works_without_values():
+    """On the meta device: nothing but shapes is needed."""
+    model = Small().to('meta')
+    lapp = attach(model, torch.empty(2, 3, 8, 8, device='meta'))
+    assert {b.device.type for b in lapp.buffers()} == {'meta'}
+
+
+def test_a_slim_network_can_be_pickled(model, images):
+    lapp = attach(model, images)
+    train(model, images)
+    slim = shrink(model, lapp.plan()).eval()
+    again = pickle.loads(pickle.dumps(slim))
+    assert torch.equal(again(images), slim(images))
