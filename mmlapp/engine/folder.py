@@ -1,0 +1,78 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""A folder that appears as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmlapp.core import PruningError
+
+PLAN = '.plan.json'
+
+
+def check_folder(out: Path, force: bool) -> None:
+    """Raises PruningError if a folder must not be written.
+
+    Args:
+        out (Path): The folder. One that is missing or empty may be written.
+        force (bool): Whether a former deployment may be replaced.
+    """
+    if out.exists() and not out.is_dir():
+        raise PruningError(f'out={str(out)!r} is a file; name a folder')
+    found = sorted(p.name for p in out.iterdir()) if out.exists() else []
+    if not found:
+        return
+    if not force:
+        raise PruningError(
+            f'out={str(out)!r} exists and holds {found[0]}; choose another '
+            'folder, or replace a former deployment with --force'
+        )
+    stem = next((f.removesuffix(PLAN) for f in found if f.endswith(PLAN)), '')
+    others = set(found) - {f'{stem}{s}' for s in ('.py', '.pth', PLAN)}
+    if not stem or others:
+        raise PruningError(
+            f'out={str(out)!r} holds {min(others or found)}, which is of no '
+            'deployment, and --force would remove it; choose another folder'
+        )
+
+
+@contextmanager
+def staged_folder(out: Path) -> Iterator[Path]:
+    """Yields a temporary folder that becomes ``out`` if all goes well.
+
+    A folder that is there is replaced. After an error or an interrupt
+    everything is as before.
+
+    Args:
+        out (Path): The folder, see :func:`check_folder`.
+    """
+    out = out.absolute()
+    # Beside it, since only then is renaming one step.
+    anchor = next(p for p in out.parents if p.is_dir())
+    folder = anchor / f'.{out.name}.{os.getpid()}.tmp'
+    folder.mkdir()
+    try:
+        yield folder
+        _move(folder, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move(folder: Path, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not out.exists():
+        folder.rename(out)
+        return
+    old = folder.with_suffix('.old')
+    out.rename(old)
+    try:
+        folder.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
+    shutil.rmtree(old)
