@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from mmengine.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from mmlapp.core import PruningError
 
@@ -64,27 +64,46 @@ def example_forward(
     Raises:
         PruningError: If the shape is not three positive numbers.
     """
-    shape = tuple(input_shape)
-    if len(shape) != 3 or any(int(s) < 1 for s in shape):
-        raise PruningError(
-            f'input_shape={input_shape!r}: expected (channels, height, width)'
-        )
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, *shape, generator=generator).to(device)
-    samples = _samples(model, shape)
+    image, samples = example_inputs(model, input_shape)
 
     def forward() -> Any:
         try:
             return model(image, samples, mode='tensor')
         except Exception as error:
             raise PruningError(
-                f'the model does not run on an image of input_shape={shape} '
-                f'({type(error).__name__}: {error}). Set input_shape to what '
-                'it is trained on'
+                'the model does not run on an image of input_shape='
+                f'{tuple(image.shape[1:])} ({type(error).__name__}: {error}). '
+                'Set input_shape to what it is trained on'
             ) from error
 
     return forward
+
+
+def example_inputs(
+    model: nn.Module, input_shape: Sequence[int]
+) -> tuple[Tensor, list[Any] | None]:
+    """Makes one random image, the same at every call, and what goes with it.
+
+    Args:
+        model (nn.Module): The model that will read it.
+        input_shape (Sequence[int]): Channels, height and width.
+
+    Returns:
+        tuple[Tensor, list or None]: The image, shape ``[1, *input_shape]``,
+        and for detectors a sample that tells its size.
+
+    Raises:
+        PruningError: If the shape is not three positive numbers.
+    """
+    shape = tuple(input_shape)
+    if len(shape) != 3 or any(int(s) < 1 for s in shape):
+        raise PruningError(
+            f'input_shape={input_shape!r}: expected (channels, height, width)'
+        )
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, *shape, generator=generator)
+    device = next(model.parameters()).device
+    return image.to(device), _samples(model, shape)
 
 
 def _samples(model: nn.Module, shape: tuple[int, ...]) -> list[Any] | None:
