@@ -1,0 +1,180 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from mmpretrain.models import ImageClassifier
+
+from mmlapp.core import PruningError
+from mmlapp.engine import prunable_model
+
+SETTINGS = dict(
+    backbone=dict(type='mmlapp.CIFARResNet', depth=8),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+)
+SHAPE = (3, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        yield
+
+
+def build(**kwargs):
+    config = dict(
+        type='mmlapp.PrunableModel',
+        architecture='ImageClassifier',
+        input_shape=SHAPE,
+        **SETTINGS,
+    )
+    return MODELS.build({**config, **kwargs})
+
+
+def dense():
+    return MODELS.build(dict(type='ImageClassifier', **SETTINGS))
+
+
+def losses(model):
+    from mmpretrain.structures import DataSample
+
+    samples = [DataSample().set_gt_label(i) for i in range(2)]
+    return model(torch.rand(2, *SHAPE), samples, mode='loss')
+
+
+def test_class_and_keys_stay():
+    model, plain = build(), dense()
+    assert type(model) is ImageClassifier
+    keys = {k for k in model.state_dict() if not k.startswith('lapp.')}
+    assert keys == set(plain.state_dict())
+    names = [name for name, _ in model.named_parameters()]
+    assert names == [name for name, _ in plain.named_parameters()]
+    # A dense checkpoint loads, without the thresholds.
+    found = model.load_state_dict(plain.state_dict(), strict=False)
+    assert not found.unexpected_keys
+    assert all(k.startswith('lapp.') for k in found.missing_keys)
+
+
+def test_before_pruning_it_is_the_dense_model():
+    model, plain = build().eval(), dense().eval()
+    model.load_state_dict(plain.state_dict(), strict=False)
+    image = torch.rand(2, *SHAPE)
+    assert torch.equal(
+        model(image, mode='tensor'), plain(image, mode='tensor')
+    )
+
+
+def test_flat_and_nested_forms_build_the_same():
+    nested = dict(type='ImageClassifier', _scope_='mmpretrain', **SETTINGS)
+    config = dict(
+        type='mmlapp.PrunableModel', architecture=nested, input_shape=SHAPE
+    )
+    # The scope inside counts, whatever the default is.
+    with DefaultScope.overwrite_default_scope('mmengine'):
+        model = MODELS.build(config)
+    assert repr(model) == repr(build())
+    # The config stays as it was, for the Runner to dump.
+    assert nested['_scope_'] == 'mmpretrain'
+    assert config['architecture'] is nested
+
+
+def test_whole_config_and_arguments_exclude_each_other():
+    nested = dict(type='ImageClassifier', **SETTINGS)
+    with pytest.raises(PruningError, match=r"arguments \['train_cfg'\]: arch"):
+        prunable_model(nested, train_cfg={})
+
+
+@pytest.mark.parametrize('phase', ['dense', 'pruning', 'finished'])
+def test_loss_flops_counts_in_the_pruning_phase(phase):
+    model = build()
+    if phase != 'dense':
+        model.lapp.begin(0.5, steps=2)
+        model.lapp.progress[1] = 1
+    if phase == 'finished':
+        model.lapp.finish()
+    found = losses(model)
+    assert set(found) == {'loss', 'loss_flops'}
+    assert (found['loss_flops'] > 0) == (phase == 'pruning')
+
+
+def test_loss_flops_reaches_the_thresholds_alone():
+    model = build()
+    model.lapp.begin(0.5, steps=2)
+    model.lapp.progress[1] = 1
+    # Where no channel lies near its threshold, nothing would learn.
+    model.lapp.slope.fill_(1.0)
+    losses(model)['loss_flops'].backward()
+    assert (model.lapp.threshold.grad < 0).all()
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize('mode', ['tensor', 'predict'])
+def test_other_modes_have_no_loss(mode):
+    model = build().eval()
+    model.lapp.begin(0.5, steps=1)
+    output = model(torch.rand(2, *SHAPE), mode=mode)
+    assert not isinstance(output, dict)
+
+
+def test_the_data_preprocessor_is_passed_on():
+    top = dict(type='ClsDataPreprocessor', mean=[1.0] * 3, std=[2.0] * 3)
+    model = build(data_preprocessor=top)
+    assert model.data_preprocessor.mean.flatten().tolist() == [1.0] * 3
+    own = dict(type='ClsDataPreprocessor', mean=[5.0] * 3, std=[2.0] * 3)
+    nested = dict(type='ImageClassifier', data_preprocessor=own, **SETTINGS)
+    model = prunable_model(nested, input_shape=SHAPE, data_preprocessor=top)
+    assert model.data_preprocessor.mean.flatten().tolist() == [5.0] * 3
+
+
+@pytest.mark.parametrize(
+    ('setting', 'text'),
+    [
+        (dict(score='l3'), "score='l3' is unknown; choose one of: .*l1"),
+        (dict(surrogate='step'), "surrogate='step' is unknown; choose"),
+        (dict(bypass=dict(type='wide')), "bypass='wide' is unknown; choose"),
+        (dict(scope='encoder'), "scope='encoder' matches no .* backbone"),
+        (dict(input_shape=(3, 8)), r'input_shape=\(3, 8\): expected \(chan'),
+        (dict(input_shape=(1, 8, 8)), r'does not run .* input_shape=\(1, 8'),
+    ],
+)
+def test_wrong_settings(setting, text):
+    with pytest.raises(PruningError, match=text):
+        build(**setting)
+
+
+CODE = """
+import sys
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+cfg = Config.fromfile(sys.argv[1])
+print('mmlapp' in sys.modules)
+init_default_scope(cfg.default_scope)
+print(type(MODELS.build(cfg.model)).__name__)
+"""
+
+
+def test_a_config_needs_no_custom_imports(tmp_path):
+    config = dict(
+        default_scope='mmpretrain',
+        model=dict(
+            type='mmlapp.PrunableModel',
+            architecture='ImageClassifier',
+            input_shape=SHAPE,
+            **SETTINGS,
+        ),
+    )
+    path = tmp_path / 'config.py'
+    Config(config).dump(path)
+    run = subprocess.run(
+        [sys.executable, '-c', CODE, str(path)],
+        capture_output=True,
+        text=True,
+    )
+    found = [line for line in run.stdout.splitlines() if 'OneDL' not in line]
+    assert found == ['False', 'ImageClassifier'], run.stderr
