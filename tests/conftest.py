@@ -1,0 +1,186 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Finished LAPP runs without training: a config file and a checkpoint."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from mmlapp.engine.masked import build_model
+
+CLASSIFIER = """
+default_scope = 'mmpretrain'
+custom_imports = dict(imports=['mmlapp'])
+model = dict(
+    type='mmlapp.PrunableModel',
+    architecture='ImageClassifier',
+    input_shape=(3, 16, 16),
+    bypass={bypass},
+    backbone=dict(
+        type='mmlapp.CIFARResNet',
+        depth=8,
+        init_cfg=dict(type='Pretrained', checkpoint='nowhere.pth'),
+    ),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+)
+data_preprocessor = dict(mean=[80.0] * 3, std=[90.0] * 3)
+test_dataloader = dict(
+    batch_size=8,
+    num_workers=2,
+    persistent_workers=True,
+    dataset=dict(
+        type='mmlapp.Digits',
+        split='test',
+        img_size=16,
+        indices=16,
+        pipeline=[dict(type='PackInputs')],
+    ),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+)
+test_cfg = dict()
+test_evaluator = dict(type='Accuracy')
+optim_wrapper = dict(
+    type='mmlapp.LAPPOptimWrapper',
+    optimizer=dict(type='SGD', lr=0.1),
+)
+custom_hooks = [
+    dict(type='EMAHook', momentum=0.001),
+    dict(type='mmlapp.LAPPHook', target_flops=0.5, prune_epochs=1),
+]
+load_from = 'dense.pth'
+work_dir = 'somewhere'
+"""
+DETECTOR = """
+default_scope = 'mmdet'
+custom_imports = dict(imports=['mmlapp'])
+model = dict(
+    type='mmlapp.PrunableModel',
+    architecture='RetinaNet',
+    input_shape=(3, 64, 64),
+    data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32),
+    backbone=dict(
+        type='ResNet',
+        depth=18,
+        stem_channels=8,
+        base_channels=8,
+        norm_eval=True,
+    ),
+    neck=dict(
+        type='FPN',
+        in_channels=[8, 16, 32, 64],
+        out_channels=8,
+        num_outs=5,
+    ),
+    bbox_head=dict(
+        type='RetinaHead',
+        num_classes=2,
+        in_channels=8,
+        feat_channels=8,
+        stacked_convs=1,
+    ),
+    test_cfg=dict(
+        nms_pre=20,
+        score_thr=0.0,
+        nms=dict(type='nms', iou_threshold=0.5),
+        max_per_img=5,
+    ),
+)
+test_dataloader = dict(
+    dataset=dict(
+        type='CocoDataset', ann_file='nowhere.json', pipeline=[]
+    ),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+)
+optim_wrapper = dict(type='mmlapp.AmpLAPPOptimWrapper')
+custom_hooks = [dict(type='mmlapp.LAPPHook')]
+"""
+META = dict(
+    epoch=3,
+    cfg='as trained',
+    dataset_meta=dict(classes=tuple('0123456789'), palette=[(0, 0, 0)] * 10),
+)
+
+
+@dataclass
+class Run:
+    """A config, a checkpoint, and the model in it.
+
+    Args:
+        config (Path): The config file.
+        checkpoint (Path): What MMEngine would have saved.
+        model (nn.Module): The masked model.
+    """
+
+    config: Path
+    checkpoint: Path
+    model: nn.Module
+
+    def change(self, edit):
+        """Rewrites the checkpoint after ``edit(checkpoint)``."""
+        data = torch.load(self.checkpoint, weights_only=False)
+        edit(data)
+        torch.save(data, self.checkpoint)
+
+
+def _randomise_norms(model):
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.uniform_(module._parameters['weight'], 0.5, 1.5)
+            nn.init.normal_(module._parameters['bias'], std=0.1)
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+
+
+def _finished_run(folder, text, target):
+    torch.manual_seed(0)
+    config = folder / 'run.py'
+    config.write_text(text)
+    cfg = Config.fromfile(config)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = build_model(cfg).eval()
+    _randomise_norms(model)
+    lapp = model.lapp
+    lapp.begin(target, steps=4)
+    lapp.scores.copy_(torch.rand(lapp.total))
+    lapp.finish()
+    checkpoint = folder / 'epoch_3.pth'
+    torch.save(
+        {
+            'meta': META,
+            'message_hub': {'loss': HistoryBuffer([1.0, 0.5], [1, 1])},
+            'optimizer': {'state': {0: torch.zeros(100_000)}},
+            'state_dict': model.state_dict(),
+            'lapp_plan': lapp.plan().to_dict(),
+        },
+        checkpoint,
+    )
+    return Run(config, checkpoint, model)
+
+
+@pytest.fixture
+def classifier_run(tmp_path):
+    """Makes the run of a ResNet-8 at half of its FLOPs."""
+
+    def make(bypass=None, target=0.5):
+        return _finished_run(
+            tmp_path, CLASSIFIER.format(bypass=bypass), target
+        )
+
+    return make
+
+
+@pytest.fixture
+def detector_run(tmp_path):
+    """Makes the run of a small RetinaNet at 60 % of its FLOPs."""
+
+    def make():
+        return _finished_run(tmp_path, DETECTOR, 0.6)
+
+    return make

@@ -1,0 +1,120 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+
+CONFIG = """
+default_scope = 'mmpretrain'
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='ResNet',
+        depth=18,
+        base_channels=8,
+        stem_channels=8,
+        init_cfg=dict(type='Pretrained', checkpoint='http://nowhere/x.pth'),
+    ),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+)
+data_preprocessor = dict(mean=[0.0] * 3, std=[1.0] * 3)
+"""
+
+
+@pytest.fixture(scope='module')
+def tool(load_tool):
+    return load_tool('analyze')
+
+
+@pytest.fixture
+def analyse(tool, tmp_path, capsys):
+    """Runs the tool on a plain config; returns its standard output."""
+
+    def run(*argv, text=CONFIG):
+        path = tmp_path / 'config.py'
+        path.write_text(text)
+        shape = ['--input-shape', '3', '32', '32']
+        tool.main([str(path), *shape, *argv])
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_tables_of_a_plain_config(analyse):
+    out = analyse()
+    assert 'backbone.layer4.1.conv2' in out
+    assert 'no: output of the network' in out
+    assert 'reachable minimum' in out
+
+
+def test_json_on_standard_output_is_nothing_but_json(analyse):
+    # what configs and imports print goes elsewhere
+    text = f"print('noise'){CONFIG}"
+    report = json.loads(analyse('--json', '-', text=text))
+    assert report['settings'] == dict(
+        input_shape=[3, 32, 32], scope='backbone', ignore=[], bypass=None
+    )
+
+
+def test_json_in_a_file_comes_beside_the_tables(analyse, tmp_path):
+    path = tmp_path / 'analysis.json'
+    assert 'reachable minimum' in analyse('--json', str(path))
+    report = json.loads(path.read_text())
+    assert report['flops'] == report['mmengine_flops']
+
+
+def test_arguments(analyse, tmp_path):
+    path = tmp_path / 'analysis.json'
+    analyse(
+        '--scope', 'backbone.layer3', 'backbone.layer4',
+        '--ignore', '*.conv2',
+        '--bypass', 'grouped',
+        '--placement', 'fill',
+        '--cfg-options', 'model.head.num_classes=7',
+        '--json', str(path),
+    )  # fmt: skip
+    report = json.loads(path.read_text())
+    assert report['settings'] == dict(
+        input_shape=[3, 32, 32],
+        scope=['backbone.layer3', 'backbone.layer4'],
+        ignore=['*.conv2'],
+        bypass=dict(type='grouped', placement='fill'),
+    )
+    assert report['layers'][-1]['outputs'] == 7
+    assert all('layer2' not in name for name in report['groups'])
+    assert all('conv2' not in name for name in report['groups'])
+    assert 'backbone.layer3.0.conv1' in report['groups']
+
+
+def test_placement_keeps_the_type_of_the_config(tool, tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(
+        "model = dict(type='mmlapp.PrunableModel', architecture='X',"
+        "bypass=dict(type='depthwise'))"
+    )
+    args = tool.parse_args([str(path), '--placement', 'fill'])
+    assert tool.settings(args, tool.load_config(args)) == {
+        'bypass': dict(type='depthwise', placement='fill')
+    }
+
+
+@pytest.mark.parametrize(
+    ('argv', 'text'),
+    [
+        (['--scope', 'encoder'], "scope='encoder' matches no"),
+        (['--bypass', 'wide'], "bypass='wide' is unknown; choose one of"),
+        (['--placement', 'fill'], "bypass type='none' cannot have placement"),
+        (['--input-shape', '1', '9', '9'], 'does not run on an image of'),
+    ],
+)
+def test_errors_are_one_line(analyse, argv, text):
+    with pytest.raises(SystemExit) as info:
+        analyse(*argv)
+    assert info.value.code.startswith('error: ')
+    assert text in info.value.code
+
+
+def test_a_missing_config(tool, tmp_path):
+    with pytest.raises(SystemExit, match=r'error: .*nowhere\.py'):
+        tool.main([str(tmp_path / 'nowhere.py')])

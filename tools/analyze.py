@@ -1,0 +1,130 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Show what each layer costs, and what can be pruned.
+
+Works on a LAPP config and on any config of mmpretrain or mmdet. Nothing is
+trained and nothing downloaded.
+
+Examples:
+    python tools/analyze.py configs/digits/lapp-flops40_resnet20_b64_digits.py
+    python tools/analyze.py CONFIG --scope backbone --input-shape 3 224 224
+    python tools/analyze.py CONFIG --bypass depthwise --json analysis.json
+"""
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from typing import Any
+
+from mmengine.config import Config, DictAction
+
+from mmlapp.core import PruningError
+from mmlapp.engine.analysis import ModelReport, analyse_config
+from mmlapp.engine.recipe import own_settings
+from mmlapp.engine.tables import console, layers_table, totals_table
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Parse the command line."""
+    parser = ArgumentParser(
+        description='Show what each layer costs, and what can be pruned.',
+        epilog='What neither the command line nor the config says has the '
+        'default of mmlapp.PrunableModel.',
+    )
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument(
+        '--scope',
+        nargs='+',
+        metavar='PATTERN',
+        help='names of modules that may be pruned, such as backbone',
+    )
+    parser.add_argument(
+        '--ignore',
+        nargs='+',
+        metavar='PATTERN',
+        help='names of modules to leave alone',
+    )
+    parser.add_argument('--bypass', metavar='TYPE', help='such as depthwise')
+    parser.add_argument(
+        '--placement', choices=['fill', 'narrow'], help='of the bypass'
+    )
+    parser.add_argument(
+        '--input-shape',
+        nargs=3,
+        type=int,
+        metavar=('CHANNELS', 'HEIGHT', 'WIDTH'),
+        help='the image at which FLOPs are counted',
+    )
+    parser.add_argument(
+        '--json',
+        metavar='FILE',
+        help='write the analysis to FILE as well; - writes it to standard '
+        'output instead of the tables',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings of the config to replace',
+    )
+    return parser.parse_args(argv)
+
+
+def load_config(args: Namespace) -> Config:
+    """Load the config that a command line names."""
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    return cfg
+
+
+def settings(args: Namespace, cfg: Config) -> dict[str, Any]:
+    """Return what a command line asks for instead of the config's."""
+    chosen = {
+        key: getattr(args, key)
+        for key in ('scope', 'ignore', 'input_shape')
+        if getattr(args, key) is not None
+    }
+    given = {'type': args.bypass, 'placement': args.placement}
+    given = {key: value for key, value in given.items() if value is not None}
+    if given:
+        chosen['bypass'] = {
+            **(own_settings(cfg.model)['bypass'] or {}),
+            **given,
+        }
+    return chosen
+
+
+def show(report: ModelReport, target: str | None) -> None:
+    """Print the tables, and write JSON where it is wanted."""
+    text = json.dumps(report.to_dict(), indent=1)
+    if target == '-':
+        print(text)
+        return
+    out = console()
+    out.print(layers_table(report))
+    out.print(totals_table(report))
+    if target is not None:
+        with open(target, 'w', encoding='utf-8') as file:
+            file.write(text + '\n')
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Analyse."""
+    args = parse_args(argv)
+    progress = console(sys.stderr).status('reading the config')
+    # Importing models and datasets prints; standard output is for results.
+    with progress as status, redirect_stdout(sys.stderr):
+        try:
+            cfg = load_config(args)
+            report = analyse_config(cfg, settings(args, cfg), status.update)
+        except (PruningError, FileNotFoundError) as error:
+            sys.exit(f'error: {error}')
+    show(report, args.json)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,99 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Narrow a model that LAPP trained, check it, and write it.
+
+The folder OUT gets a config, a checkpoint and the channel plan. They load
+with mmpretrain's `init_model`, mmdet's `init_detector`, the inferencers of
+both, and tools/test.py. Nothing is written unless the narrowed model computes
+what the masked one does.
+
+Examples:
+    python tools/deploy.py CONFIG work_dirs/NAME/epoch_30.pth deployed/NAME
+    python tools/test.py deployed/NAME/NAME.py deployed/NAME/NAME.pth
+"""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+from mmlapp.core import PruningError
+from mmlapp.engine.deploy import Deployment, deploy
+from mmlapp.engine.tables import console, figures_table
+from mmlapp.engine.verify import TOLERANCE
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Parse the command line."""
+    parser = ArgumentParser(
+        description='Narrow a model that LAPP trained, check and write it.'
+    )
+    parser.add_argument('config', help='config of the run')
+    parser.add_argument(
+        'checkpoint',
+        help='checkpoint of the run, from after its pruning phase',
+    )
+    parser.add_argument('out', type=Path, help='folder to write')
+    parser.add_argument(
+        '--force',
+        action='store_true',
+        help='replace what this tool wrote to OUT before',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings of the config to replace; those that the run was '
+        'started with',
+    )
+    return parser.parse_args(argv)
+
+
+def load_config(args: Namespace) -> Config:
+    """Load the config that a command line names."""
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    return cfg
+
+
+def report(result: Deployment) -> None:
+    """Print figures, checks, remarks and paths."""
+    out = console()
+    out.print(figures_table(result.figures))
+    for check in result.checks:
+        out.print(
+            f'same outputs on {check.name}: relative error {check.error:.1e}, '
+            f'at most {TOLERANCE:g}'
+        )
+    for note in result.notes:
+        out.print(f'note: {note}')
+    for path in (result.config, result.checkpoint, result.plan):
+        out.print(f'wrote {path}', soft_wrap=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Deploy."""
+    args = parse_args(argv)
+    progress = console(sys.stderr).status('reading the config')
+    # Importing models and datasets prints; standard output is for results.
+    with progress as status, redirect_stdout(sys.stderr):
+        try:
+            result = deploy(
+                load_config(args),
+                args.checkpoint,
+                args.out,
+                force=args.force,
+                progress=status.update,
+            )
+        except (PruningError, FileNotFoundError) as error:
+            sys.exit(f'error: {error}')
+    report(result)
+
+
+if __name__ == '__main__':
+    main()
