@@ -81,9 +81,7 @@ def _check_bypass(
         raise _misfit(f'placement={entry.placement!r} of {name} is unknown')
     bypass = build_bypass(conv, entry.type)
     if isinstance(bypass, str):
-        raise _misfit(
-            f'{name} cannot take its {entry.type} bypass: {bypass}'
-        )
+        raise _misfit(f'{name} cannot take its {entry.type} bypass: {bypass}')
     sizes = entry.inputs.size, entry.outputs.size
     if sizes != (bypass.in_channels, bypass.out_channels):
         raise _misfit(
