@@ -113,4 +113,3 @@ def _load_masks(lapp: LAPP, state: dict[str, Tensor]) -> None:
 def _fix(lapp: LAPP, mask: Tensor, target: float) -> None:
     lapp.mask[:-1] = mask
     lapp.progress[0], lapp.progress[3] = FINISHED, target
-    lapp.active = True

@@ -92,7 +92,9 @@ def test_settings_of_a_lapp_config_count(lapp_config):
     # The outer channels of layer1 are those of the stem.
     tied = layers['backbone.layer1.0.conv2'].reason
     assert tied == 'ignored by the user: backbone.conv1'
-    assert 'backbone.layer2.0.downsample.0' in report.groups
+    # Numbers are those of the prunable groups alone.
+    assert layers['backbone.layer2.0.conv2'].groups == (1,)
+    assert next(iter(report.groups)) == 'backbone.layer2.0.downsample.0'
     # the command line comes first
     report = analyse_config(lapp_config, dict(ignore=()))
     assert 'backbone.layer1.0.conv1' in report.groups
