@@ -46,7 +46,7 @@ def test_the_largest_network_within_the_budget(share, floors):
     for channel in (~mask).nonzero()[:, 0]:
         larger = mask.clone()
         larger[channel] = True
-        assert float(flops(larger.double())) > min(budget, used * 1.001)
+        assert used > 0.999 * budget or float(flops(larger)) > budget
     for floor, part in zip(floors, mask.split(SIZES), strict=True):
         assert part.sum() >= floor
 

@@ -42,6 +42,7 @@ REDUCTIONS = {
     'mean': lambda x: x.mean((2, 3)),
     'mean, negative': lambda x: x.mean((-1, -2)),
     'mean in steps': lambda x: x.mean(3).mean(2),
+    'mean of the batch': lambda x: x.mean((0, 2, 3))[None],
     'sum': lambda x: x.sum((2, 3)),
     'max': lambda x: x.amax((2, 3)),
     'max with index': lambda x: x.flatten(2).max(2).values,
