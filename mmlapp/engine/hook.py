@@ -128,6 +128,7 @@ class LAPPHook(Hook):
             outputs (dict, optional): Losses. Defaults to None.
         """
         lapp = find_lapp(runner.model)
+        _share_masks(runner, lapp)
         runner.message_hub.update_scalar('train/flops_ratio', lapp.ratio)
         ended = self._just_ended(runner, lapp)
         if ended or (
@@ -169,6 +170,20 @@ class LAPPHook(Hook):
     def _just_ended(self, runner: Runner, lapp: LAPP) -> bool:
         was, self._phase = getattr(self, '_phase', lapp.phase), lapp.phase
         return was == PRUNING and lapp.phase == FINISHED
+
+
+def _share_masks(runner: Runner, lapp: LAPP) -> None:
+    """Gives averaged copies of the model its masks as they are.
+
+    With ``update_buffers`` their own would be averages of masks.
+    """
+    for hook in runner.hooks:
+        averaged = getattr(hook, 'ema_model', None)
+        if averaged is None:
+            continue
+        theirs = find_lapp(averaged.module).buffers()
+        for copied, own in zip(theirs, lapp.buffers(), strict=True):
+            copied.data.copy_(own.data)
 
 
 def _scalars(lapp: LAPP) -> dict[str, float]:

@@ -1,0 +1,48 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from mmengine.hooks import Hook
+
+from mmlapp.core.lapp import FINISHED
+
+
+class Watch(Hook):
+    """Notes what is evaluated: by then averages stand in the model."""
+
+    def __init__(self):
+        self.seen = []
+
+    def before_val_epoch(self, runner):
+        lapp = runner.model.lapp
+        self.seen.append((lapp.phase, lapp.ratio))
+
+
+@pytest.mark.parametrize('update_buffers', [False, True])
+def test_averages_are_masked_like_the_model(
+    make_runner, tmp_path, update_buffers
+):
+    def change(config):
+        config['custom_hooks'].append(
+            dict(
+                type='EMAHook',
+                ema_type='ExponentialMovingAverage',
+                momentum=0.1,
+                update_buffers=update_buffers,
+            )
+        )
+        config['val_dataloader'] = config['train_dataloader']
+        config.update(val_cfg={}, val_evaluator=dict(type='Accuracy'))
+
+    runner = make_runner(change)
+    watch = Watch()
+    runner.register_hook(watch, 'VERY_LOW')
+    runner.train()
+    lapp = runner.model.lapp
+    assert watch.seen[-1] == (FINISHED, lapp.ratio)
+    saved = torch.load(tmp_path / 'epoch_3.pth', weights_only=False)
+    assert torch.equal(saved['state_dict']['lapp.mask'], lapp.mask)
+    assert saved['state_dict']['lapp.progress'][0] == FINISHED
+    # The weights are averages all the same.
+    weight = saved['state_dict']['backbone.conv1.weight']
+    assert not torch.equal(weight, runner.model.backbone.conv1.weight)
