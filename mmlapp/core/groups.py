@@ -17,6 +17,7 @@ from .errors import PruningError, PruningWarning
 from .trace import Site, Trace
 
 OUT_OF_SCOPE = 'outside the scope'
+SINGLE = 'a single channel'
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def find_groups(
     for components in by_key.values():
         frozen = reasons.get(components[0])
         if frozen is None and len(components) == 1:
-            frozen = 'a single channel'
+            frozen = SINGLE
         local = torch.full_like(root, -1)
         index = torch.tensor(components)
         local[index] = torch.arange(len(components))

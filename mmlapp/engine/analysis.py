@@ -16,6 +16,7 @@ from torch import nn
 from mmlapp.core import Analysis, Bypass, analyse
 from mmlapp.core.attach import flops_table
 from mmlapp.core.budget import reachable
+from mmlapp.core.groups import SINGLE
 
 from .architecture import example_forward
 from .complexity import COUNTED, counted_flops, operator_flops
@@ -207,6 +208,8 @@ def _layer(
                 reasons.append(group.frozen.removesuffix(f': {name}'))
     if module is None:
         reasons = [OPERATOR]
+    elif not groups and not reasons:
+        reasons = [SINGLE]
     return LayerReport(
         name=name,
         kind='' if module is None else type(module).__name__,

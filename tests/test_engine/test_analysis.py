@@ -149,6 +149,21 @@ def test_a_layer_of_several_groups():
     assert layers['second'].groups == (2,)
 
 
+def test_a_layer_of_one_channel_says_so():
+    class Gate(Sum):
+        def __init__(self):
+            super().__init__()
+            self.gate = nn.Conv2d(3, 1, 1)
+
+        def forward(self, image, samples, mode):
+            return super().forward(image, samples, mode) * self.gate(image)
+
+    report = analyse_model(Gate().eval(), SETTINGS)
+    layers = {layer.name: layer for layer in report.layers}
+    assert layers['gate'].reason == 'a single channel'
+    assert layers['gate'].prunable == 0
+
+
 def test_tracing_may_fail(monkeypatch):
     def fail(*args):
         raise RuntimeError('cannot be traced\nbecause')
