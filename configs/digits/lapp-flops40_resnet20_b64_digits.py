@@ -9,5 +9,10 @@ model = dict(
 optim_wrapper = dict(type='mmlapp.LAPPOptimWrapper')
 custom_hooks = [
     *_base_.get('custom_hooks', []),
-    dict(type='mmlapp.LAPPHook', target_flops=0.403, prune_epochs=10),
+    dict(
+        type='mmlapp.LAPPHook',
+        target_flops=0.403,
+        prune_epochs=10,
+        interval=5,
+    ),
 ]

@@ -10,5 +10,10 @@ model = dict(
 optim_wrapper = dict(type='mmlapp.LAPPOptimWrapper')
 custom_hooks = [
     *_base_.get('custom_hooks', []),
-    dict(type='mmlapp.LAPPHook', target_flops=0.5, prune_epochs=3),
+    dict(
+        type='mmlapp.LAPPHook',
+        target_flops=0.5,
+        prune_epochs=3,
+        interval=5,
+    ),
 ]
