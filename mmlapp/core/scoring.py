@@ -58,6 +58,10 @@ def group_scores(
 ) -> Tensor:
     """Normalised scores of a group: the mean over its layers.
 
+    The mean is normalised once more: means of ranks crowd around one half,
+    and a threshold would run through a group of many layers sooner than
+    through one of a single layer.
+
     Args:
         group (GroupInfo): The group.
         score (Score): Importance score of one layer.
@@ -75,10 +79,13 @@ def group_scores(
         blank = raw.new_zeros(group.size)
         count = blank.index_add(0, index, torch.ones_like(raw))
         total = blank.index_add(0, index, raw)
-        mean = total / count.clamp_min(1)
-        # A rank would hide a NaN or an infinity: times zero, it stays.
-        parts.append(normalise(mean) + (mean * 0).sum())
-    return torch.stack(parts).mean(dim=0)
+        parts.append(_openly(normalise, total / count.clamp_min(1)))
+    return _openly(normalise, torch.stack(parts).mean(dim=0))
+
+
+def _openly(normalise: Callable[[Tensor], Tensor], scores: Tensor) -> Tensor:
+    """A rank would hide a NaN or an infinity: times zero, it stays."""
+    return normalise(scores) + (scores * 0).sum()
 
 
 def report_non_finite(

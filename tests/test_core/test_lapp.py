@@ -458,7 +458,26 @@ def test_scores_of_tied_layers_are_averaged(net, conv, image):
     for name in 'ab':
         norms = parameter(model, f'{name}.weight').flatten(1).norm(dim=1)
         ranks.append((norms.argsort().argsort() + 0.5) / 8)
-    torch.testing.assert_close(lapp.scores, sum(ranks).float() / 2)
+    order = sum(ranks).argsort(stable=True)
+    assert torch.equal(lapp.scores[: lapp.total].argsort(), order)
+
+
+@pytest.mark.parametrize('layers', [1, 6])
+def test_a_threshold_is_the_pruning_ratio(net, conv, image, layers):
+    """However many layers share the group."""
+    names = [f'x{i}' for i in range(layers)]
+    model = net(
+        lambda m, x: m.c(sum(getattr(m, n)(x) for n in names)),
+        c=conv(16, 5),
+        **{n: conv(3, 16) for n in names},
+    )
+    lapp = attach(model, image, score='l2', normalisation='rank')
+    lapp.begin(0.5, 10)
+    for ratio in (0.25, 0.5, 0.75):
+        with torch.no_grad():
+            lapp.threshold.fill_(ratio)
+        lapp.refresh()
+        assert kept_by_group(lapp) == [16 * (1 - ratio)]
 
 
 def test_scores_ignore_the_mask(model, images, lapp):
