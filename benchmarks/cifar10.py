@@ -158,6 +158,7 @@ def build(args: argparse.Namespace) -> tuple[nn.Module, LAPP | None]:
                 rate=args.rate,
                 task_weight=args.task_weight,
                 memory=args.memory,
+                order=args.order,
             ),
         )
     return model.to(memory_format=torch.channels_last), lapp
@@ -292,6 +293,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--width', type=float, default=0.1)
     parser.add_argument('--rate', type=float, default=5.0)
     parser.add_argument('--task-weight', type=float, default=0.1)
+    parser.add_argument('--order', type=int, default=2)
     parser.add_argument('--memory', type=float, default=0.1)
     args = parser.parse_args()
     args.name = args.name or '-'.join(

@@ -10,45 +10,49 @@ import torch
 from torch import Tensor
 
 from .errors import PruningError
+from .sensitivity import SENSITIVITIES, Margin
 
 
 @dataclass(frozen=True)
 class Controller:
     r"""Turns the gradients of both losses into a step of the thresholds.
 
-    Added as they are, one gradient drowns the other: the task gradient of a
-    step is noisy and of any scale, the FLOPs gradient is exact and largest
-    where most layers meet. Dividing both by the size of the FLOPs gradient
-    leaves the stationary points where they are and gives every group the
-    same pull; what is left to tell groups apart is their task gradient per
-    FLOP, smoothed and put on the scale of its noise:
+    The FLOPs gradient is exact and largest where most layers meet; the task
+    gradient is noise of any scale around zero, because training itself
+    drives it there. What remains is its second order: the rise of the loss
+    per FLOP where channels go. The best network for its FLOPs has the same
+    rise in every group, so that the thresholds follow
 
     .. math:: \Delta t_g = -\frac{\rho}{S} \left(\alpha\,
-              \frac{\bar q_g}{\sqrt v} + \kappa\,
-              \mathrm{sign}(f_g)\right), \quad
-              q_g = g^{task}_g / |f_g|
+              \log\frac{\bar q_g}{\tilde q} + \kappa\,
+              \mathrm{sign}(f_g)\right)
 
-    with the gradient f of the log FLOPs, the running mean of q, the running
-    mean v of its square over all groups, the phase of S steps and the slope
-    :math:`\kappa` of the penalty, in [-1, 1].
+    with the running mean of the sensitivity q (``sensitivity.py``), its
+    geometric mean over the groups, the gradient f of the log FLOPs, the
+    slope :math:`\kappa` of the penalty, in [-1, 1], and the phase of S
+    steps. The logarithm is clipped to [-1, 1]. With ``order=1`` the place of
+    the logarithm takes the mean gradient per FLOP over its noise.
 
     Args:
         rate (float): How often a threshold's range fits into the way it may
             travel during the phase. Defaults to 5.
-        task_weight (float): :math:`\alpha`, pull of the task loss where its
-            gradient is as large as its noise, against that of the FLOPs
-            loss. Defaults to 0.1.
-        memory (float): Steps over which gradients are smoothed, as a share
-            of the phase. Defaults to 0.1.
+        task_weight (float): :math:`\alpha`, pull of the task loss where a
+            group is e times as sensitive as the others, against that of the
+            FLOPs loss. Defaults to 0.1.
+        memory (float): Steps over which sensitivities are smoothed, as a
+            share of the phase. Defaults to 0.1.
+        order (int): Order of the expansion of the task loss, 1 or 2.
+            Defaults to 2.
 
     Raises:
         PruningError: If an argument is negative or, except
-            ``task_weight``, zero.
+            ``task_weight``, zero, or ``order`` is neither 1 nor 2.
     """
 
     rate: float = 5.0
     task_weight: float = 0.1
     memory: float = 0.1
+    order: int = 2
 
     def __post_init__(self) -> None:
         for name in ('rate', 'memory'):
@@ -62,20 +66,19 @@ class Controller:
                 f'controller task_weight={self.task_weight}: expected a '
                 'number not below zero'
             )
+        if self.order not in SENSITIVITIES:
+            raise PruningError(
+                f'controller order={self.order}: expected 1 (gradient of the '
+                'task loss) or 2 (its curvature)'
+            )
 
     def step(
-        self,
-        task: Tensor,
-        flops: Tensor,
-        pull: float,
-        state: Tensor,
-        steps: int,
+        self, margin: Margin, pull: float, state: Tensor, steps: int
     ) -> Tensor:
         """Returns the change of the thresholds.
 
         Args:
-            task (Tensor): Gradient of the task loss, ``[groups]``.
-            flops (Tensor): Gradient of the log FLOPs, ``[groups]``.
+            margin (Margin): The channels around the thresholds.
             pull (float): Slope of the penalty, in [-1, 1].
             state (Tensor): Running means as :meth:`initial_state` makes
                 them; updated in place, ``[groups + 2]``.
@@ -85,30 +88,31 @@ class Controller:
             Tensor: Change of the thresholds, ``[groups]``.
         """
         keep = 1 - 1 / max(self.memory * steps, 1)
-        size = flops.abs()
-        per_flop = task / size.clamp_min(1e-3 * float(size.amax()) + 1e-30)
+        q = SENSITIVITIES[self.order](margin)
         sample = torch.cat(
-            [
-                per_flop,
-                per_flop.square().mean()[None],
-                torch.ones_like(per_flop[:1]),
-            ]
+            [q, q.square().mean()[None], torch.ones_like(q[:1])]
         )
         state.mul_(keep).add_(sample, alpha=1 - keep)
-        change = self.task_weight * self.signal(state) + pull * flops.sign()
-        return -self.rate / steps * change
+        task = self.task_weight * self.signal(state)
+        return -self.rate / steps * (task + pull * margin.flops.sign())
 
     @staticmethod
     def initial_state(groups: int) -> Tensor:
         """Means of q, of its square over the groups, and of one."""
         return torch.zeros(groups + 2)
 
-    @staticmethod
-    def signal(state: Tensor) -> Tensor:
-        """Smoothed task gradient per FLOP over its noise, ``[groups]``.
+    def signal(self, state: Tensor) -> Tensor:
+        """How much more than the others a group resists, ``[groups]``.
 
         The last entry of the state, a running mean of ones, takes out the
         bias of a mean that started at zero.
         """
         means = state[:-1] / state[-1:].clamp_min(1e-30)
-        return means[:-1] / means[-1:].sqrt().clamp_min(1e-30)
+        q = means[:-1]
+        if self.order == 1:
+            return q / means[-1:].sqrt().clamp_min(1e-30)
+        top = q.amax()
+        if not top > 0:
+            return torch.zeros_like(q)
+        log = (q / top).clamp_min(1e-3).log()
+        return (log - log.mean()).clamp(-1, 1)

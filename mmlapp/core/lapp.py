@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd import Function
 
 from .budget import floor_mask, snap
 from .constraint import Schedule, check_target, penalty, penalty_slope
@@ -21,23 +20,10 @@ from .layout import Layout
 from .masks import HardMask
 from .plan import ChannelPlan
 from .scoring import GroupInfo, group_scores, report_non_finite
+from .sensitivity import Margin
 from .surrogates import Surrogate
 
 DENSE, PRUNING, FINISHED = 0, 1, 2
-
-
-class _Tap(Function):
-    """Identity that lets the FLOPs part of the gradient be told apart."""
-
-    @staticmethod
-    def forward(ctx: Any, threshold: Tensor, record: Tensor) -> Tensor:
-        ctx.record = record
-        return threshold.view_as(threshold)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.record.add_(grads[0])
-        return grads[0], None
 
 
 class LAPP(nn.Module):
@@ -60,12 +46,12 @@ class LAPP(nn.Module):
     """
 
     threshold: Tensor
+    gate: Tensor
     mask: Tensor
     slope: Tensor
     group: Tensor
     scores: Tensor
     state: Tensor
-    flops_gradient: Tensor
     progress: Tensor
 
     def __init__(
@@ -92,14 +78,15 @@ class LAPP(nn.Module):
         owner = torch.arange(count).repeat_interleave(sizes)
         self.register_buffer('group', torch.cat([owner, owner[:1]]), False)
         self.register_buffer('threshold', torch.zeros(count))
+        # A leaf for the gradient of the mask; its values mean nothing.
+        self.register_buffer('gate', torch.zeros(total + 1), False)
         self.register_buffer('mask', torch.ones(total + 1, dtype=torch.bool))
         self.register_buffer('slope', torch.zeros(total + 1))
         self.register_buffer('scores', torch.zeros(total))
         self.register_buffer('state', controller.initial_state(count))
-        self.register_buffer('flops_gradient', torch.zeros(count), False)
         # phase, steps done, steps of the phase, final target
         self.register_buffer('progress', torch.zeros(4, dtype=torch.float64))
-        self.threshold.requires_grad_()
+        self._learn()
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns its input: an ``nn.Sequential`` runs its new child too."""
@@ -132,7 +119,7 @@ class LAPP(nn.Module):
         return dict(zip([g.name for g in self.groups], shares, strict=True))
 
     def signal(self) -> list[float]:
-        """Smoothed task gradient per FLOP over its noise, per group."""
+        """How much more than the others every group resists."""
         return self.controller.signal(self.state).tolist()
 
     def begin(self, target_flops: float, steps: int) -> None:
@@ -175,9 +162,8 @@ class LAPP(nn.Module):
         """
         if self.phase != PRUNING:
             return torch.zeros((), device=self.threshold.device)
-        tapped = _Tap.apply(self.threshold, self.flops_gradient)
         mask = HardMask.apply(
-            tapped, self.mask[:-1], self.slope[:-1], self.group[:-1]
+            self.threshold, self.mask[:-1], self.slope[:-1], self.group[:-1]
         )
         return penalty(self._ratio(mask), self.target).float()
 
@@ -203,23 +189,26 @@ class LAPP(nn.Module):
             self.finish()
 
     def _move_thresholds(self, loss_scale: float) -> None:
-        grad = self.threshold.grad
-        if grad is None:
+        if self.threshold.grad is None:
             return
-        both = torch.stack([grad, self.flops_gradient]) / loss_scale
-        both = _mean_over_ranks(both)
-        self.threshold.grad = None
-        self.flops_gradient.zero_()
-        if not both.isfinite().all():
+        gate = self.gate.grad
+        if gate is None:  # the FLOPs loss alone
+            gate = torch.zeros_like(self.gate)
+        self.threshold.grad = self.gate.grad = None
+        gate = _mean_over_ranks(gate / loss_scale)[:-1]
+        if not gate.isfinite().all():
             return
+        margin = Margin(
+            gate,
+            self.slope[:-1],
+            self.mask[:-1],
+            self.group[:-1],
+            self._flops_direction(),
+        )
         pull = penalty_slope(self.ratio, self.target)
         self.threshold.add_(
             self.controller.step(
-                both[0] - both[1],
-                self._flops_direction(),
-                pull,
-                self.state,
-                int(self.progress[2]),
+                margin, pull, self.state, int(self.progress[2])
             )
         )
 
@@ -354,8 +343,12 @@ class LAPP(nn.Module):
             if value.device.type != 'meta':
                 moved = value.detach().to(moved.device)
             module._buffers[name] = moved.detach()
-        self.threshold.requires_grad_()
+        self._learn()
         return self
+
+    def _learn(self) -> None:
+        self.threshold.requires_grad_()
+        self.gate.requires_grad_()
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any

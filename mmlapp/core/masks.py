@@ -17,6 +17,7 @@ class MaskSource(Protocol):
 
     active: bool
     threshold: Tensor
+    gate: Tensor
     mask: Tensor
     slope: Tensor
     group: Tensor
@@ -26,9 +27,10 @@ class ApplyMask(Function):
     r"""Multiplies a parameter by a hard mask; thresholds get the surrogate.
 
     Forward :math:`\tilde w = m w` with :math:`m = 1[s > t]`; backward
-    :math:`\partial L/\partial w = m\, \partial L/\partial \tilde w` and
-    :math:`\partial L/\partial t_g = -\sum_{i \in g} h(s_i - t_g)
-    \langle \partial L/\partial \tilde w_i, w_i \rangle`.
+    :math:`\partial L/\partial w = m\, \partial L/\partial \tilde w`,
+    :math:`\partial L/\partial m_i = \langle \partial L/\partial \tilde w_i,
+    w_i \rangle` and :math:`\partial L/\partial t_g = -\sum_{i \in g}
+    h(s_i - t_g)\, \partial L/\partial m_i`.
     """
 
     @staticmethod
@@ -36,6 +38,7 @@ class ApplyMask(Function):
         ctx: Any,
         parameter: Tensor,
         threshold: Tensor,
+        gate: Tensor,
         mask: Tensor,
         slope: Tensor,
         group: Tensor,
@@ -47,6 +50,7 @@ class ApplyMask(Function):
             ctx (Any): Autograd context.
             parameter (Tensor): Any shape.
             threshold (Tensor): One per group, shape ``[groups]``.
+            gate (Tensor): Gets the gradient of the mask, ``[size]``.
             mask (Tensor): Mask along ``dim``, shape ``[size]``.
             slope (Tensor): Surrogate slope along ``dim``, ``[size]``.
             group (Tensor): Group of every index, ``[size]``.
@@ -62,20 +66,20 @@ class ApplyMask(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Returns the gradients of parameter and thresholds."""
+        """Returns the gradients of parameter, thresholds and mask."""
         (grad,) = grads
         parameter, shaped, slope, group = ctx.saved_tensors
-        grad_threshold = None
+        grad_threshold = grad_gate = None
         if ctx.needs_input_grad[1]:
             product = (grad * parameter).movedim(ctx.dim, 0)
             product = product.reshape(product.shape[0], -1)
-            per_channel = -product.sum(dim=1, dtype=slope.dtype) * slope
+            grad_gate = product.sum(dim=1, dtype=slope.dtype)
             grad_threshold = (
                 slope.new_zeros(ctx.groups)
-                .index_add(0, group, per_channel)
+                .index_add(0, group, -grad_gate * slope)
                 .to(ctx.threshold_dtype)
             )
-        return grad * shaped, grad_threshold, None, None, None, None
+        return grad * shaped, grad_threshold, grad_gate, *[None] * 4
 
 
 class HardMask(Function):
@@ -132,12 +136,13 @@ class ParameterMask:
     def __call__(self, parameter: Tensor) -> Tensor:
         """Returns the masked parameter."""
         source = self.source
-        threshold = (
-            source.threshold if self.learn else (source.threshold.detach())
-        )
+        threshold, gate = source.threshold, source.gate
+        if not self.learn:
+            threshold, gate = threshold.detach(), gate.detach()
         return ApplyMask.apply(  # type: ignore[no-any-return]
             parameter,
             threshold,
+            gate[self.channels],
             source.mask[self.channels],
             source.slope[self.channels],
             source.group[self.channels],

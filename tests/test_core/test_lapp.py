@@ -111,7 +111,7 @@ def test_the_task_loss_alone_reaches_every_threshold(model, images, lapp):
     lapp.begin(0.5, 10)
     task_loss(model, images).backward()
     assert (lapp.threshold.grad != 0).all()
-    assert (lapp.flops_gradient == 0).all()
+    assert (lapp.gate.grad[:-1] != 0).any()
 
 
 def test_the_flops_loss_alone_reaches_every_threshold(lapp):
@@ -120,7 +120,7 @@ def test_the_flops_loss_alone_reaches_every_threshold(lapp):
     lapp.loss().backward()
     # a higher threshold costs fewer FLOPs
     assert (lapp.threshold.grad < 0).all()
-    assert torch.equal(lapp.threshold.grad, lapp.flops_gradient)
+    assert lapp.gate.grad is None
 
 
 def test_the_flops_loss_leaves_the_weights_alone(model, lapp):
@@ -130,14 +130,20 @@ def test_the_flops_loss_leaves_the_weights_alone(model, lapp):
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_both_losses_are_told_apart(model, images, lapp):
+def test_the_gate_sees_the_task_loss_only(model, images, lapp):
+    """And holds what the thresholds' gradient is made of."""
     lapp.begin(0.5, 10)
     lapp.progress[1] = 8
     task_loss(model, images).backward()
     task = lapp.threshold.grad.clone()
+    gate = lapp.gate.grad.clone()
+    expected = torch.zeros(len(lapp.groups)).index_add(
+        0, lapp.group, -lapp.slope * gate
+    )
+    torch.testing.assert_close(task, expected)
     lapp.loss().backward()
-    both = lapp.threshold.grad
-    torch.testing.assert_close(both - lapp.flops_gradient, task)
+    assert (lapp.threshold.grad != task).all()
+    assert torch.equal(lapp.gate.grad, gate)
 
 
 def test_gradient_of_the_flops_loss_by_hand(lapp):
@@ -340,7 +346,7 @@ def test_gradients_do_not_pile_up(model, images, lapp):
     lapp.begin(0.5, 10)
     train(model, images, 2)
     assert lapp.threshold.grad is None
-    assert (lapp.flops_gradient == 0).all()
+    assert lapp.gate.grad is None
 
 
 @pytest.mark.parametrize('scale', [2.0**10, 2.0**-4])
@@ -363,11 +369,12 @@ def test_overflown_gradients_move_nothing(model, images, lapp):
     lapp.begin(0.5, 10)
     before = lapp.threshold.detach().clone(), lapp.state.clone()
     task_loss(model, images).backward()
-    lapp.threshold.grad[0] = float('inf')
+    lapp.gate.grad[0] = float('inf')
     lapp.step()
     assert torch.equal(lapp.threshold, before[0])
     assert torch.equal(lapp.state, before[1])
     assert lapp.threshold.grad is None
+    assert lapp.gate.grad is None
 
 
 def test_a_state_dict_continues_the_run(make, model, images, lapp):

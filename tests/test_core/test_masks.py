@@ -34,6 +34,7 @@ def source(surrogate):
         active=True,
         scores=scores,
         threshold=threshold.requires_grad_(),
+        gate=torch.zeros(9, dtype=torch.float64, requires_grad=True),
         mask=torch.cat([margin > 0, torch.ones(1, dtype=torch.bool)]),
         slope=torch.cat([surrogate.slope(margin), margin.new_zeros(1)]),
         group=torch.cat([GROUP, GROUP[:1]]),
@@ -57,17 +58,22 @@ def test_gradients_of_a_masked_parameter(source, surrogate, dim):
     masked = ApplyMask.apply(
         parameter,
         source.threshold,
+        source.gate[:-1],
         source.mask[:-1],
         source.slope[:-1],
         GROUP,
         dim,
     )
-    reference = parameter * straight_through(source, surrogate).view(view)
+    mask = straight_through(source, surrogate)
+    reference = parameter * mask.view(view)
     torch.testing.assert_close(masked, reference)
     inputs = (parameter, source.threshold)
-    found = torch.autograd.grad((masked * weight).sum(), inputs)
-    expected = torch.autograd.grad((reference * weight).sum(), inputs)
-    torch.testing.assert_close(found, expected)
+    found = torch.autograd.grad(
+        (masked * weight).sum(), (*inputs, source.gate)
+    )
+    expected = torch.autograd.grad((reference * weight).sum(), (*inputs, mask))
+    torch.testing.assert_close(found[:2], expected[:2])
+    torch.testing.assert_close(found[2][:-1], expected[2])
     assert (expected[1] != 0).all()
 
 

@@ -1,0 +1,132 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What first and second order of the task loss say about ResNet-20.
+
+    python benchmarks/sensitivity.py data/cifar10 --out sensitivity.json
+
+Trains on CIFAR-10, prunes all groups alike for an epoch (``task_weight=0``)
+and compares, per group, both kinds of sensitivity per FLOP: the mean over the
+steps in standard errors, and relative to the mean over the groups in the
+first and the second half of the epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from cifar10 import (
+    BATCH,
+    WEIGHT_DECAY,
+    Classifier,
+    augment,
+    initialise,
+    load_split,
+    prepare,
+)
+from torch import Tensor
+from torch.nn import functional
+
+from mmlapp.core import LAPP, Controller, attach
+from mmlapp.core.sensitivity import Margin, first_order, second_order
+
+
+class Recorder(Controller):
+    """Pulls all groups alike and writes down what it is told."""
+
+    def step(
+        self, margin: Margin, pull: float, state: Tensor, steps: int
+    ) -> Tensor:
+        """As Controller, with a record of both sensitivities."""
+        self.record.append(
+            torch.stack([first_order(margin), second_order(margin)])
+        )
+        return super().step(margin, pull, state, steps)
+
+    @property
+    def record(self) -> list[Tensor]:
+        """Both sensitivities of every step, ``[2, groups]`` each."""
+        return self.__dict__.setdefault('_record', [])
+
+
+def train(model: torch.nn.Module, lapp: LAPP, data: Any, args: Any) -> None:
+    """Half an epoch dense, then an epoch of pruning."""
+    images, labels = data
+    steps = args.steps or len(images) // BATCH
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=args.rate,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=WEIGHT_DECAY,
+    )
+    generator = torch.Generator().manual_seed(args.seed)
+    for step in range(steps // 2 + steps):
+        if step == steps // 2:
+            lapp.begin(args.target, 2 * steps)
+        index = torch.randint(len(images), (BATCH,), generator=generator)
+        batch = augment(prepare(images[index]), generator)
+        loss = functional.cross_entropy(model(batch), labels[index])
+        (loss + lapp.loss()).backward()
+        optimizer.step()
+        lapp.step()
+        optimizer.zero_grad()
+        if step % 20 == 0:
+            print(f'step {step}: loss {loss.item():.3f}', flush=True)
+
+
+def summarise(record: Tensor, names: list[str]) -> dict[str, Any]:
+    """Statistics of sensitivities in [steps, groups]."""
+    error = record.std(0) / len(record) ** 0.5
+    first, second = record.chunk(2)
+    return {
+        'mean in standard errors': _table(names, record.mean(0) / error),
+        'relative, first half': _table(names, first.mean(0) / first.mean()),
+        'relative, second half': _table(names, second.mean(0) / second.mean()),
+    }
+
+
+def _table(names: list[str], values: Tensor) -> dict[str, float]:
+    return {n: round(float(v), 3) for n, v in zip(names, values, strict=True)}
+
+
+def main() -> None:
+    """Runs and writes the statistics."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('data', type=Path)
+    parser.add_argument('--out', type=Path, required=True)
+    parser.add_argument('--target', type=float, default=0.403)
+    parser.add_argument('--rate', type=float, default=0.2)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--steps', type=int, default=0, help='per epoch')
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    model = Classifier(20)
+    initialise(model)
+    controller = Recorder(task_weight=0)
+    lapp = attach(
+        model,
+        torch.zeros(1, 3, 32, 32),
+        scope='backbone',
+        controller=controller,
+    )
+    model.to(memory_format=torch.channels_last)
+    train(model, lapp, load_split(args.data, 'train'), args)
+    names = [g.name for g in lapp.groups]
+    first, second = torch.stack(controller.record).unbind(1)
+    result = {
+        'first order': summarise(first, names),
+        'second order': summarise(second, names),
+    }
+    temporary = args.out.with_suffix('.tmp')
+    temporary.write_text(json.dumps(result, indent=1) + '\n')
+    os.replace(temporary, args.out)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,84 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What the task loss says about moving a threshold, per FLOP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Margin:
+    """The channels around the thresholds, at one step.
+
+    Args:
+        gate (Tensor): Gradient of the task loss by the mask, ``[channels]``.
+        slope (Tensor): Surrogate slope at every channel, ``[channels]``.
+        mask (Tensor): Which channels live, ``[channels]``.
+        group (Tensor): Group of every channel, ``[channels]``.
+        flops (Tensor): Gradient of the log FLOPs by the thresholds,
+            ``[groups]``.
+    """
+
+    gate: Tensor
+    slope: Tensor
+    mask: Tensor
+    group: Tensor
+    flops: Tensor
+
+    def per_group(self, values: Tensor) -> Tensor:
+        """Sums values of channels, ``[channels]`` to ``[groups]``."""
+        return torch.zeros_like(self.flops).index_add(
+            0, self.group, values.to(self.flops.dtype)
+        )
+
+
+def first_order(margin: Margin) -> Tensor:
+    r"""Gradient of the task loss by the thresholds, per FLOP.
+
+    .. math:: q_g = \frac{-\sum_{i \in g} h_i\, p_i}{|f_g|}, \quad
+              p_i = \partial L / \partial m_i
+
+    Args:
+        margin (Margin): The channels around the thresholds.
+
+    Returns:
+        Tensor: Signed, ``[groups]``.
+    """
+    return margin.per_group(-margin.slope * margin.gate) / _size(margin.flops)
+
+
+def second_order(margin: Margin) -> Tensor:
+    r"""Rise of the task loss where marginal channels go, per FLOP.
+
+    By Fisher's approximation of the curvature the loss rises by
+    :math:`p_i^2 / 2`, up to a factor common to all groups, when channel i
+    goes (arXiv 1906.10771, 2108.00708). With the mean over the living
+    channels at the threshold and the FLOPs of one channel there,
+
+    .. math:: q_g = \frac{\sum_i h_i m_i p_i^2 / \sum_i h_i m_i}
+              {|f_g| / \sum_i h_i} .
+
+    Args:
+        margin (Margin): The channels around the thresholds.
+
+    Returns:
+        Tensor: Not negative, ``[groups]``.
+    """
+    # Where no living channel lies under the slope, all of them count.
+    near = (margin.slope + 1e-6) * margin.mask
+    harm = margin.per_group(near * margin.gate.square())
+    harm = harm / margin.per_group(near).clamp_min(1e-12)
+    return harm * margin.per_group(margin.slope) / _size(margin.flops)
+
+
+def _size(flops: Tensor) -> Tensor:
+    """Never so small that a group without FLOPs rules the others."""
+    size = flops.abs()
+    return size.clamp_min(1e-3 * float(size.amax()) + 1e-30)
+
+
+SENSITIVITIES = {1: first_order, 2: second_order}
