@@ -292,7 +292,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--surrogate', default='sigmoid')
     parser.add_argument('--width', type=float, default=0.1)
     parser.add_argument('--rate', type=float, default=5.0)
-    parser.add_argument('--task-weight', type=float, default=0.1)
+    parser.add_argument('--task-weight', type=float, default=0.3)
     parser.add_argument('--order', type=int, default=2)
     parser.add_argument('--memory', type=float, default=0.1)
     args = parser.parse_args()

@@ -38,7 +38,7 @@ class Controller:
             travel during the phase. Defaults to 5.
         task_weight (float): :math:`\alpha`, pull of the task loss where a
             group is e times as sensitive as the others, against that of the
-            FLOPs loss. Defaults to 0.1.
+            FLOPs loss. Defaults to 0.3.
         memory (float): Steps over which sensitivities are smoothed, as a
             share of the phase. Defaults to 0.1.
         order (int): Order of the expansion of the task loss, 1 or 2.
@@ -50,7 +50,7 @@ class Controller:
     """
 
     rate: float = 5.0
-    task_weight: float = 0.1
+    task_weight: float = 0.3
     memory: float = 0.1
     order: int = 2
 
