@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
@@ -258,10 +258,23 @@ def print_table(results: Sequence[dict[str, Any]]) -> None:
                 title, label, format(dense * scale, style),
                 format(small * scale, style), f'{small / dense:.3f}',
             )  # fmt: skip
+        if len(same) > 1:
+            spreads = [
+                spread(r['rows'][index]['metric'] for r in same)
+                for index in (0, 1)
+            ]
+            label = f'lowest to highest of {len(same)} seeds'
+            table.add_row(title, label, *spreads)
         ratio = mean(r['latency_ratio'] for r in same)
         table.add_row(title, 'CPU latency, 32 images', '', '', f'{ratio:.3f}')
         table.add_section()
     CONSOLE.print(table)
+
+
+def spread(values: Iterable[float]) -> str:
+    """Lowest to highest."""
+    ordered = sorted(values)
+    return f'{ordered[0]:.3f} to {ordered[-1]:.3f}'
 
 
 def draw(results: Sequence[dict[str, Any]], path: Path) -> None:

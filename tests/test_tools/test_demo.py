@@ -84,6 +84,7 @@ def test_the_table_averages_over_seeds(
     demo.print_table([result, other])
     shown = capsys.readouterr().out
     assert '83.000' in shown  # mean of 81 and 85
+    assert '81.000 to 85.000' in ' '.join(shown.split())
     assert '0.250' in shown  # FLOPs
 
 
