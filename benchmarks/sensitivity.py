@@ -4,10 +4,11 @@
 
     python benchmarks/sensitivity.py data/cifar10 --out sensitivity.json
 
-Trains on CIFAR-10, prunes all groups alike for an epoch (``task_weight=0``)
-and compares, per group, both kinds of sensitivity per FLOP: the mean over the
-steps in standard errors, and relative to the mean over the groups in the
-first and the second half of the epoch.
+Trains on CIFAR-10 as benchmarks/cifar10.py does, prunes all groups alike for
+an epoch (``task_weight=0``) and compares, per group, both kinds of
+sensitivity per FLOP, each step's divided by their root mean square over the
+groups: the mean over the steps in standard errors, and relative to the mean
+over the groups in the first and the second half of the epoch.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from cifar10 import (
     BATCH,
+    PEAK_RATE,
     WEIGHT_DECAY,
     Classifier,
     augment,
@@ -59,10 +61,13 @@ def train(model: torch.nn.Module, lapp: LAPP, data: Any, args: Any) -> None:
     steps = args.steps or len(images) // BATCH
     optimizer = torch.optim.SGD(
         model.parameters(),
-        lr=args.rate,
+        lr=0.1,
         momentum=0.9,
         nesterov=True,
         weight_decay=WEIGHT_DECAY,
+    )
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, PEAK_RATE, total_steps=15 * steps
     )
     generator = torch.Generator().manual_seed(args.seed)
     for step in range(steps // 2 + steps):
@@ -75,12 +80,14 @@ def train(model: torch.nn.Module, lapp: LAPP, data: Any, args: Any) -> None:
         optimizer.step()
         lapp.step()
         optimizer.zero_grad()
+        scheduler.step()
         if step % 20 == 0:
             print(f'step {step}: loss {loss.item():.3f}', flush=True)
 
 
 def summarise(record: Tensor, names: list[str]) -> dict[str, Any]:
     """Statistics of sensitivities in [steps, groups]."""
+    record = record / record.square().mean(1, keepdim=True).sqrt()
     error = record.std(0) / len(record) ** 0.5
     first, second = record.chunk(2)
     return {
@@ -100,7 +107,6 @@ def main() -> None:
     parser.add_argument('data', type=Path)
     parser.add_argument('--out', type=Path, required=True)
     parser.add_argument('--target', type=float, default=0.403)
-    parser.add_argument('--rate', type=float, default=0.2)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--steps', type=int, default=0, help='per epoch')
     args = parser.parse_args()

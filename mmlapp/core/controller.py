@@ -27,11 +27,12 @@ class Controller:
               \log\frac{\bar q_g}{\tilde q} + \kappa\,
               \mathrm{sign}(f_g)\right)
 
-    with the running mean of the sensitivity q (``sensitivity.py``), its
-    geometric mean over the groups, the gradient f of the log FLOPs, the
-    slope :math:`\kappa` of the penalty, in [-1, 1], and the phase of S
-    steps. The logarithm is clipped to [-1, 1]. With ``order=1`` the place of
-    the logarithm takes the mean gradient per FLOP over its noise.
+    with the running mean of the sensitivity q (``sensitivity.py``), which is
+    divided by its root mean square over the groups in each step, so that no
+    single batch rules the mean; the geometric mean over the groups; the
+    gradient f of the log FLOPs; the slope :math:`\kappa` of the penalty, in
+    [-1, 1]; and the phase of S steps. The logarithm is clipped to [-1, 1].
+    With ``order=1`` the running mean itself takes its place.
 
     Args:
         rate (float): How often a threshold's range fits into the way it may
@@ -81,7 +82,7 @@ class Controller:
             margin (Margin): The channels around the thresholds.
             pull (float): Slope of the penalty, in [-1, 1].
             state (Tensor): Running means as :meth:`initial_state` makes
-                them; updated in place, ``[groups + 2]``.
+                them; updated in place, ``[groups + 1]``.
             steps (int): Length of the pruning phase.
 
         Returns:
@@ -89,17 +90,16 @@ class Controller:
         """
         keep = 1 - 1 / max(self.memory * steps, 1)
         q = SENSITIVITIES[self.order](margin)
-        sample = torch.cat(
-            [q, q.square().mean()[None], torch.ones_like(q[:1])]
-        )
+        q = q / q.square().mean().sqrt().clamp_min(1e-30)
+        sample = torch.cat([q, torch.ones_like(q[:1])])
         state.mul_(keep).add_(sample, alpha=1 - keep)
         task = self.task_weight * self.signal(state)
         return -self.rate / steps * (task + pull * margin.flops.sign())
 
     @staticmethod
     def initial_state(groups: int) -> Tensor:
-        """Means of q, of its square over the groups, and of one."""
-        return torch.zeros(groups + 2)
+        """Means of q and of one."""
+        return torch.zeros(groups + 1)
 
     def signal(self, state: Tensor) -> Tensor:
         """How much more than the others a group resists, ``[groups]``.
@@ -107,10 +107,9 @@ class Controller:
         The last entry of the state, a running mean of ones, takes out the
         bias of a mean that started at zero.
         """
-        means = state[:-1] / state[-1:].clamp_min(1e-30)
-        q = means[:-1]
+        q = state[:-1] / state[-1:].clamp_min(1e-30)
         if self.order == 1:
-            return q / means[-1:].sqrt().clamp_min(1e-30)
+            return q
         top = q.amax()
         if not top > 0:
             return torch.zeros_like(q)

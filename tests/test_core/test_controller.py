@@ -142,6 +142,17 @@ def test_noise_averages_out(first):
     assert noisy < steady / 2
 
 
+def test_one_batch_does_not_rule_the_mean(second):
+    """However large its gradients are."""
+    state = second.initial_state(2)
+    flops = -torch.ones(2)
+    for number in range(100):
+        outlier = number == 90
+        gate = torch.tensor([1.0, 1e4] if outlier else [2.0, 1.0])
+        step(second, gate, flops, 0.0, state, 1000)
+    assert second.signal(state)[0] > 0.5
+
+
 def test_noise_is_what_the_second_order_measures(second):
     """A gradient of mean zero says by its size how much a group matters."""
     state = second.initial_state(2)
