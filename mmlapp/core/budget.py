@@ -52,7 +52,8 @@ def snap(
     Bisection on a common offset of all thresholds gives the last network
     that fits; channels just below the offset are then added one by one while
     they still fit, since one channel of a wide group can be worth more than
-    the tolerance.
+    the tolerance. Where that leaves more than a hundredth of the budget, one
+    more channel of some group takes the place of the least of others.
 
     Args:
         flops (Callable): Mask to multiply-adds.
@@ -86,15 +87,56 @@ def snap(
             low = middle
         else:
             high = middle - 1
-    mask = _first(order, low) | floor
-    for channel in order[low:].tolist():
-        if not mask[channel]:
-            mask[channel] = True
-            if not fits(mask):
-                mask[channel] = False
+    mask = _fill(flops, _first(order, low) | floor, order, budget)
+    if float(flops(mask.double())) < 0.99 * budget:
+        mask = _exchange(flops, mask, margin, group, floor, budget)
+        mask = _fill(flops, mask, order, budget)
+    return mask
+
+
+def _fill(
+    flops: Callable[[Tensor], Tensor],
+    mask: Tensor,
+    order: Tensor,
+    budget: float,
+) -> Tensor:
+    """Adds channels in order while they fit."""
+    mask = mask.clone()
+    for channel in order[~mask[order]].tolist():
         if float(flops(mask.double())) > 0.999 * budget:
             break
+        mask[channel] = True
+        if float(flops(mask.double())) > budget:
+            mask[channel] = False
     return mask
+
+
+def _exchange(
+    flops: Callable[[Tensor], Tensor],
+    mask: Tensor,
+    margin: Tensor,
+    group: Tensor,
+    floor: Tensor,
+    budget: float,
+) -> Tensor:
+    """The largest network after one exchange, or the one there was."""
+
+    def cost(kept: Tensor) -> float:
+        return float(flops(kept.double()))
+
+    best = mask
+    for g in group[~mask].unique():
+        outside = margin.masked_fill(mask | (group != g), -torch.inf)
+        tried = mask.clone()
+        tried[outside.argmax()] = True
+        spare = (mask & ~floor & (group != g)).nonzero()[:, 0]
+        for channel in spare[margin[spare].argsort(stable=True)].tolist():
+            if cost(tried) <= budget:
+                break
+            tried[channel] = False
+        if cost(best) < cost(tried) <= budget:
+            best = tried
+    return best
 
 
 def _first(order: Tensor, count: int) -> Tensor:

@@ -60,6 +60,21 @@ def test_each_group_keeps_its_best_channels():
         assert margin[kept].min() > margin[~kept].max()
 
 
+def test_a_channel_makes_room_for_a_dearer_one():
+    """Adding alone ends at 4 x 10 + 21; 2 x 10 + 2 x 21 is larger."""
+    group = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    margin = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.95, 0.5, 0.4, 0.3])
+
+    def cost(mask):
+        return 10 * mask[:4].sum() + 21 * mask[4:].sum()
+
+    mask = snap(cost, margin, group, [1, 1], 64.9)
+    assert cost(mask.double()) == 62
+    assert mask.nonzero()[:, 0].tolist() == [0, 1, 4, 5]
+    # Near enough to the budget nothing is exchanged.
+    assert cost(snap(cost, margin, group, [1, 1], 61).double()) == 61
+
+
 def test_a_common_offset_decides_between_groups():
     """Without room to fill, what is kept lies above one margin."""
     mask = snap(lambda m: m.sum(), MARGIN, GROUP, [0, 0, 0], 20)
