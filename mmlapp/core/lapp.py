@@ -138,6 +138,7 @@ class LAPP(nn.Module):
             torch.tensor([PRUNING, 0, schedule.steps, schedule.target])
         )
         self.active = True
+        self._forget()
         self.refresh(first=True)
 
     def check_reachable(self, target_flops: float) -> None:
@@ -181,6 +182,7 @@ class LAPP(nn.Module):
             PruningError: If importance scores are not finite.
         """
         if self.phase != PRUNING:
+            self._forget()
             return
         self._move_thresholds(loss_scale)
         self.progress[1] += 1
@@ -194,7 +196,7 @@ class LAPP(nn.Module):
         gate = self.gate.grad
         if gate is None:  # the FLOPs loss alone
             gate = torch.zeros_like(self.gate)
-        self.threshold.grad = self.gate.grad = None
+        self._forget()
         gate = _mean_over_ranks(gate / loss_scale)[:-1]
         if not gate.isfinite().all():
             return
@@ -211,6 +213,9 @@ class LAPP(nn.Module):
                 margin, pull, self.state, int(self.progress[2])
             )
         )
+
+    def _forget(self) -> None:
+        self.threshold.grad = self.gate.grad = None
 
     @torch.enable_grad()
     def _flops_direction(self) -> Tensor:

@@ -349,6 +349,21 @@ def test_gradients_do_not_pile_up(model, images, lapp):
     assert lapp.gate.grad is None
 
 
+@pytest.mark.parametrize('stepped', [True, False])
+def test_what_came_before_the_phase_is_forgotten(
+    model, images, lapp, stepped
+):
+    twin = copy.deepcopy(model)
+    for _ in range(3):
+        task_loss(model, images).backward()
+        if stepped:
+            lapp.step()
+    for network in (model, twin):
+        network.lapp.begin(0.5, 10)
+        task_loss(network, images).backward()
+    assert torch.equal(lapp.gate.grad, twin.lapp.gate.grad)
+
+
 @pytest.mark.parametrize('scale', [2.0**10, 2.0**-4])
 def test_the_scale_of_the_losses_is_taken_out(model, images, scale):
     found = []
