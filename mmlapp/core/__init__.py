@@ -11,7 +11,7 @@ from .errors import PruningError, PruningWarning
 from .importance import LayerChannels, register_score
 from .lapp import LAPP
 from .plan import ChannelPlan
-from .shrink import shrink
+from .shrink import narrow, shrink
 
 __all__ = [
     'LAPP',
@@ -25,6 +25,7 @@ __all__ = [
     'Schedule',
     'analyse',
     'attach',
+    'narrow',
     'register_bypass',
     'register_score',
     'shrink',

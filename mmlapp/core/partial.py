@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .follow import Heir
+
 
 @dataclass(frozen=True)
 class Part:
@@ -27,6 +29,11 @@ class Part:
     columns: Tensor
     inputs: Tensor
     groups: int
+
+    def take(self, weight: Tensor) -> Tensor:
+        """Returns the part of a tensor of the dense weight's shape."""
+        rows = self.rows[:, None].to(weight.device)
+        return weight[rows, self.columns.to(weight.device)]
 
 
 def parts(groups: int, kept_in: Tensor, kept_out: Tensor) -> Iterator[Part]:
@@ -75,8 +82,12 @@ class PartialBypass(nn.Module):
         position_out = kept_out.long().cumsum(0) - 1
         for i, part in enumerate(parts(dense.groups, kept_in, kept_out)):
             self.convs.append(_part_conv(dense, part))
-            self.register_buffer(f'inputs{i}', position_in[part.inputs])
-            self.register_buffer(f'outputs{i}', position_out[part.rows])
+            device = dense.weight.device
+            for name, position in (
+                ('inputs', position_in[part.inputs]),
+                ('outputs', position_out[part.rows]),
+            ):
+                self.register_buffer(f'{name}{i}', position.to(device))
 
     def forward(self, x: Tensor) -> Tensor:
         """Runs every part and puts its channels in their places."""
@@ -105,10 +116,9 @@ def _part_conv(dense: nn.Conv2d, part: Part) -> nn.Conv2d:
         device=dense.weight.device,
         dtype=dense.weight.dtype,
     )
-    rows = part.rows[:, None].to(dense.weight.device)
-    columns = part.columns.to(dense.weight.device)
     with torch.no_grad():
-        conv.weight.copy_(dense.weight[rows, columns])
+        conv.weight.copy_(part.take(dense.weight))
+    conv.weight.requires_grad_(dense.weight.requires_grad)
     return conv
 
 
@@ -131,18 +141,23 @@ def pair_channels(
     return a.reshape(-1), b.reshape(-1)
 
 
-def narrow_bypass(conv: nn.Module, kept_in: Tensor, kept_out: Tensor) -> None:
+def narrow_bypass(
+    conv: nn.Module, kept_in: Tensor, kept_out: Tensor
+) -> dict[nn.Parameter, list[Heir]]:
     """Narrows the bypass of a convolution with the channels around it.
 
     Args:
         conv (nn.Module): A convolution with a bypass.
         kept_in (Tensor): Input channels that live, bool ``[in]``.
         kept_out (Tensor): Output channels that live, bool ``[out]``.
+
+    Returns:
+        dict[nn.Parameter, list[Heir]]: What took the place of its weight.
     """
     dense = conv.bypass
     assert isinstance(dense, nn.Conv2d)
     if kept_in.all() and kept_out.all():
-        return
+        return {}
     partial = PartialBypass(dense, kept_in, kept_out)
     bypass: nn.Module | None = partial
     if not len(partial.convs):
@@ -152,6 +167,12 @@ def narrow_bypass(conv: nn.Module, kept_in: Tensor, kept_out: Tensor) -> None:
     conv.bypass = bypass  # type: ignore[assignment]
     if bypass is not None:
         bypass.train(dense.training)
+    takes = [p.take for p in parts(dense.groups, kept_in, kept_out)]
+    heirs = [
+        Heir(part.get_parameter('weight'), take)
+        for part, take in zip(partial.convs, takes, strict=True)
+    ]
+    return {dense.get_parameter('weight'): heirs}
 
 
 def _is_plain(partial: PartialBypass, width_in: int) -> bool:

@@ -5,14 +5,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.optim import Optimizer
 
 from .bypass import add_bypass
 from .fit import check_fit, stored
+from .follow import (
+    Heir,
+    check_states,
+    follow_gradients,
+    follow_optimizer,
+)
 from .masks import remove_masks
 from .partial import narrow_bypass
 from .plan import BypassPlan, ChannelPlan, Kept
@@ -35,14 +43,73 @@ def shrink(model: nn.Module, plan: ChannelPlan) -> nn.Module:
     Raises:
         PruningError: If the plan does not fit; the network is then as before.
     """
+    _narrow_model(model, plan)
+    return model
+
+
+def narrow(
+    model: nn.Module, plan: ChannelPlan, optimizer: Optimizer | None = None
+) -> None:
+    """Narrows a network in the middle of its training, in place.
+
+    Gradients and the optimizer's state are narrowed with the parameters, so
+    that training goes on as it would have with masks. Parameters are new
+    objects: a wrapper for distributed training must be made again.
+
+    Args:
+        model (nn.Module): The network, not wrapped.
+        plan (ChannelPlan): What to keep.
+        optimizer (Optimizer, optional): The optimizer of its parameters.
+
+    Raises:
+        PruningError: If the plan does not fit or a state of the optimizer
+            cannot follow; everything is then as before.
+
+    Examples:
+        >>> from mmlapp.core import attach
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+        >>> lapp = attach(model, torch.rand(1, 3, 9, 9))
+        >>> optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        >>> lapp.begin(target_flops=0.5, steps=1)
+        >>> lapp.step()
+        >>> narrow(model, lapp.plan(), optimizer)
+        >>> model
+        Sequential(
+          (0): Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
+          (1): Conv2d(4, 4, kernel_size=(3, 3), stride=(1, 1))
+        )
+    """
+    if optimizer is not None:
+        check_states(optimizer, _wide(model, plan))
+    heirs = _narrow_model(model, plan)
+    follow_gradients(heirs)
+    if optimizer is not None:
+        follow_optimizer(optimizer, heirs)
+
+
+def _wide(model: nn.Module, plan: ChannelPlan) -> list[Tensor]:
+    """Parameters that a plan replaces, and buffers."""
+    missing = check_fit(model, plan)
+    present = [name for name in plan.bypasses if name not in missing]
+    names = [*plan.slices, *(f'{name}.bypass.weight' for name in present)]
+    return [stored(model, name) for name in names]
+
+
+def _narrow_model(
+    model: nn.Module, plan: ChannelPlan
+) -> dict[nn.Parameter, list[Heir]]:
+    """Returns what took the place of every replaced parameter."""
     bypasses = check_fit(model, plan)
     detach(model)
     for name, bypass in bypasses.items():
         add_bypass(model.get_submodule(name), bypass)
-    replaced = {
-        id(stored(model, name)): _slice(stored(model, name), dims)
-        for name, dims in plan.slices.items()
-    }
+    replaced, heirs = {}, {}
+    for name, dims in plan.slices.items():
+        old = stored(model, name)
+        new = replaced[id(old)] = _slice(old, dims)
+        if isinstance(old, nn.Parameter):
+            assert isinstance(new, nn.Parameter)
+            heirs[old] = [Heir(new, partial(_take, dims=dims))]
     touched = _replace(model, replaced)
     for name, kept in plan.attributes.items():
         owner, _, attribute = name.rpartition('.')
@@ -50,8 +117,8 @@ def shrink(model: nn.Module, plan: ChannelPlan) -> nn.Module:
     for module in touched:
         _sync(module)
     for name, entry in plan.bypasses.items():
-        _narrow(model.get_submodule(name), entry)
-    return model
+        heirs.update(_narrow(model.get_submodule(name), entry))
+    return heirs
 
 
 def detach(model: nn.Module) -> nn.Module:
@@ -76,7 +143,8 @@ def detach(model: nn.Module) -> nn.Module:
     return model
 
 
-def _slice(tensor: Tensor, dims: Mapping[int, Kept]) -> Tensor:
+def _take(tensor: Tensor, dims: Mapping[int, Kept]) -> Tensor:
+    """A copy of what stays, in the same memory format."""
     value = tensor.detach()
     for dim, kept in dims.items():
         index = torch.tensor(
@@ -87,9 +155,15 @@ def _slice(tensor: Tensor, dims: Mapping[int, Kept]) -> Tensor:
         memory_format=torch.channels_last
     ):
         value = value.contiguous(memory_format=torch.channels_last)
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(value, tensor.requires_grad)
     return value
+
+
+def _slice(tensor: Tensor, dims: Mapping[int, Kept]) -> Tensor:
+    value = _take(tensor, dims)
+    if not isinstance(tensor, nn.Parameter):
+        return value
+    # An empty one gets no gradient, which DDP would wait for.
+    return nn.Parameter(value, tensor.requires_grad and value.numel() > 0)
 
 
 def _replace(
@@ -145,11 +219,14 @@ def _sync(module: nn.Module) -> None:
             rule(module)
 
 
-def _narrow(conv: nn.Module, entry: BypassPlan) -> None:
+def _narrow(
+    conv: nn.Module, entry: BypassPlan
+) -> dict[nn.Parameter, list[Heir]]:
     if entry.placement == 'narrow':
-        narrow_bypass(conv, entry.inputs.mask(), entry.outputs.mask())
-    elif len(entry.outputs.index) < entry.outputs.size:
+        return narrow_bypass(conv, entry.inputs.mask(), entry.outputs.mask())
+    if len(entry.outputs.index) < entry.outputs.size:
         device = conv._parameters['weight'].device  # type: ignore[union-attr]
         conv.kept = torch.tensor(
             entry.outputs.index, dtype=torch.int64, device=device
         )
+    return {}
