@@ -17,7 +17,13 @@ from .errors import PruningError
 from .flops import FlopsTable, PairTerm
 from .lapp import LAPP
 from .layout import Layout
-from .masks import Masked, ParameterMask, add_mask
+from .masks import (
+    Masked,
+    MaskPlace,
+    ParameterMask,
+    add_mask,
+    restore_masks,
+)
 from .partial import pair_channels
 from .scoring import GroupInfo, Layer
 from .surrogates import SURROGATES
@@ -127,7 +133,11 @@ def _refuse_second(model: nn.Module) -> None:
 
 def _activate(module: nn.Module, args: object) -> None:
     """Masks apply from the first forward on; before it, weights are set."""
-    module.lapp.active = True  # type: ignore[union-attr]
+    lapp: Any = module.lapp
+    if not lapp.complete:
+        restore_masks(module, lapp.places)
+        lapp.complete = True
+    lapp.active = True
 
 
 def flops_table(
@@ -237,6 +247,12 @@ def _infos(
 def _add_masks(model: nn.Module, lapp: LAPP, analysis: Analysis) -> None:
     """Masks what emits a channel, and readers of what is not zero."""
     record, channel = analysis.trace, analysis.groups.node_channel
+    names = {module: name for name, module in model.named_modules()}
+
+    def add(module: nn.Module, name: str, mask: ParameterMask) -> None:
+        add_mask(module, name, mask)
+        lapp.places.append(MaskPlace(names[module], name, mask))
+
     fill = lapp.layout.bypass.placement == 'fill'
     for site in record.sites:
         emits = site in record.masked or (
@@ -249,8 +265,8 @@ def _add_masks(model: nn.Module, lapp: LAPP, analysis: Analysis) -> None:
             continue
         mine = torch.where(mine < 0, lapp.total, mine)
         for module, name in owners(model, site.name):
-            add_mask(module, name, ParameterMask(lapp, mine, site.dim, emits))
+            add(module, name, ParameterMask(lapp, mine, site.dim, emits))
         if not fill and site.module in analysis.bypasses and site.dim == 0:
             branch = model.get_submodule(f'{site.module}.bypass')
             if site.name.endswith('.weight'):
-                add_mask(branch, 'weight', ParameterMask(lapp, mine, 0))
+                add(branch, 'weight', ParameterMask(lapp, mine, 0))

@@ -17,7 +17,7 @@ from .errors import PruningError
 from .flops import FlopsTable
 from .importance import NORMALISATIONS, SCORES
 from .layout import Layout
-from .masks import HardMask
+from .masks import HardMask, MaskPlace
 from .plan import ChannelPlan
 from .scoring import GroupInfo, group_scores, report_non_finite
 from .sensitivity import Margin
@@ -52,7 +52,6 @@ class LAPP(nn.Module):
     group: Tensor
     scores: Tensor
     state: Tensor
-    progress: Tensor
 
     def __init__(
         self,
@@ -71,7 +70,8 @@ class LAPP(nn.Module):
         self.score = SCORES[score]
         self.normalise = NORMALISATIONS[normalisation]
         self.surrogate, self.controller = surrogate, controller
-        self.active = False
+        self.active, self.complete = False, False
+        self.places: list[MaskPlace] = []
         sizes = torch.tensor([g.size for g in groups])
         total, count = int(sizes.sum()), len(groups)
         self.total = total
@@ -84,8 +84,9 @@ class LAPP(nn.Module):
         self.register_buffer('slope', torch.zeros(total + 1))
         self.register_buffer('scores', torch.zeros(total))
         self.register_buffer('state', controller.initial_state(count))
-        # phase, steps done, steps of the phase, final target
-        self.register_buffer('progress', torch.zeros(4, dtype=torch.float64))
+        # Phase, steps done, steps of the phase, final target. Read several
+        # times in each step: no buffer, so that it stays on the CPU.
+        self.progress = torch.zeros(4, dtype=torch.float64)
         self._learn()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -355,10 +356,45 @@ class LAPP(nn.Module):
         self.threshold.requires_grad_()
         self.gate.requires_grad_()
 
-    def _load_from_state_dict(
-        self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any
+    def take_over(self, other: LAPP) -> None:
+        """Makes thresholds, masks and progress those of another one.
+
+        Args:
+            other (LAPP): Of a copy of the same network.
+        """
+        for mine, theirs in zip(self.buffers(), other.buffers(), strict=True):
+            mine.data.copy_(theirs.data)
+        self.progress.copy_(other.progress)
+        self.active = other.active
+
+    def _save_to_state_dict(
+        self, destination: Any, prefix: str, keep_vars: bool
     ) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f'{prefix}progress'] = self.progress
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        *args: Any,
+    ) -> None:
+        key = f'{prefix}progress'
+        super()._load_from_state_dict(
+            {k: v for k, v in state_dict.items() if k != key},
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            *args,
+        )
+        if key in state_dict:
+            self.progress.copy_(state_dict[key])
+        elif strict:
+            missing_keys.append(key)
         if f'{prefix}mask' in state_dict:
             self.active = True
 

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
@@ -210,6 +212,39 @@ def add_mask(module: nn.Module, name: str, mask: ParameterMask) -> None:
     )
     module.__class__ = _masked_class(base, frozenset(masks))
     module.__dict__['_masks'] = masks
+
+
+@dataclass(frozen=True)
+class MaskPlace:
+    """Where a mask belongs, by name.
+
+    Args:
+        module (str): Qualified name of the module.
+        parameter (str): Name of the parameter in it.
+        mask (ParameterMask): The mask.
+    """
+
+    module: str
+    parameter: str
+    mask: ParameterMask
+
+
+def restore_masks(model: nn.Module, places: Iterable[MaskPlace]) -> None:
+    """Puts masks on modules that took the place of masked ones.
+
+    Conversion to and from synchronised batch norm replaces modules.
+
+    Args:
+        model (nn.Module): The network.
+        places (Iterable[MaskPlace]): All its masks.
+    """
+    replaced = [
+        (module, place)
+        for place in places
+        if not isinstance(module := model.get_submodule(place.module), Masked)
+    ]
+    for module, place in replaced:
+        add_mask(module, place.parameter, place.mask)
 
 
 def remove_masks(module: nn.Module) -> None:

@@ -181,9 +181,7 @@ def _share_masks(runner: Runner, lapp: LAPP) -> None:
         averaged = getattr(hook, 'ema_model', None)
         if averaged is None:
             continue
-        theirs = find_lapp(averaged.module).buffers()
-        for copied, own in zip(theirs, lapp.buffers(), strict=True):
-            copied.data.copy_(own.data)
+        find_lapp(averaged.module).take_over(lapp)
 
 
 def _scalars(lapp: LAPP) -> dict[str, float]:

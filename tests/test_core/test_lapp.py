@@ -509,3 +509,38 @@ def test_scores_ignore_the_mask(model, images, lapp):
     assert not lapp.mask.all()
     lapp.refresh()
     assert torch.equal(lapp.scores, before)
+
+
+def test_progress_is_read_without_asking_the_device(model, lapp):
+    lapp.begin(0.5, 20)
+    lapp.progress[1] = 7
+    model.to('meta')  # where nothing can be read
+    assert lapp.phase == PRUNING
+    assert lapp.progress.tolist() == [PRUNING, 7, 20, 0.5]
+    assert lapp.target == pytest.approx(0.5 ** (7 / 16))
+
+
+def test_progress_travels_in_the_state_dict(make, images, model, lapp):
+    lapp.begin(0.5, 20)
+    lapp.progress[1] = 7
+    state = copy.deepcopy(model.state_dict())
+    other = make()
+    attach(other, images)
+    other.load_state_dict(state)
+    assert other.lapp.progress.tolist() == [PRUNING, 7, 20, 0.5]
+    del state['lapp.progress']
+    with pytest.raises(RuntimeError, match=r'Missing key.*lapp\.progress'):
+        other.load_state_dict(state)
+    other.load_state_dict(state, strict=False)
+    assert other.lapp.phase == PRUNING
+
+
+def test_masks_and_progress_are_taken_over(make, images, model, lapp):
+    other = make()
+    attach(other, images)
+    lapp.begin(0.5, 4)
+    train(model, images, 4)
+    other.lapp.take_over(lapp)
+    assert other.lapp.phase == FINISHED
+    assert torch.equal(other.lapp.mask, lapp.mask)
+    assert other.lapp.threshold is not lapp.threshold

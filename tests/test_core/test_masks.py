@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmlapp.core import attach, shrink
 from mmlapp.core.masks import (
     ApplyMask,
     HardMask,
@@ -220,3 +221,27 @@ def test_a_mask_on_one_layer_leaves_its_class_alone(layer, source):
     add_mask(layer, 'weight', mask_rows(source))
     assert type(nn.Conv2d(4, 8, 1)) is nn.Conv2d
     assert 'weight' not in vars(nn.Conv2d)
+
+
+@pytest.mark.parametrize('synchronised', [False, True])
+def test_a_norm_that_was_converted_is_masked_again(
+    net, conv, image, mask_randomly, randomise, synchronised
+):
+    model = net(
+        lambda m, x: m.b(m.norm(m.a(x)).relu()),
+        a=conv(3, 8),
+        norm=nn.BatchNorm2d(8),
+        b=conv(8, 4),
+    ).eval()
+    lapp = attach(randomise(model), image)
+    kind = nn.SyncBatchNorm if synchronised else nn.BatchNorm2d
+    fresh = kind(8).double().eval()
+    for name in ('weight', 'bias', 'running_mean', 'running_var'):
+        setattr(fresh, name, getattr(model.norm, name))
+    model.norm = fresh
+    mask_randomly(lapp)
+    with torch.no_grad():
+        masked = model(image)
+        slim = shrink(model, lapp.plan())(image)
+    torch.testing.assert_close(masked, slim)
+    assert type(model.norm) is kind
