@@ -13,6 +13,7 @@ check_versions()
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODEL_WRAPPERS as MMENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import Registry
@@ -22,6 +23,12 @@ MODELS = Registry(
     parent=MMENGINE_MODELS,
     scope='mmlapp',
     locations=['mmlapp.engine', 'mmlapp.models'],
+)
+MODEL_WRAPPERS = Registry(
+    'model_wrapper',
+    parent=MMENGINE_MODEL_WRAPPERS,
+    scope='mmlapp',
+    locations=['mmlapp.engine'],
 )
 HOOKS = Registry(
     'hook',

@@ -20,6 +20,8 @@ from torch import Tensor
 from mmlapp.core import ChannelPlan, PruningError
 from mmlapp.core.lapp import FINISHED, PRUNING
 
+from .state import PLAN, narrowed_to
+
 PREFIX = 'lapp.'
 PHASES = 'not begun', 'not finished'
 
@@ -37,6 +39,8 @@ class Trained:
             of the pruning phase.
         meta (dict): Such as ``dataset_meta``.
         averaged (bool): Whether the weights are averages (EMA).
+        narrowed (bool): Whether the weights are narrow already, as ``plan``
+            says.
     """
 
     weights: dict[str, Tensor]
@@ -44,6 +48,7 @@ class Trained:
     plan: ChannelPlan | None
     meta: dict[str, Any]
     averaged: bool
+    narrowed: bool = False
 
 
 def read_trained(path: str | Path) -> Trained:
@@ -71,7 +76,11 @@ def read_trained(path: str | Path) -> Trained:
         for name, value in tensors.items()
         if name.startswith(PREFIX)
     }
-    plan = data.get('lapp_plan')
+    try:
+        narrowed = narrowed_to(data) is not None
+    except PruningError as error:
+        raise PruningError(f'checkpoint={str(path)!r}: {error}') from error
+    plan = data.get(PLAN)
     if plan is None:
         _check_phase(path, state)
     return Trained(
@@ -85,6 +94,7 @@ def read_trained(path: str | Path) -> Trained:
         meta=dict(data.get('meta') or {}),
         # EMAHook puts the averages into `state_dict`.
         averaged='ema_state_dict' in data,
+        narrowed=narrowed,
     )
 
 

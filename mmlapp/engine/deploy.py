@@ -121,13 +121,14 @@ def deploy(
     trained = read_trained(checkpoint)
     scope = cfg.get('default_scope') or 'mmengine'
     with DefaultScope.overwrite_default_scope(scope):
-        progress('building the masked model')
+        progress('building the trained model')
         masked = masked_model(cfg, trained)
         shape = tuple(own_settings(cfg.model)['input_shape'])
-        progress('running the masked model')
+        progress('running the trained model')
         probes, notes = _probes(cfg, masked, shape)
         comparison = Comparison(masked, probes)
-        plan = masked.lapp.plan()
+        plan = trained.plan if trained.narrowed else masked.lapp.plan()
+        assert plan is not None
         with staged_folder(out) as folder:
             progress('writing and loading the narrowed model')
             paths = _write(folder, name, cfg, plan, masked, trained)
@@ -187,7 +188,8 @@ def _write(
         mmengine_version=mmengine.__version__,
         mmlapp_version=__version__,
     )
-    state = shrink(masked, plan).state_dict()
+    slim = masked if trained.narrowed else shrink(masked, plan)
+    state = slim.state_dict()
     paths[0].write_text(text, encoding='utf-8')
     torch.save({'meta': meta, 'state_dict': state}, paths[1])
     plan.save(paths[2])

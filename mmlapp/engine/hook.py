@@ -1,14 +1,12 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""The hook that starts the pruning phase and reports on it."""
+"""The hook that starts and ends the pruning phase."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
 from mmlapp.core import LAPP, PruningError
@@ -16,15 +14,40 @@ from mmlapp.core.constraint import check_target
 from mmlapp.core.lapp import DENSE, FINISHED, PRUNING
 from mmlapp.registry import HOOKS
 
+from .atomic import save_safely
+from .limits import check_run
+from .narrowing import (
+    averaged_models,
+    check_optimizer,
+    narrow_run,
+    narrowed_plan,
+    unwrap,
+)
 from .optim_wrapper import LAPPOptimWrapper, _ThresholdStep, find_lapp
+from .random_state import RandomNumbers
+from .ranks import check_ranks
+from .report import (
+    StepTime,
+    count_parameters,
+    group_scalars,
+    report_groups,
+    report_narrowing,
+)
+from .state import narrowed_to, read_state, write_state
 
 
 @HOOKS.register_module()
 class LAPPHook(Hook):
     """Prunes the model during the first epochs of its training.
 
-    Runs before the logger hook of the same iteration, so that what it
-    reports is logged with it.
+    When the phase ends the model is narrowed in place, with its averaged
+    copies and the optimizer's state, and training goes on with the small
+    one. A checkpoint of a narrow model makes the model narrow before its
+    weights are loaded.
+
+    Runs before ``EMAHook``, which must find a model of the right shape, and
+    before the logger hook of the same iteration, so that what it reports is
+    logged with it.
 
     Args:
         target_flops (float): Asked fraction of the dense FLOPs, in (0, 1].
@@ -36,14 +59,17 @@ class LAPPHook(Hook):
         begin_iters (int): Iterations before the phase begins.
             Defaults to 0.
         interval (int): Iterations between two records of keep ratios and
-            thresholds in the visualizer. Defaults to 50.
+            thresholds in the visualizer, and between two comparisons of the
+            processes of a distributed run. Defaults to 50.
+        narrow (bool): Whether to narrow the model when the phase ends. If
+            not, masks stay to the end of the run. Defaults to True.
 
     Raises:
         PruningError: If an argument lies outside its range.
     """
 
-    # Before LoggerHook (BELOW_NORMAL), which logs what is reported here.
-    priority = 'NORMAL'
+    # Before EMAHook (NORMAL, in some configs 49) and LoggerHook.
+    priority = 'ABOVE_NORMAL'
 
     def __init__(
         self,
@@ -52,10 +78,12 @@ class LAPPHook(Hook):
         prune_iters: int | None = None,
         begin_iters: int = 0,
         interval: int = 50,
+        narrow: bool = True,
     ) -> None:
         self.target_flops = check_target(target_flops)
         self.prune_epochs, self.prune_iters = prune_epochs, prune_iters
         self.begin_iters, self.interval = begin_iters, interval
+        self.narrow = narrow
         for name, least in (
             ('prune_epochs', 0),
             ('prune_iters', 0),
@@ -67,6 +95,18 @@ class LAPPHook(Hook):
                 raise PruningError(
                     f'{name}={value}: expected more than {least}'
                 )
+        self._phase: int | None = None
+        self._random = RandomNumbers()
+        self._step_time = StepTime(interval)
+
+    def before_run(self, runner: Runner) -> None:
+        """Refuses what cannot work and makes checkpoints safe.
+
+        Args:
+            runner (Runner): The runner of the training process.
+        """
+        check_run(runner, self.narrow)
+        save_safely(runner)
 
     def before_train(self, runner: Runner) -> None:
         """Checks that the target and the phase fit the model and the run.
@@ -74,7 +114,22 @@ class LAPPHook(Hook):
         Args:
             runner (Runner): The runner of the training process.
         """
+        self._random.restore(runner)
+        plan = narrowed_plan(runner.model)
+        if plan is not None:
+            ratio = plan.flops['pruned'] / plan.flops['dense']
+            runner.logger.info(
+                f'LAPP: the model is narrow already, {ratio:.2%} of the dense '
+                'FLOPs; there is no pruning phase'
+            )
+            return
         lapp = find_lapp(runner.model)
+        if lapp.phase == FINISHED:
+            self._end(runner, lapp)
+        else:
+            self._check(runner, lapp)
+
+    def _check(self, runner: Runner, lapp: LAPP) -> None:
         if not isinstance(runner.optim_wrapper, _ThresholdStep):
             raise PruningError(
                 f'optim_wrapper={type(runner.optim_wrapper).__name__} does '
@@ -106,11 +161,14 @@ class LAPPHook(Hook):
             batch_idx (int): Index of the batch in the loop.
             data_batch (Any): The batch. Defaults to None.
         """
+        if narrowed_plan(runner.model) is not None:
+            return
         lapp = find_lapp(runner.model)
         if lapp.phase == DENSE and runner.iter >= self.begin_iters:
             every = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
             steps = max(self._phase_iters(runner) // every, 1)
             lapp.begin(self.target_flops, steps)
+        self._phase = lapp.phase
 
     def after_train_iter(
         self,
@@ -119,7 +177,7 @@ class LAPPHook(Hook):
         data_batch: Any = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        """Reports FLOPs, and every ``interval`` all groups.
+        """Reports FLOPs, and every ``interval`` all groups; narrows.
 
         Args:
             runner (Runner): The runner of the training process.
@@ -127,17 +185,48 @@ class LAPPHook(Hook):
             data_batch (Any): The batch. Defaults to None.
             outputs (dict, optional): Losses. Defaults to None.
         """
-        lapp = find_lapp(runner.model)
-        _share_masks(runner, lapp)
+        plan = narrowed_plan(runner.model)
+        if plan is None:
+            self._after_masked_iter(runner, find_lapp(runner.model))
+        else:
+            ratio = plan.flops['pruned'] / plan.flops['dense']
+            runner.message_hub.update_scalar('train/flops_ratio', ratio)
+            self._step_time.after_step(runner)
+        self._random.note(runner, by_epoch=False)
+
+    def _after_masked_iter(self, runner: Runner, lapp: LAPP) -> None:
+        for averaged in averaged_models(runner):
+            # With ``update_buffers`` its own would be averages of masks.
+            find_lapp(averaged.module).take_over(lapp)
         runner.message_hub.update_scalar('train/flops_ratio', lapp.ratio)
-        ended = self._just_ended(runner, lapp)
+        ended = self._phase == PRUNING and lapp.phase == FINISHED
         if ended or (
             lapp.phase == PRUNING
             and self.every_n_train_iters(runner, self.interval)
         ):
-            runner.visualizer.add_scalars(_scalars(lapp), step=runner.iter + 1)
+            check_ranks(lapp)
+            runner.visualizer.add_scalars(
+                group_scalars(lapp), step=runner.iter + 1
+            )
         if ended:
-            _report(runner.logger, lapp)
+            report_groups(runner.logger, lapp)
+            self._end(runner, lapp)
+
+    def _end(self, runner: Runner, lapp: LAPP) -> None:
+        """Narrows, if that was asked for and can be done."""
+        if not self.narrow:
+            return
+        try:
+            check_optimizer(runner)
+        except PruningError as error:
+            runner.logger.warning(f'LAPP does not narrow the model: {error}')
+            self.narrow = False
+            return
+        plan, model = lapp.plan(), unwrap(runner.model)
+        before = count_parameters(model)
+        self._step_time.narrowed(runner)
+        narrow_run(runner, plan)
+        report_narrowing(runner.logger, plan, before, count_parameters(model))
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Writes the groups' state to the log while the phase lasts.
@@ -145,69 +234,63 @@ class LAPPHook(Hook):
         Args:
             runner (Runner): The runner of the training process.
         """
-        lapp = find_lapp(runner.model)
-        if lapp.phase == PRUNING:
-            _report(runner.logger, lapp)
+        self._random.note(runner, by_epoch=True)
+        if narrowed_plan(runner.model) is None:
+            lapp = find_lapp(runner.model)
+            if lapp.phase == PRUNING:
+                report_groups(runner.logger, lapp)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Keeps the random numbers: a resumed run does not validate again.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._random.set_aside()
+
+    def after_val_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Goes on with the random numbers of the training.
+
+        Args:
+            runner (Runner): The runner.
+            metrics (dict, optional): Results. Defaults to None.
+        """
+        self._random.bring_back()
 
     def before_save_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
     ) -> None:
-        """Puts the plan into checkpoints of the finished phase.
+        """Adds state and, from the end of the phase on, the plan.
 
         Args:
             runner (Runner): The runner of the training process.
             checkpoint (dict): The checkpoint to be saved.
         """
-        lapp = find_lapp(runner.model)
-        if lapp.phase == FINISHED:
-            checkpoint['lapp_plan'] = lapp.plan().to_dict()
+        plan = narrowed_plan(runner.model)
+        narrowed = plan is not None
+        if not narrowed:
+            lapp = find_lapp(runner.model)
+            plan = lapp.plan() if lapp.phase == FINISHED else None
+        write_state(checkpoint, plan, narrowed, self._random.to_save())
+
+    def after_load_checkpoint(
+        self, runner: Runner, checkpoint: dict[str, Any]
+    ) -> None:
+        """Gives the model the shape of the weights that follow.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): The loaded checkpoint.
+        """
+        plan = narrowed_to(checkpoint)
+        if plan is not None and narrowed_plan(runner.model) is None:
+            narrow_run(runner, plan)
+        if getattr(runner, '_resume', False):
+            self._random.loaded(read_state(checkpoint)['random'])
 
     def _phase_iters(self, runner: Runner) -> int:
         if self.prune_iters is not None:
             return self.prune_iters
         return max(1, round(self.prune_epochs * len(runner.train_dataloader)))
-
-    def _just_ended(self, runner: Runner, lapp: LAPP) -> bool:
-        was, self._phase = getattr(self, '_phase', lapp.phase), lapp.phase
-        return was == PRUNING and lapp.phase == FINISHED
-
-
-def _share_masks(runner: Runner, lapp: LAPP) -> None:
-    """Gives averaged copies of the model its masks as they are.
-
-    With ``update_buffers`` their own would be averages of masks.
-    """
-    for hook in runner.hooks:
-        averaged = getattr(hook, 'ema_model', None)
-        if averaged is None:
-            continue
-        find_lapp(averaged.module).take_over(lapp)
-
-
-def _scalars(lapp: LAPP) -> dict[str, float]:
-    """Keep ratio and threshold of every group, by name."""
-    keep = lapp.keep_ratios()
-    thresholds = dict(zip(keep, lapp.threshold.tolist(), strict=True))
-    return {
-        'lapp/flops_ratio': lapp.ratio,
-        'lapp/flops_target': lapp.target,
-        **{f'lapp/keep/{name}': value for name, value in keep.items()},
-        **{f'lapp/threshold/{n}': value for n, value in thresholds.items()},
-    }
-
-
-def _report(logger: MMLogger, lapp: LAPP) -> None:
-    names: Sequence[str] = list(lapp.keep_ratios())
-    width = max(map(len, names))
-    rows = [
-        f'{name:<{width}}  {keep:>6.1%}  {threshold:>9.4f}'
-        for (name, keep), threshold in zip(
-            lapp.keep_ratios().items(), lapp.threshold.tolist(), strict=True
-        )
-    ]
-    state = 'finished' if lapp.phase == FINISHED else 'pruning'
-    head = f'{"group":<{width}}  {"kept":>6}  {"threshold":>9}'
-    logger.info(
-        f'LAPP {state}: {lapp.ratio:.2%} of the dense FLOPs, target '
-        f'{lapp.target:.2%}\n' + '\n'.join([head, *rows])
-    )

@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""The model of a LAPP run as it was at the end: weights and masks."""
+"""The model of a LAPP run as it was: weights, and masks or narrow layers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from mmlapp.core import LAPP, PruningError
+from mmlapp.core import LAPP, PruningError, shrink
 from mmlapp.core.lapp import FINISHED
 
 from .checkpoint import Trained
@@ -26,12 +26,16 @@ def masked_model(cfg: Config, trained: Trained) -> Any:
         trained (Trained): Its checkpoint.
 
     Returns:
-        nn.Module: The model with masks, in evaluation mode.
+        nn.Module: The model in evaluation mode: with masks, or narrow if the
+        run had narrowed it.
 
     Raises:
         PruningError: If the two do not belong together.
     """
     model = build_model(cfg)
+    if trained.narrowed:
+        assert trained.plan is not None
+        shrink(model, trained.plan)
     try:
         found = model.load_state_dict(trained.weights, strict=False)
     except RuntimeError as error:
@@ -42,7 +46,8 @@ def masked_model(cfg: Config, trained: Trained) -> Any:
             [f'{key} is missing' for key in missing]
             + [f'{key} is unknown' for key in found.unexpected_keys]
         )
-    _set_masks(model.lapp, trained)
+    if not trained.narrowed:
+        _set_masks(model.lapp, trained)
     return model.eval()
 
 

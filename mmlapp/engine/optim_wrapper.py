@@ -13,12 +13,13 @@ from mmengine.device import (
     is_musa_available,
     is_npu_available,
 )
-from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import nn
 
 from mmlapp.core import LAPP, PruningError
 from mmlapp.registry import OPTIM_WRAPPERS
+
+from .narrowing import narrowed_plan, unwrap
 
 
 def find_lapp(model: nn.Module) -> LAPP:
@@ -30,7 +31,7 @@ def find_lapp(model: nn.Module) -> LAPP:
     Raises:
         PruningError: If it has none.
     """
-    inner = model.module if is_model_wrapper(model) else model
+    inner = unwrap(model)
     lapp = getattr(inner, 'lapp', None)
     if not isinstance(lapp, LAPP):
         raise PruningError(
@@ -52,7 +53,8 @@ class _ThresholdStep:
         super().initialize_count_status(  # type: ignore[misc]
             model, init_counts, max_counts
         )
-        self._lapp = find_lapp(model)
+        narrowed = narrowed_plan(model) is not None
+        self._lapp = None if narrowed else find_lapp(model)
 
     def step(self, **kwargs: Any) -> None:
         """Updates the parameters, then the thresholds.

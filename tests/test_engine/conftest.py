@@ -16,7 +16,9 @@ from mmengine.visualization import Visualizer
 ITERS = 4  # per epoch
 
 
-def tiny_config(work_dir: Path, epochs: int = 3) -> dict[str, Any]:
+def tiny_config(
+    work_dir: Path, epochs: int = 3, narrow: bool = False
+) -> dict[str, Any]:
     """A ResNet-8 on 64 digits of 8x8 pixels, pruned for two epochs."""
     dataset = dict(
         type='mmlapp.Digits',
@@ -59,6 +61,7 @@ def tiny_config(work_dir: Path, epochs: int = 3) -> dict[str, Any]:
                 target_flops=0.5,
                 prune_epochs=2,
                 interval=2,
+                narrow=narrow,
             )
         ],
         visualizer=dict(

@@ -1,0 +1,153 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints that are there as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from mmlapp.core import PruningError
+from mmlapp.registry import HOOKS
+
+
+def replace_file(path: str | Path, write: Callable[[Path], None]) -> None:
+    """Writes a file under a temporary name beside it, then renames it.
+
+    Whatever happens, there is either the old file or the new one.
+
+    Args:
+        path (str or Path): The file.
+        write (Callable): Is given the temporary name to write to.
+    """
+    path = Path(path)
+    temporary = path.with_name(f'.{path.name}.tmp')
+    try:
+        write(temporary)
+        with temporary.open('rb') as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _saves_as_a_whole(
+    save: Callable[..., None],
+) -> Callable[..., None]:
+    """Wraps ``Runner.save_checkpoint``."""
+
+    @wraps(save)
+    def run(out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+        if not is_main_process():
+            return
+        path = Path(out_dir, filename)
+
+        def write(temporary: Path) -> None:
+            save(out_dir, temporary.name, *args, **kwargs)
+
+        try:
+            replace_file(path, write)
+        except OSError as error:
+            raise PruningError(
+                f'checkpoint={str(path)!r} could not be written ({error}). '
+                'The one before it is complete: make room, then resume'
+            ) from error
+
+    run.whole = True  # type: ignore[attr-defined]
+    return run
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """:class:`mmengine.hooks.CheckpointHook` that a crash cannot hurt.
+
+    MMEngine writes checkpoints and ``last_checkpoint`` in place, and removes
+    an outdated checkpoint before it writes the new one. This hook writes
+    under a temporary name and renames, and removes last.
+    :class:`LAPPHook` puts it in the place of MMEngine's own. On storage
+    that is no local folder it does what MMEngine's does.
+
+    Takes the arguments of ``CheckpointHook``.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Finds the folder, and makes the runner save in one step.
+
+        Args:
+            runner (Runner): The runner of the training process.
+        """
+        super().before_train(runner)
+        if not self._is_local():
+            return
+        if not getattr(runner.save_checkpoint, 'whole', False):
+            runner.save_checkpoint = _saves_as_a_whole(runner.save_checkpoint)
+        if is_main_process():
+            for leftover in Path(self.out_dir).glob('.*.pth.tmp'):
+                leftover.unlink(missing_ok=True)
+
+    def _is_local(self) -> bool:
+        return isinstance(self.file_backend, LocalBackend)
+
+    def _save_checkpoint_with_step(
+        self, runner: Runner, step: int, meta: dict[str, Any]
+    ) -> None:
+        if not self._is_local():
+            super()._save_checkpoint_with_step(runner, step, meta)
+            return
+        outdated = self._note_step(runner, step)
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if not is_main_process():
+            return
+        replace_file(
+            Path(runner.work_dir, 'last_checkpoint'),
+            lambda path: path.write_text(str(self.last_ckpt)) and None,
+        )
+        if outdated is not None:
+            Path(self.out_dir, outdated).unlink(missing_ok=True)
+
+    def _note_step(self, runner: Runner, step: int) -> str | None:
+        """Returns the checkpoint to remove after this one was written."""
+        if self.max_keep_ckpts <= 0 or step in list(self.keep_ckpt_ids)[-1:]:
+            return None
+        full = len(self.keep_ckpt_ids) == self.max_keep_ckpts
+        oldest = self.keep_ckpt_ids.popleft() if full else None
+        self.keep_ckpt_ids.append(step)
+        runner.message_hub.update_info(
+            'keep_ckpt_ids', list(self.keep_ckpt_ids)
+        )
+        return None if oldest is None else self.filename_tmpl.format(oldest)
+
+
+def save_safely(runner: Runner) -> None:
+    """Turns MMEngine's checkpoint hooks into safe ones.
+
+    Subclasses that users wrote are left as they are.
+
+    Args:
+        runner (Runner): The runner of the training process, before
+            ``before_train`` of its hooks.
+    """
+    for hook in runner.hooks:
+        if type(hook) is CheckpointHook:
+            hook.__class__ = SafeCheckpointHook

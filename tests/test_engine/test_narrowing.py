@@ -1,0 +1,263 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The model becomes small inside a run of MMEngine, and the run goes on."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import nn
+
+from mmlapp.core import PruningError, shrink
+from mmlapp.engine.narrowing import narrowed_plan
+
+MakeRunner = Callable[..., Runner]
+SGD = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-2, nesterov=True)
+ADAM = dict(type='AdamW', lr=0.005, weight_decay=0.1)
+
+
+class Double(Hook):
+    """Trains in float64."""
+
+    priority = 'VERY_HIGH'
+
+    def before_run(self, runner: Runner) -> None:
+        runner.model.double()
+        runner.model.backbone.register_forward_pre_hook(
+            lambda module, args: (args[0].double(),)
+        )
+
+
+def averaged(runner: Runner) -> nn.Module:
+    (hook,) = [h for h in runner.hooks if hasattr(h, 'ema_model')]
+    return hook.ema_model.module
+
+
+def assert_equal(found: nn.Module, expected: nn.Module, atol: float) -> None:
+    values = expected.state_dict()
+    assert list(found.state_dict()) == list(values)
+    for name, value in found.state_dict().items():
+        torch.testing.assert_close(
+            value, values[name], rtol=0, atol=atol, msg=name
+        )
+
+
+def add_averages(config: dict[str, Any], **arguments: Any) -> None:
+    config['custom_hooks'].insert(
+        0, dict(type='EMAHook', momentum=0.1, **arguments)
+    )
+
+
+@pytest.mark.parametrize(
+    ('optimizer', 'bypass', 'buffers'),
+    [
+        (SGD, None, False),
+        (ADAM, dict(type='depthwise', placement='narrow'), True),
+        (SGD, dict(type='depthwise', placement='fill'), False),
+    ],
+)
+def test_twenty_narrow_steps_equal_twenty_masked_ones(
+    make_runner: MakeRunner,
+    tmp_path: Path,
+    optimizer: dict[str, Any],
+    bypass: dict[str, str] | None,
+    buffers: bool,
+) -> None:
+    def change(config: dict[str, Any]) -> None:
+        add_averages(config, update_buffers=buffers)
+        config['model']['bypass'] = bypass
+        config['optim_wrapper']['optimizer'] = dict(optimizer)
+        config['param_scheduler'] = dict(type='CosineAnnealingLR', T_max=7)
+        config['custom_hooks'][1].update(
+            prune_iters=4, prune_epochs=1, target_flops=0.6
+        )
+
+    def train(narrow: bool) -> Runner:
+        runner = make_runner(
+            change, work_dir=tmp_path / str(narrow), epochs=6, narrow=narrow
+        )
+        runner.register_hook(Double())
+        runner.train()
+        return runner
+
+    masked, slim = train(False), train(True)
+    plan = masked.model.lapp.plan()
+    assert narrowed_plan(slim.model) == plan
+    assert narrowed_plan(masked.model) is None
+    assert not hasattr(slim.model, 'lapp')
+    assert_equal(slim.model, shrink(masked.model, plan), 1e-10)
+    assert_equal(averaged(slim), shrink(averaged(masked), plan), 1e-10)
+    rates = [r.optim_wrapper.get_lr()['lr'] for r in (masked, slim)]
+    assert rates[0] == rates[1]
+
+
+def test_the_log_says_what_was_gained(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    runner = make_runner(
+        lambda c: c.update(log_level='INFO'), epochs=3, narrow=True
+    )
+    runner.train()
+    (path,) = tmp_path.glob('*/*.log')
+    text = path.read_text()
+    plan = narrowed_plan(runner.model)
+    share = plan.flops['pruned'] / plan.flops['dense']
+    assert 0.49 <= share <= 0.5
+    assert f'FLOPs {plan.flops["dense"]:.4g} to ' in text
+    assert f'({share:.2%}), parameters ' in text
+    count = sum(p.numel() for p in runner.model.parameters())
+    assert f' to {count:,} (' in text
+    assert 'LAPP: a training step takes 0.' in text
+
+
+@pytest.mark.parametrize('epoch', [1, 2, 3, 4])
+def test_a_run_resumed_anywhere_equals_an_unbroken_one(
+    make_runner: MakeRunner, tmp_path: Path, epoch: int
+) -> None:
+    def change(config: dict[str, Any]) -> None:
+        add_averages(config)
+        config['custom_hooks'][1].update(
+            begin_iters=4, prune_epochs=1.5, target_flops=0.6
+        )
+        config['model']['bypass'] = dict(type='depthwise')
+        config['val_dataloader'] = config['train_dataloader']
+        config.update(val_cfg={}, val_evaluator=dict(type='Accuracy'))
+        head = config['model']['head']
+        config['model']['head'] = dict(head, init_cfg=None)
+
+    whole = make_runner(change, work_dir=tmp_path / 'a', epochs=5, narrow=True)
+    whole.register_hook(Dropout())
+    whole.train()
+
+    def resume(config: dict[str, Any]) -> None:
+        change(config)
+        config['resume'] = True
+        config['load_from'] = str(tmp_path / 'a' / f'epoch_{epoch}.pth')
+
+    again = make_runner(resume, work_dir=tmp_path / 'b', epochs=5, narrow=True)
+    again.register_hook(Dropout())
+    again.train()
+    assert narrowed_plan(again.model) == narrowed_plan(whole.model)
+    assert_equal(again.model, whole.model, 0)
+    assert_equal(averaged(again), averaged(whole), 0)
+
+
+class Dropout(Hook):
+    """Noise in training, which only the right random numbers repeat."""
+
+    def before_run(self, runner: Runner) -> None:
+        runner.model.head.register_forward_pre_hook(
+            lambda module, args: (
+                tuple(
+                    nn.functional.dropout(x, 0.2, module.training)
+                    for x in args[0]
+                ),
+                *args[1:],
+            )
+        )
+
+
+def test_training_goes_on_from_a_narrow_checkpoint(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    first = make_runner(work_dir=tmp_path / 'a', narrow=True)
+    first.train()
+
+    def load(config: dict[str, Any]) -> None:
+        config['load_from'] = str(tmp_path / 'a' / 'epoch_3.pth')
+        config['optim_wrapper']['optimizer']['lr'] = 0.0
+
+    second = make_runner(load, work_dir=tmp_path / 'b', epochs=1, narrow=True)
+    second.train()
+    assert narrowed_plan(second.model) == narrowed_plan(first.model)
+    expected = dict(first.model.named_parameters())
+    for name, parameter in second.model.named_parameters():
+        assert torch.equal(parameter, expected[name])
+    listed = second.optim_wrapper.optimizer.param_groups[0]['params']
+    assert {id(p) for p in listed} == {
+        id(p) for p in second.model.parameters()
+    }
+
+
+def test_a_masked_checkpoint_is_narrowed_when_the_run_goes_on(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    first = make_runner(work_dir=tmp_path / 'a', narrow=False)
+    first.train()
+
+    def load(config: dict[str, Any]) -> None:
+        config['resume'] = True
+        config['load_from'] = str(tmp_path / 'a' / 'epoch_3.pth')
+
+    second = make_runner(load, work_dir=tmp_path / 'b', epochs=4, narrow=True)
+    second.train()
+    assert narrowed_plan(second.model) == first.model.lapp.plan()
+
+
+def test_a_trained_model_is_pruned_in_a_short_phase(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    def dense(config: dict[str, Any]) -> None:
+        model = config['model']
+        model['type'] = model.pop('architecture')
+        del model['input_shape']
+        config['optim_wrapper']['type'] = 'OptimWrapper'
+        config['custom_hooks'] = []
+
+    first = make_runner(dense, work_dir=tmp_path / 'a')
+    first.train()
+    seen = []
+
+    class Watch(Hook):
+        priority = 'VERY_LOW'
+
+        def before_train(self, runner: Runner) -> None:
+            weight = runner.model.backbone.conv1._parameters['weight']
+            seen.append(weight.detach().clone())
+
+    def prune(config: dict[str, Any]) -> None:
+        config['load_from'] = str(tmp_path / 'a' / 'epoch_3.pth')
+        config['custom_hooks'][0].update(prune_epochs=1)
+
+    second = make_runner(prune, work_dir=tmp_path / 'b', narrow=True)
+    second.register_hook(Watch())
+    second.train()
+    assert torch.equal(seen[0], first.model.backbone.conv1.weight)
+    flops = narrowed_plan(second.model).flops
+    assert 0.49 <= flops['pruned'] / flops['dense'] <= 0.5
+
+
+def test_an_unknown_version_is_refused(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    first = make_runner(work_dir=tmp_path / 'a', narrow=True)
+    first.train()
+    path = tmp_path / 'a' / 'epoch_3.pth'
+    data = torch.load(path, weights_only=False)
+    data['lapp_state']['version'] = 7
+    torch.save(data, path)
+
+    def load(config: dict[str, Any]) -> None:
+        config['load_from'] = str(path)
+
+    second = make_runner(load, work_dir=tmp_path / 'b', narrow=True)
+    with pytest.raises(PruningError, match='version 7: this release reads 1'):
+        second.train()
+
+
+def test_what_an_optimizer_cannot_narrow_stays_masked(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    def adafactor(config: dict[str, Any]) -> None:
+        config['optim_wrapper']['optimizer'] = dict(type='Adafactor', lr=0.01)
+        config['log_level'] = 'WARNING'
+
+    runner = make_runner(adafactor, narrow=True)
+    runner.train()
+    assert 0.49 <= runner.model.lapp.ratio <= 0.5
+    (path,) = tmp_path.glob('*/*.log')
+    assert "does not narrow the model: state 'row_var'" in path.read_text()
