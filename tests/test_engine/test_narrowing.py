@@ -32,6 +32,21 @@ class Double(Hook):
         )
 
 
+class Dropout(Hook):
+    """Noise in training, which only the right random numbers repeat."""
+
+    def before_run(self, runner: Runner) -> None:
+        runner.model.head.register_forward_pre_hook(
+            lambda module, args: (
+                tuple(
+                    nn.functional.dropout(x, 0.2, module.training)
+                    for x in args[0]
+                ),
+                *args[1:],
+            )
+        )
+
+
 def averaged(runner: Runner) -> nn.Module:
     (hook,) = [h for h in runner.hooks if hasattr(h, 'ema_model')]
     return hook.ema_model.module
@@ -114,9 +129,8 @@ def test_the_log_says_what_was_gained(
     assert 'LAPP: a training step takes 0.' in text
 
 
-@pytest.mark.parametrize('epoch', [1, 2, 3, 4])
 def test_a_run_resumed_anywhere_equals_an_unbroken_one(
-    make_runner: MakeRunner, tmp_path: Path, epoch: int
+    make_runner: MakeRunner, tmp_path: Path
 ) -> None:
     def change(config: dict[str, Any]) -> None:
         add_averages(config)
@@ -126,39 +140,26 @@ def test_a_run_resumed_anywhere_equals_an_unbroken_one(
         config['model']['bypass'] = dict(type='depthwise')
         config['val_dataloader'] = config['train_dataloader']
         config.update(val_cfg={}, val_evaluator=dict(type='Accuracy'))
-        head = config['model']['head']
-        config['model']['head'] = dict(head, init_cfg=None)
 
     whole = make_runner(change, work_dir=tmp_path / 'a', epochs=5, narrow=True)
     whole.register_hook(Dropout())
     whole.train()
 
-    def resume(config: dict[str, Any]) -> None:
-        change(config)
-        config['resume'] = True
-        config['load_from'] = str(tmp_path / 'a' / f'epoch_{epoch}.pth')
+    for epoch in (1, 2, 3, 4):
 
-    again = make_runner(resume, work_dir=tmp_path / 'b', epochs=5, narrow=True)
-    again.register_hook(Dropout())
-    again.train()
-    assert narrowed_plan(again.model) == narrowed_plan(whole.model)
-    assert_equal(again.model, whole.model, 0)
-    assert_equal(averaged(again), averaged(whole), 0)
+        def resume(config: dict[str, Any], epoch: int = epoch) -> None:
+            change(config)
+            config['resume'] = True
+            config['load_from'] = str(tmp_path / 'a' / f'epoch_{epoch}.pth')
 
-
-class Dropout(Hook):
-    """Noise in training, which only the right random numbers repeat."""
-
-    def before_run(self, runner: Runner) -> None:
-        runner.model.head.register_forward_pre_hook(
-            lambda module, args: (
-                tuple(
-                    nn.functional.dropout(x, 0.2, module.training)
-                    for x in args[0]
-                ),
-                *args[1:],
-            )
+        again = make_runner(
+            resume, work_dir=tmp_path / str(epoch), epochs=5, narrow=True
         )
+        again.register_hook(Dropout())
+        again.train()
+        assert narrowed_plan(again.model) == narrowed_plan(whole.model)
+        assert_equal(again.model, whole.model, 0)
+        assert_equal(averaged(again), averaged(whole), 0)
 
 
 def test_training_goes_on_from_a_narrow_checkpoint(
@@ -245,19 +246,30 @@ def test_an_unknown_version_is_refused(
         config['load_from'] = str(path)
 
     second = make_runner(load, work_dir=tmp_path / 'b', narrow=True)
-    with pytest.raises(PruningError, match='version 7: this release reads 1'):
+    with pytest.raises(
+        PruningError, match='version 7: this release reads version 1'
+    ):
         second.train()
 
 
 def test_what_an_optimizer_cannot_narrow_stays_masked(
     make_runner: MakeRunner, tmp_path: Path
 ) -> None:
-    def adafactor(config: dict[str, Any]) -> None:
-        config['optim_wrapper']['optimizer'] = dict(type='Adafactor', lr=0.01)
-        config['log_level'] = 'WARNING'
+    class Rows(torch.optim.SGD):
+        """Keeps a number for every filter."""
 
-    runner = make_runner(adafactor, narrow=True)
+        def step(self, closure: Any = None) -> None:
+            super().step(closure)
+            for group in self.param_groups:
+                for p in group['params']:
+                    rows = p.detach().reshape(len(p), -1)
+                    self.state[p]['row'] = rows.sum(1, keepdim=True)
+
+    def rows(config: dict[str, Any]) -> None:
+        config['optim_wrapper']['optimizer'] = dict(type=Rows, lr=0.01)
+
+    runner = make_runner(rows, narrow=True)
     runner.train()
     assert 0.49 <= runner.model.lapp.ratio <= 0.5
     (path,) = tmp_path.glob('*/*.log')
-    assert "does not narrow the model: state 'row_var'" in path.read_text()
+    assert "does not narrow the model: state 'row' of" in path.read_text()
