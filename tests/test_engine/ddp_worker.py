@@ -1,0 +1,142 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of two processes over gloo, and of one with twice the batch.
+
+torchrun --nproc-per-node 2 tests/test_engine/ddp_worker.py FOLDER
+python tests/test_engine/ddp_worker.py FOLDER
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import tiny_config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmlapp.core import PruningError
+from mmlapp.core.lapp import FINISHED
+from mmlapp.engine.narrowing import unwrap
+
+BATCH = 16
+
+
+class DoubleRunner(Runner):
+    """Trains in float64: one process equals two up to round-off."""
+
+    def build_model(self, model: Any) -> nn.Module:
+        built = super().build_model(model).double()
+        built.backbone.register_forward_pre_hook(
+            lambda module, args: (args[0].double(),)
+        )
+        return built
+
+
+class FixedNorms(Hook):
+    """Statistics of half a batch are not those of a whole one."""
+
+    def before_train_iter(self, runner: Runner, **kwargs: Any) -> None:
+        for module in unwrap(runner.model).modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+
+
+class EmptyLayer(Hook):
+    """Takes all filters of one layer, just before the model is narrowed."""
+
+    priority = 'HIGH'
+
+    def after_train_iter(self, runner: Runner, **kwargs: Any) -> None:
+        lapp = getattr(unwrap(runner.model), 'lapp', None)
+        if lapp is not None and lapp.phase == FINISHED:
+            lapp.mask[: lapp.groups[0].size] = False
+
+
+class OtherMask(Hook):
+    """Spoils the masks of the second process."""
+
+    def before_train_iter(self, runner: Runner, **kwargs: Any) -> None:
+        if runner.iter == 3 and runner.rank == 1:
+            group = runner.model.module.lapp.groups[1]
+            layer = group.layers[0].module
+            layer._parameters['weight'].data[0] *= 100
+
+
+def averages_and_accumulation(config: dict[str, Any]) -> None:
+    """MMEngine's own wrapper."""
+    config['custom_hooks'].insert(0, dict(type='EMAHook', momentum=0.1))
+    config['optim_wrapper']['accumulative_counts'] = 2
+    config['model_wrapper_cfg'] = dict(type='MMDistributedDataParallel')
+
+
+def bypasses(config: dict[str, Any]) -> None:
+    """Our wrapper; a layer is pruned to nothing."""
+    config['model']['bypass'] = dict(type='depthwise', placement='fill')
+    config['optim_wrapper']['optimizer'] = dict(type='AdamW', lr=0.005)
+    config['model_wrapper_cfg'] = dict(
+        type='mmlapp.LAPPDistributedDataParallel'
+    )
+    config['custom_hooks'].append(dict(type=EmptyLayer))
+
+
+def narrow_bypasses(config: dict[str, Any]) -> None:
+    """Our wrapper; every bypass becomes several convolutions."""
+    bypasses(config)
+    config['model']['bypass'] = dict(type='grouped', placement='narrow')
+    config['custom_hooks'].pop()
+
+
+def spoiled(config: dict[str, Any]) -> None:
+    """Ends with an error, so it comes last."""
+    averages_and_accumulation(config)
+    config['custom_hooks'].append(dict(type=OtherMask))
+
+
+SCENARIOS: list[Callable[[dict[str, Any]], None]] = [
+    averages_and_accumulation,
+    bypasses,
+    narrow_bypasses,
+    spoiled,
+]
+
+
+def run(scenario: Callable[..., None], folder: Path, processes: int) -> None:
+    """Trains one scenario and writes its weights, or its error."""
+    name = f'{scenario.__name__}-{processes}'
+    config = tiny_config(folder / name, epochs=6, narrow=True)
+    config['custom_hooks'][0].update(prune_epochs=3, target_flops=0.6)
+    config['custom_hooks'].append(dict(type=FixedNorms))
+    scenario(config)
+    config['experiment_name'] = name
+    config['train_dataloader']['batch_size'] = BATCH // processes
+    wrapper = config.pop('model_wrapper_cfg')
+    if processes > 1:
+        config['launcher'] = 'pytorch'
+        config['env_cfg'] = dict(dist_cfg=dict(backend='gloo'))
+        wrapper['device_ids'] = None
+    runner = DoubleRunner(**config, cfg=dict(model_wrapper_cfg=wrapper))
+    try:
+        runner.train()
+    except PruningError as error:
+        path = folder / f'{name}-rank{runner.rank}.txt'
+        path.write_text(str(error))
+
+
+def main() -> None:
+    """Runs all scenarios in as many processes as there are."""
+    torch.set_num_threads(1)
+    processes = int(os.environ.get('WORLD_SIZE', 1))
+    if processes > 1:
+        distributed.init_process_group('gloo')
+    scenarios = SCENARIOS if processes > 1 else SCENARIOS[:-1]
+    for scenario in scenarios:
+        run(scenario, Path(sys.argv[1]), processes)
+
+
+if __name__ == '__main__':
+    main()
