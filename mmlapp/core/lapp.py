@@ -72,6 +72,8 @@ class LAPP(nn.Module):
         self.surrogate, self.controller = surrogate, controller
         self.active, self.complete = False, False
         self.places: list[MaskPlace] = []
+        # Of the image at which FLOPs were counted, where that is known.
+        self.input_shape: tuple[int, ...] | None = None
         sizes = torch.tensor([g.size for g in groups])
         total, count = int(sizes.sum()), len(groups)
         self.total = total

@@ -67,7 +67,7 @@ def prunable_model(
             model that does not run on ``input_shape``.
     """
     model = build_architecture(architecture, settings, data_preprocessor)
-    attach(
+    lapp = attach(
         model,
         example_forward(model, input_shape),
         scope=scope,
@@ -79,6 +79,7 @@ def prunable_model(
         width=width,
         controller=Controller(**(controller or {})),
     )
+    lapp.input_shape = tuple(input_shape)
     model.register_forward_hook(_add_flops_loss, with_kwargs=True)
     return model
 

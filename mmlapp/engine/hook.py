@@ -34,6 +34,7 @@ from .report import (
     report_narrowing,
 )
 from .state import narrowed_to, read_state, write_state
+from .trial import try_narrowing
 
 
 @HOOKS.register_module()
@@ -216,13 +217,16 @@ class LAPPHook(Hook):
         """Narrows, if that was asked for and can be done."""
         if not self.narrow:
             return
+        plan, model = lapp.plan(), unwrap(runner.model)
         try:
             check_optimizer(runner)
+            try_narrowing(model, plan, lapp.input_shape)
         except PruningError as error:
-            runner.logger.warning(f'LAPP does not narrow the model: {error}')
+            runner.logger.warning(
+                f'LAPP does not narrow the model; masks stay: {error}'
+            )
             self.narrow = False
             return
-        plan, model = lapp.plan(), unwrap(runner.model)
         before = count_parameters(model)
         self._step_time.narrowed(runner)
         narrow_run(runner, plan)

@@ -2,17 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model becomes small inside a run of MMEngine, and the run goes on."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmlapp.core import PruningError, shrink
+from mmlapp.core import ChannelPlan, PruningError, shrink
+from mmlapp.engine import trial
+from mmlapp.engine.deploy import deploy, load_deployed
 from mmlapp.engine.narrowing import narrowed_plan
 
 MakeRunner = Callable[..., Runner]
@@ -30,6 +34,17 @@ class Double(Hook):
         runner.model.backbone.register_forward_pre_hook(
             lambda module, args: (args[0].double(),)
         )
+
+
+class ChannelsLast(Hook):
+    """Another order in memory."""
+
+    def before_run(self, runner: Runner) -> None:
+        runner.model.to(memory_format=torch.channels_last)
+
+    def after_run(self, runner: Runner) -> None:
+        weight = runner.model.backbone.layer1[0].conv2._parameters['weight']
+        assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
 class Dropout(Hook):
@@ -67,25 +82,40 @@ def add_averages(config: dict[str, Any], **arguments: Any) -> None:
     )
 
 
+def clip(config: dict[str, Any]) -> None:
+    config['optim_wrapper']['clip_grad'] = dict(max_norm=0.5)
+
+
+def recompute(config: dict[str, Any]) -> None:
+    config['cfg'] = dict(activation_checkpointing=['backbone.layer1'])
+    config['optim_wrapper']['optimizer'] = dict(ADAM)
+
+
+def accumulate(config: dict[str, Any]) -> None:
+    config['optim_wrapper']['accumulative_counts'] = 2
+    config['custom_hooks'].append(dict(type=ChannelsLast))
+
+
 @pytest.mark.parametrize(
-    ('optimizer', 'bypass', 'buffers'),
+    ('setting', 'bypass', 'buffers'),
     [
-        (SGD, None, False),
-        (ADAM, dict(type='depthwise', placement='narrow'), True),
-        (SGD, dict(type='depthwise', placement='fill'), False),
+        (clip, None, False),
+        (recompute, dict(type='depthwise', placement='narrow'), True),
+        (accumulate, dict(type='depthwise', placement='fill'), False),
     ],
 )
 def test_twenty_narrow_steps_equal_twenty_masked_ones(
     make_runner: MakeRunner,
     tmp_path: Path,
-    optimizer: dict[str, Any],
+    setting: Callable[[dict[str, Any]], None],
     bypass: dict[str, str] | None,
     buffers: bool,
 ) -> None:
     def change(config: dict[str, Any]) -> None:
         add_averages(config, update_buffers=buffers)
         config['model']['bypass'] = bypass
-        config['optim_wrapper']['optimizer'] = dict(optimizer)
+        config['optim_wrapper']['optimizer'] = dict(SGD)
+        setting(config)
         config['param_scheduler'] = dict(type='CosineAnnealingLR', T_max=7)
         config['custom_hooks'][1].update(
             prune_iters=4, prune_epochs=1, target_flops=0.6
@@ -272,4 +302,86 @@ def test_what_an_optimizer_cannot_narrow_stays_masked(
     runner.train()
     assert 0.49 <= runner.model.lapp.ratio <= 0.5
     (path,) = tmp_path.glob('*/*.log')
-    assert "does not narrow the model: state 'row' of" in path.read_text()
+    assert "masks stay: state 'row' of" in path.read_text()
+
+
+def test_a_narrow_model_that_differs_is_not_taken(
+    make_runner: MakeRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(model: nn.Module, plan: Any) -> nn.Module:
+        slim = shrink(model, plan)
+        slim.backbone.conv1.weight.data.mul_(1.01)
+        return slim
+
+    monkeypatch.setattr(trial, 'shrink', wrong)
+    runner = make_runner(narrow=True)
+    runner.train()
+    assert 0.49 <= runner.model.lapp.ratio <= 0.5
+    (path,) = tmp_path.glob('*/*.log')
+    assert 'masks stay: on random 3x8x8 the narrowed' in path.read_text()
+
+
+def compiled(config: dict[str, Any]) -> None:
+    config['cfg'] = dict(compile=dict(backend='eager'))
+
+
+def fused_norms(config: dict[str, Any]) -> None:
+    config['cfg'] = dict(efficient_conv_bn_eval=['backbone'])
+
+
+@pytest.mark.parametrize('setting', [compiled, fused_norms])
+def test_settings_of_mmengine_change_nothing(
+    make_runner: MakeRunner,
+    tmp_path: Path,
+    setting: Callable[[dict[str, Any]], None],
+) -> None:
+    torch.compiler.reset()
+    plain = make_runner(work_dir=tmp_path / 'a', narrow=True)
+    plain.train()
+    other = make_runner(setting, work_dir=tmp_path / 'b', narrow=True)
+    other.train()
+    assert narrowed_plan(other.model) == narrowed_plan(plain.model)
+    assert_equal(other.model, plain.model, 1e-4)
+
+
+def test_fused_norms_beside_a_bypass_are_refused(
+    make_runner: MakeRunner,
+) -> None:
+    def change(config: dict[str, Any]) -> None:
+        fused_norms(config)
+        config['model']['bypass'] = dict(type='depthwise')
+
+    with pytest.raises(PruningError, match='without its bypass'):
+        make_runner(change).train()
+
+
+def test_a_narrow_checkpoint_is_tested_and_deployed(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    def change(config: dict[str, Any]) -> None:
+        add_averages(config)
+        config['model']['bypass'] = dict(type='depthwise')
+        config['test_dataloader'] = config['train_dataloader']
+        config.update(test_cfg={}, test_evaluator=dict(type='Accuracy'))
+        written.update(copy.deepcopy(config))
+
+    written: dict[str, Any] = {}
+    first = make_runner(change, work_dir=tmp_path / 'a', narrow=True)
+    first.train()
+    checkpoint = tmp_path / 'a' / 'epoch_3.pth'
+
+    def test(config: dict[str, Any]) -> None:
+        change(config)
+        config['load_from'] = str(checkpoint)
+
+    second = make_runner(test, work_dir=tmp_path / 'b', narrow=True)
+    metrics = second.test()
+    assert metrics == first.test()
+    assert_equal(second.model, averaged(first), 0)
+
+    cfg = Config(written)
+    result = deploy(cfg, checkpoint, tmp_path / 'out', name='small')
+    assert ChannelPlan.load(result.plan) == narrowed_plan(first.model)
+    slim = load_deployed(result.config, result.checkpoint)
+    assert_equal(slim, averaged(first), 0)
+    assert all(check.passed for check in result.checks)
