@@ -1,11 +1,13 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Time of a training step in the pruning phase over that of the dense model.
+"""Time of a training step with masks and after narrowing, over the dense one.
 
     python benchmarks/step_time.py --json step_time.json
+    python benchmarks/step_time.py --networks ResNet-18 --batch 1 --steps 2
 
-Both models take turns in one process, step by step, so that a change of the
-machine's speed meets both; the ratio is taken pair by pair.
+All models take turns in one process, step by step, so that a change of the
+machine's speed meets them all; ratios are taken turn by turn. The last column
+is a whole run whose pruning phase is a tenth of it.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models import resnet18
+from torchvision.models import resnet18, resnet50
 
-from mmlapp.core import attach
+from mmlapp.core import attach, narrow
 from mmlapp.models import CIFARResNet
 
 
@@ -40,9 +42,12 @@ class ResNet20(nn.Module):
         return self.fc(self.backbone(x)[-1].mean((2, 3)))
 
 
-CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    'ResNet-20': (ResNet20, (128, 3, 32, 32)),
-    'ResNet-18': (resnet18, (16, 3, 224, 224)),
+PHASE = 0.1  # of the run
+# network, batch of images, asked fraction of the FLOPs
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], float]] = {
+    'ResNet-20': (ResNet20, (128, 3, 32, 32), 0.4),
+    'ResNet-18': (resnet18, (16, 3, 224, 224), 0.444),
+    'ResNet-50': (resnet50, (8, 3, 224, 224), 0.5),
 }
 
 
@@ -68,43 +73,84 @@ def make_step(
     return step
 
 
-def measure(name: str, steps: int) -> dict[str, float]:
-    """Times one network; the first three pairs warm up."""
-    build, shape = CASES[name]
+def narrowed(dense: nn.Module, images: Tensor, target: float) -> nn.Module:
+    """A copy at the end of its pruning phase; all groups about alike."""
+    model = copy.deepcopy(dense)
+    lapp = attach(model, images[:1])
+    lapp.begin(target, 1)
+    lapp.step()
+    narrow(model, lapp.plan())
+    return model
+
+
+def measure(name: str, steps: int, batch: int | None) -> dict[str, float]:
+    """Times one network; the first three turns warm up."""
+    build, shape, target = CASES[name]
+    shape = (batch or shape[0], *shape[1:])
     torch.manual_seed(0)
     images, labels = torch.randn(shape), torch.randint(0, 10, shape[:1])
     dense = build().to(memory_format=torch.channels_last)
     images = images.contiguous(memory_format=torch.channels_last)
     pruned = copy.deepcopy(dense)
-    lapp = attach(pruned, images[:1])
-    lapp.begin(0.5, 100 * steps)
-    runs = [make_step(m, images, labels) for m in (dense, pruned)]
-    pairs = [[run() for run in runs] for _ in range(steps + 3)][3:]
-    ratios = sorted(b / a for a, b in pairs)
-    return {
-        'dense_seconds': statistics.median(a for a, _ in pairs),
-        'pruning_seconds': statistics.median(b for _, b in pairs),
-        'ratio': statistics.median(ratios),
-        'ratio_low': ratios[len(ratios) // 4],
-        'ratio_high': ratios[-1 - len(ratios) // 4],
+    attach(pruned, images[:1]).begin(target, 100 * (steps + 3))
+    slim = narrowed(dense, images, target)
+    runs = [make_step(m, images, labels) for m in (dense, pruned, slim)]
+    turns = [[run() for run in runs] for _ in range(steps + 3)][3:]
+    columns = {
+        'pruning': [b / a for a, b, _ in turns],
+        'narrow': [c / a for a, _, c in turns],
+        'run': [(PHASE * b + (1 - PHASE) * c) / a for a, b, c in turns],
     }
+    result = {'target_flops': target}
+    for kind, column in zip(
+        ('dense', 'pruning', 'narrow'), zip(*turns, strict=True), strict=True
+    ):
+        result[f'{kind}_seconds'] = statistics.median(column)
+    for kind, ratios in columns.items():
+        low, high = quartiles(ratios)
+        result[f'{kind}_ratio'] = statistics.median(ratios)
+        result[f'{kind}_ratio_low'] = low
+        result[f'{kind}_ratio_high'] = high
+    return result
+
+
+def quartiles(values: list[float]) -> tuple[float, float]:
+    """Lower and upper quartile."""
+    ordered, quarter = sorted(values), len(values) // 4
+    return ordered[quarter], ordered[-1 - quarter]
+
+
+def line(name: str, row: dict[str, float]) -> str:
+    """What is printed of one network."""
+    parts = [
+        f'{text} {row[f"{kind}_ratio"]:.3f} '
+        f'({row[f"{kind}_ratio_low"]:.3f} to {row[f"{kind}_ratio_high"]:.3f})'
+        for kind, text in (
+            ('pruning', 'pruning step'),
+            ('narrow', 'narrow step'),
+            ('run', f'run with {PHASE:.0%} of pruning'),
+        )
+    ]
+    return (
+        f'{name} at {row["target_flops"]:.1%} of the FLOPs, dense step '
+        f'{row["dense_seconds"]:.3f} s = 1: ' + ', '.join(parts)
+    )
 
 
 def main() -> None:
-    """Prints one line per network."""
+    """Prints one line per network: medians and quartiles."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--steps', type=int, default=30)
+    parser.add_argument('--batch', type=int, help='images per step')
+    parser.add_argument(
+        '--networks', nargs='+', choices=list(CASES), default=list(CASES)
+    )
     parser.add_argument('--json', type=Path)
     args = parser.parse_args()
     results = {}
-    for name in CASES:
-        row = results[name] = measure(name, args.steps)
-        print(
-            f'{name}: dense {row["dense_seconds"]:.3f} s, pruning phase '
-            f'{row["pruning_seconds"]:.3f} s, ratio {row["ratio"]:.3f} '
-            f'(quartiles {row["ratio_low"]:.3f} to {row["ratio_high"]:.3f})',
-            flush=True,
-        )
+    for name in args.networks:
+        results[name] = measure(name, args.steps, args.batch)
+        print(line(name, results[name]), flush=True)
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + '\n')
 
