@@ -15,10 +15,9 @@ from mmlapp.core.lapp import DENSE, FINISHED, PRUNING
 from mmlapp.registry import HOOKS
 
 from .atomic import save_safely
-from .limits import check_run
+from .limits import check_finite, check_run
 from .narrowing import (
     averaged_models,
-    check_optimizer,
     narrow_run,
     narrowed_plan,
     unwrap,
@@ -34,7 +33,7 @@ from .report import (
     report_narrowing,
 )
 from .state import narrowed_to, read_state, write_state
-from .trial import try_narrowing
+from .trial import find_obstacle
 
 
 @HOOKS.register_module()
@@ -218,12 +217,10 @@ class LAPPHook(Hook):
         if not self.narrow:
             return
         plan, model = lapp.plan(), unwrap(runner.model)
-        try:
-            check_optimizer(runner)
-            try_narrowing(model, plan, lapp.input_shape)
-        except PruningError as error:
+        obstacle = find_obstacle(runner, plan, lapp.input_shape)
+        if obstacle is not None:
             runner.logger.warning(
-                f'LAPP does not narrow the model; masks stay: {error}'
+                f'LAPP does not narrow the model; masks stay: {obstacle}'
             )
             self.narrow = False
             return
@@ -272,6 +269,7 @@ class LAPPHook(Hook):
             runner (Runner): The runner of the training process.
             checkpoint (dict): The checkpoint to be saved.
         """
+        check_finite(unwrap(runner.model))
         plan = narrowed_plan(runner.model)
         narrowed = plan is not None
         if not narrowed:

@@ -1,12 +1,13 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of a run in which pruning or narrowing cannot work."""
+"""Runs in which pruning cannot work, or can no longer work."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mmengine.runner import Runner
+from torch import nn
 
 from mmlapp.core import PruningError
 from mmlapp.core.bypass import Bypassed
@@ -62,6 +63,24 @@ def check_run(runner: Runner, narrow: bool) -> None:
             'efficient_conv_bn_eval computes a convolution without its '
             'bypass. Leave it out of the config, or the bypass'
         )
+
+
+def check_finite(model: nn.Module) -> None:
+    """Refuses to go on, or to save, when training has diverged.
+
+    Args:
+        model (nn.Module): The model.
+
+    Raises:
+        PruningError: With the first parameter that is not finite.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise PruningError(
+                f'{name} is not finite: training has diverged, and no '
+                'checkpoint of it is written. Lower the learning rate and '
+                'resume from the last checkpoint'
+            )
 
 
 def _refuse(setting: str, value: Any, reasons: dict[str, str]) -> None:

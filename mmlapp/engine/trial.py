@@ -7,11 +7,34 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+from mmengine import dist
+from mmengine.runner import Runner
 from torch import nn
 
 from mmlapp.core import ChannelPlan, PruningError, shrink
 
+from .narrowing import check_optimizer, unwrap
 from .verify import TOLERANCE, Comparison, random_probes
+
+
+def find_obstacle(
+    runner: Runner, plan: ChannelPlan, input_shape: Sequence[int] | None
+) -> str | None:
+    """Returns what speaks against narrowing, on any of the processes.
+
+    Args:
+        runner (Runner): The runner; all processes must call this.
+        plan (ChannelPlan): What to keep.
+        input_shape (Sequence[int], optional): See :func:`try_narrowing`.
+    """
+    reason = None
+    try:
+        check_optimizer(runner)
+        try_narrowing(unwrap(runner.model), plan, input_shape)
+    except PruningError as error:
+        reason = str(error)
+    reasons = dist.all_gather_object(reason)
+    return next((text for text in reasons if text is not None), None)
 
 
 def try_narrowing(
