@@ -52,7 +52,10 @@ def averaged_models(runner: Runner) -> Iterator[Any]:
 def run_optimizer(runner: Runner) -> Optimizer | None:
     """Returns the optimizer of a run; None if there is none yet."""
     wrapper = getattr(runner, 'optim_wrapper', None)
-    return wrapper.optimizer if isinstance(wrapper, OptimWrapper) else None
+    if not isinstance(wrapper, OptimWrapper):
+        return None
+    # An OptimWrapperDict has several, and does not step the thresholds.
+    return getattr(wrapper, 'optimizer', None)
 
 
 def check_optimizer(runner: Runner) -> None:
@@ -84,7 +87,7 @@ def narrow_run(runner: Runner, plan: ChannelPlan) -> None:
         narrow(averaged.module, plan)
         averaged.avg_parameters = (
             averaged.module.state_dict()
-            if averaged.update_buffers
+            if getattr(averaged, 'update_buffers', False)
             else dict(averaged.module.named_parameters())
         )
     if isinstance(runner.model, DistributedDataParallel):
