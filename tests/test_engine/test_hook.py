@@ -227,13 +227,3 @@ def test_a_run_with_bypasses_ends_within_the_budget(
     runner = make_runner(add)
     runner.train()
     assert 0.59 <= runner.model.lapp.ratio <= 0.6
-
-
-def test_mixed_precision_on_the_cpu(make_runner: MakeRunner) -> None:
-    def amp(config: dict[str, Any]) -> None:
-        config['optim_wrapper']['type'] = 'mmlapp.AmpLAPPOptimWrapper'
-
-    runner = make_runner(amp)
-    runner.train()
-    assert runner.model.lapp.phase == FINISHED
-    assert runner.model.lapp.ratio <= 0.5

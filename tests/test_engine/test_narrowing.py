@@ -17,6 +17,7 @@ from torch import nn
 from mmlapp.core import ChannelPlan, PruningError, shrink
 from mmlapp.engine import trial
 from mmlapp.engine.deploy import deploy, load_deployed
+from mmlapp.engine.limits import check_finite
 from mmlapp.engine.narrowing import narrowed_plan
 
 MakeRunner = Callable[..., Runner]
@@ -344,6 +345,21 @@ def test_settings_of_mmengine_change_nothing(
     other.train()
     assert narrowed_plan(other.model) == narrowed_plan(plain.model)
     assert_equal(other.model, plain.model, 1e-4)
+
+
+def test_mixed_precision_on_the_cpu(make_runner: MakeRunner) -> None:
+    def amp(config: dict[str, Any]) -> None:
+        config['optim_wrapper'].update(
+            type='mmlapp.AmpLAPPOptimWrapper', clip_grad=dict(max_norm=1.0)
+        )
+        config['model']['bypass'] = dict(type='grouped', placement='fill')
+        config['custom_hooks'][0].update(target_flops=0.6)
+
+    runner = make_runner(amp, narrow=True)
+    runner.train()
+    flops = narrowed_plan(runner.model).flops
+    assert 0.59 <= flops['pruned'] / flops['dense'] <= 0.6
+    check_finite(runner.model)
 
 
 def test_fused_norms_beside_a_bypass_are_refused(
