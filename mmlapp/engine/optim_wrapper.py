@@ -17,6 +17,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import nn
 
 from mmlapp.core import LAPP, PruningError
+from mmlapp.core.lapp import PRUNING
 from mmlapp.registry import OPTIM_WRAPPERS
 
 from .narrowing import narrowed_plan, unwrap
@@ -62,12 +63,15 @@ class _ThresholdStep:
         Args:
             **kwargs (Any): Passed on to the optimizer's step.
         """
+        lapp = self._lapp
+        if lapp is None or lapp.phase != PRUNING:
+            super().step(**kwargs)  # type: ignore[misc]
+            return
         scaler = getattr(self, 'loss_scaler', None)
         # Read before the scaler updates it: gradients carry this factor.
         scale = 1.0 if scaler is None else scaler.get_scale()
         super().step(**kwargs)  # type: ignore[misc]
-        if self._lapp is not None:
-            self._lapp.step(scale)
+        lapp.step(scale)
 
 
 @OPTIM_WRAPPERS.register_module()
