@@ -13,6 +13,9 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
+# A script of test_distributed.py, not a module of tests.
+collect_ignore = ['ddp_worker.py']
+
 ITERS = 4  # per epoch
 
 
