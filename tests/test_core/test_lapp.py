@@ -350,9 +350,7 @@ def test_gradients_do_not_pile_up(model, images, lapp):
 
 
 @pytest.mark.parametrize('stepped', [True, False])
-def test_what_came_before_the_phase_is_forgotten(
-    model, images, lapp, stepped
-):
+def test_what_came_before_the_phase_is_forgotten(model, images, lapp, stepped):
     twin = copy.deepcopy(model)
     for _ in range(3):
         task_loss(model, images).backward()
