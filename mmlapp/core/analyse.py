@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from .bypass import Bypass, build_bypass
 from .errors import PruningError, PruningWarning
 from .groups import ChannelGroup, Groups, Member, find_groups, matches
+from .place import owners
+from .prove import prove
 from .trace import Trace, trace
 
 
@@ -25,13 +28,13 @@ class Analysis:
     Args:
         trace (Trace): Recorded forward.
         groups (Groups): Prunable and frozen channel groups.
-        bypasses (dict[str, nn.Conv2d]): Bypass of each convolution.
+        bypasses (dict[str, _ConvNd]): Bypass of each convolution.
         without (dict[str, str]): Convolutions without one, and why.
     """
 
     trace: Trace
     groups: Groups
-    bypasses: dict[str, nn.Conv2d]
+    bypasses: dict[str, _ConvNd]
     without: dict[str, str]
 
     @property
@@ -75,8 +78,11 @@ def analyse(
         built = _bypasses(
             model, record, bypass, _inside(record, scope, ignore)
         )
-        groups = _fill_groups(record, groups, *built)
+        groups = _fill_groups(model, record, groups, *built)
     else:
+        groups = prove(
+            model, forward, record, lambda: find_groups(record, scope, ignore)
+        )
         wanted = {
             m.site.module
             for g in groups.prunable
@@ -107,7 +113,7 @@ def _inside(
 
 def _bypasses(
     model: nn.Module, record: Trace, bypass: Bypass, wanted: set[str]
-) -> tuple[dict[str, nn.Conv2d], dict[str, str]]:
+) -> tuple[dict[str, _ConvNd], dict[str, str]]:
     """Builds the bypass of every wanted layer, in order of the forward."""
     built, without = {}, {}
     # Grouped bypasses have no dimension that could be masked at their input.
@@ -120,8 +126,13 @@ def _bypasses(
             continue
         layer = model.get_submodule(name)
         branch = build_bypass(layer, bypass.type)
-        if getattr(layer, 'groups', 1) > 1 and bypass.type != 'none':
+        narrow = bypass.placement == 'narrow' and bypass.type != 'none'
+        if narrow and getattr(layer, 'groups', 1) > 1:
             branch = 'it is a grouped convolution'
+        elif narrow and not isinstance(layer, nn.Conv2d):
+            branch = f'{type(layer).__name__} takes none with narrow'
+        elif name in record.compact and bypass.type != 'none':
+            branch = 'it computes over its channels'
         elif name in open_ended and bypass.type != 'none':
             branch = 'it reads channels that are not zero where removed'
         elif len(owners(model, site.name)) > 1 and bypass.type != 'none':
@@ -141,9 +152,10 @@ def _bypasses(
 
 
 def _fill_groups(
+    model: nn.Module,
     record: Trace,
     groups: Groups,
-    bypasses: dict[str, nn.Conv2d],
+    bypasses: dict[str, _ConvNd],
     without: dict[str, str],
 ) -> Groups:
     """One group per convolution: with fill no layer agrees with another."""
@@ -161,25 +173,17 @@ def _fill_groups(
             else without.get(name, 'outside the scope')
         )
         sites = [site, *(s for s in record.sites if s.name == f'{name}.bias')]
-        local = torch.arange(site.size)
-        members = tuple(Member(s, local) for s in sites)
-        items.append(ChannelGroup(name, site.size, members, frozen))
+        # Groups of a convolution must stay equally large.
+        size = site.size
+        if name in bypasses and not bypasses[name].transposed:
+            size //= int(model.get_submodule(name).groups)  # type: ignore
+        members = tuple(Member(s, torch.arange(s.size) % size) for s in sites)
+        items.append(ChannelGroup(name, size, members, frozen))
         if frozen is not None:
             continue
-        for s in sites:
-            channel[s.start : s.start + s.size] = local + total
-            owner[s.start : s.start + s.size] = number
-        total, number = total + site.size, number + 1
+        for m in members:
+            span = slice(m.site.start, m.site.start + m.site.size)
+            channel[span] = m.channels + total
+            owner[span] = number
+        total, number = total + size, number + 1
     return Groups(tuple(items), channel, owner)
-
-
-def owners(model: nn.Module, name: str) -> list[tuple[nn.Module, str]]:
-    """All modules that share one parameter, and its name there."""
-    owner, _, leaf = name.rpartition('.')
-    wanted = model.get_submodule(owner)._parameters.get(leaf)
-    return [
-        (module, key)
-        for module in model.modules()
-        for key, value in module._parameters.items()
-        if value is not None and value is wanted
-    ]

@@ -7,27 +7,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from .analyse import Analysis, analyse, owners
+from .analyse import Analysis, analyse
 from .bypass import Bypass, add_bypass
+from .compact import Compacted
 from .controller import Controller
 from .errors import PruningError
 from .flops import FlopsTable, PairTerm
 from .lapp import LAPP
-from .layout import Layout
-from .masks import (
-    Masked,
-    MaskPlace,
-    ParameterMask,
-    add_mask,
-    restore_masks,
-)
+from .masks import Masked, restore_masks
 from .partial import pair_channels
+from .place import layout_of, lookup, nodes_of, place_masks
 from .scoring import GroupInfo, Layer
 from .surrogates import SURROGATES
-from .trace import FlopsTerm, Site, Trace
+from .trace import FlopsTerm
 
 
 def attach(
@@ -42,6 +36,7 @@ def attach(
     surrogate: str = 'sigmoid',
     width: float = 0.1,
     controller: Controller | None = None,
+    analysis: Analysis | None = None,
 ) -> LAPP:
     """Makes a network prunable in place.
 
@@ -66,6 +61,8 @@ def attach(
         width (float): Its width in units of the normalised score. Defaults
             to 0.1.
         controller (Controller, optional): Rule of the thresholds' steps.
+        analysis (Analysis, optional): What :func:`analyse` found with the
+            same scope and bypass, to spare the forwards. Defaults to None.
 
     Returns:
         LAPP: The added child.
@@ -89,7 +86,8 @@ def attach(
         else (lambda: model(example))
     )
     smooth = SURROGATES[surrogate](width)
-    analysis = analyse(model, forward, scope, ignore, bypass)
+    if analysis is None:
+        analysis = analyse(model, forward, scope, ignore, bypass)
     bypass = bypass or Bypass()
     if not analysis.groups.prunable:
         reasons = sorted({str(g.frozen) for g in analysis.groups.items})
@@ -101,7 +99,13 @@ def attach(
     infos = _infos(model, analysis, floor=int(bypass.placement == 'narrow'))
     lapp = LAPP(
         infos,
-        _layout(model, analysis, bypass),
+        layout_of(
+            model,
+            analysis.trace,
+            analysis.groups,
+            bypass,
+            analysis.bypasses,
+        ),
         table,
         analysis.flops,
         score,
@@ -111,7 +115,10 @@ def attach(
     )
     for name, branch in analysis.bypasses.items():
         add_bypass(model.get_submodule(name), branch)
-    _add_masks(model, lapp, analysis)
+    filled = analysis.bypasses if bypass.placement == 'fill' else None
+    lapp.places.extend(
+        place_masks(model, lapp, analysis.trace, analysis.groups, filled)
+    )
     lapp.to(next(model.parameters()).device)
     model.add_module('lapp', lapp)
     model.register_forward_pre_hook(_activate)
@@ -124,7 +131,7 @@ def _refuse_second(model: nn.Module) -> None:
             'the model already has a child named lapp: attach it only once'
         )
     for name, module in model.named_modules():
-        if isinstance(module, (LAPP, Masked)):
+        if isinstance(module, (Compacted, LAPP, Masked)):
             raise PruningError(
                 f'{name} of the model is already prunable: attach either '
                 'the part or the whole'
@@ -163,7 +170,7 @@ def flops_table(
         area = branch.weight[0, 0].numel()
         label = f'{name}.bypass'
         outputs, inputs = (
-            _nodes(analysis.trace, f'{name}.weight', dim, size)
+            nodes_of(analysis.trace, f'{name}.weight', dim, size)
             for dim, size in enumerate(weight.shape[:2])
         )
         if bypass.placement == 'fill':
@@ -179,45 +186,6 @@ def flops_table(
             )
             pairs.append(PairTerm(label, positions * area, *ends))
     return FlopsTable(terms, analysis.groups, pairs)
-
-
-def lookup(channel: Tensor, nodes: Tensor) -> Tensor:
-    """Global channel of every node; -1 where there is none."""
-    return torch.where(nodes >= 0, channel[nodes.clamp_min(0)], -1)
-
-
-def _nodes(record: Trace, name: str, dim: int, size: int) -> Tensor:
-    for site in record.sites:
-        if site.name == name and site.dim == dim:
-            return torch.arange(site.start, site.start + site.size)
-    return torch.full((size,), -1)
-
-
-def _layout(model: nn.Module, analysis: Analysis, bypass: Bypass) -> Layout:
-    """Global channels of every site; kept ones where no group owns."""
-    record, channel = analysis.trace, analysis.groups.node_channel
-    sites = []
-    for site in record.sites:
-        mine = channel[site.start : site.start + site.size]
-        if (mine >= 0).any() and _is_stored(model, site):
-            sites.append((site, mine))
-    ends = {}
-    for name in analysis.bypasses:
-        shape = model.get_parameter(f'{name}.weight').shape
-        outputs, inputs = (
-            lookup(channel, _nodes(record, f'{name}.weight', dim, shape[dim]))
-            for dim in (0, 1)
-        )
-        ends[name] = (inputs, outputs)
-    return Layout(sites, ends, bypass)
-
-
-def _is_stored(model: nn.Module, site: Site) -> bool:
-    """False for the groups of a convolution that is no module."""
-    if not site.attribute:
-        return True
-    module, _, name = site.name.rpartition('.')
-    return hasattr(model.get_submodule(module), name)
 
 
 def _infos(
@@ -242,31 +210,3 @@ def _infos(
             )
         infos.append(GroupInfo(group.name, group.size, layers, floor))
     return infos
-
-
-def _add_masks(model: nn.Module, lapp: LAPP, analysis: Analysis) -> None:
-    """Masks what emits a channel, and readers of what is not zero."""
-    record, channel = analysis.trace, analysis.groups.node_channel
-    names = {module: name for name, module in model.named_modules()}
-
-    def add(module: nn.Module, name: str, mask: ParameterMask) -> None:
-        add_mask(module, name, mask)
-        lapp.places.append(MaskPlace(names[module], name, mask))
-
-    fill = lapp.layout.bypass.placement == 'fill'
-    for site in record.sites:
-        emits = site in record.masked or (
-            fill and (site in record.producers or site.name.endswith('.bias'))
-        )
-        if site.attribute or not (emits or site in record.readers):
-            continue
-        mine = channel[site.start : site.start + site.size]
-        if (mine < 0).all():
-            continue
-        mine = torch.where(mine < 0, lapp.total, mine)
-        for module, name in owners(model, site.name):
-            add(module, name, ParameterMask(lapp, mine, site.dim, emits))
-        if not fill and site.module in analysis.bypasses and site.dim == 0:
-            branch = model.get_submodule(f'{site.module}.bypass')
-            if site.name.endswith('.weight'):
-                add(branch, 'weight', ParameterMask(lapp, mine, 0))

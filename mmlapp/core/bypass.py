@@ -8,8 +8,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from .errors import PruningError
 from .table import Table
@@ -50,7 +52,8 @@ class Bypass:
             )
 
 
-Builder = Callable[[nn.Conv2d], nn.Conv2d]
+Conv = _ConvNd
+Builder = Callable[[Conv], Conv]
 BYPASSES: Table[Builder | None] = Table('bypass')
 
 
@@ -75,24 +78,44 @@ def register_bypass(name: str) -> Callable[[Builder], Builder]:
 BYPASSES.register('none')(None)
 
 
-def _beside(conv: nn.Conv2d, groups: int) -> nn.Conv2d:
-    return nn.Conv2d(
+# Not those that torch or others derive from them, whose forward may differ.
+KINDS: tuple[type[Conv], ...] = (
+    nn.Conv2d,
+    nn.Conv1d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+
+
+def _kind(conv: nn.Module) -> type[Conv] | None:
+    """The class of torch that a convolution is, without masks and mixins."""
+    return next((kind for kind in KINDS if isinstance(conv, kind)), None)
+
+
+def _beside(conv: Conv, groups: int) -> Conv:
+    kind: Any = _kind(conv)
+    extra = {'output_padding': conv.output_padding} if conv.transposed else {}
+    bypass: Conv = kind(
         conv.in_channels,
         conv.out_channels,
-        conv.kernel_size,  # type: ignore[arg-type]
-        stride=conv.stride,  # type: ignore[arg-type]
-        padding=conv.padding,  # type: ignore[arg-type]
-        dilation=conv.dilation,  # type: ignore[arg-type]
+        conv.kernel_size,
+        stride=conv.stride,
+        padding=conv.padding,
+        dilation=conv.dilation,
         groups=groups,
         bias=False,
         padding_mode=conv.padding_mode,
         device=conv.weight.device,
         dtype=conv.weight.dtype,
+        **extra,
     )
+    return bypass
 
 
 @register_bypass('depthwise')
-def depthwise(conv: nn.Conv2d) -> nn.Conv2d:
+def depthwise(conv: Conv) -> Conv:
     """One filter per channel; the greatest common divisor where they differ.
 
     A convolution whose output width is no multiple of its input width (nor
@@ -102,19 +125,21 @@ def depthwise(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 @register_bypass('grouped')
-def grouped(conv: nn.Conv2d) -> nn.Conv2d:
+def grouped(conv: Conv) -> Conv:
     """Eight groups, or the greatest divisor of both widths below that."""
     shared = math.gcd(conv.in_channels, conv.out_channels)
     return _beside(conv, max(g for g in range(1, 9) if shared % g == 0))
 
 
 @register_bypass('pointwise')
-def pointwise(conv: nn.Conv2d) -> nn.Conv2d:
+def pointwise(conv: Conv) -> Conv:
     """A 1x1 convolution with the same stride.
 
     Raises:
         PruningError: If the padding does not keep the 1x1 aligned.
     """
+    if conv.transposed:
+        raise PruningError('a transposed convolution has no pointwise bypass')
     same = tuple(
         d * (k - 1) // 2
         for d, k in zip(conv.dilation, conv.kernel_size, strict=True)
@@ -124,18 +149,20 @@ def pointwise(conv: nn.Conv2d) -> nn.Conv2d:
             f'padding={conv.padding} of a {conv.kernel_size} convolution is '
             'not centred: a pointwise bypass would be shifted'
         )
-    return nn.Conv2d(
+    kind: Any = _kind(conv)
+    bypass: Conv = kind(
         conv.in_channels,
         conv.out_channels,
         1,
-        stride=conv.stride,  # type: ignore[arg-type]
+        stride=conv.stride,
         bias=False,
         device=conv.weight.device,
         dtype=conv.weight.dtype,
     )
+    return bypass
 
 
-def build_bypass(conv: nn.Module, kind: str) -> nn.Conv2d | str:
+def build_bypass(conv: nn.Module, kind: str) -> Conv | str:
     """Makes the bypass of one convolution, or says why it gets none.
 
     Args:
@@ -143,12 +170,12 @@ def build_bypass(conv: nn.Module, kind: str) -> nn.Conv2d | str:
         kind (str): Name of the bypass.
 
     Returns:
-        nn.Conv2d or str: The bypass, or the reason for none.
+        _ConvNd or str: The bypass, or the reason for none.
     """
     builder = BYPASSES[kind]
     if builder is None:
         return 'no bypass was asked for'
-    if not isinstance(conv, nn.Conv2d):
+    if not isinstance(conv, _ConvNd) or _kind(conv) is None:
         return f'{type(conv).__name__} takes no bypass'
     if isinstance(conv.padding, str):
         return f'padding={conv.padding!r}'
@@ -165,17 +192,17 @@ def build_bypass(conv: nn.Module, kind: str) -> nn.Conv2d | str:
     return bypass
 
 
-def _check_bypass(conv: nn.Conv2d, bypass: nn.Module, kind: str) -> None:
+def _check_bypass(conv: Conv, bypass: nn.Module, kind: str) -> None:
     """Refuses what a registered function should not have returned."""
     if (
-        not isinstance(bypass, nn.Conv2d)
+        not isinstance(bypass, _ConvNd)
         or bypass.bias is not None
         or bypass.in_channels != conv.in_channels
         or bypass.out_channels != conv.out_channels
     ):
         raise PruningError(
-            f'bypass={kind!r} made {bypass} beside {conv}: expected an '
-            'nn.Conv2d without bias and with the same channels'
+            f'bypass={kind!r} made {bypass} beside {conv}: expected a '
+            'convolution without bias and with the same channels'
         )
 
 

@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from .bypass import PLACEMENTS, Bypassed, build_bypass
 from .errors import PruningError
 from .plan import BypassPlan, ChannelPlan
 
 
-def check_fit(model: nn.Module, plan: ChannelPlan) -> dict[str, nn.Conv2d]:
+def check_fit(model: nn.Module, plan: ChannelPlan) -> dict[str, _ConvNd]:
     """Compares every entry of a plan with a network.
 
     Args:
@@ -19,7 +20,7 @@ def check_fit(model: nn.Module, plan: ChannelPlan) -> dict[str, nn.Conv2d]:
         plan (ChannelPlan): The plan.
 
     Returns:
-        dict[str, nn.Conv2d]: Bypasses that the plan knows and the network
+        dict[str, _ConvNd]: Bypasses that the plan knows and the network
         does not have yet.
 
     Raises:
@@ -75,7 +76,7 @@ def stored(model: nn.Module, name: str) -> Tensor:
 
 def _check_bypass(
     name: str, conv: nn.Module, entry: BypassPlan
-) -> nn.Conv2d | None:
+) -> _ConvNd | None:
     """Returns the bypass that a layer lacks; None if it has the right one."""
     if entry.placement not in PLACEMENTS:
         raise _misfit(f'placement={entry.placement!r} of {name} is unknown')
@@ -92,7 +93,7 @@ def _check_bypass(
         return bypass
     present = conv.bypass
     if (
-        not isinstance(present, nn.Conv2d)
+        not isinstance(present, _ConvNd)
         or present._parameters['weight'].shape != bypass.weight.shape  # type: ignore[union-attr]
         or conv.kept is not None
     ):

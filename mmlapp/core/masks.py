@@ -23,6 +23,7 @@ class MaskSource(Protocol):
     mask: Tensor
     slope: Tensor
     group: Tensor
+    total: int
 
 
 class ApplyMask(Function):

@@ -4,16 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.optim import Optimizer
 
 from .bypass import add_bypass
+from .compact import release
 from .fit import check_fit, stored
 from .follow import (
     Heir,
@@ -24,6 +23,7 @@ from .follow import (
 from .masks import remove_masks
 from .partial import narrow_bypass
 from .plan import BypassPlan, ChannelPlan, Kept
+from .sync import sync
 
 
 def shrink(model: nn.Module, plan: ChannelPlan) -> nn.Module:
@@ -110,12 +110,13 @@ def _narrow_model(
         if isinstance(old, nn.Parameter):
             assert isinstance(new, nn.Parameter)
             heirs[old] = [Heir(new, partial(_take, dims=dims))]
-    touched = _replace(model, replaced)
+    _replace(model, replaced)
     for name, kept in plan.attributes.items():
         owner, _, attribute = name.rpartition('.')
         setattr(model.get_submodule(owner), attribute, len(kept.index))
-    for module in touched:
-        _sync(module)
+    # Blocks after their layers, whose attributes they may read.
+    for module in reversed(list(model.modules())):
+        sync(module)
     for name, entry in plan.bypasses.items():
         heirs.update(_narrow(model.get_submodule(name), entry))
     return heirs
@@ -131,6 +132,7 @@ def detach(model: nn.Module) -> nn.Module:
         nn.Module: The same object.
     """
     for module in model.modules():
+        release(module)
         remove_masks(module)
     if 'lapp' in model._modules:
         del model.lapp
@@ -166,57 +168,13 @@ def _slice(tensor: Tensor, dims: Mapping[int, Kept]) -> Tensor:
     return nn.Parameter(value, tensor.requires_grad and value.numel() > 0)
 
 
-def _replace(
-    model: nn.Module, replaced: Mapping[int, Tensor]
-) -> list[nn.Module]:
+def _replace(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
     """Puts the new tensors everywhere the old ones were shared."""
-    touched = []
     for module in model.modules():
-        hit = False
         for store in (module._parameters, module._buffers):
             for key, value in store.items():
                 if value is not None and id(value) in replaced:
                     store[key] = replaced[id(value)]  # type: ignore[assignment]
-                    hit = True
-        if hit:
-            touched.append(module)
-    return touched
-
-
-def _sync_conv(module: nn.Module) -> None:
-    """Channel counts of a convolution follow its weight and groups."""
-    assert isinstance(module, _ConvNd)
-    first, second = module.weight.shape[:2]
-    transposed = isinstance(module, _ConvTransposeNd)
-    outer, inner = first, second * module.groups
-    module.out_channels = inner if transposed else outer
-    module.in_channels = outer if transposed else inner
-
-
-def _sync_linear(module: nn.Module) -> None:
-    assert isinstance(module, nn.Linear)
-    module.out_features, module.in_features = module.weight.shape
-
-
-def _sync_norm(module: nn.Module) -> None:
-    assert isinstance(module, _NormBase)
-    tensor = module.weight if module.affine else module.running_mean
-    assert tensor is not None
-    module.num_features = len(tensor)
-
-
-_SYNC: list[tuple[type[nn.Module], Callable[[nn.Module], None]]] = [
-    (_ConvNd, _sync_conv),
-    (nn.Linear, _sync_linear),
-    (_NormBase, _sync_norm),
-]
-
-
-def _sync(module: nn.Module) -> None:
-    """Makes a module's attributes follow its narrowed tensors."""
-    for kind, rule in _SYNC:
-        if isinstance(module, kind):
-            rule(module)
 
 
 def _narrow(

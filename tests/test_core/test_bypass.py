@@ -192,7 +192,10 @@ def test_a_bypass_has_the_output_shape_of_its_layer(
 
 
 WITHOUT = {
-    'of another kind': (nn.Conv1d(8, 8, 3), 'Conv1d takes no bypass'),
+    'transposed': (
+        nn.ConvTranspose2d(8, 8, 3),
+        'a transposed convolution has no pointwise bypass',
+    ),
     'linear': (nn.Linear(8, 8), 'Linear takes no bypass'),
     'padding in words': (
         nn.Conv2d(8, 8, 3, padding='same'),
@@ -218,8 +221,7 @@ def test_none_builds_none(conv):
     assert build_bypass(conv(8, 8), 'none') == 'no bypass was asked for'
 
 
-@pytest.mark.parametrize('placement', PLACEMENTS)
-def test_layers_without_a_bypass_are_told(net, conv, image, placement):
+def test_layers_without_a_bypass_are_told(net, conv, image):
     model = net(
         lambda m, x: m.d(m.c(m.b(m.a(x)))),
         a=conv(3, 8),
@@ -228,7 +230,7 @@ def test_layers_without_a_bypass_are_told(net, conv, image, placement):
         d=conv(8, 5, 1),
     )
     analysis = analyse(
-        model, lambda: model(image), bypass=Bypass('pointwise', placement)
+        model, lambda: model(image), bypass=Bypass('pointwise', 'narrow')
     )
     assert set(analysis.bypasses) >= {'b'}
     assert analysis.without['c'] == 'it is a grouped convolution'
@@ -243,6 +245,38 @@ def test_fill_leaves_layers_without_a_bypass_alone(net, conv, image, agree):
     )
     result = agree(model, image, bypass=Bypass('pointwise', 'fill'))
     assert result.groups == {'b': 8}
+
+
+FILLED = {
+    'one dimension': (nn.Conv1d(8, 8, 3, padding=1), (2, 8, 9), 8),
+    'three dimensions': (nn.Conv3d(8, 8, 3, padding=1), (2, 8, 4, 4, 4), 8),
+    'grouped': (
+        nn.Conv2d(8, 12, 3, padding=1, groups=2),
+        (2, 8, 8, 8),
+        6,
+    ),
+    'transposed': (
+        nn.ConvTranspose2d(8, 12, 3, stride=2, padding=1, output_padding=1),
+        (2, 8, 8, 8),
+        12,
+    ),
+}
+
+
+@pytest.mark.parametrize('keep', [0.5, 0.0])
+@pytest.mark.parametrize('name', FILLED)
+def test_fill_beside_every_kind(net, agree, name, keep):
+    """Filters of a grouped one go at the same place of every group."""
+    layer, shape, size = FILLED[name]
+    model = net(lambda m, x: m.a(x), a=copy.deepcopy(layer))
+    result = agree(
+        model,
+        torch.randn(shape).double(),
+        keep=keep,
+        bypass=Bypass('depthwise', 'fill'),
+    )
+    assert result.groups == {'a': size}
+    assert result.slim.a.groups == layer.groups
 
 
 def test_fill_may_prune_what_leaves_the_network(net, conv, image, agree):

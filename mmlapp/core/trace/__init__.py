@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from .call import tensors_in
 from .custom import watch_functions
+from .modules import watch_modules
 from .rules import RULES, fallback
-from .tracer import FlopsTerm, Site, Trace, Tracer
+from .tracer import Compact, FlopsTerm, Site, Trace, Tracer
 
-__all__ = ['FlopsTerm', 'Site', 'Trace', 'trace']
+__all__ = ['Compact', 'FlopsTerm', 'Site', 'Trace', 'tensors_in', 'trace']
 
 
 def trace(model: nn.Module, forward: Callable[[], Any]) -> Trace:
@@ -37,7 +39,12 @@ def trace(model: nn.Module, forward: Callable[[], Any]) -> Trace:
         torch.backends.mha.set_fastpath_enabled(False)
         for module in modes:
             module.training = False
-        with torch.no_grad(), watch_functions(tracer), tracer:
+        with (
+            torch.no_grad(),
+            watch_functions(tracer),
+            watch_modules(tracer, model),
+            tracer,
+        ):
             outputs = forward()
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

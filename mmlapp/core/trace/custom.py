@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 from torch import Tensor
 from torch.autograd import Function
 from torch.utils._pytree import tree_leaves
 
+from .rules.deformable import FUNCTIONS
 from .tracer import Tracer
 
 
@@ -25,7 +27,8 @@ def watch_functions(tracer: Tracer) -> Iterator[None]:
     """Freezes what custom functions read, unless labels come out of them.
 
     A function written with PyTorch's operators is followed like any code;
-    one that returns tensors without labels has hidden what it did.
+    one that returns tensors without labels has hidden what it did, unless
+    there is a rule for its name.
 
     Args:
         tracer (Tracer): The running tracer.
@@ -54,6 +57,16 @@ def _subclasses(cls: Any) -> Iterator[Any]:
 def _watched(
     tracer: Tracer, cls: Any, forward: Callable[..., Any]
 ) -> Callable[..., Any]:
+    rule = FUNCTIONS.get(cls.__name__)
+
+    def known(*args: Any, **kwargs: Any) -> Any:
+        with tracer.silence():
+            out = forward(*args, **kwargs)
+            bound = signature(forward).bind(*args, **kwargs)
+            bound.apply_defaults()
+            rule(tracer, bound.arguments, out)  # type: ignore[misc]
+        return out
+
     def watched(*args: Any, **kwargs: Any) -> Any:
         out = forward(*args, **kwargs)
         outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
@@ -64,4 +77,4 @@ def _watched(
                     tracer.freeze_read(tensor, name)
         return out
 
-    return watched
+    return watched if rule is None else known

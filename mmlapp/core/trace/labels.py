@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from .graph import NO_CHANNEL, ChannelGraph
@@ -45,6 +46,11 @@ class Labels:
     maker: int | None = None
     parameter: bool = False
     stale: bool = False
+
+
+def blank(size: int) -> Axis:
+    """Labels of indices that belong to no channel."""
+    return Axis(torch.full((size,), NO_CHANNEL), zero=False)
 
 
 def spread(axis: Axis, dim: int, shape: Sequence[int]) -> Tensor:

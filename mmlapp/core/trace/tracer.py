@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import ref
@@ -58,11 +59,14 @@ class FlopsTerm:
         constant (int): What does not depend on channels.
         factors (tuple[Tensor, ...]): Labels of each dimension that may
             shrink, each of shape ``[size]``; ``NO_CHANNEL`` entries stay.
+        kind (str): ``convolution``, ``product`` or ``attention``. Defaults
+            to ``product``.
     """
 
     name: str
     constant: int
     factors: tuple[Tensor, ...]
+    kind: str = 'product'
 
     @property
     def dense(self) -> int:
@@ -77,6 +81,23 @@ class Maker:
     sites: list[Site]
     raw: bool = False
     normed: bool = False
+
+
+@dataclass(frozen=True)
+class Compact:
+    """A module that computes over its channels: it must see no removed one.
+
+    Args:
+        name (str): Qualified name.
+        dim (int): Dimension of the channels in its input and output.
+        ids (Tensor): Labels of its input, shape ``[size]``.
+        out (Tensor): Labels of its output, shape ``[size]``.
+    """
+
+    name: str
+    dim: int
+    ids: Tensor
+    out: Tensor
 
 
 @dataclass
@@ -94,6 +115,8 @@ class Trace:
             are not zero where removed, and must be masked there.
         terms (list[FlopsTerm]): Multiply-adds, call by call.
         norms (dict[str, str]): Layer to the affine norm right behind it.
+        compact (dict[str, Compact]): Modules that run on the living channels
+            alone while others are masked.
         unknown (dict[str, int]): Operators without a rule, with the number
             of labelled tensors that they read.
     """
@@ -105,6 +128,7 @@ class Trace:
     readers: set[Site] = field(default_factory=set)
     terms: list[FlopsTerm] = field(default_factory=list)
     norms: dict[str, str] = field(default_factory=dict)
+    compact: dict[str, Compact] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
 
 
@@ -130,7 +154,9 @@ class Tracer(TorchDispatchMode):
         self._by_storage: dict[int, list[ref[Tensor]]] = {}
         self._sites: dict[tuple[str, int], Site] = {}
         self._makers: list[Maker] = []
-        self._quiet = False
+        self.modules = {id(m): name for name, m in model.named_modules()}
+        self.stack: list[nn.Module] = []
+        self.quiet = 0
 
     def __torch_dispatch__(
         self,
@@ -141,14 +167,20 @@ class Tracer(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if not self._quiet:
+        if not self.quiet:
             call = Call(func._schema.name, func, args, kwargs, out)
-            self._quiet = True
-            try:
+            with self.silence():
                 self._apply(call)
-            finally:
-                self._quiet = False
         return out
+
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        """Lets operators run that are not the network's or need no rule."""
+        self.quiet += 1
+        try:
+            yield
+        finally:
+            self.quiet -= 1
 
     def _apply(self, call: Call) -> None:
         rule = self._rules.get(call.op) or self._rules.get(
@@ -161,10 +193,20 @@ class Tracer(TorchDispatchMode):
         rule(self, call)
         self._mark_stale(call)
         is_norm = rule.__name__ == 'batch_norm' and self._is_affine(call)
-        for maker in [labels.maker for labels in entries]:
-            if maker is not None:
-                self._makers[maker].normed |= is_norm
-                self._makers[maker].raw |= not is_norm
+        for labels in entries:
+            self.note_reader(labels, is_norm)
+
+    def note_reader(self, labels: Labels, is_norm: bool) -> None:
+        """Notes who reads the raw output of a layer.
+
+        Args:
+            labels (Labels): Labels of what is read.
+            is_norm (bool): Whether an affine norm reads it, which can carry
+                the mask.
+        """
+        if labels.maker is not None:
+            self._makers[labels.maker].normed |= is_norm
+            self._makers[labels.maker].raw |= not is_norm
 
     def _is_affine(self, call: Call) -> bool:
         """Whether a norm has a scale of its own to carry the mask."""

@@ -8,9 +8,10 @@ import torch
 
 from ..call import Call
 from ..tracer import Rule, Tracer
-from . import layers, movement, pointwise, reduction
+from . import deformable, layers, movement, pointwise, reduction
 
 RULES: dict[str, Rule] = {
+    **deformable.RULES,
     **layers.RULES,
     **movement.RULES,
     **pointwise.RULES,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..call import Call
+from ..graph import NO_CHANNEL
 from ..labels import Axis, Labels, without_zero
 from ..tracer import INPUT_REASON, FlopsTerm, Site, Tracer
 
@@ -22,7 +23,30 @@ def convolution(tracer: Tracer, call: Call) -> None:
     """
     x, weight, bias = call.args[:3]
     transposed, groups = bool(call.args[6]), int(call.args[8])
-    out = call.outputs()[0]
+    convolve(tracer, x, weight, bias, call.outputs()[0], groups, transposed)
+
+
+def convolve(
+    tracer: Tracer,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    groups: int,
+    transposed: bool = False,
+) -> None:
+    """What every kind of convolution has in common.
+
+    Args:
+        tracer (Tracer): Receives ties, labels and multiply-adds.
+        x (Tensor): Input.
+        weight (Tensor): Filters.
+        bias (Tensor, optional): One number per output channel.
+        out (Tensor): Result.
+        groups (int): Number of groups.
+        transposed (bool): Whether the filters' first dimension is the
+            input's. Defaults to False.
+    """
     read, kernel = tracer.labels(x), tracer.labels(weight)
     if not kernel.parameter:
         for labels in (read, kernel):
@@ -43,7 +67,7 @@ def convolution(tracer: Tracer, call: Call) -> None:
         tracer.freeze(read, 'read by a grouped transposed convolution')
         tracer.freeze(kernel, 'grouped transposed convolution')
         factors = ()
-    elif per_group == 1 or groups > per_group:
+    elif groups > per_group or _uniform(entered, groups):
         _whole_groups(tracer, weight, entered, emitted, groups)
         factors = (emitted,)
     else:
@@ -52,12 +76,19 @@ def convolution(tracer: Tracer, call: Call) -> None:
     positions = (x if transposed else out).numel() // (
         x.shape[1] if transposed else out.shape[1]
     )
-    _term(tracer, weight, positions * weight.numel(), factors)
+    flops = positions * weight.numel()
+    if 0 in read.axes:
+        factors = (*factors, read.axes[0].ids)
+    _term(tracer, weight, flops, factors, kind='convolution')
     axis = read.axes.get(1)
     if axis is not None and not axis.zero:
         tracer.trace.readers.update(tracer.sites_of(consumed))
-    tracer.freeze(_others(read, 1), 'convolved along its channels')
-    _emit(tracer, out, 1, emitted, bias)
+    passed = Labels({d: a for d, a in read.axes.items() if d == 0})
+    tracer.freeze(
+        Labels({d: a for d, a in read.axes.items() if d > 1}),
+        'convolved along its channels',
+    )
+    _emit(tracer, out, 1, emitted, bias, without_zero(passed))
 
 
 def _sides(
@@ -67,6 +98,13 @@ def _sides(
     first = _ids(kernel, 0, weight.shape[0])
     second = _ids(kernel, 1, weight.shape[1])
     return (second, first) if transposed else (first, second)
+
+
+def _uniform(entered: Tensor, groups: int) -> bool:
+    """Whether each group reads one channel only, perhaps all its pixels."""
+    pieces = entered.view(groups, -1)
+    same = (pieces == pieces[:, :1]) & (pieces != NO_CHANNEL)
+    return bool(same.all())
 
 
 def _whole_groups(
@@ -202,8 +240,11 @@ def batch_norm(tracer: Tracer, call: Call) -> None:
             tracer.trace.masked.add(tracer.site(name, 0, x.shape[1]))
             tracer.link_norm(tracer.labels(x).maker, name)
     others = _others(tracer.labels(x), 1)
+    batch = others.axes.pop(0, None)
     tracer.freeze(others, 'normalised over channels by batch_norm')
     axes = {} if axis is None else {1: Axis(ids, zero=None not in affine)}
+    if batch is not None:
+        axes[0] = Axis(batch.ids, zero=False)
     for output in call.outputs()[:1]:
         tracer.set(output, Labels(axes))
 
@@ -233,6 +274,7 @@ def _term(
     flops: int,
     factors: tuple[Tensor, ...],
     name: str = '',
+    kind: str = 'product',
 ) -> None:
     """Records multiply-adds; ``flops`` is their dense number."""
     constant = flops
@@ -245,7 +287,7 @@ def _term(
     elif labels.parameter and labels.axes:
         sites = tracer.sites_of(next(iter(labels.axes.values())).ids)
         name = sites[0].module if sites else name
-    tracer.trace.terms.append(FlopsTerm(name, constant, factors))
+    tracer.trace.terms.append(FlopsTerm(name, constant, factors, kind))
 
 
 def _emit(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..call import Call
-from ..labels import Axis, Labels, gather_axis, move, spread, tie_pieces
+from ..labels import Axis, Labels, blank, gather_axis, move, spread, tie_pieces
 from ..tracer import Tracer
 
 CUT = 'cut at a position that is a constant of the code'
@@ -61,7 +61,7 @@ def pieces(tracer: Tracer, call: Call) -> None:
     source = call.args[0]
     dim = _dim(call, source)
     axis = tracer.labels(source).axes.get(dim)
-    if axis is not None:
+    if axis is not None and not _follows(tracer):
         lengths = {t.shape[dim] for t in call.outputs()}
         whole = lengths == {source.shape[dim]}
         length = max(lengths)
@@ -71,6 +71,17 @@ def pieces(tracer: Tracer, call: Call) -> None:
         ):
             tracer.graph.freeze(axis.ids, CUT)
     moved(tracer, call)
+
+
+# Blocks that cut where their attributes say, which an adjuster rewrites.
+ADJUSTED = {'gnConv'}
+
+
+def _follows(tracer: Tracer) -> bool:
+    """Whether the running module will cut elsewhere when it is narrowed."""
+    return bool(tracer.stack) and any(
+        base.__name__ in ADJUSTED for base in type(tracer.stack[-1]).__mro__
+    )
 
 
 def _starts_at_multiple(call: Call, length: int) -> bool:
@@ -145,7 +156,7 @@ def concatenated(tracer: Tracer, call: Call) -> None:
     output = Labels()
     for d in sorted({d for e in entries for d in e.axes}):
         axes = [
-            e.axes.get(d) or _blank(t.shape[d])
+            e.axes.get(d) or blank(t.shape[d])
             for e, t in zip(entries, tensors, strict=True)
         ]
         zero = all(axis.zero for axis in axes)
@@ -159,10 +170,6 @@ def concatenated(tracer: Tracer, call: Call) -> None:
     tracer.set(call.outputs()[0], output)
 
 
-def _blank(size: int) -> Axis:
-    return Axis(torch.full((size,), -1), zero=False)
-
-
 def stacked(tracer: Tracer, call: Call) -> None:
     """stack: a new dimension; the labels of the others are tied."""
     tensors = list(call.args[0])
@@ -171,7 +178,7 @@ def stacked(tracer: Tracer, call: Call) -> None:
     output = Labels()
     for d in sorted({d for e in entries for d in e.axes}):
         axes = [
-            e.axes.get(d) or _blank(t.shape[d])
+            e.axes.get(d) or blank(t.shape[d])
             for e, t in zip(entries, tensors, strict=True)
         ]
         for axis in axes[1:]:
@@ -204,6 +211,22 @@ def written(tracer: Tracer, call: Call) -> None:
     tracer.set(target, Labels({d + shift: a for d, a in labels.axes.items()}))
 
 
+def fresh(tracer: Tracer, call: Call) -> None:
+    """new_zeros ...: only the type of the argument is read."""
+    for output in call.outputs():
+        tracer.set(output, Labels())
+
+
+def alike(tracer: Tracer, call: Call) -> None:
+    """zeros_like ...: a constant as wide as its argument is."""
+    zero = call.op == 'aten::zeros_like'
+    axes = tracer.labels(call.args[0]).axes
+    tracer.set(
+        call.outputs()[0],
+        Labels({d: Axis(axis.ids, zero) for d, axis in axes.items()}),
+    )
+
+
 RULES = {
     f'aten::{name}': rule
     for rule, names in {
@@ -223,6 +246,10 @@ RULES = {
         stacked: 'stack',
         indexed: 'index',
         written: 'copy',
+        fresh: 'new_zeros new_ones new_full new_empty new_empty_strided',
+        alike: (
+            'zeros_like ones_like full_like empty_like rand_like randn_like'
+        ),
     }.items()
     for name in names.split()
 }

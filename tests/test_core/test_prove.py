@@ -1,0 +1,94 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Code that counts channels itself: found by narrowing it on trial."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core import PruningWarning, analyse, attach, shrink
+
+
+class Counting(nn.Module):
+    """Keeps its width, as no rule of the tracer can see."""
+
+    def __init__(self, conv, width=8):
+        super().__init__()
+        self.width = width
+        self.a, self.b = conv(6, width), conv(width, 6)
+
+    def forward(self, x):
+        y = self.a(x)
+        y = y.reshape(len(x), self.width, *x.shape[2:])
+        return self.b(y)
+
+
+class Split(Counting):
+    def forward(self, x):
+        first, second = self.a(x).split([4, 4], dim=1)
+        return self.b(torch.cat([second, first], dim=1))
+
+
+@pytest.mark.parametrize('kind', [Counting, Split])
+def test_what_does_not_run_is_frozen(kind, conv, image, agree, frozen):
+    model = nn.Sequential(conv(3, 6), kind(conv), kind(conv), conv(6, 5))
+    reason = f'{kind.__name__} does not run with fewer of them'
+    assert frozen(model.double(), image) == {
+        '1.a': reason,
+        '2.a': reason,
+        '3': 'output of the network',
+    }
+    assert agree(model, image).groups == {'0': 6, '1.b': 6, '2.b': 6}
+
+
+def test_what_would_compute_something_else_is_frozen(
+    net, conv, image, agree, frozen
+):
+    def forward(m, x):
+        y = m.a(x)
+        return m.c(m.b(y / y.shape[1]))
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 6), c=conv(6, 5))
+    assert frozen(model, image)['a'] == (
+        'narrowed, the network would compute something else'
+    )
+    assert agree(model, image).groups == {'b': 6}
+
+
+def test_a_trial_leaves_no_trace(conv, image):
+    model = nn.Sequential(
+        conv(3, 6), nn.GroupNorm(1, 6), Counting(conv), conv(6, 5)
+    ).double()
+    model.train()
+    before = {name: id(p) for name, p in model.named_parameters()}
+    kinds = [type(m) for m in model.modules()]
+    analyse(model, lambda: model(image))
+    assert {name: id(p) for name, p in model.named_parameters()} == before
+    assert [type(m) for m in model.modules()] == kinds
+    assert all(m.training for m in model.modules())
+    assert model[0].out_channels == 6
+
+
+def test_a_network_that_gives_something_else_at_every_call(net, conv, image):
+    def forward(m, x):
+        return m.b(m.a(x) * torch.rand(()).double())
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5))
+    with pytest.warns(PruningWarning, match='other outputs at every call'):
+        lapp = attach(model, image)
+    lapp.mask[:4] = False
+    assert shrink(model, lapp.plan()).a.out_channels == 4
+
+
+def test_rounding_is_told_from_a_mistake(net, conv, image):
+    """A sine of large numbers makes much of the last bit of float32."""
+    model = net(
+        lambda m, x: m.c((m.b(m.a(x)) * 1e5).sin()),
+        a=conv(3, 64),
+        b=conv(64, 6),
+        c=conv(6, 5),
+    ).float()
+    analysis = analyse(model, lambda: model(image.float()))
+    assert [g.name for g in analysis.groups.prunable] == ['a', 'b']
+    assert model.a.weight.dtype == torch.float32
+    assert not model._forward_pre_hooks

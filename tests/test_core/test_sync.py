@@ -1,0 +1,111 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Blocks that keep channel numbers in attributes: one test for each row."""
+
+import copy
+
+import pytest
+import torch
+from mmdet.models.backbones.res2net import Bottle2neck as DetBottle2neck
+from mmdet.models.necks.ssd_neck import L2Norm
+from mmpretrain.models.backbones.hornet import HorNetLayerNorm, gnConv
+from mmpretrain.models.backbones.repmlp import RepMLPBlock
+from mmpretrain.models.backbones.res2net import Bottle2neck
+from mmpretrain.models.utils import GRN, LayerNorm2d
+from torch import nn
+
+from mmlapp.core.sync import ADJUSTERS, register_adjuster, sync
+
+# Block, number of input channels, sizes of the groups inside.
+BLOCKS = {
+    'res2net': (lambda: Bottle2neck(16, 16, 4, 64, base_channels=64), 16),
+    'res2net of mmdet': (lambda: DetBottle2neck(16, 4, 4, 64, 64), 16),
+    'hornet': (lambda: gnConv(16, order=3), 16),
+    'hornet with filter': (
+        lambda: gnConv(16, order=2, dw_cfg=dict(type='GF', h=8, w=5)),
+        16,
+    ),
+    'hornet norm': (
+        lambda: HorNetLayerNorm(16, data_format='channels_first'),
+        16,
+    ),
+    'grn': (lambda: GRN(16), 16),
+    'layer norm 2d': (lambda: LayerNorm2d(16), 16),
+    'l2 norm': (lambda: L2Norm(16), 16),
+    'repmlp, one set': (lambda: RepMLPBlock(16, 4, 4, [1, 3]), 16),
+    'repmlp, eight sets': (
+        lambda: RepMLPBlock(16, 4, 4, [1, 3], num_sharesets=8),
+        16,
+    ),
+}
+
+
+def integers(module):
+    """All numbers that a module keeps, by name."""
+    return {
+        (name, key): value
+        for name, child in module.named_modules()
+        for key, value in vars(child).items()
+        if isinstance(value, (int, tuple, list)) and key != 'training'
+    }
+
+
+@pytest.mark.parametrize('name', BLOCKS)
+def test_a_block_is_narrowed(net, conv, agree, name):
+    make, width = BLOCKS[name]
+    model = net(
+        lambda m, x: m.c(m.block(m.a(x))),
+        a=conv(3, width),
+        block=make(),
+        c=conv(width, 5),
+    )
+    for parameter in model.block.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    result = agree(model, torch.randn(2, 3, 8, 8).double(), tolerance=1e-6)
+    assert result.slim.a.out_channels == width // 2
+    frozen = {m.name for m in result.lapp.groups}
+    assert frozen
+
+
+@pytest.mark.parametrize('name', BLOCKS)
+def test_a_dense_block_stays_as_it_is(name):
+    block = BLOCKS[name][0]()
+    before = copy.deepcopy(integers(block))
+    for module in reversed(list(block.modules())):
+        sync(module)
+    assert integers(block) == before
+
+
+def test_an_adjuster_of_ones_own(net, conv, image, agree, monkeypatch):
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.width = 8
+            self.a, self.b = conv(6, 8), conv(8, 6)
+
+        def forward(self, x):
+            y = self.a(x).reshape(len(x), self.width, *x.shape[2:])
+            return self.b(y)
+
+    monkeypatch.setitem(ADJUSTERS, 'Wide', None)
+
+    @register_adjuster('Wide')
+    def wide(module):
+        module.width = module.a.out_channels
+
+    model = net(
+        lambda m, x: m.c(m.block(x)),
+        block=Wide(),
+        c=conv(6, 5),
+    )
+    image = torch.randn(2, 6, 8, 8).double()
+    result = agree(model, image)
+    assert result.groups == {'block.a': 8, 'block.b': 6}
+    assert result.slim.block.width == 4
+
+
+def test_another_class_of_the_same_name_is_left_alone():
+    class GRN(nn.Module):
+        pass
+
+    sync(GRN())

@@ -1,0 +1,76 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Deformable convolution: of MMCV, versions 1 and 2, and of torchvision."""
+
+import pytest
+import torch
+import torchvision
+from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack
+
+OFFSET = 'tells a deformable convolution where to read'
+
+
+class TorchvisionDeform(torch.nn.Module):
+    def __init__(self, inputs, outputs, size, padding):
+        super().__init__()
+        self.offset = torch.nn.Conv2d(inputs, 2 * size**2, 3, padding=1)
+        self.conv = torchvision.ops.DeformConv2d(
+            inputs, outputs, size, padding=padding
+        )
+
+    def forward(self, x):
+        return self.conv(x, self.offset(x))
+
+
+KINDS = {
+    'version 1': (lambda: DeformConv2dPack(8, 6, 3, padding=1), 8),
+    'version 2': (lambda: ModulatedDeformConv2dPack(8, 6, 3, padding=1), 8),
+    'grouped': (
+        lambda: ModulatedDeformConv2dPack(8, 6, 3, padding=1, groups=2),
+        4,
+    ),
+    'two fields of offsets': (
+        lambda: DeformConv2dPack(8, 6, 3, padding=1, deform_groups=2),
+        4,
+    ),
+    'torchvision': (lambda: TorchvisionDeform(8, 6, 3, padding=1), 8),
+}
+
+
+def closed_form(inputs, outputs, groups=1):
+    """Multiply-adds of a 3x3 convolution at 2 x 8 x 8 positions."""
+    return 2 * 8 * 8 * outputs * (inputs // groups) * 9
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_deformable_convolution(net, conv, image, agree, name):
+    make, size = KINDS[name]
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x)).relu()),
+        a=conv(3, 8),
+        b=make(),
+        c=conv(6, 5),
+    )
+    groups = 2 if name == 'grouped' else 1
+    for parameter in model.b.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    result = agree(
+        model,
+        image,
+        uncounted=(
+            closed_form(8, 6, groups),
+            closed_form(4, 2 if groups == 2 else 3, groups),
+        ),
+    )
+    assert result.groups['a'] == size
+    assert set(result.groups) >= {'a', 'b'} or name == 'torchvision'
+
+
+def test_offsets_are_frozen(net, conv, image, frozen):
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x))),
+        a=conv(3, 8),
+        b=DeformConv2dPack(8, 6, 3, padding=1),
+        c=conv(6, 5),
+    )
+    assert frozen(model, image)['b.conv_offset'] == OFFSET

@@ -1,0 +1,164 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Norms over channels: masked they compute what they will when narrowed."""
+
+import copy
+
+import pytest
+import torch
+from mmcv.cnn import ConvAWS2d, ConvWS2d
+from torch import nn
+from torch.nn import functional
+
+from mmlapp.core import attach, shrink
+from mmlapp.core.compact import Compacted
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """As torchvision and timm write it: channels first."""
+
+    def forward(self, x):
+        x = x.permute(0, 2, 3, 1)
+        x = functional.layer_norm(
+            x, self.normalized_shape, self.weight, self.bias, self.eps
+        )
+        return x.permute(0, 3, 1, 2)
+
+
+def first(norm, x):
+    return norm(x)
+
+
+def last(norm, x):
+    return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+NORMS = {
+    'channels first': (lambda: LayerNorm2d(8), first, 8),
+    'channels last': (lambda: nn.LayerNorm(8), last, 8),
+    'rms': (lambda: nn.RMSNorm(8, eps=1e-6), last, 8),
+    'one group': (lambda: nn.GroupNorm(1, 8), first, 8),
+    'one group, no weights': (
+        lambda: nn.GroupNorm(1, 8, affine=False),
+        first,
+        8,
+    ),
+    'two groups': (lambda: nn.GroupNorm(2, 8), first, 4),
+    'four groups': (lambda: nn.GroupNorm(4, 8), first, 4),
+    'four groups, no weights': (
+        lambda: nn.GroupNorm(4, 8, affine=False),
+        first,
+        4,
+    ),
+}
+
+
+@pytest.mark.parametrize('name', NORMS)
+def test_masked_equals_narrowed(net, conv, image, agree, name):
+    make, call, size = NORMS[name]
+    model = net(
+        lambda m, x: m.b(call(m.norm, m.a(x)).sigmoid()),
+        a=conv(3, 8),
+        norm=make(),
+        b=conv(8, 5),
+    )
+    result = agree(model, image)
+    assert result.groups == {'a': size}
+    assert result.slim.a.out_channels == 4
+    assert type(result.slim.norm) is type(make())
+
+
+def test_statistics_are_those_of_the_living(conv, image):
+    """The definition, computed without any of our code."""
+    model = nn.Sequential(
+        conv(3, 8), nn.GroupNorm(1, 8, affine=False), conv(8, 5)
+    ).double()
+    lapp = attach(model, image)
+    kept = [0, 3, 4]
+    lapp.mask[:8] = torch.isin(torch.arange(8), torch.tensor(kept))
+    lapp.active = True
+    seen = []
+    model[2].register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    with torch.no_grad():
+        raw = functional.conv2d(
+            image,
+            model[0]._parameters['weight'],
+            model[0]._parameters['bias'],
+            padding=1,
+        )
+        model(image)
+    alive = raw[:, kept]
+    mean = alive.mean((1, 2, 3), keepdim=True)
+    scale = alive.var((1, 2, 3), correction=0, keepdim=True).add(1e-5).sqrt()
+    assert torch.allclose(seen[0][:, kept], (alive - mean) / scale)
+    assert (seen[0][:, [1, 2, 5, 6, 7]] == 0).all()
+
+
+@pytest.mark.parametrize('groups', [1, 2])
+@pytest.mark.parametrize('kind', [ConvWS2d, ConvAWS2d])
+def test_standardised_weights(net, conv, image, agree, kind, groups):
+    """Mean and deviation of a filter are those of its living inputs."""
+    model = net(
+        lambda m, x: m.c(m.norm(m.b(m.a(x))).relu()),
+        a=kind(3, 8, 3, padding=1),
+        b=kind(8, 12, 3, padding=1, groups=groups),
+        norm=nn.GroupNorm(1, 12),
+        c=conv(12, 5),
+    )
+    result = agree(model, image)
+    assert result.groups == {'a': 8 // groups, 'b': 12 // groups}
+    assert type(result.slim.b) is kind
+
+
+def test_whole_groups_change_their_number(net, conv, image, agree):
+    model = net(
+        lambda m, x: m.b(m.norm(m.a(x))),
+        a=conv(3, 8),
+        norm=nn.GroupNorm(4, 8),
+        b=conv(8, 5),
+    )
+    slim = agree(model, image).slim
+    assert (slim.norm.num_groups, slim.norm.num_channels) == (2, 4)
+
+
+def test_a_norm_that_two_layers_share(net, conv, image, agree):
+    model = net(
+        lambda m, x: m.c(m.norm(m.a(x))) + m.c(m.norm(m.b(x))),
+        a=conv(3, 8),
+        b=conv(3, 8),
+        norm=nn.GroupNorm(1, 8),
+        c=conv(8, 5),
+    )
+    assert agree(model, image).groups == {'a': 8}
+
+
+def test_a_shape_without_weights_is_frozen(net, conv, image, frozen):
+    model = net(
+        lambda m, x: m.b(last(m.norm, m.a(x))),
+        a=conv(3, 8),
+        norm=nn.LayerNorm(8, elementwise_affine=False),
+        b=conv(8, 5),
+    )
+    assert frozen(model, image)['a'] == 'normalised by LayerNorm'
+
+
+def test_gradients_reach_norm_and_thresholds(conv, image):
+    model = nn.Sequential(conv(3, 8), nn.GroupNorm(1, 8), conv(8, 5)).double()
+    lapp = attach(model, image)
+    lapp.begin(0.5, steps=4)
+    lapp.mask[:4] = False
+    model(image).square().sum().backward()
+    assert model[1].weight.grad[4:].abs().min() > 0
+    assert (model[1].weight.grad[:4] == 0).all()
+    assert lapp.threshold.grad.abs().sum() > 0
+
+
+def test_narrowing_gives_the_class_back(conv, image):
+    model = nn.Sequential(conv(3, 8), nn.GroupNorm(1, 8), conv(8, 5)).double()
+    lapp = attach(model, image)
+    assert isinstance(model[1], Compacted)
+    assert isinstance(copy.deepcopy(model)[1], Compacted)
+    lapp.mask[:4] = False
+    shrink(model, lapp.plan())
+    assert type(model[1]) is nn.GroupNorm
+    assert '_living' not in model[1].__dict__
