@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -56,6 +57,9 @@ def example_forward(
 ) -> Callable[[], Any]:
     """Returns a function that runs a model on one random image.
 
+    The region proposals of a two-stage detector are chosen by rank, which a
+    rounding error may change: all calls get those of the first one.
+
     Args:
         model (nn.Module): A model with MMEngine's
             ``forward(inputs, data_samples, mode='tensor')``.
@@ -65,10 +69,12 @@ def example_forward(
         PruningError: If the shape is not three positive numbers.
     """
     image, samples = example_inputs(model, input_shape)
+    proposals: list[Any] = []
 
     def forward() -> Any:
         try:
-            return model(image, samples, mode='tensor')
+            with _same_proposals(model, proposals):
+                return model(image, samples, mode='tensor')
         except Exception as error:
             raise PruningError(
                 'the model does not run on an image of input_shape='
@@ -77,6 +83,28 @@ def example_forward(
             ) from error
 
     return forward
+
+
+@contextmanager
+def _same_proposals(model: nn.Module, known: list[Any]) -> Iterator[None]:
+    """Lets the first proposals take the place of all later ones."""
+    head = getattr(model, 'rpn_head', None)
+    if head is None or 'predict' in vars(head):  # fixed by somebody else
+        yield
+        return
+    original = head.predict
+
+    def predict(*args: Any, **kwargs: Any) -> Any:
+        found = original(*args, **kwargs)
+        if not known:
+            known.append(found)
+        return copy.deepcopy(known[0])
+
+    head.predict = predict
+    try:
+        yield
+    finally:
+        del head.predict
 
 
 def example_inputs(

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +33,38 @@ class _Tensors(nn.Module):
         return tuple(flat_tensors(output))
 
 
+def _shapes(inputs: Sequence[Any], outputs: Sequence[Any]) -> list[list[int]]:
+    return [list(v.type().sizes()) for v in (*inputs, outputs[0])]
+
+
+def _convolution(index: int) -> Callable[[Any, Any], Counter[str]]:
+    """Counts a convolution whose weight is the input of this number."""
+
+    def count(inputs: Any, outputs: Any) -> Counter[str]:
+        weight, out = _shapes(inputs[index : index + 1], outputs)
+        flops = math.prod(weight) * out[0] * math.prod(out[2:])
+        return Counter({'conv': flops})
+
+    return count
+
+
+def _attention(inputs: Any, outputs: Any) -> Counter[str]:
+    """Counts both products of scaled dot-product attention."""
+    query, _, value, _ = _shapes(inputs[:3], outputs)
+    pairs = math.prod(query[:-1]) * value[-2]
+    return Counter({'matmul': pairs * (query[-1] + value[-1])})
+
+
+# Operators that the table of MMEngine and fvcore lacks.
+HANDLES = {
+    'aten::_convolution_mode': _convolution(1),
+    'aten::scaled_dot_product_attention': _attention,
+    'prim::PythonOp.DeformConv2dFunction': _convolution(2),
+    'prim::PythonOp.ModulatedDeformConv2dFunction': _convolution(3),
+    'torchvision::deform_conv2d': _convolution(1),
+}
+
+
 def operator_flops(
     model: nn.Module, input_shape: Sequence[int]
 ) -> tuple[dict[str, int], dict[str, int]]:
@@ -42,11 +76,12 @@ def operator_flops(
 
     Returns:
         tuple[dict[str, int], dict[str, int]]: Multiply-adds of every
-        operator, and calls of those written outside of PyTorch, such as
-        deformable convolution, which are not counted.
+        operator, and calls of those written outside of PyTorch that are not
+        counted.
     """
     image, samples = example_inputs(model, input_shape)
     analyzer = FlopAnalyzer(_Tensors(model, samples), (image,))
+    analyzer.set_op_handle(**HANDLES)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with torch.no_grad(), warnings.catch_warnings():
         # Tracing warns of every Python number in the model.

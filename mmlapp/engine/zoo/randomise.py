@@ -1,0 +1,42 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Random parameters and statistics, as far from the initial ones."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def randomise(model: nn.Module) -> nn.Module:
+    """Gives every parameter and statistic of a network a random value.
+
+    Initial values hide errors: a scale of one, a shift of zero, a branch
+    that begins with zero. The variance of weights is the inverse of their
+    fan-in, so that deep networks neither explode nor vanish.
+
+    Args:
+        model (nn.Module): The network, changed in place.
+
+    Returns:
+        nn.Module: The same object.
+    """
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            _fill(parameter, name)
+        if isinstance(getattr(module, 'running_var', None), Tensor):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 1.5)
+    return model
+
+
+def _fill(parameter: Tensor, name: str) -> None:
+    if parameter.dim() > 1 and parameter[0].numel() > 1:
+        parameter.normal_(0, math.sqrt(1.5 / parameter[0].numel()))
+    elif name == 'bias':
+        parameter.normal_(0, 0.3)
+    else:
+        parameter.uniform_(0.5, 1.5)

@@ -1,0 +1,115 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Every network in a process of its own, with a time limit."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .measure import Measurement, measure
+from .networks import Entry
+
+Row = dict[str, Any]
+FAILED: Row = {'failed': 'not measured yet'}
+
+
+def run_all(
+    entries: Sequence[Entry],
+    out: str | Path,
+    limit: float = 900,
+    progress: Callable[[str, int], None] = lambda name, number: None,
+) -> list[Row]:
+    """Measures networks one after the other and keeps every result.
+
+    Args:
+        entries (Sequence[Entry]): The networks.
+        out (str or Path): JSON file that is written after every network.
+            What ran to the end according to it is not measured again.
+        limit (float): Seconds that one network may take. Defaults to 900.
+        progress (Callable): Is told the name and the number of every
+            network before it is measured.
+
+    Returns:
+        list[dict]: One row per entry, in order.
+    """
+    out = Path(out)
+    known: dict[str, Row] = {}
+    if out.exists():
+        rows = json.loads(out.read_text(encoding='utf-8'))
+        known = {row['name']: row for row in rows}
+    for number, entry in enumerate(entries):
+        progress(entry.name, number)
+        if known.get(entry.name, FAILED)['failed'] is not None:
+            known[entry.name] = run_one(entry, limit)
+            _write(out, list(known.values()))
+    return [known[entry.name] for entry in entries]
+
+
+def preload(entries: Sequence[Entry]) -> None:
+    """Imports once what the children would have to import every time.
+
+    Args:
+        entries (Sequence[Entry]): The networks.
+    """
+    packages = {e.config.rpartition('::')[0] for e in entries} - {''}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        for package in sorted(packages):
+            import_module(f'{package}.models')
+
+
+def _write(out: Path, rows: list[Row]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f'{out.name}.tmp')
+    temporary.write_text(json.dumps(rows, indent=1) + '\n', encoding='utf-8')
+    os.replace(temporary, out)
+
+
+def run_one(entry: Entry, limit: float) -> Row:
+    """Measures one network in a child process.
+
+    Args:
+        entry (Entry): The network.
+        limit (float): Seconds after which the child is ended.
+    """
+    # Forked children need not import the packages again.
+    context = multiprocessing.get_context('fork')
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(entry, theirs))
+    child.start()
+    theirs.close()
+    try:
+        if ours.poll(limit):
+            row: Row = ours.recv()
+            return row
+        failed = f'no result within {limit:g} s'
+    except EOFError:
+        child.join()
+        failed = f'the process ended with code {child.exitcode}'
+    finally:
+        child.terminate()
+        child.join()
+        ours.close()
+    return Measurement(entry.name, entry.bar, failed=failed).to_dict()
+
+
+def _child(entry: Entry, pipe: Any) -> None:
+    warnings.simplefilter('ignore')
+    torch.set_num_threads(1)
+    with open(os.devnull, 'w') as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        row = measure(entry).to_dict()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    row['process_mib'] = usage.ru_maxrss / 1024
+    pipe.send(row)
+    pipe.close()

@@ -1,0 +1,48 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""How much of a network can be pruned, and why the rest cannot."""
+
+from __future__ import annotations
+
+import math
+
+from mmlapp.core import Analysis
+from mmlapp.core.groups import OUT_OF_SCOPE, matches
+
+
+def prunable_share(found: Analysis, scope: str) -> float:
+    """Share of convolutions' multiply-adds that can be removed.
+
+    Args:
+        found (Analysis): Groups and multiply-adds.
+        scope (str): Convolutions outside of it do not count.
+    """
+    owner = found.groups.node_group
+    total = left = 0.0
+    for term in found.trace.terms:
+        if term.kind != 'convolution' or not matches(term.name, (scope,)):
+            continue
+        total += term.dense
+        fixed = [
+            float(
+                (owner[ids.clamp_min(0)] < 0)[ids >= 0].sum() + (ids < 0).sum()
+            )
+            / ids.numel()
+            for ids in term.factors
+        ]
+        left += term.dense * math.prod(fixed)
+    return 1 - left / total if total else math.nan
+
+
+def frozen_channels(found: Analysis) -> dict[str, int]:
+    """Channels in scope that stay, by reason, most first.
+
+    Args:
+        found (Analysis): Groups, frozen ones included.
+    """
+    counts: dict[str, int] = {}
+    for group in found.groups.items:
+        if group.frozen is None or group.frozen.startswith(OUT_OF_SCOPE):
+            continue
+        counts[group.frozen] = counts.get(group.frozen, 0) + group.size
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))

@@ -1,0 +1,85 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Whole detectors: two steps masked, narrowed, two steps more."""
+
+import warnings
+
+import pytest
+import torch
+
+from mmlapp.core import attach, shrink
+from mmlapp.engine.architecture import example_forward
+from mmlapp.engine.zoo import Entry
+from mmlapp.engine.zoo.measure import build
+
+SHAPE = (3, 128, 128)
+DETECTORS = [
+    'retinanet/retinanet_r50_fpn_1x_coco',
+    'faster_rcnn/faster-rcnn_r50_fpn_1x_coco',
+    'mask_rcnn/mask-rcnn_r50_fpn_1x_coco',
+    'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco',
+    'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco',
+    'atss/atss_r50_fpn_1x_coco',
+    'gfl/gfl_r50_fpn_1x_coco',
+    'yolox/yolox_s_8xb8-300e_coco',
+    'rtmdet/rtmdet_tiny_8xb32-300e_coco',
+    'yolo/yolov3_mobilenetv2_8xb24-320-300e_coco',
+    'ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco',
+    'centernet/centernet_r18_8xb16-crop512-140e_coco',
+    'detr/detr_r18_8xb2-500e_coco',
+    'deformable_detr/deformable-detr_r50_16xb2-50e_coco',
+]
+# SSD needs maps of more than one pixel at its last level.
+SHAPES = {'ssd': (3, 320, 320)}
+
+
+def losses_of(model, shape):
+    from mmdet.testing import demo_mm_inputs
+
+    data = demo_mm_inputs(
+        2, [shape, shape], num_items=[3, 2], num_classes=4, with_mask=True
+    )
+    data = model.data_preprocessor(data, True)
+    return model.parse_losses(model(**data, mode='loss'))[0]
+
+
+def steps(model, shape, lapp=None):
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    for _ in range(2):
+        loss = losses_of(model, shape)
+        if lapp is not None:
+            loss = loss + lapp.loss()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if lapp is not None:
+            lapp.step()
+        yield float(loss)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', DETECTORS)
+def test_training_goes_on_narrowed(name):
+    shape = SHAPES.get(name.partition('/')[0], SHAPE)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        import mmdet.models  # noqa: F401
+
+        model = build(Entry(f'mmdet::{name}.py'))
+        lapp = attach(model, example_forward(model, shape), scope='backbone')
+        model.train()
+        lapp.begin(0.8, steps=2)
+        masked = list(steps(model, shape, lapp))
+        assert lapp.ratio <= 0.8
+        plan = lapp.plan()
+        shrink(model, plan)
+        narrowed = list(steps(model, shape))
+    assert all(torch.tensor([*masked, *narrowed]).isfinite())
+    assert len(plan.slices) > 40
+    sizes = dict(model.named_parameters())
+    for key, dims in plan.slices.items():
+        for dim, kept in dims.items():
+            if key in sizes:
+                assert sizes[key].shape[dim] == len(kept.index)
+    grads = [p.grad for n, p in sizes.items() if n in plan.slices]
+    assert any(g is not None and g.abs().sum() > 0 for g in grads)
