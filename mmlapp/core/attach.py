@@ -72,6 +72,7 @@ def attach(
             matches nothing.
 
     Examples:
+        >>> import torch
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
         >>> attach(model, torch.rand(1, 3, 9, 9))
         LAPP(
