@@ -4,7 +4,7 @@
 
     python benchmarks/cifar10_report.py benchmarks/results/cifar10 docs
 
-Writes ``<docs>/cifar10_table.md`` and ``<docs>/images/cifar10_keep.png``.
+Prints the table and writes ``<docs>/images/cifar10_keep.png``.
 Runs that differ in their seed alone share a row.
 """
 
@@ -106,16 +106,14 @@ def draw(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 def main() -> None:
-    """Writes table and picture."""
+    """Prints the table and draws the picture."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('results', type=Path)
     parser.add_argument('docs', type=Path)
     args = parser.parse_args()
     rows = load(args.results)
-    text = table(rows)
-    (args.docs / 'cifar10_table.md').write_text(text)
     draw(rows, args.docs / 'images' / 'cifar10_keep.png')
-    print(text)
+    print(table(rows))
 
 
 if __name__ == '__main__':
