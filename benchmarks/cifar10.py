@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmlapp.core import LAPP, Bypass, Controller, attach
+from mmlapp.core.files import replace_file, replace_text
 from mmlapp.models import CIFARResNet
 
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
@@ -164,6 +166,23 @@ def build(args: argparse.Namespace) -> tuple[nn.Module, LAPP | None]:
     return model.to(memory_format=torch.channels_last), lapp
 
 
+def recipe(
+    model: nn.Module, steps: int, warmup: float = 0.3
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Optimizer and learning rate of all rows."""
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=0.1,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=WEIGHT_DECAY,
+    )
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, PEAK_RATE, total_steps=steps, pct_start=warmup
+    )
+    return optimizer, scheduler
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Trains one row to the end and returns its results."""
     train, test = (load_split(args.data, s) for s in ('train', 'test'))
@@ -173,20 +192,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         )[: args.subset]
         train = (train[0][keep], train[1][keep])
     model, lapp = build(args)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=0.1,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=WEIGHT_DECAY,
-    )
     steps = len(train[0]) // BATCH
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        PEAK_RATE,
-        total_steps=args.epochs * steps,
-        pct_start=args.warmup,
-    )
+    optimizer, scheduler = recipe(model, args.epochs * steps, args.warmup)
     checkpoint = args.out / f'{args.name}.pt'
     history: list[dict[str, Any]] = []
     if checkpoint.exists():
@@ -230,15 +237,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             row['threshold'] = [round(t, 4) for t in lapp.threshold.tolist()]
         history.append(row)
         print(json.dumps(row), flush=True)
-        save(
-            {
-                'model': model.state_dict(),
-                'optimizer': optimizer.state_dict(),
-                'scheduler': scheduler.state_dict(),
-                'history': history,
-            },
-            checkpoint,
-        )
+        state = {
+            'model': model.state_dict(),
+            'optimizer': optimizer.state_dict(),
+            'scheduler': scheduler.state_dict(),
+            'history': history,
+        }
+        replace_file(checkpoint, partial(torch.save, state))
     dense = multiply_adds(args.depth, None)
     return {
         'name': args.name,
@@ -258,13 +263,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         'seconds': sum(r['seconds'] for r in history),
         'history': history,
     }
-
-
-def save(state: dict[str, Any], path: Path) -> None:
-    """Writes to a temporary name and renames."""
-    temporary = path.with_suffix('.tmp')
-    torch.save(state, temporary)
-    os.replace(temporary, path)
 
 
 def parse_args() -> argparse.Namespace:
@@ -312,9 +310,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     result = run(args)
     path = args.out / f'{args.name}.json'
-    temporary = path.with_suffix('.json.tmp')
-    temporary.write_text(json.dumps(result, indent=1) + '\n')
-    os.replace(temporary, path)
+    replace_text(path, json.dumps(result, indent=1) + '\n')
     print(
         f'{args.name}: {result["accuracy"]:.2f} % at '
         f'{result["flops"]:.4f} of the FLOPs, {result["seconds"]:.0f} s'

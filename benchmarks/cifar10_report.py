@@ -66,17 +66,20 @@ def load(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def table(rows: dict[str, list[dict[str, Any]]]) -> str:
-    """Markdown: accuracy of every seed, mean, FLOPs, minutes."""
+    """Markdown: FLOPs, accuracy and last training loss of every seed."""
     lines = [
-        '| network | FLOPs | top-1 by seed | mean | minutes |',
-        '| :-- | --: | :-- | --: | --: |',
+        '| network | FLOPs | top-1 by seed | mean | last training loss | '
+        'minutes |',
+        '| :-- | --: | :-- | --: | :-- | --: |',
     ]
     for name, results in rows.items():
         seeds = sorted(results, key=lambda r: r['arguments']['seed'])
         top = [r['accuracy'] for r in seeds]
+        losses = [r['history'][-1]['loss'] for r in seeds]
         lines.append(
             f'| {name} | {100 * mean(r["flops"] for r in seeds):.2f} % | '
             f'{", ".join(f"{a:.2f}" for a in top)} | {mean(top):.2f} | '
+            f'{", ".join(f"{x:.3f}" for x in losses)} | '
             f'{mean(r["seconds"] for r in seeds) / 60:.0f} |'
         )
     return '\n'.join(lines) + '\n'

@@ -15,25 +15,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from cifar10 import (
     BATCH,
-    PEAK_RATE,
-    WEIGHT_DECAY,
     Classifier,
     augment,
     initialise,
     load_split,
     prepare,
+    recipe,
 )
 from torch import Tensor
 from torch.nn import functional
 
 from mmlapp.core import LAPP, Controller, attach
+from mmlapp.core.files import replace_text
 from mmlapp.core.sensitivity import Margin, first_order, second_order
 
 
@@ -59,16 +58,7 @@ def train(model: torch.nn.Module, lapp: LAPP, data: Any, args: Any) -> None:
     """Half an epoch dense, then an epoch of pruning."""
     images, labels = data
     steps = args.steps or len(images) // BATCH
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=0.1,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=WEIGHT_DECAY,
-    )
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, PEAK_RATE, total_steps=15 * steps
-    )
+    optimizer, scheduler = recipe(model, 15 * steps)
     generator = torch.Generator().manual_seed(args.seed)
     for step in range(steps // 2 + steps):
         if step == steps // 2:
@@ -128,9 +118,7 @@ def main() -> None:
         'first order': summarise(first, names),
         'second order': summarise(second, names),
     }
-    temporary = args.out.with_suffix('.tmp')
-    temporary.write_text(json.dumps(result, indent=1) + '\n')
-    os.replace(temporary, args.out)
+    replace_text(args.out, json.dumps(result, indent=1) + '\n')
     print(json.dumps(result, indent=1))
 
 

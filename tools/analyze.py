@@ -24,6 +24,7 @@ from mmengine.config import Config, DictAction
 from rich.progress import MofNCompleteColumn, Progress
 
 from mmlapp.core import PruningError
+from mmlapp.core.files import replace_text
 from mmlapp.engine.analysis import ModelReport, analyse_config
 from mmlapp.engine.recipe import own_settings
 from mmlapp.engine.tables import console, layers_table, totals_table
@@ -130,7 +131,7 @@ def measure_zoo(args: Namespace) -> None:
             lambda name, i: bar.update(task, description=name, completed=i),
         )
         bar.update(task, completed=len(entries))
-    out.with_suffix('.md').write_text(markdown(rows), encoding='utf-8')
+    replace_text(out.with_suffix('.md'), markdown(rows))
     print(summary(rows))
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -27,6 +26,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from mmlapp.core.files import replace_text
 
 ROOT = Path(__file__).resolve().parents[1]
 CONSOLE = Console()
@@ -335,9 +336,7 @@ def main() -> None:
     print_table(results)
     draw(results, args.out / 'demo.png')
     report = args.out / 'results.json'
-    temporary = report.with_suffix('.tmp')
-    temporary.write_text(json.dumps(results, indent=1) + '\n')
-    os.replace(temporary, report)
+    replace_text(report, json.dumps(results, indent=1) + '\n')
     CONSOLE.print(
         f'{time.perf_counter() - started:.0f} s; results in {report}, '
         f'pictures in {args.out / "demo.png"}'

@@ -68,51 +68,48 @@ def snap(
     Raises:
         PruningError: If the budget lies below what must be kept.
     """
+
+    def cost(mask: Tensor) -> float:
+        return float(flops(mask.double()))
+
     floor = floor_mask(margin, group, floors)
-    lowest = float(flops(floor.double()))
+    lowest = cost(floor)
     if lowest > budget:
         raise PruningError(
             f'the budget of {budget:.4g} FLOPs lies below the reachable '
             f'minimum of {lowest:.4g}'
         )
-
-    def fits(mask: Tensor) -> bool:
-        return float(flops(mask.double())) <= budget
-
     order = margin.argsort(descending=True, stable=True)
     low, high = 0, len(order)
     while low < high:
         middle = (low + high + 1) // 2
-        if fits(_first(order, middle) | floor):
+        if cost(_first(order, middle) | floor) <= budget:
             low = middle
         else:
             high = middle - 1
-    mask = _fill(flops, _first(order, low) | floor, order, budget)
-    if float(flops(mask.double())) < 0.99 * budget:
-        mask = _exchange(flops, mask, margin, group, floor, budget)
-        mask = _fill(flops, mask, order, budget)
+    mask = _fill(cost, _first(order, low) | floor, order, budget)
+    if cost(mask) < 0.99 * budget:
+        mask = _exchange(cost, mask, margin, group, floor, budget)
+        mask = _fill(cost, mask, order, budget)
     return mask
 
 
 def _fill(
-    flops: Callable[[Tensor], Tensor],
-    mask: Tensor,
-    order: Tensor,
-    budget: float,
+    cost: Callable[[Tensor], float], mask: Tensor, order: Tensor, budget: float
 ) -> Tensor:
     """Adds channels in order while they fit."""
     mask = mask.clone()
     for channel in order[~mask[order]].tolist():
-        if float(flops(mask.double())) > 0.999 * budget:
+        if cost(mask) > 0.999 * budget:
             break
         mask[channel] = True
-        if float(flops(mask.double())) > budget:
+        if cost(mask) > budget:
             mask[channel] = False
     return mask
 
 
 def _exchange(
-    flops: Callable[[Tensor], Tensor],
+    cost: Callable[[Tensor], float],
     mask: Tensor,
     margin: Tensor,
     group: Tensor,
@@ -120,10 +117,6 @@ def _exchange(
     budget: float,
 ) -> Tensor:
     """The largest network after one exchange, or the one there was."""
-
-    def cost(kept: Tensor) -> float:
-        return float(flops(kept.double()))
-
     best = mask
     for g in group[~mask].unique():
         outside = margin.masked_fill(mask | (group != g), -torch.inf)

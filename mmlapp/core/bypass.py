@@ -7,13 +7,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from .errors import PruningError
+from .mixins import mix_in
 from .table import Table
 
 PLACEMENTS = ('fill', 'narrow')
@@ -224,12 +224,6 @@ class Bypassed:
         return y
 
 
-@cache
-def _bypassed_class(cls: type) -> type:
-    body = {'__module__': cls.__module__, '__qualname__': cls.__qualname__}
-    return type(cls.__name__, (Bypassed, cls), body)
-
-
 def add_bypass(conv: nn.Module, bypass: nn.Module) -> None:
     """Puts a bypass beside a convolution, in place.
 
@@ -238,7 +232,6 @@ def add_bypass(conv: nn.Module, bypass: nn.Module) -> None:
             its state-dict keys stay.
         bypass (nn.Module): The branch to add.
     """
-    cls: type = type(conv)
-    conv.__class__ = _bypassed_class(cls)
+    mix_in(conv, Bypassed)
     conv.add_module('bypass', bypass)
     conv.register_buffer('kept', None)

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .masks import Masked, MaskSource
+from .mixins import mix_in
 from .sync import sync
 
 
@@ -103,12 +103,6 @@ class Compacted:
         return y.new_zeros(shape).index_copy(dim, index, y)
 
 
-@cache
-def _compacted_class(cls: type) -> type:
-    body = {'__module__': cls.__module__, '__qualname__': cls.__qualname__}
-    return type(cls.__name__, (Compacted, cls), body)
-
-
 def compact(module: nn.Module, living: Living) -> None:
     """Makes a module run on living channels alone, in place.
 
@@ -116,8 +110,7 @@ def compact(module: nn.Module, living: Living) -> None:
         module (nn.Module): The module; its class becomes a subclass.
         living (Living): Which channels those are.
     """
-    cls: type = type(module)
-    module.__class__ = _compacted_class(cls)
+    mix_in(module, Compacted)
     module.__dict__['_living'] = living
 
 

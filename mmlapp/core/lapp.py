@@ -166,10 +166,8 @@ class LAPP(nn.Module):
         """
         if self.phase != PRUNING:
             return torch.zeros((), device=self.threshold.device)
-        mask = HardMask.apply(
-            self.threshold, self.mask[:-1], self.slope[:-1], self.group[:-1]
-        )
-        return penalty(self._ratio(mask), self.target).float()
+        ratio = self._learned_ratio(self.threshold)
+        return penalty(ratio, self.target).float()
 
     @torch.no_grad()
     def step(self, loss_scale: float = 1.0) -> None:
@@ -203,14 +201,15 @@ class LAPP(nn.Module):
         gate = _mean_over_ranks(gate / loss_scale)[:-1]
         if not gate.isfinite().all():
             return
+        ratio, direction = self._flops_direction()
         margin = Margin(
             gate,
             self.slope[:-1],
             self.mask[:-1],
             self.group[:-1],
-            self._flops_direction(),
+            direction,
         )
-        pull = penalty_slope(self.ratio, self.target)
+        pull = penalty_slope(ratio, self.target)
         self.threshold.add_(
             self.controller.step(
                 margin, pull, self.state, int(self.progress[2])
@@ -221,14 +220,12 @@ class LAPP(nn.Module):
         self.threshold.grad = self.gate.grad = None
 
     @torch.enable_grad()
-    def _flops_direction(self) -> Tensor:
-        """Gradient of the log FLOPs by the thresholds."""
+    def _flops_direction(self) -> tuple[float, Tensor]:
+        """The ratio, and gradient of the log FLOPs by the thresholds."""
         threshold = self.threshold.detach().requires_grad_()
-        mask = HardMask.apply(
-            threshold, self.mask[:-1], self.slope[:-1], self.group[:-1]
-        )
-        (gradient,) = torch.autograd.grad(self._ratio(mask).log(), threshold)
-        return gradient
+        ratio = self._learned_ratio(threshold)
+        (gradient,) = torch.autograd.grad(ratio.log(), threshold)
+        return float(ratio.detach()), gradient
 
     @torch.no_grad()
     def refresh(self, first: bool = False) -> None:
@@ -327,6 +324,13 @@ class LAPP(nn.Module):
     def _ratio(self, mask: Tensor) -> Tensor:
         total: Tensor = self.flops(mask)
         return total / self.dense_flops
+
+    def _learned_ratio(self, threshold: Tensor) -> Tensor:
+        """The ratio as a function of thresholds, by the surrogate."""
+        mask = HardMask.apply(
+            threshold, self.mask[:-1], self.slope[:-1], self.group[:-1]
+        )
+        return self._ratio(mask)
 
     def _schedule(self) -> Schedule:
         _, _, steps, target = self.progress.tolist()

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import PruningError
+from .files import replace_text
 
 VERSION = 1
 
@@ -272,16 +272,18 @@ class ChannelPlan:
             ) from error
         return cls.from_dict(data)
 
+    @property
+    def ratio(self) -> float:
+        """Fraction of the dense FLOPs that is left."""
+        return self.flops['pruned'] / self.flops['dense']
+
     def save(self, path: str | Path) -> None:
         """Writes the plan as JSON, under a temporary name first.
 
         Args:
             path (str or Path): The file.
         """
-        path = Path(path)
-        temporary = path.with_name(f'{path.name}.tmp')
-        temporary.write_text(self.to_json(indent=1) + '\n')
-        os.replace(temporary, path)
+        replace_text(path, self.to_json(indent=1) + '\n')
 
     @classmethod
     def load(cls, path: str | Path) -> ChannelPlan:

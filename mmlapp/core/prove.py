@@ -10,14 +10,12 @@ something else than its masked twin, is found here and left alone.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as hooks
 
 from .bypass import Bypass
 from .errors import PruningWarning
@@ -26,7 +24,7 @@ from .place import layout_of, place_masks
 from .plan import ChannelPlan
 from .shrink import shrink
 from .snapshot import exact, restored
-from .trace import Trace, tensors_in
+from .trace import Trace, running_modules, tensors_in
 
 TOLERANCE = 1e-3
 # How often a network is narrowed on trial before all suspects are frozen.
@@ -182,12 +180,13 @@ class Trial:
         """Runs the network in evaluation mode; ``restored`` ends that."""
         for module in self.model.modules():
             module.training = False
-        with torch.no_grad(), _running(self.model) as stack:
+        names = {module: name for name, module in self.model.named_modules()}
+        with torch.no_grad(), running_modules(self.model) as stack:
             try:
                 return list(tensors_in(self.forward())), None
             except Exception as error:
                 text = str(error) or type(error).__name__
-                return [], Failure(stack[-1] if stack else '', text)
+                return [], Failure(names[stack[-1]] if stack else '', text)
 
     def culprits(
         self, groups: Groups, failure: Failure
@@ -256,31 +255,6 @@ def _members_below(group: ChannelGroup, name: str) -> list[Member]:
 def _below(groups: Sequence[ChannelGroup], name: str) -> list[ChannelGroup]:
     """Groups with a member in a module or below it."""
     return [group for group in groups if _members_below(group, name)]
-
-
-@contextmanager
-def _running(model: nn.Module) -> Iterator[list[str]]:
-    """Names of the modules that are running, innermost last."""
-    names = {id(m): name for name, m in model.named_modules()}
-    stack: list[str] = []
-
-    def enter(module: nn.Module, args: Any) -> None:
-        if id(module) in names:
-            stack.append(names[id(module)])
-
-    def leave(module: nn.Module, args: Any, out: Any) -> None:
-        if id(module) in names:
-            stack.pop()
-
-    handles = (
-        hooks.register_module_forward_pre_hook(enter),
-        hooks.register_module_forward_hook(leave),
-    )
-    try:
-        yield stack
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def agree(expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:

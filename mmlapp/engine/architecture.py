@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +14,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmlapp.core import PruningError
+
+from .proposals import chosen_proposals
 
 
 def build_architecture(
@@ -69,11 +70,16 @@ def example_forward(
         PruningError: If the shape is not three positive numbers.
     """
     image, samples = example_inputs(model, input_shape)
-    proposals: list[Any] = []
+    known: list[Any] = []
+
+    def first(proposals: Any) -> Any:
+        if not known:
+            known.append(proposals)
+        return known[0]
 
     def forward() -> Any:
         try:
-            with _same_proposals(model, proposals):
+            with chosen_proposals(model, first):
                 return model(image, samples, mode='tensor')
         except Exception as error:
             raise PruningError(
@@ -83,28 +89,6 @@ def example_forward(
             ) from error
 
     return forward
-
-
-@contextmanager
-def _same_proposals(model: nn.Module, known: list[Any]) -> Iterator[None]:
-    """Lets the first proposals take the place of all later ones."""
-    head = getattr(model, 'rpn_head', None)
-    if head is None or 'predict' in vars(head):  # fixed by somebody else
-        yield
-        return
-    original = head.predict
-
-    def predict(*args: Any, **kwargs: Any) -> Any:
-        found = original(*args, **kwargs)
-        if not known:
-            known.append(found)
-        return copy.deepcopy(known[0])
-
-    head.predict = predict
-    try:
-        yield
-    finally:
-        del head.predict
 
 
 def example_inputs(

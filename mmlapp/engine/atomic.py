@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -16,27 +15,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from mmlapp.core import PruningError
+from mmlapp.core.files import replace_file, replace_text
 from mmlapp.registry import HOOKS
-
-
-def replace_file(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Writes a file under a temporary name beside it, then renames it.
-
-    Whatever happens, there is either the old file or the new one.
-
-    Args:
-        path (str or Path): The file.
-        write (Callable): Is given the temporary name to write to.
-    """
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.tmp')
-    try:
-        write(temporary)
-        with temporary.open('rb') as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _saves_as_a_whole(
@@ -119,9 +99,8 @@ class SafeCheckpointHook(CheckpointHook):
         )
         if not is_main_process():
             return
-        replace_file(
-            Path(runner.work_dir, 'last_checkpoint'),
-            lambda path: path.write_text(str(self.last_ckpt)) and None,
+        replace_text(
+            Path(runner.work_dir, 'last_checkpoint'), str(self.last_ckpt)
         )
         if outdated is not None:
             Path(self.out_dir, outdated).unlink(missing_ok=True)

@@ -28,6 +28,7 @@ from .recipe import (
     deployed_config,
     own_settings,
 )
+from .report import count_parameters
 from .verify import (
     Check,
     Comparison,
@@ -221,9 +222,7 @@ def _figures(
         counted_flops(operator_flops(model, shape)[0])
         for model in (dense, slim)
     ]
-    sizes = [
-        sum(p.numel() for p in model.parameters()) for model in (dense, slim)
-    ]
+    sizes = [count_parameters(model) for model in (dense, slim)]
     flops, target = plan.flops, plan.flops['target']
     return [
         Figure('FLOPs, analytic', flops['dense'], flops['pruned'], target),

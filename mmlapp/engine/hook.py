@@ -117,10 +117,9 @@ class LAPPHook(Hook):
         self._random.restore(runner)
         plan = narrowed_plan(runner.model)
         if plan is not None:
-            ratio = plan.flops['pruned'] / plan.flops['dense']
             runner.logger.info(
-                f'LAPP: the model is narrow already, {ratio:.2%} of the dense '
-                'FLOPs; there is no pruning phase'
+                f'LAPP: the model is narrow already, {plan.ratio:.2%} of the '
+                'dense FLOPs; there is no pruning phase'
             )
             return
         lapp = find_lapp(runner.model)
@@ -189,8 +188,7 @@ class LAPPHook(Hook):
         if plan is None:
             self._after_masked_iter(runner, find_lapp(runner.model))
         else:
-            ratio = plan.flops['pruned'] / plan.flops['dense']
-            runner.message_hub.update_scalar('train/flops_ratio', ratio)
+            runner.message_hub.update_scalar('train/flops_ratio', plan.ratio)
             self._step_time.after_step(runner)
         self._random.note(runner, by_epoch=False)
 

@@ -54,7 +54,7 @@ def report_narrowing(
     dense, pruned = plan.flops['dense'], plan.flops['pruned']
     logger.info(
         f'LAPP narrowed the model: FLOPs {dense:.4g} to {pruned:.4g} '
-        f'({pruned / dense:.2%}), parameters {before:,} to {after:,} '
+        f'({plan.ratio:.2%}), parameters {before:,} to {after:,} '
         f'({after / before:.2%})'
     )
 

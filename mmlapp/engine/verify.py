@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from mmlapp.core import PruningError
 
 from .architecture import example_forward
+from .proposals import chosen_proposals
 
 TOLERANCE = 1e-4
 
@@ -164,7 +165,7 @@ class Comparison:
         self, model: nn.Module, choose: Callable[[Any], Any]
     ) -> list[list[Tensor]]:
         results = []
-        with _proposals_chosen(model, choose) as seen:
+        with chosen_proposals(model, choose), _proposals_seen(model) as seen:
             for probe in self.probes:
                 results.append([*probe.run(model), *seen])
                 seen.clear()
@@ -172,27 +173,20 @@ class Comparison:
 
 
 @contextmanager
-def _proposals_chosen(
-    model: nn.Module, choose: Callable[[Any], Any]
-) -> Iterator[list[Tensor]]:
-    """Sends proposals through a function; yields the head's raw outputs."""
+def _proposals_seen(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Yields the raw outputs that proposals are made from."""
     seen: list[Tensor] = []
     head = getattr(model, 'rpn_head', None)
     if head is None:
         yield seen
         return
-    original = head.predict
     handle = head.register_forward_hook(
         lambda module, args, output: seen.extend(flat_tensors(output))
-    )
-    head.predict = lambda *args, **kwargs: copy.deepcopy(
-        choose(original(*args, **kwargs))
     )
     try:
         yield seen
     finally:
         handle.remove()
-        del head.predict
 
 
 def refuse_differences(checks: Sequence[Check]) -> None:

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 
 from mmlapp.core import PruningError
 from mmlapp.engine import SafeCheckpointHook
-from mmlapp.engine.atomic import replace_file, save_safely
+from mmlapp.engine.atomic import save_safely
 
 MakeRunner = Callable[..., Runner]
 
@@ -80,22 +80,6 @@ def test_a_diverged_model_is_not_saved(
     with pytest.raises(PruningError, match=r'weight is not finite: training'):
         runner.train()
     assert files(tmp_path) == ['epoch_1.pth', 'epoch_2.pth', 'last_checkpoint']
-
-
-def test_an_interrupt_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / 'a.pth'
-    path.write_text('old')
-
-    def interrupted(temporary: Path) -> None:
-        temporary.write_text('ne')
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        replace_file(path, interrupted)
-    assert path.read_text() == 'old'
-    assert list(tmp_path.iterdir()) == [path]
-    replace_file(path, lambda temporary: temporary.write_text('new') and None)
-    assert path.read_text() == 'new'
 
 
 class OwnHook(CheckpointHook):

@@ -12,11 +12,19 @@ from torch import nn
 
 from .call import tensors_in
 from .custom import watch_functions
-from .modules import watch_modules
+from .modules import running_modules, watch_modules
 from .rules import RULES, fallback
 from .tracer import Compact, FlopsTerm, Site, Trace, Tracer
 
-__all__ = ['Compact', 'FlopsTerm', 'Site', 'Trace', 'tensors_in', 'trace']
+__all__ = [
+    'Compact',
+    'FlopsTerm',
+    'Site',
+    'Trace',
+    'running_modules',
+    'tensors_in',
+    'trace',
+]
 
 
 def trace(model: nn.Module, forward: Callable[[], Any]) -> Trace:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,6 +13,44 @@ from torch.nn.modules import module as hooks
 
 from .rules.wholes import rule_of
 from .tracer import Tracer
+
+
+@contextmanager
+def running_modules(
+    model: nn.Module,
+    entered: Callable[[nn.Module], None] = lambda module: None,
+    left: Callable[[nn.Module, Any, Any], None] = lambda *_: None,
+) -> Iterator[list[nn.Module]]:
+    """Yields the stack of a network's running modules, innermost last.
+
+    Args:
+        model (nn.Module): The network.
+        entered (Callable): Called with a module that begins to run.
+        left (Callable): Called with a module that has run, its positional
+            arguments and what it returned.
+    """
+    known = {id(module) for module in model.modules()}
+    running: list[nn.Module] = []
+
+    def enter(module: nn.Module, args: Any) -> None:
+        if id(module) in known:
+            running.append(module)
+            entered(module)
+
+    def leave(module: nn.Module, args: Any, out: Any) -> None:
+        if id(module) not in known:
+            return
+        while running and running.pop() is not module:
+            pass  # left by an exception that somebody caught
+        left(module, args, out)
+
+    with ExitStack() as stack:
+        for handle in (
+            hooks.register_module_forward_pre_hook(enter),
+            hooks.register_module_forward_hook(leave),
+        ):
+            stack.callback(handle.remove)
+        yield running
 
 
 @contextmanager
@@ -28,16 +66,10 @@ def watch_modules(tracer: Tracer, model: nn.Module) -> Iterator[None]:
     """
     rules = {id(m): rule_of(m) for m in model.modules()}
 
-    def enter(module: nn.Module, args: Any) -> None:
-        if id(module) in rules:
-            tracer.stack.append(module)
-            tracer.quiet += rules[id(module)] is not None
+    def entered(module: nn.Module) -> None:
+        tracer.quiet += rules[id(module)] is not None
 
-    def leave(module: nn.Module, args: Any, out: Any) -> None:
-        if id(module) not in rules:
-            return
-        while tracer.stack and tracer.stack.pop() is not module:
-            pass  # left by an exception that somebody caught
+    def left(module: nn.Module, args: Any, out: Any) -> None:
         rule = rules[id(module)]
         if rule is None:
             return
@@ -46,10 +78,5 @@ def watch_modules(tracer: Tracer, model: nn.Module) -> Iterator[None]:
             with tracer.silence():
                 rule(tracer, module, args, out)
 
-    with ExitStack() as stack:
-        for handle in (
-            hooks.register_module_forward_pre_hook(enter),
-            hooks.register_module_forward_hook(leave),
-        ):
-            stack.callback(handle.remove)
+    with running_modules(model, entered, left) as tracer.stack:
         yield

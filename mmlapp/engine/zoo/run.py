@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from mmlapp.core.files import replace_text
+
 from .measure import Measurement, measure
 from .networks import Entry
 
@@ -70,9 +72,7 @@ def preload(entries: Sequence[Entry]) -> None:
 
 def _write(out: Path, rows: list[Row]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f'{out.name}.tmp')
-    temporary.write_text(json.dumps(rows, indent=1) + '\n', encoding='utf-8')
-    os.replace(temporary, out)
+    replace_text(out, json.dumps(rows, indent=1) + '\n')
 
 
 def run_one(entry: Entry, limit: float) -> Row:
