@@ -18,7 +18,8 @@ class LayerChannels:
     """What a score may look at: one layer's output channels, detached.
 
     Args:
-        filters (Tensor): Weights that emit each channel, shape ``[N, D]``.
+        filters (Tensor): Weights that emit each channel, shape ``[N, D]``,
+            those of a filter in the order in which they lie in memory.
         gradient (Tensor, optional): Gradient of the task loss with respect
             to ``filters``, same shape; None before the first backward.
         scale (Tensor, optional): Scale of the norm that follows the layer,
@@ -57,7 +58,8 @@ def l1(channels: LayerChannels) -> Tensor:
 @register_score('l2')
 def l2(channels: LayerChannels) -> Tensor:
     r"""L2 norm of each filter, ``[N]``: :math:`\sqrt{\sum_d w_{nd}^2}`."""
-    return channels.filters.square().sum(dim=1).sqrt()
+    norms: Tensor = torch.linalg.vector_norm(channels.filters, dim=1)
+    return norms
 
 
 @register_score('bn_scale')

@@ -124,8 +124,12 @@ def layer_channels(layer: Layer) -> LayerChannels:
         norm = layer.norm._parameters['weight']
         scale = None if norm is None else norm.detach()
 
+    # Dimensions as they lie in memory: flattening then copies nothing.
+    inner = [d for d in range(weight.dim()) if d != layer.dim]
+    inner.sort(key=weight.stride, reverse=True)
+
     def flat(tensor: Tensor) -> Tensor:
-        return tensor.detach().movedim(layer.dim, 0).flatten(1)
+        return tensor.detach().permute(layer.dim, *inner).flatten(1)
 
     gradient = None if weight.grad is None else flat(weight.grad)
     return LayerChannels(flat(weight), gradient, scale)
