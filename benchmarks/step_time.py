@@ -3,7 +3,7 @@
 """Time of a training step with masks and after narrowing, over the dense one.
 
     python benchmarks/step_time.py --json step_time.json
-    python benchmarks/step_time.py --networks ResNet-18 --batch 1 --steps 2
+    python benchmarks/step_time.py --networks ResNet-18 --divisor 16
 
 All models take turns in one process, step by step, so that a change of the
 machine's speed meets them all; ratios are taken turn by turn. The last column
@@ -73,17 +73,21 @@ def make_step(
     return step
 
 
-def narrowed(dense: nn.Module, images: Tensor, target: float) -> nn.Module:
+def narrowed(
+    dense: nn.Module, images: Tensor, target: float, divisor: int
+) -> nn.Module:
     """A copy at the end of its pruning phase; all groups about alike."""
     model = copy.deepcopy(dense)
-    lapp = attach(model, images[:1])
+    lapp = attach(model, images[:1], divisor=divisor)
     lapp.begin(target, 1)
     lapp.step()
     narrow(model, lapp.plan())
     return model
 
 
-def measure(name: str, steps: int, batch: int | None) -> dict[str, float]:
+def measure(
+    name: str, steps: int, batch: int | None, divisor: int
+) -> dict[str, float]:
     """Times one network; the first three turns warm up."""
     build, shape, target = CASES[name]
     shape = (batch or shape[0], *shape[1:])
@@ -93,7 +97,7 @@ def measure(name: str, steps: int, batch: int | None) -> dict[str, float]:
     images = images.contiguous(memory_format=torch.channels_last)
     pruned = copy.deepcopy(dense)
     attach(pruned, images[:1]).begin(target, 100 * (steps + 3))
-    slim = narrowed(dense, images, target)
+    slim = narrowed(dense, images, target, divisor)
     runs = [make_step(m, images, labels) for m in (dense, pruned, slim)]
     turns = [[run() for run in runs] for _ in range(steps + 3)][3:]
     columns = {
@@ -101,7 +105,7 @@ def measure(name: str, steps: int, batch: int | None) -> dict[str, float]:
         'narrow': [c / a for a, _, c in turns],
         'run': [(PHASE * b + (1 - PHASE) * c) / a for a, b, c in turns],
     }
-    result = {'target_flops': target}
+    result = {'target_flops': target, 'divisor': divisor}
     for kind, column in zip(
         ('dense', 'pruning', 'narrow'), zip(*turns, strict=True), strict=True
     ):
@@ -132,7 +136,8 @@ def line(name: str, row: dict[str, float]) -> str:
         )
     ]
     return (
-        f'{name} at {row["target_flops"]:.1%} of the FLOPs, dense step '
+        f'{name} at {row["target_flops"]:.1%} of the FLOPs, multiples of '
+        f'{row["divisor"]}, dense step '
         f'{row["dense_seconds"]:.3f} s = 1: ' + ', '.join(parts)
     )
 
@@ -143,13 +148,16 @@ def main() -> None:
     parser.add_argument('--steps', type=int, default=30)
     parser.add_argument('--batch', type=int, help='images per step')
     parser.add_argument(
+        '--divisor', type=int, default=1, help='of the kept channels'
+    )
+    parser.add_argument(
         '--networks', nargs='+', choices=list(CASES), default=list(CASES)
     )
     parser.add_argument('--json', type=Path)
     args = parser.parse_args()
     results = {}
     for name in args.networks:
-        results[name] = measure(name, args.steps, args.batch)
+        results[name] = measure(name, args.steps, args.batch, args.divisor)
         print(line(name, results[name]), flush=True)
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + '\n')

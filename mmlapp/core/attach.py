@@ -36,6 +36,7 @@ def attach(
     surrogate: str = 'sigmoid',
     width: float = 0.1,
     controller: Controller | None = None,
+    divisor: int = 1,
     analysis: Analysis | None = None,
 ) -> LAPP:
     """Makes a network prunable in place.
@@ -61,6 +62,9 @@ def attach(
         width (float): Its width in units of the normalised score. Defaults
             to 0.1.
         controller (Controller, optional): Rule of the thresholds' steps.
+        divisor (int): What the number of kept channels of a group is a
+            multiple of, unless all are kept: 8 or 16 where the hardware
+            wants it. Defaults to 1.
         analysis (Analysis, optional): What :func:`analyse` found with the
             same scope and bypass, to spare the forwards. Defaults to None.
 
@@ -68,8 +72,8 @@ def attach(
         LAPP: The added child.
 
     Raises:
-        PruningError: For a wrapped model, an unknown name, or a scope that
-            matches nothing.
+        PruningError: For a wrapped model, an unknown name, a scope that
+            matches nothing, or a divisor below 1.
 
     Examples:
         >>> import torch
@@ -81,6 +85,10 @@ def attach(
         )
     """
     _refuse_second(model)
+    if not isinstance(divisor, int) or divisor < 1:
+        raise PruningError(
+            f'divisor={divisor!r}: expected a whole number from 1 on'
+        )
     forward = (
         example
         if callable(example) and not isinstance(example, Tensor)
@@ -113,6 +121,7 @@ def attach(
         normalisation,
         smooth,
         controller or Controller(),
+        divisor,
     )
     for name, branch in analysis.bypasses.items():
         add_bypass(model.get_submodule(name), branch)

@@ -5,11 +5,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .errors import PruningError
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Channels of a group that stay or go together, the best ones first.
+
+    Args:
+        owner (Tensor): Chunk of every channel, ``[channels]``.
+        margin (Tensor): Mean score minus threshold, ``[chunks]``.
+        group (Tensor): Group of every chunk, ``[chunks]``.
+        floors (Sequence[int]): Fewest chunks to keep, per group.
+    """
+
+    owner: Tensor
+    margin: Tensor
+    group: Tensor
+    floors: Sequence[int]
+
+
+def chunks(
+    margin: Tensor, group: Tensor, floors: Sequence[int], divisor: int
+) -> Chunks:
+    """Makes chunks of ``divisor`` channels; the last of a group may be less.
+
+    Args:
+        margin (Tensor): Score minus threshold, shape ``[channels]``.
+        group (Tensor): Group of every channel, ``[channels]``.
+        floors (Sequence[int]): Fewest channels to keep, per group.
+        divisor (int): Channels of a chunk.
+
+    Returns:
+        Chunks: Channel by channel if ``divisor`` is 1.
+    """
+    owner, groups, count = torch.empty_like(group), [], 0
+    for g in range(len(floors)):
+        index = (group == g).nonzero()[:, 0]
+        best = index[margin[index].argsort(descending=True, stable=True)]
+        rank = torch.arange(len(best), device=best.device)
+        owner[best] = count + rank // divisor
+        groups += [g] * -(-len(best) // divisor)
+        count = len(groups)
+    total = margin.new_zeros(count).index_add(0, owner, margin)
+    return Chunks(
+        owner,
+        total / owner.bincount(minlength=count),
+        torch.tensor(groups, device=group.device),
+        [-(-floor // divisor) for floor in floors],
+    )
 
 
 def floor_mask(margin: Tensor, group: Tensor, floors: Sequence[int]) -> Tensor:
@@ -35,9 +84,12 @@ def reachable(
     margin: Tensor,
     group: Tensor,
     floors: Sequence[int],
+    divisor: int = 1,
 ) -> float:
     """Fewest multiply-adds that pruning can reach."""
-    return float(flops(floor_mask(margin, group, floors).double()))
+    parts = chunks(margin, group, floors, divisor)
+    mask = floor_mask(parts.margin, parts.group, parts.floors)
+    return float(flops(mask[parts.owner].double()))
 
 
 def snap(
@@ -46,6 +98,7 @@ def snap(
     group: Tensor,
     floors: Sequence[int],
     budget: float,
+    divisor: int = 1,
 ) -> Tensor:
     """Finds the largest network within a budget.
 
@@ -61,6 +114,8 @@ def snap(
         group (Tensor): Group of every channel, ``[channels]``.
         floors (Sequence[int]): Fewest channels to keep, per group.
         budget (float): Multiply-adds never to exceed.
+        divisor (int): What the number of kept channels of a group is a
+            multiple of, unless all are kept. Defaults to 1.
 
     Returns:
         Tensor: Bool mask, ``[channels]``.
@@ -68,11 +123,13 @@ def snap(
     Raises:
         PruningError: If the budget lies below what must be kept.
     """
+    parts = chunks(margin, group, floors, divisor)
+    margin, group = parts.margin, parts.group
 
     def cost(mask: Tensor) -> float:
-        return float(flops(mask.double()))
+        return float(flops(mask[parts.owner].double()))
 
-    floor = floor_mask(margin, group, floors)
+    floor = floor_mask(margin, group, parts.floors)
     lowest = cost(floor)
     if lowest > budget:
         raise PruningError(
@@ -87,24 +144,31 @@ def snap(
             low = middle
         else:
             high = middle - 1
-    mask = _fill(cost, _first(order, low) | floor, order, budget)
+    mask = _fill(cost, _first(order, low) | floor, order, group, budget)
     if cost(mask) < 0.99 * budget:
         mask = _exchange(cost, mask, margin, group, floor, budget)
-        mask = _fill(cost, mask, order, budget)
-    return mask
+        mask = _fill(cost, mask, order, group, budget)
+    return mask[parts.owner]
 
 
 def _fill(
-    cost: Callable[[Tensor], float], mask: Tensor, order: Tensor, budget: float
+    cost: Callable[[Tensor], float],
+    mask: Tensor,
+    order: Tensor,
+    group: Tensor,
+    budget: float,
 ) -> Tensor:
-    """Adds channels in order while they fit."""
-    mask = mask.clone()
+    """Adds channels in order while they fit, of each group the best ones."""
+    mask, closed = mask.clone(), set()
     for channel in order[~mask[order]].tolist():
         if cost(mask) > 0.999 * budget:
             break
+        if int(group[channel]) in closed:
+            continue
         mask[channel] = True
         if cost(mask) > budget:
             mask[channel] = False
+            closed.add(int(group[channel]))
     return mask
 
 

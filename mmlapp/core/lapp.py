@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .budget import floor_mask, snap
+from .budget import reachable, snap
 from .constraint import Schedule, check_target, penalty, penalty_slope
 from .controller import Controller
 from .errors import PruningError
@@ -43,6 +43,8 @@ class LAPP(nn.Module):
             comparable.
         surrogate (Surrogate): Derivative of the mask.
         controller (Controller): Rule of the thresholds' steps.
+        divisor (int): What the numbers of kept channels are multiples of
+            at the end of the phase. Defaults to 1.
     """
 
     threshold: Tensor
@@ -63,8 +65,10 @@ class LAPP(nn.Module):
         normalisation: str,
         surrogate: Surrogate,
         controller: Controller,
+        divisor: int = 1,
     ) -> None:
         super().__init__()
+        self.divisor = divisor
         self.groups, self.dense_flops = groups, dense_flops
         self.layout, self.flops = layout, flops
         self.score = SCORES[score]
@@ -146,10 +150,14 @@ class LAPP(nn.Module):
 
     def check_reachable(self, target_flops: float) -> None:
         """Raises PruningError if a target lies below what must be kept."""
-        mask = floor_mask(
-            torch.zeros(self.total), self.group[:-1].cpu(), self._floors()
+        lowest = reachable(
+            self.flops,
+            torch.zeros(self.total, device=self.mask.device),
+            self.group[:-1],
+            self._floors(),
+            self.divisor,
         )
-        lowest = float(self._ratio(mask.to(self.mask.device)))
+        lowest /= self.dense_flops
         if target_flops < lowest:
             raise PruningError(
                 f'target_flops={target_flops} lies below the reachable '
@@ -299,6 +307,7 @@ class LAPP(nn.Module):
             self.group[:-1],
             self._floors(),
             target * self.dense_flops,
+            self.divisor,
         )
         self.slope.zero_()
         self.progress[0] = FINISHED

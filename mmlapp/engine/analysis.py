@@ -23,6 +23,8 @@ from .complexity import COUNTED, counted_flops, operator_flops
 from .recipe import dense_config, own_settings
 
 OPERATOR = 'an operator without parameters'
+# Arguments of ``PrunableModel`` that an analysis depends on.
+ANALYSED = ('input_shape', 'scope', 'ignore', 'bypass', 'divisor')
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class ModelReport:
 
     Args:
         settings (dict): What was analysed: ``input_shape``, ``scope``,
-            ``ignore``, ``bypass``.
+            ``ignore``, ``bypass``, ``divisor``.
         layers (list[LayerReport]): In order of the forward.
         groups (dict[str, int]): Prunable groups and their sizes, in order of
             their numbers, which start at 1.
@@ -104,9 +106,9 @@ def analyse_config(
 
     Args:
         cfg (Config): The config; not changed.
-        settings (Mapping, optional): ``scope``, ``ignore``, ``bypass`` or
-            ``input_shape`` instead of the config's, or, where it has none,
-            of the defaults of ``PrunableModel``.
+        settings (Mapping, optional): ``scope``, ``ignore``, ``bypass``,
+            ``divisor`` or ``input_shape`` instead of the config's, or, where
+            it has none, of the defaults of ``PrunableModel``.
         progress (Callable): Is told what is being done. Defaults to nothing.
 
     Returns:
@@ -117,9 +119,7 @@ def analyse_config(
             model does not run on ``input_shape``.
     """
     own = own_settings(cfg.model)
-    chosen = {
-        key: own[key] for key in ('input_shape', 'scope', 'ignore', 'bypass')
-    }
+    chosen = {key: own[key] for key in ANALYSED}
     chosen.update(settings or {})
     progress('building the model')
     with DefaultScope.overwrite_default_scope(
@@ -140,8 +140,8 @@ def analyse_model(
 
     Args:
         model (nn.Module): A model of OpenMMLab.
-        settings (Mapping): ``input_shape``, ``scope``, ``ignore`` and
-            ``bypass``.
+        settings (Mapping): ``input_shape``, ``scope``, ``ignore``,
+            ``bypass`` and ``divisor``.
         progress (Callable): Is told what is being done. Defaults to nothing.
 
     Returns:
@@ -156,7 +156,7 @@ def analyse_model(
         settings['ignore'],
         bypass,
     )
-    total, floor = _limits(model, found, bypass)
+    total, floor = _limits(model, found, bypass, settings['divisor'])
     progress('counting operators')
     counted, uncounted, foreign = _counts(model, shape)
     return ModelReport(
@@ -177,7 +177,7 @@ def analyse_model(
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
-    return value if isinstance(value, str) or value is None else list(value)
+    return list(value) if isinstance(value, (list, tuple)) else value
 
 
 def _layers(model: nn.Module, found: Analysis) -> list[LayerReport]:
@@ -232,14 +232,14 @@ def _width(module: nn.Module | None, side: str) -> int | None:
 
 
 def _limits(
-    model: nn.Module, found: Analysis, bypass: Bypass
+    model: nn.Module, found: Analysis, bypass: Bypass, divisor: int
 ) -> tuple[float, float]:
     """Multiply-adds with all channels and with as few as possible."""
     table = flops_table(model, found, bypass)
     sizes = [group.size for group in found.groups.prunable]
     floors = [int(bypass.placement == 'narrow')] * len(sizes)
     every = torch.ones(sum(sizes), dtype=torch.float64)
-    lowest = reachable(table, every, table.group, floors)
+    lowest = reachable(table, every, table.group, floors, divisor)
     return float(table(every)), lowest
 
 

@@ -26,6 +26,7 @@ def prunable_model(
     surrogate: str = 'sigmoid',
     width: float = 0.1,
     controller: Mapping[str, Any] | None = None,
+    divisor: int = 1,
     input_shape: Sequence[int] = (3, 224, 224),
     data_preprocessor: Mapping[str, Any] | None = None,
     **settings: Any,
@@ -53,6 +54,8 @@ def prunable_model(
         width (float): Its width. Defaults to 0.1.
         controller (Mapping, optional): Arguments of
             :class:`mmlapp.core.Controller`.
+        divisor (int): What the number of kept channels of a group is a
+            multiple of, unless all are kept. Defaults to 1.
         input_shape (Sequence[int]): Channels, height and width of the image
             at which FLOPs are counted. Defaults to (3, 224, 224).
         data_preprocessor (Mapping, optional): Passed on to the model.
@@ -63,8 +66,8 @@ def prunable_model(
         nn.Module: The model, with a child ``lapp``.
 
     Raises:
-        PruningError: For unknown names, a scope that matches nothing, or a
-            model that does not run on ``input_shape``.
+        PruningError: For unknown names, a scope that matches nothing, a
+            divisor below 1, or a model that does not run on ``input_shape``.
     """
     model = build_architecture(architecture, settings, data_preprocessor)
     lapp = attach(
@@ -78,6 +81,7 @@ def prunable_model(
         surrogate=surrogate,
         width=width,
         controller=Controller(**(controller or {})),
+        divisor=divisor,
     )
     lapp.input_shape = tuple(input_shape)
     model.register_forward_hook(_add_flops_loss, with_kwargs=True)

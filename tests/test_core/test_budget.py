@@ -98,3 +98,34 @@ def test_a_budget_below_the_floors():
         PruningError, match=r'budget of 10 FLOPs.*minimum of 40'
     ):
         snap(flops, MARGIN, GROUP, [1, 1, 1], 10.0)
+
+
+@pytest.mark.parametrize('divisor', [2, 4, 8])
+@pytest.mark.parametrize('floors', [[0, 0, 0], [1, 1, 1], [5, 2, 9]])
+@pytest.mark.parametrize('share', [0.9, 0.65])
+def test_kept_channels_are_multiples_of_the_divisor(divisor, floors, share):
+    mask = snap(flops, MARGIN, GROUP, floors, share * DENSE, divisor)
+    assert float(flops(mask.double())) <= share * DENSE
+    parts = zip(mask.split(SIZES), MARGIN.split(SIZES), strict=True)
+    for floor, (kept, margin) in zip(floors, parts, strict=True):
+        count = int(kept.sum())
+        assert count == len(kept) or count % divisor == 0
+        assert count >= floor
+        if 0 < count < len(kept):
+            assert margin[kept].min() > margin[~kept].max()
+
+
+@pytest.mark.parametrize('share', [0.5, 0.7, 0.9])
+def test_no_further_chunk_fits(share):
+    mask = snap(flops, MARGIN, GROUP, [1, 1, 1], share * DENSE, 4)
+    for g in range(3):
+        out = ((g == GROUP) & ~mask).nonzero()[:, 0]
+        larger = mask.clone()
+        larger[out[:4]] = True
+        assert not len(out) or float(flops(larger.double())) > share * DENSE
+
+
+def test_the_minimum_that_a_divisor_leaves():
+    # 8 of 12, all 5, which are fewer than a chunk, and 8 of 30.
+    expected = 27 * 8 + 9 * 8 * 5 + 3 * 5 * 8 + 8
+    assert reachable(flops, MARGIN, GROUP, [1, 1, 1], 8) == expected

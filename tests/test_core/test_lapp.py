@@ -294,6 +294,28 @@ def test_a_target_below_the_reachable_minimum(lapp):
     assert kept_by_group(lapp) == [1, 1, 1]
 
 
+def test_a_divisor_at_the_end_of_the_phase(model, images):
+    lapp = attach(model, images, divisor=4)
+    lapp.begin(0.6, 1)
+    lapp.step()
+    kept = [int(part.sum()) for part in lapp.mask[:-1].split([8, 12, 16])]
+    assert lapp.ratio <= 0.6
+    assert all(count % 4 == 0 for count in kept)
+    assert sum(kept) < 36
+
+
+def test_the_minimum_with_a_divisor(model, images):
+    lapp = attach(model, images, divisor=8)
+    with pytest.raises(PruningError, match='reachable minimum'):
+        lapp.begin(0.2, 10)  # single channels would reach less than 0.1
+
+
+@pytest.mark.parametrize('divisor', [0, -8, 2.0, '8'])
+def test_a_divisor_out_of_range(model, images, divisor):
+    with pytest.raises(PruningError, match=f'divisor={divisor!r}'):
+        attach(model, images, divisor=divisor)
+
+
 def test_a_phase_without_steps(lapp):
     with pytest.raises(PruningError, match='steps=0'):
         lapp.begin(0.5, 0)

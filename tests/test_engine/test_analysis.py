@@ -79,6 +79,15 @@ def test_sums(config):
     assert report.unknown == {}
 
 
+def test_a_divisor_raises_the_minimum(config):
+    report = analyse_config(config, {**SHAPE, 'divisor': 8})
+    assert report.settings['divisor'] == 8
+    # every group at eight channels
+    lowest = 64 * 9 * 8 * (3 + 8 + 8)
+    lowest += (16 + 4) * 8 * 8 * (9 + 9 + 1) + 8 * 10
+    assert report.minimum == pytest.approx(lowest / report.flops)
+
+
 def test_settings_of_a_lapp_config_count(lapp_config):
     report = analyse_config(lapp_config)
     assert report.settings == dict(
@@ -86,6 +95,7 @@ def test_settings_of_a_lapp_config_count(lapp_config):
         scope='backbone',
         ignore=['*.conv1'],
         bypass=None,
+        divisor=1,
     )
     layers = {layer.name: layer for layer in report.layers}
     assert layers['backbone.layer1.0.conv1'].reason == 'ignored by the user'
@@ -136,7 +146,9 @@ class Sum(nn.Module):
         return self.last(whole + torch.cat(parts, 1))
 
 
-SETTINGS = dict(input_shape=(3, 4, 4), scope='*', ignore=(), bypass=None)
+SETTINGS = dict(
+    input_shape=(3, 4, 4), scope='*', ignore=(), bypass=None, divisor=1
+)
 
 
 def test_a_layer_of_several_groups():
