@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -30,10 +30,22 @@ def chosen_proposals(
         yield
         return
     original = head.predict
-    head.predict = lambda *args, **kwargs: copy.deepcopy(
-        choose(original(*args, **kwargs))
-    )
+
+    def predict(*args: Any, **kwargs: Any) -> Any:
+        own = original(*args, **kwargs)
+        return _as_exact(copy.deepcopy(choose(own)), own)
+
+    head.predict = predict
     try:
         yield
     finally:
         del head.predict
+
+
+def _as_exact(chosen: Any, own: Any) -> Any:
+    """Proposals of float32 for a model that computes in float64."""
+    for theirs, mine in zip(chosen, own, strict=True):
+        for name, value in theirs.items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                theirs.set_field(value.to(mine[name].dtype), name)
+    return chosen

@@ -9,6 +9,8 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmlapp.core import PruningError
+from mmlapp.core.snapshot import exact
+from mmlapp.engine.architecture import example_forward
 from mmlapp.engine.verify import (
     Check,
     Comparison,
@@ -77,7 +79,8 @@ class Head(nn.Module):
         return self.conv(x)
 
     def predict(self, x):
-        return self(x).flatten().topk(2).indices
+        best = self(x).flatten().topk(2)
+        return [InstanceData(index=best.indices, scores=best.values)]
 
 
 class TwoStage(nn.Module):
@@ -89,8 +92,9 @@ class TwoStage(nn.Module):
         self.second = nn.Linear(3, 4)
 
     def forward(self, image, samples, mode):
-        chosen = self.rpn_head.predict(image)
-        return self.second(image[0].flatten(1).T[chosen])
+        (chosen,) = self.rpn_head.predict(image)
+        pixels = image[0].flatten(1).T[chosen.index]
+        return self.second(chosen.scores[None] @ pixels)
 
 
 PROBES = [Probe('a', (3, 4, 4)), Probe('b', (3, 6, 6))]
@@ -104,8 +108,8 @@ def test_both_models_get_the_same_proposals():
     # All scores are equal but for a rounding error, which turns the order.
     other.rpn_head.conv.weight.data.fill_(-1e-6)
     assert not torch.equal(
-        first.rpn_head.predict(torch.rand(1, 3, 4, 4)),
-        other.rpn_head.predict(torch.rand(1, 3, 4, 4)),
+        first.rpn_head.predict(torch.rand(1, 3, 4, 4))[0].index,
+        other.rpn_head.predict(torch.rand(1, 3, 4, 4))[0].index,
     )
     comparison = Comparison(first, PROBES)
     checks = comparison.check(other)
@@ -115,6 +119,17 @@ def test_both_models_get_the_same_proposals():
     assert 'predict' not in vars(first.rpn_head)
     assert 'predict' not in vars(other.rpn_head)
     assert not other.rpn_head._forward_hooks
+
+
+@torch.no_grad()
+def test_proposals_have_the_precision_of_the_model():
+    model = TwoStage()
+    forward = example_forward(model, (3, 4, 4))
+    single = forward()
+    with exact(model):
+        double = forward()
+    assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
+    torch.testing.assert_close(double, single.double())
 
 
 @pytest.mark.parametrize('part', ['rpn_head.conv', 'second'])
