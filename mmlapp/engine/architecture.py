@@ -79,8 +79,9 @@ def example_forward(
 
     def forward() -> Any:
         try:
-            with chosen_proposals(model, first):
-                return model(image, samples, mode='tensor')
+            with chosen_proposals(model, first) as raw:
+                output = model(image, samples, mode='tensor')
+                return [output, *raw]
         except Exception as error:
             raise PruningError(
                 'the model does not run on an image of input_shape='

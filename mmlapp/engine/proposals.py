@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from mmlapp.core.trace import tensors_in
 
 
 @contextmanager
 def chosen_proposals(
     model: nn.Module, choose: Callable[[Any], Any]
-) -> Iterator[None]:
+) -> Iterator[list[Tensor]]:
     """Sends the proposals of a two-stage detector through a function.
 
     They are chosen by rank, which a rounding error may change. Inside of
@@ -24,28 +28,48 @@ def chosen_proposals(
     Args:
         model (nn.Module): Any model; one without proposals is left alone.
         choose (Callable): Returns the proposals to use.
+
+    Yields:
+        list[Tensor]: The raw outputs that proposals are made from, as they
+        come. The second stage may look where nothing is; these always
+        depend on the whole image.
     """
-    head = getattr(model, 'rpn_head', None)
+    head, raw = getattr(model, 'rpn_head', None), list[Tensor]()
     if head is None or 'predict' in vars(head):
-        yield
+        yield raw
         return
-    original = head.predict
+    original, by_feat = head.predict, getattr(head, 'predict_by_feat', None)
 
     def predict(*args: Any, **kwargs: Any) -> Any:
-        own = original(*args, **kwargs)
-        return _as_exact(copy.deepcopy(choose(own)), own)
+        chosen = copy.deepcopy(choose(original(*args, **kwargs)))
+        dtypes = [t.dtype for t in tree_leaves(args) if isinstance(t, Tensor)]
+        return _cast(chosen, dtypes[0])
 
     head.predict = predict
+    if by_feat is not None:  # suppression of mmcv knows float32 alone
+        head.predict_by_feat = lambda *args, **kwargs: by_feat(
+            *tree_map_only(Tensor, _single, args),
+            **tree_map_only(Tensor, _single, kwargs),
+        )
+    handle = head.register_forward_hook(
+        lambda module, args, output: raw.extend(tensors_in(output))
+    )
     try:
-        yield
+        yield raw
     finally:
+        handle.remove()
         del head.predict
+        vars(head).pop('predict_by_feat', None)
 
 
-def _as_exact(chosen: Any, own: Any) -> Any:
-    """Proposals of float32 for a model that computes in float64."""
-    for theirs, mine in zip(chosen, own, strict=True):
-        for name, value in theirs.items():
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.float64 else tensor
+
+
+def _cast(proposals: Any, dtype: torch.dtype) -> Any:
+    """Gives proposals the precision of the model that goes on with them."""
+    for image in proposals:
+        for name, value in image.items():
             if isinstance(value, Tensor) and value.is_floating_point():
-                theirs.set_field(value.to(mine[name].dtype), name)
-    return chosen
+                image.set_field(value.to(dtype), name)
+    return proposals

@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,28 +164,11 @@ class Comparison:
         self, model: nn.Module, choose: Callable[[Any], Any]
     ) -> list[list[Tensor]]:
         results = []
-        with chosen_proposals(model, choose), _proposals_seen(model) as seen:
+        with chosen_proposals(model, choose) as raw:
             for probe in self.probes:
-                results.append([*probe.run(model), *seen])
-                seen.clear()
+                results.append([*probe.run(model), *raw])
+                raw.clear()
         return results
-
-
-@contextmanager
-def _proposals_seen(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Yields the raw outputs that proposals are made from."""
-    seen: list[Tensor] = []
-    head = getattr(model, 'rpn_head', None)
-    if head is None:
-        yield seen
-        return
-    handle = head.register_forward_hook(
-        lambda module, args, output: seen.extend(flat_tensors(output))
-    )
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 def refuse_differences(checks: Sequence[Check]) -> None:

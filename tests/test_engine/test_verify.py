@@ -125,9 +125,9 @@ def test_both_models_get_the_same_proposals():
 def test_proposals_have_the_precision_of_the_model():
     model = TwoStage()
     forward = example_forward(model, (3, 4, 4))
-    single = forward()
+    single, _ = forward()
     with exact(model):
-        double = forward()
+        double, _ = forward()
     assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
     torch.testing.assert_close(double, single.double())
 

@@ -64,11 +64,11 @@ def test_every_config_is_installed(entry):
 
 
 def test_a_list_of_ones_own():
-    text = 'a.py\n\n# nothing\nb.py 64 # small\nc.py 1x8x9 backbone 0.8\n'
+    text = 'a.py\n\n# nothing\nb.py 64 # small\nc.py 1x8x9 a,b 0.8\n'
     assert read_list(text) == [
-        Entry('a.py', (3, 128, 128), '*', 0.95),
-        Entry('b.py', (3, 64, 64), '*', 0.95),
-        Entry('c.py', (1, 8, 9), 'backbone', 0.8),
+        Entry('a.py', (3, 128, 128), ('*',), 0.95),
+        Entry('b.py', (3, 64, 64), ('*',), 0.95),
+        Entry('c.py', (1, 8, 9), ('a', 'b'), 0.8),
     ]
 
 
@@ -148,19 +148,31 @@ def test_results_are_kept_and_not_measured_again(tmp_path, entry):
 def test_the_table():
     rows = [
         Measurement(
-            'good', 0.95, 1_000_000, 1.0, 3, 24, errors={'half': 1e-7}
+            'good',
+            0.95,
+            1_000_000,
+            1.0,
+            3,
+            24,
+            effect=0.7,
+            errors={'half': 1e-7},
         ).to_dict(),
         Measurement(
             'bad',
             0.95,
             share=0.5,
             frozen={'a': 3, 'b': 2, 'c': 1, 'd': 1},
+            effect=0.7,
             errors={'half': 0.1},
             failed='learn: oh',
         ).to_dict(),
+        # Nothing was compared: the outputs do not depend on the masks.
+        Measurement(
+            'blind', share=0.9, effect=0.0, errors={'half': 0.0}
+        ).to_dict(),
     ]
     assert summary(rows) == (
-        '2 networks: 1 run all steps, 1 agree to 0.0001, 1 reach their bar.'
+        '3 networks: 2 run all steps, 1 agree to 0.0001, 2 reach their bar.'
     )
     text = markdown(rows)
     assert '| good | 1M | 100.0% | 3 | 24 | 1e-07 |' in text

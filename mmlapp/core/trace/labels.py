@@ -38,6 +38,9 @@ class Labels:
             raw output this is. Defaults to None.
         parameter (bool): Whether the tensor was computed from parameters
             alone, such as a transposed weight. Defaults to False.
+        maskable (bool): Whether masking a parameter masks this, as it does
+            a view of it, but not what was computed from it or from a
+            buffer. Defaults to False.
         stale (bool): Whether another view of its storage was changed in
             place since. Defaults to False.
     """
@@ -45,7 +48,17 @@ class Labels:
     axes: dict[int, Axis] = field(default_factory=dict)
     maker: int | None = None
     parameter: bool = False
+    maskable: bool = False
     stale: bool = False
+
+    def moved(self, axes: dict[int, Axis]) -> Labels:
+        """Labels of the same values at other places."""
+        return Labels(axes, parameter=self.parameter, maskable=self.maskable)
+
+    def masks_to_zero(self, dim: int) -> bool:
+        """Whether removed indices can be made zero by masks."""
+        axis = self.axes.get(dim)
+        return self.maskable or (axis is not None and axis.zero)
 
 
 def blank(size: int) -> Axis:
@@ -125,7 +138,7 @@ def move(
     Returns:
         list[Labels]: One entry per output.
     """
-    outputs = [Labels(parameter=labels.parameter) for _ in range(count)]
+    outputs = [labels.moved({}) for _ in range(count)]
     for dim, axis in labels.axes.items():
         result = operation(spread(axis, dim, shape))
         tensors = [result] if isinstance(result, Tensor) else list(result)

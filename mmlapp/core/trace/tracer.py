@@ -238,6 +238,7 @@ class Tracer(TorchDispatchMode):
                 if size > 1
             },
             parameter=True,
+            maskable=isinstance(tensor, nn.Parameter),
         )
         self.set(tensor, labels)
         return labels

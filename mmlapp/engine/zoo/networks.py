@@ -24,14 +24,15 @@ class Entry:
         config (str): A path, or ``package::path`` of an installed package.
         shape (tuple[int, int, int]): Of the image. Defaults to 128 pixels,
             at which a network needs a third of the time that 224 take.
-        scope (str): Pattern of what may be pruned. Defaults to ``*``.
+        scope (tuple[str, ...]): Patterns of what may be pruned. Defaults to
+            ``*``.
         bar (float): Share of the convolutions' FLOPs that should be
             prunable. Defaults to 0.95, for convolution and BatchNorm.
     """
 
     config: str
     shape: tuple[int, int, int] = (3, 128, 128)
-    scope: str = '*'
+    scope: tuple[str, ...] = ('*',)
     bar: float = PLAIN
 
     @property
@@ -46,7 +47,8 @@ def read_list(text: str) -> list[Entry]:
     """Reads a list of networks: a config a line, and what goes with it.
 
     A line is ``CONFIG [SIZE [SCOPE [BAR]]]``, where ``SIZE`` is the edge of
-    the image or ``CHANNELSxHEIGHTxWIDTH``; ``#`` starts a comment.
+    the image or ``CHANNELSxHEIGHTxWIDTH`` and ``SCOPE`` patterns with commas
+    between them; ``#`` starts a comment.
 
     Args:
         text (str): The lines.
@@ -76,7 +78,8 @@ def _entries(lines: list[str]) -> Iterator[Entry]:
                 '[BAR]]]'
             )
         size, scope, bar = (*rest, *DEFAULTS[len(rest) :])
-        yield Entry(config, _shape(size, number), scope, float(bar))
+        patterns = tuple(scope.split(','))
+        yield Entry(config, _shape(size, number), patterns, float(bar))
 
 
 def _shape(text: str, number: int) -> tuple[int, int, int]:
@@ -188,10 +191,13 @@ yolox/yolox_nano_8xb8-300e_coco
 rtmdet/rtmdet_tiny_8xb32-300e_coco
 efficientnet/retinanet_effb3_fpn_8xb4-crop896-1x_coco
 tridentnet/tridentnet_r50-caffe_1x_coco
-detectors/cascade-rcnn_r50-rfp_1x_coco
 detectors/cascade-rcnn_r50-sac_1x_coco
-detectors/detectors_cascade-rcnn_r50_1x_coco
 ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco
+"""
+# Their second backbone is in the neck, and tied to the first.
+RECURSIVE = """
+detectors/cascade-rcnn_r50-rfp_1x_coco
+detectors/detectors_cascade-rcnn_r50_1x_coco
 """
 OTHER_BACKBONES = """
 gn/mask-rcnn_r50_fpn_gn-all_2x_coco
@@ -214,6 +220,7 @@ NETWORKS: list[Entry] = read_list(
             _listed('mmpretrain', HYBRIDS, '128', '*', str(OTHER)),
             _listed('mmpretrain', FIXED_HYBRIDS, '224', '*', str(OTHER)),
             _listed('mmdet', BACKBONES, '128', 'backbone'),
+            _listed('mmdet', RECURSIVE, '128', 'backbone,neck'),
             _listed('mmdet', 'ssd/ssd300_coco', '300', 'backbone'),
             _listed('mmdet', OTHER_BACKBONES, '128', 'backbone', str(OTHER)),
         ]

@@ -30,6 +30,12 @@ def randomise(model: nn.Module) -> nn.Module:
         if isinstance(getattr(module, 'running_var', None), Tensor):
             module.running_mean.normal_(0, 0.3)
             module.running_var.uniform_(0.5, 1.5)
+        if isinstance(getattr(module, 'weight_gamma', None), Tensor):
+            # mmcv's ConvAWS2d scales standardised filters by buffers, which
+            # checkpoints of other convolutions set.
+            fan_in = module.weight[0].numel()
+            module.weight_gamma.uniform_(0.5, 1.5).mul_(1.2 / fan_in**0.5)
+            module.weight_beta.normal_(0, 0.1 / fan_in**0.5)
     return model
 
 

@@ -5,22 +5,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from mmlapp.core import Analysis
 from mmlapp.core.groups import OUT_OF_SCOPE, matches
 
 
-def prunable_share(found: Analysis, scope: str) -> float:
+def prunable_share(found: Analysis, scope: Sequence[str]) -> float:
     """Share of convolutions' multiply-adds that can be removed.
 
     Args:
         found (Analysis): Groups and multiply-adds.
-        scope (str): Convolutions outside of it do not count.
+        scope (Sequence[str]): Patterns; other convolutions do not count.
     """
     owner = found.groups.node_group
     total = left = 0.0
     for term in found.trace.terms:
-        if term.kind != 'convolution' or not matches(term.name, (scope,)):
+        if term.kind != 'convolution' or not matches(term.name, scope):
             continue
         total += term.dense
         fixed = [

@@ -21,9 +21,14 @@ def runs(row: Row) -> bool:
 
 
 def agrees(row: Row) -> bool:
-    """Whether masked and narrowed network agreed on every input."""
+    """Whether masked and narrowed network agreed on every input.
+
+    Only if the masks had an effect that is far above the tolerance.
+    """
     errors = list(row['errors'].values())
-    return bool(errors) and all(error <= TOLERANCE for error in errors)
+    if not errors or row['effect'] < 100 * TOLERANCE:
+        return False
+    return all(error <= TOLERANCE for error in errors)
 
 
 def reaches(row: Row) -> bool:

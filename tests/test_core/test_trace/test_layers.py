@@ -257,6 +257,60 @@ def test_standardised_weights_freeze_what_they_average(
     assert frozen(model, image)['a'].startswith('reduced over channels')
 
 
+def shifted(m, x):
+    """A weight that is not zero where its parameter is masked."""
+    return functional.conv2d(x, m.a.weight * m.scale + m.shift, padding=1)
+
+
+def test_what_a_shifted_weight_emits_is_read_through_masks(
+    net, conv, image, agree
+):
+    """As in the switchable atrous convolution, arXiv 2006.02334."""
+
+    def forward(m, x):
+        x = shifted(m, x)
+        x = x + m.context(x.mean((2, 3), keepdim=True))
+        return m.b(m.norm(x).relu())
+
+    model = net(
+        forward,
+        a=conv(3, 8, bias=False),
+        scale=torch.rand(8, 1, 1, 1),
+        shift=torch.randn(8, 1, 1, 1),
+        context=conv(8, 8, 1),
+        norm=nn.BatchNorm2d(8),
+        b=conv(8, 5),
+    )
+    assert agree(model, image).groups == {'a': 8}
+
+
+def test_a_shifted_weight_cannot_leave_out_what_it_reads(
+    net, conv, image, frozen
+):
+    """Behind a sigmoid a removed channel is one half."""
+    model = net(
+        lambda m, x: m.b(shifted(m, m.first(x).sigmoid())),
+        first=conv(3, 8),
+        a=conv(8, 6, bias=False),
+        scale=torch.rand(6, 1, 1, 1),
+        shift=torch.randn(6, 1, 1, 1),
+        b=conv(6, 5),
+    )
+    found = frozen(model, image)
+    assert found['first'] == 'contracted where it is not zero'
+
+
+def test_a_computed_bias_is_not_zero(net, conv, image, agree):
+    model = net(
+        lambda m, x: m.b(
+            functional.conv2d(x, m.a.weight, m.a.bias.exp(), padding=1)
+        ),
+        a=conv(3, 8),
+        b=conv(8, 5),
+    )
+    assert agree(model, image).groups == {'a': 8}
+
+
 def test_a_weight_divided_by_its_norm_is_frozen(net, conv, image, frozen):
     """The norm of a masked filter is zero: 0 / 0."""
 

@@ -80,15 +80,14 @@ def convolve(
     if 0 in read.axes:
         factors = (*factors, read.axes[0].ids)
     _term(tracer, weight, flops, factors, kind='convolution')
-    axis = read.axes.get(1)
-    if axis is not None and not axis.zero:
-        tracer.trace.readers.update(tracer.sites_of(consumed))
+    _check_zero(tracer, read.axes.get(1), kernel, int(not transposed))
     passed = Labels({d: a for d, a in read.axes.items() if d == 0})
     tracer.freeze(
         Labels({d: a for d, a in read.axes.items() if d > 1}),
         'convolved along its channels',
     )
-    _emit(tracer, out, 1, emitted, bias, without_zero(passed))
+    zero = kernel.masks_to_zero(int(transposed))
+    _emit(tracer, out, 1, Axis(emitted, zero), bias, without_zero(passed))
 
 
 def _sides(
@@ -178,7 +177,8 @@ def _product(
         del result.axes[column]
         if bias is not None:
             result = without_zero(result)
-        _emit(tracer, out, column, right.axes[column].ids, bias, result)
+        made = Axis(right.axes[column].ids, right.masks_to_zero(column))
+        _emit(tracer, out, column, made, bias, result)
     else:
         tracer.set(out, result)
         if bias is not None:
@@ -193,7 +193,7 @@ def _check_zero(
     other = right.axes.get(row)
     if left is None or other is None or left.zero or other.zero:
         return
-    if right.parameter:
+    if right.maskable:
         tracer.trace.readers.update(tracer.sites_of(other.ids))
     else:
         tracer.graph.freeze(left.ids, 'contracted where it is not zero')
@@ -294,25 +294,27 @@ def _emit(
     tracer: Tracer,
     out: Tensor,
     dim: int,
-    ids: Tensor,
+    axis: Axis,
     bias: Tensor | None,
     others: Labels | None = None,
 ) -> None:
     """Sets fresh labels on a layer's output and registers the layer."""
-    if bias is not None:
-        tracer.graph.unite(
-            ids, _ids(tracer.labels(bias), 0, len(ids)), INPUT_REASON
-        )
+    ids = axis.ids
     sites: list[Site] = tracer.sites_of(ids)
-    name = tracer.name(bias)
     axes = {} if others is None else dict(others.axes)
+    if bias is not None:
+        added = tracer.labels(bias)
+        shift = _ids(added, 0, len(ids))
+        tracer.graph.unite(ids, shift, INPUT_REASON)
+        if not added.masks_to_zero(0):
+            axis = Axis(ids, zero=False)
     if not sites:
         tracer.set(out, Labels(axes))
         return
-    if name is not None:
-        sites.append(tracer.site(name, 0, len(ids)))
+    if bias is not None:
+        sites += tracer.sites_of(shift)
     maker = tracer.make(sites)
-    tracer.set(out, Labels({**axes, dim: Axis(ids)}, maker=maker))
+    tracer.set(out, Labels({**axes, dim: axis}, maker=maker))
 
 
 RULES = {

@@ -51,9 +51,7 @@ def copied(tracer: Tracer, call: Call) -> None:
     """Results with the shape and the labels of their first argument."""
     labels = tracer.labels(call.args[0])
     for output in call.outputs():
-        tracer.set(
-            output, Labels(dict(labels.axes), parameter=labels.parameter)
-        )
+        tracer.set(output, labels.moved(dict(labels.axes)))
 
 
 def pieces(tracer: Tracer, call: Call) -> None:

@@ -73,12 +73,25 @@ def _combine(
     found = [axis for axis in axes if axis is not None]
     for axis in found[1:]:
         tracer.graph.unite(found[0].ids, axis.ids, INPUT_REASON)
-    ids = torch.stack([axis.ids for axis in found]).amax(0)
+    ids = _largest(operands, axes)
     rule = _WHERE_REMOVED.get(call.op.removesuffix('_'), _evaluated)
     value = rule(call, axes)
     if value is not None and not math.isfinite(value):
         tracer.graph.freeze(ids, f'{call.op} of zero is not finite')
     return Axis(ids, value == 0)
+
+
+def _largest(operands: list[Operand], axes: list[Axis | None]) -> Tensor:
+    """Labels of the largest operand, where it has any.
+
+    Of filters and not of their scale: where labels come from is the layer.
+    """
+    sizes = [tensor.numel() for tensor, _ in operands]
+    order = sorted(range(len(axes)), key=lambda i: -sizes[i])
+    first, *others = [a.ids for i in order if (a := axes[i]) is not None]
+    for ids in others:
+        first = torch.where(first < 0, ids, first)
+    return first
 
 
 def _is_zero(axis: Axis | None) -> bool:
