@@ -13,8 +13,9 @@ from torch import nn
 from .call import tensors_in
 from .custom import watch_functions
 from .modules import running_modules, watch_modules
+from .record import Compact, FlopsTerm, Site, Trace
 from .rules import RULES, fallback
-from .tracer import Compact, FlopsTerm, Site, Trace, Tracer
+from .tracer import Tracer
 
 __all__ = [
     'Compact',

@@ -8,13 +8,23 @@ import torch
 
 from ..call import Call
 from ..tracer import Rule, Tracer
-from . import deformable, layers, movement, pointwise, reduction
+from . import (
+    convolution,
+    deformable,
+    movement,
+    norms,
+    pointwise,
+    products,
+    reduction,
+)
 
 RULES: dict[str, Rule] = {
+    **convolution.RULES,
     **deformable.RULES,
-    **layers.RULES,
     **movement.RULES,
+    **norms.RULES,
     **pointwise.RULES,
+    **products.RULES,
     **reduction.RULES,
 }
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..call import Call
 from ..labels import tie_pieces
 from ..tracer import Tracer
-from .layers import convolve
+from .convolution import convolve
 
 OFFSET = 'tells a deformable convolution where to read'
 

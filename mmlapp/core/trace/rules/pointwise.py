@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..call import Call
 from ..labels import Axis, Labels
-from ..tracer import INPUT_REASON, Tracer
+from ..record import INPUT_REASON
+from ..tracer import Tracer
 
 Operand = tuple[Tensor, Labels]
 

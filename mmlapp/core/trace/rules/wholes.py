@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..labels import Axis, Labels, blank, tie_pieces
-from ..tracer import INPUT_REASON, Compact, Tracer
-from .layers import convolve
+from ..record import INPUT_REASON, Compact
+from ..tracer import Tracer
+from .convolution import convolve
 
 Whole = Callable[[Tracer, nn.Module, Sequence[Any], Any], None]
 

@@ -1,0 +1,146 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Convolution, grouped and transposed ones included."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..call import Call
+from ..graph import NO_CHANNEL
+from ..labels import Axis, Labels, without_zero
+from ..record import INPUT_REASON
+from ..tracer import Tracer
+from .layer import check_zero, emit, ids_of, note_flops
+
+DYNAMIC = 'multiplied by a weight that the network computes'
+
+
+def convolution(tracer: Tracer, call: Call) -> None:
+    """Ties input channels to the weight's input side, emits its output side.
+
+    Grouped convolutions keep equal parts: either whole groups go, or the
+    same positions of every group, whichever leaves the finer choice.
+    """
+    x, weight, bias = call.args[:3]
+    transposed, groups = bool(call.args[6]), int(call.args[8])
+    convolve(tracer, x, weight, bias, call.outputs()[0], groups, transposed)
+
+
+def convolve(
+    tracer: Tracer,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    groups: int,
+    transposed: bool = False,
+) -> None:
+    """What every kind of convolution has in common.
+
+    Args:
+        tracer (Tracer): Receives ties, labels and multiply-adds.
+        x (Tensor): Input.
+        weight (Tensor): Filters.
+        bias (Tensor, optional): One number per output channel.
+        out (Tensor): Result.
+        groups (int): Number of groups.
+        transposed (bool): Whether the filters' first dimension is the
+            input's. Defaults to False.
+    """
+    read, kernel = tracer.labels(x), tracer.labels(weight)
+    if not kernel.parameter:
+        for labels in (read, kernel):
+            tracer.freeze(labels, DYNAMIC)
+    sides = _sides(tracer, weight, kernel, transposed)
+    count = weight.shape[1] * groups if transposed else weight.shape[0]
+    emitted, consumed = (
+        sides
+        if not transposed or groups == 1
+        else (torch.full((count,), -1), sides[1])
+    )
+    entered = ids_of(read, 1, x.shape[1])
+    per_group = x.shape[1] // groups
+    if groups == 1:
+        tracer.graph.unite(entered, consumed, INPUT_REASON)
+        factors: tuple[Tensor, ...] = (emitted, consumed)
+    elif transposed:
+        tracer.freeze(read, 'read by a grouped transposed convolution')
+        tracer.freeze(kernel, 'grouped transposed convolution')
+        factors = ()
+    elif groups > per_group or _uniform(entered, groups):
+        _whole_groups(tracer, weight, entered, emitted, groups)
+        factors = (emitted,)
+    else:
+        _tied_groups(tracer, entered, emitted, consumed, groups)
+        factors = (emitted, consumed)
+    positions = (x if transposed else out).numel() // (
+        x.shape[1] if transposed else out.shape[1]
+    )
+    flops = positions * weight.numel()
+    if 0 in read.axes:
+        factors = (*factors, read.axes[0].ids)
+    note_flops(tracer, weight, flops, factors, kind='convolution')
+    check_zero(tracer, read.axes.get(1), kernel, int(not transposed))
+    passed = Labels({d: a for d, a in read.axes.items() if d == 0})
+    tracer.freeze(
+        Labels({d: a for d, a in read.axes.items() if d > 1}),
+        'convolved along its channels',
+    )
+    zero = kernel.masks_to_zero(int(transposed))
+    emit(tracer, out, 1, Axis(emitted, zero), bias, without_zero(passed))
+
+
+def _sides(
+    tracer: Tracer, weight: Tensor, kernel: Labels, transposed: bool
+) -> tuple[Tensor, Tensor]:
+    """Labels of the weight's output and input dimension."""
+    first = ids_of(kernel, 0, weight.shape[0])
+    second = ids_of(kernel, 1, weight.shape[1])
+    return (second, first) if transposed else (first, second)
+
+
+def _uniform(entered: Tensor, groups: int) -> bool:
+    """Whether each group reads one channel only, perhaps all its pixels."""
+    pieces = entered.view(groups, -1)
+    same = (pieces == pieces[:, :1]) & (pieces != NO_CHANNEL)
+    return bool(same.all())
+
+
+def _whole_groups(
+    tracer: Tracer,
+    weight: Tensor,
+    entered: Tensor,
+    emitted: Tensor,
+    groups: int,
+) -> None:
+    """A group's inputs and outputs go together, with the group itself."""
+    inputs, outputs = entered.view(groups, -1), emitted.view(groups, -1)
+    heads = outputs[:, :1]
+    tracer.graph.unite(heads, outputs, INPUT_REASON)
+    tracer.graph.unite(heads, inputs, INPUT_REASON)
+    for site in tracer.sites_of(emitted):
+        name = f'{site.module}.groups'
+        site = tracer.site(name, 0, groups, attribute=True)
+        nodes = torch.arange(site.start, site.start + groups)
+        tracer.graph.unite(heads[:, 0], nodes, INPUT_REASON)
+
+
+def _tied_groups(
+    tracer: Tracer,
+    entered: Tensor,
+    emitted: Tensor,
+    consumed: Tensor,
+    groups: int,
+) -> None:
+    """The same positions go in every group; the number of groups stays."""
+    inputs, outputs = entered.view(groups, -1), emitted.view(groups, -1)
+    tracer.graph.unite(inputs, consumed[None], INPUT_REASON)
+    tracer.graph.unite(outputs, outputs[:1], INPUT_REASON)
+
+
+RULES = {
+    f'aten::{name}': convolution
+    for name in ('convolution', '_convolution', 'mkldnn_convolution')
+}

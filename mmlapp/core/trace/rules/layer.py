@@ -1,0 +1,103 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What all layers with parameters have in common."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..labels import Axis, Labels
+from ..record import INPUT_REASON, FlopsTerm, Site
+from ..tracer import Tracer
+
+
+def check_zero(
+    tracer: Tracer, left: Axis | None, right: Labels, row: int
+) -> None:
+    """Sees to it that a contraction has a zero on one of its sides.
+
+    Args:
+        tracer (Tracer): Receives readers to mask, or what is frozen.
+        left (Axis, optional): What is read.
+        right (Labels): Of the weight, or of the other factor.
+        row (int): Its contracted dimension.
+    """
+    other = right.axes.get(row)
+    if left is None or other is None or left.zero or other.zero:
+        return
+    if right.maskable:
+        tracer.trace.readers.update(tracer.sites_of(other.ids))
+    else:
+        tracer.graph.freeze(left.ids, 'contracted where it is not zero')
+
+
+def ids_of(labels: Labels, dim: int, size: int) -> Tensor:
+    """Labels along one dimension, blank ones if it has none."""
+    axis = labels.axes.get(dim)
+    return torch.full((size,), -1) if axis is None else axis.ids
+
+
+def all_but(labels: Labels, dim: int) -> Labels:
+    """Labels along all dimensions but one."""
+    return Labels({d: a for d, a in labels.axes.items() if d != dim})
+
+
+def note_flops(
+    tracer: Tracer,
+    weight: Tensor,
+    flops: int,
+    factors: tuple[Tensor, ...],
+    name: str = '',
+    kind: str = 'product',
+) -> None:
+    """Records multiply-adds; ``flops`` is their dense number."""
+    constant = flops
+    for ids in factors:
+        constant //= ids.numel()
+    labels = tracer.labels(weight)
+    own = tracer.name(weight)
+    if own is not None:
+        name = own.rpartition('.')[0]
+    elif labels.parameter and labels.axes:
+        sites = tracer.sites_of(next(iter(labels.axes.values())).ids)
+        name = sites[0].module if sites else name
+    tracer.trace.terms.append(FlopsTerm(name, constant, factors, kind))
+
+
+def emit(
+    tracer: Tracer,
+    out: Tensor,
+    dim: int,
+    axis: Axis,
+    bias: Tensor | None,
+    others: Labels | None = None,
+) -> None:
+    """Sets fresh labels on a layer's output and registers the layer.
+
+    Args:
+        tracer (Tracer): The tracer.
+        out (Tensor): The output.
+        dim (int): Its dimension of channels.
+        axis (Axis): Labels of the weight's output side, and whether masks
+            can make it zero.
+        bias (Tensor, optional): One number per output channel.
+        others (Labels, optional): Labels of other dimensions. Defaults to
+            none.
+    """
+    ids = axis.ids
+    sites: list[Site] = tracer.sites_of(ids)
+    axes = {} if others is None else dict(others.axes)
+    if bias is not None:
+        added = tracer.labels(bias)
+        shift = ids_of(added, 0, len(ids))
+        tracer.graph.unite(ids, shift, INPUT_REASON)
+        if not added.masks_to_zero(0):
+            axis = Axis(ids, zero=False)
+    if not sites:
+        tracer.set(out, Labels(axes))
+        return
+    if bias is not None:
+        sites += tracer.sites_of(shift)
+    maker = tracer.make(sites)
+    tracer.set(out, Labels({**axes, dim: axis}, maker=maker))

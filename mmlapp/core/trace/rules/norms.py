@@ -1,0 +1,58 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Norms, as operators."""
+
+from __future__ import annotations
+
+from ..call import Call
+from ..labels import Axis, Labels, without_zero
+from ..record import INPUT_REASON
+from ..tracer import Tracer
+from .layer import all_but, ids_of
+
+
+def batch_norm(tracer: Tracer, call: Call) -> None:
+    """Ties every per-channel tensor; the affine part carries the mask."""
+    x = call.args[0]
+    axis = tracer.labels(x).axes.get(1)
+    ids = ids_of(tracer.labels(x), 1, x.shape[1])
+    for tensor in call.args[1:5]:
+        if tensor is not None:
+            tracer.graph.unite(
+                ids, ids_of(tracer.labels(tensor), 0, x.shape[1]), INPUT_REASON
+            )
+    affine = [tracer.name(t) for t in call.args[1:3]]
+    for name in affine:
+        if name is not None:
+            tracer.trace.masked.add(tracer.site(name, 0, x.shape[1]))
+            tracer.link_norm(tracer.labels(x).maker, name)
+    others = all_but(tracer.labels(x), 1)
+    batch = others.axes.pop(0, None)
+    tracer.freeze(others, 'normalised over channels by batch_norm')
+    axes = {} if axis is None else {1: Axis(ids, zero=None not in affine)}
+    if batch is not None:
+        axes[0] = Axis(batch.ids, zero=False)
+    for output in call.outputs()[:1]:
+        tracer.set(output, Labels(axes))
+
+
+def over_channels(tracer: Tracer, call: Call) -> None:
+    """LayerNorm, GroupNorm: removal would change what they compute."""
+    name = call.op.removeprefix('aten::native_')
+    for tensor in call.tensors():
+        tracer.freeze(tracer.labels(tensor), f'normalised by {name}')
+    labels = without_zero(tracer.labels(call.args[0]))
+    tracer.set(call.outputs()[0], labels)
+
+
+RULES = {
+    f'aten::{name}': rule
+    for rule, names in {
+        batch_norm: (
+            'native_batch_norm _native_batch_norm_legit cudnn_batch_norm '
+            '_native_batch_norm_legit_no_training _batch_norm_no_update'
+        ),
+        over_channels: 'native_layer_norm native_group_norm',
+    }.items()
+    for name in names.split()
+}

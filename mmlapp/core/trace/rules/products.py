@@ -1,0 +1,105 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Matrix products and attention."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..call import Call
+from ..labels import Axis, Labels, without_zero
+from ..record import INPUT_REASON
+from ..tracer import Tracer
+from .layer import all_but, check_zero, emit, ids_of, note_flops
+
+
+def product(tracer: Tracer, call: Call) -> None:
+    """mm, bmm: ties the contracted dimensions, passes the others on."""
+    _product(tracer, call, call.args[0], call.args[1], None)
+
+
+def product_with_bias(tracer: Tracer, call: Call) -> None:
+    """addmm, baddbmm: a product plus a bias."""
+    _product(tracer, call, call.args[1], call.args[2], call.args[0])
+
+
+def _product(
+    tracer: Tracer, call: Call, a: Tensor, b: Tensor, bias: Tensor | None
+) -> None:
+    out = call.outputs()[0]
+    left, right = tracer.labels(a), tracer.labels(b)
+    row, inner, column = a.dim() - 2, a.dim() - 1, b.dim() - 1
+    entered, consumed = (
+        ids_of(left, inner, a.shape[inner]),
+        ids_of(right, row, b.shape[row]),
+    )
+    tracer.graph.unite(entered, consumed, INPUT_REASON)
+    check_zero(tracer, left.axes.get(inner), right, row)
+    result = Labels()
+    for dim, labels, source in ((row, left, row), (column, right, column)):
+        if source in labels.axes:
+            result.axes[dim] = labels.axes[source]
+    if a.dim() == 3 and (0 in left.axes or 0 in right.axes):
+        batch_ids = ids_of(left, 0, a.shape[0])
+        tracer.graph.unite(
+            batch_ids, ids_of(right, 0, b.shape[0]), INPUT_REASON
+        )
+        result.axes[0] = Axis(batch_ids, zero=False)
+    factors = [consumed, ids_of(right, column, b.shape[column])]
+    factors += [result.axes[d].ids for d in {0, row} & set(result.axes)]
+    batch = a.shape[0] if a.dim() == 3 else 1
+    constant = batch * a.shape[row] * a.shape[inner] * b.shape[column]
+    note_flops(tracer, b, constant, tuple(factors), call.op)
+    if right.parameter and column in right.axes:
+        del result.axes[column]
+        if bias is not None:
+            result = without_zero(result)
+        made = Axis(right.axes[column].ids, right.masks_to_zero(column))
+        emit(tracer, out, column, made, bias, result)
+    else:
+        tracer.set(out, result)
+        if bias is not None:
+            tracer.freeze(tracer.labels(bias), 'added to a product')
+            tracer.freeze(result, 'added to a product')
+
+
+def attention(tracer: Tracer, call: Call) -> None:
+    """Scaled dot product: query and key channels go together, value's pass.
+
+    The scale is computed from the width of the query, which removal would
+    change: query and key are frozen.
+    """
+    query, key, value = call.args[:3]
+    for tensor in (query, key):
+        tracer.freeze(tracer.labels(tensor), 'compared by attention')
+    batch, heads, length, _ = query.shape
+    axis = tracer.labels(value).axes.get(3)
+    constant = batch * heads * length * key.shape[2]
+    note_flops(
+        tracer, query, constant * query.shape[3], (), f'{call.op}.query'
+    )
+    note_flops(
+        tracer,
+        value,
+        constant * value.shape[3],
+        () if axis is None else (axis.ids,),
+        f'{call.op}.value',
+    )
+    tracer.freeze(all_but(tracer.labels(value), 3), 'mixed by attention')
+    axes = {} if axis is None else {3: axis}
+    tracer.set(call.outputs()[0], Labels(axes))
+
+
+RULES = {
+    f'aten::{name}': rule
+    for rule, names in {
+        product: 'mm bmm',
+        product_with_bias: 'addmm baddbmm',
+        attention: (
+            '_scaled_dot_product_flash_attention_for_cpu '
+            '_scaled_dot_product_flash_attention '
+            '_scaled_dot_product_efficient_attention'
+        ),
+    }.items()
+    for name in names.split()
+}
