@@ -4,11 +4,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from .budget import reachable, snap
 from .constraint import Schedule, check_target, penalty, penalty_slope
@@ -22,12 +20,11 @@ from .plan import ChannelPlan
 from .scoring import GroupInfo, group_scores, report_non_finite
 from .sensitivity import Margin
 from .surrogates import Surrogate
+from .thresholds import DENSE, FINISHED, PRUNING, ThresholdState
 
-DENSE, PRUNING, FINISHED = 0, 1, 2
 
-
-class LAPP(nn.Module):
-    """State and arithmetic of the pruning; a child of the pruned network.
+class LAPP(ThresholdState):
+    """What decides on the channels; a child of the pruned network.
 
     Thresholds are buffers, not parameters: no optimizer, weight decay,
     gradient clipping or DDP reducer touches them, and they are stepped by
@@ -47,14 +44,6 @@ class LAPP(nn.Module):
             at the end of the phase. Defaults to 1.
     """
 
-    threshold: Tensor
-    gate: Tensor
-    mask: Tensor
-    slope: Tensor
-    group: Tensor
-    scores: Tensor
-    state: Tensor
-
     def __init__(
         self,
         groups: list[GroupInfo],
@@ -67,42 +56,17 @@ class LAPP(nn.Module):
         controller: Controller,
         divisor: int = 1,
     ) -> None:
-        super().__init__()
+        sizes = [g.size for g in groups]
+        super().__init__(sizes, controller.initial_state(len(groups)))
         self.divisor = divisor
         self.groups, self.dense_flops = groups, dense_flops
         self.layout, self.flops = layout, flops
         self.score = SCORES[score]
         self.normalise = NORMALISATIONS[normalisation]
         self.surrogate, self.controller = surrogate, controller
-        self.active, self.complete = False, False
         self.places: list[MaskPlace] = []
         # Of the image at which FLOPs were counted, where that is known.
         self.input_shape: tuple[int, ...] | None = None
-        sizes = torch.tensor([g.size for g in groups])
-        total, count = int(sizes.sum()), len(groups)
-        self.total = total
-        owner = torch.arange(count).repeat_interleave(sizes)
-        self.register_buffer('group', torch.cat([owner, owner[:1]]), False)
-        self.register_buffer('threshold', torch.zeros(count))
-        # A leaf for the gradient of the mask; its values mean nothing.
-        self.register_buffer('gate', torch.zeros(total + 1), False)
-        self.register_buffer('mask', torch.ones(total + 1, dtype=torch.bool))
-        self.register_buffer('slope', torch.zeros(total + 1))
-        self.register_buffer('scores', torch.zeros(total))
-        self.register_buffer('state', controller.initial_state(count))
-        # Phase, steps done, steps of the phase, final target. Read several
-        # times in each step: no buffer, so that it stays on the CPU.
-        self.progress = torch.zeros(4, dtype=torch.float64)
-        self._learn()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns its input: an ``nn.Sequential`` runs its new child too."""
-        return x
-
-    @property
-    def phase(self) -> int:
-        """One of DENSE, PRUNING, FINISHED."""
-        return int(self.progress[0])
 
     @property
     def ratio(self) -> float:
@@ -224,9 +188,6 @@ class LAPP(nn.Module):
             )
         )
 
-    def _forget(self) -> None:
-        self.threshold.grad = self.gate.grad = None
-
     @torch.enable_grad()
     def _flops_direction(self) -> tuple[float, Tensor]:
         """The ratio, and gradient of the log FLOPs by the thresholds."""
@@ -344,74 +305,6 @@ class LAPP(nn.Module):
     def _schedule(self) -> Schedule:
         _, _, steps, target = self.progress.tolist()
         return Schedule(target, int(steps))
-
-    def _apply(self, fn: Any, recurse: bool = True) -> LAPP:
-        """Follows the network to its device; types stay as they are.
-
-        Counts and FLOPs need their range, and a buffer that learns must be
-        a leaf again after it was moved.
-        """
-        before = {
-            (module, name): value
-            for module in self.modules()
-            for name, value in module._buffers.items()
-        }
-        super()._apply(fn, recurse)
-        for (module, name), value in before.items():
-            moved = module._buffers[name]
-            if moved is None or value is None or moved is value:
-                continue
-            if value.device.type != 'meta':
-                moved = value.detach().to(moved.device)
-            module._buffers[name] = moved.detach()
-        self._learn()
-        return self
-
-    def _learn(self) -> None:
-        self.threshold.requires_grad_()
-        self.gate.requires_grad_()
-
-    def take_over(self, other: LAPP) -> None:
-        """Makes thresholds, masks and progress those of another one.
-
-        Args:
-            other (LAPP): Of a copy of the same network.
-        """
-        for mine, theirs in zip(self.buffers(), other.buffers(), strict=True):
-            mine.data.copy_(theirs.data)
-        self.progress.copy_(other.progress)
-        self.active = other.active
-
-    def _save_to_state_dict(
-        self, destination: Any, prefix: str, keep_vars: bool
-    ) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f'{prefix}progress'] = self.progress
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Any,
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        *args: Any,
-    ) -> None:
-        key = f'{prefix}progress'
-        super()._load_from_state_dict(
-            {k: v for k, v in state_dict.items() if k != key},
-            prefix,
-            local_metadata,
-            strict,
-            missing_keys,
-            *args,
-        )
-        if key in state_dict:
-            self.progress.copy_(state_dict[key])
-        elif strict:
-            missing_keys.append(key)
-        if f'{prefix}mask' in state_dict:
-            self.active = True
 
     def extra_repr(self) -> str:
         """Shows what is pruned."""

@@ -18,7 +18,7 @@ from packaging.version import Version
 from torch import Tensor
 
 from mmlapp.core import ChannelPlan, PruningError
-from mmlapp.core.lapp import FINISHED, PRUNING
+from mmlapp.core.thresholds import FINISHED, PRUNING
 
 from .state import PLAN, narrowed_to
 

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 
 from mmlapp.core import LAPP, PruningError
 from mmlapp.core.constraint import check_target
-from mmlapp.core.lapp import DENSE, FINISHED, PRUNING
+from mmlapp.core.thresholds import DENSE, FINISHED, PRUNING
 from mmlapp.registry import HOOKS
 
 from .atomic import save_safely

@@ -12,7 +12,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from mmlapp.core import LAPP, PruningError, shrink
-from mmlapp.core.lapp import FINISHED
+from mmlapp.core.thresholds import FINISHED
 
 from .checkpoint import Trained
 from .recipe import without_pretrained

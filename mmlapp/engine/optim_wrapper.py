@@ -17,7 +17,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import nn
 
 from mmlapp.core import LAPP, PruningError
-from mmlapp.core.lapp import PRUNING
+from mmlapp.core.thresholds import PRUNING
 from mmlapp.registry import OPTIM_WRAPPERS
 
 from .narrowing import narrowed_plan, unwrap

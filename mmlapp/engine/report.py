@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmlapp.core import LAPP, ChannelPlan
-from mmlapp.core.lapp import FINISHED
+from mmlapp.core.thresholds import FINISHED
 
 
 def group_scalars(lapp: LAPP) -> dict[str, float]:

@@ -10,8 +10,8 @@ from torch import nn
 
 from mmlapp.core import Bypass, PruningError, attach
 from mmlapp.core.importance import NORMALISATIONS
-from mmlapp.core.lapp import DENSE, FINISHED, PRUNING
 from mmlapp.core.surrogates import SURROGATES
+from mmlapp.core.thresholds import DENSE, FINISHED, PRUNING
 
 
 @pytest.fixture

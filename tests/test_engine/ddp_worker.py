@@ -20,7 +20,7 @@ from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmlapp.core import PruningError
-from mmlapp.core.lapp import FINISHED
+from mmlapp.core.thresholds import FINISHED
 from mmlapp.engine.narrowing import unwrap
 
 BATCH = 16

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmlapp.core.lapp import FINISHED
+from mmlapp.core.thresholds import FINISHED
 
 
 class Watch(Hook):

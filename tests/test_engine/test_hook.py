@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmlapp.core import PruningError
-from mmlapp.core.lapp import FINISHED, PRUNING
+from mmlapp.core.thresholds import FINISHED, PRUNING
 from mmlapp.engine import LAPPHook
 
 MakeRunner = Callable[..., Runner]
