@@ -120,6 +120,35 @@ def test_concatenation_keeps_both_sources_apart(net, conv, image, agree):
     assert agree(model, image).groups == {'a': 8, 'b': 6}
 
 
+def test_pooling_to_one_pixel_where_channels_come_last(net, conv, agree):
+    """PyTorch ends it with as_strided, which could do anything."""
+    image = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    image = image.to(memory_format=torch.channels_last)
+    model = net(
+        lambda m, x: m.b(functional.adaptive_avg_pool2d(m.a(x), 1)),
+        a=conv(3, 8),
+        b=conv(8, 5),
+    ).to(memory_format=torch.channels_last)
+    assert agree(model, image).groups == {'a': 8}
+
+
+@pytest.mark.parametrize(
+    ('size', 'stride'),
+    [((1, 8, 1, 1), (0, 0, 0, 0)), ((1, 8, 2, 1), (8, 1, 4, 1))],
+)
+def test_other_strides_are_frozen(net, conv, frozen, size, stride):
+    image = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+
+    def forward(m, x):
+        x = m.a(x).mean((2, 3), keepdim=True)
+        return m.b(x.as_strided(size, stride, 0).mean(2, keepdim=True))
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5))
+    if size[2] > 1:  # reads behind the end otherwise
+        image, model.a = torch.cat([image, image]), conv(3, 8).double()
+    assert frozen(model, image)['a'] == LOST
+
+
 def test_dense_block(net, conv, image, agree):
     def forward(m, x):
         x = m.stem(x)

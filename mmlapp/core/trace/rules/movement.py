@@ -209,6 +209,23 @@ def written(tracer: Tracer, call: Call) -> None:
     tracer.set(target, Labels({d + shift: a for d, a in labels.axes.items()}))
 
 
+def restrided(tracer: Tracer, call: Call) -> None:
+    """as_strided: a row of channels stays one, whatever its strides.
+
+    Pooling to one pixel ends with it where channels come last.
+    """
+    source, shape, strides = call.args[:3]
+    labels = tracer.labels(source)
+    stored = source.untyped_storage().nbytes() // source.element_size()
+    long = [d for d, size in enumerate(shape) if size > 1]
+    row = len(long) == 1 and shape[long[0]] == stored and strides[long[0]] == 1
+    if row and list(labels.axes) == long:
+        tracer.set(call.outputs()[0], labels.moved(dict(labels.axes)))
+        return
+    tracer.freeze(labels, LOST)
+    tracer.set(call.outputs()[0], Labels())
+
+
 def fresh(tracer: Tracer, call: Call) -> None:
     """new_zeros ...: only the type of the argument is read."""
     for output in call.outputs():
@@ -244,6 +261,7 @@ RULES = {
         stacked: 'stack',
         indexed: 'index',
         written: 'copy',
+        restrided: 'as_strided',
         fresh: 'new_zeros new_ones new_full new_empty new_empty_strided',
         alike: (
             'zeros_like ones_like full_like empty_like rand_like randn_like'
