@@ -12,10 +12,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from .bypass import Bypass
 from .errors import PruningWarning
@@ -30,6 +32,7 @@ TOLERANCE = 1e-3
 # How often a network is narrowed on trial before all suspects are frozen.
 TRIALS = 200
 REASON_ERROR = 'does not run with fewer of them'
+REASON_TRAIN = f'{REASON_ERROR} in training'
 REASON_OTHER = 'narrowed, the network would compute something else'
 
 
@@ -54,10 +57,12 @@ class Failure:
     Args:
         module (str): Innermost module that was running, empty if none.
         error (str): The exception; empty if only the outputs differ.
+        train (bool): Whether it was in training mode. Defaults to False.
     """
 
     module: str = ''
     error: str = ''
+    train: bool = False
 
 
 def prove(
@@ -82,6 +87,8 @@ def prove(
         groups = find()
         failure = trial.run(groups, groups.prunable)
         if failure is None:
+            failure = trial.run(groups, groups.prunable, train=True)
+        if failure is None:
             return groups
         for group, reason in trial.culprits(groups, failure):
             for member in group.members:
@@ -104,11 +111,18 @@ class Trial:
         self.model, self.forward, self.record = model, forward, record
         self.left = TRIALS
 
+    @cached_property
+    def trains(self) -> bool:
+        """Whether the whole network runs on the example in training mode."""
+        with restored(self.model):
+            return self._outputs(train=True)[1] is None
+
     def run(
         self,
         groups: Groups,
         chosen: Sequence[ChannelGroup],
         compare: bool = True,
+        train: bool = False,
     ) -> Failure | None:
         """Removes half of the chosen groups; returns what went wrong.
 
@@ -117,13 +131,15 @@ class Trial:
             chosen (Sequence[ChannelGroup]): Which ones lose channels.
             compare (bool): Whether the outputs must be those of the masked
                 network. Defaults to True.
+            train (bool): Whether to run in training mode, where auxiliary
+                heads wake up; outputs are not compared. Defaults to False.
         """
-        if not chosen:
+        if not chosen or (train and not self.trains):
             return None
         self.left -= 1
         mask, plan = self._plan(groups, chosen)
-        narrowed, failure = self._narrowed(plan)
-        if failure is not None or not compare:
+        narrowed, failure = self._narrowed(plan, train)
+        if failure is not None or train or not compare:
             return failure
         masked, failure = self._masked(mask, groups)
         if failure is not None or agree(masked, narrowed):
@@ -145,11 +161,11 @@ class Trial:
         return Failure()
 
     def _narrowed(
-        self, plan: ChannelPlan
+        self, plan: ChannelPlan, train: bool = False
     ) -> tuple[list[Tensor], Failure | None]:
         with restored(self.model):
             shrink(self.model, plan)
-            return self._outputs()
+            return self._outputs(train)
 
     def _masked(
         self, mask: Tensor, groups: Groups
@@ -176,17 +192,34 @@ class Trial:
         device = next(self.model.parameters()).device
         return mask.to(device), layout.plan(mask, {}, {})
 
-    def _outputs(self) -> tuple[list[Tensor], Failure | None]:
-        """Runs the network in evaluation mode; ``restored`` ends that."""
+    def _outputs(
+        self, train: bool = False
+    ) -> tuple[list[Tensor], Failure | None]:
+        """Runs the network in one of its modes; ``restored`` ends that."""
         for module in self.model.modules():
-            module.training = False
+            # The example may be too small for statistics of a batch.
+            module.training = train and not isinstance(module, _NormBase)
+            if train:
+                for name, value in module._buffers.items():
+                    if value is not None:
+                        module._buffers[name] = value.clone()
         names = {module: name for name, module in self.model.named_modules()}
-        with torch.no_grad(), running_modules(self.model) as stack:
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(self._devices(), enabled=train),
+            running_modules(self.model) as stack,
+        ):
             try:
                 return list(tensors_in(self.forward())), None
             except Exception as error:
                 text = str(error) or type(error).__name__
-                return [], Failure(names[stack[-1]] if stack else '', text)
+                name = names[stack[-1]] if stack else ''
+                return [], Failure(name, text, train)
+
+    def _devices(self) -> list[torch.device]:
+        """Graphics cards on which random numbers may be drawn."""
+        found = {p.device for p in self.model.parameters()}
+        return [device for device in found if device.type == 'cuda']
 
     def culprits(
         self, groups: Groups, failure: Failure
@@ -200,27 +233,40 @@ class Trial:
         Returns:
             list[tuple[ChannelGroup, str]]: Groups to freeze, and why.
         """
-        compare = not failure.error
         near = _below(groups.prunable, failure.module)
-        if not self.run(groups, near, compare):
+        if not self._fails(groups, near, failure):
             near = groups.prunable
-        found = self._search(groups, near, compare)
-        if compare:
+        found = self._search(groups, near, failure)
+        if not failure.error:
             return [(group, REASON_OTHER) for group in found]
         name = 'the network'
         if failure.module:
             name = type(self.model.get_submodule(failure.module)).__name__
             found = self._alike(groups, found, failure.module)
-        return [(group, f'{name} {REASON_ERROR}') for group in found]
+        reason = REASON_TRAIN if failure.train else REASON_ERROR
+        return [(group, f'{name} {reason}') for group in found]
+
+    def _fails(
+        self,
+        groups: Groups,
+        chosen: Sequence[ChannelGroup],
+        failure: Failure,
+    ) -> bool:
+        """Whether some groups alone lead to a failure of the same kind."""
+        again = self.run(groups, chosen, not failure.error, failure.train)
+        return again is not None
 
     def _search(
-        self, groups: Groups, suspects: Sequence[ChannelGroup], compare: bool
+        self,
+        groups: Groups,
+        suspects: Sequence[ChannelGroup],
+        failure: Failure,
     ) -> list[ChannelGroup]:
         """Halves the suspects as long as one half fails alone."""
         middle = len(suspects) // 2
         for half in (suspects[:middle], suspects[middle:]):
-            if middle and self.left > 0 and self.run(groups, half, compare):
-                return self._search(groups, half, compare)
+            if middle and self.left > 0 and self._fails(groups, half, failure):
+                return self._search(groups, half, failure)
         return list(suspects)
 
     def _alike(

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Code that counts channels itself: found by narrowing it on trial."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -92,3 +94,49 @@ def test_rounding_is_told_from_a_mistake(net, conv, image):
     assert [g.name for g in analysis.groups.prunable] == ['a', 'b']
     assert model.a.weight.dtype == torch.float32
     assert not model._forward_pre_hooks
+
+
+class Auxiliary(nn.Module):
+    """A second head that only training wakes up, as in GoogLeNet."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.a, self.b, self.c = conv(3, 8), conv(8, 6), conv(6, 5)
+        self.drop, self.norm = nn.Dropout(), nn.BatchNorm2d(6)
+        self.head = conv(8, 4)
+        self.register_buffer('calls', torch.zeros(()))
+
+    def forward(self, x):
+        y = self.a(x)
+        out = self.c(self.norm(self.b(self.drop(y))))
+        if not self.training:
+            return out
+        self.calls.add_(1)
+        return out, self.head(y)
+
+
+def test_what_an_auxiliary_head_reads_is_frozen(conv, image, agree, frozen):
+    model = Auxiliary(conv).double()
+    reason = 'Conv2d does not run with fewer of them in training'
+    assert frozen(model, image)['a'] == reason
+    result = agree(model, image)
+    assert result.groups == {'b': 6}
+    result.slim.train()(image)[1].sum().backward()
+
+
+def test_a_trial_in_training_mode_leaves_no_trace(conv, image):
+    model = Auxiliary(conv).double().train()
+    before = copy.deepcopy(model.state_dict())
+    random = torch.get_rng_state()
+    analyse(model, lambda: model(image))
+    after = model.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(module.training for module in model.modules())
+
+
+def test_training_that_needs_more_than_an_image_is_not_tried(conv, image):
+    model = Auxiliary(conv).double()
+    model.head = conv(9, 4).double()  # does not even run whole
+    found = analyse(model, lambda: model(image))
+    assert [group.name for group in found.groups.prunable] == ['a', 'b']
