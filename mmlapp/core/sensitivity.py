@@ -62,14 +62,19 @@ def second_order(margin: Margin) -> Tensor:
     .. math:: q_g = \frac{\sum_i h_i m_i p_i^2 / \sum_i h_i m_i}
               {|f_g| / \sum_i h_i} .
 
+    In a group without living channels all count: :math:`p_i` is then what
+    the loss would fall by, to first order, if a channel came back.
+
     Args:
         margin (Margin): The channels around the thresholds.
 
     Returns:
         Tensor: Not negative, ``[groups]``.
     """
+    empty = margin.per_group(margin.mask) == 0
+    counted = margin.mask.bool() | empty[margin.group]
     # Where no living channel lies under the slope, all of them count.
-    near = (margin.slope + 1e-6) * margin.mask
+    near = (margin.slope + 1e-6) * counted
     harm = margin.per_group(near * margin.gate.square())
     harm = harm / margin.per_group(near).clamp_min(1e-12)
     return harm * margin.per_group(margin.slope) / _size(margin.flops)

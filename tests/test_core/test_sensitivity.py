@@ -50,9 +50,17 @@ def test_without_channels_at_the_margin_all_that_live_count():
     )
 
 
-def test_a_group_without_living_channels_resists_nothing():
-    margin = Margin(GATE, SLOPE, torch.zeros(5), GROUP, FLOPS)
-    assert torch.equal(second_order(margin), torch.zeros(2))
+def test_an_empty_group_resists_by_what_could_come_back():
+    """Otherwise it would be empty for ever, whatever the loss says."""
+    mask = torch.tensor([False, False, False, True, True])
+    margin = Margin(GATE, SLOPE, mask, GROUP, FLOPS)
+    harm = (0.2 * 1 + 0.6 * 4 + 0.2 * 9) / 1.0
+    full = Margin(GATE, SLOPE, MASK, GROUP, FLOPS)
+    found = second_order(margin)
+    torch.testing.assert_close(
+        found[0], torch.tensor(harm / (2.0 / 1.0)), rtol=1e-4, atol=0
+    )
+    assert found[1] == second_order(full)[1]
 
 
 @pytest.mark.parametrize('sensitivity', [first_order, second_order])
