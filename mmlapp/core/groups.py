@@ -122,7 +122,9 @@ def find_groups(
         index = torch.tensor(components)
         local[index] = torch.arange(len(components))
         local = local[root]
-        item = _group(trace, local, len(components), frozen)
+        met = [key for key, _ in touched[components[0]]]
+        sites = [trace.sites[k] for k in met if k < len(trace.sites)]
+        item = _group(trace, sites, local, frozen)
         if frozen is None:
             item = _rename(item, names)
         items.append(item)
@@ -135,15 +137,13 @@ def find_groups(
 
 
 def _group(
-    trace: Trace, local: Tensor, size: int, frozen: str | None
+    trace: Trace, sites: Sequence[Site], local: Tensor, frozen: str | None
 ) -> ChannelGroup:
-    members = []
-    for site in trace.sites:
-        channels = local[site.start : site.start + site.size]
-        if (channels >= 0).any():
-            members.append(Member(site, channels))
-    name = next(m.site.module for m in members if m.site in trace.producers)
-    return ChannelGroup(name, size, tuple(members), frozen)
+    members = tuple(
+        Member(s, local[s.start : s.start + s.size]) for s in sites
+    )
+    name = next(s.module for s in sites if s in trace.producers)
+    return ChannelGroup(name, int(local.max()) + 1, members, frozen)
 
 
 def _rename(group: ChannelGroup, names: Counter[str]) -> ChannelGroup:
