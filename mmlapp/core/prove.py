@@ -239,12 +239,25 @@ class Trial:
         found = self._search(groups, near, failure)
         if not failure.error:
             return [(group, REASON_OTHER) for group in found]
+        block = self._block(failure.module)
         name = 'the network'
-        if failure.module:
-            name = type(self.model.get_submodule(failure.module)).__name__
-            found = self._alike(groups, found, failure.module)
+        if block:
+            name = type(self.model.get_submodule(block)).__name__
+            found = self._alike(groups, found, block)
         reason = REASON_TRAIN if failure.train else REASON_ERROR
         return [(group, f'{name} {reason}') for group in found]
+
+    def _block(self, name: str) -> str:
+        """The innermost module that somebody wrote for a network.
+
+        A layer of PyTorch fails for what it is given.
+        """
+        while name:
+            kind = type(self.model.get_submodule(name))
+            if not kind.__module__.startswith('torch.nn.'):
+                break
+            name = name.rpartition('.')[0]
+        return name
 
     def _fails(
         self,

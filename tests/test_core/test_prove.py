@@ -96,6 +96,28 @@ def test_rounding_is_told_from_a_mistake(net, conv, image):
     assert not model._forward_pre_hooks
 
 
+class Paths(nn.Module):
+    """Gives each path a part that is as wide as it was written."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.paths = nn.ModuleList([conv(4, 6), conv(4, 6)])
+
+    def forward(self, x):
+        parts = x.split(4, dim=1)
+        pairs = zip(self.paths, parts, strict=False)
+        return sum(path(part) for path, part in pairs)
+
+
+def test_layers_that_are_given_too_much_do_not_condemn_others(
+    conv, image, agree, frozen
+):
+    model = nn.Sequential(conv(3, 8), Paths(conv), conv(6, 6), conv(6, 5))
+    found = frozen(model.double(), image)
+    assert found['0'] == 'Paths does not run with fewer of them'
+    assert agree(model, image).groups == {'1.paths.0': 6, '2': 6}
+
+
 class Auxiliary(nn.Module):
     """A second head that only training wakes up, as in GoogLeNet."""
 
@@ -117,7 +139,7 @@ class Auxiliary(nn.Module):
 
 def test_what_an_auxiliary_head_reads_is_frozen(conv, image, agree, frozen):
     model = Auxiliary(conv).double()
-    reason = 'Conv2d does not run with fewer of them in training'
+    reason = 'the network does not run with fewer of them in training'
     assert frozen(model, image)['a'] == reason
     result = agree(model, image)
     assert result.groups == {'b': 6}

@@ -20,6 +20,8 @@ from ..record import INPUT_REASON, Compact
 from ..tracer import Tracer
 from .convolution import convolve
 
+# What every convolution has; a variant may have a gain beside them.
+LAYER = 'weight', 'bias'
 Whole = Callable[[Tracer, nn.Module, Sequence[Any], Any], None]
 
 
@@ -66,7 +68,8 @@ def standardised(
     tracer.note_reader(labels, is_norm=False)
     convolve(tracer, x, module.weight, module.bias, out, module.groups)
     emitted = tracer.labels(out).axes.get(1, blank(out.shape[1]))
-    for tensor in module._buffers.values():
+    gains = [p for n, p in module._parameters.items() if n not in LAYER]
+    for tensor in (*module._buffers.values(), *gains):
         _tie(tracer, tensor, emitted.ids)
     entered = labels.axes.get(1, blank(x.shape[1]))
     known = tracer.trace.compact.get(name)
