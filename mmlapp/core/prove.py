@@ -285,8 +285,12 @@ class Trial:
     def _alike(
         self, groups: Groups, found: list[ChannelGroup], name: str
     ) -> list[ChannelGroup]:
-        """Adds what plays the same part in other blocks of the class."""
-        kind = type(self.model.get_submodule(name))
+        """Adds what plays the same part in other blocks of the class.
+
+        The modules around must be of the same classes too: everybody uses
+        small blocks such as a convolution with its norm.
+        """
+        kind = self._lineage(name)
         parts = {
             (member.site.name.removeprefix(f'{name}.'), member.site.dim)
             for group in found
@@ -294,8 +298,8 @@ class Trial:
         }
         sites = {
             (f'{other}.{part}', dim)
-            for other, module in self.model.named_modules()
-            if type(module) is kind
+            for other, _ in self.model.named_modules()
+            if self._lineage(other) == kind
             for part, dim in parts
         }
         return [
@@ -304,6 +308,14 @@ class Trial:
             if group in found
             or any((m.site.name, m.site.dim) in sites for m in group.members)
         ]
+
+    def _lineage(self, name: str) -> list[type]:
+        """Classes of a module, of its parent and of the parent of that."""
+        found = [type(self.model.get_submodule(name))]
+        while name and len(found) < 3:
+            name = name.rpartition('.')[0]
+            found.append(type(self.model.get_submodule(name)))
+        return found
 
 
 def _members_below(group: ChannelGroup, name: str) -> list[Member]:

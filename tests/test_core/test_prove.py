@@ -118,6 +118,28 @@ def test_layers_that_are_given_too_much_do_not_condemn_others(
     assert agree(model, image).groups == {'1.paths.0': 6, '2': 6}
 
 
+class Unit(nn.Module):
+    """A convolution with its activation, as everybody uses it."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x):
+        return self.conv(x).relu()
+
+
+def test_small_blocks_elsewhere_are_not_condemned(conv, image, frozen):
+    model = nn.Sequential(
+        conv(3, 8), Paths(conv), Unit(conv(6, 6)), Unit(conv(6, 6)), conv(6, 5)
+    )
+    model[1].paths = nn.ModuleList([Unit(path) for path in model[1].paths])
+    assert frozen(model.double(), image) == {
+        '0': 'Unit does not run with fewer of them',
+        '4': 'output of the network',
+    }
+
+
 class Auxiliary(nn.Module):
     """A second head that only training wakes up, as in GoogLeNet."""
 
