@@ -29,6 +29,7 @@ from .snapshot import exact, restored
 from .trace import Trace, running_modules, tensors_in
 
 TOLERANCE = 1e-3
+CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict
 # How often a network is narrowed on trial before all suspects are frozen.
 TRIALS = 200
 REASON_ERROR = 'does not run with fewer of them'
@@ -250,11 +251,13 @@ class Trial:
     def _block(self, name: str) -> str:
         """The innermost module that somebody wrote for a network.
 
-        A layer of PyTorch fails for what it is given.
+        A layer of PyTorch fails for what it is given, and a container holds
+        what somebody else calls.
         """
         while name:
-            kind = type(self.model.get_submodule(name))
-            if not kind.__module__.startswith('torch.nn.'):
+            module = self.model.get_submodule(name)
+            library = type(module).__module__.startswith('torch.nn.')
+            if not library and not isinstance(module, CONTAINERS):
                 break
             name = name.rpartition('.')[0]
         return name

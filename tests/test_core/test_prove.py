@@ -96,12 +96,16 @@ def test_rounding_is_told_from_a_mistake(net, conv, image):
     assert not model._forward_pre_hooks
 
 
+class Several(nn.ModuleList):
+    """As MMEngine derives its containers."""
+
+
 class Paths(nn.Module):
     """Gives each path a part that is as wide as it was written."""
 
     def __init__(self, conv):
         super().__init__()
-        self.paths = nn.ModuleList([conv(4, 6), conv(4, 6)])
+        self.paths = Several([conv(4, 6), conv(4, 6)])
 
     def forward(self, x):
         parts = x.split(4, dim=1)
