@@ -122,6 +122,19 @@ def test_layers_that_are_given_too_much_do_not_condemn_others(
     assert agree(model, image).groups == {'1.paths.0': 6, '2': 6}
 
 
+def test_widths_that_the_code_takes_for_equal(net, conv, image, frozen):
+    """As expand_as does: what it reads the size of leaves no mark."""
+
+    def forward(m, x):
+        a, b = m.a(x), m.b(x.mean((2, 3), keepdim=True))
+        return m.c(torch.cat([a, b.expand_as(a)], dim=1))
+
+    model = net(forward, a=conv(3, 8), b=conv(3, 8, 1), c=conv(16, 5))
+    found = frozen(model, image)
+    assert set(found) == {'a', 'b', 'c'}
+    assert found['a'] == 'the network does not run with fewer of them'
+
+
 class Unit(nn.Module):
     """A convolution with its activation, as everybody uses it."""
 

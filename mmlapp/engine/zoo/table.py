@@ -55,8 +55,10 @@ One network for every kind of convolutional block in the configs of
 mmpretrain and for every backbone type in those of mmdet, with random weights
 and statistics. Half of the channels of every group is removed at random, then
 a random share between 10 % and 80 % of each; the masked network is compared
-with the narrowed one, also at another size of image. Classifiers are pruned
-everywhere, detectors in their backbone. Made by
+with the narrowed one, also at another size of image. A comparison counts only
+if the masks changed the outputs by more than a hundredth. Classifiers are
+pruned everywhere, detectors in their backbone, recursive ones in backbone and
+neck. Made by
 
     python tools/analyze.py --zoo --json docs/zoo.json
 
