@@ -81,6 +81,12 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         '--placement', choices=['fill', 'narrow'], help='of the bypass'
     )
     parser.add_argument(
+        '--divisor',
+        type=int,
+        metavar='N',
+        help='what numbers of kept channels are multiples of',
+    )
+    parser.add_argument(
         '--input-shape',
         nargs=3,
         type=int,
@@ -147,7 +153,7 @@ def settings(args: Namespace, cfg: Config) -> dict[str, Any]:
     """Return what a command line asks for instead of the config's."""
     chosen = {
         key: getattr(args, key)
-        for key in ('scope', 'ignore', 'input_shape')
+        for key in ('scope', 'ignore', 'input_shape', 'divisor')
         if getattr(args, key) is not None
     }
     given = {'type': args.bypass, 'placement': args.placement}

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .analyse import Analysis, analyse
+from .budget import check_divisor
 from .bypass import Bypass, add_bypass
 from .compact import Compacted
 from .controller import Controller
@@ -85,10 +86,7 @@ def attach(
         )
     """
     _refuse_second(model)
-    if not isinstance(divisor, int) or divisor < 1:
-        raise PruningError(
-            f'divisor={divisor!r}: expected a whole number from 1 on'
-        )
+    check_divisor(divisor)
     forward = (
         example
         if callable(example) and not isinstance(example, Tensor)

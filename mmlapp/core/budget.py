@@ -30,6 +30,22 @@ class Chunks:
     floors: Sequence[int]
 
 
+def check_divisor(divisor: int) -> int:
+    """Returns a divisor of channel counts.
+
+    Args:
+        divisor (int): The number.
+
+    Raises:
+        PruningError: If it is no whole number from 1 on.
+    """
+    if not isinstance(divisor, int) or divisor < 1:
+        raise PruningError(
+            f'divisor={divisor!r}: expected a whole number from 1 on'
+        )
+    return divisor
+
+
 def chunks(
     margin: Tensor, group: Tensor, floors: Sequence[int], divisor: int
 ) -> Chunks:

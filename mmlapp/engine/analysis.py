@@ -15,7 +15,7 @@ from torch import nn
 
 from mmlapp.core import Analysis, Bypass, analyse
 from mmlapp.core.attach import flops_table
-from mmlapp.core.budget import reachable
+from mmlapp.core.budget import check_divisor, reachable
 from mmlapp.core.groups import SINGLE
 
 from .architecture import example_forward
@@ -156,7 +156,9 @@ def analyse_model(
         settings['ignore'],
         bypass,
     )
-    total, floor = _limits(model, found, bypass, settings['divisor'])
+    total, floor = _limits(
+        model, found, bypass, check_divisor(settings['divisor'])
+    )
     progress('counting operators')
     counted, uncounted, foreign = _counts(model, shape)
     return ModelReport(

@@ -53,7 +53,11 @@ def test_json_on_standard_output_is_nothing_but_json(analyse):
     text = f"print('noise'){CONFIG}"
     report = json.loads(analyse('--json', '-', text=text))
     assert report['settings'] == dict(
-        input_shape=[3, 32, 32], scope='backbone', ignore=[], bypass=None
+        input_shape=[3, 32, 32],
+        scope='backbone',
+        ignore=[],
+        bypass=None,
+        divisor=1,
     )
 
 
@@ -71,6 +75,7 @@ def test_arguments(analyse, tmp_path):
         '--ignore', '*.conv2',
         '--bypass', 'grouped',
         '--placement', 'fill',
+        '--divisor', '4',
         '--cfg-options', 'model.head.num_classes=7',
         '--json', str(path),
     )  # fmt: skip
@@ -80,6 +85,7 @@ def test_arguments(analyse, tmp_path):
         scope=['backbone.layer3', 'backbone.layer4'],
         ignore=['*.conv2'],
         bypass=dict(type='grouped', placement='fill'),
+        divisor=4,
     )
     assert report['layers'][-1]['outputs'] == 7
     assert all('layer2' not in name for name in report['groups'])
@@ -104,6 +110,7 @@ def test_placement_keeps_the_type_of_the_config(tool, tmp_path):
     [
         (['--scope', 'encoder'], "scope='encoder' matches no"),
         (['--bypass', 'wide'], "bypass='wide' is unknown; choose one of"),
+        (['--divisor', '0'], 'divisor=0: expected a whole number'),
         (['--placement', 'fill'], "bypass type='none' cannot have placement"),
         (['--input-shape', '1', '9', '9'], 'does not run on an image of'),
     ],
