@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import statistics
 import time
@@ -148,7 +149,11 @@ def main() -> None:
     parser.add_argument('--steps', type=int, default=30)
     parser.add_argument('--batch', type=int, help='images per step')
     parser.add_argument(
-        '--divisor', type=int, default=1, help='of the kept channels'
+        '--divisor',
+        type=int,
+        nargs='+',
+        default=[1],
+        help='of the kept channels, one after the other',
     )
     parser.add_argument(
         '--networks', nargs='+', choices=list(CASES), default=list(CASES)
@@ -156,9 +161,10 @@ def main() -> None:
     parser.add_argument('--json', type=Path)
     args = parser.parse_args()
     results = {}
-    for name in args.networks:
-        results[name] = measure(name, args.steps, args.batch, args.divisor)
-        print(line(name, results[name]), flush=True)
+    for name, divisor in itertools.product(args.networks, args.divisor):
+        row = measure(name, args.steps, args.batch, divisor)
+        results[f'{name}, divisor {divisor}'] = row
+        print(line(name, row), flush=True)
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + '\n')
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,36 +81,23 @@ def write_config(task: Task, variant: Variant, path: Path) -> None:
     )
 
 
-def train(config: Path, folder: Path, variant: Variant, port: int) -> None:
+def train(config: Path, folder: Path, variant: Variant) -> None:
     """Trains with the launcher that a user would take."""
-    arguments = ['--work-dir', str(folder), '--resume', *variant.options]
-    log = folder / 'train.log'
-    if variant.processes == 1:
-        call('train.py', config, *arguments, log=log)
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    script = ROOT / 'tools' / 'dist_train.sh'
-    command = [str(config), str(variant.processes), *arguments]
-    settings = {'PYTHON': sys.executable, 'PORT': str(port)}
-    with log.open('w') as stream:
-        subprocess.run(
-            ['bash', str(script), *command],
-            cwd=ROOT,
-            env={**os.environ, **settings},
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            check=True,
-        )
+    arguments = ['--work-dir', folder, '--resume', *variant.options]
+    script = 'train.py'
+    if variant.processes > 1:
+        script, arguments = 'dist_train.sh', [variant.processes, *arguments]
+    call(script, config, *arguments, log=folder / 'train.log')
 
 
-def run(task: Task, variant: Variant, folder: Path, port: int) -> Any:
+def run(task: Task, variant: Variant, folder: Path) -> Any:
     """Trains, deploys and evaluates one variant, or reads its result."""
     result = folder / 'result.json'
     if result.exists():
         return json.loads(result.read_text())
     config = folder.with_suffix('.py')
     write_config(task, variant, config)
-    train(config, folder, variant, port)
+    train(config, folder, variant)
     checkpoint = (folder / 'last_checkpoint').read_text().strip()
     deployed = folder / 'deployed'
     call(
@@ -140,9 +126,10 @@ def main() -> None:
     parser.add_argument(
         '--work-dir', type=Path, default=ROOT / 'work_dirs' / 'variants'
     )
-    parser.add_argument('--port', type=int, default=29500)
+    parser.add_argument('--port', default='29500', help='for two processes')
     parser.add_argument('--json', type=Path)
     args = parser.parse_args()
+    os.environ.update(PYTHON=sys.executable, PORT=args.port)
     rows: dict[str, dict[str, Any]] = {}
     for task in args.tasks:
         for name in args.variants:
@@ -150,7 +137,6 @@ def main() -> None:
                 TASKS[task],
                 VARIANTS[name],
                 args.work_dir.resolve() / task / name,
-                args.port,
             )
             rows.setdefault(task, {})[name] = row
             print(task, name, row, flush=True)

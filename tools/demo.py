@@ -81,9 +81,10 @@ TASKS = {
 
 def call(script: str, *arguments: object, log: Path) -> float:
     """Runs one of our tools, its output in a log; returns the seconds."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(ROOT / 'tools' / script)]
+    program = sys.executable if script.endswith('.py') else 'bash'
+    command = [program, str(ROOT / 'tools' / script)]
     command += [str(a) for a in arguments]
+    log.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with log.open('w') as stream:
         result = subprocess.run(

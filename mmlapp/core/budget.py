@@ -175,14 +175,17 @@ def _fill(
     budget: float,
 ) -> Tensor:
     """Adds channels in order while they fit, of each group the best ones."""
-    mask, closed = mask.clone(), set()
+    mask, closed, used = mask.clone(), set(), cost(mask)
     for channel in order[~mask[order]].tolist():
-        if cost(mask) > 0.999 * budget:
+        if used > 0.999 * budget:
             break
         if int(group[channel]) in closed:
             continue
         mask[channel] = True
-        if cost(mask) > budget:
+        more = cost(mask)
+        if more <= budget:
+            used = more
+        else:
             mask[channel] = False
             closed.add(int(group[channel]))
     return mask

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .masks import Masked, MaskSource
-from .mixins import mix_in
+from .mixins import mix_in, take_off
 from .sync import sync
 
 
@@ -120,6 +120,4 @@ def release(module: nn.Module) -> None:
     Args:
         module (nn.Module): A module, compacted or not.
     """
-    if isinstance(module, Compacted):
-        module.__class__ = type(module).__bases__[1]
-        del module.__dict__['_living']
+    take_off(module, Compacted, '_living')

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from .mixins import take_off
+
 
 class MaskSource(Protocol):
     """What a masked parameter asks for its mask."""
@@ -254,6 +256,4 @@ def remove_masks(module: nn.Module) -> None:
     Args:
         module (nn.Module): A module, masked or not.
     """
-    if isinstance(module, Masked):
-        module.__class__ = type(module).__bases__[0]
-        del module.__dict__['_masks']
+    take_off(module, Masked, '_masks')

@@ -136,12 +136,14 @@ class Trial:
             train (bool): Whether to run in training mode, where auxiliary
                 heads wake up; outputs are not compared. Defaults to False.
         """
-        if not chosen or (train and not self.trains):
+        if not chosen:
             return None
         self.left -= 1
         mask, plan = self._plan(groups, chosen)
         narrowed, failure = self._narrowed(plan, train)
-        if failure is not None or train or not compare:
+        if train:
+            return failure if failure and self.trains else None
+        if failure is not None or not compare:
             return failure
         masked, failure = self._masked(mask, groups)
         if failure is not None or agree(masked, narrowed):
