@@ -75,6 +75,17 @@ def test_a_channel_makes_room_for_a_dearer_one():
     assert cost(snap(cost, margin, group, [1, 1], 61).double()) == 61
 
 
+def test_an_exchange_leaves_the_floor_alone():
+    group = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    margin = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.95, 0.5, 0.4, 0.3])
+
+    def cost(mask):
+        return 10 * mask[:4].sum() + 21 * mask[4:].sum()
+
+    mask = snap(cost, margin, group, [4, 1], 64.9)
+    assert mask.nonzero()[:, 0].tolist() == [0, 1, 2, 3, 4]
+
+
 def test_a_common_offset_decides_between_groups():
     """Without room to fill, what is kept lies above one margin."""
     mask = snap(lambda m: m.sum(), MARGIN, GROUP, [0, 0, 0], 20)
@@ -113,6 +124,13 @@ def test_kept_channels_are_multiples_of_the_divisor(divisor, floors, share):
         assert count >= floor
         if 0 < count < len(kept):
             assert margin[kept].min() > margin[~kept].max()
+
+
+def test_a_small_last_chunk_does_not_go_before_the_others():
+    """Of ten channels eight are too many; the two worst ones are not."""
+    margin = torch.linspace(1, 0, 10)
+    mask = snap(torch.sum, margin, torch.zeros(10).long(), [0], 5.0, 8)
+    assert not mask.any()
 
 
 @pytest.mark.parametrize('share', [0.5, 0.7, 0.9])
