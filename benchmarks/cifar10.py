@@ -139,31 +139,60 @@ def initialise(model: nn.Module) -> None:
 def build(args: argparse.Namespace) -> tuple[nn.Module, LAPP | None]:
     """Makes the network of the asked row."""
     torch.manual_seed(args.seed)
+    uniform = args.method == 'uniform'
     widths = None
-    if args.method == 'uniform':
+    if uniform and args.bypass == 'none':
         widths = uniform_widths(args.depth, args.target)
     model = Classifier(args.depth, widths)
     initialise(model)
     lapp = None
-    if args.method == 'lapp':
-        lapp = attach(
-            model,
-            torch.zeros(1, 3, 32, 32),
-            scope=args.scope.split(','),
-            ignore=[p for p in args.ignore.split(',') if p],
-            bypass=Bypass(args.bypass, args.placement),
-            score=args.score,
-            normalisation=args.normalisation,
-            surrogate=args.surrogate,
-            width=args.width,
-            controller=Controller(
-                rate=args.rate,
-                task_weight=args.task_weight,
-                memory=args.memory,
-                order=args.order,
-            ),
-        )
+    if args.method == 'lapp' or (uniform and args.bypass != 'none'):
+        lapp = attach_lapp(model, args)
+    if uniform and lapp is not None:
+        keep_evenly(lapp, args.target)
     return model.to(memory_format=torch.channels_last), lapp
+
+
+def attach_lapp(model: nn.Module, args: argparse.Namespace) -> LAPP:
+    """Masks and bypasses as the command line asks for them."""
+    return attach(
+        model,
+        torch.zeros(1, 3, 32, 32),
+        scope=args.scope.split(','),
+        ignore=[p for p in args.ignore.split(',') if p],
+        bypass=Bypass(args.bypass, args.placement),
+        score=args.score,
+        normalisation=args.normalisation,
+        surrogate=args.surrogate,
+        width=args.width,
+        controller=Controller(
+            rate=args.rate,
+            task_weight=args.task_weight,
+            memory=args.memory,
+            order=args.order,
+        ),
+    )
+
+
+@torch.no_grad()
+def keep_evenly(lapp: LAPP, target: float) -> None:
+    """Fixes masks with one share for every group before the training.
+
+    Ranked scores of a group are evenly spread, so that one threshold is one
+    share; which filters of a random layer are kept does not matter.
+    """
+    lapp.begin(target, 1)
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        lapp.threshold.fill_((low + high) / 2)
+        lapp.refresh()
+        if lapp.ratio > target:
+            low = (low + high) / 2
+        else:
+            high = (low + high) / 2
+    lapp.threshold.fill_(high)
+    lapp.refresh()
+    lapp.finish()
 
 
 def recipe(
@@ -208,7 +237,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         order = torch.randperm(len(train[0]), generator=generator)
         losses = []
         for step in range(steps):
-            if lapp and epoch * steps + step == int(args.begin * steps):
+            first = epoch * steps + step == int(args.begin * steps)
+            if lapp and args.method == 'lapp' and first:
                 lapp.begin(args.target, int(args.prune_epochs * steps))
             index = order[step * BATCH : (step + 1) * BATCH]
             images = augment(prepare(train[0][index]), generator)
@@ -294,12 +324,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--order', type=int, default=2)
     parser.add_argument('--memory', type=float, default=0.1)
     args = parser.parse_args()
+    branch = [args.bypass, args.placement] if args.bypass != 'none' else []
     args.name = args.name or '-'.join(
-        [
-            args.method,
-            *([args.bypass, args.placement] if args.method == 'lapp' else []),
-            f'seed{args.seed}',
-        ]
+        [args.method, *branch, f'seed{args.seed}']
     )
     return args
 

@@ -37,13 +37,14 @@ OPTIONS = {
 
 def title(arguments: dict[str, Any]) -> str:
     """Names a row by what is not the default."""
-    if arguments['method'] != 'lapp':
-        return {
-            'dense': 'dense',
-            'uniform': 'uniform inner widths, from scratch',
-        }[arguments['method']]
-    parts = ['LAPP']
-    if arguments['bypass'] != 'none':
+    plain = arguments['bypass'] == 'none'
+    if arguments['method'] == 'dense':
+        return 'dense'
+    if arguments['method'] == 'uniform' and plain:
+        return 'uniform inner widths, from scratch'
+    uniform = arguments['method'] == 'uniform'
+    parts = ['uniform, from scratch' if uniform else 'LAPP']
+    if not plain:
         parts.append(f'{arguments["placement"]} {arguments["bypass"]}')
     parts += [
         f'{name}={arguments[name]}'

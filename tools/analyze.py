@@ -30,6 +30,7 @@ from mmlapp.engine.recipe import own_settings
 from mmlapp.engine.tables import console, layers_table, totals_table
 from mmlapp.engine.zoo import (
     NETWORKS,
+    OWN,
     markdown,
     preload,
     read_list,
@@ -52,7 +53,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         const='',
         metavar='LIST',
         help='measure many networks instead: those of a file with lines of '
-        'CONFIG [SIZE [SCOPE [BAR]]], or one of every family that the '
+        'CONFIG [SIZE [SCOPE [BAR]]], where CONFIG may be torchvision::NAME '
+        'or timm::NAME too, or one of every family that the '
         'installed mmpretrain and mmdet have. Results go to the file of '
         '--json and, as Markdown, beside it; what ran to the end according '
         'to it is not measured again',
@@ -137,7 +139,8 @@ def measure_zoo(args: Namespace) -> None:
             lambda name, i: bar.update(task, description=name, completed=i),
         )
         bar.update(task, completed=len(entries))
-    replace_text(out.with_suffix('.md'), markdown(rows))
+    own = [OWN.format(source=args.zoo, out=args.json)] if args.zoo else []
+    replace_text(out.with_suffix('.md'), markdown(rows, *own))
     print(summary(rows))
 
 

@@ -64,6 +64,18 @@ def _hornet(module: Any) -> None:
     module.dims = [shape[1] for shape in shapes] + [shapes[-1][0]]
 
 
+def _edgenext(module: Any) -> None:
+    """Width of the pieces that it splits its channels into."""
+    module.conv_channels = _shape(module.conv_modules[0], 'weight')[0]
+
+
+def _mixed_conv(module: Any) -> None:
+    """Widths of the pieces that its convolutions read, of timm."""
+    module.splits = [
+        _shape(conv, 'weight')[1] * conv.groups for conv in module.children()
+    ]
+
+
 def _repmlp(module: Any) -> None:
     """Numbers by which it cuts its channels into sets."""
     module.channels = _shape(module.gp.conv1.conv, 'weight')[1]
@@ -95,6 +107,8 @@ ADJUSTERS: dict[str, Adjuster] = {
     'Bottle2neck': _res2net,
     'gnConv': _hornet,
     'RepMLPBlock': _repmlp,
+    'SDTAEncoder': _edgenext,
+    'MixedConv2d': _mixed_conv,
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmdet.models.backbones.res2net import Bottle2neck as DetBottle2neck
 from mmdet.models.necks.ssd_neck import L2Norm
+from mmpretrain.models.backbones.edgenext import SDTAEncoder
 from mmpretrain.models.backbones.hornet import HorNetLayerNorm, gnConv
 from mmpretrain.models.backbones.repmlp import RepMLPBlock
 from mmpretrain.models.backbones.res2net import Bottle2neck
@@ -16,7 +17,27 @@ from torch import nn
 
 from mmlapp.core.sync import ADJUSTERS, register_adjuster, sync
 
-# Block, number of input channels, sizes of the groups inside.
+
+class MixedConv2d(nn.ModuleDict):
+    """As timm's: every piece of the channels has a convolution of its own."""
+
+    def __init__(self, *widths):
+        super().__init__()
+        self.splits = list(widths)
+        for i, width in enumerate(widths):
+            self[str(i)] = nn.Conv2d(
+                width, width, 2 * i + 1, padding=i, groups=width
+            )
+
+    def forward(self, x):
+        pieces = x.split(self.splits, 1)
+        return torch.cat(
+            [conv(p) for conv, p in zip(self.values(), pieces, strict=True)],
+            dim=1,
+        )
+
+
+# Block, and number of its input channels.
 BLOCKS = {
     'res2net': (lambda: Bottle2neck(16, 16, 4, 64, base_channels=64), 16),
     'res2net of mmdet': (lambda: DetBottle2neck(16, 4, 4, 64, 64), 16),
@@ -29,6 +50,12 @@ BLOCKS = {
         lambda: HorNetLayerNorm(16, data_format='channels_first'),
         16,
     ),
+    'edgenext': (lambda: SDTAEncoder(16, scales=2, use_pos_emb=False), 16),
+    'edgenext, four scales': (
+        lambda: SDTAEncoder(16, scales=4, use_pos_emb=False),
+        16,
+    ),
+    'mixed': (lambda: MixedConv2d(8, 4, 4), 16),
     'grn': (lambda: GRN(16), 16),
     'layer norm 2d': (lambda: LayerNorm2d(16), 16),
     'l2 norm': (lambda: L2Norm(16), 16),

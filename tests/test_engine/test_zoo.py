@@ -20,6 +20,7 @@ from mmlapp.engine.zoo import (
     run_all,
     summary,
 )
+from mmlapp.engine.zoo.foreign import LIBRARIES
 from mmlapp.engine.zoo.measure import (
     Measurement,
     measure,
@@ -60,7 +61,7 @@ def test_the_list_covers_both_packages():
 def test_every_config_is_installed(entry):
     package, _, path = entry.config.partition('::')
     root = Path(get_installed_path(package)) / '.mim' / 'configs'
-    assert (root / path).is_file()
+    assert (root / f'{path}.py').is_file()
 
 
 def test_a_list_of_ones_own():
@@ -124,6 +125,28 @@ def test_a_network_that_fails_says_where(entry):
     assert measure(entry).failed.startswith('build: ')
 
 
+def test_a_network_of_another_library():
+    found = measure(Entry('torchvision::shufflenet_v2_x0_5', (3, 64, 64)))
+    assert (found.name, found.failed) == (
+        'torchvision::shufflenet_v2_x0_5',
+        None,
+    )
+    assert found.share > 0.95
+    assert found.counted == pytest.approx(found.ratio)
+
+
+def test_a_library_that_is_not_installed(monkeypatch):
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setitem(LIBRARIES, 'timm', missing)
+    failed = measure(Entry('timm::resnet18.a1_in1k')).failed
+    assert failed == (
+        'build: PruningError: timm::resnet18.a1_in1k: timm is not installed; '
+        'pip install it'
+    )
+
+
 def test_a_process_of_its_own_has_a_limit(entry):
     assert run_one(entry, 0.0)['failed'] == 'no result within 0 s'
 
@@ -179,6 +202,8 @@ def test_the_table():
     assert '| bad |  | **50.0%** |' in text
     assert '- bad: a (3); b (2); c (1); 1 other reasons (1)' in text
     assert '- bad: learn: oh' in text
+    assert text.startswith('# The model zoo, measured\n')
+    assert markdown(rows, '# Mine\n').startswith('# Mine\n\nAll weights')
 
 
 def test_nothing_keeps_its_initial_value():

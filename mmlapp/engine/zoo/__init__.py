@@ -4,10 +4,11 @@
 
 from .networks import NETWORKS, Entry, read_list
 from .run import preload, run_all
-from .table import markdown, summary
+from .table import OWN, markdown, summary
 
 __all__ = [
     'NETWORKS',
+    'OWN',
     'Entry',
     'markdown',
     'preload',

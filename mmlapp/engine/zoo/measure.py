@@ -25,6 +25,7 @@ from ..architecture import example_forward, example_inputs
 from ..complexity import counted_flops, operator_flops
 from ..recipe import dense_config
 from ..verify import Check, Comparison, Probe, flat_tensors
+from .foreign import LIBRARIES, build_foreign
 from .memory import peak_memory
 from .networks import Entry
 from .randomise import randomise
@@ -93,8 +94,11 @@ class Measurement:
 def build(entry: Entry) -> nn.Module:
     """Builds the dense model of an entry, without weights to download."""
     package, found, path = entry.config.rpartition('::')
+    if package in LIBRARIES:
+        return build_foreign(package, path)
     if found:
         root = Path(get_installed_path(package)) / '.mim' / 'configs'
+        path = f'{path.removesuffix(".py")}.py'
         # Some import a module, which MMEngine takes for another style.
         cfg = Config.fromfile(root / path, lazy_import=False)
     else:
@@ -217,9 +221,7 @@ class _Run:
 
     def learn(self) -> None:
         """A backward through the narrowed network in training mode."""
-        shape = self.probes[-1].shape
-        assert shape is not None
-        image, samples = example_inputs(self.slim, shape)
+        image, samples = example_inputs(self.slim, self.entry.shape)
         self.slim.train()
         if hasattr(self.slim, 'head'):  # in training some only give losses
             self.slim.head.eval()

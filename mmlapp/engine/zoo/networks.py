@@ -21,7 +21,8 @@ class Entry:
     """One network.
 
     Args:
-        config (str): A path, or ``package::path`` of an installed package.
+        config (str): A path, ``package::path`` of an installed package, or
+            the name of a network as ``timm::name``, ``torchvision::name``.
         shape (tuple[int, int, int]): Of the image. Defaults to 128 pixels,
             at which a network needs a third of the time that 224 take.
         scope (tuple[str, ...]): Patterns of what may be pruned. Defaults to
@@ -39,7 +40,7 @@ class Entry:
     def name(self) -> str:
         """Short name: the file without folder and suffix."""
         package, found, path = self.config.rpartition('::')
-        stem = Path(path).stem
+        stem = Path(path).name.removesuffix('.py')
         return f'{package}::{stem}' if found else stem
 
 
@@ -57,7 +58,7 @@ def read_list(text: str) -> list[Entry]:
         PruningError: If a line is malformed, or there is none.
 
     Examples:
-        >>> read_list('mmpretrain::lenet/lenet5_mnist.py 1x32x32')[0].shape
+        >>> read_list('mmpretrain::lenet/lenet5_mnist 1x32x32')[0].shape
         (1, 32, 32)
     """
     found = list(_entries(text.splitlines()))
@@ -99,7 +100,7 @@ def _shape(text: str, number: int) -> tuple[int, int, int]:
 def _listed(package: str, names: str, *settings: str) -> str:
     """Lines for configs of one package with the same settings."""
     words = ' '.join(settings)
-    return '\n'.join(f'{package}::{n}.py {words}' for n in names.split())
+    return '\n'.join(f'{package}::{n} {words}' for n in names.split())
 
 
 CLASSIFIERS = """

@@ -18,6 +18,7 @@ import torch
 
 from mmlapp.core.files import replace_text
 
+from .foreign import LIBRARIES
 from .measure import Measurement, measure
 from .networks import Entry
 
@@ -63,10 +64,10 @@ def preload(entries: Sequence[Entry]) -> None:
     Args:
         entries (Sequence[Entry]): The networks.
     """
-    packages = {e.config.rpartition('::')[0] for e in entries} - {''}
+    packages = {e.config.rpartition('::')[0] for e in entries}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        for package in sorted(packages):
+        for package in sorted(packages - {'', *LIBRARIES}):
             import_module(f'{package}.models')
 
 

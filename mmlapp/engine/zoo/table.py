@@ -49,18 +49,26 @@ def summary(rows: Sequence[Row]) -> str:
     )
 
 
-INTRODUCTION = """# The model zoo, measured
+BUILT_IN = """# The model zoo, measured
 
 One network for every kind of convolutional block in the configs of
-mmpretrain and for every backbone type in those of mmdet, with random weights
-and statistics. Half of the channels of every group is removed at random, then
-a random share between 10 % and 80 % of each; the masked network is compared
-with the narrowed one, also at another size of image. A comparison counts only
-if the masks changed the outputs by more than a hundredth. Classifiers are
+mmpretrain and for every backbone type in those of mmdet. Classifiers are
 pruned everywhere, detectors in their backbone, recursive ones in backbone and
 neck. Made by
 
     python tools/analyze.py --zoo --json docs/zoo.json
+"""
+OWN = """# Networks, measured
+
+Made by
+
+    python tools/analyze.py --zoo {source} --json {out}
+"""
+MEASURE = """All weights and statistics are random. Half of the channels of
+every group is removed at random, then a random share between 10 % and 80 % of
+each; the masked network is compared with the narrowed one, also at another
+size of image. A comparison counts only if the masks changed the outputs by
+more than a hundredth.
 
 - **FLOPs**: multiply-adds of the whole network at the size of the measure.
 - **prunable**: share of the multiply-adds of the convolutions in scope that
@@ -76,15 +84,18 @@ neck. Made by
 """
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[Row], introduction: str = BUILT_IN) -> str:
     """Returns the table and the reasons of what is frozen.
 
     Args:
         rows (Sequence[Mapping]): One per network.
+        introduction (str): What the networks are. Defaults to that of the
+            built-in list.
     """
     head = [name for name, _ in COLUMNS]
     lines = [
-        INTRODUCTION,
+        introduction,
+        MEASURE,
         summary(rows),
         '',
         _line(head),

@@ -7,7 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mmlapp.core import analyse
+
 CUT = 'cut at a position that is a constant of the code'
+SURPLUS = 'the surplus of a piece over the last one, where it is cut unevenly'
 LOST = 'moved in a way that mixes channels with other dimensions'
 
 
@@ -76,6 +79,43 @@ def test_tied_channels(net, conv, image, agree, name):
     )
     result = agree(model, image)
     assert result.groups == {'a': free}
+
+
+@pytest.mark.parametrize(
+    ('width', 'pieces', 'tied'), [(8, 3, 2), (11, 4, 2), (13, 3, 3)]
+)
+def test_chunks_with_a_shorter_last_one(
+    net, conv, image, agree, width, pieces, tied
+):
+    """13 in 3 is 5, 5, 3: with one of the three tied gone 4, 4, 2."""
+
+    def forward(m, x):
+        x = m.a(x)
+        chunks = [m.scale[i] * c for i, c in enumerate(x.chunk(pieces, dim=1))]
+        return m.b(torch.cat(chunks[::-1], dim=1))
+
+    model = net(
+        forward,
+        a=conv(3, width),
+        b=conv(width, 5),
+        scale=torch.arange(1.0, pieces + 1),
+    )
+    result = agree(model, image)
+    assert result.groups == {'a': tied}
+    kept = pieces * max(1, tied // 2) + width - pieces * tied
+    assert result.slim.a.out_channels == kept
+
+
+def test_pieces_of_the_codes_own_lengths(net, conv, image):
+    def forward(m, x):
+        left, right = m.a(x).split([5, 3], dim=1)
+        return m.b(torch.cat([right, left], dim=1))
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5)).eval()
+    found = analyse(model, lambda: model(image))
+    assert not found.groups.prunable
+    reason = 'the network does not run with fewer of them'
+    assert {SURPLUS, reason} < {g.frozen for g in found.groups.items}
 
 
 def test_pixel_shuffle_ties_the_pixels_of_a_channel(net, conv, image, agree):

@@ -14,6 +14,7 @@ from ..labels import Axis, Labels, blank, gather_axis, move, spread, tie_pieces
 from ..tracer import Tracer
 
 CUT = 'cut at a position that is a constant of the code'
+SURPLUS = 'the surplus of a piece over the last one, where it is cut unevenly'
 LOST = 'moved in a way that mixes channels with other dimensions'
 
 
@@ -64,15 +65,40 @@ def pieces(tracer: Tracer, call: Call) -> None:
         whole = lengths == {source.shape[dim]}
         length = max(lengths)
         aligned = len(lengths) == 1 and _starts_at_multiple(call, length)
-        if not whole and not (
-            aligned and tie_pieces(tracer.graph, axis, length)
+        if not (
+            whole
+            or (aligned and tie_pieces(tracer.graph, axis, length))
+            or _tie_chunks(
+                tracer, axis, [t.shape[dim] for t in call.outputs()]
+            )
         ):
             tracer.graph.freeze(axis.ids, CUT)
     moved(tracer, call)
 
 
+def _tie_chunks(tracer: Tracer, axis: Axis, lengths: list[int]) -> bool:
+    """Ties equal pieces and a shorter last one, as chunk makes them.
+
+    With L and r indices per piece, the first r of all go together and the
+    other L - r stay: what is left is cut alike, since ceil(C / n) for C = n L
+    - (L - r) channels in n pieces falls with L as long as L - r is the same.
+    """
+    *full, rest = lengths
+    if not full or len(set(full)) > 1 or not 0 < rest < full[0]:
+        return False
+    pieces = axis.ids[:-rest].view(-1, full[0])
+    tie_pieces(tracer.graph, Axis(pieces.reshape(-1)), full[0])
+    tie_pieces(
+        tracer.graph,
+        Axis(torch.cat([pieces[0, :rest], axis.ids[-rest:]])),
+        rest,
+    )
+    tracer.graph.freeze(pieces[0, rest:], SURPLUS)
+    return True
+
+
 # Blocks that cut where their attributes say, which an adjuster rewrites.
-ADJUSTED = {'gnConv'}
+ADJUSTED = {'gnConv', 'MixedConv2d'}
 
 
 def _follows(tracer: Tracer) -> bool:
