@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from .bypass import Bypass, build_bypass
-from .errors import PruningError, PruningWarning
+from .errors import PruningWarning
+from .example import check_network, check_repeats, checked
 from .groups import ChannelGroup, Groups, Member, find_groups, matches
 from .place import owners
 from .prove import prove
@@ -65,14 +66,16 @@ def analyse(
         Analysis: Groups, bypasses and multiply-adds.
 
     Raises:
-        PruningError: If the model is wrapped for distributed training, or a
-            pattern of ``scope`` matches nothing.
+        PruningError: If the model is wrapped, compiled or does not run on
+            the example, if it returns no tensor or calls other modules at
+            every forward, or if a pattern of ``scope`` matches nothing.
     """
-    _refuse_wrapper(model)
+    check_network(model)
     bypass = bypass or Bypass()
     scope = (scope,) if isinstance(scope, str) else tuple(scope)
     ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
-    record = trace(model, forward)
+    record = trace(model, checked(forward))
+    check_repeats(model, forward, record.calls)
     groups = find_groups(record, scope, ignore)
     if bypass.placement == 'fill':
         built = _bypasses(
@@ -90,15 +93,6 @@ def analyse(
         }
         built = _bypasses(model, record, bypass, wanted)
     return Analysis(record, groups, *built)
-
-
-def _refuse_wrapper(model: nn.Module) -> None:
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    if isinstance(model, wrappers):
-        raise PruningError(
-            f'the model is wrapped in {type(model).__name__}: prune '
-            'model.module first and wrap it afterwards'
-        )
 
 
 def _inside(

@@ -15,6 +15,7 @@ from .bypass import Bypass, add_bypass
 from .compact import Compacted
 from .controller import Controller
 from .errors import PruningError
+from .example import example_of
 from .flops import FlopsTable, PairTerm
 from .lapp import LAPP
 from .masks import Masked, restore_masks
@@ -27,7 +28,7 @@ from .trace import FlopsTerm
 
 def attach(
     model: nn.Module,
-    example: Tensor | Callable[[], Any],
+    example: Tensor | tuple[Any, ...] | Callable[[], Any],
     *,
     scope: str | Sequence[str] = '*',
     ignore: str | Sequence[str] = (),
@@ -47,8 +48,9 @@ def attach(
     Args:
         model (nn.Module): The network, not yet wrapped for distributed
             training.
-        example (Tensor or Callable): An input, or a function without
-            arguments that runs the network on one.
+        example (Tensor, tuple or Callable): An input, a tuple of all
+            positional arguments, or a function without arguments that runs
+            the network on whatever else it reads.
         scope (str or Sequence[str]): Patterns of module names that may be
             pruned. Defaults to all.
         ignore (str or Sequence[str]): Patterns to leave alone. Defaults to
@@ -73,8 +75,8 @@ def attach(
         LAPP: The added child.
 
     Raises:
-        PruningError: For a wrapped model, an unknown name, a scope that
-            matches nothing, or a divisor below 1.
+        PruningError: For an unknown name, a divisor below 1, and what
+            :func:`analyse` refuses.
 
     Examples:
         >>> import torch
@@ -87,14 +89,11 @@ def attach(
     """
     _refuse_second(model)
     check_divisor(divisor)
-    forward = (
-        example
-        if callable(example) and not isinstance(example, Tensor)
-        else (lambda: model(example))
-    )
     smooth = SURROGATES[surrogate](width)
     if analysis is None:
-        analysis = analyse(model, forward, scope, ignore, bypass)
+        analysis = analyse(
+            model, example_of(model, example), scope, ignore, bypass
+        )
     bypass = bypass or Bypass()
     if not analysis.groups.prunable:
         reasons = sorted({str(g.frozen) for g in analysis.groups.items})

@@ -150,9 +150,11 @@ class Trial:
             return failure
         again, _ = self._masked(mask, groups)
         if not agree(masked, again):
+            finite = all(bool(t.isfinite().all()) for t in masked)
+            what = 'other outputs at every call' if finite else 'NaN or Inf'
             warnings.warn(
-                'the network gives other outputs at every call: whether it '
-                'computes the same when it is narrowed cannot be checked',
+                f'the network gives {what}: whether it computes the same when '
+                'it is narrowed cannot be checked',
                 PruningWarning,
                 stacklevel=2,
             )

@@ -67,6 +67,7 @@ def watch_modules(tracer: Tracer, model: nn.Module) -> Iterator[None]:
     rules = {id(m): rule_of(m) for m in model.modules()}
 
     def entered(module: nn.Module) -> None:
+        tracer.trace.calls.append(tracer.modules[id(module)])
         tracer.quiet += rules[id(module)] is not None
 
     def left(module: nn.Module, args: Any, out: Any) -> None:

@@ -108,6 +108,8 @@ class Trace:
             alone while others are masked.
         unknown (dict[str, int]): Operators without a rule, with the number
             of labelled tensors that they read.
+        calls (list[str]): Names of the modules, in the order in which they
+            began to run.
     """
 
     graph: ChannelGraph = field(default_factory=ChannelGraph)
@@ -119,3 +121,4 @@ class Trace:
     norms: dict[str, str] = field(default_factory=dict)
     compact: dict[str, Compact] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)

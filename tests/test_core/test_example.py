@@ -1,0 +1,150 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What cannot be followed is refused with what to give instead."""
+
+import random
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core import PruningError, PruningWarning, analyse, attach
+
+
+@pytest.fixture
+def parts(net, conv):
+    """Makes a network of three layers from a function."""
+
+    def make(function):
+        return net(function, a=conv(3, 8), b=conv(8, 8), c=conv(8, 4))
+
+    return make
+
+
+def fails(m, x):
+    raise KeyError('oh')
+
+
+RUNS = {
+    'forward fails': (
+        fails,
+        r"does not run on the example \(KeyError: 'oh'\)\. Give an input",
+    ),
+    'too many channels': (
+        lambda m, x: m.a(torch.cat([x, x], dim=1)),
+        r'does not run on the example \(RuntimeError: .*to have 3 channels',
+    ),
+    'no tensor': (
+        lambda m, x: len(m.c(m.b(m.a(x)))),
+        'returns no tensor on the example but int: which channels must stay',
+    ),
+    'nothing': (
+        lambda m, x: [m.a(x), None][1],
+        'returns no tensor on the example but NoneType',
+    ),
+}
+
+
+@pytest.mark.parametrize('name', RUNS)
+def test_a_forward_that_cannot_be_used(parts, image, name):
+    function, match = RUNS[name]
+    model = parts(function)
+    with pytest.raises(PruningError, match=match) as caught:
+        attach(model, image)
+    assert (caught.value.__cause__ is None) == (name[:2] == 'no')
+    assert not hasattr(model, 'lapp')
+
+
+def turns(m, x):
+    m.turn = not getattr(m, 'turn', False)
+    x = m.a(x)
+    return m.c(m.b(x) if m.turn else x)
+
+
+def skips(m, x):
+    x = m.a(x)
+    return m.c(m.b(x) if next(m.chances) < 0.5 else x)
+
+
+def test_a_network_that_takes_turns(parts, image):
+    model = parts(turns)
+    with pytest.raises(
+        PruningError, match=r"calls other modules .*\('b' once, 'c' then\)"
+    ):
+        attach(model, image)
+    assert not hasattr(model, 'turn') or model.turn  # as after one forward
+
+
+@pytest.mark.parametrize('draws', [(0.1, 0.9), (0.9, 0.1)])
+def test_a_network_that_skips_a_layer_by_chance(parts, image, draws):
+    model = parts(skips)
+    model.chances = iter(draws)
+    with pytest.raises(PruningError, match='calls other modules'):
+        analyse(model, lambda: model(image))
+
+
+def test_a_network_that_only_stops_earlier(parts, image):
+    model = parts(lambda m, x: next(m.ends)(m, m.a(x)))
+    model.ends = iter([lambda m, x: m.c(m.b(x)), lambda m, x: x])
+    with pytest.raises(PruningError, match=r"\('b' once, none then\)"):
+        analyse(model, lambda: model(image))
+
+
+def test_noise_is_no_other_module(parts, image):
+    """Random numbers are warned of, elsewhere."""
+    random.seed(0)
+    model = parts(lambda m, x: m.c(m.b(m.a(x) + random.random())))
+    with pytest.warns(PruningWarning, match='other outputs at every call'):
+        attach(model, image)
+
+
+def test_outputs_that_are_no_numbers(parts, image):
+    model = parts(lambda m, x: m.c(m.b(m.a(x / 0.0))))
+    with pytest.warns(PruningWarning, match='gives NaN or Inf: whether'):
+        attach(model, image)
+
+
+def test_a_scripted_network_is_refused(conv, image):
+    model = nn.Sequential(conv(3, 8), conv(8, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # scripting is deprecated
+        scripted = torch.jit.script(model)
+    with pytest.raises(PruningError, match='the model is a TorchScript'):
+        attach(scripted, image)
+    with pytest.raises(PruningError, match='1 of the model is a TorchScr'):
+        attach(nn.Sequential(conv(3, 3), scripted), image)
+
+
+def test_a_compiled_network_is_refused(conv, image):
+    model = nn.Sequential(conv(3, 8), conv(8, 4))
+    compiled = torch.compile(model, backend='eager')
+    with pytest.raises(PruningError, match=r'made by torch\.compile: prune'):
+        attach(compiled, image)
+    assert not hasattr(model, 'lapp')
+
+
+def test_a_layer_without_a_shape_is_refused(image):
+    model = nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyConv2d(4, 3))
+    with pytest.raises(PruningError, match='weight of 0 of the model has no'):
+        attach(model, image)
+
+
+def test_several_inputs(conv):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = conv(3, 8), conv(1, 8), conv(8, 5)
+
+        def forward(self, x, y=None):
+            return self.c(self.a(x) + self.b(y))
+
+    x, y = torch.rand(1, 3, 8, 8), torch.rand(1, 1, 8, 8)
+    first, second = Two(), Two()
+    for lapp in (
+        attach(first, (x, y)),
+        attach(second, lambda: second(x, y=y)),
+    ):
+        assert [(g.name, g.size) for g in lapp.groups] == [('a', 8)]
+    with pytest.raises(PruningError, match='a tuple of its arguments'):
+        attach(Two(), x)
