@@ -7,6 +7,7 @@ model = dict(
     architecture=_base_.model.type,
     scope=['backbone', 'neck', 'rpn_head', 'roi_head'],
     input_shape=(3, 800, 1280),
+    divisor=16,  # faster kernels
 )
 optim_wrapper = dict(type='mmlapp.LAPPOptimWrapper')
 custom_hooks = [

@@ -6,6 +6,7 @@ model = dict(
     type='mmlapp.PrunableModel',
     architecture=_base_.model.type,
     input_shape=(3, 224, 224),
+    divisor=16,  # faster kernels
 )
 optim_wrapper = dict(type='mmlapp.LAPPOptimWrapper')
 custom_hooks = [
