@@ -15,6 +15,7 @@ from mmlapp.core.thresholds import DENSE, FINISHED, PRUNING
 from mmlapp.registry import HOOKS
 
 from .atomic import save_safely
+from .compiled import leave_uncompiled
 from .limits import check_finite, check_run
 from .narrowing import (
     averaged_models,
@@ -122,6 +123,8 @@ class LAPPHook(Hook):
                 'dense FLOPs; there is no pruning phase'
             )
             return
+        if runner.cfg.get('compile'):
+            leave_uncompiled()
         lapp = find_lapp(runner.model)
         if lapp.phase == FINISHED:
             self._end(runner, lapp)

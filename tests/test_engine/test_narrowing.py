@@ -347,6 +347,49 @@ def test_settings_of_mmengine_change_nothing(
     assert_equal(other.model, plain.model, 1e-4)
 
 
+class Counting(Hook):
+    """Notes how many graphs were compiled in each step, wide and narrow."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.new: dict[bool, list[int]] = {False: [], True: []}
+
+    def backend(self, graph: Any, inputs: Any) -> Any:
+        self.count += 1
+        return graph.forward
+
+    def before_train_iter(self, runner: Runner, **kwargs: Any) -> None:
+        self.before = self.count
+        self.narrow = narrowed_plan(runner.model) is not None
+
+    def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
+        self.new[self.narrow].append(self.count - self.before)
+
+
+@pytest.mark.filterwarnings('ignore')  # of the compiler
+def test_narrowing_compiles_everything_once_more(
+    make_runner: MakeRunner,
+) -> None:
+    """And nothing in between, whatever thresholds and schedule do."""
+    counting = Counting()
+    torch.compiler.reset()
+
+    def change(config: dict[str, Any]) -> None:
+        config['cfg'] = dict(compile=dict(backend='counting'))
+
+    torch._dynamo.register_backend(
+        lambda *args: counting.backend(*args), name='counting'
+    )
+    runner = make_runner(change, narrow=True)
+    runner.register_hook(counting, 'VERY_LOW')
+    runner.train()
+    for new in counting.new.values():
+        assert new[0] > 0
+        assert not any(new[2:])
+    wide, narrow = (sum(counting.new[kind]) for kind in (False, True))
+    assert narrow <= wide
+
+
 def test_mixed_precision_on_the_cpu(make_runner: MakeRunner) -> None:
     def amp(config: dict[str, Any]) -> None:
         config['optim_wrapper'].update(
