@@ -43,6 +43,12 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         help='replace what this tool wrote to OUT before',
     )
     parser.add_argument(
+        '--merge-bypasses',
+        action='store_true',
+        help='add bypasses to the filters beside them where the sum is one '
+        'filter: a plain model with fewer FLOPs and the same outputs',
+    )
+    parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
@@ -88,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 args.checkpoint,
                 args.out,
                 force=args.force,
+                merge=args.merge_bypasses,
                 progress=status.update,
             )
         except (PruningError, FileNotFoundError) as error:

@@ -10,6 +10,7 @@ from .controller import Controller
 from .errors import PruningError, PruningWarning
 from .importance import LayerChannels, register_score
 from .lapp import LAPP
+from .merge import merge_bypasses
 from .plan import ChannelPlan
 from .shrink import narrow, shrink
 
@@ -25,6 +26,7 @@ __all__ = [
     'Schedule',
     'analyse',
     'attach',
+    'merge_bypasses',
     'narrow',
     'register_bypass',
     'register_score',

@@ -20,18 +20,20 @@ def mix_in(module: nn.Module, mixin: type) -> None:
     module.__class__ = _mixed(mixin, cls)
 
 
-def take_off(module: nn.Module, mixin: type, state: str) -> None:
+def take_off(module: nn.Module, mixin: type, state: str | None = None) -> None:
     """Gives a module with a mixin back its own class.
 
     Args:
         module (nn.Module): A module, with the mixin or not.
         mixin (type): The mixin.
-        state (str): Name of what the mixin keeps in the module.
+        state (str, optional): Name of what the mixin keeps in the module.
+            Defaults to None: nothing.
     """
     if isinstance(module, mixin):
         bases = type(module).__bases__
         module.__class__ = next(base for base in bases if base is not mixin)
-        del module.__dict__[state]
+        if state is not None:
+            del module.__dict__[state]
 
 
 @cache

@@ -14,9 +14,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmlapp.core import ChannelPlan, PruningError, shrink
+from mmlapp.core import ChannelPlan, PruningError, merge_bypasses, shrink
+from mmlapp.core.merge import without_bypasses
+from mmlapp.core.trace import trace
 from mmlapp.version import __version__
 
+from .architecture import example_forward
 from .checkpoint import Trained, load_checkpoint, read_trained
 from .complexity import counted_flops, operator_flops
 from .folder import check_folder, staged_folder
@@ -88,6 +91,7 @@ def deploy(
     out: str | Path,
     name: str | None = None,
     force: bool = False,
+    merge: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Deployment:
     """Narrows a trained model and writes it, if it computes the same.
@@ -104,6 +108,9 @@ def deploy(
             None: that of the config's file.
         force (bool): Whether to replace a former deployment in ``out``.
             Defaults to False.
+        merge (bool): Whether to add bypasses to the filters of their
+            convolutions where both together are one linear map: same
+            outputs, fewer FLOPs than asked. Defaults to False.
         progress (Callable): Is told what is being done. Defaults to nothing.
 
     Returns:
@@ -130,9 +137,13 @@ def deploy(
         comparison = Comparison(masked, probes)
         plan = trained.plan if trained.narrowed else masked.lapp.plan()
         assert plan is not None
+        small = masked if trained.narrowed else shrink(masked, plan)
+        if merge:
+            plan, note = _merge(small, plan, shape)
+            notes.append(note)
         with staged_folder(out) as folder:
             progress('writing and loading the narrowed model')
-            paths = _write(folder, name, cfg, plan, masked, trained)
+            paths = _write(folder, name, cfg, plan, small, trained)
             slim = load_deployed(*paths[:2])
             progress('running the narrowed model')
             checks = comparison.check(slim)
@@ -166,15 +177,31 @@ def _probes(
     return probes, notes
 
 
+def _merge(
+    model: nn.Module, plan: ChannelPlan, shape: tuple[int, ...]
+) -> tuple[ChannelPlan, str]:
+    """Merges bypasses; returns the plan of the result and what was done."""
+    merged = merge_bypasses(model)
+    forward = example_forward(model, shape)
+    flops = sum(term.dense for term in trace(model, forward).terms)
+    stay = sorted({reason for reason in merged.values() if reason})
+    count = sum(reason is None for reason in merged.values())
+    note = f'{count} of {len(merged)} bypasses merged'
+    return (
+        without_bypasses(plan, merged, flops),
+        f'{note}; the others stay: {"; ".join(stay)}' if stay else note,
+    )
+
+
 def _write(
     folder: Path,
     name: str,
     cfg: Config,
     plan: ChannelPlan,
-    masked: nn.Module,
+    slim: nn.Module,
     trained: Trained,
 ) -> tuple[Path, Path, Path]:
-    """Writes config, checkpoint and plan; narrows the model in place."""
+    """Writes config, checkpoint and plan."""
     paths = tuple(
         folder / f'{name}{suffix}' for suffix in ('.py', '.pth', '.plan.json')
     )
@@ -189,7 +216,6 @@ def _write(
         mmengine_version=mmengine.__version__,
         mmlapp_version=__version__,
     )
-    slim = masked if trained.narrowed else shrink(masked, plan)
     state = slim.state_dict()
     paths[0].write_text(text, encoding='utf-8')
     torch.save({'meta': meta, 'state_dict': state}, paths[1])

@@ -1,6 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
 import json
+import re
 import shutil
 
 import pytest
@@ -12,6 +13,7 @@ from mmengine.visualization import Visualizer
 
 from mmlapp.core import ChannelPlan
 from mmlapp.engine import deploy as logic
+from mmlapp.engine.complexity import counted_flops, operator_flops
 
 
 @pytest.fixture(scope='module')
@@ -84,6 +86,47 @@ def test_a_stock_call_loads_the_classifier(
     printed = capsys.readouterr().out
     assert printed.count('same outputs on random') == 2
     assert 'same outputs on 4 images of test_dataloader' in printed
+
+
+@pytest.mark.parametrize(
+    ('placement', 'note'),
+    [
+        ('narrow', r'note: (\d+) of \1 bypasses merged$'),
+        ('fill', r'merged; the others stay: it fills removed filters$'),
+    ],
+)
+def test_merged_bypasses(
+    tool, classifier_run, tmp_path, capsys, placement, note
+):
+    """Fewer FLOPs, the same outputs, and no bypass that could go."""
+    from mmpretrain.apis import init_model
+
+    run = classifier_run(
+        dict(type='depthwise', placement=placement), target=0.6
+    )
+    command = str(run.config), str(run.checkpoint)
+    tool.main([*command, str(tmp_path / 'a')])
+    tool.main([*command, str(tmp_path / 'b'), '--merge-bypasses'])
+    printed = capsys.readouterr().out
+    assert re.search(note, printed, re.MULTILINE)
+    assert printed.count('same outputs on') == 6
+    plans = [ChannelPlan.load(tmp_path / x / 'run.plan.json') for x in 'ab']
+    models = [
+        init_model(str(tmp_path / x / 'run.py'), str(tmp_path / x / 'run.pth'))
+        for x in 'ab'
+    ]
+    image = torch.rand(2, 3, 24, 24)
+    torch.testing.assert_close(
+        *(outputs(model, image) for model in models), rtol=1e-4, atol=1e-5
+    )
+    shape = 3, 16, 16
+    for plan, model in zip(plans, models, strict=True):
+        counted = counted_flops(operator_flops(model, shape)[0])
+        assert counted == pytest.approx(plan.flops['pruned'])
+    if placement == 'narrow':
+        assert plans[1].flops['pruned'] < plans[0].flops['pruned']
+        assert not plans[1].bypasses
+        assert not [k for k in models[1].state_dict() if 'bypass' in k]
 
 
 def test_figures(classifier_run, tmp_path):
