@@ -114,12 +114,15 @@ def _bypasses(
     open_ended = {
         s.module for s in record.readers if bypass.placement == 'narrow'
     }
+    sharers = owners(model)
     for site in record.sites:
         name = site.module
         if site not in record.producers or name not in wanted:
             continue
         layer = model.get_submodule(name)
         branch = build_bypass(layer, bypass.type)
+        weight = layer._parameters.get(site.name.rpartition('.')[2])
+        shared = len(sharers[id(weight)]) > 1
         narrow = bypass.placement == 'narrow' and bypass.type != 'none'
         if narrow and getattr(layer, 'groups', 1) > 1:
             branch = 'it is a grouped convolution'
@@ -129,7 +132,7 @@ def _bypasses(
             branch = 'it computes over its channels'
         elif name in open_ended and bypass.type != 'none':
             branch = 'it reads channels that are not zero where removed'
-        elif len(owners(model, site.name)) > 1 and bypass.type != 'none':
+        elif shared and bypass.type != 'none':
             branch = 'it shares its weight with another layer'
         if isinstance(branch, str):
             without[name] = branch

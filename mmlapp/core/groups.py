@@ -111,39 +111,50 @@ def find_groups(
     for component in emitted:
         key = (*touched[component], reasons.get(component))
         by_key[key].append(component)
-    items, channel, group = [], torch.full_like(root, -1), root * 0 - 1
-    total = number = 0
+    position, owner = torch.full_like(root, -1), torch.full_like(root, -1)
+    for number, components in enumerate(by_key.values()):
+        index = torch.tensor(components)
+        position[index] = torch.arange(len(components))
+        owner[index] = number
+    position, owner = position[root], owner[root]
+    items: list[ChannelGroup] = []
     names: Counter[str] = Counter()
-    for components in by_key.values():
+    for number, components in enumerate(by_key.values()):
         frozen = reasons.get(components[0])
         if frozen is None and len(components) == 1:
             frozen = SINGLE
-        local = torch.full_like(root, -1)
-        index = torch.tensor(components)
-        local[index] = torch.arange(len(components))
-        local = local[root]
         met = [key for key, _ in touched[components[0]]]
         sites = [trace.sites[k] for k in met if k < len(trace.sites)]
-        item = _group(trace, sites, local, frozen)
-        if frozen is None:
-            item = _rename(item, names)
-        items.append(item)
-        if frozen is None:
-            mine = local >= 0
-            channel[mine] = local[mine] + total
-            group[mine] = number
-            total, number = total + len(components), number + 1
-    return Groups(tuple(items), channel, group)
+        members = tuple(_member(s, position, owner, number) for s in sites)
+        name = next(s.module for s in sites if s in trace.producers)
+        item = ChannelGroup(name, len(components), members, frozen)
+        items.append(item if frozen else _rename(item, names))
+    return Groups(tuple(items), *_numbered(items, position, owner))
 
 
-def _group(
-    trace: Trace, sites: Sequence[Site], local: Tensor, frozen: str | None
-) -> ChannelGroup:
-    members = tuple(
-        Member(s, local[s.start : s.start + s.size]) for s in sites
-    )
-    name = next(s.module for s in sites if s in trace.producers)
-    return ChannelGroup(name, int(local.max()) + 1, members, frozen)
+def _numbered(
+    items: Sequence[ChannelGroup], position: Tensor, owner: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Channel and group of every node, counting what is prunable alone."""
+    starts, ranks, total, rank = [], [], 0, 0
+    for item in items:
+        prunable = item.frozen is None
+        starts.append(total)
+        ranks.append(rank if prunable else -1)
+        total += item.size * prunable
+        rank += prunable
+    # The last entries are those of nodes without a group, -1.
+    group = torch.tensor([*ranks, -1])[owner]
+    channel = torch.tensor([*starts, 0])[owner] + position
+    return torch.where(group < 0, -1, channel), group
+
+
+def _member(
+    site: Site, position: Tensor, owner: Tensor, number: int
+) -> Member:
+    """Which channels of a group a site holds."""
+    span = slice(site.start, site.start + site.size)
+    return Member(site, torch.where(owner[span] == number, position[span], -1))
 
 
 def _rename(group: ChannelGroup, names: Counter[str]) -> ChannelGroup:

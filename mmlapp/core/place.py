@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -74,16 +75,14 @@ def _is_stored(model: nn.Module, site: Site) -> bool:
     return hasattr(model.get_submodule(module), name)
 
 
-def owners(model: nn.Module, name: str) -> list[tuple[nn.Module, str]]:
-    """All modules that share one parameter, and its name there."""
-    owner, _, leaf = name.rpartition('.')
-    wanted = model.get_submodule(owner)._parameters.get(leaf)
-    return [
-        (module, key)
-        for module in model.modules()
-        for key, value in module._parameters.items()
-        if value is not None and value is wanted
-    ]
+def owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """All modules that have a parameter, by its id, and its name there."""
+    found: dict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
+    for module in model.modules():
+        for key, value in module._parameters.items():
+            if value is not None:
+                found[id(value)].append((module, key))
+    return found
 
 
 def place_masks(
@@ -107,6 +106,7 @@ def place_masks(
         list[MaskPlace]: Where the masks are.
     """
     names = {module: name for name, module in model.named_modules()}
+    sharers = owners(model)
     places: list[MaskPlace] = []
 
     def add(module: nn.Module, name: str, mask: ParameterMask) -> None:
@@ -124,9 +124,10 @@ def place_masks(
         if (mine < 0).all():
             continue
         mine = torch.where(mine < 0, source.total, mine)
-        for module, name in owners(model, site.name):
-            add(module, name, ParameterMask(source, mine, site.dim, emits))
         layer = model.get_submodule(site.module)
+        parameter = layer._parameters.get(site.name.rpartition('.')[2])
+        for module, name in sharers[id(parameter)]:
+            add(module, name, ParameterMask(source, mine, site.dim, emits))
         if (
             filled is None
             and isinstance(layer, Bypassed)
