@@ -70,10 +70,23 @@ def _edgenext(module: Any) -> None:
 
 
 def _mixed_conv(module: Any) -> None:
-    """Widths of the pieces that its convolutions read, of timm."""
-    module.splits = [
-        _shape(conv, 'weight')[1] * conv.groups for conv in module.children()
-    ]
+    """Widths of the pieces that its convolutions read."""
+    module.splits = [_inputs(conv) for conv in module.children()]
+
+
+def _cross_stage(module: Any) -> None:
+    """Twice the width of the pieces that it splits its channels into."""
+    module.expand_chs = _shape(module.conv_exp.conv, 'weight')[0]
+
+
+def _selective_kernel(module: Any) -> None:
+    """Channels that it may split into one piece for every path."""
+    paths = module.num_paths if module.split_input else 1
+    module.in_channels = _inputs(module.paths[0].conv) * paths
+
+
+def _inputs(conv: Any) -> int:
+    return _shape(conv, 'weight')[1] * int(conv.groups)
 
 
 def _repmlp(module: Any) -> None:
@@ -108,7 +121,11 @@ ADJUSTERS: dict[str, Adjuster] = {
     'gnConv': _hornet,
     'RepMLPBlock': _repmlp,
     'SDTAEncoder': _edgenext,
+    # timm
     'MixedConv2d': _mixed_conv,
+    'CrossStage': _cross_stage,
+    'CrossStage3': _cross_stage,
+    'SelectiveKernel': _selective_kernel,
 }
 
 

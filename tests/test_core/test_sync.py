@@ -3,6 +3,7 @@
 """Blocks that keep channel numbers in attributes: one test for each row."""
 
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -37,6 +38,49 @@ class MixedConv2d(nn.ModuleDict):
         )
 
 
+def conv_norm(inputs, outputs):
+    """As timm's ConvNormAct names its parts."""
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(inputs, outputs, 3, padding=1),
+            bn=nn.BatchNorm2d(outputs),
+        )
+    )
+
+
+class CrossStage(nn.Module):
+    """As timm's: half of the channels pass by the other half's layers."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.expand_chs = 2 * width
+        self.conv_exp = conv_norm(width, 2 * width)
+        self.blocks = conv_norm(width, width)
+        self.conv_transition = conv_norm(2 * width, width)
+
+    def forward(self, x):
+        a, b = self.conv_exp(x).split(self.expand_chs // 2, dim=1)
+        return self.conv_transition(torch.cat([a, self.blocks(b)], dim=1))
+
+
+class SelectiveKernel(nn.Module):
+    """As timm's: every path reads a part of the channels."""
+
+    def __init__(self, width, split_input):
+        super().__init__()
+        self.in_channels, self.num_paths = width, 2
+        self.split_input = split_input
+        part = width // 2 if split_input else width
+        self.paths = nn.ModuleList([conv_norm(part, width) for _ in range(2)])
+
+    def forward(self, x):
+        pieces = [x, x]
+        if self.split_input:
+            pieces = x.split(self.in_channels // self.num_paths, 1)
+        pairs = zip(self.paths, pieces, strict=True)
+        return sum(path(piece) for path, piece in pairs)
+
+
 # Block, and number of its input channels.
 BLOCKS = {
     'res2net': (lambda: Bottle2neck(16, 16, 4, 64, base_channels=64), 16),
@@ -53,6 +97,12 @@ BLOCKS = {
     'edgenext': (lambda: SDTAEncoder(16, scales=2, use_pos_emb=False), 16),
     'edgenext, four scales': (
         lambda: SDTAEncoder(16, scales=4, use_pos_emb=False),
+        16,
+    ),
+    'cross stage': (lambda: CrossStage(16), 16),
+    'selective kernel': (lambda: SelectiveKernel(16, split_input=True), 16),
+    'selective kernel on all': (
+        lambda: SelectiveKernel(16, split_input=False),
         16,
     ),
     'mixed': (lambda: MixedConv2d(8, 4, 4), 16),
