@@ -76,15 +76,21 @@ class ApplyMask(Function):
         parameter, shaped, slope, group = ctx.saved_tensors
         grad_threshold = grad_gate = None
         if ctx.needs_input_grad[1]:
-            product = (grad * parameter).movedim(ctx.dim, 0)
-            product = product.reshape(product.shape[0], -1)
-            grad_gate = product.sum(dim=1, dtype=slope.dtype)
+            grad_gate = _sum_but(grad * parameter, ctx.dim, slope.dtype)
             grad_threshold = (
                 slope.new_zeros(ctx.groups)
                 .index_add(0, group, -grad_gate * slope)
                 .to(ctx.threshold_dtype)
             )
         return grad * shaped, grad_threshold, grad_gate, *[None] * 4
+
+
+def _sum_but(tensor: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    """Sums over all dimensions but one."""
+    if tensor.dim() == 1:  # of a norm, which most masks belong to
+        return tensor.to(dtype)
+    rows = tensor.movedim(dim, 0)
+    return rows.reshape(rows.shape[0], -1).sum(dim=1, dtype=dtype)
 
 
 class HardMask(Function):
