@@ -96,6 +96,14 @@ def _repmlp(module: Any) -> None:
     module._path_vec_channles = int(module.fc3.in_channels)
 
 
+def _swin(module: Any) -> None:
+    """Widths of the stages whose outputs it reshapes."""
+    widths = list(module.num_features)
+    for i in module.out_indices:
+        widths[i] = _shape(getattr(module, f'norm{i}'), 'weight')[0]
+    module.num_features = widths
+
+
 def _shape(module: Any, name: str) -> tuple[int, ...]:
     tensor: Tensor | None = module._parameters.get(name)
     tensor = module._buffers[name] if tensor is None else tensor
@@ -121,6 +129,7 @@ ADJUSTERS: dict[str, Adjuster] = {
     'gnConv': _hornet,
     'RepMLPBlock': _repmlp,
     'SDTAEncoder': _edgenext,
+    'SwinTransformer': _swin,
     # timm
     'MixedConv2d': _mixed_conv,
     'CrossStage': _cross_stage,

@@ -140,6 +140,18 @@ def test_pixel_unshuffle_repeats_a_channel(net, conv, image, agree):
     assert len(result.plan.slices['b.weight'][1].index) == 8
 
 
+def test_windows_of_pixels_repeat_a_channel(net, conv, image, agree):
+    """As patches are merged: four pixels of each channel."""
+
+    def forward(m, x):
+        return m.fc(functional.unfold(m.a(x), 2, stride=2).transpose(1, 2))
+
+    model = net(forward, a=conv(3, 8), fc=nn.Linear(32, 5))
+    result = agree(model, image)
+    assert result.groups == {'a': 8}
+    assert result.slim.fc.in_features == 16
+
+
 def test_flatten_before_linear(net, conv, image, agree):
     model = net(
         lambda m, x: m.fc(m.a(x).flatten(1)),

@@ -138,6 +138,18 @@ def shifted(tracer: Tracer, call: Call) -> None:
     moved(tracer, call)
 
 
+def patched(tracer: Tracer, call: Call) -> None:
+    """im2col: every channel becomes as many as the window has pixels."""
+    axis = tracer.labels(call.args[0]).axes
+    tracer.freeze(Labels({d: a for d, a in axis.items() if d != 1}), LOST)
+    result = Labels()
+    if 1 in axis:
+        height, width = call.args[1]
+        ids = axis[1].ids.repeat_interleave(height * width)
+        result.axes[1] = Axis(ids, axis[1].zero)
+    tracer.set(call.outputs()[0], result)
+
+
 def selected(tracer: Tracer, call: Call) -> None:
     """select, unbind: one index of a dimension, which disappears."""
     source = call.args[0]
@@ -282,6 +294,7 @@ RULES = {
         copied: '_to_copy dropout native_dropout bernoulli',
         pieces: 'slice split split_with_sizes narrow chunk',
         selected: 'select unbind',
+        patched: 'im2col',
         padded: 'constant_pad_nd',
         concatenated: 'cat',
         stacked: 'stack',

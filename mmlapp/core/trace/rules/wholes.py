@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..labels import Axis, Labels, blank, tie_pieces
 from ..record import INPUT_REASON, Compact
 from ..tracer import Tracer
+from .attention import is_joint_attention, joint_attention
 from .convolution import convolve
 
 # What every convolution has; a variant may have a gain beside them.
@@ -135,15 +136,20 @@ WHOLES: dict[str, Whole] = {
 }
 
 
+# Blocks with layers inside; others of the name may be built otherwise.
+ATTENTIONS = {'WindowMSA'}
+
+
 def rule_of(module: nn.Module) -> Whole | None:
     """Returns the rule of a module's class or of one of its bases.
 
     Args:
-        module (nn.Module): The module; one with children has none.
+        module (nn.Module): The module; one with children has none, but for
+            known blocks of attention.
     """
+    names = [base.__name__ for base in type(module).__mro__]
+    if ATTENTIONS.intersection(names) and is_joint_attention(module):
+        return joint_attention
     if any(True for _ in module.children()):
         return None
-    for base in type(module).__mro__:
-        if base.__name__ in WHOLES:
-            return WHOLES[base.__name__]
-    return None
+    return next((WHOLES[name] for name in names if name in WHOLES), None)

@@ -1,0 +1,96 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Attention blocks that take the width of their heads from their input.
+
+Their code reshapes queries, keys and values by the number of channels that
+come in. Seen from operators alone nothing of that may change; as a whole, the
+same channels can go from the input, from all three and from every head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..labels import Axis
+from ..record import INPUT_REASON
+from ..tracer import Tracer
+from .layer import all_but, check_zero, emit, ids_of, note_flops
+
+MIXED = 'mixed by attention'
+
+
+def is_joint_attention(module: nn.Module) -> bool:
+    """Whether queries, keys and values come from one linear layer."""
+    qkv, proj = getattr(module, 'qkv', None), getattr(module, 'proj', None)
+    return (
+        isinstance(qkv, nn.Linear)
+        and isinstance(proj, nn.Linear)
+        and qkv.out_features == 3 * qkv.in_features == 3 * proj.in_features
+        and qkv.in_features % int(getattr(module, 'num_heads', 0) or 1) == 0
+    )
+
+
+def joint_attention(
+    tracer: Tracer, module: Any, args: Sequence[Any], out: Any
+) -> None:
+    """Position j of every head goes with channel j of every head's input.
+
+    The scale stays: such blocks compute it when they are built.
+
+    Args:
+        tracer (Tracer): Receives ties, labels and multiply-adds.
+        module (nn.Module): With ``qkv``, ``proj`` and ``num_heads``.
+        args (Sequence): Its input first, ``[batch, length, channels]``.
+        out (Tensor): The same shape.
+    """
+    x: Tensor = args[0]
+    read, kernel = tracer.labels(x), tracer.labels(module.qkv.weight)
+    tracer.note_reader(read, is_norm=False)
+    tracer.freeze(all_but(read, 2), MIXED)
+    width, heads = module.qkv.in_features, int(module.num_heads)
+    entered = ids_of(read, 2, width)
+    rows = ids_of(kernel, 0, 3 * width)
+    columns = ids_of(kernel, 1, width)
+    tracer.graph.unite(entered, columns, INPUT_REASON)
+    check_zero(tracer, read.axes.get(2), kernel, 1)
+    parts = rows.view(3, heads, -1)
+    tracer.graph.unite(parts[:1, :1], parts, INPUT_REASON)
+    tracer.graph.unite(entered.view(heads, -1), parts[0], INPUT_REASON)
+    _mask(tracer, module.qkv)
+
+    leaves = tracer.labels(module.proj.weight)
+    value, made = parts[2].reshape(-1), ids_of(leaves, 0, width)
+    tracer.graph.unite(value, ids_of(leaves, 1, width), INPUT_REASON)
+    batch, length, _ = x.shape
+    note_flops(
+        tracer,
+        module.qkv.weight,
+        batch * length * 3 * width * width,
+        (rows, columns),
+    )
+    name = tracer.modules[id(module)]
+    for part, ids in (('scores', rows[:width]), ('values', value)):
+        flops = batch * length * length * width
+        note_flops(tracer, x, flops, (ids,), f'{name}.{part}')
+    note_flops(
+        tracer,
+        module.proj.weight,
+        batch * length * width * width,
+        (made, value),
+    )
+    axis = Axis(made, leaves.masks_to_zero(0))
+    emit(tracer, out, 2, axis, module.proj.bias)
+
+
+def _mask(tracer: Tracer, layer: nn.Linear) -> None:
+    """Makes what a layer emits zero where it is removed."""
+    tensors = [layer.weight, *([] if layer.bias is None else [layer.bias])]
+    ids = [tracer.labels(t).axes[0].ids for t in tensors]
+    for other in ids[1:]:
+        tracer.graph.unite(ids[0], other, INPUT_REASON)
+    sites = [site for found in ids for site in tracer.sites_of(found)]
+    maker = tracer.make(sites)
+    tracer.require_mask(maker)
