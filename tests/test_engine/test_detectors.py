@@ -69,6 +69,7 @@ def steps(model, shape, lapp=None):
 def test_training_goes_on_narrowed(name):
     family = name.partition('/')[0]
     shape, target = SHAPES.get(family, SHAPE), TARGETS.get(family, 0.8)
+    torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         import mmdet.models  # noqa: F401
@@ -83,7 +84,7 @@ def test_training_goes_on_narrowed(name):
         shrink(model, plan)
         narrowed = list(steps(model, shape))
     assert all(torch.tensor([*masked, *narrowed]).isfinite())
-    assert len(plan.slices) > 40
+    assert len(plan.slices) > 20
     sizes = dict(model.named_parameters())
     for key, dims in plan.slices.items():
         for dim, kept in dims.items():
