@@ -5,9 +5,9 @@
     python benchmarks/step_time.py --json step_time.json
     python benchmarks/step_time.py --networks ResNet-18 --divisor 16
 
-All models take turns in one process, step by step, so that a change of the
-machine's speed meets them all; ratios are taken turn by turn. The last column
-is a whole run whose pruning phase is a tenth of it.
+All models take turns in one process, step by step and in all orders, so that
+a change of the machine's speed meets them all; ratios are taken turn by turn.
+The last column is a whole run whose pruning phase is a tenth of it.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def measure(
     attach(pruned, images[:1]).begin(target, 100 * (steps + 3))
     slim = narrowed(dense, images, target, divisor)
     runs = [make_step(m, images, labels) for m in (dense, pruned, slim)]
-    turns = [[run() for run in runs] for _ in range(steps + 3)][3:]
+    orders = itertools.cycle(itertools.permutations(range(len(runs))))
+    turns = [turn(runs, next(orders)) for _ in range(steps + 3)][3:]
     columns = {
         'pruning': [b / a for a, b, _ in turns],
         'narrow': [c / a for a, _, c in turns],
@@ -117,6 +118,16 @@ def measure(
         result[f'{kind}_ratio_low'] = low
         result[f'{kind}_ratio_high'] = high
     return result
+
+
+def turn(
+    runs: list[Callable[[], float]], order: tuple[int, ...]
+) -> list[float]:
+    """Runs all once; which comes after which changes, for it matters."""
+    seconds = [0.0] * len(runs)
+    for i in order:
+        seconds[i] = runs[i]()
+    return seconds
 
 
 def quartiles(values: list[float]) -> tuple[float, float]:
