@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the command-line tools share: arguments, config, processes."""
 
+import atexit
 import os
 from argparse import ArgumentParser, Namespace
 from datetime import timedelta
@@ -114,6 +115,8 @@ def start_cpu_processes(cfg: Config) -> None:
     cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
     seconds = cfg.env_cfg.dist_cfg.get('timeout', 1800)
     distributed.init_process_group('gloo', timeout=timedelta(seconds=seconds))
+    # Its threads may otherwise be running when the interpreter is gone.
+    atexit.register(end_processes)
     if cfg.get('model_wrapper_cfg') is None:
         cfg.model_wrapper_cfg = dict(
             type='MMDistributedDataParallel',
@@ -121,6 +124,12 @@ def start_cpu_processes(cfg: Config) -> None:
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
     cfg.model_wrapper_cfg.setdefault('device_ids', None)
+
+
+def end_processes() -> None:
+    """Leaves the process group, if there is one still."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmlapp.core import PruningError
 from mmlapp.core.thresholds import FINISHED
 from mmlapp.engine.narrowing import unwrap
+from mmlapp.launch import end_processes
 
 BATCH = 16
 
@@ -136,6 +137,7 @@ def main() -> None:
     scenarios = SCENARIOS if processes > 1 else SCENARIOS[:-1]
     for scenario in scenarios:
         run(scenario, Path(sys.argv[1]), processes)
+    end_processes()
 
 
 if __name__ == '__main__':

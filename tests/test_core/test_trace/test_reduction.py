@@ -128,7 +128,6 @@ UNKNOWN = {
     'cumsum': lambda x: x.cumsum(1),
     'sort': lambda x: x.sort(1).values,
     'topk': lambda x: x.topk(6, dim=1).values,
-    'im2col': lambda x: functional.unfold(x, 1)[..., None],
     'logsumexp': lambda x: x.logsumexp(3)[..., None],
     'glu': lambda x: functional.glu(x, 3),
     'grid': lambda x: functional.grid_sample(
