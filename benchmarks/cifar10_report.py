@@ -37,13 +37,12 @@ OPTIONS = {
 
 def title(arguments: dict[str, Any]) -> str:
     """Names a row by what is not the default."""
-    plain = arguments['bypass'] == 'none'
-    if arguments['method'] == 'dense':
+    method, plain = arguments['method'], arguments['bypass'] == 'none'
+    if method == 'dense':
         return 'dense'
-    if arguments['method'] == 'uniform' and plain:
+    if method == 'uniform' and plain:
         return 'uniform inner widths, from scratch'
-    uniform = arguments['method'] == 'uniform'
-    parts = ['uniform, from scratch' if uniform else 'LAPP']
+    parts = ['LAPP' if method == 'lapp' else 'uniform, from scratch']
     if not plain:
         parts.append(f'{arguments["placement"]} {arguments["bypass"]}')
     parts += [

@@ -60,29 +60,26 @@ def test_each_group_keeps_its_best_channels():
         assert margin[kept].min() > margin[~kept].max()
 
 
+PAIR = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+PAIR_MARGIN = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.95, 0.5, 0.4, 0.3])
+
+
+def cost(mask):
+    """Channels of the second group are dearer."""
+    return 10 * mask[:4].sum() + 21 * mask[4:].sum()
+
+
 def test_a_channel_makes_room_for_a_dearer_one():
     """Adding alone ends at 4 x 10 + 21; 2 x 10 + 2 x 21 is larger."""
-    group = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
-    margin = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.95, 0.5, 0.4, 0.3])
-
-    def cost(mask):
-        return 10 * mask[:4].sum() + 21 * mask[4:].sum()
-
-    mask = snap(cost, margin, group, [1, 1], 64.9)
+    mask = snap(cost, PAIR_MARGIN, PAIR, [1, 1], 64.9)
     assert cost(mask.double()) == 62
     assert mask.nonzero()[:, 0].tolist() == [0, 1, 4, 5]
     # Near enough to the budget nothing is exchanged.
-    assert cost(snap(cost, margin, group, [1, 1], 61).double()) == 61
+    assert cost(snap(cost, PAIR_MARGIN, PAIR, [1, 1], 61).double()) == 61
 
 
 def test_an_exchange_leaves_the_floor_alone():
-    group = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
-    margin = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.95, 0.5, 0.4, 0.3])
-
-    def cost(mask):
-        return 10 * mask[:4].sum() + 21 * mask[4:].sum()
-
-    mask = snap(cost, margin, group, [4, 1], 64.9)
+    mask = snap(cost, PAIR_MARGIN, PAIR, [4, 1], 64.9)
     assert mask.nonzero()[:, 0].tolist() == [0, 1, 2, 3, 4]
 
 

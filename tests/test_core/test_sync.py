@@ -144,6 +144,19 @@ def test_a_block_is_narrowed(net, conv, agree, name):
     assert frozen
 
 
+def test_both_halves_of_a_cross_stage_are_narrowed(net, conv, agree):
+    """The cut is inside: without its adjuster the block would run as it is."""
+    model = net(
+        lambda m, x: m.c(m.block(m.a(x))),
+        a=conv(3, 16),
+        block=CrossStage(16),
+        c=conv(16, 5),
+    )
+    result = agree(model, torch.randn(2, 3, 8, 8).double())
+    assert 'block.conv_exp.conv' in result.groups
+    assert result.slim.block.expand_chs == 16
+
+
 @pytest.mark.parametrize('name', BLOCKS)
 def test_a_dense_block_stays_as_it_is(name):
     block = BLOCKS[name][0]()
