@@ -196,10 +196,6 @@ class Tracer(TorchDispatchMode):
         for axis in labels.axes.values():
             self.graph.freeze(axis.ids, f'read by {operator}, unknown here')
 
-    def require_mask(self, maker: int) -> None:
-        """Masks a layer itself, whatever reads its output."""
-        self._makers[maker].raw = True
-
     def link_norm(self, maker: int | None, norm: str) -> None:
         """Remembers which affine norm reads a layer's output."""
         if maker is not None:

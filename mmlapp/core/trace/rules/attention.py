@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..labels import Axis
 from ..record import INPUT_REASON
 from ..tracer import Tracer
-from .layer import all_but, check_zero, emit, ids_of, note_flops
+from .layer import all_but, check_zero, emit, ids_of, note_flops, register
 
 MIXED = 'mixed by attention'
 
@@ -59,7 +59,7 @@ def joint_attention(
     parts = rows.view(3, heads, -1)
     tracer.graph.unite(parts[:1, :1], parts, INPUT_REASON)
     tracer.graph.unite(entered.view(heads, -1), parts[0], INPUT_REASON)
-    _mask(tracer, module.qkv)
+    register(tracer, Axis(rows, kernel.masks_to_zero(0)), module.qkv.bias)
 
     leaves = tracer.labels(module.proj.weight)
     value, made = parts[2].reshape(-1), ids_of(leaves, 0, width)
@@ -83,14 +83,3 @@ def joint_attention(
     )
     axis = Axis(made, leaves.masks_to_zero(0))
     emit(tracer, out, 2, axis, module.proj.bias)
-
-
-def _mask(tracer: Tracer, layer: nn.Linear) -> None:
-    """Makes what a layer emits zero where it is removed."""
-    tensors = [layer.weight, *([] if layer.bias is None else [layer.bias])]
-    ids = [tracer.labels(t).axes[0].ids for t in tensors]
-    for other in ids[1:]:
-        tracer.graph.unite(ids[0], other, INPUT_REASON)
-    sites = [site for found in ids for site in tracer.sites_of(found)]
-    maker = tracer.make(sites)
-    tracer.require_mask(maker)

@@ -85,9 +85,30 @@ def emit(
         others (Labels, optional): Labels of other dimensions. Defaults to
             none.
     """
+    axis, maker = register(tracer, axis, bias)
+    axes = {} if others is None else dict(others.axes)
+    if maker is not None:
+        axes[dim] = axis
+    tracer.set(out, Labels(axes, maker=maker))
+
+
+def register(
+    tracer: Tracer, axis: Axis, bias: Tensor | None
+) -> tuple[Axis, int | None]:
+    """Registers what a layer emits, with its bias.
+
+    Args:
+        tracer (Tracer): The tracer.
+        axis (Axis): Labels of the weight's output side, and whether masks
+            can make it zero.
+        bias (Tensor, optional): One number per output channel.
+
+    Returns:
+        tuple[Axis, int or None]: The same with what the bias changes, and
+        the layer's number for ``Labels``; None if no parameter emits.
+    """
     ids = axis.ids
     sites: list[Site] = tracer.sites_of(ids)
-    axes = {} if others is None else dict(others.axes)
     if bias is not None:
         added = tracer.labels(bias)
         shift = ids_of(added, 0, len(ids))
@@ -95,9 +116,7 @@ def emit(
         if not added.masks_to_zero(0):
             axis = Axis(ids, zero=False)
     if not sites:
-        tracer.set(out, Labels(axes))
-        return
+        return axis, None
     if bias is not None:
         sites += tracer.sites_of(shift)
-    maker = tracer.make(sites)
-    tracer.set(out, Labels({**axes, dim: axis}, maker=maker))
+    return axis, tracer.make(sites)
