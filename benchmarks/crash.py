@@ -32,7 +32,7 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmlapp.launch import build_runner
+from mmlapp.engine.launch import build_runner
 
 PER_EPOCH = 4
 

@@ -33,7 +33,11 @@ from torch.nn import functional
 
 from mmlapp.core import LAPP, Controller, attach
 from mmlapp.core.files import replace_text
-from mmlapp.core.sensitivity import Margin, first_order, second_order
+from mmlapp.core.methods.lapp.sensitivity import (
+    Margin,
+    first_order,
+    second_order,
+)
 
 
 class Recorder(Controller):

@@ -12,7 +12,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmlapp.engine.masked import build_model
+from mmlapp.engine.deployment.masked import build_model
 
 CLASSIFIER = """
 default_scope = 'mmpretrain'

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mmlapp.core import register_score
-from mmlapp.core.importance import SCORES
+from mmlapp.core.score.scores import SCORES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()

@@ -25,9 +25,9 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from mmlapp.core import PruningError
 from mmlapp.core.files import replace_text
-from mmlapp.engine.analysis import ModelReport, analyse_config
-from mmlapp.engine.recipe import own_settings
-from mmlapp.engine.tables import console, layers_table, totals_table
+from mmlapp.engine.analysis.model_report import ModelReport, analyse_config
+from mmlapp.engine.analysis.tables import console, layers_table, totals_table
+from mmlapp.engine.deployment.recipe import own_settings
 from mmlapp.engine.zoo import (
     NETWORKS,
     OWN,

@@ -21,9 +21,9 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 from mmlapp.core import PruningError
-from mmlapp.engine.deploy import Deployment, deploy
-from mmlapp.engine.tables import console, figures_table
-from mmlapp.engine.verify import TOLERANCE
+from mmlapp.engine.analysis.tables import console, figures_table
+from mmlapp.engine.deployment.deploy import Deployment, deploy
+from mmlapp.engine.models.comparison import TOLERANCE
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:

@@ -18,7 +18,11 @@ from mmengine.fileio import dump
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
-from mmlapp.launch import add_launch_arguments, build_runner, load_config
+from mmlapp.engine.launch import (
+    add_launch_arguments,
+    build_runner,
+    load_config,
+)
 
 # visualization hook: how to draw every image, and the name of its folder
 VISUALIZATION = {

@@ -13,7 +13,11 @@ from collections.abc import Sequence
 
 from mmengine.config import Config
 
-from mmlapp.launch import add_launch_arguments, build_runner, load_config
+from mmlapp.engine.launch import (
+    add_launch_arguments,
+    build_runner,
+    load_config,
+)
 
 # optimizer wrapper: its twin for mixed precision
 AMP_WRAPPERS = {

@@ -2,17 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pruning while training in plain PyTorch; no trainer needed."""
 
-from .analyse import Analysis, analyse
+from .analysis.analyse import Analysis, analyse
 from .attach import attach
-from .bypass import Bypass, register_bypass
-from .constraint import Schedule
-from .controller import Controller
+from .bypass.branches import Bypass, register_bypass
+from .bypass.merging import merge_bypasses
 from .errors import PruningError, PruningWarning
-from .importance import LayerChannels, register_score
-from .lapp import LAPP
-from .merge import merge_bypasses
-from .plan import ChannelPlan
-from .shrink import narrow, shrink
+from .methods.lapp.controller import Controller
+from .methods.schedule import Schedule
+from .narrowing.narrow import narrow, shrink
+from .plan.plan import ChannelPlan
+from .pruner import LAPP
+from .score.scores import LayerChannels, register_score
 
 __all__ = [
     'LAPP',

@@ -9,20 +9,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .analyse import Analysis, analyse
-from .budget import check_divisor
-from .bypass import Bypass, add_bypass
-from .compact import Compacted
-from .controller import Controller
+from .analysis.analyse import Analysis, analyse
+from .analysis.refusals import example_of
+from .bypass.branches import Bypass, add_bypass
+from .bypass.narrowed import pair_channels
+from .cost.flops import FlopsTable, PairTerm
 from .errors import PruningError
-from .example import example_of
-from .flops import FlopsTable, PairTerm
-from .lapp import LAPP
-from .masks import Masked, restore_masks
-from .partial import pair_channels
-from .place import layout_of, lookup, nodes_of, place_masks
-from .scoring import GroupInfo, Layer
-from .surrogates import SURROGATES
+from .mask.gate import Masked, restore_masks
+from .mask.living import Compacted
+from .mask.placing import layout_of, lookup, nodes_of, place_masks
+from .methods.budget import check_divisor
+from .methods.lapp.controller import Controller
+from .methods.lapp.surrogates import SURROGATES
+from .pruner import LAPP
+from .score.group_scores import GroupInfo, Layer
 from .trace import FlopsTerm
 
 

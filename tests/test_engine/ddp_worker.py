@@ -20,9 +20,9 @@ from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmlapp.core import PruningError
-from mmlapp.core.thresholds import FINISHED
-from mmlapp.engine.narrowing import unwrap
-from mmlapp.launch import end_processes
+from mmlapp.core.pruner_state import FINISHED
+from mmlapp.engine.launch import end_processes
+from mmlapp.engine.training.narrowing import unwrap
 
 BATCH = 16
 

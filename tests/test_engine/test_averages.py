@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmlapp.core.thresholds import FINISHED
+from mmlapp.core.pruner_state import FINISHED
 
 
 class Watch(Hook):

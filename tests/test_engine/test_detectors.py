@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmlapp.core import attach, shrink
-from mmlapp.engine.architecture import example_forward
+from mmlapp.engine.models.architecture import example_forward
 from mmlapp.engine.zoo import Entry
 from mmlapp.engine.zoo.measure import build
 

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from mmlapp.core import analyse, attach, shrink
 from mmlapp.core.snapshot import exact
 
-from ..architecture import example_forward, example_inputs
-from ..complexity import counted_flops, operator_flops
-from ..recipe import dense_config
-from ..verify import Check, Comparison, Probe, flat_tensors
+from ..analysis.complexity import counted_flops, operator_flops
+from ..deployment.recipe import dense_config
+from ..models.architecture import example_forward, example_inputs
+from ..models.comparison import Check, Comparison, Probe, flat_tensors
 from .foreign import LIBRARIES, build_foreign
 from .memory import peak_memory
 from .networks import Entry

@@ -8,8 +8,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..tables import short_number
-from ..verify import TOLERANCE
+from ..analysis.tables import short_number
+from ..models.comparison import TOLERANCE
 
 Row = Mapping[str, Any]
 REASONS = 3

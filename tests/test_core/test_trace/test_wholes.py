@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from mmlapp.core import attach, shrink
-from mmlapp.core.compact import Compacted
+from mmlapp.core.mask.living import Compacted
 
 
 class LayerNorm2d(nn.LayerNorm):

@@ -1,0 +1,140 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Networks and examples that cannot be followed, refused with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from ..errors import PruningError
+from ..snapshot import restored
+from ..trace import running_modules, tensors_in
+
+
+def check_network(model: nn.Module) -> None:
+    """Refuses what is wrapped, compiled or not yet initialised.
+
+    Args:
+        model (nn.Module): The network.
+
+    Raises:
+        PruningError: With what to give instead.
+    """
+    kind = type(model).__name__
+    if isinstance(
+        model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    ):
+        raise PruningError(
+            f'the model is wrapped in {kind}: prune model.module first and '
+            'wrap it afterwards'
+        )
+    for name, module in model.named_modules():
+        where = f'{name} of the model' if name else 'the model'
+        if hasattr(module, '_orig_mod'):
+            raise PruningError(
+                f'{where} was made by torch.compile: prune it first and '
+                'compile it afterwards'
+            )
+        if isinstance(module, torch.jit.ScriptModule):
+            raise PruningError(
+                f'{where} is a TorchScript module, whose parts cannot be '
+                'changed: prune the module that it was made of'
+            )
+        for key, value in module._parameters.items():
+            if is_lazy(value):
+                raise PruningError(
+                    f'{key} of {where} has no shape yet: run the model once '
+                    'before'
+                )
+
+
+def example_of(
+    model: nn.Module, example: Tensor | tuple[Any, ...] | Callable[[], Any]
+) -> Callable[[], Any]:
+    """Returns a function that runs a network on an example.
+
+    Args:
+        model (nn.Module): The network.
+        example (Tensor, tuple or Callable): Its input, its positional
+            arguments, or the function.
+    """
+    if callable(example) and not isinstance(example, Tensor):
+        return example
+    args = example if isinstance(example, tuple) else (example,)
+    return lambda: model(*args)
+
+
+def checked(forward: Callable[[], Any]) -> Callable[[], Any]:
+    """Returns the function with errors that say what to give instead.
+
+    Args:
+        forward (Callable): Runs a network on an example.
+    """
+
+    def run() -> Any:
+        try:
+            outputs = forward()
+        except PruningError:
+            raise
+        except Exception as error:
+            raise PruningError(
+                'the network does not run on the example '
+                f'({type(error).__name__}: {error}). Give an input as it is '
+                'trained on, a tuple of its arguments, or a function without '
+                'arguments that runs it'
+            ) from error
+        if not any(True for _ in tensors_in(outputs)):
+            raise PruningError(
+                'the network returns no tensor on the example but '
+                f'{type(outputs).__name__}: which channels must stay, for '
+                'they leave it, cannot be known. Give a function that '
+                'returns its outputs'
+            )
+        return outputs
+
+    return run
+
+
+def check_repeats(
+    model: nn.Module, forward: Callable[[], Any], calls: list[str]
+) -> None:
+    """Runs a network again: it must call the same modules in the same order.
+
+    What only some of its calls do would not have been followed.
+
+    Args:
+        model (nn.Module): The network; it is put back as it was.
+        forward (Callable): Runs it on the example.
+        calls (list[str]): Names of the modules that ran before.
+
+    Raises:
+        PruningError: If other ones run; with the first difference.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    again: list[str] = []
+    with (
+        restored(model),
+        torch.no_grad(),
+        running_modules(model, lambda module: again.append(names[module])),
+    ):
+        for module in model.modules():
+            module.training = False
+        forward()
+    for first, second in zip_longest(calls, again):
+        if first != second:
+            raise PruningError(
+                'the network calls other modules at every forward '
+                f'({_called(first)} once, {_called(second)} then): its '
+                'channels cannot be followed. Let what it calls in '
+                'evaluation mode depend on nothing but the input'
+            )
+
+
+def _called(name: str | None) -> str:
+    return 'none' if name is None else repr(name)

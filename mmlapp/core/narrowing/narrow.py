@@ -1,0 +1,190 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Physical narrowing: a plan applied to a network, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..bypass.branches import add_bypass
+from ..bypass.narrowed import narrow_bypass
+from ..mask.gate import remove_masks
+from ..mask.living import release
+from ..plan.checking import check_fit, stored
+from ..plan.plan import BypassPlan, ChannelPlan, Kept
+from ..trace.attributes import sync
+from .optimizer_state import (
+    Heir,
+    check_states,
+    follow_gradients,
+    follow_optimizer,
+)
+
+
+def shrink(model: nn.Module, plan: ChannelPlan) -> nn.Module:
+    """Narrows a network to a plan, in place.
+
+    A network that still has its thresholds and masks loses them and gets its
+    own classes back; a dense one, as a config builds it, first gets the
+    bypasses of the plan.
+
+    Args:
+        model (nn.Module): The network that the plan was made for.
+        plan (ChannelPlan): What to keep.
+
+    Returns:
+        nn.Module: The same object.
+
+    Raises:
+        PruningError: If the plan does not fit; the network is then as before.
+    """
+    _narrow_model(model, plan)
+    return model
+
+
+def narrow(
+    model: nn.Module, plan: ChannelPlan, optimizer: Optimizer | None = None
+) -> None:
+    """Narrows a network in the middle of its training, in place.
+
+    Gradients and the optimizer's state are narrowed with the parameters, so
+    that training goes on as it would have with masks. Parameters are new
+    objects: a wrapper for distributed training must be made again.
+
+    Args:
+        model (nn.Module): The network, not wrapped.
+        plan (ChannelPlan): What to keep.
+        optimizer (Optimizer, optional): The optimizer of its parameters.
+
+    Raises:
+        PruningError: If the plan does not fit or a state of the optimizer
+            cannot follow; everything is then as before.
+
+    Examples:
+        >>> from mmlapp.core import attach
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+        >>> lapp = attach(model, torch.rand(1, 3, 9, 9))
+        >>> optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        >>> lapp.begin(target_flops=0.5, steps=1)
+        >>> lapp.step()
+        >>> narrow(model, lapp.plan(), optimizer)
+        >>> model
+        Sequential(
+          (0): Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
+          (1): Conv2d(4, 4, kernel_size=(3, 3), stride=(1, 1))
+        )
+    """
+    if optimizer is not None:
+        check_states(optimizer, _wide(model, plan))
+    heirs = _narrow_model(model, plan)
+    follow_gradients(heirs)
+    if optimizer is not None:
+        follow_optimizer(optimizer, heirs)
+
+
+def _wide(model: nn.Module, plan: ChannelPlan) -> list[Tensor]:
+    """Parameters that a plan replaces, and buffers."""
+    missing = check_fit(model, plan)
+    present = [name for name in plan.bypasses if name not in missing]
+    names = [*plan.slices, *(f'{name}.bypass.weight' for name in present)]
+    return [stored(model, name) for name in names]
+
+
+def _narrow_model(
+    model: nn.Module, plan: ChannelPlan
+) -> dict[nn.Parameter, list[Heir]]:
+    """Returns what took the place of every replaced parameter."""
+    bypasses = check_fit(model, plan)
+    detach(model)
+    for name, bypass in bypasses.items():
+        add_bypass(model.get_submodule(name), bypass)
+    replaced, heirs = {}, {}
+    for name, dims in plan.slices.items():
+        old = stored(model, name)
+        new = replaced[id(old)] = _slice(old, dims)
+        if isinstance(old, nn.Parameter):
+            assert isinstance(new, nn.Parameter)
+            heirs[old] = [Heir(new, partial(_take, dims=dims))]
+    _replace(model, replaced)
+    for name, kept in plan.attributes.items():
+        owner, _, attribute = name.rpartition('.')
+        setattr(model.get_submodule(owner), attribute, len(kept.index))
+    # Blocks after their layers, whose attributes they may read.
+    for module in reversed(list(model.modules())):
+        sync(module)
+    for name, entry in plan.bypasses.items():
+        heirs.update(_narrow(model.get_submodule(name), entry))
+    return heirs
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """Takes thresholds and masks off a network; parameters stay as they are.
+
+    Args:
+        model (nn.Module): A network, prunable or plain.
+
+    Returns:
+        nn.Module: The same object.
+    """
+    for module in model.modules():
+        release(module)
+        remove_masks(module)
+    if 'lapp' in model._modules:
+        del model.lapp
+    package = __name__.partition('.')[0] + '.'
+    for hooks in (model._forward_pre_hooks, model._forward_hooks):
+        for key, hook in list(hooks.items()):
+            if getattr(hook, '__module__', '').startswith(package):
+                del hooks[key]
+                model._forward_hooks_with_kwargs.pop(key, None)
+    return model
+
+
+def _take(tensor: Tensor, dims: Mapping[int, Kept]) -> Tensor:
+    """A copy of what stays, in the same memory format."""
+    value = tensor.detach()
+    for dim, kept in dims.items():
+        index = torch.tensor(
+            kept.index, dtype=torch.int64, device=value.device
+        )
+        value = value.index_select(dim, index)
+    if tensor.dim() == 4 and tensor.is_contiguous(
+        memory_format=torch.channels_last
+    ):
+        value = value.contiguous(memory_format=torch.channels_last)
+    return value
+
+
+def _slice(tensor: Tensor, dims: Mapping[int, Kept]) -> Tensor:
+    value = _take(tensor, dims)
+    if not isinstance(tensor, nn.Parameter):
+        return value
+    # An empty one gets no gradient, which DDP would wait for.
+    return nn.Parameter(value, tensor.requires_grad and value.numel() > 0)
+
+
+def _replace(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
+    """Puts the new tensors everywhere the old ones were shared."""
+    for module in model.modules():
+        for store in (module._parameters, module._buffers):
+            for key, value in store.items():
+                if value is not None and id(value) in replaced:
+                    store[key] = replaced[id(value)]  # type: ignore[assignment]
+
+
+def _narrow(
+    conv: nn.Module, entry: BypassPlan
+) -> dict[nn.Parameter, list[Heir]]:
+    if entry.placement == 'narrow':
+        return narrow_bypass(conv, entry.inputs.mask(), entry.outputs.mask())
+    if len(entry.outputs.index) < entry.outputs.size:
+        device = conv._parameters['weight'].device  # type: ignore[union-attr]
+        conv.kept = torch.tensor(
+            entry.outputs.index, dtype=torch.int64, device=device
+        )
+    return {}

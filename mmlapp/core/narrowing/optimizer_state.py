@@ -1,0 +1,129 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Optimizer state and gradients follow parameters that were narrowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..errors import PruningError
+
+
+@dataclass(frozen=True)
+class Heir:
+    """A parameter that took the place of a wider one, or of a part of it.
+
+    Args:
+        new (nn.Parameter): The narrow parameter.
+        take (Callable): Takes the values that stay out of any tensor of the
+            wide parameter's shape, and returns a copy.
+    """
+
+    new: nn.Parameter
+    take: Callable[[Tensor], Tensor]
+
+
+# Every replaced parameter and what took its place; nothing, if it vanished.
+Heirs = Mapping[nn.Parameter, Sequence[Heir]]
+
+
+def check_states(optimizer: Optimizer, wide: Sequence[Tensor]) -> None:
+    """Raises PruningError if a state could not follow its parameter.
+
+    Args:
+        optimizer (Optimizer): The optimizer.
+        wide (Sequence[Tensor]): Parameters that will be narrowed.
+
+    Raises:
+        PruningError: If a state is a tensor of more than one element, but
+            not of its parameter's shape.
+    """
+    for parameter in wide:
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if (
+                isinstance(value, Tensor)
+                and value.numel() > 1
+                and value.shape != parameter.shape
+            ):
+                raise PruningError(
+                    f'state {key!r} of {type(optimizer).__name__} has shape '
+                    f'{tuple(value.shape)}, its parameter '
+                    f'{tuple(parameter.shape)}: it cannot be narrowed. Keep '
+                    'the masks to the end of the run, or use an optimizer '
+                    'whose states have the shape of their parameters'
+                )
+
+
+@torch.no_grad()
+def follow_gradients(heirs: Heirs) -> None:
+    """Gives narrow parameters the gradients of the wide ones.
+
+    Args:
+        heirs (Heirs): What took the place of every replaced parameter.
+    """
+    for old, taken in heirs.items():
+        if old.grad is None:
+            continue
+        for heir in taken:
+            heir.new.grad = heir.take(old.grad)
+
+
+@torch.no_grad()
+def follow_optimizer(optimizer: Optimizer, heirs: Heirs) -> None:
+    """Narrows the state of an optimizer; groups and their rates stay.
+
+    Everything that has the shape of its parameter is narrowed with it:
+    momentum, moments, averages. Steps and other single numbers are copied.
+
+    Args:
+        optimizer (Optimizer): An optimizer of the wide parameters.
+        heirs (Heirs): What took the place of every replaced parameter.
+
+    Raises:
+        PruningError: If a state is of another shape; the optimizer is then
+            as before.
+    """
+    check_states(optimizer, list(heirs))
+    for group in optimizer.param_groups:
+        _follow_group(group, heirs)
+    for old, taken in heirs.items():
+        state = optimizer.state.pop(old, None)
+        if state is None:
+            continue
+        for heir in taken:
+            optimizer.state[heir.new] = {
+                key: _follow_value(value, old, heir)
+                for key, value in state.items()
+            }
+
+
+def _follow_group(group: dict[str, Any], heirs: Heirs) -> None:
+    """Replaces in place: schedulers and scalers hold the group itself."""
+    old = list(group['params'])
+    group['params'] = [new for p in old for new in _successors(p, heirs)]
+    if 'param_names' in group:
+        group['param_names'] = [
+            name
+            for name, p in zip(group['param_names'], old, strict=True)
+            for _ in _successors(p, heirs)
+        ]
+
+
+def _successors(
+    parameter: nn.Parameter, heirs: Heirs
+) -> Sequence[nn.Parameter]:
+    if parameter not in heirs:
+        return [parameter]
+    return [heir.new for heir in heirs[parameter]]
+
+
+def _follow_value(value: Any, old: Tensor, heir: Heir) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return heir.take(value) if value.shape == old.shape else value.clone()

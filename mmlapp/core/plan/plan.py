@@ -1,0 +1,306 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The channel plan: what is kept, as one frozen and serialisable object."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import PruningError
+from ..files import replace_text
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Indices of one dimension that stay.
+
+    Args:
+        size (int): Dense size.
+        index (tuple[int, ...]): Kept indices, ascending.
+
+    Raises:
+        PruningError: If the indices are no ascending subset of the size.
+
+    Examples:
+        >>> Kept(8, (0, 1, 2, 5)).text()
+        '0-2,5'
+        >>> Kept.parse(8, '0-2,5').index
+        (0, 1, 2, 5)
+    """
+
+    size: int
+    index: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        pairs = zip(self.index, self.index[1:], strict=False)
+        ascending = all(a < b for a, b in pairs)
+        inside = not self.index or (
+            self.index[0] >= 0 and self.index[-1] < self.size
+        )
+        if not (ascending and inside):
+            raise PruningError(
+                f'kept indices {self.text()!r}: expected ascending numbers '
+                f'from 0 to {self.size - 1}'
+            )
+
+    def mask(self) -> Tensor:
+        """Returns the indices as a bool mask, ``[size]``."""
+        mask = torch.zeros(self.size, dtype=torch.bool)
+        mask[list(self.index)] = True
+        return mask
+
+    @classmethod
+    def from_mask(cls, mask: Tensor) -> Kept:
+        """Makes one from a bool mask, ``[size]``."""
+        return cls(mask.numel(), tuple(mask.nonzero()[:, 0].tolist()))
+
+    def text(self) -> str:
+        """Returns the indices as ranges."""
+        return ','.join(
+            str(a) if a == b else f'{a}-{b}' for a, b in _runs(self.index)
+        )
+
+    @classmethod
+    def parse(cls, size: int, text: str) -> Kept:
+        """Reads what :meth:`text` wrote.
+
+        Raises:
+            PruningError: If the text is malformed.
+        """
+        index: list[int] = []
+        try:
+            for run in filter(None, text.split(',')):
+                first, dash, last = run.partition('-')
+                start, end = int(first), int(last if dash else first)
+                if end < start:
+                    raise ValueError(run)
+                # One index too many is enough for the check below.
+                index.extend(range(start, min(end, size) + 1))
+        except ValueError as error:
+            raise PruningError(
+                f'kept indices {text!r}: expected ranges such as 0-15,17'
+            ) from error
+        return cls(size, tuple(index))
+
+
+def _runs(index: Sequence[int]) -> Iterator[tuple[int, int]]:
+    start = previous = None
+    for i in index:
+        if previous is not None and i == previous + 1:
+            previous = i
+            continue
+        if start is not None and previous is not None:
+            yield start, previous
+        start = previous = i
+    if start is not None and previous is not None:
+        yield start, previous
+
+
+@dataclass(frozen=True)
+class BypassPlan:
+    """One convolution's bypass.
+
+    Args:
+        type (str): Name of the bypass.
+        placement (str): ``fill`` or ``narrow``.
+        inputs (Kept): Living input channels.
+        outputs (Kept): Living output channels; with ``fill`` the filters of
+            the main convolution that stay.
+    """
+
+    type: str
+    placement: str
+    inputs: Kept
+    outputs: Kept
+
+
+@dataclass(frozen=True)
+class ChannelPlan:
+    """Which channels of a network are kept.
+
+    Args:
+        groups (Mapping[str, Kept]): Kept channels of every group.
+        slices (Mapping[str, Mapping[int, Kept]]): Kept indices of every
+            parameter and buffer that shrinks, by dimension.
+        attributes (Mapping[str, Kept]): Integer attributes that shrink.
+        bypasses (Mapping[str, BypassPlan]): Bypass of each convolution.
+        flops (Mapping[str, float]): Multiply-adds: ``dense``, ``pruned`` and
+            the asked ``target`` ratio.
+    """
+
+    groups: Mapping[str, Kept]
+    slices: Mapping[str, Mapping[int, Kept]]
+    attributes: Mapping[str, Kept] = field(default_factory=dict)
+    bypasses: Mapping[str, BypassPlan] = field(default_factory=dict)
+    flops: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain numbers, strings, lists and dicts.
+
+        Equal entries are written once, in ``kept``, and stand elsewhere as
+        their number in that list: all dimensions of a group share one.
+        """
+        numbers: dict[Kept, int] = {}
+
+        def number(kept: Kept) -> int:
+            return numbers.setdefault(kept, len(numbers))
+
+        data = {
+            'version': VERSION,
+            'flops': dict(self.flops),
+            'groups': {k: number(v) for k, v in self.groups.items()},
+            'bypasses': {
+                name: {
+                    'type': b.type,
+                    'placement': b.placement,
+                    'inputs': number(b.inputs),
+                    'outputs': number(b.outputs),
+                }
+                for name, b in self.bypasses.items()
+            },
+            'attributes': {k: number(v) for k, v in self.attributes.items()},
+            'slices': {
+                name: {str(d): number(k) for d, k in dims.items()}
+                for name, dims in self.slices.items()
+            },
+        }
+        data['kept'] = [[kept.size, kept.text()] for kept in numbers]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ChannelPlan:
+        """Reads what :meth:`to_dict` wrote.
+
+        Args:
+            data (Mapping): The dictionary.
+
+        Raises:
+            PruningError: If it is no plan, or of an unknown version.
+        """
+        if not isinstance(data, Mapping) or 'version' not in data:
+            raise PruningError(
+                'this is no channel plan: it has no version. Plans are '
+                'written by ChannelPlan.save and tools/deploy.py'
+            )
+        if data['version'] != VERSION:
+            raise PruningError(
+                f'channel plan of version {data["version"]!r}: this release '
+                f'reads version {VERSION}'
+            )
+        try:
+            return cls._from_entries(data)
+        except (
+            AttributeError,
+            IndexError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:
+            if isinstance(error, PruningError):
+                raise
+            raise PruningError(
+                f'the channel plan is damaged: {type(error).__name__} at '
+                f'{error}'
+            ) from error
+
+    @classmethod
+    def _from_entries(cls, data: Mapping[str, Any]) -> ChannelPlan:
+        table = [Kept.parse(int(n), str(t)) for n, t in data.get('kept', ())]
+
+        def read(entry: int | Sequence[Any]) -> Kept:
+            if isinstance(entry, int):
+                if entry < 0:
+                    raise IndexError(entry)
+                return table[entry]
+            size, text = entry
+            return Kept.parse(int(size), str(text))
+
+        return cls(
+            groups={name: read(e) for name, e in data['groups'].items()},
+            slices={
+                name: {int(d): read(e) for d, e in dims.items()}
+                for name, dims in data['slices'].items()
+            },
+            attributes={k: read(e) for k, e in data['attributes'].items()},
+            bypasses={
+                name: BypassPlan(
+                    str(b['type']),
+                    str(b['placement']),
+                    read(b['inputs']),
+                    read(b['outputs']),
+                )
+                for name, b in data['bypasses'].items()
+            },
+            flops={k: float(v) for k, v in data['flops'].items()},
+        )
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Returns the plan as JSON.
+
+        Args:
+            indent (int, optional): Blanks per level. Defaults to None: all
+                on one line.
+        """
+        separators = (',', ':') if indent is None else None
+        return json.dumps(self.to_dict(), indent=indent, separators=separators)
+
+    @classmethod
+    def from_json(cls, text: str) -> ChannelPlan:
+        """Reads what :meth:`to_json` wrote.
+
+        Args:
+            text (str): The JSON.
+
+        Raises:
+            PruningError: If it is no complete plan.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise PruningError(
+                f'the channel plan is no complete JSON ({error}): it may be '
+                'truncated; write it again'
+            ) from error
+        return cls.from_dict(data)
+
+    @property
+    def ratio(self) -> float:
+        """Fraction of the dense FLOPs that is left."""
+        return self.flops['pruned'] / self.flops['dense']
+
+    def save(self, path: str | Path) -> None:
+        """Writes the plan as JSON, under a temporary name first.
+
+        Args:
+            path (str or Path): The file.
+        """
+        replace_text(path, self.to_json(indent=1) + '\n')
+
+    @classmethod
+    def load(cls, path: str | Path) -> ChannelPlan:
+        """Reads a plan and checks it.
+
+        Args:
+            path (str or Path): The file.
+
+        Raises:
+            PruningError: If the file is no complete plan.
+        """
+        try:
+            return cls.from_json(Path(path).read_text())
+        except UnicodeDecodeError as error:
+            raise PruningError(
+                f'plan={str(path)!r} is no text file: expected the JSON that '
+                'ChannelPlan.save writes'
+            ) from error
+        except PruningError as error:
+            raise PruningError(f'plan={str(path)!r}: {error}') from error

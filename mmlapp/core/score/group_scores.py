@@ -1,0 +1,135 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of a channel group, from the live weights of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import PruningError
+from .scores import LayerChannels, Score
+
+
+@dataclass
+class Layer:
+    """Where the scores of a group come from.
+
+    Args:
+        name (str): Qualified name of the module.
+        module (nn.Module): The convolution or linear layer.
+        dim (int): Output dimension of its weight.
+        channels (Tensor): Channel of the group at every index, -1 for none.
+        norm (nn.Module, optional): The affine norm that follows.
+        weight (str): Name of the weight in the module. Defaults to
+            ``weight``.
+    """
+
+    name: str
+    module: nn.Module
+    dim: int
+    channels: Tensor
+    norm: nn.Module | None = None
+    weight: str = 'weight'
+
+
+@dataclass
+class GroupInfo:
+    """What the running pruning needs to know of a group.
+
+    Args:
+        name (str): Name of the first layer.
+        size (int): Number of channels.
+        layers (list[Layer]): Its producers.
+        floor (int): Fewest channels to keep.
+    """
+
+    name: str
+    size: int
+    layers: list[Layer]
+    floor: int = 1
+
+
+def group_scores(
+    group: GroupInfo, score: Score, normalise: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Normalised scores of a group: the mean over its layers.
+
+    The mean is normalised once more: means of ranks crowd around one half,
+    and a threshold would run through a group of many layers sooner than
+    through one of a single layer.
+
+    Args:
+        group (GroupInfo): The group.
+        score (Score): Importance score of one layer.
+        normalise (Callable): Makes scores of different layers comparable.
+
+    Returns:
+        Tensor: Shape ``[group.size]``, float32.
+    """
+    parts = []
+    for layer in group.layers:
+        raw = score(layer_channels(layer)).float()
+        index = layer.channels.to(raw.device)
+        owned = index >= 0
+        index, raw = index[owned], raw[owned]
+        blank = raw.new_zeros(group.size)
+        count = blank.index_add(0, index, torch.ones_like(raw))
+        total = blank.index_add(0, index, raw)
+        parts.append(_openly(normalise, total / count.clamp_min(1)))
+    return _openly(normalise, torch.stack(parts).mean(dim=0))
+
+
+def _openly(normalise: Callable[[Tensor], Tensor], scores: Tensor) -> Tensor:
+    """A rank would hide a NaN or an infinity: times zero, it stays."""
+    return normalise(scores) + (scores * 0).sum()
+
+
+def report_non_finite(
+    groups: Sequence[GroupInfo], score: Score, step: int
+) -> None:
+    """Raises with the name of the first layer whose scores are not finite.
+
+    Args:
+        groups (Sequence[GroupInfo]): All groups.
+        score (Score): Importance score of one layer.
+        step (int): Step of the pruning phase, for the text.
+
+    Raises:
+        PruningError: If there is such a layer.
+    """
+    for layer in (layer for group in groups for layer in group.layers):
+        channels = layer_channels(layer)
+        if score(channels).isfinite().all():
+            continue
+        word = '' if channels.filters.isfinite().all() else 'not '
+        raise PruningError(
+            f'importance scores of {layer.name} are not finite (its weights '
+            f'are {word}finite) at step {step} of the pruning phase. '
+            'Training has diverged: lower the learning rate and resume from '
+            'the last checkpoint'
+        )
+
+
+def layer_channels(layer: Layer) -> LayerChannels:
+    """What a score may look at, read past any mask."""
+    stored = {**layer.module._buffers, **layer.module._parameters}
+    weight = stored[layer.weight]
+    assert weight is not None
+    scale = None
+    if layer.norm is not None:
+        norm = layer.norm._parameters['weight']
+        scale = None if norm is None else norm.detach()
+
+    # Dimensions as they lie in memory: flattening then copies nothing.
+    inner = [d for d in range(weight.dim()) if d != layer.dim]
+    inner.sort(key=weight.stride, reverse=True)
+
+    def flat(tensor: Tensor) -> Tensor:
+        return tensor.detach().permute(layer.dim, *inner).flatten(1)
+
+    gradient = None if weight.grad is None else flat(weight.grad)
+    return LayerChannels(flat(weight), gradient, scale)

@@ -1,0 +1,272 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What each layer of a config's model costs, and whether it is prunable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from mmlapp.core import Analysis, Bypass, analyse
+from mmlapp.core.attach import flops_table
+from mmlapp.core.groups import SINGLE
+from mmlapp.core.methods.budget import check_divisor, reachable
+
+from ..deployment.recipe import dense_config, own_settings
+from ..models.architecture import example_forward
+from .complexity import COUNTED, counted_flops, operator_flops
+
+OPERATOR = 'an operator without parameters'
+# Arguments of ``PrunableModel`` that an analysis depends on.
+ANALYSED = ('input_shape', 'scope', 'ignore', 'bypass', 'divisor')
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer, or one operator without parameters.
+
+    Args:
+        name (str): Qualified name, or the name of the operator.
+        kind (str): Class of the module.
+        inputs (int, optional): Input channels.
+        outputs (int, optional): Output channels.
+        flops (int): Multiply-adds of all its calls.
+        share (float): Its part of the whole.
+        groups (tuple[int, ...]): Numbers of the prunable groups that its
+            output channels belong to.
+        prunable (int): How many of its output channels are prunable.
+        reason (str, optional): Why the others are not.
+    """
+
+    name: str
+    kind: str
+    inputs: int | None
+    outputs: int | None
+    flops: int
+    share: float
+    groups: tuple[int, ...]
+    prunable: int
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """All layers and the sums.
+
+    Args:
+        settings (dict): What was analysed: ``input_shape``, ``scope``,
+            ``ignore``, ``bypass``, ``divisor``.
+        layers (list[LayerReport]): In order of the forward.
+        groups (dict[str, int]): Prunable groups and their sizes, in order of
+            their numbers, which start at 1.
+        flops (int): Multiply-adds of the network as it is.
+        mmengine_flops (int, optional): The same as MMEngine counts them.
+            None if it cannot run the model.
+        bypass_flops (int): What the bypasses add.
+        prunable_share (float): Share of the layers of which any side is
+            prunable.
+        minimum (float): Lowest fraction of the FLOPs that pruning reaches.
+        uncounted (dict[str, int]): Multiply-adds of operators outside the
+            budget, such as norms, as MMEngine counts them.
+        foreign (dict[str, int] or str): Calls of operators written outside
+            of PyTorch, counted nowhere; or why that is not known.
+        unknown (dict[str, int]): Calls of operators that the tracer has no
+            rule for; what they read is not prunable.
+    """
+
+    settings: dict[str, Any]
+    layers: list[LayerReport]
+    groups: dict[str, int]
+    flops: int
+    mmengine_flops: int | None
+    bypass_flops: int
+    prunable_share: float
+    minimum: float
+    uncounted: dict[str, int]
+    foreign: dict[str, int] | str
+    unknown: dict[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain numbers, strings, lists and dicts."""
+        return asdict(self)
+
+
+def analyse_config(
+    cfg: Config,
+    settings: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> ModelReport:
+    """Analyses the model of a config, a LAPP one or any other.
+
+    Args:
+        cfg (Config): The config; not changed.
+        settings (Mapping, optional): ``scope``, ``ignore``, ``bypass``,
+            ``divisor`` or ``input_shape`` instead of the config's, or, where
+            it has none, of the defaults of ``PrunableModel``.
+        progress (Callable): Is told what is being done. Defaults to nothing.
+
+    Returns:
+        ModelReport: Layers and sums.
+
+    Raises:
+        PruningError: If a name is unknown, the scope matches nothing, or the
+            model does not run on ``input_shape``.
+    """
+    own = own_settings(cfg.model)
+    chosen = {key: own[key] for key in ANALYSED}
+    chosen.update(settings or {})
+    progress('building the model')
+    with DefaultScope.overwrite_default_scope(
+        cfg.get('default_scope') or 'mmengine'
+    ):
+        model: nn.Module = MODELS.build(dense_config(cfg))
+        model.eval()
+        progress('tracing the channels')
+        return analyse_model(model, chosen, progress)
+
+
+def analyse_model(
+    model: nn.Module,
+    settings: Mapping[str, Any],
+    progress: Callable[[str], None] = lambda text: None,
+) -> ModelReport:
+    """Analyses a model that is not pruned, without changing it.
+
+    Args:
+        model (nn.Module): A model of OpenMMLab.
+        settings (Mapping): ``input_shape``, ``scope``, ``ignore``,
+            ``bypass`` and ``divisor``.
+        progress (Callable): Is told what is being done. Defaults to nothing.
+
+    Returns:
+        ModelReport: Layers and sums.
+    """
+    shape = settings['input_shape']
+    bypass = Bypass(**(settings['bypass'] or {}))
+    found = analyse(
+        model,
+        example_forward(model, shape),
+        settings['scope'],
+        settings['ignore'],
+        bypass,
+    )
+    total, floor = _limits(
+        model, found, bypass, check_divisor(settings['divisor'])
+    )
+    progress('counting operators')
+    counted, uncounted, foreign = _counts(model, shape)
+    return ModelReport(
+        settings={key: _plain(value) for key, value in settings.items()},
+        layers=_layers(model, found),
+        groups={group.name: group.size for group in found.groups.prunable},
+        flops=found.flops,
+        mmengine_flops=counted,
+        bypass_flops=round(total) - found.flops,
+        prunable_share=_prunable_flops(found) / max(found.flops, 1),
+        minimum=floor / max(found.flops, 1),
+        uncounted=uncounted,
+        foreign=foreign,
+        unknown=dict(found.trace.unknown),
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def _layers(model: nn.Module, found: Analysis) -> list[LayerReport]:
+    flops: dict[str, int] = {}
+    for term in found.trace.terms:
+        flops[term.name] = flops.get(term.name, 0) + term.dense
+    modules = dict(model.named_modules())
+    return [
+        _layer(name, modules.get(name), value, found)
+        for name, value in flops.items()
+    ]
+
+
+def _layer(
+    name: str, module: nn.Module | None, flops: int, found: Analysis
+) -> LayerReport:
+    groups, prunable, reasons, number = [], 0, [], 0
+    for group in found.groups.items:
+        number += group.frozen is None
+        for member in group.producers(found.trace.producers):
+            if member.site.module != name:
+                continue
+            if group.frozen is None:
+                groups.append(number)
+                prunable += int((member.channels >= 0).sum())
+            else:
+                # Its own name says nothing new.
+                reasons.append(group.frozen.removesuffix(f': {name}'))
+    if module is None:
+        reasons = [OPERATOR]
+    elif not groups and not reasons:
+        reasons = [SINGLE]
+    return LayerReport(
+        name=name,
+        kind='' if module is None else type(module).__name__,
+        inputs=_width(module, 'in'),
+        outputs=_width(module, 'out'),
+        flops=flops,
+        share=flops / max(found.flops, 1),
+        groups=tuple(groups),
+        prunable=prunable,
+        reason='; '.join(dict.fromkeys(reasons)) or None,
+    )
+
+
+def _width(module: nn.Module | None, side: str) -> int | None:
+    for name in (f'{side}_channels', f'{side}_features'):
+        value = getattr(module, name, None)
+        if isinstance(value, int):
+            return value
+    return None
+
+
+def _limits(
+    model: nn.Module, found: Analysis, bypass: Bypass, divisor: int
+) -> tuple[float, float]:
+    """Multiply-adds with all channels and with as few as possible."""
+    table = flops_table(model, found, bypass)
+    sizes = [group.size for group in found.groups.prunable]
+    floors = [int(bypass.placement == 'narrow')] * len(sizes)
+    every = torch.ones(sum(sizes), dtype=torch.float64)
+    lowest = reachable(table, every, table.group, floors, divisor)
+    return float(table(every)), lowest
+
+
+def _prunable_flops(found: Analysis) -> int:
+    owner = found.groups.node_group
+    return sum(
+        term.dense
+        for term in found.trace.terms
+        if any((owner[ids[ids >= 0]] >= 0).any() for ids in term.factors)
+    )
+
+
+def _counts(
+    model: nn.Module, shape: Sequence[int]
+) -> tuple[int | None, dict[str, int], dict[str, int] | str]:
+    """Multiply-adds as MMEngine counts them: ours, others, and the rest."""
+    try:
+        # Tracing fails in as many ways as models are written.
+        counts, foreign = operator_flops(model, shape)
+    except Exception as error:
+        text = str(error).partition('\n')[0]
+        return None, {}, f'not known ({type(error).__name__}: {text})'
+    outside = {
+        name: count
+        for name, count in sorted(counts.items())
+        if name not in COUNTED and count
+    }
+    return counted_flops(counts), outside, foreign

@@ -1,0 +1,154 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Results as tables for the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO
+
+from rich.console import Console
+from rich.table import Table
+
+from ..deployment.deploy import Figure
+from .model_report import LayerReport, ModelReport
+
+SCALES = (1e12, 'T'), (1e9, 'G'), (1e6, 'M'), (1e3, 'k')
+# Of a pipe or file, where nothing tells the width.
+PIPE_WIDTH = 160
+
+
+def console(file: IO[str] | None = None) -> Console:
+    """Returns a console that does not cut lines of a pipe or file.
+
+    Args:
+        file (IO, optional): Where it writes. Defaults to standard output.
+    """
+    file = file or sys.stdout
+    width = None if file.isatty() else PIPE_WIDTH
+    return Console(file=file, width=width, highlight=False)
+
+
+def short_number(value: float) -> str:
+    """Returns a number with three digits and a letter for its size.
+
+    Args:
+        value (float): The number.
+
+    Examples:
+        >>> short_number(40_817_664), short_number(512)
+        ('40.8M', '512')
+    """
+    for scale, letter in SCALES:
+        if value >= scale:
+            return f'{value / scale:.3g}{letter}'
+    return f'{value:.3g}'
+
+
+def figures_table(figures: Sequence[Figure]) -> Table:
+    """Returns the table of a deployment.
+
+    Args:
+        figures (Sequence[Figure]): Its rows.
+    """
+    table = Table()
+    table.add_column('')
+    for name in ('before', 'after', 'ratio', 'target'):
+        table.add_column(name, justify='right')
+    for figure in figures:
+        target = '' if figure.target is None else f'{figure.target:.2%}'
+        table.add_row(
+            figure.name,
+            short_number(figure.before),
+            short_number(figure.after),
+            f'{figure.ratio:.2%}',
+            target,
+        )
+    return table
+
+
+def layers_table(report: ModelReport) -> Table:
+    """Returns the table of a model's layers.
+
+    Args:
+        report (ModelReport): The analysis of the model.
+    """
+    table = Table()
+    table.add_column('layer', overflow='fold')
+    table.add_column('channels', justify='right', no_wrap=True)
+    for name in ('FLOPs', 'share', 'group'):
+        table.add_column(name, justify='right', no_wrap=True)
+    table.add_column('prunable', overflow='fold')
+    for layer in report.layers:
+        table.add_row(
+            layer.name,
+            _channels(layer),
+            short_number(layer.flops),
+            f'{layer.share:.2%}',
+            ', '.join(map(str, layer.groups)),
+            _prunable(layer),
+        )
+    return table
+
+
+def _channels(layer: LayerReport) -> str:
+    if layer.inputs is None or layer.outputs is None:
+        return ''
+    return f'{layer.inputs} → {layer.outputs}'
+
+
+def _prunable(layer: LayerReport) -> str:
+    if layer.reason is None:
+        return 'yes' if layer.prunable else ''
+    if layer.prunable:
+        return f'{layer.prunable} of {layer.outputs}: {layer.reason}'
+    return f'no: {layer.reason}'
+
+
+def totals_table(report: ModelReport) -> Table:
+    """Returns the sums of a model's analysis.
+
+    Args:
+        report (ModelReport): The analysis of the model.
+    """
+    table = Table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow='fold')
+    for name, text in _totals(report):
+        table.add_row(name, text)
+    return table
+
+
+def _totals(report: ModelReport) -> Iterator[tuple[str, str]]:
+    shape = 'x'.join(map(str, report.settings['input_shape']))
+    channels = sum(report.groups.values())
+    uncounted = sum(report.uncounted.values())
+    yield f'FLOPs at {shape}', _number(report.flops)
+    if report.mmengine_flops not in (None, report.flops):
+        yield 'FLOPs, counted by MMEngine', _number(report.mmengine_flops)
+    yield 'prunable share of the FLOPs', f'{report.prunable_share:.2%}'
+    yield 'reachable minimum', f'{report.minimum:.2%}'
+    yield (
+        'prunable groups',
+        f'{len(report.groups)}, with {channels} channels',
+    )
+    if report.bypass_flops:
+        share = report.bypass_flops / report.flops
+        yield (
+            'added by bypasses',
+            f'{_number(report.bypass_flops)}, {share:.2%}',
+        )
+    yield 'not counted: norms, pooling ...', _number(uncounted)
+    yield 'not counted: foreign operators', _calls(report.foreign)
+    yield 'operators without a rule', _calls(report.unknown)
+
+
+def _number(value: int) -> str:
+    return f'{value:,} ({short_number(value)})'
+
+
+def _calls(counts: Mapping[str, int] | str) -> str:
+    if isinstance(counts, str):
+        return counts
+    return ', '.join(f'{n} (x{c})' for n, c in counts.items()) or 'none'

@@ -1,0 +1,211 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of LAPP runs, read without running code from the file."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from packaging.version import Version
+from torch import Tensor
+
+from mmlapp.core import ChannelPlan, PruningError
+from mmlapp.core.pruner_state import FINISHED, PRUNING
+
+from .state import PLAN, narrowed_to
+
+PREFIX = 'lapp.'
+PHASES = 'not begun', 'not finished'
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a deployment needs of a checkpoint.
+
+    Args:
+        weights (dict[str, Tensor]): Parameters and buffers of the network
+            and its bypasses; the averaged ones if the run averaged them.
+        state (dict[str, Tensor]): Masks and thresholds, by their names in
+            the child ``lapp``.
+        plan (ChannelPlan, optional): The plan that the hook wrote at the end
+            of the pruning phase.
+        meta (dict): Such as ``dataset_meta``.
+        averaged (bool): Whether the weights are averages (EMA).
+        narrowed (bool): Whether the weights are narrow already, as ``plan``
+            says.
+    """
+
+    weights: dict[str, Tensor]
+    state: dict[str, Tensor]
+    plan: ChannelPlan | None
+    meta: dict[str, Any]
+    averaged: bool
+    narrowed: bool = False
+
+
+def read_trained(path: str | Path) -> Trained:
+    """Reads a checkpoint of a LAPP run.
+
+    Args:
+        path (str or Path): The file.
+
+    Returns:
+        Trained: Everything but optimizer, schedule and history.
+
+    Raises:
+        PruningError: If the file cannot be read, belongs to another kind of
+            run, or was written before the pruning phase ended.
+    """
+    data = load_checkpoint(path)
+    tensors = data.get('state_dict')
+    if not isinstance(tensors, Mapping):
+        raise PruningError(
+            f'checkpoint={str(path)!r} has no state_dict: give a checkpoint '
+            'that tools/train.py wrote'
+        )
+    state = {
+        name.removeprefix(PREFIX): value
+        for name, value in tensors.items()
+        if name.startswith(PREFIX)
+    }
+    try:
+        narrowed = narrowed_to(data) is not None
+    except PruningError as error:
+        raise PruningError(f'checkpoint={str(path)!r}: {error}') from error
+    plan = data.get(PLAN)
+    if plan is None:
+        _check_phase(path, state)
+    return Trained(
+        weights={
+            name: value
+            for name, value in tensors.items()
+            if not name.startswith(PREFIX)
+        },
+        state=state,
+        plan=None if plan is None else _read_plan(path, plan),
+        meta=dict(data.get('meta') or {}),
+        # EMAHook puts the averages into `state_dict`.
+        averaged='ema_state_dict' in data,
+        narrowed=narrowed,
+    )
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Loads a file of MMEngine's onto the CPU.
+
+    Only tensors, numbers, texts, their containers, NumPy arrays and
+    MMEngine's history of scalars are read; anything else is refused.
+
+    Args:
+        path (str or Path): The file.
+
+    Returns:
+        dict: The checkpoint.
+
+    Raises:
+        PruningError: If the file is missing, damaged or holds other objects.
+    """
+    name = f'checkpoint={str(path)!r}'
+    if not Path(path).is_file():
+        raise PruningError(f'{name}: there is no such file')
+    try:
+        data = _load(path)
+    except pickle.UnpicklingError as error:
+        if 'nsupported' not in str(error):
+            raise _damaged(name, error) from error
+        raise PruningError(
+            f'{name} holds objects that are not read, since reading them '
+            f'could run code: {_unsafe(path)}. Save it again with tensors, '
+            'numbers and texts alone'
+        ) from error
+    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise _damaged(name, error) from error
+    if not isinstance(data, dict):
+        raise PruningError(
+            f'{name} is no checkpoint of MMEngine: {type(data)}'
+        )
+    return data
+
+
+def _load(path: str | Path) -> Any:
+    # Before 2.6, weights_only did not keep code from running either.
+    if Version(torch.__version__) < Version('2.6'):
+        return torch.load(path, map_location='cpu', weights_only=False)
+    with torch.serialization.safe_globals(_safe_globals()):
+        return torch.load(path, map_location='cpu', weights_only=True)
+
+
+def _safe_globals() -> list[Any]:
+    """What MMEngine puts into checkpoints besides tensors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        core: Any = getattr(np, '_core', None) or np.core
+    kinds = {type(np.dtype(code)) for code in '?bBhHiIlLqQefdgFDUSO'}
+    functions = [
+        (getattr(core.multiarray, function), f'numpy.{module}.{function}')
+        for function in ('_reconstruct', 'scalar')
+        for module in ('_core.multiarray', 'core.multiarray')
+    ]
+    # The history pickles its methods as getattr(HistoryBuffer, name).
+    method = (_history_method, 'builtins.getattr')
+    return [HistoryBuffer, method, np.ndarray, np.dtype, *functions, *kinds]
+
+
+def _history_method(owner: Any, name: str) -> Any:
+    if owner is not HistoryBuffer or name.startswith('_'):
+        raise pickle.UnpicklingError(f'Unsupported getattr: {owner}.{name}')
+    return getattr(owner, name)
+
+
+def _unsafe(path: str | Path) -> str:
+    known = {f'{f.__module__}.{f.__qualname__}' for f in (HistoryBuffer,)}
+    found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    others = [
+        name
+        for name in found
+        if name not in known
+        and name != 'builtins.getattr'
+        and not name.startswith('numpy.')
+    ]
+    return ', '.join(sorted(others)) or 'attributes of other objects'
+
+
+def _damaged(name: str, error: Exception) -> PruningError:
+    first = str(error).partition('\n')[0]
+    return PruningError(
+        f'{name} cannot be read: it is truncated or no checkpoint '
+        f'({type(error).__name__}: {first})'
+    )
+
+
+def _check_phase(path: str | Path, state: Mapping[str, Tensor]) -> None:
+    """Without a plan the masks must tell that the phase is over."""
+    if 'progress' not in state or 'mask' not in state:
+        raise PruningError(
+            f'checkpoint={str(path)!r} has neither a channel plan nor '
+            'thresholds: it is of a model that was not pruned. Give a '
+            'checkpoint of a run with mmlapp.LAPPHook'
+        )
+    phase, done, steps = state['progress'].tolist()[:3]
+    if phase < FINISHED:
+        text = PHASES[int(phase >= PRUNING)]
+        raise PruningError(
+            f'checkpoint={str(path)!r}: its pruning phase has {text} '
+            f'(step {done:.0f} of {steps:.0f}). Give a later checkpoint of '
+            'the run'
+        )
+
+
+def _read_plan(path: str | Path, plan: Mapping[str, Any]) -> ChannelPlan:
+    try:
+        return ChannelPlan.from_dict(plan)
+    except PruningError as error:
+        raise PruningError(f'checkpoint={str(path)!r}: {error}') from error

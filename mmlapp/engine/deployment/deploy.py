@@ -1,0 +1,262 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""From a checkpoint of a LAPP run to the narrowed model, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import mmengine
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from mmlapp.core import ChannelPlan, PruningError, merge_bypasses, shrink
+from mmlapp.core.bypass.merging import without_bypasses
+from mmlapp.core.trace import trace
+from mmlapp.version import __version__
+
+from ..analysis.complexity import counted_flops, operator_flops
+from ..checkpoints.reading import Trained, load_checkpoint, read_trained
+from ..models.architecture import example_forward
+from ..models.comparison import (
+    Check,
+    Comparison,
+    Probe,
+    random_probes,
+    refuse_differences,
+)
+from ..training.report import count_parameters
+from .folder import check_folder, staged_folder
+from .masked import build_model, masked_model
+from .real_data import real_batch
+from .recipe import (
+    check_prunable,
+    dense_config,
+    deployed_config,
+    own_settings,
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One quantity before and after.
+
+    Args:
+        name (str): What it is.
+        before (float): Of the dense model.
+        after (float): Of the deployed model.
+        target (float, optional): Asked fraction. Defaults to None.
+    """
+
+    name: str
+    before: float
+    after: float
+    target: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """After divided by before."""
+        return self.after / self.before
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What was written, and what is known of it.
+
+    Args:
+        config (Path): For :func:`mmpretrain.apis.init_model`,
+            :func:`mmdet.apis.init_detector` or ``tools/test.py``.
+        checkpoint (Path): Its weights.
+        plan (Path): The channel plan.
+        figures (list[Figure]): FLOPs, parameters, size of the file.
+        checks (list[Check]): Inputs on which outputs were compared.
+        notes (list[str]): What could not be done, and other remarks.
+    """
+
+    config: Path
+    checkpoint: Path
+    plan: Path
+    figures: list[Figure]
+    checks: list[Check]
+    notes: list[str]
+
+
+def deploy(
+    config: str | Path | Config,
+    checkpoint: str | Path,
+    out: str | Path,
+    name: str | None = None,
+    force: bool = False,
+    merge: bool = False,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Deployment:
+    """Narrows a trained model and writes it, if it computes the same.
+
+    Either all files are written or none: they are made in a temporary folder
+    beside ``out``, loaded from there as a user would, compared with the
+    masked model, and moved.
+
+    Args:
+        config (str, Path or Config): Config of the LAPP run.
+        checkpoint (str or Path): Its checkpoint.
+        out (str or Path): Folder to write.
+        name (str, optional): Name of the files without suffix. Defaults to
+            None: that of the config's file.
+        force (bool): Whether to replace a former deployment in ``out``.
+            Defaults to False.
+        merge (bool): Whether to add bypasses to the filters of their
+            convolutions where both together are one linear map: same
+            outputs, fewer FLOPs than asked. Defaults to False.
+        progress (Callable): Is told what is being done. Defaults to nothing.
+
+    Returns:
+        Deployment: Paths and figures.
+
+    Raises:
+        PruningError: If config and checkpoint do not belong together or to a
+            finished LAPP run, if ``out`` exists, or if the outputs differ.
+    """
+    cfg = config if isinstance(config, Config) else Config.fromfile(config)
+    name = name or Path(cfg.filename or 'deployed').stem
+    out = Path(out)
+    check_folder(out, force)
+    check_prunable(cfg)
+    progress('reading the checkpoint')
+    trained = read_trained(checkpoint)
+    scope = cfg.get('default_scope') or 'mmengine'
+    with DefaultScope.overwrite_default_scope(scope):
+        progress('building the trained model')
+        masked = masked_model(cfg, trained)
+        shape = tuple(own_settings(cfg.model)['input_shape'])
+        progress('running the trained model')
+        probes, notes = _probes(cfg, masked, shape)
+        comparison = Comparison(masked, probes)
+        plan = trained.plan if trained.narrowed else masked.lapp.plan()
+        assert plan is not None
+        small = masked if trained.narrowed else shrink(masked, plan)
+        if merge:
+            plan, note = _merge(small, plan, shape)
+            notes.append(note)
+        with staged_folder(out) as folder:
+            progress('writing and loading the narrowed model')
+            paths = _write(folder, name, cfg, plan, small, trained)
+            slim = load_deployed(*paths[:2])
+            progress('running the narrowed model')
+            checks = comparison.check(slim)
+            refuse_differences(checks)
+            progress('counting FLOPs')
+            figures = _figures(cfg, shape, plan, slim)
+            figures.append(_file_sizes(checkpoint, paths[1]))
+    if trained.averaged:
+        notes.append('the weights are the averaged ones (EMA)')
+    written = (out / path.name for path in paths)
+    return Deployment(*written, figures, checks, notes)
+
+
+def _probes(
+    cfg: Config, model: nn.Module, shape: tuple[int, ...]
+) -> tuple[list[Probe], list[str]]:
+    """Inputs to compare on, and what could not be had."""
+    first, second = random_probes(shape)
+    probes, notes = [first], []
+    try:
+        second.run(model)
+        probes.append(second)
+    except PruningError:
+        notes.append(f'one random size only: no output on {second.name}')
+    batch, text = real_batch(cfg)
+    if batch is None:
+        notes.append(f'no real images were compared, only random ones: {text}')
+    else:
+        count = len(batch['inputs'])
+        probes.append(Probe(f'{count} images of {text}', batch=batch))
+    return probes, notes
+
+
+def _merge(
+    model: nn.Module, plan: ChannelPlan, shape: tuple[int, ...]
+) -> tuple[ChannelPlan, str]:
+    """Merges bypasses; returns the plan of the result and what was done."""
+    merged = merge_bypasses(model)
+    forward = example_forward(model, shape)
+    flops = sum(term.dense for term in trace(model, forward).terms)
+    stay = sorted({reason for reason in merged.values() if reason})
+    count = sum(reason is None for reason in merged.values())
+    note = f'{count} of {len(merged)} bypasses merged'
+    return (
+        without_bypasses(plan, merged, flops),
+        f'{note}; the others stay: {"; ".join(stay)}' if stay else note,
+    )
+
+
+def _write(
+    folder: Path,
+    name: str,
+    cfg: Config,
+    plan: ChannelPlan,
+    slim: nn.Module,
+    trained: Trained,
+) -> tuple[Path, Path, Path]:
+    """Writes config, checkpoint and plan."""
+    paths = tuple(
+        folder / f'{name}{suffix}' for suffix in ('.py', '.pth', '.plan.json')
+    )
+    text = deployed_config(cfg, plan).pretty_text
+    meta = {
+        key: trained.meta[key]
+        for key in ('dataset_meta', 'epoch', 'iter')
+        if key in trained.meta
+    }
+    meta.update(
+        cfg=text,
+        mmengine_version=mmengine.__version__,
+        mmlapp_version=__version__,
+    )
+    state = slim.state_dict()
+    paths[0].write_text(text, encoding='utf-8')
+    torch.save({'meta': meta, 'state_dict': state}, paths[1])
+    plan.save(paths[2])
+    return paths  # type: ignore[return-value]
+
+
+def load_deployed(config: str | Path, checkpoint: str | Path) -> nn.Module:
+    """Builds a deployed model and loads its weights, every one of them.
+
+    Args:
+        config (str or Path): The config that was written.
+        checkpoint (str or Path): The checkpoint that was written.
+
+    Returns:
+        nn.Module: The model, in evaluation mode.
+    """
+    cfg = Config.fromfile(config)
+    model = build_model(cfg)
+    model.load_state_dict(load_checkpoint(checkpoint)['state_dict'])
+    return model.eval()
+
+
+def _figures(
+    cfg: Config, shape: tuple[int, ...], plan: ChannelPlan, slim: nn.Module
+) -> list[Figure]:
+    dense: nn.Module = MODELS.build(dense_config(cfg))
+    dense.eval()
+    counted = [
+        counted_flops(operator_flops(model, shape)[0])
+        for model in (dense, slim)
+    ]
+    sizes = [count_parameters(model) for model in (dense, slim)]
+    flops, target = plan.flops, plan.flops['target']
+    return [
+        Figure('FLOPs, analytic', flops['dense'], flops['pruned'], target),
+        Figure('FLOPs, counted by MMEngine', *counted, target),
+        Figure('parameters', *sizes),
+    ]
+
+
+def _file_sizes(before: str | Path, after: Path) -> Figure:
+    sizes = (Path(path).stat().st_size for path in (before, after))
+    return Figure('bytes of the checkpoint', *sizes)

@@ -1,0 +1,120 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The model of a LAPP run as it was: weights, and masks or narrow layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from mmlapp.core import LAPP, PruningError, shrink
+from mmlapp.core.pruner_state import FINISHED
+
+from ..checkpoints.reading import Trained
+from .recipe import without_pretrained
+
+
+def masked_model(cfg: Config, trained: Trained) -> Any:
+    """Builds the model of a LAPP run as it was at the end of it.
+
+    Args:
+        cfg (Config): Config of the run.
+        trained (Trained): Its checkpoint.
+
+    Returns:
+        nn.Module: The model in evaluation mode: with masks, or narrow if the
+        run had narrowed it.
+
+    Raises:
+        PruningError: If the two do not belong together.
+    """
+    model = build_model(cfg)
+    if trained.narrowed:
+        assert trained.plan is not None
+        shrink(model, trained.plan)
+    try:
+        found = model.load_state_dict(trained.weights, strict=False)
+    except RuntimeError as error:
+        raise _misfit(str(error).splitlines()[1:]) from error
+    missing = [k for k in found.missing_keys if not k.startswith('lapp.')]
+    if missing or found.unexpected_keys:
+        raise _misfit(
+            [f'{key} is missing' for key in missing]
+            + [f'{key} is unknown' for key in found.unexpected_keys]
+        )
+    if not trained.narrowed:
+        _set_masks(model.lapp, trained)
+    return model.eval()
+
+
+def build_model(cfg: Config) -> Any:
+    """Builds the model of any config, without weights to download.
+
+    Args:
+        cfg (Config): The config; not changed.
+
+    Returns:
+        nn.Module: The model, as the Runner builds it.
+    """
+    model = ConfigDict(without_pretrained(cfg.model.to_dict()))
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return MODELS.build(model)
+
+
+def _misfit(details: list[str]) -> PruningError:
+    shown = '; '.join(text.strip() for text in details[:3])
+    more = f' and {len(details) - 3} more' if len(details) > 3 else ''
+    return PruningError(
+        'the checkpoint does not fit the model of the config: '
+        f'{shown}{more}. Give the config that it was trained with'
+    )
+
+
+def _set_masks(lapp: LAPP, trained: Trained) -> None:
+    """Takes the masks from the plan; averaging spoils those in the weights.
+
+    Raises:
+        PruningError: If they belong to other groups.
+    """
+    plan, state = trained.plan, trained.state
+    if plan is None:
+        _load_masks(lapp, state)
+        return
+    sizes = {group.name: group.size for group in lapp.groups}
+    planned = {name: kept.size for name, kept in plan.groups.items()}
+    if sizes != planned:
+        wrong = sorted(dict(sizes.items() ^ planned.items()))
+        raise PruningError(
+            'the plan in the checkpoint does not fit the model of the config:'
+            f' channel groups differ, such as {wrong[0]}. Give the config '
+            'that it was trained with'
+        )
+    mask = torch.cat([plan.groups[name].mask() for name in sizes])
+    _fix(lapp, mask, plan.flops.get('target', 0.0))
+    fitting = lapp.plan()
+    if (fitting.slices, fitting.bypasses) != (plan.slices, plan.bypasses):
+        raise PruningError(
+            'the plan in the checkpoint does not fit the model of the config:'
+            ' its groups reach other layers. Give the config that it was '
+            'trained with'
+        )
+
+
+def _load_masks(lapp: LAPP, state: dict[str, Tensor]) -> None:
+    if state['mask'].shape != lapp.mask.shape:
+        raise PruningError(
+            'the masks in the checkpoint do not fit the model of the config: '
+            f'{len(state["mask"]) - 1} channels, not {lapp.total}. Give the '
+            'config that it was trained with'
+        )
+    _fix(lapp, state['mask'][:-1], float(state['progress'][3]))
+
+
+def _fix(lapp: LAPP, mask: Tensor, target: float) -> None:
+    lapp.mask[:-1] = mask
+    lapp.progress[0], lapp.progress[3] = FINISHED, target

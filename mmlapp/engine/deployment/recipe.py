@@ -1,0 +1,231 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Configs: LAPP's own part told from the user's, and the deployed one."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from mmlapp.core import ChannelPlan, PruningError
+
+from ..models.deployed import deployed_model
+from ..models.prunable import prunable_model
+
+# of a LAPP config: of the plain one that takes its place
+PLAIN_WRAPPERS = {
+    'LAPPOptimWrapper': 'OptimWrapper',
+    'AmpLAPPOptimWrapper': 'AmpOptimWrapper',
+}
+HOOK = 'LAPPHook'
+# What belongs to the run, not to the model.
+RUN_KEYS = 'work_dir', 'launcher', 'load_from', 'resume'
+
+
+def short_name(kind: Any) -> str:
+    """Returns the name of a type without scope or module.
+
+    Args:
+        kind (Any): What a config has as ``type``: text, class or function.
+
+    Examples:
+        >>> short_name('mmlapp.PrunableModel')
+        'PrunableModel'
+    """
+    text = kind if isinstance(kind, str) else kind.__name__
+    return text.rpartition('.')[-1]
+
+
+def is_prunable(model: Mapping[str, Any]) -> bool:
+    """Whether the config of a model is that of ``PrunableModel``."""
+    return _is(model, 'PrunableModel', prunable_model)
+
+
+def is_deployed(model: Mapping[str, Any]) -> bool:
+    """Whether the config of a model is that of ``DeployedModel``."""
+    return _is(model, 'DeployedModel', deployed_model)
+
+
+def _is(
+    model: Mapping[str, Any], name: str, function: Callable[..., Any]
+) -> bool:
+    kind = model.get('type', '')
+    return short_name(kind) in (name, function.__name__)
+
+
+def own_settings(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of ``PrunableModel`` that are its own.
+
+    Args:
+        model (Mapping): The config of any model. What it does not set, and
+            everything if it is of another type, has the default value.
+    """
+    parameters = inspect.signature(prunable_model).parameters
+    shared = ('architecture', 'data_preprocessor', 'settings')
+    given = model if is_prunable(model) else {}
+    return {
+        name: given.get(name, parameter.default)
+        for name, parameter in parameters.items()
+        if name not in shared
+    }
+
+
+def dense_config(cfg: Config) -> ConfigDict:
+    """Returns the config of the user's own model.
+
+    Args:
+        cfg (Config): Of a dense, a prunable or a deployed model.
+
+    Returns:
+        ConfigDict: What the registry of models builds the dense model from,
+        without weights to download.
+    """
+    model = _plain(cfg.model)
+    if is_prunable(model) or is_deployed(model):
+        model = _unwrap(model)
+    preprocessor = cfg.get('data_preprocessor')
+    if preprocessor is not None:
+        model.setdefault('data_preprocessor', _plain(preprocessor))
+    return ConfigDict(without_pretrained(model))
+
+
+def _unwrap(model: dict[str, Any]) -> dict[str, Any]:
+    own = {*own_settings(model), 'plan', 'type', 'architecture'}
+    rest = {key: value for key, value in model.items() if key not in own}
+    architecture = model.get('architecture')
+    if isinstance(architecture, dict):
+        return {**rest, **architecture}
+    return {'type': architecture, **rest}
+
+
+def deployed_config(cfg: Config, plan: ChannelPlan) -> Config:
+    """Turns the config of a LAPP run into that of the deployed model.
+
+    Args:
+        cfg (Config): Config of the run; not changed.
+        plan (ChannelPlan): The plan, which goes into the config.
+
+    Returns:
+        Config: Without LAPP's hook and optimizer wrapper, and without weights
+        to download.
+
+    Raises:
+        PruningError: If the config has no ``mmlapp.PrunableModel``.
+    """
+    check_prunable(cfg)
+    data = {k: v for k, v in _plain(cfg).items() if k not in RUN_KEYS}
+    model = without_pretrained(_plain(data['model']))
+    data['model'] = {
+        'type': 'mmlapp.DeployedModel',
+        'plan': plan.to_json(),
+        **_flat(_unwrap(model), cfg.get('default_scope')),
+    }
+    data['custom_imports'] = _imports(data.get('custom_imports'))
+    for wrapper in find_dicts(data.get('optim_wrapper')):
+        kind = short_name(wrapper.get('type', ''))
+        if kind in PLAIN_WRAPPERS:
+            wrapper['type'] = PLAIN_WRAPPERS[kind]
+    data['custom_hooks'] = [
+        hook for hook in data.get('custom_hooks') or [] if not _is_ours(hook)
+    ]
+    hooks = data.get('default_hooks') or {}
+    data['default_hooks'] = {
+        name: hook for name, hook in hooks.items() if not _is_ours(hook)
+    }
+    return Config(data)
+
+
+def check_prunable(cfg: Config) -> None:
+    """Raises PruningError if a config is not that of a LAPP run."""
+    model = cfg.get('model') or {}
+    if is_prunable(model):
+        return
+    kind = model.get('type', '')
+    text = (
+        'it is already deployed'
+        if is_deployed(model)
+        else (
+            "expected type='mmlapp.PrunableModel': give the config that the "
+            'checkpoint was trained with'
+        )
+    )
+    raise PruningError(f'config: model.type={kind!r}; {text}')
+
+
+def _flat(model: dict[str, Any], scope: str | None) -> dict[str, Any]:
+    """Arguments of the architecture beside its name, as stock tools expect.
+
+    Another scope than the default one holds for everything inside, which
+    only a whole config can say.
+    """
+    if model.get('_scope_', scope) != scope:
+        return {'architecture': model}
+    model.pop('_scope_', None)
+    return {'architecture': model.pop('type'), **model}
+
+
+def _imports(imports: Any) -> dict[str, Any]:
+    imports = dict(imports or {})
+    names = imports.get('imports') or []
+    names = [names] if isinstance(names, str) else list(names)
+    if 'mmlapp' not in names:
+        names.append('mmlapp')
+    return {'allow_failed_imports': False, **imports, 'imports': names}
+
+
+def _is_ours(hook: Any) -> bool:
+    return isinstance(hook, dict) and short_name(hook.get('type', '')) == HOOK
+
+
+def without_pretrained(model: Any) -> Any:
+    """Drops weights to download from the config of a model.
+
+    Args:
+        model (Any): The config or a part of it; not changed.
+
+    Returns:
+        Any: The same without ``pretrained`` and without ``init_cfg`` of type
+        ``Pretrained``. A ``pretrained`` that is none or no text stays.
+    """
+    if isinstance(model, dict):
+        return {
+            key: without_pretrained(value)
+            for key, value in model.items()
+            if not (key == 'pretrained' and isinstance(value, str))
+            and not (key == 'init_cfg' and _is_pretrained(value))
+        }
+    if isinstance(model, (list, tuple)):
+        return type(model)(
+            without_pretrained(v) for v in model if not _is_pretrained(v)
+        )
+    return model
+
+
+def _is_pretrained(init: Any) -> bool:
+    return (
+        isinstance(init, dict)
+        and short_name(init.get('type', '')) == 'Pretrained'
+    )
+
+
+def find_dicts(value: Any) -> Iterator[dict[str, Any]]:
+    """Yields a dictionary and all dictionaries inside it."""
+    if isinstance(value, dict):
+        yield value
+        for inner in value.values():
+            yield from find_dicts(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from find_dicts(inner)
+
+
+def _plain(value: Any) -> Any:
+    """A copy in builtin containers; MMEngine's answers missing keys."""
+    if isinstance(value, Config):
+        return value.to_dict()
+    to_dict = getattr(value, 'to_dict', None)
+    return copy.deepcopy(value if to_dict is None else to_dict())

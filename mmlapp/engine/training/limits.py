@@ -1,0 +1,90 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Runs in which pruning cannot work, or can no longer work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.runner import Runner
+from torch import nn
+
+from mmlapp.core import PruningError
+from mmlapp.core.bypass.branches import Bypassed
+
+from .narrowing import run_optimizer, unwrap
+
+WHOLE = (
+    'The masks need whole parameters on every process: use '
+    "type='mmlapp.LAPPDistributedDataParallel' as model_wrapper_cfg, or none"
+)
+NARROW = 'Set narrow=False in mmlapp.LAPPHook'
+# Types of what shards or splits the model: what cannot be done with them.
+WRAPPERS = {
+    'MMFullyShardedDataParallel': WHOLE,
+    'FullyShardedDataParallel': WHOLE,
+    'MMSeparateDistributedDataParallel': WHOLE,
+    'MMDataParallel': WHOLE,
+    'DataParallel': WHOLE,
+}
+STRATEGIES = dict.fromkeys(
+    ('FSDPStrategy', 'DeepSpeedStrategy', 'ColossalAIStrategy'),
+    f'{WHOLE}, with mmengine.runner.Runner',
+)
+NOT_NARROWED = {
+    'ZeroRedundancyOptimizer': f'It shards its state. {NARROW}',
+    'LBFGS': f'Its state belongs to no single parameter. {NARROW}',
+    'DDPStrategy': f'It keeps the wrapped model to itself. {NARROW}, or use '
+    'mmengine.runner.Runner',
+}
+
+
+def check_run(runner: Runner, narrow: bool) -> None:
+    """Refuses what cannot work, before training begins.
+
+    Args:
+        runner (Runner): The runner.
+        narrow (bool): Whether the model shall be narrowed inside the run.
+
+    Raises:
+        PruningError: With the setting and the remedy.
+    """
+    strategy = getattr(runner, 'strategy', None)
+    _refuse('strategy', strategy, STRATEGIES)
+    _refuse('model_wrapper_cfg', runner.model, WRAPPERS)
+    if narrow:
+        _refuse('strategy', strategy, NOT_NARROWED)
+        _refuse('optimizer', run_optimizer(runner), NOT_NARROWED)
+    if runner.cfg.get('efficient_conv_bn_eval') and any(
+        isinstance(module, Bypassed)
+        for module in unwrap(runner.model).modules()
+    ):
+        raise PruningError(
+            'efficient_conv_bn_eval computes a convolution without its '
+            'bypass. Leave it out of the config, or the bypass'
+        )
+
+
+def check_finite(model: nn.Module) -> None:
+    """Refuses to go on, or to save, when training has diverged.
+
+    Args:
+        model (nn.Module): The model.
+
+    Raises:
+        PruningError: With the first parameter that is not finite.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise PruningError(
+                f'{name} is not finite: training has diverged, and no '
+                'checkpoint of it is written. Lower the learning rate and '
+                'resume from the last checkpoint'
+            )
+
+
+def _refuse(setting: str, value: Any, reasons: dict[str, str]) -> None:
+    kinds = [kind.__name__ for kind in type(value).mro()]
+    for kind in kinds:
+        if kind in reasons:
+            raise PruningError(f'{setting}: {kinds[0]}. {reasons[kind]}')

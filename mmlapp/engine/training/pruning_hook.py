@@ -1,0 +1,299 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The hook that starts and ends the pruning phase."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmlapp.core import LAPP, PruningError
+from mmlapp.core.methods.schedule import check_target
+from mmlapp.core.pruner_state import DENSE, FINISHED, PRUNING
+from mmlapp.registry import HOOKS
+
+from ..checkpoints.random_state import RandomNumbers
+from ..checkpoints.safe_checkpoint import save_safely
+from ..checkpoints.state import narrowed_to, read_state, write_state
+from .compiled import leave_uncompiled
+from .limits import check_finite, check_run
+from .narrowing import (
+    averaged_models,
+    narrow_run,
+    narrowed_plan,
+    unwrap,
+)
+from .optim_wrapper import LAPPOptimWrapper, _ThresholdStep, find_lapp
+from .ranks import check_ranks
+from .report import (
+    StepTime,
+    count_parameters,
+    group_scalars,
+    report_groups,
+    report_narrowing,
+)
+from .trial import find_obstacle
+
+
+@HOOKS.register_module()
+class LAPPHook(Hook):
+    """Prunes the model during the first epochs of its training.
+
+    When the phase ends the model is narrowed in place, with its averaged
+    copies and the optimizer's state, and training goes on with the small
+    one. A checkpoint of a narrow model makes the model narrow before its
+    weights are loaded.
+
+    Runs before ``EMAHook``, which must find a model of the right shape, and
+    before the logger hook of the same iteration, so that what it reports is
+    logged with it.
+
+    Args:
+        target_flops (float): Asked fraction of the dense FLOPs, in (0, 1].
+            Defaults to 0.5.
+        prune_epochs (float): Length of the pruning phase in epochs; in
+            iteration-based training ``prune_iters`` says it. Defaults to 2.
+        prune_iters (int, optional): Length of the phase in iterations,
+            instead of ``prune_epochs``. Defaults to None.
+        begin_iters (int): Iterations before the phase begins.
+            Defaults to 0.
+        interval (int): Iterations between two records of keep ratios and
+            thresholds in the visualizer, and between two comparisons of the
+            processes of a distributed run. Defaults to 50.
+        narrow (bool): Whether to narrow the model when the phase ends. If
+            not, masks stay to the end of the run. Defaults to True.
+
+    Raises:
+        PruningError: If an argument lies outside its range.
+    """
+
+    # Before EMAHook (NORMAL, in some configs 49) and LoggerHook.
+    priority = 'ABOVE_NORMAL'
+
+    def __init__(
+        self,
+        target_flops: float = 0.5,
+        prune_epochs: float = 2,
+        prune_iters: int | None = None,
+        begin_iters: int = 0,
+        interval: int = 50,
+        narrow: bool = True,
+    ) -> None:
+        self.target_flops = check_target(target_flops)
+        self.prune_epochs, self.prune_iters = prune_epochs, prune_iters
+        self.begin_iters, self.interval = begin_iters, interval
+        self.narrow = narrow
+        for name, least in (
+            ('prune_epochs', 0),
+            ('prune_iters', 0),
+            ('interval', 0),
+            ('begin_iters', -1),
+        ):
+            value = getattr(self, name)
+            if value is not None and value <= least:
+                raise PruningError(
+                    f'{name}={value}: expected more than {least}'
+                )
+        self._phase: int | None = None
+        self._random = RandomNumbers()
+        self._step_time = StepTime(interval)
+
+    def before_run(self, runner: Runner) -> None:
+        """Refuses what cannot work and makes checkpoints safe.
+
+        Args:
+            runner (Runner): The runner of the training process.
+        """
+        check_run(runner, self.narrow)
+        save_safely(runner)
+
+    def before_train(self, runner: Runner) -> None:
+        """Checks that the target and the phase fit the model and the run.
+
+        Args:
+            runner (Runner): The runner of the training process.
+        """
+        self._random.restore(runner)
+        plan = narrowed_plan(runner.model)
+        if plan is not None:
+            runner.logger.info(
+                f'LAPP: the model is narrow already, {plan.ratio:.2%} of the '
+                'dense FLOPs; there is no pruning phase'
+            )
+            return
+        if runner.cfg.get('compile'):
+            leave_uncompiled()
+        lapp = find_lapp(runner.model)
+        if lapp.phase == FINISHED:
+            self._end(runner, lapp)
+        else:
+            self._check(runner, lapp)
+
+    def _check(self, runner: Runner, lapp: LAPP) -> None:
+        if not isinstance(runner.optim_wrapper, _ThresholdStep):
+            raise PruningError(
+                f'optim_wrapper={type(runner.optim_wrapper).__name__} does '
+                'not step the thresholds: use '
+                f"type='mmlapp.{LAPPOptimWrapper.__name__}'"
+            )
+        iters = self._phase_iters(runner)
+        last = self.begin_iters + iters
+        if last > runner.max_iters:
+            raise PruningError(
+                f'the pruning phase ends at iteration {last}, but training '
+                f'at {runner.max_iters}: shorten prune_epochs='
+                f'{self.prune_epochs} or prune_iters={self.prune_iters}'
+            )
+        lapp.check_reachable(self.target_flops)
+        runner.logger.info(
+            f'LAPP: {len(lapp.groups)} channel groups, {lapp.total} channels; '
+            f'{lapp.dense_flops:.4g} FLOPs to {self.target_flops:.1%} in '
+            f'{iters} iterations from iteration {self.begin_iters}'
+        )
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        """Starts the phase.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            batch_idx (int): Index of the batch in the loop.
+            data_batch (Any): The batch. Defaults to None.
+        """
+        if narrowed_plan(runner.model) is not None:
+            return
+        lapp = find_lapp(runner.model)
+        if lapp.phase == DENSE and runner.iter >= self.begin_iters:
+            every = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+            steps = max(self._phase_iters(runner) // every, 1)
+            lapp.begin(self.target_flops, steps)
+        self._phase = lapp.phase
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict[str, Any] | None = None,
+    ) -> None:
+        """Reports FLOPs, and every ``interval`` all groups; narrows.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            batch_idx (int): Index of the batch in the loop.
+            data_batch (Any): The batch. Defaults to None.
+            outputs (dict, optional): Losses. Defaults to None.
+        """
+        plan = narrowed_plan(runner.model)
+        if plan is None:
+            self._after_masked_iter(runner, find_lapp(runner.model))
+        else:
+            runner.message_hub.update_scalar('train/flops_ratio', plan.ratio)
+            self._step_time.after_step(runner)
+        self._random.note(runner, by_epoch=False)
+
+    def _after_masked_iter(self, runner: Runner, lapp: LAPP) -> None:
+        for averaged in averaged_models(runner):
+            # With ``update_buffers`` its own would be averages of masks.
+            find_lapp(averaged.module).take_over(lapp)
+        runner.message_hub.update_scalar('train/flops_ratio', lapp.ratio)
+        ended = self._phase == PRUNING and lapp.phase == FINISHED
+        if ended or (
+            lapp.phase == PRUNING
+            and self.every_n_train_iters(runner, self.interval)
+        ):
+            check_ranks(lapp)
+            runner.visualizer.add_scalars(
+                group_scalars(lapp), step=runner.iter + 1
+            )
+        if ended:
+            report_groups(runner.logger, lapp)
+            self._end(runner, lapp)
+
+    def _end(self, runner: Runner, lapp: LAPP) -> None:
+        """Narrows, if that was asked for and can be done."""
+        if not self.narrow:
+            return
+        plan, model = lapp.plan(), unwrap(runner.model)
+        obstacle = find_obstacle(runner, plan, lapp.input_shape)
+        if obstacle is not None:
+            runner.logger.warning(
+                f'LAPP does not narrow the model; masks stay: {obstacle}'
+            )
+            self.narrow = False
+            return
+        before = count_parameters(model)
+        self._step_time.narrowed(runner)
+        narrow_run(runner, plan)
+        report_narrowing(runner.logger, plan, before, count_parameters(model))
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Writes the groups' state to the log while the phase lasts.
+
+        Args:
+            runner (Runner): The runner of the training process.
+        """
+        self._random.note(runner, by_epoch=True)
+        if narrowed_plan(runner.model) is None:
+            lapp = find_lapp(runner.model)
+            if lapp.phase == PRUNING:
+                report_groups(runner.logger, lapp)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Keeps the random numbers: a resumed run does not validate again.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._random.set_aside()
+
+    def after_val_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Goes on with the random numbers of the training.
+
+        Args:
+            runner (Runner): The runner.
+            metrics (dict, optional): Results. Defaults to None.
+        """
+        self._random.bring_back()
+
+    def before_save_checkpoint(
+        self, runner: Runner, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds state and, from the end of the phase on, the plan.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            checkpoint (dict): The checkpoint to be saved.
+        """
+        check_finite(unwrap(runner.model))
+        plan = narrowed_plan(runner.model)
+        narrowed = plan is not None
+        if not narrowed:
+            lapp = find_lapp(runner.model)
+            plan = lapp.plan() if lapp.phase == FINISHED else None
+        write_state(checkpoint, plan, narrowed, self._random.to_save())
+
+    def after_load_checkpoint(
+        self, runner: Runner, checkpoint: dict[str, Any]
+    ) -> None:
+        """Gives the model the shape of the weights that follow.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): The loaded checkpoint.
+        """
+        plan = narrowed_to(checkpoint)
+        if plan is not None and narrowed_plan(runner.model) is None:
+            narrow_run(runner, plan)
+        if getattr(runner, '_resume', False):
+            self._random.loaded(read_state(checkpoint)['random'])
+
+    def _phase_iters(self, runner: Runner) -> int:
+        if self.prune_iters is not None:
+            return self.prune_iters
+        return max(1, round(self.prune_epochs * len(runner.train_dataloader)))

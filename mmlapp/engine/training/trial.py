@@ -1,0 +1,66 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a model may be narrowed, tried on a copy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from mmengine import dist
+from mmengine.runner import Runner
+from torch import nn
+
+from mmlapp.core import ChannelPlan, PruningError, shrink
+
+from ..models.comparison import TOLERANCE, Comparison, random_probes
+from .narrowing import check_optimizer, unwrap
+
+
+def find_obstacle(
+    runner: Runner, plan: ChannelPlan, input_shape: Sequence[int] | None
+) -> str | None:
+    """Returns what speaks against narrowing, on any of the processes.
+
+    Args:
+        runner (Runner): The runner; all processes must call this.
+        plan (ChannelPlan): What to keep.
+        input_shape (Sequence[int], optional): See :func:`try_narrowing`.
+    """
+    reason = None
+    try:
+        check_optimizer(runner)
+        try_narrowing(unwrap(runner.model), plan, input_shape)
+    except PruningError as error:
+        reason = str(error)
+    reasons = dist.all_gather_object(reason)
+    return next((text for text in reasons if text is not None), None)
+
+
+def try_narrowing(
+    model: nn.Module, plan: ChannelPlan, input_shape: Sequence[int] | None
+) -> None:
+    """Compares a narrowed copy with the masked model on a random image.
+
+    Args:
+        model (nn.Module): The masked model; it stays as it is.
+        plan (ChannelPlan): What to keep.
+        input_shape (Sequence[int], optional): Channels, height and width of
+            the image; without it there is no comparison.
+
+    Raises:
+        PruningError: If they differ, or the model does not run on the image.
+    """
+    if input_shape is None:
+        return
+    masked = copy.deepcopy(model)
+    for module in masked.modules():
+        # Activation checkpointing puts one here that is bound to the original.
+        module.__dict__.pop('forward', None)
+    comparison = Comparison(masked, random_probes(input_shape)[:1])
+    (check,) = comparison.check(shrink(masked, plan))
+    if not check.passed:
+        raise PruningError(
+            f'on {check.name} the narrowed model differs from the masked one '
+            f'by {check.error:.2g}, more than {TOLERANCE:g}'
+        )

@@ -1,0 +1,194 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""A merged bypass computes what it did beside its convolution."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core import Bypass, attach, merge_bypasses, shrink
+from mmlapp.core.bypass.branches import BYPASSES, Bypassed, add_bypass
+from mmlapp.core.bypass.merging import without_bypasses
+
+
+def narrowed(model, image, kind, placement, mask_randomly, keep=0.5):
+    """A narrowed network with its bypasses, and the plan."""
+    lapp = attach(model, image, bypass=Bypass(kind, placement))
+    for name, parameter in model.named_parameters():
+        if 'bypass' in name:
+            nn.init.normal_(parameter, std=0.3)
+    mask_randomly(lapp, keep)
+    plan = lapp.plan()
+    return shrink(model, plan).eval(), plan
+
+
+CASES = [
+    dict(),
+    dict(stride=2),
+    dict(dilation=2, padding=2),
+    dict(padding_mode='reflect'),
+    dict(size=5),
+    dict(bias=False),
+]
+
+
+@pytest.mark.parametrize('kind', ['depthwise', 'pointwise', 'grouped'])
+@pytest.mark.parametrize('case', CASES, ids=str)
+def test_narrow_bypasses_vanish(
+    net, conv, image, mask_randomly, count_macs, kind, case
+):
+    """Partial ones too: both ends of the second layer are narrowed."""
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x).relu()).relu()),
+        a=conv(3, 12),
+        b=conv(12, 16, **case),
+        c=conv(16, 5),
+    )
+    slim, _ = narrowed(model, image, kind, 'narrow', mask_randomly)
+    assert isinstance(slim.b, Bypassed)
+    expected, macs = slim(image), count_macs(slim, image)
+    merged = merge_bypasses(slim)
+    assert 'b' in merged
+    assert set(merged.values()) == {None}
+    torch.testing.assert_close(slim(image), expected, rtol=1e-12, atol=1e-12)
+    assert all(type(m) is nn.Conv2d for m in (slim.a, slim.b, slim.c))
+    assert not [n for n in slim.state_dict() if 'bypass' in n or 'kept' in n]
+    assert count_macs(slim, image) < macs
+
+
+def test_the_plan_of_a_merged_network(
+    net, conv, image, mask_randomly, count_macs
+):
+    """A dense network takes plan and weights, and knows no bypass."""
+    parts = dict(a=conv(3, 8), b=conv(8, 8), c=conv(8, 5))
+    model = net(lambda m, x: m.c(m.b(m.a(x).relu()).relu()), **parts)
+    dense = copy.deepcopy(model).eval()
+    slim, plan = narrowed(model, image, 'depthwise', 'narrow', mask_randomly)
+    expected = slim(image)
+    merged = merge_bypasses(slim)
+    macs = count_macs(slim, image)
+    plan = without_bypasses(plan, merged, macs)
+    assert not plan.bypasses
+    assert plan.flops['pruned'] == macs
+    again = shrink(dense, plan)
+    again.load_state_dict(slim.state_dict())
+    torch.testing.assert_close(again(image), expected)
+
+
+def test_what_fills_removed_filters_stays(net, conv, image, mask_randomly):
+    model = net(lambda m, x: m.b(m.a(x).relu()), a=conv(3, 8), b=conv(8, 8))
+    slim, plan = narrowed(model, image, 'depthwise', 'fill', mask_randomly)
+    expected = slim(image)
+    reason = 'it fills removed filters'
+    merged = merge_bypasses(slim)
+    assert merged['b'] == reason
+    assert torch.equal(slim(image), expected)
+    assert 'b' in without_bypasses(plan, merged, 1.0).bypasses
+
+
+def test_a_fill_bypass_beside_all_filters_vanishes(
+    net, conv, image, mask_randomly
+):
+    model = net(lambda m, x: m.b(m.a(x).relu()), a=conv(3, 8), b=conv(8, 8))
+    slim, _ = narrowed(
+        model, image, 'depthwise', 'fill', mask_randomly, keep=1.0
+    )
+    expected = slim(image)
+    merged = merge_bypasses(slim)
+    assert set(merged.values()) == {None}
+    torch.testing.assert_close(slim(image), expected)
+    assert type(slim.b) is nn.Conv2d
+
+
+def test_a_bypass_that_vanished_before_is_no_mixin_either(
+    net, conv, image, mask_randomly
+):
+    """One channel of sixteen is left: its group reads nothing that lives."""
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x).relu())),
+        a=conv(3, 16),
+        b=conv(16, 16),
+        c=conv(16, 5),
+    )
+    lapp = attach(model, image, bypass=Bypass('depthwise'))
+    lapp.mask[:-1] = False
+    lapp.mask[0] = lapp.mask[17] = True
+    plan = lapp.plan()
+    slim = shrink(model, plan).eval()
+    assert slim.b.bypass is None
+    merged = merge_bypasses(slim)
+    assert 'b' not in merged
+    assert type(slim.b) is nn.Conv2d
+    assert not without_bypasses(plan, merged, 1.0).bypasses
+
+
+GROUPED = 'its convolution is grouped or transposed'
+OUTSIDE = 'its kernel does not lie inside that of its convolution'
+
+
+@pytest.mark.parametrize(
+    ('main', 'branch', 'reason'),
+    [
+        (nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 8, 3, groups=8), GROUPED),
+        (
+            nn.ConvTranspose2d(8, 8, 3),
+            nn.ConvTranspose2d(8, 8, 3, groups=8),
+            GROUPED,
+        ),
+        (
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.Conv2d(8, 8, 5, padding=2),
+            OUTSIDE,
+        ),
+        (
+            nn.Conv2d(8, 8, 5, padding=4, dilation=2),
+            nn.Conv2d(8, 8, 3, padding=1),
+            OUTSIDE,
+        ),
+        (
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.Conv2d(8, 8, 3, padding=1, padding_mode='reflect'),
+            OUTSIDE,
+        ),
+        (
+            nn.Conv2d(8, 8, 3, padding=4, dilation=3),
+            nn.Conv2d(8, 8, 1, padding=0),
+            OUTSIDE,
+        ),
+    ],
+)
+def test_what_is_not_inside_stays(main, branch, reason):
+    branch.bias = None
+    add_bypass(main, branch)
+    model = nn.Sequential(main)
+    x = torch.rand(1, 8, 9, 9)
+    if branch.kernel_size == (1, 1):
+        assert merge_bypasses(model) == {'0': reason}
+        return
+    expected = model(x)
+    assert merge_bypasses(model) == {'0': reason}
+    assert torch.equal(model(x), expected)
+
+
+def test_a_smaller_kernel_of_ones_own(
+    net, conv, image, mask_randomly, monkeypatch
+):
+    """3x3 inside 5x5, of a registered bypass."""
+
+    def inner(main):
+        return nn.Conv2d(
+            main.in_channels, main.out_channels, 3, padding=1, bias=False
+        ).to(main.weight.dtype)
+
+    monkeypatch.setitem(BYPASSES._entries, 'inner', inner)
+    model = net(
+        lambda m, x: m.b(m.a(x).relu()),
+        a=conv(3, 8, size=5),
+        b=conv(8, 5, size=5),
+    )
+    slim, _ = narrowed(model, image, 'inner', 'narrow', mask_randomly)
+    expected = slim(image)
+    assert merge_bypasses(slim) == {'a': None}
+    torch.testing.assert_close(slim(image), expected)

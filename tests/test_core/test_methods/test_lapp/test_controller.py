@@ -1,0 +1,179 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Properties of the thresholds' steps; their size may be tuned."""
+
+import math
+
+import pytest
+import torch
+
+from mmlapp.core import Controller, PruningError
+from mmlapp.core.methods.lapp.sensitivity import Margin
+
+FLOPS = torch.tensor([-0.5, -0.01, -3.0])  # a higher threshold costs less
+
+
+@pytest.fixture(params=[1, 2])
+def controller(request):
+    return Controller(order=request.param)
+
+
+@pytest.fixture
+def first():
+    return Controller(order=1)
+
+
+@pytest.fixture
+def second():
+    return Controller(order=2)
+
+
+def margin(gate, flops, slope=1.0):
+    """One living channel per group."""
+    count = len(flops)
+    return Margin(
+        gate,
+        torch.full((count,), slope),
+        torch.ones(count, dtype=torch.bool),
+        torch.arange(count),
+        flops,
+    )
+
+
+def step(controller, gate, flops, pull, state=None, steps=100):
+    if state is None:
+        state = controller.initial_state(len(flops))
+    return controller.step(margin(gate, flops), pull, state, steps)
+
+
+@pytest.mark.parametrize('pull', [1.0, 0.3, -0.3, -1.0])
+def test_all_groups_are_pulled_alike(controller, pull):
+    change = step(controller, torch.zeros(3), FLOPS, pull)
+    assert change.unique().numel() == 1
+    assert (change.sign() == torch.tensor(pull).sign()).all()
+
+
+def test_pull_is_proportional(controller):
+    strong = step(controller, torch.zeros(3), FLOPS, 1.0)
+    weak = step(controller, torch.zeros(3), FLOPS, 0.25)
+    torch.testing.assert_close(weak, strong / 4)
+
+
+def test_nothing_moves_without_gradients(controller):
+    change = step(controller, torch.zeros(3), FLOPS, 0.0)
+    assert (change == 0).all()
+
+
+def test_a_group_without_flops_is_left_to_the_task(controller):
+    flops = torch.tensor([-0.5, 0.0])
+    assert step(controller, torch.zeros(2), flops, 1.0)[1] == 0
+
+
+def test_first_order_moves_against_the_gradient(first):
+    gate = torch.tensor([0.1, -0.1, 0.0])  # more of channel 0 hurts
+    change = step(first, gate, torch.full((3,), -1.0), 0.0)
+    assert change[1] < 0 < change[0]
+    assert change[2] == 0
+
+
+@pytest.mark.parametrize('sign', [1, -1])
+def test_second_order_spares_what_matters(second, sign):
+    gate = sign * torch.tensor([0.2, 0.1, 0.1])
+    change = step(second, gate, torch.full((3,), -1.0), 0.0)
+    assert change[0] < 0 < change[1]
+    assert change[1] == change[2]
+
+
+def test_second_order_by_hand(second):
+    """Log of the harm per FLOP over its geometric mean: 2 log 1.2 apart."""
+    gate, flops = torch.tensor([1.2, 1.0]), torch.tensor([-1.0, -1.0])
+    change = step(second, gate, flops, 0.3, steps=50)
+    expected = [
+        second.rate / 50 * (0.3 - second.task_weight * s * math.log(1.2))
+        for s in (1, -1)
+    ]
+    torch.testing.assert_close(change, torch.tensor(expected))
+
+
+def test_equal_harm_per_flop_is_the_optimum(second):
+    """Where all groups are alike only the constraint moves them."""
+    change = step(second, FLOPS.abs().sqrt(), FLOPS, 0.0)
+    torch.testing.assert_close(change, torch.zeros(3))
+
+
+def test_one_group_cannot_run_away(second):
+    gate = torch.tensor([1e6, 1.0, 1.0, 0.0])
+    change = step(second, gate, torch.full((4,), -1.0), 0.0, steps=1)
+    limit = second.rate * second.task_weight
+    assert change.abs().max() == pytest.approx(limit)
+
+
+def test_the_scale_of_the_task_loss_does_not_matter(controller):
+    gate = torch.tensor([0.1, -0.2, 0.05])
+    small = step(controller, gate, FLOPS, 0.5)
+    large = step(controller, gate * 1e4, FLOPS, 0.5)
+    torch.testing.assert_close(small, large)
+
+
+def test_a_group_that_costs_more_may_hurt_more(first):
+    """The same harm per FLOP gives the same step."""
+    change = step(first, FLOPS * 0.2, FLOPS, 0.0)
+    torch.testing.assert_close(change, change[:1].expand(3))
+
+
+def test_the_past_counts(controller):
+    state = controller.initial_state(3)
+    past = torch.tensor([0.1, 0.01, 0.01])
+    for _ in range(30):
+        step(controller, past, -torch.ones(3), 0.0, state)
+    signal = controller.signal(state)
+    step(controller, past.flip(0), -torch.ones(3), 0.0, state)
+    assert signal[0].abs() > 0.5 * signal.abs().max()
+    assert 0.5 < controller.signal(state)[0] / signal[0] <= 1
+
+
+def test_noise_averages_out(first):
+    state = first.initial_state(2)
+    flops = -torch.ones(2)
+    for _ in range(500):
+        noise = torch.randn(1).item()
+        step(first, torch.tensor([noise, 1.0]), flops, 0.0, state, 500)
+    noisy, steady = first.signal(state).abs().tolist()
+    assert noisy < steady / 2
+
+
+def test_one_batch_does_not_rule_the_mean(second):
+    """However large its gradients are."""
+    state = second.initial_state(2)
+    flops = -torch.ones(2)
+    for number in range(100):
+        outlier = number == 90
+        gate = torch.tensor([1.0, 1e4] if outlier else [2.0, 1.0])
+        step(second, gate, flops, 0.0, state, 1000)
+    assert second.signal(state)[0] > 0.5
+
+
+def test_noise_is_what_the_second_order_measures(second):
+    """A gradient of mean zero says by its size how much a group matters."""
+    state = second.initial_state(2)
+    flops = -torch.ones(2)
+    for _ in range(500):
+        gate = torch.randn(2) * torch.tensor([1.4, 1.0])
+        step(second, gate, flops, 0.0, state, 500)
+    assert second.signal(state)[0] > 0.1
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        ('rate', 0),
+        ('rate', -1),
+        ('memory', 0),
+        ('task_weight', -0.1),
+        ('order', 0),
+        ('order', 3),
+    ],
+)
+def test_arguments_out_of_range(name, value):
+    with pytest.raises(PruningError, match=f'controller {name}={value}'):
+        Controller(**{name: value})

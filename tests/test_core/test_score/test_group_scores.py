@@ -1,0 +1,44 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core.score.group_scores import Layer, layer_channels
+
+
+@pytest.mark.parametrize(
+    ('module', 'dim'),
+    [
+        (nn.Conv2d(3, 5, (2, 4)), 0),
+        (nn.ConvTranspose2d(5, 3, (2, 4)), 1),
+        (nn.Linear(7, 5), 0),
+    ],
+)
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_a_filter_and_its_gradient_in_any_layout(module, dim, channels_last):
+    if channels_last and module.weight.dim() == 4:
+        module = module.to(memory_format=torch.channels_last)
+    # The gradient lies in the other layout.
+    module.weight.grad = torch.randn(module.weight.shape)
+    count = module.weight.shape[dim]
+    found = layer_channels(Layer('', module, dim, torch.arange(count)))
+    assert found.filters.shape == (count, module.weight.numel() // count)
+    for n in range(count):
+        weight = module.weight.detach().select(dim, n)
+        gradient = module.weight.grad.select(dim, n)
+        pairs = zip(found.filters[n], found.gradient[n], strict=True)
+        expected = zip(weight.flatten(), gradient.flatten(), strict=True)
+        assert sorted(map(tuple, map(_numbers, pairs))) == sorted(
+            map(tuple, map(_numbers, expected))
+        )
+
+
+def _numbers(pair):
+    return [float(value) for value in pair]
+
+
+def test_filters_are_not_copied():
+    module = nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last)
+    found = layer_channels(Layer('', module, 0, torch.arange(8)))
+    assert found.filters.data_ptr() == module.weight.data_ptr()

@@ -1,0 +1,99 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import os
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+from mmlapp.core import PruningError
+from mmlapp.engine.checkpoints.reading import load_checkpoint, read_trained
+
+
+class Command:
+    """Pickles to a call that would create a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+class Getter:
+    """Pickles to the globals of a function, where everything begins."""
+
+    def __reduce__(self):
+        return getattr, (HistoryBuffer.min, '__globals__')
+
+
+@pytest.fixture
+def save(tmp_path):
+    def run(**data):
+        torch.save(data, tmp_path / 'a.pth')
+        return tmp_path / 'a.pth'
+
+    return run
+
+
+def test_what_mmengine_saves_is_read(save):
+    history = HistoryBuffer([1.0, 2.0], [1, 1])
+    history.update(3.0)
+    scalars = [np.float64(1.5), np.int64(3), np.bool_(True)]
+    path = save(
+        state_dict={'w': torch.ones(2)},
+        message_hub={'loss': history, 'others': scalars},
+        arrays=[np.arange(3), np.ones(2, np.float32), np.array(['a'])],
+    )
+    data = load_checkpoint(path)
+    assert data['message_hub']['loss'].current() == 3.0
+    assert data['message_hub']['others'] == scalars
+    assert data['arrays'][0].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize('kind', ['namespace', 'command', 'globals'])
+def test_other_objects_are_refused(save, tmp_path, kind):
+    made = tmp_path / 'made'
+    evil, name = {
+        'namespace': (Namespace(a=1), 'argparse.Namespace'),
+        'command': (Command(made), r'posix\.mkdir'),
+        'globals': (Getter(), 'attributes of other objects'),
+    }[kind]
+    path = save(state_dict={}, extra=evil)
+    text = f"a.pth' holds objects that are not read, .*: {name}"
+    with pytest.raises(PruningError, match=text):
+        load_checkpoint(path)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize('content', [b'', b'hello', b'PK\x03\x04'])
+def test_files_that_are_no_checkpoints(tmp_path, content):
+    path = tmp_path / 'a.pth'
+    path.write_bytes(content)
+    with pytest.raises(PruningError, match=r"a\.pth' cannot be read: it is t"):
+        load_checkpoint(path)
+
+
+def test_missing_files_and_other_contents(tmp_path):
+    path = tmp_path / 'a.pth'
+    with pytest.raises(PruningError, match='there is no such file'):
+        load_checkpoint(path)
+    torch.save([1], path)
+    with pytest.raises(PruningError, match='is no checkpoint of MMEngine'):
+        load_checkpoint(path)
+
+
+def test_weights_and_state_are_told_apart(save):
+    tensors = {
+        'conv.weight': torch.ones(1),
+        'lapp.mask': torch.ones(2),
+        'lapp.progress': torch.tensor([2, 5, 5, 0.5]),
+    }
+    trained = read_trained(save(state_dict=tensors, meta={'epoch': 3}))
+    assert list(trained.weights) == ['conv.weight']
+    assert list(trained.state) == ['mask', 'progress']
+    assert trained.plan is None
+    assert trained.meta == {'epoch': 3}
+    assert not trained.averaged

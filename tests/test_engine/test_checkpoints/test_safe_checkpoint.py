@@ -1,0 +1,94 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints are there as a whole or not at all."""
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import Runner
+
+from mmlapp.core import PruningError
+from mmlapp.engine import SafeCheckpointHook
+from mmlapp.engine.checkpoints.safe_checkpoint import save_safely
+
+MakeRunner = Callable[..., Runner]
+
+
+def keep_one(config: dict[str, Any]) -> None:
+    config['default_hooks']['checkpoint'].update(max_keep_ckpts=1)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.suffix in ('.pth', '.tmp') or path.name == 'last_checkpoint'
+    )
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(
+    make_runner: MakeRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = LocalBackend.put
+
+    def put(self: LocalBackend, data: bytes, path: str) -> None:
+        if 'epoch_2' not in str(path):
+            return write(self, data, path)
+        Path(path).write_bytes(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(LocalBackend, 'put', put)
+    runner = make_runner(keep_one, narrow=True)
+    text = r"epoch_2\.pth' could not be written .*No space left"
+    with pytest.raises(PruningError, match=text):
+        runner.train()
+    assert files(tmp_path) == ['epoch_1.pth', 'last_checkpoint']
+    pointer = Path((tmp_path / 'last_checkpoint').read_text())
+    assert pointer == tmp_path / 'epoch_1.pth'
+    assert torch.load(pointer, weights_only=False)['meta']['epoch'] == 1
+    monkeypatch.undo()
+
+    def resume(config: dict[str, Any]) -> None:
+        keep_one(config)
+        config['resume'] = True
+
+    again = make_runner(resume, narrow=True)
+    again.train()
+    assert again.epoch == 3
+    assert files(tmp_path) == ['epoch_3.pth', 'last_checkpoint']
+
+
+class Poison(Hook):
+    """Spoils the narrow model."""
+
+    def before_train_iter(self, runner: Runner, **kwargs: Any) -> None:
+        if runner.iter == 10:
+            runner.model.head.fc.weight.data[3] = float('nan')
+
+
+def test_a_diverged_model_is_not_saved(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    runner = make_runner(narrow=True)
+    runner.register_hook(Poison())
+    with pytest.raises(PruningError, match=r'weight is not finite: training'):
+        runner.train()
+    assert files(tmp_path) == ['epoch_1.pth', 'epoch_2.pth', 'last_checkpoint']
+
+
+class OwnHook(CheckpointHook):
+    """What a user wrote."""
+
+
+def test_hooks_of_the_user_stay_as_they_are() -> None:
+    class Stub:
+        hooks = (CheckpointHook(), OwnHook())
+
+    save_safely(Stub())  # type: ignore[arg-type]
+    assert [type(h) for h in Stub.hooks] == [SafeCheckpointHook, OwnHook]

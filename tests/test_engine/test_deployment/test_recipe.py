@@ -1,0 +1,159 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+from mmengine.config import Config
+
+from mmlapp.core import ChannelPlan, PruningError
+from mmlapp.core.plan.plan import Kept
+from mmlapp.engine.deployment import recipe
+
+PLAN = ChannelPlan({'a': Kept(4, (0, 2))}, {'a.weight': {0: Kept(4, (0, 2))}})
+
+
+def config(**changes):
+    return Config(
+        dict(
+            default_scope='mmdet',
+            model=dict(
+                type='mmlapp.PrunableModel',
+                architecture='RetinaNet',
+                scope='backbone',
+                width=0.2,
+                backbone=dict(
+                    type='ResNet',
+                    depth=50,
+                    init_cfg=dict(type='Pretrained', checkpoint='x'),
+                ),
+                neck=dict(init_cfg=[dict(type='Xavier')], pretrained='x'),
+            ),
+            optim_wrapper=dict(
+                type='mmlapp.LAPPOptimWrapper', optimizer=dict(type='SGD')
+            ),
+            custom_hooks=[
+                dict(type='EMAHook'),
+                dict(type='mmlapp.LAPPHook', target_flops=0.5),
+            ],
+            default_hooks=dict(lapp=dict(type='LAPPHook'), timer=dict()),
+            load_from='x.pth',
+            resume=True,
+            work_dir='w',
+            **changes,
+        )
+    )
+
+
+def test_the_deployed_config():
+    cfg = config()
+    found = recipe.deployed_config(cfg, PLAN)
+    model = found.model
+    assert model.type == 'mmlapp.DeployedModel'
+    assert model.architecture == 'RetinaNet'
+    assert ChannelPlan.from_json(model.plan) == PLAN
+    assert set(model) == {'type', 'plan', 'architecture', 'backbone', 'neck'}
+    assert model.backbone == dict(type='ResNet', depth=50)
+    assert model.neck == dict(init_cfg=[dict(type='Xavier')])
+    assert found.optim_wrapper == dict(
+        type='OptimWrapper', optimizer=dict(type='SGD')
+    )
+    assert found.custom_hooks == [dict(type='EMAHook')]
+    assert found.default_hooks == dict(timer=dict())
+    assert found.custom_imports['imports'] == ['mmlapp']
+    assert found.default_scope == 'mmdet'
+    left = {'load_from', 'resume', 'work_dir'} & set(found.keys())
+    assert not left
+    assert cfg.to_dict() == config().to_dict()
+
+
+def test_the_deployed_config_survives_a_file(tmp_path):
+    found = recipe.deployed_config(config(), PLAN)
+    found.dump(tmp_path / 'a.py')
+    assert Config.fromfile(tmp_path / 'a.py').to_dict() == found.to_dict()
+
+
+def test_imports_of_the_user_stay():
+    imports = dict(imports=['theirs'], allow_failed_imports=True)
+    found = recipe.deployed_config(config(custom_imports=imports), PLAN)
+    assert found.custom_imports == dict(
+        imports=['theirs', 'mmlapp'], allow_failed_imports=True
+    )
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmpretrain'])
+def test_a_whole_architecture_becomes_flat_in_the_default_scope(scope):
+    cfg = config()
+    whole = dict(type='FCOS', _scope_=scope, neck=dict(type='FPN'))
+    cfg.model = dict(type='PrunableModel', architecture=whole)
+    found = recipe.deployed_config(cfg, PLAN).model
+    if scope == 'mmdet':
+        assert found.architecture == 'FCOS'
+        assert found.neck == dict(type='FPN')
+        assert '_scope_' not in found
+    else:
+        assert found.architecture == whole
+        assert set(found) == {'type', 'plan', 'architecture'}
+
+
+@pytest.mark.parametrize(
+    ('ours', 'plain'),
+    [
+        ('AmpLAPPOptimWrapper', 'AmpOptimWrapper'),
+        ('mmlapp.AmpLAPPOptimWrapper', 'AmpOptimWrapper'),
+        ('TheirWrapper', 'TheirWrapper'),
+    ],
+)
+def test_optimizer_wrappers(ours, plain):
+    cfg = config()
+    cfg.optim_wrapper.type = ours
+    assert recipe.deployed_config(cfg, PLAN).optim_wrapper.type == plain
+
+
+def test_pure_python_configs(tmp_path):
+    path = tmp_path / 'lazy.py'
+    path.write_text(
+        'from mmlapp.engine import LAPPHook, LAPPOptimWrapper\n'
+        'from mmlapp.engine import prunable_model\n'
+        "default_scope = 'mmpretrain'\n"
+        "model = dict(type=prunable_model, architecture='ImageClassifier')\n"
+        'optim_wrapper = dict(type=LAPPOptimWrapper)\n'
+        'custom_hooks = [dict(type=LAPPHook)]\n'
+    )
+    cfg = Config.fromfile(path, lazy_import=True)
+    assert recipe.is_prunable(cfg.model)
+    found = recipe.deployed_config(cfg, PLAN)
+    assert found.model.type == 'mmlapp.DeployedModel'
+    assert found.model.architecture == 'ImageClassifier'
+    assert found.optim_wrapper.type == 'OptimWrapper'
+    assert found.custom_hooks == []
+    assert 'prunable_model' not in found.pretty_text
+
+
+def test_the_dense_config():
+    cfg = config(data_preprocessor=dict(mean=[0.0]))
+    expected = dict(
+        type='RetinaNet',
+        backbone=dict(type='ResNet', depth=50),
+        neck=dict(init_cfg=[dict(type='Xavier')]),
+        data_preprocessor=dict(mean=[0.0]),
+    )
+    assert recipe.dense_config(cfg) == expected
+    plain = Config(dict(model=expected))
+    assert recipe.dense_config(plain) == expected
+    deployed = recipe.deployed_config(cfg, PLAN)
+    assert recipe.dense_config(deployed) == expected
+
+
+def test_own_settings():
+    found = recipe.own_settings(config().model)
+    assert found['width'] == 0.2
+    assert found['input_shape'] == (3, 224, 224)
+    assert 'architecture' not in found
+    assert 'backbone' not in found
+    # Another model's arguments of the same name are not ours.
+    other = recipe.own_settings(dict(type='Net', width=7))
+    assert other['width'] == 0.1
+
+
+@pytest.mark.parametrize('model', [None, dict(type='ResNet')])
+def test_other_configs_are_refused(model):
+    with pytest.raises(PruningError, match=r"expected type='mmlapp\.Prun"):
+        recipe.check_prunable(Config(dict(model=model)))

@@ -1,0 +1,150 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import copy
+import math
+
+import pytest
+import torch
+from mmengine.structures import InstanceData
+from torch import nn
+
+from mmlapp.core import PruningError
+from mmlapp.core.snapshot import exact
+from mmlapp.engine.models.architecture import example_forward
+from mmlapp.engine.models.comparison import (
+    Check,
+    Comparison,
+    Probe,
+    flat_tensors,
+    random_probes,
+    refuse_differences,
+    relative_error,
+)
+
+
+def test_relative_error():
+    a, b = torch.tensor([1.0, -4.0]), torch.tensor([1.0, -3.0])
+    assert relative_error([a, a], [a, b]) == 0.25
+    assert relative_error([a], [a]) == 0
+    assert relative_error([torch.zeros(2)], [torch.zeros(2)]) == 0
+    assert relative_error([torch.zeros(2)], [a]) > 1
+    assert relative_error([a], [a, a]) == math.inf
+    assert relative_error([a], [a[:1]]) == math.inf
+    assert relative_error([], []) == math.inf
+    assert math.isnan(relative_error([a], [a * math.nan]))
+    assert math.isnan(relative_error([a * math.inf], [a * math.inf]))
+
+
+def test_all_tensors_are_found():
+    boxes = InstanceData(bboxes=torch.ones(2, 4), scores=torch.ones(2))
+    output = ([torch.zeros(1)], {'a': boxes, 'b': None}, 'text')
+    assert [t.numel() for t in flat_tensors(output)] == [1, 8, 2]
+
+
+@pytest.mark.parametrize(
+    ('shape', 'second'),
+    [
+        ((3, 16, 16), (3, 32, 32)),
+        ((3, 224, 224), (3, 320, 320)),
+        ((3, 800, 1216), (3, 384, 608)),
+    ],
+)
+def test_random_sizes(shape, second):
+    probes = random_probes(shape)
+    assert [probe.shape for probe in probes] == [shape, second]
+
+
+@pytest.mark.parametrize(
+    ('error', 'passed'),
+    [(0, True), (1e-4, True), (2e-4, False), (math.nan, False)],
+)
+def test_refusal(error, passed):
+    checks = [Check('good', 0.0), Check('random 1x2x3', error)]
+    if passed:
+        refuse_differences(checks)
+        return
+    text = r'error above 0.0001 on random 1x2x3: .*Nothing was written'
+    with pytest.raises(PruningError, match=text):
+        refuse_differences(checks)
+
+
+class Head(nn.Module):
+    """Keeps the two pixels with the highest scores."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 1)
+
+    def forward(self, x):
+        return self.conv(x)
+
+    def predict(self, x):
+        best = self(x).flatten().topk(2)
+        return [InstanceData(index=best.indices, scores=best.values)]
+
+
+class TwoStage(nn.Module):
+    """A detector whose second stage reads what the first one chose."""
+
+    def __init__(self):
+        super().__init__()
+        self.rpn_head = Head()
+        self.second = nn.Linear(3, 4)
+
+    def forward(self, image, samples, mode):
+        (chosen,) = self.rpn_head.predict(image)
+        pixels = image[0].flatten(1).T[chosen.index]
+        return self.second(chosen.scores[None] @ pixels)
+
+
+PROBES = [Probe('a', (3, 4, 4)), Probe('b', (3, 6, 6))]
+
+
+def test_both_models_get_the_same_proposals():
+    torch.manual_seed(0)
+    first = TwoStage()
+    nn.init.zeros_(first.rpn_head.conv.weight)
+    other = copy.deepcopy(first)
+    # All scores are equal but for a rounding error, which turns the order.
+    other.rpn_head.conv.weight.data.fill_(-1e-6)
+    assert not torch.equal(
+        first.rpn_head.predict(torch.rand(1, 3, 4, 4))[0].index,
+        other.rpn_head.predict(torch.rand(1, 3, 4, 4))[0].index,
+    )
+    comparison = Comparison(first, PROBES)
+    checks = comparison.check(other)
+    assert [c.name for c in checks] == ['a', 'b']
+    assert all(c.passed for c in checks)
+    # Nothing stays behind.
+    assert 'predict' not in vars(first.rpn_head)
+    assert 'predict' not in vars(other.rpn_head)
+    assert not other.rpn_head._forward_hooks
+
+
+@torch.no_grad()
+def test_proposals_have_the_precision_of_the_model():
+    model = TwoStage()
+    forward = example_forward(model, (3, 4, 4))
+    single, _ = forward()
+    with exact(model):
+        double, _ = forward()
+    assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
+    torch.testing.assert_close(double, single.double())
+
+
+@pytest.mark.parametrize('part', ['rpn_head.conv', 'second'])
+def test_either_stage_counts(part):
+    torch.manual_seed(0)
+    first = TwoStage()
+    other = copy.deepcopy(first)
+    other.get_submodule(part).bias.data.add_(0.1)
+    checks = Comparison(first, PROBES).check(other)
+    assert [check.passed for check in checks] == [False, False]
+
+
+def test_the_first_model_may_change_afterwards():
+    first = TwoStage()
+    other = copy.deepcopy(first)
+    comparison = Comparison(first, PROBES)
+    first.second.weight.data.zero_()
+    assert all(check.passed for check in comparison.check(other))

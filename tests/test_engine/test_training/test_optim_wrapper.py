@@ -1,0 +1,83 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Optimizer wrappers that step the thresholds."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmlapp.core import LAPP, PruningError, attach
+from mmlapp.engine import AmpLAPPOptimWrapper, LAPPOptimWrapper
+from mmlapp.engine.training.optim_wrapper import find_lapp
+
+
+def build(steps: int = 10) -> tuple[nn.Module, LAPP]:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3),
+        nn.Flatten(),
+        nn.Linear(32, 2),
+    )
+    lapp = attach(model, torch.rand(1, 3, 6, 6))
+    lapp.begin(0.5, steps)
+    return model, lapp
+
+
+def loss_of(model: nn.Module, lapp: LAPP) -> Tensor:
+    images = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    return model(images).square().mean() + lapp.loss()
+
+
+class Scaler:
+    """A loss scaler whose factor changes, as that of AMP on a GPU."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def get_scale(self) -> float:
+        return self.scale
+
+
+def test_a_step_of_the_wrapper_is_one_of_the_thresholds() -> None:
+    model, lapp = build()
+    wrapper = LAPPOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    wrapper.initialize_count_status(model, 0, 10)
+    wrapper.update_params(loss_of(model, lapp))
+    assert lapp.progress[1] == 1
+
+
+def test_thresholds_are_no_parameters_of_the_optimizer() -> None:
+    model, lapp = build()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    known = {id(p) for g in optimizer.param_groups for p in g['params']}
+    assert id(lapp.threshold) not in known
+
+
+def test_the_loss_scale_is_taken_out_of_the_thresholds_gradient() -> None:
+    thresholds = []
+    for last in (1.0, 1024.0):
+        model, lapp = build(steps=100)
+        wrapper = LAPPOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.0))
+        wrapper.initialize_count_status(model, 0, 10)
+        for step, scale in enumerate((1.0, 1.0, 1.0, last)):
+            wrapper.loss_scaler = Scaler(scale)
+            noise = torch.rand(4, 3, 6, 6) + step
+            loss = model(noise).square().mean() + lapp.loss()
+            wrapper.update_params(loss * scale)
+        thresholds.append(lapp.threshold.detach().clone())
+    torch.testing.assert_close(*thresholds, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_without_thresholds_is_named() -> None:
+    with pytest.raises(PruningError, match='Linear has no thresholds'):
+        find_lapp(nn.Linear(2, 2))
+
+
+def test_float16_on_the_cpu_is_refused() -> None:
+    if torch.cuda.is_available():
+        pytest.skip('this machine has a GPU')
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    with pytest.raises(PruningError, match=r'dtype=torch\.float16.*bfloat16'):
+        AmpLAPPOptimWrapper(optimizer=optimizer, dtype='float16')

@@ -1,0 +1,229 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The pruning phase inside a run of MMEngine."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmlapp.core import PruningError
+from mmlapp.core.pruner_state import FINISHED, PRUNING
+from mmlapp.engine import LAPPHook
+
+MakeRunner = Callable[..., Runner]
+
+
+def scalars(work_dir: Path) -> list[dict[str, Any]]:
+    (path,) = work_dir.glob('*/vis_data/scalars.json')
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class Recorder(Hook):
+    """Notes the phase and the FLOPs of every iteration."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, float, float]] = []
+
+    def after_train_iter(self, runner: Runner, **kwargs: Any) -> None:
+        lapp = runner.model.lapp
+        self.rows.append((lapp.phase, lapp.ratio, lapp.target))
+
+
+def test_a_run_ends_within_the_budget(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    runner = make_runner()
+    recorder = Recorder()
+    runner.register_hook(recorder)
+    runner.train()
+    phases = [row[0] for row in recorder.rows]
+    # two epochs of four iterations; the last step of the phase ends it
+    assert phases == [PRUNING] * 7 + [FINISHED] * 5
+    assert {row[1] for row in recorder.rows[7:]} == {recorder.rows[-1][1]}
+    assert 0.49 <= recorder.rows[-1][1] <= 0.5
+    targets = [row[2] for row in recorder.rows]
+    assert targets == sorted(targets, reverse=True)
+    assert targets[-1] == pytest.approx(0.5)
+
+
+def test_the_log_shows_flops_groups_and_thresholds(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    runner = make_runner()
+    runner.train()
+    rows = scalars(tmp_path)
+    losses = [row['loss_flops'] for row in rows if 'loss_flops' in row]
+    assert len(losses) == 12
+    assert max(losses) > 0
+    assert all('flops_ratio' in row for row in rows if 'loss_flops' in row)
+    groups = [row for row in rows if 'lapp/flops_target' in row]
+    name = 'backbone.layer1.0.conv1'
+    assert len(groups) >= 4
+    assert groups[-1][f'lapp/keep/{name}'] == pytest.approx(
+        runner.model.lapp.keep_ratios()[name]
+    )
+    assert f'lapp/threshold/{name}' in groups[-1]
+
+
+def test_checkpoints_carry_the_plan_once_the_phase_is_over(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    runner = make_runner()
+    runner.train()
+
+    def load(epoch: int) -> dict[str, Any]:
+        path = tmp_path / f'epoch_{epoch}.pth'
+        return torch.load(path, weights_only=False)
+
+    assert 'lapp_plan' not in load(1)
+    assert load(3)['lapp_plan'] == runner.model.lapp.plan().to_dict()
+
+
+def test_a_resumed_run_equals_an_unbroken_one(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    whole = make_runner(work_dir=tmp_path / 'whole')
+    whole.train()
+    broken = make_runner(work_dir=tmp_path / 'broken')
+
+    def resume(config: dict[str, Any]) -> None:
+        config['resume'] = True
+        config['load_from'] = str(tmp_path / 'whole' / 'epoch_1.pth')
+
+    broken = make_runner(resume, work_dir=tmp_path / 'broken')
+    broken.train()
+    expected = whole.model.state_dict()
+    for name, value in broken.model.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
+
+
+def test_gradient_accumulation_counts_optimizer_steps(
+    make_runner: MakeRunner,
+) -> None:
+    def accumulate(config: dict[str, Any]) -> None:
+        config['optim_wrapper']['accumulative_counts'] = 2
+
+    runner = make_runner(accumulate)
+    runner.train()
+    assert runner.model.lapp.phase == FINISHED
+    assert runner.model.lapp.progress[1:3].tolist() == [4, 4]
+
+
+def test_the_averaged_model_has_the_masks_of_the_source(
+    make_runner: MakeRunner,
+) -> None:
+    def average(config: dict[str, Any]) -> None:
+        config['custom_hooks'].append(dict(type='EMAHook', momentum=0.1))
+
+    runner = make_runner(average)
+    runner.train()
+    (hook,) = [h for h in runner.hooks if type(h).__name__ == 'EMAHook']
+    averaged = hook.ema_model.module
+    assert averaged.lapp is not runner.model.lapp
+    torch.testing.assert_close(averaged.lapp.mask, runner.model.lapp.mask)
+    removed = ~runner.model.lapp.mask[:-1]
+    assert removed.any()
+    averaged.eval()
+    averaged(torch.rand(1, 3, 8, 8), mode='tensor')
+    source = averaged.backbone.layer1[0].bn1
+    kept = averaged.lapp.keep_ratios()['backbone.layer1.0.conv1']
+    assert (source.weight == 0).float().mean() == pytest.approx(1 - kept)
+
+
+class Poison(Hook):
+    """Spoils the weights of one layer in the second epoch."""
+
+    def before_train_iter(self, runner: Runner, **kwargs: Any) -> None:
+        if runner.iter == 5:
+            layer = runner.model.backbone.layer2[0].conv1
+            layer._parameters['weight'].data[3] = float('nan')
+
+
+def test_a_diverged_run_stops_and_names_the_layer(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    runner = make_runner()
+    runner.register_hook(Poison())
+    with pytest.raises(PruningError, match=r'importance scores of backbone'):
+        runner.train()
+    good = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
+    assert all(v.isfinite().all() for v in good['state_dict'].values())
+    assert not (tmp_path / 'epoch_2.pth').exists()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'text'),
+    [
+        (dict(target_flops=1.2), r'target_flops=1\.2.*\(0, 1\]'),
+        (dict(target_flops=0), 'target_flops=0'),
+        (dict(prune_epochs=0), 'prune_epochs=0'),
+        (dict(prune_iters=-3), 'prune_iters=-3'),
+        (dict(interval=0), 'interval=0'),
+        (dict(begin_iters=-1), 'begin_iters=-1'),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises(PruningError, match=text):
+        LAPPHook(**arguments)
+
+
+def change_hook(**arguments: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda config: config['custom_hooks'][0].update(arguments)
+
+
+def test_a_phase_longer_than_training_is_refused(
+    make_runner: MakeRunner,
+) -> None:
+    runner = make_runner(change_hook(prune_epochs=4))
+    with pytest.raises(PruningError, match=r'ends at iteration 16.*at 12'):
+        runner.train()
+
+
+def test_an_unreachable_target_states_the_minimum(
+    make_runner: MakeRunner,
+) -> None:
+    runner = make_runner(change_hook(target_flops=0.01))
+    with pytest.raises(PruningError, match=r'reachable minimum of 0\.\d+'):
+        runner.train()
+
+
+def test_a_model_without_thresholds_is_refused(
+    make_runner: MakeRunner,
+) -> None:
+    def plain(config: dict[str, Any]) -> None:
+        model = config['model']
+        model['type'] = model.pop('architecture')
+        del model['input_shape']
+
+    with pytest.raises(PruningError, match='ImageClassifier has no thresh'):
+        make_runner(plain).train()
+
+
+def test_a_plain_optimizer_wrapper_is_refused(
+    make_runner: MakeRunner,
+) -> None:
+    def plain(config: dict[str, Any]) -> None:
+        config['optim_wrapper']['type'] = 'OptimWrapper'
+
+    with pytest.raises(PruningError, match='does not step the thresholds'):
+        make_runner(plain).train()
+
+
+@pytest.mark.parametrize('placement', ['fill', 'narrow'])
+@pytest.mark.parametrize('kind', ['depthwise', 'pointwise', 'grouped'])
+def test_a_run_with_bypasses_ends_within_the_budget(
+    make_runner: MakeRunner, kind: str, placement: str
+) -> None:
+    def add(config: dict[str, Any]) -> None:
+        config['model']['bypass'] = dict(type=kind, placement=placement)
+        config['custom_hooks'][0]['target_flops'] = 0.6
+
+    runner = make_runner(add)
+    runner.train()
+    assert 0.59 <= runner.model.lapp.ratio <= 0.6
