@@ -26,11 +26,11 @@ import torch
 import torch_pruning
 import torchvision
 from torch import Tensor, nn
+from zoo.memory import peak_memory
 
 from mmlapp.core import analyse
 from mmlapp.core.files import replace_text
 from mmlapp.core.trace import trace
-from mmlapp.engine.zoo.memory import peak_memory
 
 NETWORKS = (
     'resnet18',

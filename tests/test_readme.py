@@ -72,7 +72,7 @@ def test_links_lead_to_files(path: str) -> None:
 
 
 def test_commands_name_files_that_exist() -> None:
-    scripts = set(re.findall(r'(?:tools|configs)/[\w./-]+', README))
+    scripts = set(re.findall(r'(?:benchmarks|configs|tools)/[\w./-]+', README))
     assert len(scripts) >= 4
     for script in scripts:
         assert (ROOT / script.rstrip('.')).exists(), script

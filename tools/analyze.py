@@ -9,7 +9,6 @@ Examples:
     python tools/analyze.py configs/digits/lapp-flops40_resnet20_b64_digits.py
     python tools/analyze.py CONFIG --scope backbone --input-shape 3 224 224
     python tools/analyze.py CONFIG --bypass depthwise --json analysis.json
-    python tools/analyze.py --zoo --json zoo.json
 """
 
 import json
@@ -17,26 +16,14 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
-from rich.progress import MofNCompleteColumn, Progress
 
 from mmlapp.core import PruningError
-from mmlapp.core.files import replace_text
 from mmlapp.engine.analysis.model_report import ModelReport, analyse_config
 from mmlapp.engine.analysis.tables import console, layers_table, totals_table
 from mmlapp.engine.deployment.recipe import own_settings
-from mmlapp.engine.zoo import (
-    NETWORKS,
-    OWN,
-    markdown,
-    preload,
-    read_list,
-    run_all,
-    summary,
-)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -46,26 +33,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         epilog='What neither the command line nor the config says has the '
         'default of mmlapp.PrunableModel.',
     )
-    parser.add_argument('config', nargs='?', help='path of the config')
-    parser.add_argument(
-        '--zoo',
-        nargs='?',
-        const='',
-        metavar='LIST',
-        help='measure many networks instead: those of a file with lines of '
-        'CONFIG [SIZE [SCOPE [BAR]]], where CONFIG may be torchvision::NAME '
-        'or timm::NAME too, or one of every family that the '
-        'installed mmpretrain and mmdet have. Results go to the file of '
-        '--json and, as Markdown, beside it; what ran to the end according '
-        'to it is not measured again',
-    )
-    parser.add_argument(
-        '--time-limit',
-        type=float,
-        default=900,
-        metavar='SECONDS',
-        help='for each network of --zoo (default: 900)',
-    )
+    parser.add_argument('config', help='path of the config')
     parser.add_argument(
         '--scope',
         nargs='+',
@@ -108,40 +76,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         metavar='KEY=VALUE',
         help='settings of the config to replace',
     )
-    args = parser.parse_args(argv)
-    if (args.config is None) == (args.zoo is None):
-        parser.error('give either a config or --zoo')
-    if args.zoo is not None and args.json in (None, '-'):
-        parser.error('--zoo needs the name of a file in --json')
-    return args
-
-
-def measure_zoo(args: Namespace) -> None:
-    """Measure many networks, with a progress bar."""
-    out = Path(args.json)
-    try:
-        entries = (
-            read_list(Path(args.zoo).read_text('utf-8'))
-            if (args.zoo)
-            else NETWORKS
-        )
-    except (PruningError, OSError) as error:
-        sys.exit(f'error: --zoo={args.zoo!r}: {error}')
-    columns = *Progress.get_default_columns(), MofNCompleteColumn()
-    with Progress(*columns, console=console(sys.stderr)) as bar:
-        task = bar.add_task('importing', total=len(entries))
-        with redirect_stdout(sys.stderr):
-            preload(entries)
-        rows = run_all(
-            entries,
-            out,
-            args.time_limit,
-            lambda name, i: bar.update(task, description=name, completed=i),
-        )
-        bar.update(task, completed=len(entries))
-    own = [OWN.format(source=args.zoo, out=args.json)] if args.zoo else []
-    replace_text(out.with_suffix('.md'), markdown(rows, *own))
-    print(summary(rows))
+    return parser.parse_args(argv)
 
 
 def load_config(args: Namespace) -> Config:
@@ -186,9 +121,6 @@ def show(report: ModelReport, target: str | None) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Analyse."""
     args = parse_args(argv)
-    if args.zoo is not None:
-        measure_zoo(args)
-        return
     progress = console(sys.stderr).status('reading the config')
     # Importing models and datasets prints; standard output is for results.
     with progress as status, redirect_stdout(sys.stderr):

@@ -6,11 +6,11 @@ import warnings
 
 import pytest
 import torch
+from zoo import Entry
+from zoo.measure import build
 
 from mmlapp.core import attach, shrink
 from mmlapp.engine.models.architecture import example_forward
-from mmlapp.engine.zoo import Entry
-from mmlapp.engine.zoo.measure import build
 
 SHAPE = (3, 128, 128)
 DETECTORS = [

@@ -8,8 +8,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..analysis.tables import short_number
-from ..models.comparison import TOLERANCE
+from mmlapp.engine.analysis.tables import short_number
+from mmlapp.engine.models.comparison import TOLERANCE
 
 Row = Mapping[str, Any]
 REASONS = 3
@@ -56,13 +56,13 @@ mmpretrain and for every backbone type in those of mmdet. Classifiers are
 pruned everywhere, detectors in their backbone, recursive ones in backbone and
 neck. Made by
 
-    python tools/analyze.py --zoo --json docs/zoo.json
+    python benchmarks/zoo --json docs/zoo.json
 """
 OWN = """# Networks, measured
 
 Made by
 
-    python tools/analyze.py --zoo {source} --json {out}
+    python benchmarks/zoo {source} --json {out}
 """
 MEASURE = """All weights and statistics are random. Half of the channels of
 every group is removed at random, then a random share between 10 % and 80 % of

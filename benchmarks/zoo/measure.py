@@ -20,11 +20,16 @@ from torch import Tensor, nn
 
 from mmlapp.core import analyse, attach, shrink
 from mmlapp.core.snapshot import exact
+from mmlapp.engine.analysis.complexity import counted_flops, operator_flops
+from mmlapp.engine.deployment.recipe import dense_config
+from mmlapp.engine.models.architecture import example_forward, example_inputs
+from mmlapp.engine.models.comparison import (
+    Check,
+    Comparison,
+    Probe,
+    flat_tensors,
+)
 
-from ..analysis.complexity import counted_flops, operator_flops
-from ..deployment.recipe import dense_config
-from ..models.architecture import example_forward, example_inputs
-from ..models.comparison import Check, Comparison, Probe, flat_tensors
 from .foreign import LIBRARIES, build_foreign
 from .memory import peak_memory
 from .networks import Entry
