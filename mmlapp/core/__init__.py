@@ -13,6 +13,7 @@ from .narrowing.narrow import narrow, shrink
 from .plan.plan import ChannelPlan
 from .pruner import LAPP
 from .score.scores import LayerChannels, register_score
+from .trace.blocks.registry import register_block
 
 __all__ = [
     'LAPP',
@@ -28,6 +29,7 @@ __all__ = [
     'attach',
     'merge_bypasses',
     'narrow',
+    'register_block',
     'register_bypass',
     'register_score',
     'shrink',

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..mixins import mix_in, take_off
-from ..trace.attributes import sync
+from ..trace.blocks.registry import adjust_attributes
 from .gate import Masked, MaskSource
 
 
@@ -71,7 +71,7 @@ class Living:
             (store if name in store else twin._buffers)[name] = value
         for name, channels in self.attributes:
             setattr(twin, name, int(self.source.mask[channels].sum()))
-        sync(twin)
+        adjust_attributes(twin)
         return twin
 
 

@@ -17,7 +17,7 @@ from ..mask.gate import remove_masks
 from ..mask.living import release
 from ..plan.checking import check_fit, stored
 from ..plan.plan import BypassPlan, ChannelPlan, Kept
-from ..trace.attributes import sync
+from ..trace.blocks.registry import adjust_attributes
 from .optimizer_state import (
     Heir,
     check_states,
@@ -116,7 +116,7 @@ def _narrow_model(
         setattr(model.get_submodule(owner), attribute, len(kept.index))
     # Blocks after their layers, whose attributes they may read.
     for module in reversed(list(model.modules())):
-        sync(module)
+        adjust_attributes(module)
     for name, entry in plan.bypasses.items():
         heirs.update(_narrow(model.get_submodule(name), entry))
     return heirs

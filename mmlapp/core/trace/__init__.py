@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .autograd_functions import watch_functions
 from .call import tensors_in
-from .custom import watch_functions
 from .modules import running_modules, watch_modules
 from .record import Compact, FlopsTerm, Site, Trace
 from .rules import RULES, fallback

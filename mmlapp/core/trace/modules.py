@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules import module as hooks
 
-from .rules.wholes import rule_of
+from .blocks.registry import cuts_follow, rule_of
 from .tracer import Tracer
 
 
@@ -57,14 +57,15 @@ def running_modules(
 def watch_modules(tracer: Tracer, model: nn.Module) -> Iterator[None]:
     """Keeps the stack of running modules while a network is traced.
 
-    A module whose class has a row in the table of wholes runs without rules
-    for its operators; its own rule looks at what goes in and comes out.
+    A module of a block that is registered with a rule runs without rules for
+    its operators; its own rule looks at what goes in and comes out.
 
     Args:
         tracer (Tracer): The running tracer.
         model (nn.Module): The network.
     """
     rules = {id(m): rule_of(m) for m in model.modules()}
+    tracer.cutters = {id(m) for m in model.modules() if cuts_follow(m)}
 
     def entered(module: nn.Module) -> None:
         tracer.trace.calls.append(tracer.modules[id(module)])

@@ -46,6 +46,7 @@ class Tracer(TorchDispatchMode):
         self._makers: list[Maker] = []
         self.modules = {id(m): name for name, m in model.named_modules()}
         self.stack: list[nn.Module] = []
+        self.cutters: set[int] = set()
         self.quiet = 0
 
     def __torch_dispatch__(
@@ -71,6 +72,13 @@ class Tracer(TorchDispatchMode):
             yield
         finally:
             self.quiet -= 1
+
+    def cuts_follow(self) -> bool:
+        """Whether the running module cuts where its attributes say.
+
+        They are set when it is narrowed, so that its cuts tie nothing.
+        """
+        return bool(self.stack) and id(self.stack[-1]) in self.cutters
 
     def _apply(self, call: Call) -> None:
         rule = self._rules.get(call.op) or self._rules.get(

@@ -1,11 +1,8 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Deformable convolution, of MMCV by name and of torchvision."""
+"""Deformable convolution: the operator of torchvision."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Mapping
-from typing import Any
 
 from torch import Tensor
 
@@ -17,28 +14,11 @@ from .convolution import convolve
 OFFSET = 'tells a deformable convolution where to read'
 
 
-def mmcv_function(
-    tracer: Tracer, arguments: Mapping[str, Any], out: Tensor
-) -> None:
-    """``(Modulated)DeformConv2dFunction.forward`` of MMCV."""
-    bias = arguments.get('bias')  # False says none
-    _deformable(
-        tracer,
-        arguments['input'],
-        arguments['weight'],
-        bias if isinstance(bias, Tensor) else None,
-        (arguments['offset'], arguments.get('mask')),
-        int(arguments['groups']),
-        int(arguments['deform_groups']),
-        out,
-    )
-
-
 def torchvision_operator(tracer: Tracer, call: Call) -> None:
     """deform_conv2d(input, weight, offset, mask, bias, ...)."""
     x, weight, offset, mask, bias = call.args[:5]
     groups, offset_groups = call.args[11:13]
-    _deformable(
+    deform(
         tracer,
         x,
         weight,
@@ -50,7 +30,7 @@ def torchvision_operator(tracer: Tracer, call: Call) -> None:
     )
 
 
-def _deformable(
+def deform(
     tracer: Tracer,
     x: Tensor,
     weight: Tensor,
@@ -72,8 +52,4 @@ def _deformable(
     convolve(tracer, x, weight, bias, out, groups)
 
 
-FUNCTIONS: dict[str, Callable[[Tracer, Mapping[str, Any], Any], None]] = {
-    'DeformConv2dFunction': mmcv_function,
-    'ModulatedDeformConv2dFunction': mmcv_function,
-}
 RULES = {'torchvision::deform_conv2d': torchvision_operator}

@@ -120,3 +120,12 @@ def register(
     if bias is not None:
         sites += tracer.sites_of(shift)
     return axis, tracer.make(sites)
+
+
+def tie_own(tracer: Tracer, tensor: Tensor | None, ids: Tensor) -> None:
+    """Ties dimensions of a module's own tensor with as many channels."""
+    if tensor is None:
+        return
+    for axis in tracer.labels(tensor).axes.values():
+        if axis.ids.numel() == ids.numel():
+            tracer.graph.unite(ids, axis.ids, INPUT_REASON)

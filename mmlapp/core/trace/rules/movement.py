@@ -60,7 +60,7 @@ def pieces(tracer: Tracer, call: Call) -> None:
     source = call.args[0]
     dim = _dim(call, source)
     axis = tracer.labels(source).axes.get(dim)
-    if axis is not None and not _follows(tracer):
+    if axis is not None and not tracer.cuts_follow():
         lengths = {t.shape[dim] for t in call.outputs()}
         whole = lengths == {source.shape[dim]}
         length = max(lengths)
@@ -95,17 +95,6 @@ def _tie_chunks(tracer: Tracer, axis: Axis, lengths: list[int]) -> bool:
     )
     tracer.graph.freeze(pieces[0, rest:], SURPLUS)
     return True
-
-
-# Blocks that cut where their attributes say, which an adjuster rewrites.
-ADJUSTED = {'gnConv', 'MixedConv2d'}
-
-
-def _follows(tracer: Tracer) -> bool:
-    """Whether the running module will cut elsewhere when it is narrowed."""
-    return bool(tracer.stack) and any(
-        base.__name__ in ADJUSTED for base in type(tracer.stack[-1]).__mro__
-    )
 
 
 def _starts_at_multiple(call: Call, length: int) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.utils._pytree import tree_leaves
 
-from .rules.deformable import FUNCTIONS
+from .blocks.registry import function_rule
 from .tracer import Tracer
 
 
@@ -57,7 +57,7 @@ def _subclasses(cls: Any) -> Iterator[Any]:
 def _watched(
     tracer: Tracer, cls: Any, forward: Callable[..., Any]
 ) -> Callable[..., Any]:
-    rule = FUNCTIONS.get(cls.__name__)
+    rule = function_rule(cls.__name__)
 
     def known(*args: Any, **kwargs: Any) -> Any:
         with tracer.silence():

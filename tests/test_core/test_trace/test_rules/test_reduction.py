@@ -124,6 +124,16 @@ def test_resizing_along_channels_is_frozen(net, conv, image, frozen):
     assert frozen(model, image)['a'].startswith('resized by aten::avg_pool2d')
 
 
+def test_a_norm_over_neighbouring_channels_is_frozen(net, conv, image, frozen):
+    model = net(
+        lambda m, x: m.b(m.norm(m.a(x))),
+        a=conv(3, 8),
+        norm=nn.LocalResponseNorm(3),
+        b=conv(8, 5),
+    )
+    assert frozen(model, image)['a'].startswith('resized by')
+
+
 UNKNOWN = {
     'cumsum': lambda x: x.cumsum(1),
     'sort': lambda x: x.sort(1).values,

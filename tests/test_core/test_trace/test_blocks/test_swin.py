@@ -10,7 +10,7 @@ from mmpretrain.models.utils import WindowMSA
 from torch import nn
 
 from mmlapp.core import analyse
-from mmlapp.core.trace.rules.attention import is_joint_attention
+from mmlapp.core.trace.blocks.swin import is_joint_attention
 
 BLOCKS = {
     'mmdet': lambda **k: DetWindowMSA(16, 4, (2, 3), **k),

@@ -1,10 +1,11 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Attention blocks that take the width of their heads from their input.
+"""Swin's window attention (arXiv 2103.14030), of mmpretrain and mmdet.
 
-Their code reshapes queries, keys and values by the number of channels that
-come in. Seen from operators alone nothing of that may change; as a whole, the
-same channels can go from the input, from all three and from every head.
+It takes the width of its heads from its input: queries, keys and values are
+reshaped by the number of channels that come in. Seen from operators alone
+nothing of that may change; as a whole, the same channels can go from the
+input, from all three and from every head.
 """
 
 from __future__ import annotations
@@ -16,10 +17,27 @@ from torch import Tensor, nn
 
 from ..labels import Axis
 from ..record import INPUT_REASON
+from ..rules.layer import (
+    all_but,
+    check_zero,
+    emit,
+    ids_of,
+    note_flops,
+    register,
+)
 from ..tracer import Tracer
-from .layer import all_but, check_zero, emit, ids_of, note_flops, register
+from .registry import register_block
+from .shapes import shape_of
 
 MIXED = 'mixed by attention'
+
+
+def adjust_swin(module: Any) -> None:
+    """Widths of the stages whose outputs it reshapes."""
+    widths = list(module.num_features)
+    for i in module.out_indices:
+        widths[i] = shape_of(getattr(module, f'norm{i}'), 'weight')[0]
+    module.num_features = widths
 
 
 def is_joint_attention(module: nn.Module) -> bool:
@@ -83,3 +101,9 @@ def joint_attention(
     )
     axis = Axis(made, leaves.masks_to_zero(0))
     emit(tracer, out, 2, axis, module.proj.bias)
+
+
+register_block('SwinTransformer', adjust=adjust_swin)
+register_block(
+    'WindowMSA', rule=joint_attention, rule_applies=is_joint_attention
+)

@@ -1,0 +1,32 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions and linear layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .registry import register_block
+from .shapes import shape_of
+
+
+def adjust_convolution(module: Any) -> None:
+    """Channel counts of a convolution follow its weight and groups.
+
+    The weight is [out, in/g, ...], of a transposed one [in, out/g, ...]: the
+    second size times the groups is the side that the groups divide.
+    """
+    first, second = shape_of(module, 'weight')[:2]
+    divided = second * int(module.groups)
+    turned = bool(getattr(module, 'transposed', False))
+    module.out_channels = divided if turned else first
+    module.in_channels = first if turned else divided
+
+
+def adjust_linear(module: Any) -> None:
+    """The weight is [out, in]."""
+    module.out_features, module.in_features = shape_of(module, 'weight')
+
+
+register_block('_ConvNd', adjust=adjust_convolution)
+register_block('Linear', adjust=adjust_linear)

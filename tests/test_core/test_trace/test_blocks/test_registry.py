@@ -1,0 +1,161 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What users tell of their blocks, and whom it holds for."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core import PruningError, register_block
+from mmlapp.core.trace.blocks import registry
+from mmlapp.core.trace.blocks.registry import (
+    adjust_attributes,
+    cuts_follow,
+    function_rule,
+    register_function,
+    rule_of,
+)
+from mmlapp.core.trace.labels import Labels
+
+
+@pytest.fixture(autouse=True)
+def forget(monkeypatch):
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(registry, 'BLOCKS', dict(registry.BLOCKS))
+    monkeypatch.setattr(registry, 'FUNCTIONS', dict(registry.FUNCTIONS))
+
+
+class Wide(nn.Module):
+    """Its forward reads the number of channels from an attribute."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.width = 8
+        self.a, self.b = conv(6, 8), conv(8, 6)
+
+    def forward(self, x):
+        y = self.a(x).reshape(len(x), self.width, *x.shape[2:])
+        return self.b(y)
+
+
+def follow_width(module):
+    module.width = module.a.out_channels
+
+
+def test_a_block_of_ones_own_is_adjusted(net, conv, agree):
+    register_block('Wide', adjust=follow_width)
+    model = net(lambda m, x: m.c(m.block(x)), block=Wide(conv), c=conv(6, 5))
+    result = agree(model, torch.randn(2, 6, 8, 8).double())
+    assert result.groups == {'block.a': 8, 'block.b': 6}
+    assert result.slim.block.width == 4
+
+
+def test_without_a_registration_it_does_not_run_narrowed(net, conv, frozen):
+    model = net(lambda m, x: m.c(m.block(x)), block=Wide(conv), c=conv(6, 5))
+    reasons = frozen(model, torch.randn(2, 6, 8, 8).double())
+    assert reasons['block.a'] == 'Wide does not run with fewer of them'
+
+
+def test_a_block_of_ones_own_is_followed_as_a_whole(net, conv, image, agree):
+    """Sorting has no rule; the user knows that it is along the pixels."""
+
+    class Sorted(nn.Module):
+        def forward(self, x):
+            return x.flatten(2).sort(dim=2).values.view(x.shape)
+
+    def same_channels(tracer, module, args, out):
+        labels = tracer.labels(args[0])
+        tracer.note_reader(labels, is_norm=False)
+        tracer.set(out, Labels(dict(labels.axes)))
+
+    register_block('Sorted', rule=same_channels)
+    model = net(
+        lambda m, x: m.b(m.sorted(m.a(x))),
+        a=conv(3, 8),
+        sorted=Sorted(),
+        b=conv(8, 5),
+    )
+    assert agree(model, image).groups == {'a': 8}
+
+
+class Base(nn.Module):
+    pass
+
+
+class Derived(Base):
+    pass
+
+
+def test_the_nearest_class_that_knows_the_answer_is_asked():
+    def rule(tracer, module, args, out):
+        pass
+
+    register_block(
+        'Base',
+        adjust=lambda m: setattr(m, 'seen', 'base'),
+        cuts_by_attributes=True,
+    )
+    register_block('Derived', rule=rule)
+    derived = Derived()
+    adjust_attributes(derived)
+    assert derived.seen == 'base'
+    assert cuts_follow(derived)
+    assert rule_of(derived) is rule
+    assert rule_of(Base()) is None
+
+    register_block('Derived', adjust=lambda m: setattr(m, 'seen', 'derived'))
+    adjust_attributes(derived)
+    assert derived.seen == 'derived'
+    assert rule_of(derived) is None  # replaced
+
+
+def test_a_rule_is_not_for_a_block_built_otherwise():
+    def rule(tracer, module, args, out):
+        pass
+
+    register_block('Base', rule=rule)
+    register_block('Sequential', rule=rule, rule_applies=lambda m: len(m) == 2)
+    base = Base()
+    assert rule_of(base) is rule
+    base.inside = nn.ReLU()
+    assert rule_of(base) is None
+    assert rule_of(nn.Sequential(nn.ReLU())) is None
+    assert rule_of(nn.Sequential(nn.ReLU(), nn.ReLU())) is rule
+
+
+@pytest.mark.parametrize(
+    'error', [AttributeError, IndexError, KeyError, TypeError]
+)
+def test_another_class_of_the_name_is_left_alone(error):
+    def adjust(module):
+        raise error
+
+    register_block('Base', adjust=adjust)
+    adjust_attributes(Base())
+
+
+def test_an_error_in_the_adjustment_itself_is_not_hidden():
+    def adjust(module):
+        raise ZeroDivisionError
+
+    register_block('Base', adjust=adjust)
+    with pytest.raises(ZeroDivisionError):
+        adjust_attributes(Base())
+
+
+@pytest.mark.parametrize('names', [(), ('Base',)])
+def test_a_registration_that_tells_nothing_is_refused(names):
+    adjust = follow_width if not names else None
+    with pytest.raises(PruningError, match='tells nothing'):
+        register_block(*names, adjust=adjust)
+
+
+def test_cuts_cannot_follow_attributes_that_nobody_sets():
+    with pytest.raises(PruningError, match='needs `adjust`'):
+        register_block('Base', rule=print, cuts_by_attributes=True)
+
+
+def test_functions_are_known_by_name():
+    register_function('One', 'Two', rule=print)
+    assert function_rule('One') is function_rule('Two') is print
+    assert function_rule('Three') is None

@@ -1,0 +1,14 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+from torch import nn
+
+from mmlapp.core.trace.blocks.shapes import inputs_of, shape_of
+
+
+def test_parameters_and_buffers():
+    norm = nn.BatchNorm2d(5)
+    assert shape_of(norm, 'weight') == shape_of(norm, 'running_mean') == (5,)
+
+
+def test_inputs_of_a_grouped_convolution():
+    assert inputs_of(nn.Conv2d(6, 4, 3, groups=2)) == 6

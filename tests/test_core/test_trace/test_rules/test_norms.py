@@ -1,0 +1,100 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Norms, as operators: batch norms are followed, others frozen."""
+
+import pytest
+from torch import nn
+from torch.nn import functional
+
+
+@pytest.mark.parametrize('affine', [True, False])
+@pytest.mark.parametrize('track', [True, False])
+def test_batch_norm(net, conv, image, agree, affine, track):
+    model = net(
+        lambda m, x: m.b(m.norm(m.a(x)).relu()),
+        a=conv(3, 8),
+        norm=nn.BatchNorm2d(8, affine=affine, track_running_stats=track),
+        b=conv(8, 5),
+    )
+    result = agree(model, image)
+    assert result.groups == {'a': 8}
+    if affine or track:
+        assert result.slim.norm.num_features == 4
+
+
+def test_the_norm_carries_the_mask_and_the_convolution_does_not(
+    net, conv, image, agree
+):
+    model = net(
+        lambda m, x: m.b(m.norm(m.a(x))),
+        a=conv(3, 8),
+        norm=nn.BatchNorm2d(8),
+        b=conv(8, 5),
+    )
+    masked = {
+        name
+        for name, module in agree(model, image).model.named_modules()
+        if '_masks' in module.__dict__
+    }
+    assert masked == {'norm'}
+
+
+def test_a_convolution_that_is_also_read_raw_is_masked_too(
+    net, conv, image, agree
+):
+    def forward(m, x):
+        x = m.a(x)
+        return m.b(m.norm(x) * x)
+
+    model = net(forward, a=conv(3, 8), norm=nn.BatchNorm2d(8), b=conv(8, 5))
+    masked = {
+        name
+        for name, module in agree(model, image).model.named_modules()
+        if '_masks' in module.__dict__
+    }
+    assert masked == {'a', 'norm'}
+
+
+def test_batch_norm_without_scale_leaves_the_mask_to_the_convolution(
+    net, conv, image, agree
+):
+    model = net(
+        lambda m, x: m.b(m.norm(m.a(x))),
+        a=conv(3, 8),
+        norm=nn.BatchNorm2d(8, affine=False),
+        b=conv(8, 5),
+    )
+    lapp = agree(model, image).lapp
+    lapp.begin(0.5, 10)
+    model(image).square().mean().backward()
+    assert lapp.threshold.grad.abs().item() > 0
+
+
+@pytest.mark.parametrize('affine', [True, False])
+@pytest.mark.filterwarnings('ignore:input.s size at dim=1')
+def test_instance_norm(net, conv, image, agree, affine):
+    model = net(
+        lambda m, x: m.b(m.norm(m.a(x)).relu()),
+        a=conv(3, 8),
+        norm=nn.InstanceNorm2d(8, affine=affine),
+        b=conv(8, 5),
+    )
+    assert agree(model, image).groups == {'a': 8}
+
+
+def test_batch_norm_over_tokens_is_frozen(net, conv, image, frozen):
+    def forward(m, x):
+        tokens = m.a(x).flatten(2).transpose(1, 2)
+        return m.norm(tokens)
+
+    model = net(forward, a=conv(3, 8), norm=nn.BatchNorm1d(64))
+    assert 'normalised over channels' in frozen(model, image)['a']
+
+
+def test_a_norm_that_is_no_module_is_frozen(net, conv, image, frozen):
+    def forward(m, x):
+        y = m.a(x).movedim(1, -1)
+        return m.b(functional.layer_norm(y, y.shape[-1:]).movedim(-1, 1))
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5))
+    assert frozen(model, image)['a'] == 'normalised by layer_norm'

@@ -1,0 +1,126 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Matrix products and attention."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mmlapp.core.trace import trace
+
+
+@pytest.mark.parametrize('shape', [(4, 3), (2, 5, 3), (2, 2, 5, 3)])
+@pytest.mark.parametrize('bias', [True, False])
+def test_linear(net, agree, shape, bias):
+    model = net(
+        lambda m, x: m.b(m.a(x).relu()),
+        a=nn.Linear(3, 8, bias=bias),
+        b=nn.Linear(8, 5, bias=bias),
+    )
+    result = agree(model, torch.randn(shape).double())
+    assert result.groups == {'a': 8}
+    assert (result.slim.a.out_features, result.slim.b.in_features) == (4, 4)
+
+
+def test_linear_over_positions_keeps_the_channels(net, conv, image, agree):
+    """As MLP-Mixer mixes tokens: channels are the rows of the product."""
+
+    def forward(m, x):
+        x = m.a(x).flatten(2)
+        return m.b(m.mix(x).unflatten(2, (2, 8)))
+
+    model = net(forward, a=conv(3, 8), mix=nn.Linear(64, 16), b=conv(8, 5))
+    assert agree(model, image).groups == {'a': 8}
+
+
+def test_a_product_of_activations_passes_its_rows_and_columns(
+    net, conv, image, agree
+):
+    """Gram matrix of two feature maps, read by channels."""
+
+    def forward(m, x):
+        left, right = m.a(x).flatten(2), m.b(x).flatten(2)
+        return m.c(left @ right.transpose(1, 2))
+
+    model = net(forward, a=conv(3, 6), b=conv(3, 8), c=nn.Linear(8, 5))
+    result = agree(
+        net(
+            lambda m, x: forward(m, x).sum(1),
+            a=model.a,
+            b=model.b,
+            c=model.c,
+        ),
+        image,
+    )
+    assert result.groups['b'] == 8
+
+
+def test_a_product_over_what_is_not_zero_is_frozen(net, conv, image, frozen):
+    def forward(m, x):
+        left = m.a(x).flatten(2).sigmoid().transpose(1, 2)
+        return left @ m.b(x).flatten(2).sigmoid()
+
+    model = net(forward, a=conv(3, 8), b=conv(3, 8))
+    assert 'contracted where it is not zero' in frozen(model, image).values()
+
+
+def test_a_product_where_one_side_is_zero(net, conv, image, agree):
+    def forward(m, x):
+        left = m.a(x).flatten(2).sigmoid().transpose(1, 2)
+        return left @ m.b(x).flatten(2)
+
+    model = net(forward, a=conv(3, 8), b=conv(3, 8))
+    assert agree(model, image).groups == {'a': 8}
+
+
+def test_attention_passes_the_values(net, agree):
+    """Query and key are compared, values pass: 2 heads of 6 channels."""
+
+    def heads(x):
+        return x.unflatten(2, (2, -1)).transpose(1, 2)
+
+    def forward(m, x):
+        q, k, v = (heads(f(x)) for f in (m.q, m.k, m.v))
+        y = functional.scaled_dot_product_attention(q, k, v)
+        return m.out(y.transpose(1, 2).flatten(2))
+
+    model = net(
+        forward,
+        q=nn.Linear(12, 12),
+        k=nn.Linear(12, 12),
+        v=nn.Linear(12, 12),
+        out=nn.Linear(12, 5),
+    )
+    x = torch.randn(2, 5, 12).double()
+    # Batch x heads x tokens x tokens, times the width of a head, twice.
+    # Torch's counter knows no fused attention on the CPU; narrowed values
+    # make it fall back to two products.
+    fused = 2 * (2 * 2 * 5 * 5 * 6)
+    result = agree(model, x, uncounted=(fused, 0))
+    assert result.groups == {'v': 6}
+
+
+def test_multihead_attention_of_torch(net, agree):
+    """Not fused into one operator that has no rule and no multiply-adds."""
+
+    def forward(m, x):
+        x = m.a(x)
+        return m.b(m.mha(x, x, x)[0])
+
+    model = net(
+        forward,
+        a=nn.Linear(4, 8),
+        mha=nn.MultiheadAttention(8, 2, batch_first=True),
+        b=nn.Linear(8, 5),
+    )
+    x = torch.randn(2, 5, 4).double()
+    record = trace(model, lambda: model(x))
+    assert record.unknown == {}
+    product = 2 * 2 * 5 * 5 * 4
+    counted = sum(
+        term.constant * torch.tensor([len(f) for f in term.factors]).prod()
+        for term in record.terms
+    )
+    linear = 2 * 5 * (4 * 8 + 8 * 24 + 8 * 8 + 8 * 5)
+    assert counted == linear + 2 * product
