@@ -2,11 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What users tell of their blocks, and whom it holds for."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import PruningError, register_block
+from mmlapp.core import PruningError, analyse, register_block
 from mmlapp.core.trace.blocks import registry
 from mmlapp.core.trace.blocks.registry import (
     adjust_attributes,
@@ -54,6 +57,76 @@ def test_without_a_registration_it_does_not_run_narrowed(net, conv, frozen):
     model = net(lambda m, x: m.c(m.block(x)), block=Wide(conv), c=conv(6, 5))
     reasons = frozen(model, torch.randn(2, 6, 8, 8).double())
     assert reasons['block.a'] == 'Wide does not run with fewer of them'
+
+
+class TwoPaths(nn.Module):
+    """Cuts its channels at an attribute, into pieces unlike."""
+
+    def __init__(self, conv, cut):
+        super().__init__()
+        self.width, self.cut = 6, cut
+        self.left, self.right = conv(6, 6), conv(2, 4)
+
+    def forward(self, x):
+        left, right = self.cut(x, self.width)
+        return torch.cat([self.left(left), self.right(right)], dim=1)
+
+
+CUTS = {
+    'split': lambda x, width: x.split(width, dim=1),
+    'split by both': lambda x, width: x.split(
+        [width, x.shape[1] - width], dim=1
+    ),
+    'slices': lambda x, width: (x[:, :width], x[:, width:]),
+}
+
+
+def two_paths(net, conv, cut):
+    return net(
+        lambda m, x: m.c(m.block(m.a(x))),
+        a=conv(3, 8),
+        block=TwoPaths(conv, CUTS[cut]),
+        c=conv(10, 5),
+    )
+
+
+def follow_left(module):
+    module.width = module.left.in_channels
+
+
+@pytest.mark.parametrize('cut', CUTS)
+def test_a_block_that_cuts_at_its_attribute_is_freed(
+    net, conv, image, agree, cut
+):
+    """Half of six and half of two channels: the cut moves to three."""
+    register_block('TwoPaths', adjust=follow_left, cuts_by_attributes=True)
+    result = agree(two_paths(net, conv, cut), image)
+    assert sorted(result.groups.values()) == [2, 4, 6, 6]
+    block = result.slim.block
+    assert (block.width, block.right.in_channels) == (3, 1)
+
+
+def free(model, image):
+    """Groups of which channels may be removed, with their sizes."""
+    groups = analyse(model.eval(), lambda: model(image)).groups
+    return {group.name: group.size for group in groups.prunable}
+
+
+@pytest.mark.parametrize('cut', CUTS)
+def test_without_a_registration_what_it_cuts_is_frozen(net, conv, image, cut):
+    found = free(two_paths(net, conv, cut), image)
+    assert found == {'block.left': 6, 'block.right': 4}
+
+
+@pytest.mark.parametrize(
+    ('cut', 'pairs'), [('split', 2), ('split by both', 2), ('slices', 0)]
+)
+def test_to_adjust_the_attribute_does_not_tell_that_it_is_the_cut(
+    net, conv, image, cut, pairs
+):
+    """A constant may cut: at most equal positions go, in equal numbers."""
+    register_block('TwoPaths', adjust=follow_left)
+    assert free(two_paths(net, conv, cut), image).get('a', 0) == pairs
 
 
 def test_a_block_of_ones_own_is_followed_as_a_whole(net, conv, image, agree):
@@ -159,3 +232,23 @@ def test_functions_are_known_by_name():
     register_function('One', 'Two', rule=print)
     assert function_rule('One') is function_rule('Two') is print
     assert function_rule('Three') is None
+
+
+PAGE = Path(__file__).parents[4] / 'docs' / 'blocks.md'
+
+
+def test_what_the_page_shows_runs_as_it_stands_there():
+    blocks = re.findall(r'```python\n(.*?)```', PAGE.read_text(), re.DOTALL)
+    names = {}
+    for block in blocks:
+        exec(block, names)
+    small, whole = names['small'], names['whole']
+    assert small[1].width == small[1].left.in_channels < 6
+    assert {g.name for g in whole.groups.prunable} == {'0'}
+
+
+@pytest.mark.parametrize(
+    'link', sorted(set(re.findall(r'\]\(([^)#:]+)\)', PAGE.read_text())))
+)
+def test_links_of_the_page_lead_to_files(link):
+    assert (PAGE.parent / link).exists()
