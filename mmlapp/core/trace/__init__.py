@@ -14,7 +14,7 @@ from .autograd_functions import watch_functions
 from .call import tensors_in
 from .modules import running_modules, watch_modules
 from .record import Compact, FlopsTerm, Site, Trace
-from .rules import RULES, fallback
+from .rules import FALLBACK, RULES
 from .tracer import Tracer
 
 __all__ = [
@@ -42,7 +42,7 @@ def trace(model: nn.Module, forward: Callable[[], Any]) -> Trace:
     """
     modes = {module: module.training for module in model.modules()}
     fused = torch.backends.mha.get_fastpath_enabled()
-    tracer = Tracer(model, RULES, fallback)
+    tracer = Tracer(model, RULES, FALLBACK)
     try:
         # One operator for a whole layer of attention has no rule.
         torch.backends.mha.set_fastpath_enabled(False)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import ref
@@ -18,8 +18,7 @@ from .call import Call, tensors_in
 from .graph import NO_CHANNEL
 from .labels import Axis, Labels
 from .record import Maker, Site, Trace
-
-Rule = Callable[['Tracer', 'Call'], None]
+from .rule import Rule
 
 
 class Tracer(TorchDispatchMode):
@@ -88,27 +87,23 @@ class Tracer(TorchDispatchMode):
         for labels in entries:
             if labels.stale:
                 self.freeze(labels, 'changed in place through a view')
-        rule(self, call)
+        rule.follow(self, call)
         self._mark_stale(call)
-        is_norm = rule.__name__ == 'batch_norm' and self._is_affine(call)
+        carries_mask = rule.carries_mask(call)
         for labels in entries:
-            self.note_reader(labels, is_norm)
+            self.note_reader(labels, carries_mask)
 
-    def note_reader(self, labels: Labels, is_norm: bool) -> None:
+    def note_reader(self, labels: Labels, carries_mask: bool = False) -> None:
         """Notes who reads the raw output of a layer.
 
         Args:
             labels (Labels): Labels of what is read.
-            is_norm (bool): Whether an affine norm reads it, which can carry
-                the mask.
+            carries_mask (bool): Whether an affine norm reads it, which can
+                carry the mask. Defaults to False.
         """
         if labels.maker is not None:
-            self._makers[labels.maker].normed |= is_norm
-            self._makers[labels.maker].raw |= not is_norm
-
-    def _is_affine(self, call: Call) -> bool:
-        """Whether a norm has a scale of its own to carry the mask."""
-        return isinstance(call.args[1], nn.Parameter)
+            self._makers[labels.maker].normed |= carries_mask
+            self._makers[labels.maker].raw |= not carries_mask
 
     def _mark_stale(self, call: Call) -> None:
         """Distrusts what shares its storage with a tensor just changed."""

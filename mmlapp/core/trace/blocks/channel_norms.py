@@ -46,7 +46,7 @@ def normalise_channels(
     if not isinstance(x, Tensor) or not isinstance(out, Tensor):
         return
     labels, width = tracer.labels(x), _width(module)
-    tracer.note_reader(labels, is_norm=False)
+    tracer.note_reader(labels)
     name = tracer.modules.get(id(module))
     dims = list(labels.axes)
     known = tracer.trace.compact.get(name or '')

@@ -24,7 +24,7 @@ def convolve_standardised(
     """A convolution whose weight is normalised over its input channels."""
     x, name = args[0], tracer.modules.get(id(module), '')
     labels = tracer.labels(x)
-    tracer.note_reader(labels, is_norm=False)
+    tracer.note_reader(labels)
     convolve(tracer, x, module.weight, module.bias, out, module.groups)
     emitted = tracer.labels(out).axes.get(1, blank(out.shape[1]))
     gains = [p for n, p in module._parameters.items() if n not in LAYER]

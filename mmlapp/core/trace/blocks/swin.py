@@ -66,7 +66,7 @@ def joint_attention(
     """
     x: Tensor = args[0]
     read, kernel = tracer.labels(x), tracer.labels(module.qkv.weight)
-    tracer.note_reader(read, is_norm=False)
+    tracer.note_reader(read)
     tracer.freeze(all_but(read, 2), MIXED)
     width, heads = module.qkv.in_features, int(module.num_heads)
     entered = ids_of(read, 2, width)

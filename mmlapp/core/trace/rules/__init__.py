@@ -7,7 +7,8 @@ from __future__ import annotations
 import torch
 
 from ..call import Call
-from ..tracer import Rule, Tracer
+from ..rule import Rule
+from ..tracer import Tracer
 from . import (
     convolution,
     deformable,
@@ -29,10 +30,13 @@ RULES: dict[str, Rule] = {
 }
 
 
-def fallback(tracer: Tracer, call: Call) -> None:
+def _fallback(tracer: Tracer, call: Call) -> None:
     """Rule of every operator without a row: pointwise, or frozen."""
     if torch.Tag.pointwise in call.func.tags:
         pointwise.pointwise(tracer, call)
         return
     for tensor in call.tensors():
         tracer.freeze_read(tensor, call.op)
+
+
+FALLBACK = Rule(_fallback)

@@ -11,6 +11,7 @@ from ..call import Call
 from ..graph import NO_CHANNEL
 from ..labels import Axis, Labels, without_zero
 from ..record import INPUT_REASON
+from ..rule import rules_of_aten
 from ..tracer import Tracer
 from .layer import check_zero, emit, ids_of, note_flops
 
@@ -140,7 +141,6 @@ def _tied_groups(
     tracer.graph.unite(outputs, outputs[:1], INPUT_REASON)
 
 
-RULES = {
-    f'aten::{name}': convolution
-    for name in ('convolution', '_convolution', 'mkldnn_convolution')
-}
+RULES = rules_of_aten(
+    {convolution: 'convolution _convolution mkldnn_convolution'}
+)

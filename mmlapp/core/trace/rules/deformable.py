@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..call import Call
 from ..labels import tie_pieces
+from ..rule import Rule
 from ..tracer import Tracer
 from .convolution import convolve
 
@@ -44,12 +45,12 @@ def deform(
     for place in places:
         if place is not None:
             tracer.freeze(tracer.labels(place), OFFSET)
-            tracer.note_reader(tracer.labels(place), is_norm=False)
+            tracer.note_reader(tracer.labels(place))
     axis = tracer.labels(x).axes.get(1)
     if axis is not None and offset_groups > 1:
         tie_pieces(tracer.graph, axis, x.shape[1] // offset_groups)
-    tracer.note_reader(tracer.labels(x), is_norm=False)
+    tracer.note_reader(tracer.labels(x))
     convolve(tracer, x, weight, bias, out, groups)
 
 
-RULES = {'torchvision::deform_conv2d': torchvision_operator}
+RULES = {'torchvision::deform_conv2d': Rule(torchvision_operator)}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..call import Call
 from ..labels import Axis, Labels, blank, gather_axis, move, spread, tie_pieces
+from ..rule import rules_of_aten
 from ..tracer import Tracer
 
 CUT = 'cut at a position that is a constant of the code'
@@ -269,9 +270,8 @@ def alike(tracer: Tracer, call: Call) -> None:
     )
 
 
-RULES = {
-    f'aten::{name}': rule
-    for rule, names in {
+RULES = rules_of_aten(
+    {
         moved: (
             'view _unsafe_view reshape _reshape_alias permute transpose t '
             'expand unsqueeze squeeze clone alias contiguous flip repeat '
@@ -294,6 +294,5 @@ RULES = {
         alike: (
             'zeros_like ones_like full_like empty_like rand_like randn_like'
         ),
-    }.items()
-    for name in names.split()
-}
+    }
+)

@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from ..call import Call
 from ..labels import Axis, Labels, without_zero
 from ..record import INPUT_REASON
+from ..rule import rules_of_aten
 from ..tracer import Tracer
 from .layer import all_but, ids_of
 
@@ -36,6 +39,11 @@ def batch_norm(tracer: Tracer, call: Call) -> None:
         tracer.set(output, Labels(axes))
 
 
+def has_own_scale(call: Call) -> bool:
+    """Whether a norm has a parameter by which it scales each channel."""
+    return isinstance(call.args[1], nn.Parameter)
+
+
 def over_channels(tracer: Tracer, call: Call) -> None:
     """LayerNorm, GroupNorm: removal would change what they compute."""
     name = call.op.removeprefix('aten::native_')
@@ -46,13 +54,14 @@ def over_channels(tracer: Tracer, call: Call) -> None:
 
 
 RULES = {
-    f'aten::{name}': rule
-    for rule, names in {
-        batch_norm: (
-            'native_batch_norm _native_batch_norm_legit cudnn_batch_norm '
-            '_native_batch_norm_legit_no_training _batch_norm_no_update'
-        ),
-        over_channels: 'native_layer_norm native_group_norm',
-    }.items()
-    for name in names.split()
+    **rules_of_aten(
+        {
+            batch_norm: (
+                'native_batch_norm _native_batch_norm_legit cudnn_batch_norm '
+                '_native_batch_norm_legit_no_training _batch_norm_no_update'
+            )
+        },
+        carries_mask=has_own_scale,
+    ),
+    **rules_of_aten({over_channels: 'native_layer_norm native_group_norm'}),
 }

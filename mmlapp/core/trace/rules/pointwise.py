@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from ..call import Call
 from ..labels import Axis, Labels
 from ..record import INPUT_REASON
+from ..rule import rules_of_aten
 from ..tracer import Tracer
 
 Operand = tuple[Tensor, Labels]
@@ -135,4 +136,4 @@ _UNTAGGED = (
     'hardtanh leaky_relu hardswish hardsigmoid elu selu celu relu6 '
     'softplus log_sigmoid_forward mish silu gelu dropout fill _prelu_kernel'
 )
-RULES = {f'aten::{name}': pointwise for name in _UNTAGGED.split()}
+RULES = rules_of_aten({pointwise: _UNTAGGED})

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..call import Call
 from ..labels import Axis, Labels, without_zero
 from ..record import INPUT_REASON
+from ..rule import rules_of_aten
 from ..tracer import Tracer
 from .layer import all_but, check_zero, emit, ids_of, note_flops
 
@@ -90,9 +91,8 @@ def attention(tracer: Tracer, call: Call) -> None:
     tracer.set(call.outputs()[0], Labels(axes))
 
 
-RULES = {
-    f'aten::{name}': rule
-    for rule, names in {
+RULES = rules_of_aten(
+    {
         product: 'mm bmm',
         product_with_bias: 'addmm baddbmm',
         attention: (
@@ -100,6 +100,5 @@ RULES = {
             '_scaled_dot_product_flash_attention '
             '_scaled_dot_product_efficient_attention'
         ),
-    }.items()
-    for name in names.split()
-}
+    }
+)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from ..call import Call
 from ..labels import Axis, Labels
+from ..rule import rules_of_aten
 from ..tracer import Tracer
 
 
@@ -71,12 +72,10 @@ _POOL = (
     'replication_pad2d'
 )
 _REDUCE = 'mean sum amax amin max min prod var std var_mean std_mean norm '
-RULES = {
-    f'aten::{name}': rule
-    for rule, names in {
+RULES = rules_of_aten(
+    {
         pooled: _POOL,
         reduced: _REDUCE + 'linalg_vector_norm argmax argmin any all',
         normalised: '_softmax _log_softmax softmax log_softmax',
-    }.items()
-    for name in names.split()
-}
+    }
+)

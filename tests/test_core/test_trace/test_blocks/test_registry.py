@@ -138,7 +138,7 @@ def test_a_block_of_ones_own_is_followed_as_a_whole(net, conv, image, agree):
 
     def same_channels(tracer, module, args, out):
         labels = tracer.labels(args[0])
-        tracer.note_reader(labels, is_norm=False)
+        tracer.note_reader(labels)
         tracer.set(out, Labels(dict(labels.axes)))
 
     register_block('Sorted', rule=same_channels)
