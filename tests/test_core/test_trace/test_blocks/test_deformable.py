@@ -1,25 +1,15 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Deformable convolution: of MMCV, versions 1 and 2, and of torchvision."""
+"""Deformable convolutions of MMCV; the attributes of torchvision's."""
 
 import pytest
 import torch
 import torchvision
 from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack
 
+from mmlapp.core.trace.blocks.registry import adjust_attributes
+
 OFFSET = 'tells a deformable convolution where to read'
-
-
-class TorchvisionDeform(torch.nn.Module):
-    def __init__(self, inputs, outputs, size, padding):
-        super().__init__()
-        self.offset = torch.nn.Conv2d(inputs, 2 * size**2, 3, padding=1)
-        self.conv = torchvision.ops.DeformConv2d(
-            inputs, outputs, size, padding=padding
-        )
-
-    def forward(self, x):
-        return self.conv(x, self.offset(x))
 
 
 KINDS = {
@@ -33,7 +23,6 @@ KINDS = {
         lambda: DeformConv2dPack(8, 6, 3, padding=1, deform_groups=2),
         4,
     ),
-    'torchvision': (lambda: TorchvisionDeform(8, 6, 3, padding=1), 8),
 }
 
 
@@ -64,7 +53,7 @@ def test_deformable_convolution(net, conv, image, agree, name):
         ),
     )
     assert result.groups['a'] == size
-    layer = result.slim.b.conv if name == 'torchvision' else result.slim.b
+    layer = result.slim.b
     assert (layer.in_channels, layer.out_channels) == (4, made)
 
 
@@ -76,3 +65,10 @@ def test_offsets_are_frozen(net, conv, image, frozen):
         c=conv(6, 5),
     )
     assert frozen(model, image)['b.conv_offset'] == OFFSET
+
+
+def test_attributes_of_torchvisions_layer_follow_too():
+    layer = torchvision.ops.DeformConv2d(8, 6, 3, groups=2)
+    layer.weight = torch.nn.Parameter(layer.weight[:4, :2])
+    adjust_attributes(layer)
+    assert (layer.in_channels, layer.out_channels) == (4, 4)
