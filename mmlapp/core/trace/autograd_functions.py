@@ -33,6 +33,8 @@ def watch_functions(tracer: Tracer) -> Iterator[None]:
     Args:
         tracer (Tracer): The running tracer.
     """
+    # forward is replaced, not apply: extensions bind apply when they are
+    # imported, long before a trace.
     originals = {
         cls: cls.__dict__['forward']
         for cls in _subclasses(Function)
@@ -62,6 +64,7 @@ def _watched(
     def known(*args: Any, **kwargs: Any) -> Any:
         with tracer.silence():
             out = forward(*args, **kwargs)
+            # By name, whether the network passes them by position or not.
             bound = signature(forward).bind(*args, **kwargs)
             bound.apply_defaults()
             rule(tracer, bound.arguments, out)  # type: ignore[misc]
@@ -70,6 +73,8 @@ def _watched(
     def watched(*args: Any, **kwargs: Any) -> Any:
         out = forward(*args, **kwargs)
         outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        # Followed code leaves labels on its outputs. None there: a kernel ran
+        # that no dispatch mode sees, or nothing with channels came in.
         if not any(tracer.labels(t).axes for t in outputs):
             name = f'{cls.__module__}.{cls.__qualname__}'
             for tensor in tree_leaves((args, kwargs)):

@@ -40,6 +40,7 @@ class Call:
             value
             for argument, value in named
             if isinstance(value, Tensor)
+            # Tensor(a!) in the schema is written, Tensor(a) only viewed.
             and argument.alias_info is not None
             and argument.alias_info.is_write
         ]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 NO_CHANNEL = -1
 """Label of an index that belongs to no channel: a constant, an image."""
+# Nodes are below it: a pair is one int64, a * BASE + b < 2**62.
 BASE = 2**31
 
 
@@ -55,6 +56,9 @@ class ChannelGraph:
         """
         a, b = torch.broadcast_tensors(a, b)
         a, b = a.reshape(-1), b.reshape(-1)
+        # One end is a channel and the other is none: it meets a constant and
+        # must stay. NO_CHANNEL is below all nodes, so the maximum is the
+        # channel.
         lone = (a == NO_CHANNEL) ^ (b == NO_CHANNEL)
         if lone.any():
             self.freeze(torch.maximum(a, b)[lone], reason)
@@ -75,9 +79,15 @@ class ChannelGraph:
         root = torch.arange(self.size)
         if not self._edges:
             return root
+        # [2, edges]. Every round hooks the roots of both ends of an edge under
+        # the smaller of the two, for all edges at once, and then shortens the
+        # chains. Roots only fall, so that it ends when a round changes
+        # nothing; as trees join in every round, that is after about log(nodes)
+        # rounds.
         a, b = torch.cat(self._edges, dim=1)
         while True:
             low = torch.minimum(root[a], root[b])
+            # Several edges may hook one root: the smallest wins.
             hooked = root.scatter_reduce(0, root[a], low, 'amin')
             hooked = hooked.scatter_reduce(0, root[b], low, 'amin')
             hooked = _jump(hooked)

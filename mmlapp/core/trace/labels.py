@@ -68,6 +68,7 @@ def blank(size: int) -> Axis:
 
 def spread(axis: Axis, dim: int, shape: Sequence[int]) -> Tensor:
     """Expands labels to a label tensor of a full shape, without a copy."""
+    # [C] at dim 1 of [N, C, H, W]: [1, C, 1, 1], then stride 0 elsewhere.
     view = [1] * len(shape)
     view[dim] = -1
     return axis.ids.view(view).expand(list(shape))
@@ -94,17 +95,27 @@ def gather_axis(
         are the same everywhere.
     """
     for d in range(labels.dim()):
+        # What spread() has expanded needs no look at all its elements: one
+        # index stands for all, which keeps images cheap.
         if labels.stride(d) == 0:
-            labels = labels.narrow(d, 0, 1)  # expanded: equal all along
+            labels = labels.narrow(d, 0, 1)
     varying = [d for d in range(labels.dim()) if _varies(labels, d)]
     if not varying:
         return None
+    # [C] viewed as [g, C/g] varies along both. If C/g > g, the last is kept:
+    # C/g labels stay, and the same columns of every row are tied. Otherwise
+    # the first is kept: g labels stay, and a whole row goes at once. Among
+    # equals the shorter dimension wins (repeated labels tell no more), then
+    # the later one.
     keep = max(
         varying, key=lambda d: (_distinct(labels, d), -labels.shape[d], d)
     )
     for d in range(labels.dim()):
         if d not in varying:
+            # Constant along d but for padding, which is below every label.
             labels = labels.amax(dim=d, keepdim=True)
+    # [kept, all others]: one row for each index that stays. Its largest label
+    # stands for it, the others of the row are tied to that one.
     rows = labels.movedim(keep, 0).reshape(labels.shape[keep], -1)
     ids = rows.amax(dim=1)
     if rows.shape[1] > 1:
@@ -140,10 +151,15 @@ def move(
     """
     outputs = [labels.moved({}) for _ in range(count)]
     for dim, axis in labels.axes.items():
+        # One axis at a time: an element of the moved label tensor tells which
+        # index of this axis the element of the output came from.
         result = operation(spread(axis, dim, shape))
         tensors = [result] if isinstance(result, Tensor) else list(result)
         found = [gather_axis(graph, t, axis.zero) for t in tensors]
         for output, moved in zip(outputs, found, strict=True):
+            # None: all labels of this output are the same, as behind x[:, :1].
+            # Taken: two axes ended in one dimension, as behind a flatten of
+            # channels with channels, where neither can shrink alone.
             if moved is None or moved[0] in output.axes:
                 graph.freeze(axis.ids, reason)
             else:
@@ -153,6 +169,7 @@ def move(
 
 def _varies(labels: Tensor, dim: int) -> bool:
     """Whether channels differ along a dimension; padding is no channel."""
+    # Equal to the largest, or padding: [3, -1, 3] does not vary, [3, 4] does.
     high = labels.amax(dim=dim, keepdim=True)
     return bool(((labels != high) & (labels != NO_CHANNEL)).any())
 
@@ -176,6 +193,7 @@ def tie_pieces(graph: ChannelGraph, axis: Axis, length: int) -> bool:
     """
     if length < 1 or axis.ids.numel() % length:
         return False
+    # [C] as [C/L, L]: column j is index j of every piece; one goes, all go.
     pieces = axis.ids.view(-1, length)
     graph.unite(pieces, pieces[:1], 'cut at a channel that is a constant')
     return True

@@ -69,6 +69,7 @@ def watch_modules(tracer: Tracer, model: nn.Module) -> Iterator[None]:
 
     def entered(module: nn.Module) -> None:
         tracer.trace.calls.append(tracer.modules[id(module)])
+        # True counts as one; wholes may be inside of wholes.
         tracer.quiet += rules[id(module)] is not None
 
     def left(module: nn.Module, args: Any, out: Any) -> None:
@@ -76,6 +77,7 @@ def watch_modules(tracer: Tracer, model: nn.Module) -> Iterator[None]:
         if rule is None:
             return
         tracer.quiet -= 1
+        # The outermost alone: inside of it nothing has labels.
         if not tracer.quiet:
             with tracer.silence():
                 rule(tracer, module, args, out)

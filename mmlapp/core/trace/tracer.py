@@ -38,14 +38,22 @@ class Tracer(TorchDispatchMode):
         self.trace = Trace()
         self.graph = self.trace.graph
         self._rules, self._fallback = rules, fallback
+        # By identity: a weight that two layers share is one tensor with one
+        # name, and its nodes are shared with it.
         self._names = {id(t): name for name, t in _named_tensors(model)}
+        # Ids are used again after a tensor has died: the weak reference tells
+        # whether an entry is still that of the tensor asked for.
         self._labels: dict[int, tuple[ref[Tensor], Labels]] = {}
+        # Storage to all tensors seen on it: views of each other.
         self._by_storage: dict[int, list[ref[Tensor]]] = {}
         self._sites: dict[tuple[str, int], Site] = {}
         self._makers: list[Maker] = []
         self.modules = {id(m): name for name, m in model.named_modules()}
         self.stack: list[nn.Module] = []
+        # Ids of modules whose cuts move with their attributes.
         self.cutters: set[int] = set()
+        # Above zero operators have no rules: inside rules themselves, and in
+        # modules that are followed as a whole.
         self.quiet = 0
 
     def __torch_dispatch__(
@@ -80,9 +88,12 @@ class Tracer(TorchDispatchMode):
         return bool(self.stack) and id(self.stack[-1]) in self.cutters
 
     def _apply(self, call: Call) -> None:
+        # In place or not, the labels are the same: relu_ has the rule of relu.
         rule = self._rules.get(call.op) or self._rules.get(
             call.op.removesuffix('_'), self._fallback
         )
+        # Before the rule runs: where it works in place, the labels of what was
+        # read are replaced by those of what was written.
         entries = [self.labels(t) for t in call.tensors()]
         for labels in entries:
             if labels.stale:
@@ -110,6 +121,8 @@ class Tracer(TorchDispatchMode):
         if not call.func._schema.is_mutable:
             return
         for target in call.written():
+            # y = x.flatten(2); x.exp_() changes y as well, whose labels were
+            # made from the old x: what they say of zeros may be wrong.
             storage = target.untyped_storage()._cdata
             for known in self._by_storage.get(storage, []):
                 tensor = known()
@@ -126,6 +139,9 @@ class Tracer(TorchDispatchMode):
             return Labels()
         labels = Labels(
             {
+                # Every dimension has nodes, [out, in/g, kh, kw] four times:
+                # which of them are channels is known when layers have run. One
+                # index cannot be removed, hence has none.
                 dim: Axis(self._nodes(self.site(name, dim, size)), zero=False)
                 for dim, size in enumerate(tensor.shape)
                 if size > 1
@@ -167,6 +183,8 @@ class Tracer(TorchDispatchMode):
         """Returns the sites that labels come from directly."""
         found = []
         ids = ids[ids != NO_CHANNEL]
+        # From site to site in the order of nodes: all ids below its end are
+        # those of this one.
         while ids.numel():
             site = self._site_at(int(ids.min()))
             found.append(site)
@@ -174,6 +192,8 @@ class Tracer(TorchDispatchMode):
         return found
 
     def _site_at(self, node: int) -> Site:
+        # Nodes of sites follow each other without gaps: the last start <=
+        # node.
         index = bisect_right(self.trace.sites, node, key=lambda s: s.start)
         return self.trace.sites[index - 1]
 
@@ -183,6 +203,7 @@ class Tracer(TorchDispatchMode):
 
     def make(self, sites: list[Site]) -> int:
         """Registers a layer call; returns its number for ``Labels``."""
+        # The weight; behind it is the bias, which emits nothing of its own.
         self.trace.producers.update(sites[:1])
         self._makers.append(Maker(sites))
         return len(self._makers) - 1
@@ -213,6 +234,8 @@ class Tracer(TorchDispatchMode):
                 self._makers[labels.maker].raw = True
             self.freeze(labels, 'output of the network')
         for maker in self._makers:
+            # Its norm alone carries the mask if nobody else reads the output:
+            # then scale and shift are zero there, and the layer need not be.
             if maker.raw or not maker.normed:
                 self.trace.masked.update(maker.sites)
         return self.trace

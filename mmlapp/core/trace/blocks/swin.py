@@ -69,17 +69,25 @@ def joint_attention(
     tracer.note_reader(read)
     tracer.freeze(all_but(read, 2), MIXED)
     width, heads = module.qkv.in_features, int(module.num_heads)
+    # x is [batch, length, C], the weight of qkv [3C, C], that of proj [C, C].
+    # Rows [3C] are used as [3, heads, C / heads], the input as [C].
     entered = ids_of(read, 2, width)
     rows = ids_of(kernel, 0, 3 * width)
     columns = ids_of(kernel, 1, width)
     tracer.graph.unite(entered, columns, INPUT_REASON)
     check_zero(tracer, read.axes.get(2), kernel, 1)
     parts = rows.view(3, heads, -1)
+    # [1, 1, C/h] with [3, h, C/h]: position j goes in queries, keys and values
+    # of all heads, since the module reshapes to equal heads.
     tracer.graph.unite(parts[:1, :1], parts, INPUT_REASON)
+    # [h, C/h] with [h, C/h]: it reshapes by the width of its input, which must
+    # shrink as the rows do, head by head.
     tracer.graph.unite(entered.view(heads, -1), parts[0], INPUT_REASON)
     register(tracer, Axis(rows, kernel.masks_to_zero(0)), module.qkv.bias)
 
     leaves = tracer.labels(module.proj.weight)
+    # Values leave as [batch, length, C], head after head: the inputs of proj.
+    # Its outputs [C] are channels of their own.
     value, made = parts[2].reshape(-1), ids_of(leaves, 0, width)
     tracer.graph.unite(value, ids_of(leaves, 1, width), INPUT_REASON)
     batch, length, _ = x.shape
@@ -90,6 +98,8 @@ def joint_attention(
         (rows, columns),
     )
     name = tracer.modules[id(module)]
+    # Scores: every query with every key of its window, over the width of a
+    # head, heads times, is length^2 * C. Values are summed by them alike.
     for part, ids in (('scores', rows[:width]), ('values', value)):
         flops = batch * length * length * width
         note_flops(tracer, x, flops, (ids,), f'{name}.{part}')

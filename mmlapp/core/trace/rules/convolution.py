@@ -54,7 +54,10 @@ def convolve(
     if not kernel.parameter:
         for labels in (read, kernel):
             tracer.freeze(labels, DYNAMIC)
+    # The weight is [out, in/g, ..], of a transposed one [in, out/g, ..].
     sides = _sides(tracer, weight, kernel, transposed)
+    # The output has ``count`` channels. The second size of a grouped
+    # transposed weight repeats for every group: blank labels emit there.
     count = weight.shape[1] * groups if transposed else weight.shape[0]
     emitted, consumed = (
         sides
@@ -62,6 +65,9 @@ def convolve(
         else (torch.full((count,), -1), sides[1])
     )
     entered = ids_of(read, 1, x.shape[1])
+    # Channels [in] are seen as [g, in/g], one row for each group. Tied groups
+    # (the same columns of every row go) leave in/g choices and keep g; whole
+    # groups (a row goes, with its outputs) leave g choices and keep in/g.
     per_group = x.shape[1] // groups
     if groups == 1:
         tracer.graph.unite(entered, consumed, INPUT_REASON)
@@ -71,15 +77,22 @@ def convolve(
         tracer.freeze(kernel, 'grouped transposed convolution')
         factors = ()
     elif groups > per_group or _uniform(entered, groups):
+        # More rows than columns: the finer choice is by rows. So is the only
+        # one where each row is one channel, perhaps all its pixels.
         _whole_groups(tracer, weight, entered, emitted, groups)
+        # in/g stays: out alone is a factor, and in/g is in the constant.
         factors = (emitted,)
     else:
         _tied_groups(tracer, entered, emitted, consumed, groups)
+        # [out] times [in/g], as many as the second dimension is long.
         factors = (emitted, consumed)
+    # Each weight meets every position of the output once, or of the input if
+    # transposed; numel / channels is batch * positions.
     positions = (x if transposed else out).numel() // (
         x.shape[1] if transposed else out.shape[1]
     )
     flops = positions * weight.numel()
+    # Channels that were moved into the batch, [batch * C, 1, ..].
     if 0 in read.axes:
         factors = (*factors, read.axes[0].ids)
     note_flops(tracer, weight, flops, factors, kind='convolution')
@@ -104,6 +117,7 @@ def _sides(
 
 def _uniform(entered: Tensor, groups: int) -> bool:
     """Whether each group reads one channel only, perhaps all its pixels."""
+    # [in] as [g, in/g]: every row of one label only, and none without.
     pieces = entered.view(groups, -1)
     same = (pieces == pieces[:, :1]) & (pieces != NO_CHANNEL)
     return bool(same.all())
@@ -117,10 +131,15 @@ def _whole_groups(
     groups: int,
 ) -> None:
     """A group's inputs and outputs go together, with the group itself."""
+    # [g, in/g] and [g, out/g]. The first output of a row stands for it: with
+    # it go the row's outputs, its inputs, and one of the g units of the
+    # attribute ``groups``.
     inputs, outputs = entered.view(groups, -1), emitted.view(groups, -1)
     heads = outputs[:, :1]
     tracer.graph.unite(heads, outputs, INPUT_REASON)
     tracer.graph.unite(heads, inputs, INPUT_REASON)
+    # An attribute has no tensor to be narrowed by. It gets g nodes as if it
+    # had one: how many of them live is its value afterwards.
     for site in tracer.sites_of(emitted):
         name = f'{site.module}.groups'
         site = tracer.site(name, 0, groups, attribute=True)
@@ -136,6 +155,9 @@ def _tied_groups(
     groups: int,
 ) -> None:
     """The same positions go in every group; the number of groups stays."""
+    # [g, in/g] with [1, in/g], the weight's second dimension, which all groups
+    # share: column j goes in all. Outputs [g, out/g] lose the same columns of
+    # every row, so that groups stay equally large.
     inputs, outputs = entered.view(groups, -1), emitted.view(groups, -1)
     tracer.graph.unite(inputs, consumed[None], INPUT_REASON)
     tracer.graph.unite(outputs, outputs[:1], INPUT_REASON)

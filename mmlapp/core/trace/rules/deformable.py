@@ -47,6 +47,8 @@ def deform(
             tracer.freeze(tracer.labels(place), OFFSET)
             tracer.note_reader(tracer.labels(place))
     axis = tracer.labels(x).axes.get(1)
+    # [C] as [fields, C / fields]: the kernel divides C by the number of fields
+    # of offsets, which stays; the same columns of every row go.
     if axis is not None and offset_groups > 1:
         tie_pieces(tracer.graph, axis, x.shape[1] // offset_groups)
     tracer.note_reader(tracer.labels(x))

@@ -23,6 +23,8 @@ def check_zero(
         right (Labels): Of the weight, or of the other factor.
         row (int): Its contracted dimension.
     """
+    # sum_c x[c] w[c]: a removed c adds nothing if x[c] or w[c] is zero. The
+    # weight can be masked where it reads; two activations cannot.
     other = right.axes.get(row)
     if left is None or other is None or left.zero or other.zero:
         return
@@ -53,6 +55,8 @@ def note_flops(
 ) -> None:
     """Records multiply-adds; ``flops`` is their dense number."""
     constant = flops
+    # flops = constant * len(factors[0]) * len(factors[1]) ..: narrowed, each
+    # length becomes the number of living labels.
     for ids in factors:
         constant //= ids.numel()
     labels = tracer.labels(weight)
@@ -111,6 +115,8 @@ def register(
     sites: list[Site] = tracer.sites_of(ids)
     if bias is not None:
         added = tracer.labels(bias)
+        # The bias [out] goes with the rows of the weight. Masked like them it
+        # is zero too; a computed one cannot be, so removed rows are not.
         shift = ids_of(added, 0, len(ids))
         tracer.graph.unite(ids, shift, INPUT_REASON)
         if not added.masks_to_zero(0):

@@ -62,6 +62,8 @@ def pieces(tracer: Tracer, call: Call) -> None:
     dim = _dim(call, source)
     axis = tracer.labels(source).axes.get(dim)
     if axis is not None and not tracer.cuts_follow():
+        # All of it, or equal pieces [C/L, L] that lose the same columns, or
+        # equal ones and a shorter last one. Everything else is at a constant.
         lengths = {t.shape[dim] for t in call.outputs()}
         whole = lengths == {source.shape[dim]}
         length = max(lengths)
@@ -87,6 +89,8 @@ def _tie_chunks(tracer: Tracer, axis: Axis, lengths: list[int]) -> bool:
     *full, rest = lengths
     if not full or len(set(full)) > 1 or not 0 < rest < full[0]:
         return False
+    # [n - 1, L] full pieces and [r] of the last. The first r columns go in all
+    # n pieces, the last one included; the other L - r stay.
     pieces = axis.ids[:-rest].view(-1, full[0])
     tie_pieces(tracer.graph, Axis(pieces.reshape(-1)), full[0])
     tie_pieces(
@@ -110,6 +114,7 @@ def shuffled(tracer: Tracer, call: Call) -> None:
     """channel_shuffle: the number of groups is a constant of the code."""
     axis = tracer.labels(call.args[0]).axes.get(1)
     if axis is not None:
+        # [C] as [g, C/g], transposed: g stays, the same columns of rows go.
         length = call.args[0].shape[1] // int(call.argument(1, 'groups'))
         tie_pieces(tracer.graph, axis, length)
     moved(tracer, call)
@@ -135,6 +140,7 @@ def patched(tracer: Tracer, call: Call) -> None:
     result = Labels()
     if 1 in axis:
         height, width = call.args[1]
+        # [C] -> [C * kh * kw]: all pixels of channel 0, then of channel 1, ..
         ids = axis[1].ids.repeat_interleave(height * width)
         result.axes[1] = Axis(ids, axis[1].zero)
     tracer.set(call.outputs()[0], result)
@@ -163,6 +169,8 @@ def padded(tracer: Tracer, call: Call) -> None:
     output = call.outputs()[0]
     result = Labels()
     for dim, axis in labels.axes.items():
+        # Labels are padded with NO_CHANNEL, whatever the values are: zeros
+        # keep the promise of zeros, other values are read through a mask.
         filled = torch.constant_pad_nd(
             spread(axis, dim, source.shape), pad, -1
         )
@@ -192,6 +200,8 @@ def concatenated(tracer: Tracer, call: Call) -> None:
             ids = axes[0].ids
             for axis in axes[1:]:
                 tracer.graph.unite(ids, axis.ids, 'joined with a constant')
+        # Along dim [C1] and [C2] give [C1 + C2], free of each other. Along
+        # other dimensions both have the same size, and shrink together.
         output.axes[d] = Axis(ids, zero)
     tracer.set(call.outputs()[0], output)
 
@@ -230,6 +240,8 @@ def written(tracer: Tracer, call: Call) -> None:
     """copy_: the destination takes the labels of the source."""
     target, source = call.args[0], call.args[1]
     labels = tracer.labels(source)
+    # A view of something larger: what lies beside it is not told apart from it
+    # by labels of the view.
     if target.untyped_storage().nbytes() > target.nbytes:
         for axis in labels.axes.values():
             tracer.graph.freeze(axis.ids, 'written into a part of a tensor')
@@ -244,6 +256,8 @@ def restrided(tracer: Tracer, call: Call) -> None:
     """
     source, shape, strides = call.args[:3]
     labels = tracer.labels(source)
+    # [1, C, 1, 1] with any strides for the ones is the same C numbers in a row
+    # if the storage has no others and neighbours stay neighbours.
     stored = source.untyped_storage().nbytes() // source.element_size()
     long = [d for d, size in enumerate(shape) if size > 1]
     row = len(long) == 1 and shape[long[0]] == stored and strides[long[0]] == 1

@@ -19,11 +19,15 @@ def batch_norm(tracer: Tracer, call: Call) -> None:
     x = call.args[0]
     axis = tracer.labels(x).axes.get(1)
     ids = ids_of(tracer.labels(x), 1, x.shape[1])
+    # x is [N, C, ..]; weight, bias, running mean and variance are [C]. An
+    # instance norm comes as [1, N * C, ..], with N repeats of each [C].
     for tensor in call.args[1:5]:
         if tensor is not None:
             tracer.graph.unite(
                 ids, ids_of(tracer.labels(tensor), 0, x.shape[1]), INPUT_REASON
             )
+    # Of a removed channel scale * x + shift must be zero: with both masked it
+    # is, whatever x and the statistics are. With neither it is not.
     affine = [tracer.name(t) for t in call.args[1:3]]
     for name in affine:
         if name is not None:

@@ -29,6 +29,8 @@ def pointwise(tracer: Tracer, call: Call) -> None:
         tracer.set(out, Labels())
         return
     result = Labels(parameter=all(entry.parameter for entry in labelled))
+    # Broadcasting counts from the right: dimension d of an operand with n
+    # dimensions is d + out - n of the result.
     dims = {
         d + out.dim() - t.dim() for t, entry in operands for d in entry.axes
     }
@@ -70,6 +72,9 @@ def _combine(
         axis = labels.axes.get(d)
         size = tensor.shape[d] if d >= 0 else 1
         if axis is None and size > 1:
+            # A constant with a value for each index: none of them is a
+            # channel, and what meets it is frozen. Of size one it broadcasts,
+            # and is as good for fewer channels: no axis.
             axis = Axis(torch.full((size,), -1), zero=False)
         axes.append(axis)
     found = [axis for axis in axes if axis is not None]
@@ -92,6 +97,8 @@ def _largest(operands: list[Operand], axes: list[Axis | None]) -> Tensor:
     order = sorted(range(len(axes)), key=lambda i: -sizes[i])
     first, *others = [a.ids for i in order if (a := axes[i]) is not None]
     for ids in others:
+        # Where the largest has no channel (padded with zeros), one of the
+        # others has: a sum of [a, b, -] and [-, -, c] is [a, b, c].
         first = torch.where(first < 0, ids, first)
     return first
 
@@ -105,6 +112,8 @@ def _evaluated(call: Call, axes: list[Axis | None]) -> float | None:
     if not all(_is_zero(axis) for axis in axes):
         return None
 
+    # f(0, 0, ..) by the operator itself, with its own constants: 1 for exp,
+    # 0.2 for clamp(min=0.2).
     def blank(tensor: Tensor) -> Tensor:
         return torch.zeros(1, dtype=tensor.dtype)
 
@@ -117,6 +126,7 @@ def _product(call: Call, axes: list[Axis | None]) -> float | None:
 
 
 def _quotient(call: Call, axes: list[Axis | None]) -> float | None:
+    # x / 0, if only where a channel is masked: infinite or 0 / 0.
     if len(axes) > 1 and _is_zero(axes[1]):
         return math.nan
     return 0.0 if _is_zero(axes[0]) else None

@@ -29,6 +29,7 @@ def _product(
 ) -> None:
     out = call.outputs()[0]
     left, right = tracer.labels(a), tracer.labels(b)
+    # a is [.., row, inner] and b is [.., inner, column]; both may be batches.
     row, inner, column = a.dim() - 2, a.dim() - 1, b.dim() - 1
     entered, consumed = (
         ids_of(left, inner, a.shape[inner]),
@@ -36,21 +37,29 @@ def _product(
     )
     tracer.graph.unite(entered, consumed, INPUT_REASON)
     check_zero(tracer, left.axes.get(inner), right, row)
+    # The result is [.., row, column]: rows keep the labels that they have in
+    # a, columns those that they have in b.
     result = Labels()
     for dim, labels, source in ((row, left, row), (column, right, column)):
         if source in labels.axes:
             result.axes[dim] = labels.axes[source]
     if a.dim() == 3 and (0 in left.axes or 0 in right.axes):
+        # Heads moved into the batch: [batch * heads, ..] on both sides, of
+        # which the same ones go.
         batch_ids = ids_of(left, 0, a.shape[0])
         tracer.graph.unite(
             batch_ids, ids_of(right, 0, b.shape[0]), INPUT_REASON
         )
         result.axes[0] = Axis(batch_ids, zero=False)
+    # batch * row * inner * column multiply-adds, of which every dimension with
+    # labels is a factor that shrinks, and the rest is constant.
     factors = [consumed, ids_of(right, column, b.shape[column])]
     factors += [result.axes[d].ids for d in {0, row} & set(result.axes)]
     batch = a.shape[0] if a.dim() == 3 else 1
     constant = batch * a.shape[row] * a.shape[inner] * b.shape[column]
     note_flops(tracer, b, constant, tuple(factors), call.op)
+    # x @ W.T: a linear layer, whose columns are channels that it makes. With
+    # no parameter it is a product of activations: it makes nothing.
     if right.parameter and column in right.axes:
         del result.axes[column]
         if bias is not None:
@@ -73,6 +82,9 @@ def attention(tracer: Tracer, call: Call) -> None:
     query, key, value = call.args[:3]
     for tensor in (query, key):
         tracer.freeze(tracer.labels(tensor), 'compared by attention')
+    # Query [batch, heads, length, width] against key [.., keys, width] gives
+    # [.., length, keys], times value [.., keys, width]: two products, each
+    # batch * heads * length * keys * width multiply-adds.
     batch, heads, length, _ = query.shape
     axis = tracer.labels(value).axes.get(3)
     constant = batch * heads * length * key.shape[2]

@@ -26,6 +26,7 @@ def reduced(tracer: Tracer, call: Call) -> None:
     """mean, sum, amax ... over dimensions; channels may only be summed."""
     source = call.args[0]
     rank = max(source.dim(), 1)
+    # The position of ``dim`` differs: sum(x, dim) but norm(x, p, dim).
     names = [a.name for a in call.func._schema.arguments]
     dims = call.argument(names.index('dim'), 'dim') if 'dim' in names else []
     dims = [] if dims is None else dims
@@ -37,9 +38,11 @@ def reduced(tracer: Tracer, call: Call) -> None:
     result = Labels(parameter=labels.parameter)
     for dim, axis in labels.axes.items():
         if dim not in over:
+            # Without keepdim a dimension moves down by those gone before it.
             shift = 0 if keepdim else sum(d < dim for d in over)
             result.axes[dim - shift] = axis
         elif call.op != 'aten::sum' or not axis.zero:
+            # Zeros add nothing to a sum; a mean would divide by fewer.
             tracer.graph.freeze(
                 axis.ids, f'reduced over channels by {call.op}'
             )
@@ -59,6 +62,7 @@ def normalised(tracer: Tracer, call: Call) -> None:
         if dim == over:
             tracer.graph.freeze(axis.ids, f'{call.op} over channels')
         else:
+            # exp(0) / sum: a removed channel is not zero behind it.
             result.axes[dim] = Axis(axis.ids, zero=False)
     tracer.set(call.outputs()[0], result)
 
