@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Custom autograd functions, visible and hidden ones."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ from torch.autograd import Function
 
 from mmlapp.core.groups import Groups, find_groups
 from mmlapp.core.trace import trace
+from mmlapp.core.trace.blocks import registry
+from mmlapp.core.trace.labels import Labels
+from mmlapp.core.trace.tracer import Tracer
 
 
 class Hidden(Function):
@@ -59,6 +63,25 @@ def test_what_a_hidden_kernel_reads_is_frozen_with_its_name() -> None:
 def test_a_visible_function_is_followed() -> None:
     groups, unknown = groups_of(Net(Visible.apply))
     assert [g.name for g in groups.prunable] == ['conv']
+    assert not unknown
+
+
+def test_a_registered_function_is_followed_by_its_rule(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Arguments come by name, although the network gives them by position."""
+    monkeypatch.setattr(registry, 'FUNCTIONS', dict(registry.FUNCTIONS))
+
+    def doubled(
+        tracer: Tracer, arguments: Mapping[str, Any], out: Tensor
+    ) -> None:
+        labels = tracer.labels(arguments['x'])
+        tracer.note_reader(labels)
+        tracer.set(out, Labels(dict(labels.axes)))
+
+    registry.register_function('Hidden', rule=doubled)
+    groups, unknown = groups_of(Net(double))
+    assert [(g.name, g.size) for g in groups.prunable] == [('conv', 8)]
     assert not unknown
 
 
