@@ -76,7 +76,7 @@ def config(folder: Path, epochs: int) -> Config:
             val_cfg=dict(),
             val_evaluator=dict(type='Accuracy'),
             optim_wrapper=dict(
-                type='mmlapp.LAPPOptimWrapper',
+                type='mmlapp.PruningOptimWrapper',
                 optimizer=dict(type='AdamW', lr=0.002),
             ),
             param_scheduler=dict(type='CosineAnnealingLR', T_max=epochs),
@@ -91,7 +91,7 @@ def config(folder: Path, epochs: int) -> Config:
             custom_hooks=[
                 dict(type='EMAHook', momentum=0.1),
                 dict(
-                    type='mmlapp.LAPPHook',
+                    type='mmlapp.PruningHook',
                     target_flops=0.6,
                     begin_iters=PER_EPOCH * (epochs // 5),
                     prune_epochs=2 * (epochs // 5),
@@ -249,9 +249,9 @@ def crash(folder: Path, kills: int, seed: int) -> bool:
     whole, killed = (latest(folder / name) for name in ('whole', 'killed'))
     assert whole is not None
     assert killed is not None
-    keys = ('state_dict', 'ema_state_dict', 'optimizer', 'lapp_plan')
+    keys = ('state_dict', 'ema_state_dict', 'optimizer', 'pruning_plan')
     wrong = differences(*({k: d[k] for k in keys} for d in (whole, killed)))
-    equal = whole['lapp_plan'] == killed['lapp_plan'] and not wrong
+    equal = whole['pruning_plan'] == killed['pruning_plan'] and not wrong
     print(
         f'{survived} of {kills} killed and resumed; last weights, averages '
         f'and moments {"equal" if equal else f"differ: {wrong[:3]}"}'

@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Finished LAPP runs without training: a config file and a checkpoint."""
+"""Finished pruning runs without training: a config file and a checkpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,12 +47,12 @@ test_dataloader = dict(
 test_cfg = dict()
 test_evaluator = dict(type='Accuracy')
 optim_wrapper = dict(
-    type='mmlapp.LAPPOptimWrapper',
+    type='mmlapp.PruningOptimWrapper',
     optimizer=dict(type='SGD', lr=0.1),
 )
 custom_hooks = [
     dict(type='EMAHook', momentum=0.001),
-    dict(type='mmlapp.LAPPHook', target_flops=0.5, prune_epochs=1),
+    dict(type='mmlapp.PruningHook', target_flops=0.5, prune_epochs=1),
 ]
 load_from = 'dense.pth'
 work_dir = 'somewhere'
@@ -98,8 +98,8 @@ test_dataloader = dict(
     ),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
-optim_wrapper = dict(type='mmlapp.AmpLAPPOptimWrapper')
-custom_hooks = [dict(type='mmlapp.LAPPHook')]
+optim_wrapper = dict(type='mmlapp.AmpPruningOptimWrapper')
+custom_hooks = [dict(type='mmlapp.PruningHook')]
 """
 META = dict(
     epoch=3,
@@ -157,7 +157,7 @@ def _finished_run(folder, text, target):
             'message_hub': {'loss': HistoryBuffer([1.0, 0.5], [1, 1])},
             'optimizer': {'state': {0: torch.zeros(100_000)}},
             'state_dict': model.state_dict(),
-            'lapp_plan': lapp.plan().to_dict(),
+            'pruning_plan': lapp.plan().to_dict(),
         },
         checkpoint,
     )

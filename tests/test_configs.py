@@ -128,10 +128,10 @@ def test_lapp_config_leaves_the_recipe_alone(path: Path) -> None:
     dense = parent.to_dict()
     *hooks, ours = cfg.pop('custom_hooks')
     assert hooks == dense.pop('custom_hooks', [])
-    assert ours['type'] == 'mmlapp.LAPPHook'
+    assert ours['type'] == 'mmlapp.PruningHook'
     assert ours['prune_epochs'] <= cfg['train_cfg']['max_epochs'] / 3
     assert cfg.pop('custom_imports') == dict(imports=['mmlapp'])
-    assert cfg['optim_wrapper'].pop('type') == 'mmlapp.LAPPOptimWrapper'
+    assert cfg['optim_wrapper'].pop('type') == 'mmlapp.PruningOptimWrapper'
     dense['optim_wrapper'].pop('type', None)
     model = cfg['model']
     assert model['type'] == 'mmlapp.PrunableModel'

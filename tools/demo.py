@@ -220,14 +220,14 @@ def history(folder: Path) -> dict[str, Any]:
     """FLOPs over training and the last keep ratios, from the visualizer."""
     path = max(folder.glob('*/vis_data/scalars.json'))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    phase = [row for row in rows if 'lapp/flops_target' in row]
+    phase = [row for row in rows if 'pruning/flops_target' in row]
     end = max(row['step'] for row in rows if 'flops_ratio' in row)
-    curve = [(row['step'], row['lapp/flops_ratio']) for row in phase]
-    target = [(row['step'], row['lapp/flops_target']) for row in phase]
+    curve = [(row['step'], row['pruning/flops_ratio']) for row in phase]
+    target = [(row['step'], row['pruning/flops_target']) for row in phase]
     keep = {
-        name.removeprefix('lapp/keep/'): value
+        name.removeprefix('pruning/keep/'): value
         for name, value in phase[-1].items()
-        if name.startswith('lapp/keep/')
+        if name.startswith('pruning/keep/')
     }
     return {
         'flops': [(0, 1.0), *curve, (end, curve[-1][1])],

@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Narrow a model that LAPP trained, check it, and write it.
+"""Narrow a model that was pruned, check it, and write it.
 
 The folder OUT gets a config, a checkpoint and the channel plan. They load
 with mmpretrain's `init_model`, mmdet's `init_detector`, the inferencers of
@@ -29,7 +29,7 @@ from mmlapp.engine.models.comparison import TOLERANCE
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the command line."""
     parser = ArgumentParser(
-        description='Narrow a model that LAPP trained, check and write it.'
+        description='Narrow a model that was pruned, check and write it.'
     )
     parser.add_argument('config', help='config of the run')
     parser.add_argument(

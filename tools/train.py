@@ -23,7 +23,7 @@ from mmlapp.engine.launch import (
 AMP_WRAPPERS = {
     'OptimWrapper': 'AmpOptimWrapper',
     'mmengine.OptimWrapper': 'AmpOptimWrapper',
-    'mmlapp.LAPPOptimWrapper': 'mmlapp.AmpLAPPOptimWrapper',
+    'mmlapp.PruningOptimWrapper': 'mmlapp.AmpPruningOptimWrapper',
 }
 
 

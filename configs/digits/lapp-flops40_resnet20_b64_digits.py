@@ -6,11 +6,11 @@ model = dict(
     architecture=_base_.model.type,
     input_shape=(3, 16, 16),
 )
-optim_wrapper = dict(type='mmlapp.LAPPOptimWrapper')
+optim_wrapper = dict(type='mmlapp.PruningOptimWrapper')
 custom_hooks = [
     *_base_.get('custom_hooks', []),
     dict(
-        type='mmlapp.LAPPHook',
+        type='mmlapp.PruningHook',
         target_flops=0.403,
         prune_epochs=10,
         interval=5,

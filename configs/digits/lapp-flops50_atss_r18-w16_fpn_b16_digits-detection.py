@@ -7,11 +7,11 @@ model = dict(
     architecture=_base_.model.type,
     input_shape=(3, 112, 112),
 )
-optim_wrapper = dict(type='mmlapp.LAPPOptimWrapper')
+optim_wrapper = dict(type='mmlapp.PruningOptimWrapper')
 custom_hooks = [
     *_base_.get('custom_hooks', []),
     dict(
-        type='mmlapp.LAPPHook',
+        type='mmlapp.PruningHook',
         target_flops=0.5,
         prune_epochs=3,
         interval=5,

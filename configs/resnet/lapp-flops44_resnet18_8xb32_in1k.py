@@ -8,8 +8,8 @@ model = dict(
     input_shape=(3, 224, 224),
     divisor=16,  # faster kernels
 )
-optim_wrapper = dict(type='mmlapp.LAPPOptimWrapper')
+optim_wrapper = dict(type='mmlapp.PruningOptimWrapper')
 custom_hooks = [
     *_base_.get('custom_hooks', []),
-    dict(type='mmlapp.LAPPHook', target_flops=0.444, prune_epochs=5),
+    dict(type='mmlapp.PruningHook', target_flops=0.444, prune_epochs=5),
 ]

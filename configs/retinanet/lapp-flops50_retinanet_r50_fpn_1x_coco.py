@@ -9,8 +9,8 @@ model = dict(
     input_shape=(3, 800, 1280),
     divisor=16,  # faster kernels
 )
-optim_wrapper = dict(type='mmlapp.LAPPOptimWrapper')
+optim_wrapper = dict(type='mmlapp.PruningOptimWrapper')
 custom_hooks = [
     *_base_.get('custom_hooks', []),
-    dict(type='mmlapp.LAPPHook', target_flops=0.5, prune_epochs=2),
+    dict(type='mmlapp.PruningHook', target_flops=0.5, prune_epochs=2),
 ]

@@ -7,8 +7,8 @@ model = dict(
     architecture=_base_.model.type,
     input_shape=(3, 32, 32),
 )
-optim_wrapper = dict(type='mmlapp.LAPPOptimWrapper')
+optim_wrapper = dict(type='mmlapp.PruningOptimWrapper')
 custom_hooks = [
     *_base_.get('custom_hooks', []),
-    dict(type='mmlapp.LAPPHook', target_flops=0.5, prune_epochs=10),
+    dict(type='mmlapp.PruningHook', target_flops=0.5, prune_epochs=10),
 ]

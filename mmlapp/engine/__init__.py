@@ -5,15 +5,15 @@
 from .checkpoints.safe_checkpoint import SafeCheckpointHook
 from .models.deployed import deployed_model
 from .models.prunable import prunable_model
-from .training.model_wrapper import LAPPDistributedDataParallel
-from .training.optim_wrapper import AmpLAPPOptimWrapper, LAPPOptimWrapper
-from .training.pruning_hook import LAPPHook
+from .training.model_wrapper import PruningDistributedDataParallel
+from .training.optim_wrapper import AmpPruningOptimWrapper, PruningOptimWrapper
+from .training.pruning_hook import PruningHook
 
 __all__ = [
-    'AmpLAPPOptimWrapper',
-    'LAPPDistributedDataParallel',
-    'LAPPHook',
-    'LAPPOptimWrapper',
+    'AmpPruningOptimWrapper',
+    'PruningDistributedDataParallel',
+    'PruningHook',
+    'PruningOptimWrapper',
     'SafeCheckpointHook',
     'deployed_model',
     'prunable_model',

@@ -51,7 +51,7 @@ def tiny_config(
         ),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(
-            type='mmlapp.LAPPOptimWrapper',
+            type='mmlapp.PruningOptimWrapper',
             optimizer=dict(type='SGD', lr=0.05, momentum=0.9),
         ),
         default_hooks=dict(
@@ -60,7 +60,7 @@ def tiny_config(
         ),
         custom_hooks=[
             dict(
-                type='mmlapp.LAPPHook',
+                type='mmlapp.PruningHook',
                 target_flops=0.5,
                 prune_epochs=2,
                 interval=2,

@@ -80,7 +80,7 @@ def bypasses(config: dict[str, Any]) -> None:
     config['model']['bypass'] = dict(type='depthwise', placement='fill')
     config['optim_wrapper']['optimizer'] = dict(type='AdamW', lr=0.005)
     config['model_wrapper_cfg'] = dict(
-        type='mmlapp.LAPPDistributedDataParallel'
+        type='mmlapp.PruningDistributedDataParallel'
     )
     config['custom_hooks'].append(dict(type=EmptyLayer))
 

@@ -49,8 +49,8 @@ def test_two_processes_equal_one_with_twice_the_batch(
     folder: Path, scenario: str
 ) -> None:
     one, two = (final(folder, scenario, n) for n in (1, 2))
-    assert one['lapp_state']['narrowed']
-    assert one['lapp_plan'] == two['lapp_plan']
+    assert one['pruning_state']['narrowed']
+    assert one['pruning_plan'] == two['pruning_plan']
     for key in ('state_dict', 'ema_state_dict'):
         expected = one.get(key, {})
         assert list(expected) == list(two.get(key, {}))
@@ -71,7 +71,7 @@ def test_the_layer_without_filters_is_there(folder: Path) -> None:
 
 
 def test_random_numbers_of_both_processes_are_saved(folder: Path) -> None:
-    states = final(folder, 'bypasses', 2)['lapp_state']['random']
+    states = final(folder, 'bypasses', 2)['pruning_state']['random']
     assert len(states) == 2
 
 

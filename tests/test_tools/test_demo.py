@@ -37,15 +37,15 @@ def result(demo: ModuleType, tmp_path: Path) -> dict[str, Any]:
         {'step': 10, 'flops_ratio': 0.8},
         {
             'step': 10,
-            'lapp/flops_ratio': 0.8,
-            'lapp/flops_target': 0.7,
-            'lapp/keep/backbone.conv1': 0.5,
+            'pruning/flops_ratio': 0.8,
+            'pruning/flops_target': 0.7,
+            'pruning/keep/backbone.conv1': 0.5,
         },
         {
             'step': 20,
-            'lapp/flops_ratio': 0.4,
-            'lapp/flops_target': 0.4,
-            'lapp/keep/backbone.conv1': 0.25,
+            'pruning/flops_ratio': 0.4,
+            'pruning/flops_target': 0.4,
+            'pruning/keep/backbone.conv1': 0.25,
         },
         {'step': 50, 'flops_ratio': 0.4},
     ]

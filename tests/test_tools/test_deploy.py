@@ -224,38 +224,38 @@ def test_averaged_weights_and_the_plan_count(classifier_run, tmp_path):
 
 def test_without_a_plan_the_masks_count(classifier_run, tmp_path):
     run = classifier_run()
-    run.change(lambda data: data.pop('lapp_plan'))
+    run.change(lambda data: data.pop('pruning_plan'))
     result = logic.deploy(run.config, run.checkpoint, tmp_path / 'out')
     assert ChannelPlan.load(result.plan) == run.model.lapp.plan()
 
 
 def unfinished(data):
-    del data['lapp_plan']
+    del data['pruning_plan']
     data['state_dict']['lapp.progress'].copy_(torch.tensor([1, 7, 20, 0.5]))
 
 
 def not_begun(data):
-    del data['lapp_plan']
+    del data['pruning_plan']
     data['state_dict']['lapp.progress'].zero_()
 
 
 def dense(data):
-    del data['lapp_plan']
+    del data['pruning_plan']
     for key in list(data['state_dict']):
         if key.startswith('lapp.'):
             del data['state_dict'][key]
 
 
 def broken_plan(data):
-    del data['lapp_plan']['slices']
+    del data['pruning_plan']['slices']
 
 
 def other_groups(data):
-    data['lapp_plan']['groups'].popitem()
+    data['pruning_plan']['groups'].popitem()
 
 
 def other_slices(data):
-    data['lapp_plan']['slices'].popitem()
+    data['pruning_plan']['slices'].popitem()
 
 
 def other_layer(data):

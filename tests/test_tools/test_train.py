@@ -45,8 +45,8 @@ def test_without_arguments_the_config_is_kept(configure):
         ('OptimWrapper', 'AmpOptimWrapper'),
         ('mmengine.OptimWrapper', 'AmpOptimWrapper'),
         ('AmpOptimWrapper', 'AmpOptimWrapper'),
-        ('mmlapp.LAPPOptimWrapper', 'mmlapp.AmpLAPPOptimWrapper'),
-        ('mmlapp.AmpLAPPOptimWrapper', 'mmlapp.AmpLAPPOptimWrapper'),
+        ('mmlapp.PruningOptimWrapper', 'mmlapp.AmpPruningOptimWrapper'),
+        ('mmlapp.AmpPruningOptimWrapper', 'mmlapp.AmpPruningOptimWrapper'),
     ],
 )
 def test_amp_takes_the_twin(configure, wrapper, twin):
@@ -66,7 +66,7 @@ def test_amp_takes_the_default_type_and_keeps_a_loss_scale(train):
 def test_amp_refuses_other_types(configure):
     with pytest.raises(ValueError, match="type='ApexOptimWrapper'") as info:
         configure('--amp', wrapper='ApexOptimWrapper')
-    assert 'mmlapp.LAPPOptimWrapper' in str(info.value)
+    assert 'mmlapp.PruningOptimWrapper' in str(info.value)
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ class RandomNumbers:
             set_random_state(states[dist.get_rank()])
         elif states:
             runner.logger.info(
-                'LAPP: random numbers begin anew: the checkpoint is of '
+                'Pruning: random numbers begin anew: the checkpoint is of '
                 f'{len(states)} processes, this run of '
                 f'{dist.get_world_size()}'
             )

@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of LAPP runs, read without running code from the file."""
+"""Checkpoints of pruning runs, read without running code from the file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Trained:
 
 
 def read_trained(path: str | Path) -> Trained:
-    """Reads a checkpoint of a LAPP run.
+    """Reads a checkpoint of a pruning run.
 
     Args:
         path (str or Path): The file.
@@ -192,7 +192,7 @@ def _check_phase(path: str | Path, state: Mapping[str, Tensor]) -> None:
         raise PruningError(
             f'checkpoint={str(path)!r} has neither a channel plan nor '
             'thresholds: it is of a model that was not pruned. Give a '
-            'checkpoint of a run with mmlapp.LAPPHook'
+            'checkpoint of a run with mmlapp.PruningHook'
         )
     phase, done, steps = state['progress'].tolist()[:3]
     if phase < FINISHED:

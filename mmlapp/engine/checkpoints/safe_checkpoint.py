@@ -52,7 +52,7 @@ class SafeCheckpointHook(CheckpointHook):
     MMEngine writes checkpoints and ``last_checkpoint`` in place, and removes
     an outdated checkpoint before it writes the new one. This hook writes
     under a temporary name and renames, and removes last.
-    :class:`LAPPHook` puts it in the place of MMEngine's own. On storage
+    :class:`PruningHook` puts it in the place of MMEngine's own. On storage
     that is no local folder it does what MMEngine's does.
 
     Takes the arguments of ``CheckpointHook``.

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmlapp.core import ChannelPlan, PruningError
 
-PLAN, STATE = 'lapp_plan', 'lapp_state'
+PLAN, STATE = 'pruning_plan', 'pruning_state'
 VERSION = 1
 
 
@@ -71,6 +71,6 @@ def narrowed_to(checkpoint: Mapping[str, Any]) -> ChannelPlan | None:
     if PLAN not in checkpoint:
         raise PruningError(
             f'the checkpoint is narrowed but has no {PLAN}: it is not as '
-            'mmlapp.LAPPHook wrote it'
+            'mmlapp.PruningHook wrote it'
         )
     return ChannelPlan.from_dict(checkpoint[PLAN])

@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""From a checkpoint of a LAPP run to the narrowed model, checked."""
+"""From a checkpoint of a pruning run to the narrowed model, checked."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def deploy(
     masked model, and moved.
 
     Args:
-        config (str, Path or Config): Config of the LAPP run.
+        config (str, Path or Config): Config of the pruning run.
         checkpoint (str or Path): Its checkpoint.
         out (str or Path): Folder to write.
         name (str, optional): Name of the files without suffix. Defaults to
@@ -118,7 +118,7 @@ def deploy(
 
     Raises:
         PruningError: If config and checkpoint do not belong together or to a
-            finished LAPP run, if ``out`` exists, or if the outputs differ.
+            finished pruning run, if ``out`` exists, or if the outputs differ.
     """
     cfg = config if isinstance(config, Config) else Config.fromfile(config)
     name = name or Path(cfg.filename or 'deployed').stem

@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""The model of a LAPP run as it was: weights, and masks or narrow layers."""
+"""The model of a pruning run as it was: weights, with masks or narrow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .recipe import without_pretrained
 
 
 def masked_model(cfg: Config, trained: Trained) -> Any:
-    """Builds the model of a LAPP run as it was at the end of it.
+    """Builds the model of a pruning run as it was at the end of it.
 
     Args:
         cfg (Config): Config of the run.

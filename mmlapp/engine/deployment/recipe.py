@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Configs: LAPP's own part told from the user's, and the deployed one."""
+"""Configs: what pruning adds told from the user's, and the deployed one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mmlapp.core import ChannelPlan, PruningError
 from ..models.deployed import deployed_model
 from ..models.prunable import prunable_model
 
-# of a LAPP config: of the plain one that takes its place
+# of a pruning config: of the plain one that takes its place
 PLAIN_WRAPPERS = {
-    'LAPPOptimWrapper': 'OptimWrapper',
-    'AmpLAPPOptimWrapper': 'AmpOptimWrapper',
+    'PruningOptimWrapper': 'OptimWrapper',
+    'AmpPruningOptimWrapper': 'AmpOptimWrapper',
 }
-HOOK = 'LAPPHook'
+HOOK = 'PruningHook'
 # What belongs to the run, not to the model.
 RUN_KEYS = 'work_dir', 'launcher', 'load_from', 'resume'
 
@@ -103,15 +103,15 @@ def _unwrap(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def deployed_config(cfg: Config, plan: ChannelPlan) -> Config:
-    """Turns the config of a LAPP run into that of the deployed model.
+    """Turns the config of a pruning run into that of the deployed model.
 
     Args:
         cfg (Config): Config of the run; not changed.
         plan (ChannelPlan): The plan, which goes into the config.
 
     Returns:
-        Config: Without LAPP's hook and optimizer wrapper, and without weights
-        to download.
+        Config: Without the hook and the optimizer wrapper of pruning, and
+        without weights to download.
 
     Raises:
         PruningError: If the config has no ``mmlapp.PrunableModel``.
@@ -140,7 +140,7 @@ def deployed_config(cfg: Config, plan: ChannelPlan) -> Config:
 
 
 def check_prunable(cfg: Config) -> None:
-    """Raises PruningError if a config is not that of a LAPP run."""
+    """Raises PruningError if a config is not that of a pruning run."""
     model = cfg.get('model') or {}
     if is_prunable(model):
         return

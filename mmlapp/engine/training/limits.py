@@ -16,9 +16,10 @@ from .narrowing import run_optimizer, unwrap
 
 WHOLE = (
     'The masks need whole parameters on every process: use '
-    "type='mmlapp.LAPPDistributedDataParallel' as model_wrapper_cfg, or none"
+    "type='mmlapp.PruningDistributedDataParallel' as model_wrapper_cfg, or "
+    'none'
 )
-NARROW = 'Set narrow=False in mmlapp.LAPPHook'
+NARROW = 'Set narrow=False in mmlapp.PruningHook'
 # Types of what shards or splits the model: what cannot be done with them.
 WRAPPERS = {
     'MMFullyShardedDataParallel': WHOLE,

@@ -13,7 +13,7 @@ from mmlapp.registry import MODEL_WRAPPERS
 
 
 @MODEL_WRAPPERS.register_module()
-class LAPPDistributedDataParallel(MMDistributedDataParallel):
+class PruningDistributedDataParallel(MMDistributedDataParallel):
     """:class:`mmengine.model.MMDistributedDataParallel` that can be rebuilt.
 
     Narrowing replaces parameters; this wrapper then starts over in place,

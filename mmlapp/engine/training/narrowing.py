@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from mmlapp.core import ChannelPlan, narrow
 from mmlapp.core.narrowing.optimizer_state import check_states
 
-from .model_wrapper import LAPPDistributedDataParallel
+from .model_wrapper import PruningDistributedDataParallel
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -38,7 +38,7 @@ def narrowed_plan(model: nn.Module) -> ChannelPlan | None:
     Args:
         model (nn.Module): Any model, wrapped or not.
     """
-    return vars(unwrap(model)).get('_lapp_plan')
+    return vars(unwrap(model)).get('_pruning_plan')
 
 
 def averaged_models(runner: Runner) -> Iterator[Any]:
@@ -82,7 +82,7 @@ def narrow_run(runner: Runner, plan: ChannelPlan) -> None:
     """
     model, optimizer = unwrap(runner.model), run_optimizer(runner)
     narrow(model, plan, optimizer)
-    model.__dict__['_lapp_plan'] = plan
+    model.__dict__['_pruning_plan'] = plan
     for averaged in averaged_models(runner):
         narrow(averaged.module, plan)
         averaged.avg_parameters = (
@@ -99,7 +99,7 @@ def narrow_run(runner: Runner, plan: ChannelPlan) -> None:
 def _wrap_anew(runner: Runner, model: nn.Module) -> None:
     """The reducer's buckets hold the wide parameters."""
     wrapper = runner.model
-    if isinstance(wrapper, LAPPDistributedDataParallel):
+    if isinstance(wrapper, PruningDistributedDataParallel):
         wrapper.rebuild()
         return
     # Until it is gone, the old reducer listens to unchanged parameters.

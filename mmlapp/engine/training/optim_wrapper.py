@@ -75,7 +75,7 @@ class _ThresholdStep:
 
 
 @OPTIM_WRAPPERS.register_module()
-class LAPPOptimWrapper(_ThresholdStep, OptimWrapper):
+class PruningOptimWrapper(_ThresholdStep, OptimWrapper):
     """:class:`mmengine.optim.OptimWrapper` that steps the thresholds too.
 
     Thresholds are no parameters of the optimizer: their step, momentum and
@@ -85,7 +85,7 @@ class LAPPOptimWrapper(_ThresholdStep, OptimWrapper):
 
 
 @OPTIM_WRAPPERS.register_module()
-class AmpLAPPOptimWrapper(_ThresholdStep, AmpOptimWrapper):
+class AmpPruningOptimWrapper(_ThresholdStep, AmpOptimWrapper):
     """:class:`mmengine.optim.AmpOptimWrapper` that steps the thresholds too.
 
     Works on the CPU as well, where MMEngine's refuses, with bfloat16 and

@@ -25,7 +25,7 @@ from .narrowing import (
     narrowed_plan,
     unwrap,
 )
-from .optim_wrapper import LAPPOptimWrapper, _ThresholdStep, find_lapp
+from .optim_wrapper import PruningOptimWrapper, _ThresholdStep, find_lapp
 from .ranks import check_ranks
 from .report import (
     StepTime,
@@ -38,7 +38,7 @@ from .trial import find_obstacle
 
 
 @HOOKS.register_module()
-class LAPPHook(Hook):
+class PruningHook(Hook):
     """Prunes the model during the first epochs of its training.
 
     When the phase ends the model is narrowed in place, with its averaged
@@ -119,8 +119,8 @@ class LAPPHook(Hook):
         plan = narrowed_plan(runner.model)
         if plan is not None:
             runner.logger.info(
-                f'LAPP: the model is narrow already, {plan.ratio:.2%} of the '
-                'dense FLOPs; there is no pruning phase'
+                'Pruning: the model is narrow already, '
+                f'{plan.ratio:.2%} of the dense FLOPs; there is no phase'
             )
             return
         if runner.cfg.get('compile'):
@@ -136,7 +136,7 @@ class LAPPHook(Hook):
             raise PruningError(
                 f'optim_wrapper={type(runner.optim_wrapper).__name__} does '
                 'not step the thresholds: use '
-                f"type='mmlapp.{LAPPOptimWrapper.__name__}'"
+                f"type='mmlapp.{PruningOptimWrapper.__name__}'"
             )
         iters = self._phase_iters(runner)
         last = self.begin_iters + iters
@@ -148,9 +148,10 @@ class LAPPHook(Hook):
             )
         lapp.check_reachable(self.target_flops)
         runner.logger.info(
-            f'LAPP: {len(lapp.groups)} channel groups, {lapp.total} channels; '
-            f'{lapp.dense_flops:.4g} FLOPs to {self.target_flops:.1%} in '
-            f'{iters} iterations from iteration {self.begin_iters}'
+            f'Pruning: {len(lapp.groups)} channel groups, '
+            f'{lapp.total} channels; {lapp.dense_flops:.4g} FLOPs to '
+            f'{self.target_flops:.1%} in {iters} iterations from iteration '
+            f'{self.begin_iters}'
         )
 
     def before_train_iter(
@@ -221,7 +222,7 @@ class LAPPHook(Hook):
         obstacle = find_obstacle(runner, plan, lapp.input_shape)
         if obstacle is not None:
             runner.logger.warning(
-                f'LAPP does not narrow the model; masks stay: {obstacle}'
+                f'Pruning: the model is not narrowed; masks stay: {obstacle}'
             )
             self.narrow = False
             return

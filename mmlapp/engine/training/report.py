@@ -17,10 +17,10 @@ def group_scalars(lapp: LAPP) -> dict[str, float]:
     keep = lapp.keep_ratios()
     thresholds = dict(zip(keep, lapp.threshold.tolist(), strict=True))
     return {
-        'lapp/flops_ratio': lapp.ratio,
-        'lapp/flops_target': lapp.target,
-        **{f'lapp/keep/{name}': value for name, value in keep.items()},
-        **{f'lapp/threshold/{n}': value for n, value in thresholds.items()},
+        'pruning/flops_ratio': lapp.ratio,
+        'pruning/flops_target': lapp.target,
+        **{f'pruning/keep/{name}': value for name, value in keep.items()},
+        **{f'pruning/threshold/{n}': value for n, value in thresholds.items()},
     }
 
 
@@ -34,10 +34,10 @@ def report_groups(logger: MMLogger, lapp: LAPP) -> None:
             keep.items(), lapp.threshold.tolist(), strict=True
         )
     ]
-    state = 'finished' if lapp.phase == FINISHED else 'pruning'
+    state = 'Pruning finished' if lapp.phase == FINISHED else 'Pruning'
     head = f'{"group":<{width}}  {"kept":>6}  {"threshold":>9}'
     logger.info(
-        f'LAPP {state}: {lapp.ratio:.2%} of the dense FLOPs, target '
+        f'{state}: {lapp.ratio:.2%} of the dense FLOPs, target '
         f'{lapp.target:.2%}\n' + '\n'.join([head, *rows])
     )
 
@@ -53,7 +53,7 @@ def report_narrowing(
     """Writes FLOPs and parameters before and after narrowing to the log."""
     dense, pruned = plan.flops['dense'], plan.flops['pruned']
     logger.info(
-        f'LAPP narrowed the model: FLOPs {dense:.4g} to {pruned:.4g} '
+        f'Pruning: the model is narrow now: FLOPs {dense:.4g} to {pruned:.4g} '
         f'({plan.ratio:.2%}), parameters {before:,} to {after:,} '
         f'({after / before:.2%})'
     )
@@ -86,8 +86,8 @@ class StepTime:
         if self.before is None or after is None:
             return
         runner.logger.info(
-            f'LAPP: a training step takes {after:.4f} s; before narrowing it '
-            f'took {self.before:.4f} s ({after / self.before:.0%})'
+            f'Pruning: a training step takes {after:.4f} s; before narrowing '
+            f'it took {self.before:.4f} s ({after / self.before:.0%})'
         )
 
     def _mean(self, runner: Runner) -> float | None:

@@ -27,13 +27,13 @@ def config(**changes):
                 neck=dict(init_cfg=[dict(type='Xavier')], pretrained='x'),
             ),
             optim_wrapper=dict(
-                type='mmlapp.LAPPOptimWrapper', optimizer=dict(type='SGD')
+                type='mmlapp.PruningOptimWrapper', optimizer=dict(type='SGD')
             ),
             custom_hooks=[
                 dict(type='EMAHook'),
-                dict(type='mmlapp.LAPPHook', target_flops=0.5),
+                dict(type='mmlapp.PruningHook', target_flops=0.5),
             ],
-            default_hooks=dict(lapp=dict(type='LAPPHook'), timer=dict()),
+            default_hooks=dict(lapp=dict(type='PruningHook'), timer=dict()),
             load_from='x.pth',
             resume=True,
             work_dir='w',
@@ -96,8 +96,8 @@ def test_a_whole_architecture_becomes_flat_in_the_default_scope(scope):
 @pytest.mark.parametrize(
     ('ours', 'plain'),
     [
-        ('AmpLAPPOptimWrapper', 'AmpOptimWrapper'),
-        ('mmlapp.AmpLAPPOptimWrapper', 'AmpOptimWrapper'),
+        ('AmpPruningOptimWrapper', 'AmpOptimWrapper'),
+        ('mmlapp.AmpPruningOptimWrapper', 'AmpOptimWrapper'),
         ('TheirWrapper', 'TheirWrapper'),
     ],
 )
@@ -110,12 +110,12 @@ def test_optimizer_wrappers(ours, plain):
 def test_pure_python_configs(tmp_path):
     path = tmp_path / 'lazy.py'
     path.write_text(
-        'from mmlapp.engine import LAPPHook, LAPPOptimWrapper\n'
+        'from mmlapp.engine import PruningHook, PruningOptimWrapper\n'
         'from mmlapp.engine import prunable_model\n'
         "default_scope = 'mmpretrain'\n"
         "model = dict(type=prunable_model, architecture='ImageClassifier')\n"
-        'optim_wrapper = dict(type=LAPPOptimWrapper)\n'
-        'custom_hooks = [dict(type=LAPPHook)]\n'
+        'optim_wrapper = dict(type=PruningOptimWrapper)\n'
+        'custom_hooks = [dict(type=PruningHook)]\n'
     )
     cfg = Config.fromfile(path, lazy_import=True)
     assert recipe.is_prunable(cfg.model)

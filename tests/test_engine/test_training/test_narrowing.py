@@ -158,7 +158,7 @@ def test_the_log_says_what_was_gained(
     assert f'({share:.2%}), parameters ' in text
     count = sum(p.numel() for p in runner.model.parameters())
     assert f' to {count:,} (' in text
-    assert 'LAPP: a training step takes 0.' in text
+    assert 'Pruning: a training step takes 0.' in text
 
 
 def test_a_run_resumed_anywhere_equals_an_unbroken_one(
@@ -271,7 +271,7 @@ def test_an_unknown_version_is_refused(
     first.train()
     path = tmp_path / 'a' / 'epoch_3.pth'
     data = torch.load(path, weights_only=False)
-    data['lapp_state']['version'] = 7
+    data['pruning_state']['version'] = 7
     torch.save(data, path)
 
     def load(config: dict[str, Any]) -> None:
@@ -393,7 +393,7 @@ def test_narrowing_compiles_everything_once_more(
 def test_mixed_precision_on_the_cpu(make_runner: MakeRunner) -> None:
     def amp(config: dict[str, Any]) -> None:
         config['optim_wrapper'].update(
-            type='mmlapp.AmpLAPPOptimWrapper', clip_grad=dict(max_norm=1.0)
+            type='mmlapp.AmpPruningOptimWrapper', clip_grad=dict(max_norm=1.0)
         )
         config['model']['bypass'] = dict(type='grouped', placement='fill')
         config['custom_hooks'][0].update(target_flops=0.6)

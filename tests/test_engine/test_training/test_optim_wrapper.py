@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlapp.core import LAPP, PruningError, attach
-from mmlapp.engine import AmpLAPPOptimWrapper, LAPPOptimWrapper
+from mmlapp.engine import AmpPruningOptimWrapper, PruningOptimWrapper
 from mmlapp.engine.training.optim_wrapper import find_lapp
 
 
@@ -42,7 +42,7 @@ class Scaler:
 
 def test_a_step_of_the_wrapper_is_one_of_the_thresholds() -> None:
     model, lapp = build()
-    wrapper = LAPPOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    wrapper = PruningOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
     wrapper.initialize_count_status(model, 0, 10)
     wrapper.update_params(loss_of(model, lapp))
     assert lapp.progress[1] == 1
@@ -59,7 +59,9 @@ def test_the_loss_scale_is_taken_out_of_the_thresholds_gradient() -> None:
     thresholds = []
     for last in (1.0, 1024.0):
         model, lapp = build(steps=100)
-        wrapper = LAPPOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.0))
+        wrapper = PruningOptimWrapper(
+            torch.optim.SGD(model.parameters(), lr=0.0)
+        )
         wrapper.initialize_count_status(model, 0, 10)
         for step, scale in enumerate((1.0, 1.0, 1.0, last)):
             wrapper.loss_scaler = Scaler(scale)
@@ -80,4 +82,4 @@ def test_float16_on_the_cpu_is_refused() -> None:
         pytest.skip('this machine has a GPU')
     optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
     with pytest.raises(PruningError, match=r'dtype=torch\.float16.*bfloat16'):
-        AmpLAPPOptimWrapper(optimizer=optimizer, dtype='float16')
+        AmpPruningOptimWrapper(optimizer=optimizer, dtype='float16')

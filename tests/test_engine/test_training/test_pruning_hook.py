@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 
 from mmlapp.core import PruningError
 from mmlapp.core.pruner_state import FINISHED, PRUNING
-from mmlapp.engine import LAPPHook
+from mmlapp.engine import PruningHook
 
 MakeRunner = Callable[..., Runner]
 
@@ -62,13 +62,13 @@ def test_the_log_shows_flops_groups_and_thresholds(
     assert len(losses) == 12
     assert max(losses) > 0
     assert all('flops_ratio' in row for row in rows if 'loss_flops' in row)
-    groups = [row for row in rows if 'lapp/flops_target' in row]
+    groups = [row for row in rows if 'pruning/flops_target' in row]
     name = 'backbone.layer1.0.conv1'
     assert len(groups) >= 4
-    assert groups[-1][f'lapp/keep/{name}'] == pytest.approx(
+    assert groups[-1][f'pruning/keep/{name}'] == pytest.approx(
         runner.model.lapp.keep_ratios()[name]
     )
-    assert f'lapp/threshold/{name}' in groups[-1]
+    assert f'pruning/threshold/{name}' in groups[-1]
 
 
 def test_checkpoints_carry_the_plan_once_the_phase_is_over(
@@ -81,8 +81,8 @@ def test_checkpoints_carry_the_plan_once_the_phase_is_over(
         path = tmp_path / f'epoch_{epoch}.pth'
         return torch.load(path, weights_only=False)
 
-    assert 'lapp_plan' not in load(1)
-    assert load(3)['lapp_plan'] == runner.model.lapp.plan().to_dict()
+    assert 'pruning_plan' not in load(1)
+    assert load(3)['pruning_plan'] == runner.model.lapp.plan().to_dict()
 
 
 def test_a_resumed_run_equals_an_unbroken_one(
@@ -170,7 +170,7 @@ def test_a_diverged_run_stops_and_names_the_layer(
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(PruningError, match=text):
-        LAPPHook(**arguments)
+        PruningHook(**arguments)
 
 
 def change_hook(**arguments: Any) -> Callable[[dict[str, Any]], None]:
