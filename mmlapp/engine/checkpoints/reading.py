@@ -22,6 +22,9 @@ from mmlapp.core.pruner_state import FINISHED, PRUNING
 
 from .state import PLAN, narrowed_to
 
+TORCH = Version(torch.__version__)
+# Older ones cannot be told what else is harmless.
+TELLS = Version('2.6')
 PREFIX = 'lapp.'
 PHASES = 'not begun', 'not finished'
 
@@ -111,7 +114,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         dict: The checkpoint.
 
     Raises:
-        PruningError: If the file is missing, damaged or holds other objects.
+        PruningError: If the file is missing, damaged or holds other objects;
+            before torch 2.6 MMEngine's history is one of those.
     """
     name = f'checkpoint={str(path)!r}'
     if not Path(path).is_file():
@@ -121,11 +125,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         if 'nsupported' not in str(error):
             raise _damaged(name, error) from error
-        raise PruningError(
-            f'{name} holds objects that are not read, since reading them '
-            f'could run code: {_unsafe(path)}. Save it again with tensors, '
-            'numbers and texts alone'
-        ) from error
+        raise _refused(name, path) from error
     except (RuntimeError, EOFError, KeyError, ValueError) as error:
         raise _damaged(name, error) from error
     if not isinstance(data, dict):
@@ -136,9 +136,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def _load(path: str | Path) -> Any:
-    # Before 2.6, weights_only did not keep code from running either.
-    if Version(torch.__version__) < Version('2.6'):
-        return torch.load(path, map_location='cpu', weights_only=False)
+    if TORCH < TELLS:
+        return torch.load(path, map_location='cpu', weights_only=True)
     with torch.serialization.safe_globals(_safe_globals()):
         return torch.load(path, map_location='cpu', weights_only=True)
 
@@ -163,6 +162,22 @@ def _history_method(owner: Any, name: str) -> Any:
     if owner is not HistoryBuffer or name.startswith('_'):
         raise pickle.UnpicklingError(f'Unsupported getattr: {owner}.{name}')
     return getattr(owner, name)
+
+
+def _refused(name: str, path: str | Path) -> PruningError:
+    start = (
+        f'{name} holds objects that are not read, since reading them could '
+        'run code'
+    )
+    if TORCH < TELLS:
+        return PruningError(
+            f'{start}: torch {TORCH} reads tensors, numbers and texts alone. '
+            f'The checkpoints of MMEngine need torch>={TELLS}'
+        )
+    return PruningError(
+        f'{start}: {_unsafe(path)}. Save it again with tensors, numbers and '
+        'texts alone'
+    )
 
 
 def _unsafe(path: str | Path) -> str:

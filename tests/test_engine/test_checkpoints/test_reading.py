@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from packaging.version import Version
 
 from mmlapp.core import PruningError
+from mmlapp.engine.checkpoints import reading
 from mmlapp.engine.checkpoints.reading import load_checkpoint, read_trained
 
 
@@ -65,6 +67,26 @@ def test_other_objects_are_refused(save, tmp_path, kind):
     text = f"a.pth' holds objects that are not read, .*: {name}"
     with pytest.raises(PruningError, match=text):
         load_checkpoint(path)
+    assert not made.exists()
+
+
+@pytest.fixture
+def old_torch(monkeypatch):
+    monkeypatch.setattr(reading, 'TORCH', Version('2.5.1'))
+
+
+def test_an_old_torch_reads_plain_files(save, old_torch):
+    data = load_checkpoint(save(state_dict={'w': torch.ones(2)}, epoch=3))
+    assert data['state_dict']['w'].tolist() == [1, 1]
+    assert data['epoch'] == 3
+
+
+def test_an_old_torch_runs_no_code_either(save, tmp_path, old_torch):
+    made = tmp_path / 'made'
+    text = r"a\.pth' holds objects .* torch 2\.5\.1 reads .*torch>=2\.6"
+    for evil in (Command(made), HistoryBuffer([1.0], [1])):
+        with pytest.raises(PruningError, match=text):
+            load_checkpoint(save(state_dict={}, extra=evil))
     assert not made.exists()
 
 
