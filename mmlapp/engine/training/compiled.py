@@ -4,21 +4,48 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from mmlapp.core import LAPP
 
 
-@cache
-def leave_uncompiled() -> None:
+class Uncompiled:
+    """Calls a function, or a bound method, and is never compiled with it.
+
+    A copy of the owner of a method has a copy of this that belongs to it, and
+    pickling leaves the compiler out.
+
+    Args:
+        function (Callable): The function.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self._run = torch.compiler.disable(function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns what the function returns."""
+        return self._run(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[type, tuple[Callable[..., Any]]]:
+        return type(self), (self.function,)
+
+
+def leave_uncompiled(lapp: LAPP) -> None:
     """Keeps the bookkeeping of thresholds out of what torch compiles.
 
     MMEngine compiles the whole ``train_step``. Scores have another shape in
     every group and the schedule another number in every step: each would be
     compiled anew, until the compiler gives up. Imports the compiler, which
     takes seconds: for runs that compile.
+
+    Args:
+        lapp (LAPP): Thresholds and masks of the run; others stay as they are.
     """
     for name in ('loss', 'step'):
-        setattr(LAPP, name, torch.compiler.disable(getattr(LAPP, name)))
+        method = getattr(lapp, name)
+        if not isinstance(method, Uncompiled):
+            setattr(lapp, name, Uncompiled(method))

@@ -123,9 +123,9 @@ class PruningHook(Hook):
                 f'{plan.ratio:.2%} of the dense FLOPs; there is no phase'
             )
             return
-        if runner.cfg.get('compile'):
-            leave_uncompiled()
         lapp = find_lapp(runner.model)
+        if runner.cfg.get('compile'):
+            leave_uncompiled(lapp)
         if lapp.phase == FINISHED:
             self._end(runner, lapp)
         else:
