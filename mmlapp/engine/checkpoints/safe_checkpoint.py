@@ -18,6 +18,8 @@ from mmlapp.core import PruningError
 from mmlapp.core.files import replace_file, replace_text
 from mmlapp.registry import HOOKS
 
+from ..hook_list import replace_hook
+
 
 def _saves_as_a_whole(
     save: Callable[..., None],
@@ -52,11 +54,24 @@ class SafeCheckpointHook(CheckpointHook):
     MMEngine writes checkpoints and ``last_checkpoint`` in place, and removes
     an outdated checkpoint before it writes the new one. This hook writes
     under a temporary name and renames, and removes last.
-    :class:`PruningHook` puts it in the place of MMEngine's own. On storage
-    that is no local folder it does what MMEngine's does.
+    :class:`PruningHook` puts it in the place of MMEngine's own; other runs
+    name it in their config. On storage that is no local folder it does what
+    MMEngine's does.
 
     Takes the arguments of ``CheckpointHook``.
     """
+
+    @classmethod
+    def instead_of(cls, hook: CheckpointHook) -> SafeCheckpointHook:
+        """Returns one with all settings of another one, and its priority.
+
+        Args:
+            hook (CheckpointHook): The other one; stays as it is.
+        """
+        safe = cls()
+        # Some arguments are not kept as they were given.
+        vars(safe).update(vars(hook))
+        return safe
 
     def before_train(self, runner: Runner) -> None:
         """Finds the folder, and makes the runner save in one step.
@@ -119,7 +134,7 @@ class SafeCheckpointHook(CheckpointHook):
 
 
 def save_safely(runner: Runner) -> None:
-    """Turns MMEngine's checkpoint hooks into safe ones.
+    """Puts safe hooks in the place of MMEngine's own checkpoint hooks.
 
     Subclasses that users wrote are left as they are.
 
@@ -129,4 +144,5 @@ def save_safely(runner: Runner) -> None:
     """
     for hook in runner.hooks:
         if type(hook) is CheckpointHook:
-            hook.__class__ = SafeCheckpointHook
+            safe = SafeCheckpointHook.instead_of(hook)
+            replace_hook(runner, hook, safe)

@@ -86,9 +86,58 @@ class OwnHook(CheckpointHook):
     """What a user wrote."""
 
 
-def test_hooks_of_the_user_stay_as_they_are() -> None:
-    class Stub:
-        hooks = (CheckpointHook(), OwnHook())
+def test_hooks_of_the_user_stay_as_they_are(make_runner: MakeRunner) -> None:
+    runner = make_runner()
+    own = OwnHook()
+    runner.register_hook(own)
+    save_safely(runner)
+    kinds = [type(h) for h in runner.hooks if isinstance(h, CheckpointHook)]
+    assert kinds == [SafeCheckpointHook, OwnHook]
+    assert runner.hooks[-1] is own
 
-    save_safely(Stub())  # type: ignore[arg-type]
-    assert [type(h) for h in Stub.hooks] == [SafeCheckpointHook, OwnHook]
+
+def test_settings_and_priority_are_taken_over(
+    make_runner: MakeRunner,
+) -> None:
+    settings = dict(
+        interval=3,
+        max_keep_ckpts=2,
+        save_best=['acc', 'loss'],
+        rule=['less', 'greater'],
+        filename_tmpl='at_{}.pth',
+        save_begin=1,
+        save_optimizer=False,
+    )
+
+    def change(config: dict[str, Any]) -> None:
+        config['default_hooks']['checkpoint'].update(settings, priority='LOW')
+
+    runner = make_runner(change)
+    (old,) = [h for h in runner.hooks if isinstance(h, CheckpointHook)]
+    kept, place = dict(vars(old)), runner.hooks.index(old)
+    save_safely(runner)
+    new = runner.hooks[place]
+    assert type(new) is SafeCheckpointHook
+    assert vars(new) == kept
+    assert new.priority == 'LOW'
+    assert new.rules == ['less', 'greater']
+    assert type(old) is CheckpointHook
+    assert vars(old) == kept
+
+
+def test_it_serves_a_run_that_does_not_prune(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    def plain(config: dict[str, Any]) -> None:
+        model = config['model']
+        model['type'] = model.pop('architecture')
+        del model['input_shape']
+        config['optim_wrapper']['type'] = 'OptimWrapper'
+        config['custom_hooks'] = []
+        config['default_hooks']['checkpoint'].update(
+            type='mmlapp.SafeCheckpointHook', max_keep_ckpts=1
+        )
+
+    (tmp_path / '.epoch_1.pth.tmp').write_bytes(b'left by a crash')
+    make_runner(plain).train()
+    assert files(tmp_path) == ['epoch_3.pth', 'last_checkpoint']
