@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """MMEngine adapters: they say when, ``mmlapp.core`` says what."""
 
+from .checkpoints.random_state import RandomStateHook
 from .checkpoints.safe_checkpoint import SafeCheckpointHook
 from .models.deployed import deployed_model
 from .models.prunable import prunable_model
@@ -14,6 +15,7 @@ __all__ = [
     'PruningDistributedDataParallel',
     'PruningHook',
     'PruningOptimWrapper',
+    'RandomStateHook',
     'SafeCheckpointHook',
     'deployed_model',
     'prunable_model',

@@ -20,9 +20,29 @@ ITERS = 4  # per epoch
 
 
 def tiny_config(
-    work_dir: Path, epochs: int = 3, narrow: bool = False
+    work_dir: Path,
+    epochs: int = 3,
+    narrow: bool = False,
+    plain: bool = False,
 ) -> dict[str, Any]:
-    """A ResNet-8 on 64 digits of 8x8 pixels, pruned for two epochs."""
+    """A ResNet-8 on 64 digits of 8x8 pixels, pruned for two epochs.
+
+    With ``plain`` it is a run without any of this package's hooks.
+    """
+    config = pruning_config(work_dir, epochs, narrow)
+    if plain:
+        model = config['model']
+        model['type'] = model.pop('architecture')
+        del model['input_shape']
+        config['optim_wrapper']['type'] = 'OptimWrapper'
+        config['custom_hooks'] = []
+    return config
+
+
+def pruning_config(
+    work_dir: Path, epochs: int, narrow: bool
+) -> dict[str, Any]:
+    """The config of a run with ``PruningHook``."""
     dataset = dict(
         type='mmlapp.Digits',
         img_size=8,

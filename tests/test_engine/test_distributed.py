@@ -71,7 +71,7 @@ def test_the_layer_without_filters_is_there(folder: Path) -> None:
 
 
 def test_random_numbers_of_both_processes_are_saved(folder: Path) -> None:
-    states = final(folder, 'bypasses', 2)['pruning_state']['random']
+    states = final(folder, 'bypasses', 2)['random_state']['processes']
     assert len(states) == 2
 
 

@@ -11,8 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine import dist
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
+
+from mmlapp.registry import HOOKS
+
+from ..hook_list import check_before
+from .state import check_version
+
+RANDOM, VERSION = 'random_state', 1
 
 
 def random_state() -> dict[str, Any]:
@@ -42,70 +49,172 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(state['cuda'].cpu())
 
 
-class RandomNumbers:
-    """Random numbers of a run that may stop and go on elsewhere."""
+def write_states(
+    checkpoint: dict[str, Any], states: list[dict[str, Any]]
+) -> None:
+    """Adds random states to a checkpoint that is about to be saved.
+
+    Args:
+        checkpoint (dict): The checkpoint.
+        states (list[dict]): Of every process, see :func:`random_state`.
+    """
+    checkpoint[RANDOM] = dict(version=VERSION, processes=states)
+
+
+def read_states(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Reads what :func:`write_states` wrote.
+
+    Args:
+        checkpoint (Mapping): Any checkpoint.
+
+    Returns:
+        list[dict]: The state of every process; empty for a checkpoint that
+        says nothing of them.
+
+    Raises:
+        PruningError: If they are of an unknown version.
+    """
+    found = checkpoint.get(RANDOM)
+    if found is None:
+        return []
+    check_version(RANDOM, found, VERSION)
+    return list(found['processes'])
+
+
+@HOOKS.register_module()
+class RandomStateHook(Hook):
+    """Lets a resumed run draw the random numbers of an unbroken one.
+
+    Every checkpoint gets the state of the generators of every process. A run
+    that resumes from it with as many processes goes on with them. Validation,
+    which a resumed run does not repeat, leaves the numbers of the training
+    alone. Works in any run by epochs; where MMEngine counts iterations, its
+    new data loader draws a number of its own. :class:`PruningHook` adds it.
+
+    Acts right before ``CheckpointHook``: after whatever draws numbers beside
+    the training, and before they are saved.
+    """
+
+    # CheckpointHook is VERY_LOW, 90.
+    priority = 89
 
     def __init__(self) -> None:
         self._noted: list[dict[str, Any]] = []
-        self._loaded: list[dict[str, Any]] = []
+        self._loaded: list[dict[str, Any]] | None = None
         self._aside: dict[str, Any] | None = None
 
-    def note(self, runner: Runner, by_epoch: bool) -> None:
-        """Collects the states of all processes, if a checkpoint follows.
-
-        MMEngine saves on the first process alone, where nothing can be
-        collected any more.
-
-        Args:
-            runner (Runner): The runner of the training process.
-            by_epoch (bool): Whether an epoch has ended, or an iteration.
-        """
-        if dist.get_world_size() > 1 and _saves_now(runner, by_epoch):
-            self._noted = dist.all_gather_object(random_state())
-
-    def to_save(self) -> list[dict[str, Any]]:
-        """Returns the state of every process."""
-        return self._noted if dist.get_world_size() > 1 else [random_state()]
-
-    def loaded(self, states: list[dict[str, Any]]) -> None:
-        """Takes what a checkpoint holds, for later.
-
-        Args:
-            states (list[dict]): See :meth:`to_save`.
-        """
-        self._loaded = states
-
-    def restore(self, runner: Runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         """Goes on with the numbers of the checkpoint, if there was one.
 
         Args:
             runner (Runner): The runner of the training process.
+
+        Raises:
+            PruningError: If a checkpoint hook acts earlier.
         """
-        states, self._loaded = self._loaded, []
+        check_before(runner, self, CheckpointHook)
+        states, self._loaded = self._loaded, None
+        if states is None:
+            return
         if len(states) == dist.get_world_size():
             set_random_state(states[dist.get_rank()])
-        elif states:
-            runner.logger.info(
-                'Pruning: random numbers begin anew: the checkpoint is of '
-                f'{len(states)} processes, this run of '
-                f'{dist.get_world_size()}'
-            )
+            return
+        runner.logger.info(
+            'Random numbers begin anew: the checkpoint has those of '
+            f'{len(states)} processes, this run has {dist.get_world_size()}'
+        )
 
-    def set_aside(self) -> None:
-        """Notes where the numbers are."""
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict[str, Any] | None = None,
+    ) -> None:
+        """Collects the states, if a checkpoint of this iteration follows.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            batch_idx (int): Index of the batch in the loop.
+            data_batch (Any): The batch. Defaults to None.
+            outputs (dict, optional): Losses. Defaults to None.
+        """
+        if dist.get_world_size() > 1 and _saves_now(runner):
+            self._note(random_state())
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Collects the states for the checkpoint of this epoch.
+
+        Args:
+            runner (Runner): The runner of the training process.
+        """
+        self._note(random_state())
+
+    def before_val(self, runner: Runner) -> None:
+        """Sets the numbers of the training aside.
+
+        Args:
+            runner (Runner): The runner.
+        """
         self._aside = random_state()
+        self._note(self._aside)
 
-    def bring_back(self) -> None:
-        """Puts the numbers where :meth:`set_aside` was called."""
+    def after_val_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Brings the numbers back, before the best checkpoint is saved.
+
+        Args:
+            runner (Runner): The runner.
+            metrics (dict, optional): Results. Defaults to None.
+        """
+        self._bring_back()
+
+    def after_val(self, runner: Runner) -> None:
+        """Brings the numbers back once more, after all other hooks.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._bring_back()
+        self._aside = None
+
+    def before_save_checkpoint(
+        self, runner: Runner, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds the states of all processes.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            checkpoint (dict): The checkpoint to be saved.
+        """
+        alone = dist.get_world_size() == 1
+        write_states(checkpoint, [random_state()] if alone else self._noted)
+
+    def after_load_checkpoint(
+        self, runner: Runner, checkpoint: dict[str, Any]
+    ) -> None:
+        """Takes the states of a run that is resumed, for later.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): The loaded checkpoint.
+        """
+        if getattr(runner, '_resume', False):
+            self._loaded = read_states(checkpoint)
+
+    def _note(self, state: dict[str, Any]) -> None:
+        """Collects states: the first process saves, without the others."""
+        if dist.get_world_size() > 1:
+            self._noted = dist.all_gather_object(state)
+
+    def _bring_back(self) -> None:
         if self._aside is not None:
             set_random_state(self._aside)
-            self._aside = None
 
 
-def _saves_now(runner: Runner, by_epoch: bool) -> bool:
-    """Whether a checkpoint hook saves after this epoch or iteration."""
-    if by_epoch:
-        return True
+def _saves_now(runner: Runner) -> bool:
+    """Whether a checkpoint hook saves after this iteration."""
     return any(
         hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
         or (hook.save_last and hook.is_last_train_iter(runner))

@@ -20,7 +20,7 @@ from torch import Tensor
 from mmlapp.core import ChannelPlan, PruningError
 from mmlapp.core.pruner_state import FINISHED, PRUNING
 
-from .state import PLAN, narrowed_to
+from .state import PruningState
 
 TORCH = Version(torch.__version__)
 # Older ones cannot be told what else is harmless.
@@ -80,11 +80,10 @@ def read_trained(path: str | Path) -> Trained:
         if name.startswith(PREFIX)
     }
     try:
-        narrowed = narrowed_to(data) is not None
+        pruning = PruningState.read(data)
     except PruningError as error:
         raise PruningError(f'checkpoint={str(path)!r}: {error}') from error
-    plan = data.get(PLAN)
-    if plan is None:
+    if pruning.plan is None:
         _check_phase(path, state)
     return Trained(
         weights={
@@ -93,11 +92,11 @@ def read_trained(path: str | Path) -> Trained:
             if not name.startswith(PREFIX)
         },
         state=state,
-        plan=None if plan is None else _read_plan(path, plan),
+        plan=pruning.plan,
         meta=dict(data.get('meta') or {}),
         # EMAHook puts the averages into `state_dict`.
         averaged='ema_state_dict' in data,
-        narrowed=narrowed,
+        narrowed=pruning.narrowed,
     )
 
 
@@ -217,10 +216,3 @@ def _check_phase(path: str | Path, state: Mapping[str, Tensor]) -> None:
             f'(step {done:.0f} of {steps:.0f}). Give a later checkpoint of '
             'the run'
         )
-
-
-def _read_plan(path: str | Path, plan: Mapping[str, Any]) -> ChannelPlan:
-    try:
-        return ChannelPlan.from_dict(plan)
-    except PruningError as error:
-        raise PruningError(f'checkpoint={str(path)!r}: {error}') from error

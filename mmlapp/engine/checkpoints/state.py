@@ -5,72 +5,78 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mmlapp.core import ChannelPlan, PruningError
 
-PLAN, STATE = 'pruning_plan', 'pruning_state'
-VERSION = 1
+PLAN, STATE, VERSION = 'pruning_plan', 'pruning_state', 1
 
 
-def write_state(
-    checkpoint: dict[str, Any],
-    plan: ChannelPlan | None,
-    narrowed: bool,
-    random: list[dict[str, Any]],
-) -> None:
-    """Adds plan and state to a checkpoint that is about to be saved.
+@dataclass(frozen=True)
+class PruningState:
+    """How far the pruning of a checkpoint's model is.
 
     Args:
-        checkpoint (dict): The checkpoint.
-        plan (ChannelPlan, optional): From the end of the phase on.
-        narrowed (bool): Whether the weights are already narrow.
-        random (list[dict]): State of the random numbers of each process.
+        plan (ChannelPlan, optional): From the end of the phase on. Defaults
+            to None, as for a checkpoint of another kind of run.
+        narrowed (bool): Whether the weights are already narrow, as the plan
+            says. Defaults to False.
     """
-    checkpoint[STATE] = dict(version=VERSION, narrowed=narrowed, random=random)
-    if plan is not None:
-        checkpoint[PLAN] = plan.to_dict()
+
+    plan: ChannelPlan | None = None
+    narrowed: bool = False
+
+    def write(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the state to a checkpoint that is about to be saved.
+
+        Args:
+            checkpoint (dict): The checkpoint.
+        """
+        checkpoint[STATE] = dict(version=VERSION, narrowed=self.narrowed)
+        if self.plan is not None:
+            checkpoint[PLAN] = self.plan.to_dict()
+
+    @classmethod
+    def read(cls, checkpoint: Mapping[str, Any]) -> PruningState:
+        """Reads what :meth:`write` wrote.
+
+        Args:
+            checkpoint (Mapping): Any checkpoint.
+
+        Raises:
+            PruningError: If it is of an unknown version, or its plan is
+                damaged or missing.
+        """
+        state, plan = checkpoint.get(STATE), checkpoint.get(PLAN)
+        narrowed = False
+        if state is not None:
+            check_version(STATE, state, VERSION)
+            narrowed = bool(state['narrowed'])
+        if narrowed and plan is None:
+            raise PruningError(
+                f'the checkpoint is narrowed but has no {PLAN}: it is not as '
+                'mmlapp.PruningHook wrote it'
+            )
+        return cls(
+            None if plan is None else ChannelPlan.from_dict(plan), narrowed
+        )
 
 
-def read_state(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads what :func:`write_state` wrote.
+def check_version(key: str, entry: Any, version: int) -> None:
+    """Refuses an entry of a checkpoint that another release wrote.
 
     Args:
-        checkpoint (Mapping): Any checkpoint.
-
-    Returns:
-        dict: ``narrowed``, ``random``; the defaults for a checkpoint of
-        another kind of run.
+        key (str): Its name in the checkpoint.
+        entry (Any): What is there.
+        version (int): The version that this release reads.
 
     Raises:
-        PruningError: If it is of an unknown version.
+        PruningError: With both versions.
     """
-    state = checkpoint.get(STATE)
-    if state is None:
-        return dict(narrowed=False, random=[])
-    version = state.get('version') if isinstance(state, Mapping) else None
-    if version != VERSION:
+    found = entry.get('version') if isinstance(entry, Mapping) else None
+    if found != version:
         raise PruningError(
-            f'the checkpoint has {STATE} of version {version!r}: this release '
-            f'reads version {VERSION}. Use the release that wrote it'
+            f'the checkpoint has {key} of version {found!r}: this release '
+            f'reads version {version}. Use the release that wrote it'
         )
-    return dict(narrowed=bool(state['narrowed']), random=state['random'])
-
-
-def narrowed_to(checkpoint: Mapping[str, Any]) -> ChannelPlan | None:
-    """Returns the plan of a checkpoint whose weights are narrow.
-
-    Args:
-        checkpoint (Mapping): Any checkpoint.
-
-    Raises:
-        PruningError: If it is of an unknown version, or its plan is damaged.
-    """
-    if not read_state(checkpoint)['narrowed']:
-        return None
-    if PLAN not in checkpoint:
-        raise PruningError(
-            f'the checkpoint is narrowed but has no {PLAN}: it is not as '
-            'mmlapp.PruningHook wrote it'
-        )
-    return ChannelPlan.from_dict(checkpoint[PLAN])

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
 from mmlapp.core import LAPP, PruningError
@@ -14,9 +14,10 @@ from mmlapp.core.methods.schedule import check_target
 from mmlapp.core.pruner_state import DENSE, FINISHED, PRUNING
 from mmlapp.registry import HOOKS
 
-from ..checkpoints.random_state import RandomNumbers
+from ..checkpoints.random_state import RandomStateHook
 from ..checkpoints.safe_checkpoint import save_safely
-from ..checkpoints.state import narrowed_to, read_state, write_state
+from ..checkpoints.state import PruningState
+from ..hook_list import has_hook, insert_before
 from .compiled import leave_uncompiled
 from .limits import check_finite, check_run
 from .narrowing import (
@@ -97,17 +98,25 @@ class PruningHook(Hook):
                     f'{name}={value}: expected more than {least}'
                 )
         self._phase: int | None = None
-        self._random = RandomNumbers()
         self._step_time = StepTime(interval)
 
     def before_run(self, runner: Runner) -> None:
-        """Refuses what cannot work and makes checkpoints safe.
+        """Refuses what cannot work and adds the hooks that it needs.
 
         Args:
             runner (Runner): The runner of the training process.
         """
         check_run(runner, self.narrow)
+        self._add_hooks(runner)
+
+    def _add_hooks(self, runner: Runner) -> list[Hook]:
+        """Registers what the user did not; returns the new ones."""
         save_safely(runner)
+        if has_hook(runner, RandomStateHook):
+            return []
+        hook = RandomStateHook()
+        insert_before(runner, hook, CheckpointHook)
+        return [hook]
 
     def before_train(self, runner: Runner) -> None:
         """Checks that the target and the phase fit the model and the run.
@@ -115,7 +124,6 @@ class PruningHook(Hook):
         Args:
             runner (Runner): The runner of the training process.
         """
-        self._random.restore(runner)
         plan = narrowed_plan(runner.model)
         if plan is not None:
             runner.logger.info(
@@ -194,7 +202,6 @@ class PruningHook(Hook):
         else:
             runner.message_hub.update_scalar('train/flops_ratio', plan.ratio)
             self._step_time.after_step(runner)
-        self._random.note(runner, by_epoch=False)
 
     def _after_masked_iter(self, runner: Runner, lapp: LAPP) -> None:
         for averaged in averaged_models(runner):
@@ -237,30 +244,10 @@ class PruningHook(Hook):
         Args:
             runner (Runner): The runner of the training process.
         """
-        self._random.note(runner, by_epoch=True)
         if narrowed_plan(runner.model) is None:
             lapp = find_lapp(runner.model)
             if lapp.phase == PRUNING:
                 report_groups(runner.logger, lapp)
-
-    def before_val_epoch(self, runner: Runner) -> None:
-        """Keeps the random numbers: a resumed run does not validate again.
-
-        Args:
-            runner (Runner): The runner.
-        """
-        self._random.set_aside()
-
-    def after_val_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
-        """Goes on with the random numbers of the training.
-
-        Args:
-            runner (Runner): The runner.
-            metrics (dict, optional): Results. Defaults to None.
-        """
-        self._random.bring_back()
 
     def before_save_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
@@ -277,7 +264,7 @@ class PruningHook(Hook):
         if not narrowed:
             lapp = find_lapp(runner.model)
             plan = lapp.plan() if lapp.phase == FINISHED else None
-        write_state(checkpoint, plan, narrowed, self._random.to_save())
+        PruningState(plan, narrowed).write(checkpoint)
 
     def after_load_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
@@ -288,11 +275,13 @@ class PruningHook(Hook):
             runner (Runner): The runner.
             checkpoint (dict): The loaded checkpoint.
         """
-        plan = narrowed_to(checkpoint)
-        if plan is not None and narrowed_plan(runner.model) is None:
-            narrow_run(runner, plan)
-        if getattr(runner, '_resume', False):
-            self._random.loaded(read_state(checkpoint)['random'])
+        state = PruningState.read(checkpoint)
+        if state.narrowed and narrowed_plan(runner.model) is None:
+            assert state.plan is not None
+            narrow_run(runner, state.plan)
+        # A FlexibleRunner loads before its hooks' ``before_run``.
+        for hook in self._add_hooks(runner):
+            hook.after_load_checkpoint(runner, checkpoint)
 
     def _phase_iters(self, runner: Runner) -> int:
         if self.prune_iters is not None:

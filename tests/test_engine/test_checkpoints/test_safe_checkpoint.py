@@ -128,16 +128,11 @@ def test_settings_and_priority_are_taken_over(
 def test_it_serves_a_run_that_does_not_prune(
     make_runner: MakeRunner, tmp_path: Path
 ) -> None:
-    def plain(config: dict[str, Any]) -> None:
-        model = config['model']
-        model['type'] = model.pop('architecture')
-        del model['input_shape']
-        config['optim_wrapper']['type'] = 'OptimWrapper'
-        config['custom_hooks'] = []
+    def safe(config: dict[str, Any]) -> None:
         config['default_hooks']['checkpoint'].update(
             type='mmlapp.SafeCheckpointHook', max_keep_ckpts=1
         )
 
     (tmp_path / '.epoch_1.pth.tmp').write_bytes(b'left by a crash')
-    make_runner(plain).train()
+    make_runner(safe, plain=True).train()
     assert files(tmp_path) == ['epoch_3.pth', 'last_checkpoint']

@@ -234,14 +234,7 @@ def test_a_masked_checkpoint_is_narrowed_when_the_run_goes_on(
 def test_a_trained_model_is_pruned_in_a_short_phase(
     make_runner: MakeRunner, tmp_path: Path
 ) -> None:
-    def dense(config: dict[str, Any]) -> None:
-        model = config['model']
-        model['type'] = model.pop('architecture')
-        del model['input_shape']
-        config['optim_wrapper']['type'] = 'OptimWrapper'
-        config['custom_hooks'] = []
-
-    first = make_runner(dense, work_dir=tmp_path / 'a')
+    first = make_runner(work_dir=tmp_path / 'a', plain=True)
     first.train()
     seen = []
 
