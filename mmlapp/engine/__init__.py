@@ -9,6 +9,7 @@ from .models.prunable import prunable_model
 from .training.model_wrapper import PruningDistributedDataParallel
 from .training.optim_wrapper import AmpPruningOptimWrapper, PruningOptimWrapper
 from .training.pruning_hook import PruningHook
+from .training.ranks import RankCheckHook
 
 __all__ = [
     'AmpPruningOptimWrapper',
@@ -16,6 +17,7 @@ __all__ = [
     'PruningHook',
     'PruningOptimWrapper',
     'RandomStateHook',
+    'RankCheckHook',
     'SafeCheckpointHook',
     'deployed_model',
     'prunable_model',

@@ -101,8 +101,10 @@ def make_runner(tmp_path: Path) -> Iterator[Callable[..., Runner]]:
     count = 0
 
     def make(
-        change: Callable[[dict[str, Any]], None] | None = None, **kwargs: Any
-    ) -> Runner:
+        change: Callable[[dict[str, Any]], None] | None = None,
+        kind: type = Runner,
+        **kwargs: Any,
+    ) -> Any:
         nonlocal count
         count += 1
         kwargs.setdefault('work_dir', tmp_path)
@@ -110,7 +112,7 @@ def make_runner(tmp_path: Path) -> Iterator[Callable[..., Runner]]:
         config['experiment_name'] = f'{tmp_path.name}-{count}'
         if change is not None:
             change(config)
-        return Runner(**config)
+        return kind(**config)
 
     yield make
     for logger in MMLogger._instance_dict.values():

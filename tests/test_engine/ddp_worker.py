@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmlapp.core import PruningError
 from mmlapp.core.pruner_state import FINISHED
 from mmlapp.engine.launch import end_processes
-from mmlapp.engine.training.narrowing import unwrap
+from mmlapp.engine.training.parts import unwrap
 
 BATCH = 16
 

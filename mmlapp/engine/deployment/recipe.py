@@ -21,7 +21,7 @@ PLAIN_WRAPPERS = {
     'PruningOptimWrapper': 'OptimWrapper',
     'AmpPruningOptimWrapper': 'AmpOptimWrapper',
 }
-HOOK = 'PruningHook'
+HOOKS = 'PruningHook', 'RankCheckHook'
 # What belongs to the run, not to the model.
 RUN_KEYS = 'work_dir', 'launcher', 'load_from', 'resume'
 
@@ -178,7 +178,7 @@ def _imports(imports: Any) -> dict[str, Any]:
 
 
 def _is_ours(hook: Any) -> bool:
-    return isinstance(hook, dict) and short_name(hook.get('type', '')) == HOOK
+    return isinstance(hook, dict) and short_name(hook.get('type', '')) in HOOKS
 
 
 def without_pretrained(model: Any) -> Any:

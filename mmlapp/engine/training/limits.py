@@ -12,7 +12,7 @@ from torch import nn
 from mmlapp.core import PruningError
 from mmlapp.core.bypass.branches import Bypassed
 
-from .narrowing import run_optimizer, unwrap
+from .parts import run_optimizer, unwrap
 
 WHOLE = (
     'The masks need whole parameters on every process: use '

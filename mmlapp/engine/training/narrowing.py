@@ -4,58 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import torch
-from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
 from mmlapp.core import ChannelPlan, narrow
 from mmlapp.core.narrowing.optimizer_state import check_states
 
+from .averages import narrow_averages
 from .model_wrapper import PruningDistributedDataParallel
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Returns the model inside wrappers for distributed training or TTA."""
-    while is_model_wrapper(model) or _is_tta(model):
-        model = model.module  # type: ignore[assignment]
-    return model
-
-
-def _is_tta(model: nn.Module) -> bool:
-    return any(kind.__name__ == 'BaseTTAModel' for kind in type(model).mro())
-
-
-def narrowed_plan(model: nn.Module) -> ChannelPlan | None:
-    """Returns the plan of a model that was narrowed inside its run.
-
-    Args:
-        model (nn.Module): Any model, wrapped or not.
-    """
-    return vars(unwrap(model)).get('_pruning_plan')
-
-
-def averaged_models(runner: Runner) -> Iterator[Any]:
-    """Yields the averaged copies (EMA) that hooks keep."""
-    for hook in runner.hooks:
-        averaged = getattr(hook, 'ema_model', None)
-        if averaged is not None:
-            yield averaged
-
-
-def run_optimizer(runner: Runner) -> Optimizer | None:
-    """Returns the optimizer of a run; None if there is none yet."""
-    wrapper = getattr(runner, 'optim_wrapper', None)
-    if not isinstance(wrapper, OptimWrapper):
-        return None
-    # An OptimWrapperDict has several, and does not step the thresholds.
-    return getattr(wrapper, 'optimizer', None)
+from .parts import run_optimizer, unwrap
 
 
 def check_optimizer(runner: Runner) -> None:
@@ -82,14 +41,7 @@ def narrow_run(runner: Runner, plan: ChannelPlan) -> None:
     """
     model, optimizer = unwrap(runner.model), run_optimizer(runner)
     narrow(model, plan, optimizer)
-    model.__dict__['_pruning_plan'] = plan
-    for averaged in averaged_models(runner):
-        narrow(averaged.module, plan)
-        averaged.avg_parameters = (
-            averaged.module.state_dict()
-            if getattr(averaged, 'update_buffers', False)
-            else dict(averaged.module.named_parameters())
-        )
+    narrow_averages(runner, plan)
     if isinstance(runner.model, DistributedDataParallel):
         _wrap_anew(runner, model)
     if runner.cfg.get('compile'):

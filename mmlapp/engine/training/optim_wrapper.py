@@ -14,48 +14,21 @@ from mmengine.device import (
     is_npu_available,
 )
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from torch import nn
 
 from mmlapp.core import LAPP, PruningError
 from mmlapp.core.pruner_state import PRUNING
 from mmlapp.registry import OPTIM_WRAPPERS
 
-from .narrowing import narrowed_plan, unwrap
-
-
-def find_lapp(model: nn.Module) -> LAPP:
-    """Returns the thresholds and masks of a model.
-
-    Args:
-        model (nn.Module): The model, wrapped or not.
-
-    Raises:
-        PruningError: If it has none.
-    """
-    inner = unwrap(model)
-    lapp = getattr(inner, 'lapp', None)
-    if not isinstance(lapp, LAPP):
-        raise PruningError(
-            f'{type(inner).__name__} has no thresholds: build it with '
-            "model = dict(type='mmlapp.PrunableModel', architecture=...)"
-        )
-    return lapp
-
 
 class _ThresholdStep:
-    """Steps the thresholds right after the optimizer's own step."""
+    """Steps the thresholds right after the optimizer's own step.
 
-    _lapp: LAPP | None = None
+    Attributes:
+        lapp (LAPP, optional): The thresholds; :class:`PruningHook` puts them
+            here.
+    """
 
-    def initialize_count_status(
-        self, model: nn.Module, init_counts: int, max_counts: int
-    ) -> None:
-        """Called by the Runner with the model before training."""
-        super().initialize_count_status(  # type: ignore[misc]
-            model, init_counts, max_counts
-        )
-        narrowed = narrowed_plan(model) is not None
-        self._lapp = None if narrowed else find_lapp(model)
+    lapp: LAPP | None = None
 
     def step(self, **kwargs: Any) -> None:
         """Updates the parameters, then the thresholds.
@@ -63,7 +36,7 @@ class _ThresholdStep:
         Args:
             **kwargs (Any): Passed on to the optimizer's step.
         """
-        lapp = self._lapp
+        lapp = self.lapp
         if lapp is None or lapp.phase != PRUNING:
             super().step(**kwargs)  # type: ignore[misc]
             return

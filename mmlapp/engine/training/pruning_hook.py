@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from mmlapp.core import LAPP, PruningError
+from mmlapp.core import LAPP, ChannelPlan, PruningError
 from mmlapp.core.methods.schedule import check_target
 from mmlapp.core.pruner_state import DENSE, FINISHED, PRUNING
 from mmlapp.registry import HOOKS
@@ -17,17 +17,14 @@ from mmlapp.registry import HOOKS
 from ..checkpoints.random_state import RandomStateHook
 from ..checkpoints.safe_checkpoint import save_safely
 from ..checkpoints.state import PruningState
-from ..hook_list import has_hook, insert_before
+from ..hook_list import check_before, has_hook, insert_before
+from .averages import mask_averages
 from .compiled import leave_uncompiled
 from .limits import check_finite, check_run
-from .narrowing import (
-    averaged_models,
-    narrow_run,
-    narrowed_plan,
-    unwrap,
-)
-from .optim_wrapper import PruningOptimWrapper, _ThresholdStep, find_lapp
-from .ranks import check_ranks
+from .narrowing import narrow_run
+from .optim_wrapper import PruningOptimWrapper, _ThresholdStep
+from .parts import find_lapp, unwrap
+from .ranks import RankCheckHook
 from .report import (
     StepTime,
     count_parameters,
@@ -49,7 +46,8 @@ class PruningHook(Hook):
 
     Runs before ``EMAHook``, which must find a model of the right shape, and
     before the logger hook of the same iteration, so that what it reports is
-    logged with it.
+    logged with it. Adds :class:`RankCheckHook`, :class:`RandomStateHook` and
+    :class:`SafeCheckpointHook` to the run where the config has none.
 
     Args:
         target_flops (float): Asked fraction of the dense FLOPs, in (0, 1].
@@ -65,6 +63,10 @@ class PruningHook(Hook):
             processes of a distributed run. Defaults to 50.
         narrow (bool): Whether to narrow the model when the phase ends. If
             not, masks stay to the end of the run. Defaults to True.
+
+    Attributes:
+        plan (ChannelPlan, optional): What the model of the run was narrowed
+            to; None as long as it is wide.
 
     Raises:
         PruningError: If an argument lies outside its range.
@@ -97,11 +99,12 @@ class PruningHook(Hook):
                 raise PruningError(
                     f'{name}={value}: expected more than {least}'
                 )
+        self.plan: ChannelPlan | None = None
         self._phase: int | None = None
         self._step_time = StepTime(interval)
 
     def before_run(self, runner: Runner) -> None:
-        """Refuses what cannot work and adds the hooks that it needs.
+        """Refuses what cannot work and adds the hooks that go with it.
 
         Args:
             runner (Runner): The runner of the training process.
@@ -112,11 +115,16 @@ class PruningHook(Hook):
     def _add_hooks(self, runner: Runner) -> list[Hook]:
         """Registers what the user did not; returns the new ones."""
         save_safely(runner)
-        if has_hook(runner, RandomStateHook):
-            return []
-        hook = RandomStateHook()
-        insert_before(runner, hook, CheckpointHook)
-        return [hook]
+        added: list[Hook] = []
+        companions: list[tuple[Hook, type[Hook]]] = [
+            (RankCheckHook(self.interval), PruningHook),
+            (RandomStateHook(), CheckpointHook),
+        ]
+        for hook, later in companions:
+            if not has_hook(runner, type(hook)):
+                insert_before(runner, hook, later)
+                added.append(hook)
+        return added
 
     def before_train(self, runner: Runner) -> None:
         """Checks that the target and the phase fit the model and the run.
@@ -124,11 +132,13 @@ class PruningHook(Hook):
         Args:
             runner (Runner): The runner of the training process.
         """
-        plan = narrowed_plan(runner.model)
-        if plan is not None:
+        for hook in runner.hooks:
+            if isinstance(hook, RankCheckHook):
+                check_before(runner, hook, PruningHook)
+        if self.plan is not None:
             runner.logger.info(
                 'Pruning: the model is narrow already, '
-                f'{plan.ratio:.2%} of the dense FLOPs; there is no phase'
+                f'{self.plan.ratio:.2%} of the dense FLOPs; there is no phase'
             )
             return
         lapp = find_lapp(runner.model)
@@ -138,6 +148,7 @@ class PruningHook(Hook):
             self._end(runner, lapp)
         else:
             self._check(runner, lapp)
+            runner.optim_wrapper.lapp = lapp
 
     def _check(self, runner: Runner, lapp: LAPP) -> None:
         if not isinstance(runner.optim_wrapper, _ThresholdStep):
@@ -172,7 +183,7 @@ class PruningHook(Hook):
             batch_idx (int): Index of the batch in the loop.
             data_batch (Any): The batch. Defaults to None.
         """
-        if narrowed_plan(runner.model) is not None:
+        if self.plan is not None:
             return
         lapp = find_lapp(runner.model)
         if lapp.phase == DENSE and runner.iter >= self.begin_iters:
@@ -196,24 +207,21 @@ class PruningHook(Hook):
             data_batch (Any): The batch. Defaults to None.
             outputs (dict, optional): Losses. Defaults to None.
         """
-        plan = narrowed_plan(runner.model)
-        if plan is None:
+        if self.plan is None:
             self._after_masked_iter(runner, find_lapp(runner.model))
-        else:
-            runner.message_hub.update_scalar('train/flops_ratio', plan.ratio)
-            self._step_time.after_step(runner)
+            return
+        ratio = self.plan.ratio
+        runner.message_hub.update_scalar('train/flops_ratio', ratio)
+        self._step_time.after_step(runner)
 
     def _after_masked_iter(self, runner: Runner, lapp: LAPP) -> None:
-        for averaged in averaged_models(runner):
-            # With ``update_buffers`` its own would be averages of masks.
-            find_lapp(averaged.module).take_over(lapp)
+        mask_averages(runner, lapp)
         runner.message_hub.update_scalar('train/flops_ratio', lapp.ratio)
         ended = self._phase == PRUNING and lapp.phase == FINISHED
         if ended or (
             lapp.phase == PRUNING
             and self.every_n_train_iters(runner, self.interval)
         ):
-            check_ranks(lapp)
             runner.visualizer.add_scalars(
                 group_scalars(lapp), step=runner.iter + 1
             )
@@ -235,8 +243,15 @@ class PruningHook(Hook):
             return
         before = count_parameters(model)
         self._step_time.narrowed(runner)
-        narrow_run(runner, plan)
+        self._narrow(runner, plan)
         report_narrowing(runner.logger, plan, before, count_parameters(model))
+
+    def _narrow(self, runner: Runner, plan: ChannelPlan) -> None:
+        narrow_run(runner, plan)
+        self.plan = plan
+        wrapper = getattr(runner, 'optim_wrapper', None)
+        if isinstance(wrapper, _ThresholdStep):
+            wrapper.lapp = None
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Writes the groups' state to the log while the phase lasts.
@@ -244,7 +259,7 @@ class PruningHook(Hook):
         Args:
             runner (Runner): The runner of the training process.
         """
-        if narrowed_plan(runner.model) is None:
+        if self.plan is None:
             lapp = find_lapp(runner.model)
             if lapp.phase == PRUNING:
                 report_groups(runner.logger, lapp)
@@ -259,12 +274,13 @@ class PruningHook(Hook):
             checkpoint (dict): The checkpoint to be saved.
         """
         check_finite(unwrap(runner.model))
-        plan = narrowed_plan(runner.model)
-        narrowed = plan is not None
-        if not narrowed:
+        if self.plan is not None:
+            state = PruningState(self.plan, narrowed=True)
+        else:
             lapp = find_lapp(runner.model)
-            plan = lapp.plan() if lapp.phase == FINISHED else None
-        PruningState(plan, narrowed).write(checkpoint)
+            finished = lapp.phase == FINISHED
+            state = PruningState(lapp.plan() if finished else None)
+        state.write(checkpoint)
 
     def after_load_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
@@ -276,10 +292,10 @@ class PruningHook(Hook):
             checkpoint (dict): The loaded checkpoint.
         """
         state = PruningState.read(checkpoint)
-        if state.narrowed and narrowed_plan(runner.model) is None:
+        if state.narrowed and self.plan is None:
             assert state.plan is not None
-            narrow_run(runner, state.plan)
-        # A FlexibleRunner loads before its hooks' ``before_run``.
+            self._narrow(runner, state.plan)
+        # A FlexibleRunner loads before it calls ``before_run``.
         for hook in self._add_hooks(runner):
             hook.after_load_checkpoint(runner, checkpoint)
 

@@ -5,12 +5,91 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import torch
 from mmengine import dist
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from torch import Tensor
 
 from mmlapp.core import LAPP, PruningError
+from mmlapp.core.pruner_state import FINISHED, PRUNING
+from mmlapp.registry import HOOKS
+
+from .parts import find_lapp, narrowed_plan
+
+
+@HOOKS.register_module()
+class RankCheckHook(Hook):
+    """Compares what the processes of a distributed run prune.
+
+    Every ``interval`` iterations of the pruning phase and at its end, before
+    the model is narrowed. :class:`PruningHook` adds it with its own interval;
+    a config names it to compare more often or less.
+
+    Args:
+        interval (int): Iterations between two comparisons. Defaults to 50.
+
+    Raises:
+        PruningError: If the interval is below 1.
+    """
+
+    # PruningHook, which narrows, is ABOVE_NORMAL, 40.
+    priority = 39
+
+    def __init__(self, interval: int = 50) -> None:
+        if interval < 1:
+            raise PruningError(f'interval={interval}: expected more than 0')
+        self.interval = interval
+        self._finished = True
+
+    def before_train(self, runner: Runner) -> None:
+        """Refuses a model that has nothing to compare.
+
+        Args:
+            runner (Runner): The runner of the training process.
+        """
+        if narrowed_plan(runner) is None:
+            find_lapp(runner.model)
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        """Notes whether the phase is over already.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            batch_idx (int): Index of the batch in the loop.
+            data_batch (Any): The batch. Defaults to None.
+        """
+        narrowed = narrowed_plan(runner) is not None
+        self._finished = narrowed or find_lapp(runner.model).phase == FINISHED
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict[str, Any] | None = None,
+    ) -> None:
+        """Compares, if it is time to.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            batch_idx (int): Index of the batch in the loop.
+            data_batch (Any): The batch. Defaults to None.
+            outputs (dict, optional): Losses. Defaults to None.
+
+        Raises:
+            PruningError: With the first layer that differs.
+        """
+        if self._finished:
+            return
+        lapp = find_lapp(runner.model)
+        due = self.every_n_train_iters(runner, self.interval)
+        if lapp.phase == FINISHED or (lapp.phase == PRUNING and due):
+            check_ranks(lapp)
 
 
 def checksums(lapp: LAPP) -> Tensor:

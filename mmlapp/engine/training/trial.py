@@ -14,7 +14,8 @@ from torch import nn
 from mmlapp.core import ChannelPlan, PruningError, shrink
 
 from ..models.comparison import TOLERANCE, Comparison, random_probes
-from .narrowing import check_optimizer, unwrap
+from .narrowing import check_optimizer
+from .parts import unwrap
 
 
 def find_obstacle(

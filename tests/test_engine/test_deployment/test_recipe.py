@@ -32,6 +32,7 @@ def config(**changes):
             custom_hooks=[
                 dict(type='EMAHook'),
                 dict(type='mmlapp.PruningHook', target_flops=0.5),
+                dict(type='mmlapp.RankCheckHook'),
             ],
             default_hooks=dict(lapp=dict(type='PruningHook'), timer=dict()),
             load_from='x.pth',

@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapper
 from torch import nn, optim
 
 from mmlapp.core import PruningError
-from mmlapp.engine.training.limits import check_run
+from mmlapp.engine.training.limits import check_finite, check_run
 
 
 def run(**arguments: Any) -> SimpleNamespace:
@@ -65,3 +65,11 @@ def test_usual_runs_pass() -> None:
         optim_wrapper=OptimWrapper(optim.SGD(parameters, 0.1)),
     )
     check_run(runner, True)
+
+
+def test_the_parameter_that_is_not_finite_is_named() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    check_finite(model)
+    model[1].bias.data[0] = float('inf')
+    with pytest.raises(PruningError, match=r'1\.bias is not finite'):
+        check_finite(model)

@@ -18,7 +18,7 @@ from mmlapp.core import ChannelPlan, PruningError, shrink
 from mmlapp.engine.deployment.deploy import deploy, load_deployed
 from mmlapp.engine.training import trial
 from mmlapp.engine.training.limits import check_finite
-from mmlapp.engine.training.narrowing import narrowed_plan
+from mmlapp.engine.training.parts import narrowed_plan
 
 MakeRunner = Callable[..., Runner]
 SGD = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-2, nesterov=True)
@@ -133,8 +133,8 @@ def test_twenty_narrow_steps_equal_twenty_masked_ones(
 
     masked, slim = train(False), train(True)
     plan = masked.model.lapp.plan()
-    assert narrowed_plan(slim.model) == plan
-    assert narrowed_plan(masked.model) is None
+    assert narrowed_plan(slim) == plan
+    assert narrowed_plan(masked) is None
     assert not hasattr(slim.model, 'lapp')
     assert_equal(slim.model, shrink(masked.model, plan), 1e-10)
     assert_equal(averaged(slim), shrink(averaged(masked), plan), 1e-10)
@@ -151,7 +151,7 @@ def test_the_log_says_what_was_gained(
     runner.train()
     (path,) = tmp_path.glob('*/*.log')
     text = path.read_text()
-    plan = narrowed_plan(runner.model)
+    plan = narrowed_plan(runner)
     share = plan.flops['pruned'] / plan.flops['dense']
     assert 0.49 <= share <= 0.5
     assert f'FLOPs {plan.flops["dense"]:.4g} to ' in text
@@ -189,7 +189,7 @@ def test_a_run_resumed_anywhere_equals_an_unbroken_one(
         )
         again.register_hook(Dropout())
         again.train()
-        assert narrowed_plan(again.model) == narrowed_plan(whole.model)
+        assert narrowed_plan(again) == narrowed_plan(whole)
         assert_equal(again.model, whole.model, 0)
         assert_equal(averaged(again), averaged(whole), 0)
 
@@ -206,7 +206,7 @@ def test_training_goes_on_from_a_narrow_checkpoint(
 
     second = make_runner(load, work_dir=tmp_path / 'b', epochs=1, narrow=True)
     second.train()
-    assert narrowed_plan(second.model) == narrowed_plan(first.model)
+    assert narrowed_plan(second) == narrowed_plan(first)
     expected = dict(first.model.named_parameters())
     for name, parameter in second.model.named_parameters():
         assert torch.equal(parameter, expected[name])
@@ -228,7 +228,7 @@ def test_a_masked_checkpoint_is_narrowed_when_the_run_goes_on(
 
     second = make_runner(load, work_dir=tmp_path / 'b', epochs=4, narrow=True)
     second.train()
-    assert narrowed_plan(second.model) == first.model.lapp.plan()
+    assert narrowed_plan(second) == first.model.lapp.plan()
 
 
 def test_a_trained_model_is_pruned_in_a_short_phase(
@@ -253,7 +253,7 @@ def test_a_trained_model_is_pruned_in_a_short_phase(
     second.register_hook(Watch())
     second.train()
     assert torch.equal(seen[0], first.model.backbone.conv1.weight)
-    flops = narrowed_plan(second.model).flops
+    flops = narrowed_plan(second).flops
     assert 0.49 <= flops['pruned'] / flops['dense'] <= 0.5
 
 
@@ -336,7 +336,7 @@ def test_settings_of_mmengine_change_nothing(
     plain.train()
     other = make_runner(setting, work_dir=tmp_path / 'b', narrow=True)
     other.train()
-    assert narrowed_plan(other.model) == narrowed_plan(plain.model)
+    assert narrowed_plan(other) == narrowed_plan(plain)
     assert_equal(other.model, plain.model, 1e-4)
 
 
@@ -353,7 +353,7 @@ class Counting(Hook):
 
     def before_train_iter(self, runner: Runner, **kwargs: Any) -> None:
         self.before = self.count
-        self.narrow = narrowed_plan(runner.model) is not None
+        self.narrow = narrowed_plan(runner) is not None
 
     def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
         self.new[self.narrow].append(self.count - self.before)
@@ -393,7 +393,7 @@ def test_mixed_precision_on_the_cpu(make_runner: MakeRunner) -> None:
 
     runner = make_runner(amp, narrow=True)
     runner.train()
-    flops = narrowed_plan(runner.model).flops
+    flops = narrowed_plan(runner).flops
     assert 0.59 <= flops['pruned'] / flops['dense'] <= 0.6
     check_finite(runner.model)
 
@@ -434,7 +434,7 @@ def test_a_narrow_checkpoint_is_tested_and_deployed(
 
     cfg = Config(written)
     result = deploy(cfg, checkpoint, tmp_path / 'out', name='small')
-    assert ChannelPlan.load(result.plan) == narrowed_plan(first.model)
+    assert ChannelPlan.load(result.plan) == narrowed_plan(first)
     slim = load_deployed(result.config, result.checkpoint)
     assert_equal(slim, averaged(first), 0)
     assert all(check.passed for check in result.checks)

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from mmlapp.core import LAPP, PruningError, attach
 from mmlapp.engine import AmpPruningOptimWrapper, PruningOptimWrapper
-from mmlapp.engine.training.optim_wrapper import find_lapp
 
 
 def build(steps: int = 10) -> tuple[nn.Module, LAPP]:
@@ -44,6 +43,7 @@ def test_a_step_of_the_wrapper_is_one_of_the_thresholds() -> None:
     model, lapp = build()
     wrapper = PruningOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
     wrapper.initialize_count_status(model, 0, 10)
+    wrapper.lapp = lapp
     wrapper.update_params(loss_of(model, lapp))
     assert lapp.progress[1] == 1
 
@@ -63,6 +63,7 @@ def test_the_loss_scale_is_taken_out_of_the_thresholds_gradient() -> None:
             torch.optim.SGD(model.parameters(), lr=0.0)
         )
         wrapper.initialize_count_status(model, 0, 10)
+        wrapper.lapp = lapp
         for step, scale in enumerate((1.0, 1.0, 1.0, last)):
             wrapper.loss_scaler = Scaler(scale)
             noise = torch.rand(4, 3, 6, 6) + step
@@ -72,9 +73,13 @@ def test_the_loss_scale_is_taken_out_of_the_thresholds_gradient() -> None:
     torch.testing.assert_close(*thresholds, rtol=1e-4, atol=1e-5)
 
 
-def test_a_model_without_thresholds_is_named() -> None:
-    with pytest.raises(PruningError, match='Linear has no thresholds'):
-        find_lapp(nn.Linear(2, 2))
+def test_without_thresholds_it_steps_the_optimizer_alone() -> None:
+    model, lapp = build()
+    before = next(model.parameters()).detach().clone()
+    wrapper = PruningOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    wrapper.update_params(loss_of(model, lapp))
+    assert lapp.progress[1] == 0
+    assert not torch.equal(next(model.parameters()), before)
 
 
 def test_float16_on_the_cpu_is_refused() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 
 from mmlapp.core import PruningError
 from mmlapp.core.pruner_state import FINISHED, PRUNING
@@ -227,3 +227,81 @@ def test_a_run_with_bypasses_ends_within_the_budget(
     runner = make_runner(add)
     runner.train()
     assert 0.59 <= runner.model.lapp.ratio <= 0.6
+
+
+def kinds(runner: Runner) -> list[str]:
+    return [type(hook).__name__ for hook in runner.hooks]
+
+
+def test_a_run_gets_the_hooks_that_go_with_pruning(
+    make_runner: MakeRunner,
+) -> None:
+    runner = make_runner()
+    runner.call_hook('before_run')
+    runner.call_hook('before_run')
+    names = kinds(runner)
+    place = names.index('PruningHook')
+    assert names[place - 1 : place + 1] == ['RankCheckHook', 'PruningHook']
+    assert runner.hooks[place - 1].interval == 2
+    assert names[-2:] == ['RandomStateHook', 'SafeCheckpointHook']
+    assert len(names) == len(set(names))
+
+
+def test_hooks_of_the_config_are_kept(make_runner: MakeRunner) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config['default_hooks']['checkpoint']['type'] = (
+            'mmlapp.SafeCheckpointHook'
+        )
+        config['custom_hooks'] += [
+            dict(type='mmlapp.RandomStateHook', priority='LOW'),
+            dict(type='mmlapp.RankCheckHook', interval=7),
+        ]
+
+    runner = make_runner(change)
+    before = list(runner.hooks)
+    runner.call_hook('before_run')
+    assert runner.hooks == before
+
+
+def test_checkpoint_hooks_that_act_early_still_come_after_random_numbers(
+    make_runner: MakeRunner,
+) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config['default_hooks']['checkpoint']['priority'] = 'NORMAL'
+
+    runner = make_runner(change)
+    runner.train()
+    names = kinds(runner)
+    place = names.index('SafeCheckpointHook')
+    assert names[place - 1] == 'RandomStateHook'
+
+
+@pytest.mark.parametrize('narrow', [False, True])
+def test_a_flexible_runner_prunes_and_resumes(
+    make_runner: MakeRunner, tmp_path: Path, narrow: bool
+) -> None:
+    """It loads before ``before_run`` and does not ask the wrapper."""
+
+    def change(config: dict[str, Any]) -> None:
+        config['strategy'] = dict(type='mmengine.SingleDeviceStrategy')
+
+    def resume(config: dict[str, Any]) -> None:
+        change(config)
+        config['resume'] = True
+        config['load_from'] = str(tmp_path / 'a' / 'epoch_1.pth')
+
+    arguments = dict(kind=FlexibleRunner, narrow=narrow)
+    whole = make_runner(change, work_dir=tmp_path / 'a', **arguments)
+    whole.train()
+    again = make_runner(resume, work_dir=tmp_path / 'b', **arguments)
+    again.train()
+    ratios = [
+        r.message_hub.get_scalar('train/flops_ratio').current()
+        for r in (whole, again)
+    ]
+    assert 0.49 <= ratios[0] <= 0.5
+    assert ratios[0] == ratios[1]
+    expected = whole.model.state_dict()
+    assert list(again.model.state_dict()) == list(expected)
+    for name, value in again.model.state_dict().items():
+        assert torch.equal(value, expected[name])

@@ -5,13 +5,17 @@
 import copy
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from mmengine.runner import Runner
 from torch import nn
 
 from mmlapp.core import LAPP, PruningError, attach
 from mmlapp.engine.training import ranks
+
+MakeRunner = Callable[..., Runner]
 
 
 @pytest.fixture
@@ -75,3 +79,64 @@ def test_the_first_difference_is_named(
 def test_one_process_compares_nothing(lapp: LAPP) -> None:
     spoil_scores(lapp)
     ranks.check_ranks(lapp)
+
+
+@pytest.mark.parametrize(
+    ('interval', 'expected'),
+    [
+        (None, [2, 4, 6, 8]),  # of PruningHook, and the end of the phase
+        (3, [3, 6, 8]),
+        (50, [8]),
+    ],
+)
+def test_it_compares_in_the_phase_and_before_narrowing(
+    make_runner: MakeRunner,
+    monkeypatch: pytest.MonkeyPatch,
+    interval: int | None,
+    expected: list[int],
+) -> None:
+    steps = []
+
+    def check(lapp: LAPP) -> None:
+        (layer, *_) = lapp.groups[0].layers
+        assert layer.module.out_channels == lapp.groups[0].size
+        steps.append(int(lapp.progress[1]))
+
+    def change(config: dict[str, Any]) -> None:
+        if interval is not None:
+            config['custom_hooks'].append(
+                dict(type='mmlapp.RankCheckHook', interval=interval)
+            )
+
+    monkeypatch.setattr(ranks, 'check_ranks', check)
+    runner = make_runner(change, narrow=True)
+    runner.train()
+    assert steps == expected
+    assert not hasattr(runner.model, 'lapp')
+
+
+def test_a_hook_that_would_compare_too_late_is_refused(
+    make_runner: MakeRunner,
+) -> None:
+    def late(config: dict[str, Any]) -> None:
+        config['custom_hooks'].append(
+            dict(type='mmlapp.RankCheckHook', priority='NORMAL')
+        )
+
+    with pytest.raises(PruningError, match='must act before PruningHook'):
+        make_runner(late).train()
+
+
+def test_a_model_without_thresholds_is_refused(
+    make_runner: MakeRunner,
+) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config['custom_hooks'] = [dict(type='mmlapp.RankCheckHook')]
+
+    with pytest.raises(PruningError, match='has no thresholds'):
+        make_runner(change, plain=True).train()
+
+
+def test_a_bad_interval_is_named() -> None:
+    with pytest.raises(PruningError, match='interval=0: expected more than 0'):
+        ranks.RankCheckHook(0)

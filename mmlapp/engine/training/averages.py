@@ -1,0 +1,51 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Averaged copies of the model (EMA), which are pruned like the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.runner import Runner
+
+from mmlapp.core import LAPP, ChannelPlan, narrow
+
+from .parts import find_lapp
+
+
+def averaged_models(runner: Runner) -> Iterator[Any]:
+    """Yields the averaged copies (EMA) that hooks keep."""
+    for hook in runner.hooks:
+        averaged = getattr(hook, 'ema_model', None)
+        if averaged is not None:
+            yield averaged
+
+
+def mask_averages(runner: Runner, lapp: LAPP) -> None:
+    """Gives the averaged copies thresholds and masks of the model.
+
+    With ``update_buffers`` their own would be averages of masks.
+
+    Args:
+        runner (Runner): The runner of the training process.
+        lapp (LAPP): Thresholds and masks of the model.
+    """
+    for averaged in averaged_models(runner):
+        find_lapp(averaged.module).take_over(lapp)
+
+
+def narrow_averages(runner: Runner, plan: ChannelPlan) -> None:
+    """Narrows the averaged copies.
+
+    Args:
+        runner (Runner): The runner of a training or test process.
+        plan (ChannelPlan): What to keep.
+    """
+    for averaged in averaged_models(runner):
+        narrow(averaged.module, plan)
+        averaged.avg_parameters = (
+            averaged.module.state_dict()
+            if getattr(averaged, 'update_buffers', False)
+            else dict(averaged.module.named_parameters())
+        )

@@ -1,0 +1,62 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of a run: the bare model, its thresholds, its optimizer, its plan."""
+
+from __future__ import annotations
+
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+from torch import nn
+from torch.optim import Optimizer
+
+from mmlapp.core import LAPP, ChannelPlan, PruningError
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Returns the model inside wrappers for distributed training or TTA."""
+    while is_model_wrapper(model) or _is_tta(model):
+        model = model.module  # type: ignore[assignment]
+    return model
+
+
+def _is_tta(model: nn.Module) -> bool:
+    return any(kind.__name__ == 'BaseTTAModel' for kind in type(model).mro())
+
+
+def find_lapp(model: nn.Module) -> LAPP:
+    """Returns the thresholds and masks of a model.
+
+    Args:
+        model (nn.Module): The model, wrapped or not.
+
+    Raises:
+        PruningError: If it has none.
+    """
+    inner = unwrap(model)
+    lapp = getattr(inner, 'lapp', None)
+    if not isinstance(lapp, LAPP):
+        raise PruningError(
+            f'{type(inner).__name__} has no thresholds: build it with '
+            "model = dict(type='mmlapp.PrunableModel', architecture=...)"
+        )
+    return lapp
+
+
+def run_optimizer(runner: Runner) -> Optimizer | None:
+    """Returns the optimizer of a run; None if there is none yet."""
+    wrapper = getattr(runner, 'optim_wrapper', None)
+    if not isinstance(wrapper, OptimWrapper):
+        return None
+    # An OptimWrapperDict has several, and does not step the thresholds.
+    return getattr(wrapper, 'optimizer', None)
+
+
+def narrowed_plan(runner: Runner) -> ChannelPlan | None:
+    """Returns the plan of a run whose model is narrow; None before that.
+
+    Args:
+        runner (Runner): The runner; its :class:`PruningHook` is asked.
+    """
+    plans = (getattr(hook, 'plan', None) for hook in runner.hooks)
+    return next((p for p in plans if isinstance(p, ChannelPlan)), None)

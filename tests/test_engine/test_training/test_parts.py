@@ -1,0 +1,79 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of a run are found, wrapped or not."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from mmengine.model import BaseTTAModel
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import Runner
+from torch import nn
+
+from mmlapp.core import PruningError
+from mmlapp.engine.training.parts import (
+    find_lapp,
+    narrowed_plan,
+    run_optimizer,
+    unwrap,
+)
+
+MakeRunner = Callable[..., Runner]
+
+
+class Augmented(BaseTTAModel):
+    """Merges nothing."""
+
+    def merge_preds(self, data_samples_list: Any) -> Any:
+        return data_samples_list
+
+
+class Tiny(nn.Linear):
+    """What test-time augmentation takes."""
+
+    def test_step(self, data: Any) -> Any:
+        return data
+
+
+def test_models_are_unwrapped() -> None:
+    model = Tiny(2, 2)
+    assert unwrap(model) is model
+    assert unwrap(Augmented(model)) is model
+
+
+def test_a_model_without_thresholds_is_named() -> None:
+    with pytest.raises(PruningError, match='Tiny has no thresholds'):
+        find_lapp(Augmented(Tiny(2, 2)))
+
+
+def test_the_optimizer_is_found_once_it_is_built() -> None:
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    wrapper = OptimWrapper(optimizer)
+    for found, expected in (
+        (wrapper, optimizer),
+        (None, None),
+        (dict(type='OptimWrapper'), None),
+        (OptimWrapperDict(a=wrapper), None),
+    ):
+        runner: Any = SimpleNamespace(optim_wrapper=found)
+        assert run_optimizer(runner) is expected
+
+
+def test_the_plan_of_a_run_is_that_of_its_hook(
+    make_runner: MakeRunner,
+) -> None:
+    runner = make_runner(narrow=True)
+    assert narrowed_plan(runner) is None
+    inside = set(vars(runner.model))
+    lapp = find_lapp(runner.model)
+    runner.train()
+    plan = narrowed_plan(runner)
+    assert plan is not None
+    assert plan.groups.keys() == {group.name for group in lapp.groups}
+    # Nothing is left in the model of the user.
+    assert set(vars(runner.model)) <= inside
+    assert not hasattr(runner.model, 'lapp')
+    assert runner.optim_wrapper.lapp is None

@@ -1,0 +1,115 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What the log and the visualizer are told."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core import LAPP, attach
+from mmlapp.engine.training.report import (
+    StepTime,
+    count_parameters,
+    group_scalars,
+    report_groups,
+    report_narrowing,
+)
+
+
+class Log:
+    """Collects messages."""
+
+    def __init__(self) -> None:
+        self.text = ''
+
+    def info(self, message: str) -> None:
+        self.text += message
+
+
+@pytest.fixture
+def lapp() -> LAPP:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+    lapp = attach(model, torch.rand(1, 3, 8, 8))
+    lapp.begin(0.5, 4)
+    lapp.mask[:6] = False
+    return lapp
+
+
+def test_every_group_has_its_scalars(lapp: LAPP) -> None:
+    scalars = group_scalars(lapp)
+    assert scalars['pruning/keep/0'] == 0.25
+    assert scalars['pruning/threshold/0'] == lapp.threshold.item()
+    assert scalars['pruning/flops_ratio'] == lapp.ratio == 0.25
+    assert scalars['pruning/flops_target'] == lapp.target
+
+
+def test_the_table_says_how_far_the_phase_is(lapp: LAPP) -> None:
+    log: Any = Log()
+    report_groups(log, lapp)
+    assert log.text.startswith('Pruning: 25.00% of the dense FLOPs, target ')
+    assert log.text.splitlines()[-1].split()[:2] == ['0', '25.0%']
+    lapp.finish()
+    report_groups(log, lapp)
+    assert 'Pruning finished: 50.00% of' in log.text
+
+
+def test_narrowing_is_reported_with_parameters(lapp: LAPP) -> None:
+    lapp.finish()
+    log: Any = Log()
+    report_narrowing(log, lapp.plan(), 1000, 400)
+    assert '(50.00%), parameters 1,000 to 400 (40.00%)' in log.text
+
+
+def test_shared_parameters_count_once() -> None:
+    layer = nn.Linear(3, 2)
+    assert count_parameters(nn.Sequential(layer, layer)) == 8
+
+
+class Mean:
+    """A history whose mean is known."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def mean(self, window: int) -> float:
+        assert window == 5
+        return self.value
+
+
+def run(step: int, **scalars: float) -> Any:
+    return SimpleNamespace(
+        iter=step,
+        logger=Log(),
+        message_hub=SimpleNamespace(
+            log_scalars={f'train/{n}': Mean(v) for n, v in scalars.items()}
+        ),
+    )
+
+
+def test_steps_are_timed_without_waiting_for_data() -> None:
+    timer = StepTime(5)
+    timer.after_step(run(9, time=9.0, data_time=0.0))
+    timer.narrowed(run(10, time=3.0, data_time=1.0))
+    soon, late = (run(n, time=1.5, data_time=0.5) for n in (15, 16))
+    for runner in (soon, late):
+        timer.after_step(runner)
+    assert soon.logger.text == ''
+    assert late.logger.text == (
+        'Pruning: a training step takes 1.0000 s; before narrowing it took '
+        '2.0000 s (50%)'
+    )
+    again = run(40, time=1.5, data_time=0.5)
+    timer.after_step(again)
+    assert again.logger.text == ''
+
+
+def test_without_a_timer_nothing_is_said() -> None:
+    timer = StepTime(5)
+    timer.narrowed(run(10))
+    runner = run(30, time=1.5, data_time=0.5)
+    timer.after_step(runner)
+    assert runner.logger.text == ''

@@ -1,0 +1,75 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""A narrowed copy is tried before the model itself."""
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core import PruningError, attach
+from mmlapp.engine.training import trial
+from mmlapp.engine.training.trial import find_obstacle, try_narrowing
+
+SHAPE = 3, 8, 8
+
+
+class Net(nn.Module):
+    """Runs in the manner of MMEngine's models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.last(self.first(inputs))
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    model = Net()
+    attach(model, torch.rand(1, *SHAPE))
+    model.lapp.begin(0.5, 1)
+    model.lapp.finish()
+    return model
+
+
+def test_the_model_stays_as_it_is(model: nn.Module) -> None:
+    before = copy.deepcopy(model.state_dict())
+    try_narrowing(model, model.lapp.plan(), SHAPE)
+    after = model.state_dict()
+    assert list(after) == list(before)
+    for name, value in before.items():
+        assert torch.equal(after[name], value)
+
+
+def test_other_outputs_are_told(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(copied: nn.Module, plan: Any) -> nn.Module:
+        return copy.deepcopy(Net())
+
+    monkeypatch.setattr(trial, 'shrink', wrong)
+    plan = model.lapp.plan()
+    with pytest.raises(PruningError, match='differs from the masked one by'):
+        try_narrowing(model, plan, SHAPE)
+    # Where no image is known nothing can be compared.
+    try_narrowing(model, plan, None)
+
+
+def test_what_any_process_finds_counts_for_all(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner: Any = SimpleNamespace(model=model, optim_wrapper=None)
+    assert find_obstacle(runner, model.lapp.plan(), SHAPE) is None
+    monkeypatch.setattr(
+        trial,
+        'dist',
+        SimpleNamespace(all_gather_object=lambda mine: [mine, 'the other']),
+    )
+    found = find_obstacle(runner, model.lapp.plan(), SHAPE)
+    assert found == 'the other'
