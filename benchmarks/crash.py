@@ -32,6 +32,7 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmlapp.engine.checkpoints.reading import load_checkpoint
 from mmlapp.engine.launch import build_runner
 
 PER_EPOCH = 4
@@ -196,10 +197,7 @@ def latest(folder: Path) -> dict[str, Any] | None:
     pointer = folder / 'last_checkpoint'
     if not pointer.exists():
         return None
-    data: dict[str, Any] = torch.load(
-        pointer.read_text(), map_location='cpu', weights_only=False
-    )
-    return data
+    return load_checkpoint(pointer.read_text())
 
 
 def differences(a: Any, b: Any, name: str = '') -> list[str]:
