@@ -7,12 +7,12 @@ from .attach import attach
 from .bypass.branches import Bypass, register_bypass
 from .bypass.merging import merge_bypasses
 from .errors import PruningError, PruningWarning
-from .methods.lapp.controller import Controller
-from .methods.schedule import Schedule
+from .methods import LAPP, Method, register_method
 from .narrowing.narrow import narrow, shrink
 from .plan.plan import ChannelPlan
-from .pruner import LAPP
-from .score.scores import LayerChannels, register_score
+from .progress import Phase
+from .pruner import Pruner
+from .score import Score, ScoreContext, register_score
 from .trace.blocks.registry import register_block
 
 __all__ = [
@@ -20,17 +20,20 @@ __all__ = [
     'Analysis',
     'Bypass',
     'ChannelPlan',
-    'Controller',
-    'LayerChannels',
+    'Method',
+    'Phase',
+    'Pruner',
     'PruningError',
     'PruningWarning',
-    'Schedule',
+    'Score',
+    'ScoreContext',
     'analyse',
     'attach',
     'merge_bypasses',
     'narrow',
     'register_block',
     'register_bypass',
+    'register_method',
     'register_score',
     'shrink',
 ]

@@ -1,10 +1,10 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Puts thresholds, masks and bypasses on a network."""
+"""Puts a pruner, masks and bypasses on a network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,10 +18,10 @@ from .errors import PruningError
 from .mask.gate import Masked, restore_masks
 from .mask.living import Compacted
 from .mask.placing import layout_of, lookup, nodes_of, place_masks
+from .methods import METHODS, Method
 from .methods.budget import check_divisor
-from .methods.lapp.controller import Controller
-from .methods.lapp.surrogates import SURROGATES
-from .pruner import LAPP
+from .pruner import Pruner
+from .score import Score, Scorer
 from .score.group_scores import GroupInfo, Layer
 from .trace import FlopsTerm
 
@@ -33,17 +33,15 @@ def attach(
     scope: str | Sequence[str] = '*',
     ignore: str | Sequence[str] = (),
     bypass: Bypass | None = None,
-    score: str = 'l2',
+    method: str | Mapping[str, Any] | Method = 'lapp',
+    score: str | Mapping[str, Any] | Score = 'l2',
     normalisation: str = 'rank',
-    surrogate: str = 'sigmoid',
-    width: float = 0.1,
-    controller: Controller | None = None,
     divisor: int = 1,
     analysis: Analysis | None = None,
-) -> LAPP:
+) -> Pruner:
     """Makes a network prunable in place.
 
-    Its class and its state-dict keys stay; a child ``lapp`` is added.
+    Its class and its state-dict keys stay; a child ``pruner`` is added.
 
     Args:
         model (nn.Module): The network, not yet wrapped for distributed
@@ -57,14 +55,14 @@ def attach(
             none.
         bypass (Bypass, optional): Bypass of every pruned convolution.
             Defaults to none.
-        score (str): Importance score. Defaults to ``l2``.
+        method (str, Mapping or Method): Who decides which channels live:
+            ``lapp``, ``uniform``, ``random`` or a registered name, or a
+            dictionary of it as ``type`` and its settings. Defaults to
+            ``lapp``.
+        score (str, Mapping or Score): Importance score, likewise. Defaults
+            to ``l2``.
         normalisation (str): How scores of different layers become
-            comparable. Defaults to ``rank``.
-        surrogate (str): Surrogate of the mask's derivative. Defaults to
-            ``sigmoid``.
-        width (float): Its width in units of the normalised score. Defaults
-            to 0.1.
-        controller (Controller, optional): Rule of the thresholds' steps.
+            comparable: ``rank``, ``mean`` or ``std``. Defaults to ``rank``.
         divisor (int): What the number of kept channels of a group is a
             multiple of, unless all are kept: 8 or 16 where the hardware
             wants it. Defaults to 1.
@@ -72,7 +70,7 @@ def attach(
             same scope and bypass, to spare the forwards. Defaults to None.
 
     Returns:
-        LAPP: The added child.
+        Pruner: The added child.
 
     Raises:
         PruningError: For an unknown name, a divisor below 1, and what
@@ -82,14 +80,20 @@ def attach(
         >>> import torch
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
         >>> attach(model, torch.rand(1, 3, 9, 9))
-        LAPP(
+        Pruner(
           groups=1, channels=8
-          (flops): FlopsTable()
+          (costs): ModuleDict(
+            (flops): FlopsTable()
+          )
+          (method): LAPP(
+            (update): Balance()
+          )
         )
     """
     _refuse_second(model)
     check_divisor(divisor)
-    smooth = SURROGATES[surrogate](width)
+    decides = METHODS.build(method)
+    scorer = Scorer(score, normalisation)
     if analysis is None:
         analysis = analyse(
             model, example_of(model, example), scope, ignore, bypass
@@ -103,7 +107,7 @@ def attach(
         )
     table = flops_table(model, analysis, bypass)
     infos = _infos(model, analysis, floor=int(bypass.placement == 'narrow'))
-    lapp = LAPP(
+    pruner = Pruner(
         infos,
         layout_of(
             model,
@@ -112,33 +116,30 @@ def attach(
             bypass,
             analysis.bypasses,
         ),
-        table,
-        analysis.flops,
-        score,
-        normalisation,
-        smooth,
-        controller or Controller(),
+        {'flops': table},
+        decides,
+        scorer,
         divisor,
     )
     for name, branch in analysis.bypasses.items():
         add_bypass(model.get_submodule(name), branch)
     filled = analysis.bypasses if bypass.placement == 'fill' else None
-    lapp.places.extend(
-        place_masks(model, lapp, analysis.trace, analysis.groups, filled)
+    pruner.places.extend(
+        place_masks(model, pruner, analysis.trace, analysis.groups, filled)
     )
-    lapp.to(next(model.parameters()).device)
-    model.add_module('lapp', lapp)
-    model.register_forward_pre_hook(_activate)
-    return lapp
+    pruner.to(next(model.parameters()).device)
+    model.add_module('pruner', pruner)
+    pruner.handles.append(model.register_forward_pre_hook(_activate))
+    return pruner
 
 
 def _refuse_second(model: nn.Module) -> None:
-    if hasattr(model, 'lapp'):
+    if hasattr(model, 'pruner'):
         raise PruningError(
-            'the model already has a child named lapp: attach it only once'
+            'the model already has a child named pruner: attach it only once'
         )
     for name, module in model.named_modules():
-        if isinstance(module, (Compacted, LAPP, Masked)):
+        if isinstance(module, (Compacted, Masked, Pruner)):
             raise PruningError(
                 f'{name} of the model is already prunable: attach either '
                 'the part or the whole'
@@ -147,11 +148,11 @@ def _refuse_second(model: nn.Module) -> None:
 
 def _activate(module: nn.Module, args: object) -> None:
     """Masks apply from the first forward on; before it, weights are set."""
-    lapp: Any = module.lapp
-    if not lapp.complete:
-        restore_masks(module, lapp.places)
-        lapp.complete = True
-    lapp.active = True
+    pruner: Any = module.pruner
+    if not pruner.complete:
+        restore_masks(module, pruner.places)
+        pruner.complete = True
+    pruner.active = True
 
 
 def flops_table(
@@ -192,7 +193,7 @@ def flops_table(
                 lookup(channel, outputs),
             )
             pairs.append(PairTerm(label, positions * area, *ends))
-    return FlopsTable(terms, analysis.groups, pairs)
+    return FlopsTable(terms, analysis.groups, analysis.flops, pairs)
 
 
 def _infos(

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from inspect import signature
+from typing import Any, Generic, TypeVar
 
 from .errors import PruningError
 
@@ -60,6 +61,47 @@ class Table(Generic[T]):
                 f'{self.kind}={name!r} is unknown; choose one of: {known}'
             )
         return self._entries[name]
+
+    def build(self, choice: Any, *args: Any) -> Any:
+        """Makes what a config asks for.
+
+        Args:
+            choice (str, Mapping or object): A name; a dictionary of the name
+                as ``type`` and settings; or what was made already.
+            *args (Any): Given to the entry before the settings.
+
+        Raises:
+            PruningError: If the name is unknown or a setting is.
+
+        Examples:
+            >>> numbers = Table('number')
+            >>> @numbers.register('power')
+            ... def power(base, exponent=1):
+            ...     return base**exponent
+            >>> numbers.build(dict(type='power', exponent=3), 2)
+            8
+        """
+        if isinstance(choice, str):
+            choice = {'type': choice}
+        if not isinstance(choice, Mapping):
+            return choice
+        settings = dict(choice)
+        if 'type' not in settings:
+            raise PruningError(
+                f'{self.kind}={settings}: says no type; choose one of: '
+                f'{", ".join(sorted(self._entries))}'
+            )
+        name = settings.pop('type')
+        entry: Any = self[name]
+        try:
+            signature(entry).bind(*args, **settings)
+        except TypeError as error:
+            known = list(signature(entry).parameters)[len(args) :]
+            raise PruningError(
+                f'{self.kind}={name!r} with {settings}: {error}; it takes '
+                f'{", ".join(known) or "no settings"}'
+            ) from error
+        return entry(*args, **settings)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

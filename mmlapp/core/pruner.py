@@ -1,151 +1,225 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Thresholds, masks and the FLOPs constraint of one network."""
+"""The child of a prunable network: gate, phase, costs and plan."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from .cost.flops import FlopsTable
+from .cost.base import Cost
 from .errors import PruningError
-from .mask.gate import HardMask, MaskPlace
-from .methods.budget import reachable, snap
-from .methods.lapp.controller import Controller
-from .methods.lapp.sensitivity import Margin
-from .methods.lapp.surrogates import Surrogate
-from .methods.schedule import Schedule, check_target, penalty, penalty_slope
+from .mask.gate import MaskPlace
+from .methods.base import Method
+from .methods.budget import Budget, reachable, snap
+from .methods.schedule import Schedule, check_targets
 from .plan.layout import Layout
 from .plan.plan import ChannelPlan
-from .pruner_state import DENSE, FINISHED, PRUNING, ThresholdState
-from .score.group_scores import GroupInfo, group_scores, report_non_finite
-from .score.scores import NORMALISATIONS, SCORES
+from .progress import Phase, Progress
+from .score import Scorer
+from .score.group_scores import GroupInfo, report_non_finite
 
 
-class LAPP(ThresholdState):
-    """What decides on the channels; a child of the pruned network.
+class Pruner(nn.Module):
+    """Holds what every method needs; the method decides.
 
-    Thresholds are buffers, not parameters: no optimizer, weight decay,
-    gradient clipping or DDP reducer touches them, and they are stepped by
-    :meth:`step`.
+    Masked parameters read :attr:`gate`, a buffer with one number in [0, 1]
+    per channel, and nothing else; its gradient is what methods learn from.
+    The gate, scores and whatever a method keeps are buffers, not parameters:
+    no optimizer, weight decay, gradient clipping or DDP reducer touches
+    them.
 
     Args:
-        groups (list[GroupInfo]): Prunable groups, in order.
+        groups (Sequence[GroupInfo]): Prunable groups, in order.
         layout (Layout): Where their channels live.
-        flops (FlopsTable): Multiply-adds as a function of the masks.
-        dense_flops (float): Multiply-adds of the user's own network.
-        score (str): Importance score.
-        normalisation (str): How scores of different layers become
-            comparable.
-        surrogate (Surrogate): Derivative of the mask.
-        controller (Controller): Rule of the thresholds' steps.
+        costs (Mapping[str, nn.Module]): What can be budgeted, by name.
+        method (Method): Who decides.
+        scorer (Scorer): How much each channel matters.
         divisor (int): What the numbers of kept channels are multiples of
             at the end of the phase. Defaults to 1.
     """
 
+    gate: Tensor
+    scores: Tensor
+    group: Tensor
+    method: Method
+
     def __init__(
         self,
-        groups: list[GroupInfo],
+        groups: Sequence[GroupInfo],
         layout: Layout,
-        flops: FlopsTable,
-        dense_flops: float,
-        score: str,
-        normalisation: str,
-        surrogate: Surrogate,
-        controller: Controller,
+        costs: Mapping[str, Cost],
+        method: Method,
+        scorer: Scorer,
         divisor: int = 1,
     ) -> None:
-        sizes = [g.size for g in groups]
-        super().__init__(sizes, controller.initial_state(len(groups)))
-        self.divisor = divisor
-        self.groups, self.dense_flops = groups, dense_flops
-        self.layout, self.flops = layout, flops
-        self.score = SCORES[score]
-        self.normalise = NORMALISATIONS[normalisation]
-        self.surrogate, self.controller = surrogate, controller
+        super().__init__()
+        self.groups, self.layout = list(groups), layout
+        self.scorer, self.divisor = scorer, divisor
+        self.costs = nn.ModuleDict(costs)
+        # No buffer: read several times in each step, it stays on the CPU.
+        self._stored = Progress().to_tensor(list(costs))
+        self.progress = Progress()
+        # Masks apply from the first forward on; before it, weights are set.
+        self.active, self.complete = False, False
         self.places: list[MaskPlace] = []
-        # Of the image at which FLOPs were counted, where that is known.
+        self.handles: list[RemovableHandle] = []
+        # Of the image at which costs were counted, where that is known.
         self.input_shape: tuple[int, ...] | None = None
+        self.gradient: Tensor | None = None
+        self.loss_scale = 1.0
+        sizes = torch.tensor([g.size for g in self.groups])
+        owner = torch.arange(len(sizes)).repeat_interleave(sizes)
+        self.register_buffer('group', owner, persistent=False)
+        self.register_buffer('gate', torch.ones(len(owner)))
+        self.register_buffer('scores', torch.zeros(len(owner)))
+        self.method = method
+        method.setup(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns its input: an ``nn.Sequential`` runs its new child too."""
+        return x
+
+    # What there is.
 
     @property
-    def ratio(self) -> float:
-        """Current fraction of the dense FLOPs."""
-        return float(self._ratio(self.mask[:-1]))
+    def sizes(self) -> list[int]:
+        """Number of channels of every group."""
+        return [g.size for g in self.groups]
 
     @property
-    def target(self) -> float:
-        """Current target of the constraint, as a fraction."""
-        if self.phase == DENSE:
-            return 1.0
-        return self._schedule().at(int(self.progress[1]))
+    def floors(self) -> list[int]:
+        """Fewest channels to keep, of every group."""
+        return [g.floor for g in self.groups]
+
+    @property
+    def progress(self) -> Progress:
+        """Phase, steps and targets."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, progress: Progress) -> None:
+        self._progress = progress
+        self._stored.copy_(progress.to_tensor(list(self.costs)))
+
+    @property
+    def phase(self) -> Phase:
+        """Before, in or after the pruning phase."""
+        return self.progress.phase
+
+    @property
+    def mask(self) -> Tensor:
+        """Which channels live, bool ``[channels]``."""
+        return self.gate.detach() > 0
+
+    def ratios(self) -> dict[str, float]:
+        """Returns the current fraction of every cost of the dense network."""
+        gate = self.gate.detach()
+        return {
+            name: float(self.cost(name).ratio(gate)) for name in self.costs
+        }
+
+    def cost(self, name: str) -> Cost:
+        """Returns one of the costs.
+
+        Args:
+            name (str): Its name.
+        """
+        cost = self.costs[name]
+        assert isinstance(cost, Cost)
+        return cost
+
+    def targets(self) -> dict[str, float]:
+        """Returns where the schedule wants the ratios at this step."""
+        return {
+            name: Schedule(target, self.progress.steps).at(self.progress.done)
+            for name, target in self.progress.target.items()
+        }
+
+    def binding_cost(self) -> str:
+        """Returns the target that is missed most; of one, that one."""
+        targets = self.targets()
+        if len(targets) == 1:
+            return next(iter(targets))
+        ratios = self.ratios()
+        return max(targets, key=lambda name: ratios[name] / targets[name])
+
+    def by_group(self, values: Tensor) -> dict[str, Tensor]:
+        """Splits values of channels, ``[channels]``, by name of the group."""
+        parts = values.split(self.sizes)
+        return dict(zip([g.name for g in self.groups], parts, strict=True))
 
     def keep_ratios(self) -> dict[str, float]:
-        """Returns the share of kept channels of every group."""
-        sizes = torch.tensor([g.size for g in self.groups])
-        kept = sizes.new_zeros(len(sizes)).index_add(
-            0, self.group[:-1].cpu(), self.mask[:-1].long().cpu()
-        )
-        shares = (kept / sizes).tolist()
-        return dict(zip([g.name for g in self.groups], shares, strict=True))
+        """Returns the share of living channels of every group."""
+        mask = self.mask.cpu()
+        return {
+            name: float(part.double().mean())
+            for name, part in self.by_group(mask).items()
+        }
 
-    def signal(self) -> list[float]:
-        """How much more than the others every group resists."""
-        return self.controller.signal(self.state).tolist()
+    # The phase.
 
-    def begin(self, target_flops: float, steps: int) -> None:
+    def begin(self, target: Mapping[str, float], steps: int) -> None:
         """Starts the pruning phase.
 
         Args:
-            target_flops (float): Asked fraction of the dense FLOPs.
+            target (Mapping[str, float]): Asked fraction of the dense
+                network's cost, by name of the cost. Several hold together.
             steps (int): Length of the phase in optimizer steps.
 
         Raises:
-            PruningError: If the target cannot be reached.
+            PruningError: If a target is unknown or cannot be reached, or if
+                the score was not prepared.
         """
-        schedule = Schedule(check_target(target_flops), steps)
-        self.check_reachable(target_flops)
-        self.progress.copy_(
-            torch.tensor([PRUNING, 0, schedule.steps, schedule.target])
-        )
+        target = check_targets(target, list(self.costs))
+        for value in target.values():
+            Schedule(value, steps)  # checks both
+        self.check_reachable(target)
+        self.scorer.check_prepared()
+        self._update_scores(0)
+        self.progress = Progress(Phase.PRUNING, 0, steps, target)
         self.active = True
         self._forget()
-        self.refresh(first=True)
+        self.gate.requires_grad_(self.method.uses_gradient)
+        self._set_gate(self.method.begin(self))
 
-    def check_reachable(self, target_flops: float) -> None:
-        """Raises PruningError if a target lies below what must be kept."""
-        lowest = reachable(
-            self.flops,
-            torch.zeros(self.total, device=self.mask.device),
-            self.group[:-1],
-            self._floors(),
-            self.divisor,
-        )
-        lowest /= self.dense_flops
-        if target_flops < lowest:
-            raise PruningError(
-                f'target_flops={target_flops} lies below the reachable '
-                f'minimum of {lowest:.4f}: the rest of the FLOPs belongs to '
-                'layers that are not prunable or to bypasses. Raise the '
-                'target or widen the scope'
+    def check_reachable(self, target: Mapping[str, float]) -> None:
+        """Raises PruningError if a target lies below what must be kept.
+
+        Args:
+            target (Mapping[str, float]): Fractions by name of the cost.
+        """
+        for name, value in check_targets(target, list(self.costs)).items():
+            cost = self.cost(name)
+            lowest = reachable(
+                cost, self.scores, self.group, self.floors, self.divisor
             )
+            lowest /= cost.dense
+            if value < lowest:
+                raise PruningError(
+                    f'target {name}={value} lies below the reachable minimum '
+                    f'of {lowest:.4f}: the rest belongs to layers that are '
+                    'not prunable or to bypasses. Raise the target or widen '
+                    'the scope'
+                )
 
     def loss(self) -> Tensor:
-        """Returns the FLOPs penalty, to be added to the task loss.
-
-        Its gradient goes to the thresholds alone. Zero outside the pruning
-        phase.
-        """
-        if self.phase != PRUNING:
-            return torch.zeros((), device=self.threshold.device)
-        ratio = self._learned_ratio(self.threshold)
-        return penalty(ratio, self.target).float()
+        """Returns what the method adds to the task loss; else zero."""
+        if self.phase != Phase.PRUNING:
+            return torch.zeros((), device=self.gate.device)
+        return self.method.loss(self)
 
     @torch.no_grad()
     def step(self, loss_scale: float = 1.0) -> None:
-        """Moves the thresholds; call it after ``optimizer.step()``.
+        """Lets the method decide; call it after ``optimizer.step()``.
 
-        The last step of the phase fixes the masks within the budget.
+        The last step of the phase fixes the gate within the budget.
 
         Args:
             loss_scale (float): Factor on the losses, as a gradient scaler
@@ -154,161 +228,208 @@ class LAPP(ThresholdState):
         Raises:
             PruningError: If importance scores are not finite.
         """
-        if self.phase != PRUNING:
+        if self.phase != Phase.PRUNING:
             self._forget()
             return
-        self._move_thresholds(loss_scale)
-        self.progress[1] += 1
-        self.refresh()
-        if self.progress[1] >= self.progress[2]:
-            self.finish()
-
-    def _move_thresholds(self, loss_scale: float) -> None:
-        if self.threshold.grad is None:
-            return
-        gate = self.gate.grad
-        if gate is None:  # the FLOPs loss alone
-            gate = torch.zeros_like(self.gate)
+        done = self.progress.done + 1
+        self._update_scores(done)
+        self.loss_scale = loss_scale
+        self.gradient = self._reduced_gradient()
+        gate = self.method.step(self)
         self._forget()
-        gate = _mean_over_ranks(gate / loss_scale)[:-1]
-        if not gate.isfinite().all():
-            return
-        ratio, direction = self._flops_direction()
-        margin = Margin(
-            gate,
-            self.slope[:-1],
-            self.mask[:-1],
-            self.group[:-1],
-            direction,
-        )
-        pull = penalty_slope(ratio, self.target)
-        self.threshold.add_(
-            self.controller.step(
-                margin, pull, self.state, int(self.progress[2])
-            )
-        )
-
-    @torch.enable_grad()
-    def _flops_direction(self) -> tuple[float, Tensor]:
-        """The ratio, and gradient of the log FLOPs by the thresholds."""
-        threshold = self.threshold.detach().requires_grad_()
-        ratio = self._learned_ratio(threshold)
-        (gradient,) = torch.autograd.grad(ratio.log(), threshold)
-        return float(ratio.detach()), gradient
-
-    @torch.no_grad()
-    def refresh(self, first: bool = False) -> None:
-        """Computes scores, masks and slopes from the live weights.
-
-        Args:
-            first (bool): Whether to put the thresholds below all scores.
-                Defaults to False.
-        """
-        self.scores.copy_(
-            torch.cat(
-                [
-                    group_scores(g, self.score, self.normalise)
-                    for g in self.groups
-                ]
-            )
-        )
-        if not self.scores.isfinite().all():
-            report_non_finite(self.groups, self.score, int(self.progress[1]))
-        group = self.group[:-1]
-        extreme = self.threshold.new_zeros(len(self.groups))
-        low = (
-            extreme.scatter_reduce(
-                0, group, self.scores, 'amin', include_self=False
-            )
-            - 0.99 * self.surrogate.width  # the slope at its very end may be 0
-        )
-        high = self._ceiling()
-        bounded = (
-            low
-            if first
-            else torch.minimum(torch.maximum(self.threshold, low), high)
-        )
-        self.threshold.copy_(bounded)
-        margin = self.scores - self.threshold[group]
-        self.mask[:-1] = margin > 0
-        self.slope[:-1] = self.surrogate.slope(margin)
-
-    def _ceiling(self) -> Tensor:
-        """Highest thresholds that leave every group its floor."""
-        below = torch.tensor(-torch.inf, device=self.scores.device)
-        tops = []
-        for scores, info in zip(
-            self.scores.split([g.size for g in self.groups]),
-            self.groups,
-            strict=True,
-        ):
-            if info.floor == 0:
-                tops.append(scores.max())
-            else:
-                best = scores.topk(info.floor).values[-1]
-                tops.append(torch.nextafter(best, below))
-        return torch.stack(tops)
+        self.progress = replace(self.progress, done=done)
+        self._set_gate(gate)
+        if done >= self.progress.steps:
+            self.finish()
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Ends the pruning phase: masks within the budget, then fixed.
+        """Ends the pruning phase: within the budget, 0 or 1, then fixed.
 
         Raises:
             PruningError: If the phase has not begun.
         """
-        if self.phase == DENSE:
+        if self.phase == Phase.DENSE:
             raise PruningError(
                 'finish: the pruning phase has not begun; call begin first'
             )
-        target = float(self.progress[3])
-        margin = self.scores - self.threshold[self.group[:-1]]
-        self.mask[:-1] = snap(
-            self.flops,
-            margin,
-            self.group[:-1],
-            self._floors(),
-            target * self.dense_flops,
+        mask = snap(
+            self.budget(self.progress.target),
+            self.method.ranking(self),
+            self.group,
+            self.floors,
             self.divisor,
         )
-        self.slope.zero_()
-        self.progress[0] = FINISHED
+        self.gate.requires_grad_(False)
+        self.set_mask(mask)
+        self.method.finish(self)
+        self.progress = replace(self.progress, phase=Phase.FINISHED)
+
+    def budget(self, target: Mapping[str, float]) -> Budget:
+        """Returns what may be spent on each cost.
+
+        Args:
+            target (Mapping[str, float]): Fractions of the dense network.
+        """
+        return Budget(
+            [
+                (cost := self.cost(name), value * cost.dense)
+                for name, value in target.items()
+            ]
+        )
+
+    def set_mask(
+        self, mask: Tensor, target: Mapping[str, float] | None = None
+    ) -> None:
+        """Fixes which channels live, from outside of any method.
+
+        Args:
+            mask (Tensor): Bool, ``[channels]``.
+            target (Mapping[str, float], optional): If given, the phase is
+                over, and these were its targets. Defaults to None.
+
+        Raises:
+            PruningError: If the mask is of another network.
+        """
+        if mask.shape != self.gate.shape:
+            raise PruningError(
+                f'mask of shape {tuple(mask.shape)}: the network has '
+                f'{len(self.gate)} prunable channels'
+            )
+        self._set_gate(mask)
+        self.active = True
+        if target is not None:
+            self.progress = Progress(Phase.FINISHED, target=dict(target))
 
     def plan(self) -> ChannelPlan:
-        """Returns what the current masks keep, ready for ``shrink``."""
+        """Returns what the gate keeps, ready for ``shrink``."""
         mask = self.mask.cpu()
-        sizes = [g.size for g in self.groups]
-        parts = mask[:-1].split(sizes)
+        ratios = self.ratios()
         return self.layout.plan(
             mask,
-            dict(zip([g.name for g in self.groups], parts, strict=True)),
+            self.by_group(mask),
             {
-                'dense': self.dense_flops,
-                'pruned': self.ratio * self.dense_flops,
-                'target': float(self.progress[3]),
+                'dense': self.cost('flops').dense,
+                'pruned': ratios['flops'] * self.cost('flops').dense,
+                'target': self.progress.target.get('flops', 0.0),
             },
         )
 
-    def _floors(self) -> list[int]:
-        return [g.floor for g in self.groups]
+    def take_over(self, other: Pruner) -> None:
+        """Makes gate, state and progress those of another one.
 
-    def _ratio(self, mask: Tensor) -> Tensor:
-        total: Tensor = self.flops(mask)
-        return total / self.dense_flops
+        Args:
+            other (Pruner): Of a copy of the same network.
+        """
+        for mine, theirs in zip(self.buffers(), other.buffers(), strict=True):
+            mine.data.copy_(theirs.data)
+        self.progress, self.active = other.progress, other.active
 
-    def _learned_ratio(self, threshold: Tensor) -> Tensor:
-        """The ratio as a function of thresholds, by the surrogate."""
-        mask = HardMask.apply(
-            threshold, self.mask[:-1], self.slope[:-1], self.group[:-1]
+    def prepare(self, model: nn.Module, batches: Iterable[Any]) -> None:
+        """Lets the score look at calibration batches, once.
+
+        Args:
+            model (nn.Module): The network that this prunes.
+            batches (Iterable): See :meth:`Scorer.prepare`.
+        """
+        self.scorer.prepare(model, self.groups, batches)
+
+    # State.
+
+    @torch.no_grad()
+    def _set_gate(self, gate: Tensor) -> None:
+        self.gate.copy_(gate)
+
+    def _update_scores(self, step: int) -> None:
+        if not self.scorer.is_due(step):
+            return
+        scores = self.scorer.compute(self.groups)
+        if not scores.isfinite().all():
+            report_non_finite(self.groups, self.scorer.score, step)
+        self.scores.copy_(scores)
+
+    def _reduced_gradient(self) -> Tensor | None:
+        """Gradient by the gate, mean over processes; None if unusable."""
+        if not self.method.uses_gradient:
+            return None
+        gradient = self.gate.grad
+        found = gradient is not None
+        if gradient is None:
+            gradient = torch.zeros_like(self.gate)
+        # All processes must reduce, also those that had no backward.
+        reduced = _mean_over_ranks(
+            torch.cat(
+                [gradient / self.loss_scale, gradient.new_tensor([found])]
+            )
         )
-        return self._ratio(mask)
+        # After an overflow a scaler skips the optimizer's step, too.
+        usable = reduced[-1] > 0 and reduced[:-1].isfinite().all()
+        return reduced[:-1] if usable else None
 
-    def _schedule(self) -> Schedule:
-        _, _, steps, target = self.progress.tolist()
-        return Schedule(target, int(steps))
+    def _forget(self) -> None:
+        self.gate.grad = self.gradient = None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Pruner:
+        """Follows the network to its device; types stay as they are.
+
+        Counts and costs need their range, and a buffer that learns must be
+        a leaf again after it was moved.
+        """
+        before = {
+            (module, name): value
+            for module in self.modules()
+            for name, value in module._buffers.items()
+        }
+        super()._apply(fn, recurse)
+        for (module, name), value in before.items():
+            moved = module._buffers[name]
+            if moved is None or value is None or moved is value:
+                continue
+            if value.device.type != 'meta':
+                moved = value.detach().to(moved.device)
+            module._buffers[name] = moved.detach().requires_grad_(
+                value.requires_grad
+            )
+        return self
+
+    def _save_to_state_dict(
+        self, destination: Any, prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f'{prefix}progress'] = self._stored
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        *args: Any,
+    ) -> None:
+        key = f'{prefix}progress'
+        super()._load_from_state_dict(
+            {k: v for k, v in state_dict.items() if k != key},
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            *args,
+        )
+        if key in state_dict:
+            self.progress = Progress.from_tensor(
+                state_dict[key], list(self.costs)
+            )
+            learns = self.phase == Phase.PRUNING and self.method.uses_gradient
+            self.gate.requires_grad_(learns)
+        elif strict:
+            missing_keys.append(key)
+        if f'{prefix}gate' in state_dict:
+            self.active = True
 
     def extra_repr(self) -> str:
         """Shows what is pruned."""
-        return f'groups={len(self.groups)}, channels={self.total}'
+        return f'groups={len(self.groups)}, channels={len(self.gate)}'
 
 
 def _mean_over_ranks(tensor: Tensor) -> Tensor:

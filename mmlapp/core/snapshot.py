@@ -60,7 +60,6 @@ def exact(model: nn.Module) -> Iterator[None]:
     def cast(module: nn.Module, args: Any, kwargs: Any) -> Any:
         return tree_map_only(Tensor, _double, (args, kwargs))
 
-    cast.__module__ = ''  # narrowing takes the hooks of this package off
     with restored(model):
         twins: dict[int, Tensor] = {}  # shared tensors stay shared
         for module in model.modules():

@@ -85,16 +85,16 @@ def randomise():
     return random_statistics
 
 
-def random_masks(lapp, keep=0.5):
+def random_masks(pruner, keep=0.5):
     """Keeps a random share of every group, at least its floor."""
-    mask = torch.zeros(lapp.total, dtype=torch.bool)
+    mask = torch.zeros(len(pruner.gate), dtype=torch.bool)
     start = 0
-    for info in lapp.groups:
+    for info in pruner.groups:
         count = max(info.floor, int(info.size * keep))
         mask[start + torch.randperm(info.size)[:count]] = True
         start += info.size
-    lapp.mask[:-1] = mask
-    lapp.active = True
+    pruner.set_mask(mask)
+    pruner.active = True
 
 
 @pytest.fixture
@@ -151,11 +151,11 @@ def agree():
         with torch.no_grad():
             dense = model(x)
             dense_macs = torch_macs(model, x)
-            lapp = attach(model, x, **arguments)
-            assert lapp.dense_flops == dense_macs + uncounted[0]
-            random_masks(lapp, keep)
+            pruner = attach(model, x, **arguments)
+            assert pruner.cost('flops').dense == dense_macs + uncounted[0]
+            random_masks(pruner, keep)
             masked = model(x)
-            plan = lapp.plan()
+            plan = pruner.plan()
             slim = shrink(copy.deepcopy(model), plan)
             narrowed = slim(x)
         assert narrowed.shape == dense.shape
@@ -163,9 +163,9 @@ def agree():
         assert relative_error(masked, dense) > 1e-3, 'masks did nothing'
         slim_macs = torch_macs(slim, x) + uncounted[1]
         assert plan.flops['pruned'] == pytest.approx(slim_macs)
-        sizes = {info.name: info.size for info in lapp.groups}
+        sizes = {info.name: info.size for info in pruner.groups}
         return SimpleNamespace(
-            model=model, lapp=lapp, plan=plan, slim=slim, groups=sizes
+            model=model, pruner=pruner, plan=plan, slim=slim, groups=sizes
         )
 
     return check
@@ -184,3 +184,35 @@ def frozen():
         }
 
     return reasons
+
+
+@pytest.fixture
+def make(net, conv):
+    """With a norm, without one, and a last layer that stays."""
+
+    def build():
+        return net(
+            lambda m, x: m.d(m.c(m.norm(m.b(m.a(x).relu())).relu()).relu()),
+            a=conv(3, 8),
+            b=conv(8, 12),
+            norm=nn.BatchNorm2d(12),
+            c=conv(12, 16),
+            d=conv(16, 5),
+        ).float()
+
+    return build
+
+
+@pytest.fixture
+def model(make):
+    return make()
+
+
+@pytest.fixture
+def images():
+    return torch.randn(4, 3, 8, 8)
+
+
+@pytest.fixture
+def pruner(model, images):
+    return attach(model, images)

@@ -152,4 +152,4 @@ def test_groups_that_begin_at_one_layer_have_names_of_their_own(
     result = agree(model, image)
     assert result.groups == {'b': 4, 'b#2': 4}
     assert list(result.plan.groups) == ['b', 'b#2']
-    assert list(result.lapp.keep_ratios()) == ['b', 'b#2']
+    assert list(result.pruner.keep_ratios()) == ['b', 'b#2']

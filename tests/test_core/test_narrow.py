@@ -61,7 +61,7 @@ def trained(net, conv):
             fc=nn.Linear(16, 4),
         )
         images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
-        lapp = attach(model, images, bypass=BYPASSES[bypass])
+        pruner = attach(model, images, bypass=BYPASSES[bypass])
         groups = [
             {'params': model.stem.parameters(), 'lr': 0.02},
             {
@@ -73,10 +73,10 @@ def trained(net, conv):
             },
         ]
         both = model, OPTIMIZERS[optimizer](groups)
-        lapp.begin(0.6, steps)
+        pruner.begin({'flops': 0.6}, steps)
         train(*both, range(steps))
-        assert lapp.phase == 2
-        assert not lapp.mask.all()
+        assert pruner.phase == 2
+        assert not pruner.mask.all()
         return both
 
     return make
@@ -89,16 +89,16 @@ def batch(step):
 
 
 def train(model, optimizer, steps, average=None):
-    lapp = getattr(model, 'lapp', None)
+    pruner = getattr(model, 'pruner', None)
     for step in steps:
         images, labels = batch(step)
         loss = cross_entropy(model(images), labels)
-        if lapp is not None:
-            loss = loss + lapp.loss()
+        if pruner is not None:
+            loss = loss + pruner.loss()
         loss.backward()
         optimizer.step()
-        if lapp is not None:
-            lapp.step()
+        if pruner is not None:
+            pruner.step()
         optimizer.zero_grad()
         for old, new in zip(
             [] if average is None else average.parameters(),
@@ -127,7 +127,7 @@ def assert_close(found, expected):
 def test_twenty_more_steps_equal_those_with_masks(trained, optimizer, bypass):
     masked = trained(optimizer, bypass)
     slim = copy.deepcopy(masked)
-    plan = masked[0].lapp.plan()
+    plan = masked[0].pruner.plan()
     averages = [copy.deepcopy(m) for m, _ in (masked, slim)]
     narrow(slim[0], plan, slim[1])
     narrow(averages[1], plan)
@@ -144,7 +144,7 @@ def test_every_tensor_of_the_state_has_its_parameters_shape(trained):
     model, optimizer = trained('adam', 'depthwise-narrow')
     rates = [g['lr'] for g in optimizer.param_groups]
     groups = list(map(id, optimizer.param_groups))
-    narrow(model, model.lapp.plan(), optimizer)
+    narrow(model, model.pruner.plan(), optimizer)
     listed = [p for g in optimizer.param_groups for p in g['params']]
     assert {id(p) for p in listed} == {id(p) for p in model.parameters()}
     assert [g['lr'] for g in optimizer.param_groups] == rates
@@ -160,7 +160,7 @@ def test_gradients_follow(trained):
     model, optimizer = trained()
     images, labels = batch(7)
     cross_entropy(model(images), labels).backward()
-    plan = model.lapp.plan()
+    plan = model.pruner.plan()
     kept = torch.tensor(plan.slices['a.weight'][0].index)
     inputs = torch.tensor(plan.slices['a.weight'][1].index)
     wide = model.a._parameters['weight'].grad.clone()
@@ -181,7 +181,7 @@ def test_a_state_of_another_shape_is_refused_and_nothing_changes(trained):
     optimizer.state[weight]['row'] = torch.zeros(16)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(PruningError, match=r"state 'row' of SGD has shape"):
-        narrow(model, model.lapp.plan(), optimizer)
+        narrow(model, model.pruner.plan(), optimizer)
     assert optimizer.state[weight]['row'].shape == (16,)
     assert_close(model.state_dict(), before)
 
@@ -191,7 +191,7 @@ def test_names_of_parameters_follow(trained):
     optimizer = torch.optim.SGD(model.named_parameters(), 0.1)
     if 'param_names' not in optimizer.param_groups[0]:
         pytest.skip('this torch does not note names')
-    narrow(model, model.lapp.plan(), optimizer)
+    narrow(model, model.pruner.plan(), optimizer)
     (group,) = optimizer.param_groups
     assert len(group['param_names']) == len(group['params'])
     shapes = dict(zip(group['param_names'], group['params'], strict=True))
@@ -200,12 +200,13 @@ def test_names_of_parameters_follow(trained):
 
 def test_a_layer_that_lost_all_filters_asks_for_no_gradient(trained):
     model, optimizer = trained(bypass='depthwise-fill')
-    lapp = model.lapp
+    pruner = model.pruner
     start = sum(
-        g.size for g in lapp.groups[: [g.name for g in lapp.groups].index('a')]
+        g.size
+        for g in pruner.groups[: [g.name for g in pruner.groups].index('a')]
     )
-    lapp.mask[start : start + 16] = False
-    narrow(model, lapp.plan(), optimizer)
+    pruner.gate[start : start + 16] = 0
+    narrow(model, pruner.plan(), optimizer)
     assert model.a.weight.shape[0] == 0
     images, labels = batch(3)
     cross_entropy(model(images), labels).backward()

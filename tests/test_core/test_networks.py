@@ -74,12 +74,12 @@ def test_counts_and_outputs(name, fvcore_macs, randomise, mask_randomly):
     model = randomise(build()).eval()
     x = torch.randn(1, 3, side, side)
     dense = fvcore_macs(model, x)
-    lapp = attach(model, x)
-    assert lapp.dense_flops == pytest.approx(dense, rel=1e-3)
-    mask_randomly(lapp, keep=0.6)
+    pruner = attach(model, x)
+    assert pruner.cost('flops').dense == pytest.approx(dense, rel=1e-3)
+    mask_randomly(pruner, keep=0.6)
     with torch.no_grad():
         masked = model(x)
-    plan = lapp.plan()
+    plan = pruner.plan()
     slim = shrink(model, plan)
     with torch.no_grad():
         narrowed = slim(x)
@@ -114,14 +114,14 @@ def test_every_budget_is_met(name, bypass, fvcore_macs, randomise):
     model = randomise(build()).eval()
     x = torch.randn(1, 3, side, side)
     dense = fvcore_macs(model, x)
-    lapp = attach(model, x, bypass=bypass)
+    pruner = attach(model, x, bypass=bypass)
     for target in TARGETS:
         trial = copy.deepcopy(model)
-        trial.lapp.begin(target, steps=1)
+        trial.pruner.begin({'flops': target}, steps=1)
         with torch.no_grad():  # groups that got unequally far
-            trial.lapp.threshold.add_(torch.rand(len(lapp.groups)))
-        trial.lapp.finish()
-        plan = trial.lapp.plan()
+            trial.pruner.method.threshold.add_(torch.rand(len(pruner.groups)))
+        trial.pruner.finish()
+        plan = trial.pruner.plan()
         with torch.no_grad():
             masked = trial(x)
             narrowed = shrink(trial, plan)(x)

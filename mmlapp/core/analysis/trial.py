@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -39,17 +39,11 @@ REASON_OTHER = 'narrowed, the network would compute something else'
 
 
 @dataclass
-class FixedMask:
-    """A mask that does not change, for parameters to ask for."""
+class FixedGate:
+    """A gate that does not change, for parameters to ask for."""
 
-    mask: Tensor
-    total: int
+    gate: Tensor
     active: bool = True
-    threshold: Tensor = field(default_factory=lambda: torch.zeros(1))
-
-    def __post_init__(self) -> None:
-        self.slope = torch.zeros(self.total + 1, device=self.mask.device)
-        self.gate, self.group = self.slope, self.slope.long()
 
 
 @dataclass
@@ -177,7 +171,7 @@ class Trial:
         self, mask: Tensor, groups: Groups
     ) -> tuple[list[Tensor], Failure | None]:
         with restored(self.model):
-            source = FixedMask(mask, len(mask) - 1)
+            source = FixedGate(mask.float())
             place_masks(self.model, source, self.record, groups)
             return self._outputs()
 
@@ -196,7 +190,7 @@ class Trial:
             if group.name in names:
                 part[order[: max(1, round(share * group.size))]] = False
             parts.append(part)
-        mask = torch.cat([*parts, torch.ones(1, dtype=torch.bool)])
+        mask = torch.cat(parts)
         layout = layout_of(self.model, self.record, groups, Bypass())
         device = next(self.model.parameters()).device
         return mask.to(device), layout.plan(mask, {}, {})

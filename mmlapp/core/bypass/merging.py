@@ -38,10 +38,10 @@ def merge_bypasses(model: nn.Module) -> dict[str, str | None]:
         >>> from mmlapp.core import Bypass, attach, shrink
         >>> model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 4, 3))
         >>> x = torch.rand(1, 4, 9, 9)
-        >>> lapp = attach(model, x, bypass=Bypass('depthwise'))
-        >>> lapp.begin(target_flops=0.5, steps=1)
-        >>> lapp.step()
-        >>> y = shrink(model, lapp.plan())(x)
+        >>> pruner = attach(model, x, bypass=Bypass('depthwise'))
+        >>> pruner.begin({'flops': 0.5}, steps=1)
+        >>> pruner.step()
+        >>> y = shrink(model, pruner.plan())(x)
         >>> merge_bypasses(model)
         {'0': None}
         >>> torch.testing.assert_close(model(x), y)

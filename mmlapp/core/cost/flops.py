@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..groups import Groups
 from ..trace import FlopsTerm
+from .base import Cost
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Factor:
     counts: dict[int, float] = field(default_factory=dict)
 
 
-class FlopsTable(nn.Module):
+class FlopsTable(Cost):
     r"""Multiply-adds of every layer, multilinear in the kept channels.
 
     .. math:: F(m) = \sum_l c_l \prod_j (o_{lj} + \sum_g n_{ljg} K_g)
@@ -50,6 +51,7 @@ class FlopsTable(nn.Module):
     Args:
         terms (Sequence[FlopsTerm]): Calls of a trace.
         groups (Groups): Which node belongs to which prunable group.
+        dense (float): Multiply-adds of the user's own network.
         pairs (Sequence[PairTerm]): Pairwise layers. Defaults to none.
     """
 
@@ -67,9 +69,11 @@ class FlopsTable(nn.Module):
         self,
         terms: Sequence[FlopsTerm],
         groups: Groups,
+        dense: float,
         pairs: Sequence[PairTerm] = (),
     ) -> None:
         super().__init__()
+        self.dense = dense
         sizes = [g.size for g in groups.prunable]
         self.names = [t.name for t in terms]
         self.pair_names = [p.name for p in pairs]

@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Masks multiplied into the parameters that emit a channel."""
+"""The gate multiplied into the parameters that emit a channel."""
 
 from __future__ import annotations
 
@@ -16,73 +16,74 @@ from torch.autograd import Function
 from ..mixins import take_off
 
 
-class MaskSource(Protocol):
-    """What a masked parameter asks for its mask."""
+class GateSource(Protocol):
+    """What a masked parameter asks for its factor.
+
+    ``gate`` has one number in [0, 1] per channel, shape ``[channels]``;
+    ``active`` says whether it applies at the moment.
+    """
 
     active: bool
-    threshold: Tensor
     gate: Tensor
-    mask: Tensor
-    slope: Tensor
-    group: Tensor
-    total: int
 
 
-class ApplyMask(Function):
-    r"""Multiplies a parameter by a hard mask; thresholds get the surrogate.
+def at_channels(gate: Tensor, channels: Tensor) -> Tensor:
+    """Looks the gate up where channels live; one where there is none.
 
-    Forward :math:`\tilde w = m w` with :math:`m = 1[s > t]`; backward
-    :math:`\partial L/\partial w = m\, \partial L/\partial \tilde w`,
-    :math:`\partial L/\partial m_i = \langle \partial L/\partial \tilde w_i,
-    w_i \rangle` and :math:`\partial L/\partial t_g = -\sum_{i \in g}
-    h(s_i - t_g)\, \partial L/\partial m_i`.
+    Args:
+        gate (Tensor): One value per channel, ``[channels]``.
+        channels (Tensor): Global channel of every index, -1 where no channel
+            owns it, so that nobody removes it. Shape ``[size]``.
+
+    Returns:
+        Tensor: Shape ``[size]``, of the type of ``gate``.
+
+    Examples:
+        >>> at_channels(torch.tensor([0.0, 0.5]), torch.tensor([1, -1, 0]))
+        tensor([0.5000, 1.0000, 0.0000])
+    """
+    channels = channels.to(gate.device)
+    found = gate[channels.clamp_min(0)]
+    return torch.where(channels < 0, torch.ones_like(found), found)
+
+
+class ApplyGate(Function):
+    r"""Multiplies a parameter by the gate along one dimension.
+
+    Forward :math:`\tilde w_i = g_i w_i`; backward :math:`\partial L/\partial
+    w_i = g_i\, \partial L/\partial \tilde w_i` and
+    :math:`\partial L/\partial g_i = \langle \partial L/\partial \tilde w_i,
+    w_i \rangle`. Written by hand, for autograd would keep the product of
+    both in memory for every parameter; what nobody asks for is not computed.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        parameter: Tensor,
-        threshold: Tensor,
-        gate: Tensor,
-        mask: Tensor,
-        slope: Tensor,
-        group: Tensor,
-        dim: int,
-    ) -> Tensor:
-        """Returns the masked parameter.
+    def forward(ctx: Any, parameter: Tensor, gate: Tensor, dim: int) -> Tensor:
+        """Returns the product.
 
         Args:
             ctx (Any): Autograd context.
             parameter (Tensor): Any shape.
-            threshold (Tensor): One per group, shape ``[groups]``.
-            gate (Tensor): Gets the gradient of the mask, ``[size]``.
-            mask (Tensor): Mask along ``dim``, shape ``[size]``.
-            slope (Tensor): Surrogate slope along ``dim``, ``[size]``.
-            group (Tensor): Group of every index, ``[size]``.
-            dim (int): The masked dimension.
+            gate (Tensor): Factors along ``dim``, shape ``[size]``.
+            dim (int): The gated dimension.
         """
         view = [1] * parameter.dim()
         view[dim] = -1
-        shaped = mask.to(parameter.dtype).view(view)
-        ctx.save_for_backward(parameter, shaped, slope, group)
-        ctx.dim, ctx.groups = dim, threshold.shape[0]
-        ctx.threshold_dtype = threshold.dtype
+        # [size] -> [1, ..., size, ..., 1]. Half precision stays what it is.
+        shaped = gate.to(parameter.dtype).view(view)
+        ctx.save_for_backward(parameter, shaped)
+        ctx.dim, ctx.dtype = dim, gate.dtype
         return parameter * shaped
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Returns the gradients of parameter, thresholds and mask."""
+        """Returns the gradients of parameter and gate."""
         (grad,) = grads
-        parameter, shaped, slope, group = ctx.saved_tensors
-        grad_threshold = grad_gate = None
+        parameter, shaped = ctx.saved_tensors
+        grad_gate = None
         if ctx.needs_input_grad[1]:
-            grad_gate = _sum_but(grad * parameter, ctx.dim, slope.dtype)
-            grad_threshold = (
-                slope.new_zeros(ctx.groups)
-                .index_add(0, group, -grad_gate * slope)
-                .to(ctx.threshold_dtype)
-            )
-        return grad * shaped, grad_threshold, grad_gate, *[None] * 4
+            grad_gate = _sum_but(grad * parameter, ctx.dim, ctx.dtype)
+        return grad * shaped, grad_gate, None
 
 
 def _sum_but(tensor: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
@@ -90,81 +91,58 @@ def _sum_but(tensor: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
     if tensor.dim() == 1:  # of a norm, which most masks belong to
         return tensor.to(dtype)
     rows = tensor.movedim(dim, 0)
+    # [size, everything else]; sums of half precision are taken in float32.
     return rows.reshape(rows.shape[0], -1).sum(dim=1, dtype=dtype)
-
-
-class HardMask(Function):
-    r"""The mask itself: :math:`m = 1[s > t]` with a surrogate slope."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, threshold: Tensor, mask: Tensor, slope: Tensor, group: Tensor
-    ) -> Tensor:
-        """Returns the mask as numbers, shape ``[channels]``."""
-        ctx.save_for_backward(slope, group)
-        ctx.groups = threshold.shape[0]
-        return mask.to(slope.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Returns the gradient of the thresholds."""
-        (grad,) = grads
-        slope, group = ctx.saved_tensors
-        summed = slope.new_zeros(ctx.groups).index_add(
-            0, group, -grad.to(slope.dtype) * slope
-        )
-        return summed, None, None, None
 
 
 class ParameterMask:
     """Masks one dimension of one parameter.
 
     Args:
-        source (MaskSource): Holds thresholds and masks of all groups.
-        channels (Tensor): Global channel of every index along ``dim``, or
-            the number of channels where none applies: the last entry of the
-            source's vectors is always kept. Shape ``[size]``.
+        source (GateSource): Holds the gate of all channels.
+        channels (Tensor): Global channel of every index along ``dim``, -1
+            where none applies. Shape ``[size]``.
         dim (int): The masked dimension.
-        learn (bool): Whether the thresholds learn through this parameter.
+        learn (bool): Whether the gate gets a gradient from this parameter.
             Defaults to True.
     """
 
     def __init__(
         self,
-        source: MaskSource,
+        source: GateSource,
         channels: Tensor,
         dim: int,
         learn: bool = True,
     ) -> None:
         self.source, self.dim, self.learn = source, dim, learn
         self.channels: Tensor | slice = _as_slice(channels)
+        self._whole = bool((channels >= 0).all())
 
     @property
     def active(self) -> bool:
-        """Whether any mask applies at the moment."""
+        """Whether the gate applies at the moment."""
         return self.source.active
 
     def __call__(self, parameter: Tensor) -> Tensor:
         """Returns the masked parameter."""
-        source = self.source
-        threshold, gate = source.threshold, source.gate
+        gate = self.source.gate
         if not self.learn:
-            threshold, gate = threshold.detach(), gate.detach()
-        return ApplyMask.apply(  # type: ignore[no-any-return]
-            parameter,
-            threshold,
-            gate[self.channels],
-            source.mask[self.channels],
-            source.slope[self.channels],
-            source.group[self.channels],
-            self.dim,
+            gate = gate.detach()
+        channels = self.channels
+        if self._whole or isinstance(channels, slice):
+            factor = gate[channels]
+        else:
+            factor = at_channels(gate, channels)
+        return ApplyGate.apply(  # type: ignore[no-any-return]
+            parameter, factor, self.dim
         )
 
 
 def _as_slice(channels: Tensor) -> Tensor | slice:
     """Indexing by a slice copies nothing."""
     start, size = int(channels[0]), channels.numel()
-    if torch.equal(channels, torch.arange(start, start + size)):
+    run = torch.arange(start, start + size)
+    if start >= 0 and torch.equal(channels, run):
         return slice(start, start + size)
     return channels
 

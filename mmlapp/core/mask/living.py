@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from ..mixins import mix_in, take_off
 from ..trace.blocks.registry import adjust_attributes
-from .gate import Masked, MaskSource
+from .gate import GateSource, Masked, at_channels
 
 
 class Living:
     """What of one module belongs to living channels.
 
     Args:
-        source (MaskSource): Holds the masks of all groups.
+        source (GateSource): Holds the gate of all channels.
         channels (Tensor): Global channel of every index of the input along
-            ``dim``; the number of channels where none applies.
+            ``dim``, -1 where none applies; ``[size]``.
         outputs (Tensor): The same for the output.
         dim (int): Dimension of the channels.
         tensors (Sequence[tuple[str, int, Tensor]]): Name, dimension and
@@ -33,7 +33,7 @@ class Living:
 
     def __init__(
         self,
-        source: MaskSource,
+        source: GateSource,
         channels: Tensor,
         outputs: Tensor,
         dim: int,
@@ -46,14 +46,18 @@ class Living:
 
     def index(self, channels: Tensor) -> Tensor:
         """Returns the indices along a dimension that live."""
-        return self.source.mask[channels].nonzero()[:, 0]
+        return self.alive(channels).nonzero()[:, 0]
+
+    def alive(self, channels: Tensor) -> Tensor:
+        """Returns which indices along a dimension live, bool ``[size]``."""
+        return at_channels(self.source.gate.detach(), channels) > 0
 
     def all(self) -> bool:
         """Whether nothing is masked."""
         if not self.source.active:
             return True
         ends = torch.cat([self.channels, self.outputs])
-        return bool(self.source.mask[ends].all())
+        return bool(self.alive(ends).all())
 
     def narrowed(self, module: nn.Module) -> nn.Module:
         """Returns a twin of a module as it will be when narrowed."""
@@ -63,14 +67,14 @@ class Living:
         twin._buffers = dict(module._buffers)
         values: dict[str, Tensor] = {}
         for name, dim, channels in self.tensors:
-            # A parameter may be masked, through which thresholds learn.
+            # A parameter may be masked, through which the gate learns.
             value = values.get(name, getattr(module, name))
             values[name] = value.index_select(dim, self.index(channels))
         for name, value in values.items():
             store: Any = twin._parameters
             (store if name in store else twin._buffers)[name] = value
         for name, channels in self.attributes:
-            setattr(twin, name, int(self.source.mask[channels].sum()))
+            setattr(twin, name, int(self.alive(channels).sum()))
         adjust_attributes(twin)
         return twin
 

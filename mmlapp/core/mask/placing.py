@@ -15,7 +15,7 @@ from ..bypass.branches import Bypass, Bypassed
 from ..groups import Groups
 from ..plan.layout import Layout
 from ..trace import Site, Trace
-from .gate import MaskPlace, MaskSource, ParameterMask, add_mask
+from .gate import GateSource, MaskPlace, ParameterMask, add_mask
 from .living import Living, compact
 
 
@@ -87,7 +87,7 @@ def owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
 
 def place_masks(
     model: nn.Module,
-    source: MaskSource,
+    source: GateSource,
     record: Trace,
     groups: Groups,
     filled: Collection[str] | None = None,
@@ -96,7 +96,7 @@ def place_masks(
 
     Args:
         model (nn.Module): The network, changed in place.
-        source (MaskSource): Holds the masks of all groups.
+        source (GateSource): Holds the gate of all channels.
         record (Trace): Its trace.
         groups (Groups): Its channel groups.
         filled (Collection[str], optional): Convolutions whose removed
@@ -123,7 +123,6 @@ def place_masks(
         mine = groups.node_channel[site.start : site.start + site.size]
         if (mine < 0).all():
             continue
-        mine = torch.where(mine < 0, source.total, mine)
         layer = model.get_submodule(site.module)
         parameter = layer._parameters.get(site.name.rpartition('.')[2])
         for module, name in sharers[id(parameter)]:
@@ -143,14 +142,13 @@ def place_masks(
 
 
 def _place_compact(
-    model: nn.Module, source: MaskSource, record: Trace, groups: Groups
+    model: nn.Module, source: GateSource, record: Trace, groups: Groups
 ) -> None:
     """Lets modules that compute over channels see the living ones alone."""
     channel = groups.node_channel
 
     def mine(ids: Tensor) -> Tensor:
-        found = lookup(channel, ids)
-        return torch.where(found < 0, source.total, found)
+        return lookup(channel, ids)
 
     for entry in record.compact.values():
         ends = torch.cat([entry.ids, entry.out])

@@ -1,3 +1,17 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Who decides which channels live."""
+"""Who decides which channels live, one file or folder per method."""
+
+from .base import METHODS, Method, register_method
+from .lapp import LAPP
+from .random import Random
+from .uniform import Uniform
+
+__all__ = [
+    'LAPP',
+    'METHODS',
+    'Method',
+    'Random',
+    'Uniform',
+    'register_method',
+]

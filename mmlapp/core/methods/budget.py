@@ -12,6 +12,43 @@ from torch import Tensor
 
 from ..errors import PruningError
 
+Costs = Sequence[tuple[Callable[[Tensor], Tensor], float]]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent, on one cost or on several at once.
+
+    Args:
+        limits (Sequence): Each cost as a function of the kept channels,
+            ``[channels]`` to a scalar, and its limit, in the same unit.
+
+    Examples:
+        >>> budget = Budget([(torch.sum, 4.0)])
+        >>> budget.used(torch.ones(3)), budget.used(torch.ones(5)) > 1
+        (0.75, True)
+    """
+
+    limits: Costs
+
+    def used(self, kept: Tensor) -> float:
+        """Returns the largest used share of any limit; at most 1 if it fits.
+
+        Args:
+            kept (Tensor): Kept (1) or removed (0), ``[channels]``.
+        """
+        shares = []
+        for cost, limit in self.limits:
+            value = float(cost(kept))
+            share = value / limit
+            # Rounded, a quotient may be 1 although the limit is exceeded.
+            shares.append(
+                min(share, 1.0)
+                if value <= limit
+                else max(share, 1 + torch.finfo(torch.float64).eps)
+            )
+        return max(shares)
+
 
 @dataclass(frozen=True)
 class Chunks:
@@ -19,7 +56,7 @@ class Chunks:
 
     Args:
         owner (Tensor): Chunk of every channel, ``[channels]``.
-        margin (Tensor): Mean score minus threshold, ``[chunks]``.
+        margin (Tensor): Mean ranking of its channels, ``[chunks]``.
         group (Tensor): Group of every chunk, ``[chunks]``.
         floors (Sequence[int]): Fewest chunks to keep, per group.
     """
@@ -52,7 +89,7 @@ def chunks(
     """Makes chunks of ``divisor`` channels; the last of a group may be less.
 
     Args:
-        margin (Tensor): Score minus threshold, shape ``[channels]``.
+        margin (Tensor): The larger, the longer kept; ``[channels]``.
         group (Tensor): Group of every channel, ``[channels]``.
         floors (Sequence[int]): Fewest channels to keep, per group.
         divisor (int): Channels of a chunk.
@@ -81,7 +118,7 @@ def floor_mask(margin: Tensor, group: Tensor, floors: Sequence[int]) -> Tensor:
     """Keeps each group's best channels up to its floor.
 
     Args:
-        margin (Tensor): Score minus threshold, shape ``[channels]``.
+        margin (Tensor): The larger, the longer kept; ``[channels]``.
         group (Tensor): Group of every channel, ``[channels]``.
         floors (Sequence[int]): Fewest channels to keep, per group.
 
@@ -96,40 +133,69 @@ def floor_mask(margin: Tensor, group: Tensor, floors: Sequence[int]) -> Tensor:
 
 
 def reachable(
-    flops: Callable[[Tensor], Tensor],
-    margin: Tensor,
+    cost: Callable[[Tensor], Tensor],
+    ranking: Tensor,
     group: Tensor,
     floors: Sequence[int],
     divisor: int = 1,
 ) -> float:
-    """Fewest multiply-adds that pruning can reach."""
-    parts = chunks(margin, group, floors, divisor)
+    """Least value of a cost that pruning can reach.
+
+    Args:
+        cost (Callable): Kept channels to the cost.
+        ranking (Tensor): The larger, the longer kept; ``[channels]``.
+        group (Tensor): Group of every channel, ``[channels]``.
+        floors (Sequence[int]): Fewest channels to keep, per group.
+        divisor (int): See :func:`snap`. Defaults to 1.
+    """
+    parts = chunks(ranking, group, floors, divisor)
     mask = floor_mask(parts.margin, parts.group, parts.floors)
-    return float(flops(mask[parts.owner].double()))
+    return float(cost(mask[parts.owner].double()))
+
+
+def first_fitting(
+    budget: Budget,
+    ranking: Tensor,
+    group: Tensor,
+    floors: Sequence[int],
+) -> Tensor:
+    """Keeps as many of the highest ranked channels as fit, and the floors.
+
+    Args:
+        budget (Budget): What may be spent.
+        ranking (Tensor): The larger, the longer kept; ``[channels]``.
+        group (Tensor): Group of every channel, ``[channels]``.
+        floors (Sequence[int]): Fewest channels to keep, per group.
+
+    Returns:
+        Tensor: Bool mask, ``[channels]``; the floors alone if not even they
+        fit.
+    """
+    floor = floor_mask(ranking, group, floors)
+    order = ranking.argsort(descending=True, stable=True)
+    return _bisect(lambda mask: budget.used(mask.double()), order, floor)
 
 
 def snap(
-    flops: Callable[[Tensor], Tensor],
-    margin: Tensor,
+    budget: Budget,
+    ranking: Tensor,
     group: Tensor,
     floors: Sequence[int],
-    budget: float,
     divisor: int = 1,
 ) -> Tensor:
     """Finds the largest network within a budget.
 
-    Bisection on a common offset of all thresholds gives the last network
-    that fits; channels just below the offset are then added one by one while
+    Bisection on a common offset of the ranking gives the last network that
+    fits; channels just below the offset are then added one by one while
     they still fit, since one channel of a wide group can be worth more than
     the tolerance. Where that leaves more than a hundredth of the budget, one
     more channel of some group takes the place of the least of others.
 
     Args:
-        flops (Callable): Mask to multiply-adds.
-        margin (Tensor): Score minus threshold, shape ``[channels]``.
+        budget (Budget): Never to be exceeded.
+        ranking (Tensor): The larger, the longer kept; ``[channels]``.
         group (Tensor): Group of every channel, ``[channels]``.
         floors (Sequence[int]): Fewest channels to keep, per group.
-        budget (float): Multiply-adds never to exceed.
         divisor (int): What the number of kept channels of a group is a
             multiple of, unless all are kept. Defaults to 1.
 
@@ -139,52 +205,60 @@ def snap(
     Raises:
         PruningError: If the budget lies below what must be kept.
     """
-    parts = chunks(margin, group, floors, divisor)
+    parts = chunks(ranking, group, floors, divisor)
     margin, group = parts.margin, parts.group
 
-    def cost(mask: Tensor) -> float:
-        return float(flops(mask[parts.owner].double()))
+    def used(mask: Tensor) -> float:
+        # [chunks] -> [channels]: a chunk stays or goes as a whole.
+        return budget.used(mask[parts.owner].double())
 
     floor = floor_mask(margin, group, parts.floors)
-    lowest = cost(floor)
-    if lowest > budget:
+    lowest = used(floor)
+    if lowest > 1:
         raise PruningError(
-            f'the budget of {budget:.4g} FLOPs lies below the reachable '
-            f'minimum of {lowest:.4g}'
+            'the budget lies below the reachable minimum, which is '
+            f'{lowest:.4f} times as much'
         )
     order = margin.argsort(descending=True, stable=True)
-    low, high = 0, len(order)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if cost(_first(order, middle) | floor) <= budget:
-            low = middle
-        else:
-            high = middle - 1
-    mask = _fill(cost, _first(order, low) | floor, order, group, budget)
-    if cost(mask) < 0.99 * budget:
-        mask = _exchange(cost, mask, margin, group, floor, budget)
-        mask = _fill(cost, mask, order, group, budget)
+    mask = _fill(used, _bisect(used, order, floor), order, group)
+    if used(mask) < 0.99:
+        mask = _exchange(used, mask, margin, group, floor)
+        mask = _fill(used, mask, order, group)
     return mask[parts.owner]
 
 
+def _bisect(
+    used: Callable[[Tensor], float], order: Tensor, floor: Tensor
+) -> Tensor:
+    """The longest beginning of an order that fits, with the floors."""
+    low, high = 0, len(order)
+    while low < high:
+        # Rounded up, so that low grows where the middle fits.
+        middle = (low + high + 1) // 2
+        if used(_first(order, middle) | floor) <= 1:
+            low = middle
+        else:
+            high = middle - 1
+    return _first(order, low) | floor
+
+
 def _fill(
-    cost: Callable[[Tensor], float],
+    used: Callable[[Tensor], float],
     mask: Tensor,
     order: Tensor,
     group: Tensor,
-    budget: float,
 ) -> Tensor:
     """Adds channels in order while they fit, of each group the best ones."""
-    mask, closed, used = mask.clone(), set(), cost(mask)
+    mask, closed, share = mask.clone(), set(), used(mask)
     for channel in order[~mask[order]].tolist():
-        if used > 0.999 * budget:
+        if share > 0.999:
             break
         if int(group[channel]) in closed:
             continue
         mask[channel] = True
-        more = cost(mask)
-        if more <= budget:
-            used = more
+        more = used(mask)
+        if more <= 1:
+            share = more
         else:
             mask[channel] = False
             closed.add(int(group[channel]))
@@ -192,30 +266,32 @@ def _fill(
 
 
 def _exchange(
-    cost: Callable[[Tensor], float],
+    used: Callable[[Tensor], float],
     mask: Tensor,
     margin: Tensor,
     group: Tensor,
     floor: Tensor,
-    budget: float,
 ) -> Tensor:
     """The largest network after one exchange, or the one there was."""
     best = mask
     for g in group[~mask].unique():
+        # The best channel of group g that is out comes in ...
         outside = margin.masked_fill(mask | (group != g), -torch.inf)
         tried = mask.clone()
         tried[outside.argmax()] = True
+        # ... and the least of the others go until it fits.
         spare = (mask & ~floor & (group != g)).nonzero()[:, 0]
         for channel in spare[margin[spare].argsort(stable=True)].tolist():
-            if cost(tried) <= budget:
+            if used(tried) <= 1:
                 break
             tried[channel] = False
-        if cost(best) < cost(tried) <= budget:
+        if used(best) < used(tried) <= 1:
             best = tried
     return best
 
 
 def _first(order: Tensor, count: int) -> Tensor:
+    """Mask of the first entries of an order, shape of ``order``."""
     mask = torch.zeros_like(order, dtype=torch.bool)
     mask[order[:count]] = True
     return mask

@@ -1,10 +1,11 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""The FLOPs constraint and the schedule of its target."""
+"""The constraint on a cost and the schedule of its target."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,34 +14,54 @@ from torch import Tensor
 from ..errors import PruningError
 
 
-def check_target(target: float, name: str = 'target_flops') -> float:
-    """Returns a FLOPs ratio in (0, 1] or raises.
+def check_targets(
+    target: Mapping[str, float], costs: Sequence[str] | None = None
+) -> dict[str, float]:
+    """Returns the asked fractions of the dense network's costs or raises.
 
     Args:
-        target (float): Fraction of the dense FLOPs.
-        name (str): Name of the argument, for the error.
+        target (Mapping[str, float]): Fraction by name of the cost, in
+            (0, 1].
+        costs (Sequence[str], optional): The costs that there are. Defaults
+            to None: names are not checked.
 
     Raises:
-        PruningError: If it lies outside.
+        PruningError: If there is none, a name is unknown or a fraction lies
+            outside.
+
+    Examples:
+        >>> check_targets({'flops': 0.5}, ['flops', 'parameters'])
+        {'flops': 0.5}
     """
-    if not 0 < target <= 1:
+    if not isinstance(target, Mapping) or not target:
         raise PruningError(
-            f'{name}={target}: expected a fraction of the dense FLOPs in '
-            '(0, 1], such as 0.5 for half of them'
+            f'target={target!r}: expected the fraction of each cost by its '
+            'name, such as dict(flops=0.5)'
         )
-    return float(target)
+    for name, value in target.items():
+        if costs is not None and name not in costs:
+            raise PruningError(
+                f'target {name}={value}: this network has the costs '
+                f'{", ".join(costs)}; others are added with costs=...'
+            )
+        if not isinstance(value, (int, float)) or not 0 < value <= 1:
+            raise PruningError(
+                f'target {name}={value!r}: expected a fraction of the dense '
+                'network in (0, 1], such as 0.5 for half of it'
+            )
+    return {name: float(value) for name, value in target.items()}
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The FLOPs target over the pruning phase.
+    """The target of one cost over the pruning phase.
 
-    The logarithm of the target falls linearly from the dense model's FLOPs
+    The logarithm of the target falls linearly from the dense model
     to the asked ratio, which is reached after ``ramp`` of the phase; the
     rest lets the thresholds settle.
 
     Args:
-        target (float): Fraction of the dense FLOPs, in (0, 1].
+        target (float): Fraction of the dense cost, in (0, 1].
         steps (int): Length of the phase in optimizer steps.
         ramp (float): Share of the phase in which the target falls.
             Defaults to 0.8.
@@ -58,7 +79,7 @@ class Schedule:
     ramp: float = 0.8
 
     def __post_init__(self) -> None:
-        check_target(self.target, 'target')
+        check_targets({'cost': self.target})
         if self.steps < 1:
             raise PruningError(
                 f'steps={self.steps}: the pruning phase needs at least one '
@@ -76,14 +97,14 @@ class Schedule:
 
 
 def penalty(ratio: Tensor, target: float, band: float = 0.05) -> Tensor:
-    r"""Distance of the FLOPs from their target, in logarithms.
+    r"""Distance of a cost from its target, in logarithms.
 
     Huber's function of :math:`d = \log(r / r^*)`: :math:`d^2 / 2b` inside
     the band b and :math:`|d| - b/2` outside, so that the pull is constant
     far away and vanishes at the target.
 
     Args:
-        ratio (Tensor): Current fraction of the dense FLOPs, scalar.
+        ratio (Tensor): Current fraction of the dense cost, scalar.
         target (float): Wanted fraction.
         band (float): Width of the quadratic part. Defaults to 0.05.
 

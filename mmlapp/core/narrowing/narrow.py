@@ -17,6 +17,7 @@ from ..mask.gate import remove_masks
 from ..mask.living import release
 from ..plan.checking import check_fit, stored
 from ..plan.plan import BypassPlan, ChannelPlan, Kept
+from ..pruner import Pruner
 from ..trace.blocks.registry import adjust_attributes
 from .optimizer_state import (
     Heir,
@@ -29,7 +30,7 @@ from .optimizer_state import (
 def shrink(model: nn.Module, plan: ChannelPlan) -> nn.Module:
     """Narrows a network to a plan, in place.
 
-    A network that still has its thresholds and masks loses them and gets its
+    A network that still has its pruner and masks loses them and gets its
     own classes back; a dense one, as a config builds it, first gets the
     bypasses of the plan.
 
@@ -68,11 +69,11 @@ def narrow(
     Examples:
         >>> from mmlapp.core import attach
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
-        >>> lapp = attach(model, torch.rand(1, 3, 9, 9))
+        >>> pruner = attach(model, torch.rand(1, 3, 9, 9))
         >>> optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        >>> lapp.begin(target_flops=0.5, steps=1)
-        >>> lapp.step()
-        >>> narrow(model, lapp.plan(), optimizer)
+        >>> pruner.begin({'flops': 0.5}, steps=1)
+        >>> pruner.step()
+        >>> narrow(model, pruner.plan(), optimizer)
         >>> model
         Sequential(
           (0): Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
@@ -123,7 +124,7 @@ def _narrow_model(
 
 
 def detach(model: nn.Module) -> nn.Module:
-    """Takes thresholds and masks off a network; parameters stay as they are.
+    """Takes pruner and masks off a network; parameters stay as they are.
 
     Args:
         model (nn.Module): A network, prunable or plain.
@@ -134,14 +135,11 @@ def detach(model: nn.Module) -> nn.Module:
     for module in model.modules():
         release(module)
         remove_masks(module)
-    if 'lapp' in model._modules:
-        del model.lapp
-    package = __name__.partition('.')[0] + '.'
-    for hooks in (model._forward_pre_hooks, model._forward_hooks):
-        for key, hook in list(hooks.items()):
-            if getattr(hook, '__module__', '').startswith(package):
-                del hooks[key]
-                model._forward_hooks_with_kwargs.pop(key, None)
+    pruner = model._modules.get('pruner')
+    if isinstance(pruner, Pruner):
+        for handle in pruner.handles:
+            handle.remove()
+        del model.pruner
     return model
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..bypass.branches import Bypass
+from ..mask.gate import at_channels
 from ..trace import Site
 from .plan import BypassPlan, ChannelPlan, Kept
 
@@ -39,8 +40,7 @@ class Layout:
         """Resolves masks to kept indices of every dimension.
 
         Args:
-            mask (Tensor): Bool mask in global order with a last entry that
-                stands for "always kept", shape ``[channels + 1]``.
+            mask (Tensor): Bool mask in global order, ``[channels]``.
             groups (Mapping[str, Tensor]): The mask of each group by name.
             flops (Mapping[str, float]): Multiply-adds to note down.
 
@@ -49,7 +49,7 @@ class Layout:
         """
 
         def kept(channels: Tensor) -> Kept:
-            return Kept.from_mask(mask[channels])
+            return Kept.from_mask(at_channels(mask, channels))
 
         slices: dict[str, dict[int, Kept]] = {}
         attributes: dict[str, Kept] = {}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PruningError
-from .scores import LayerChannels, Score
+from .base import Score, ScoreContext
 
 
 @dataclass
@@ -72,7 +72,7 @@ def group_scores(
     """
     parts = []
     for layer in group.layers:
-        raw = score(layer_channels(layer)).float()
+        raw = score(layer_context(layer)).float()
         index = layer.channels.to(raw.device)
         owned = index >= 0
         index, raw = index[owned], raw[owned]
@@ -102,10 +102,10 @@ def report_non_finite(
         PruningError: If there is such a layer.
     """
     for layer in (layer for group in groups for layer in group.layers):
-        channels = layer_channels(layer)
-        if score(channels).isfinite().all():
+        context = layer_context(layer)
+        if score(context).isfinite().all():
             continue
-        word = '' if channels.filters.isfinite().all() else 'not '
+        word = '' if context.filters.isfinite().all() else 'not '
         raise PruningError(
             f'importance scores of {layer.name} are not finite (its weights '
             f'are {word}finite) at step {step} of the pruning phase. '
@@ -114,7 +114,7 @@ def report_non_finite(
         )
 
 
-def layer_channels(layer: Layer) -> LayerChannels:
+def layer_context(layer: Layer) -> ScoreContext:
     """What a score may look at, read past any mask."""
     stored = {**layer.module._buffers, **layer.module._parameters}
     weight = stored[layer.weight]
@@ -132,4 +132,6 @@ def layer_channels(layer: Layer) -> LayerChannels:
         return tensor.detach().permute(layer.dim, *inner).flatten(1)
 
     gradient = None if weight.grad is None else flat(weight.grad)
-    return LayerChannels(flat(weight), gradient, scale)
+    return ScoreContext(
+        flat(weight), gradient, scale, layer.name, layer.module
+    )

@@ -53,7 +53,7 @@ def test_a_forward_that_cannot_be_used(parts, image, name):
     with pytest.raises(PruningError, match=match) as caught:
         attach(model, image)
     assert (caught.value.__cause__ is None) == (name[:2] == 'no')
-    assert not hasattr(model, 'lapp')
+    assert not hasattr(model, 'pruner')
 
 
 def turns(m, x):
@@ -121,7 +121,7 @@ def test_a_compiled_network_is_refused(conv, image):
     compiled = torch.compile(model, backend='eager')
     with pytest.raises(PruningError, match=r'made by torch\.compile: prune'):
         attach(compiled, image)
-    assert not hasattr(model, 'lapp')
+    assert not hasattr(model, 'pruner')
 
 
 def test_a_layer_without_a_shape_is_refused(image):
@@ -141,10 +141,10 @@ def test_several_inputs(conv):
 
     x, y = torch.rand(1, 3, 8, 8), torch.rand(1, 1, 8, 8)
     first, second = Two(), Two()
-    for lapp in (
+    for pruner in (
         attach(first, (x, y)),
         attach(second, lambda: second(x, y=y)),
     ):
-        assert [(g.name, g.size) for g in lapp.groups] == [('a', 8)]
+        assert [(g.name, g.size) for g in pruner.groups] == [('a', 8)]
     with pytest.raises(PruningError, match='a tuple of its arguments'):
         attach(Two(), x)

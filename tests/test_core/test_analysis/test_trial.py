@@ -77,9 +77,9 @@ def test_a_network_that_gives_something_else_at_every_call(net, conv, image):
 
     model = net(forward, a=conv(3, 8), b=conv(8, 5))
     with pytest.warns(PruningWarning, match='other outputs at every call'):
-        lapp = attach(model, image)
-    lapp.mask[:4] = False
-    assert shrink(model, lapp.plan()).a.out_channels == 4
+        pruner = attach(model, image)
+    pruner.gate[:4] = 0
+    assert shrink(model, pruner.plan()).a.out_channels == 4
 
 
 def test_rounding_is_told_from_a_mistake(net, conv, image):

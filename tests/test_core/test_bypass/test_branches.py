@@ -82,11 +82,11 @@ def test_fill_adds_the_bypass_to_what_is_left(
 ):
     """Computes m W(x) + B(x), by hand."""
     model = plain()
-    lapp = attach(model, image, bypass=Bypass(kind, 'fill'))
+    pruner = attach(model, image, bypass=Bypass(kind, 'fill'))
     weight, bias = model.b.weight.detach(), model.b.bias.detach()
-    mask_randomly(lapp)
-    start = [i.name for i in lapp.groups].index('b')
-    mask = lapp.mask[:-1].split([i.size for i in lapp.groups])[start]
+    mask_randomly(pruner)
+    start = [i.name for i in pruner.groups].index('b')
+    mask = pruner.mask.split([i.size for i in pruner.groups])[start]
     x = torch.randn(2, 8, 8, 8).double()
     main = functional.conv2d(x, weight, bias, stride=2, padding=1)
     expected = main * mask.view(1, -1, 1, 1) + model.b.bypass(x)
@@ -97,16 +97,16 @@ def test_fill_adds_the_bypass_to_what_is_left(
 def test_narrow_masks_the_bypass_too(plain, image, kind, mask_randomly):
     """Computes m (W(x) + B(x)), by hand."""
     model = plain()
-    lapp = attach(model, image, bypass=Bypass(kind, 'narrow'))
+    pruner = attach(model, image, bypass=Bypass(kind, 'narrow'))
     parameters = dict(model.b.named_parameters())
     x = torch.randn(2, 8, 8, 8).double()
     main = functional.conv2d(
         x, parameters['weight'], parameters['bias'], stride=2, padding=1
     )
     both = main + model.b.bypass(x)
-    mask_randomly(lapp)
-    start = [i.name for i in lapp.groups].index('b')
-    mask = lapp.mask[:-1].split([i.size for i in lapp.groups])[start]
+    mask_randomly(pruner)
+    start = [i.name for i in pruner.groups].index('b')
+    mask = pruner.mask.split([i.size for i in pruner.groups])[start]
     torch.testing.assert_close(model.b(x), both * mask.view(1, -1, 1, 1))
 
 
@@ -117,21 +117,20 @@ def test_the_reference_has_no_bypass(
 ):
     model = plain().eval()
     dense = count_macs(model, image)
-    lapp = attach(model, image, bypass=Bypass(kind, placement))
-    assert lapp.dense_flops == dense
+    pruner = attach(model, image, bypass=Bypass(kind, placement))
+    assert pruner.cost('flops').dense == dense
     full = count_macs(model, image)
     assert full > dense
-    assert float(lapp.flops(torch.ones(lapp.total))) == full
-    assert lapp.ratio == pytest.approx(full / dense)
+    assert float(pruner.cost('flops')(torch.ones(len(pruner.gate)))) == full
+    assert pruner.ratios()['flops'] == pytest.approx(full / dense)
 
 
 def test_a_layer_may_lose_all_filters_to_its_bypass(plain, image):
     model = plain().eval()
-    lapp = attach(model, image, bypass=Bypass('depthwise', 'fill'))
-    lapp.mask[:-1] = False
-    lapp.active = True
+    pruner = attach(model, image, bypass=Bypass('depthwise', 'fill'))
+    pruner.set_mask(torch.zeros_like(pruner.mask))
     masked = model(image)
-    slim = shrink(copy.deepcopy(model), lapp.plan())
+    slim = shrink(copy.deepcopy(model), pruner.plan())
     assert slim.b.weight.shape == (0, 8, 3, 3)
     slim.b._conv_forward = None  # it must not run
     torch.testing.assert_close(slim(image), masked)
@@ -145,11 +144,11 @@ def test_a_narrowed_bypass_may_have_nothing_to_do(net, conv, image):
         b=conv(4, 4),
         c=conv(4, 5),
     ).eval()
-    lapp = attach(model, image, bypass=Bypass('depthwise'))
-    lapp.mask[:-1] = torch.tensor([1, 1, 0, 0, 0, 0, 1, 1]).bool()
-    lapp.active = True
+    pruner = attach(model, image, bypass=Bypass('depthwise'))
+    pruner.set_mask(torch.tensor([1, 1, 0, 0, 0, 0, 1, 1]).bool())
+    pruner.active = True
     masked = model(image)
-    slim = shrink(copy.deepcopy(model), lapp.plan())
+    slim = shrink(copy.deepcopy(model), pruner.plan())
     assert slim.b.bypass is None
     torch.testing.assert_close(slim(image), masked)
 

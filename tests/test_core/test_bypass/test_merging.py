@@ -15,12 +15,12 @@ from mmlapp.core.bypass.merging import without_bypasses
 
 def narrowed(model, image, kind, placement, mask_randomly, keep=0.5):
     """A narrowed network with its bypasses, and the plan."""
-    lapp = attach(model, image, bypass=Bypass(kind, placement))
+    pruner = attach(model, image, bypass=Bypass(kind, placement))
     for name, parameter in model.named_parameters():
         if 'bypass' in name:
             nn.init.normal_(parameter, std=0.3)
-    mask_randomly(lapp, keep)
-    plan = lapp.plan()
+    mask_randomly(pruner, keep)
+    plan = pruner.plan()
     return shrink(model, plan).eval(), plan
 
 
@@ -112,10 +112,9 @@ def test_a_bypass_that_vanished_before_is_no_mixin_either(
         b=conv(16, 16),
         c=conv(16, 5),
     )
-    lapp = attach(model, image, bypass=Bypass('depthwise'))
-    lapp.mask[:-1] = False
-    lapp.mask[0] = lapp.mask[17] = True
-    plan = lapp.plan()
+    pruner = attach(model, image, bypass=Bypass('depthwise'))
+    pruner.set_mask(torch.isin(torch.arange(32), torch.tensor([0, 17])))
+    plan = pruner.plan()
     slim = shrink(model, plan).eval()
     assert slim.b.bypass is None
     merged = merge_bypasses(slim)

@@ -10,7 +10,7 @@ from mmlapp.core.methods.lapp.surrogates import SURROGATES
 
 
 @pytest.fixture
-def lapp(net, conv, image):
+def pruner(net, conv, image):
     """Residual block, depthwise layer, concatenation and a head."""
 
     def forward(m, x):
@@ -31,25 +31,25 @@ def lapp(net, conv, image):
     return attach(model, image)
 
 
-def random_mask(lapp):
-    return torch.rand(lapp.total, dtype=torch.float64)
+def random_mask(pruner):
+    return torch.rand(len(pruner.gate), dtype=torch.float64)
 
 
-def test_multiply_adds_in_closed_form(lapp):
+def test_multiply_adds_in_closed_form(pruner):
     """Batch 2, 8 x 8 positions; the groups a, b, c, e with their readers."""
-    sizes = [info.size for info in lapp.groups]
-    assert [(i.name, i.size) for i in lapp.groups] == [
+    sizes = [info.size for info in pruner.groups]
+    assert [(i.name, i.size) for i in pruner.groups] == [
         ('a', 8),
         ('b', 6),
         ('e', 4),
     ]
     for _ in range(5):
-        mask = (random_mask(lapp) > 0.5).double()
+        mask = (random_mask(pruner) > 0.5).double()
         a, b, e = (part.sum().item() for part in mask.split(sizes))
         positions = 2 * 8 * 8
         expected = positions * 9 * (3 * a + 2 * a * b + a + a * e)
         expected += positions * 5 * (a + e)
-        assert float(lapp.flops(mask)) == pytest.approx(expected)
+        assert float(pruner.cost('flops')(mask)) == pytest.approx(expected)
 
 
 def test_layers_as_torch_counts_them(net, conv, image):
@@ -57,26 +57,26 @@ def test_layers_as_torch_counts_them(net, conv, image):
         lambda m, x: m.body.b(m.body.a(x).mean((2, 3))),
         body=nn.ModuleDict({'a': conv(3, 8), 'b': nn.Linear(8, 5)}),
     )
-    lapp = attach(model, image)
+    pruner = attach(model, image)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image)
     counts = {
         name.removeprefix('Net.'): sum(ops.values()) / 2
         for name, ops in counter.get_flop_counts().items()
     }
-    found = lapp.flops.by_layer(torch.ones(lapp.total))
+    found = pruner.cost('flops').by_layer(torch.ones(len(pruner.gate)))
     assert found == {k: counts[k] for k in ('body.a', 'body.b')}
 
 
-def test_layers_sum_up(lapp):
-    mask = random_mask(lapp)
-    total = sum(lapp.flops.by_layer(mask).values())
-    assert total == pytest.approx(float(lapp.flops(mask)))
+def test_layers_sum_up(pruner):
+    mask = random_mask(pruner)
+    total = sum(pruner.cost('flops').by_layer(mask).values())
+    assert total == pytest.approx(float(pruner.cost('flops')(mask)))
 
 
-def test_gradient_by_the_mask_is_exact(lapp):
-    mask = random_mask(lapp).requires_grad_()
-    torch.autograd.gradcheck(lambda m: lapp.flops(m) / 1e5, mask)
+def test_gradient_by_the_mask_is_exact(pruner):
+    mask = random_mask(pruner).requires_grad_()
+    torch.autograd.gradcheck(lambda m: pruner.cost('flops')(m) / 1e5, mask)
 
 
 @pytest.mark.parametrize('placement', ['fill', 'narrow'])
@@ -90,45 +90,47 @@ def test_gradient_by_the_mask_is_exact_with_bypasses(
         b=conv(8, 16),
         c=conv(16, 5),
     )
-    lapp = attach(model, image, bypass=Bypass(kind, placement))
+    pruner = attach(model, image, bypass=Bypass(kind, placement))
     assert any(
         n.endswith('.bypass')
-        for n in lapp.flops.by_layer(torch.ones(lapp.total))
+        for n in pruner.cost('flops').by_layer(torch.ones(len(pruner.gate)))
     )
-    mask = random_mask(lapp).requires_grad_()
-    torch.autograd.gradcheck(lambda m: lapp.flops(m) / 1e5, mask)
+    mask = random_mask(pruner).requires_grad_()
+    torch.autograd.gradcheck(lambda m: pruner.cost('flops')(m) / 1e5, mask)
 
 
 @pytest.mark.parametrize('name', list(SURROGATES))
-def test_gradient_by_the_thresholds_of_the_relaxed_flops(lapp, name):
+def test_gradient_by_the_thresholds_of_the_relaxed_flops(pruner, name):
     """The FLOPs of relaxed masks against finite differences."""
     surrogate = SURROGATES[name](0.7)
-    scores = torch.rand(lapp.total, dtype=torch.float64)
+    scores = torch.rand(len(pruner.gate), dtype=torch.float64)
     threshold = torch.tensor([0.4, 0.5, 0.6], dtype=torch.float64)
-    owner = lapp.group[:-1]
+    owner = pruner.group
 
     def relaxed_flops(t):
         mask = surrogate.relaxed(scores - t[owner])
-        return (lapp.flops(mask) / lapp.dense_flops).log()
+        return (pruner.cost('flops')(mask) / pruner.cost('flops').dense).log()
 
     torch.autograd.gradcheck(relaxed_flops, threshold.requires_grad_())
 
 
-def test_a_mask_beyond_zero_and_one_extrapolates(lapp):
+def test_a_mask_beyond_zero_and_one_extrapolates(pruner):
     """Multilinear: the mean of two masks of one channel is in the middle."""
-    mask = random_mask(lapp)
+    mask = random_mask(pruner)
     low, high = mask.clone(), mask.clone()
     channel = 8  # of b, which meets itself in no layer
     low[channel], high[channel] = 0, 1
     middle = (low + high) / 2
-    expected = (lapp.flops(low) + lapp.flops(high)) / 2
-    torch.testing.assert_close(lapp.flops(middle), expected)
+    expected = (pruner.cost('flops')(low) + pruner.cost('flops')(high)) / 2
+    torch.testing.assert_close(pruner.cost('flops')(middle), expected)
 
 
-def test_integer_and_boolean_masks_count_too(lapp):
-    mask = random_mask(lapp) > 0.5
-    assert float(lapp.flops(mask)) == float(lapp.flops(mask.double()))
+def test_integer_and_boolean_masks_count_too(pruner):
+    mask = random_mask(pruner) > 0.5
+    assert float(pruner.cost('flops')(mask)) == float(
+        pruner.cost('flops')(mask.double())
+    )
 
 
-def test_the_table_is_not_part_of_the_checkpoint(lapp):
-    assert not [k for k in lapp.state_dict() if k.startswith('flops')]
+def test_the_table_is_not_part_of_the_checkpoint(pruner):
+    assert not [k for k in pruner.state_dict() if k.startswith('flops')]

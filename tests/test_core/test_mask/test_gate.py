@@ -9,88 +9,64 @@ from torch import nn
 
 from mmlapp.core import attach, shrink
 from mmlapp.core.mask.gate import (
-    ApplyMask,
-    HardMask,
+    ApplyGate,
     ParameterMask,
     add_mask,
+    at_channels,
     remove_masks,
 )
-from mmlapp.core.methods.lapp.surrogates import SURROGATES
-
-GROUP = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1])
-
-
-@pytest.fixture(params=list(SURROGATES))
-def surrogate(request):
-    return SURROGATES[request.param](0.8)
 
 
 @pytest.fixture
-def source(surrogate):
-    """Two groups of channels with thresholds in the middle."""
-    scores = torch.rand(8, dtype=torch.float64)
-    threshold = torch.tensor([0.4, 0.6], dtype=torch.float64)
-    margin = scores - threshold[GROUP]
-    return SimpleNamespace(
-        active=True,
-        scores=scores,
-        threshold=threshold.requires_grad_(),
-        gate=torch.zeros(9, dtype=torch.float64, requires_grad=True),
-        mask=torch.cat([margin > 0, torch.ones(1, dtype=torch.bool)]),
-        slope=torch.cat([surrogate.slope(margin), margin.new_zeros(1)]),
-        group=torch.cat([GROUP, GROUP[:1]]),
-    )
-
-
-def straight_through(source, surrogate):
-    """The hard step with the derivative of the relaxed one, by autograd."""
-    relaxed = surrogate.relaxed(source.scores - source.threshold[GROUP])
-    return source.mask[:-1].double() + relaxed - relaxed.detach()
+def source():
+    """A gate of eight channels: some closed, some half open."""
+    gate = torch.tensor([0, 1, 0.5, 0, 1, 0.25, 1, 0], dtype=torch.float64)
+    return SimpleNamespace(active=True, gate=gate.requires_grad_())
 
 
 @pytest.mark.parametrize('dim', [0, 1])
-def test_gradients_of_a_masked_parameter(source, surrogate, dim):
+def test_gradients_of_a_masked_parameter(source, dim):
+    """As autograd has them for the product."""
     shape = (8, 3, 2) if dim == 0 else (3, 8, 2)
     parameter = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(shape, dtype=torch.float64)
     view = [1, 1, 1]
     view[dim] = 8
-
-    masked = ApplyMask.apply(
-        parameter,
-        source.threshold,
-        source.gate[:-1],
-        source.mask[:-1],
-        source.slope[:-1],
-        GROUP,
-        dim,
-    )
-    mask = straight_through(source, surrogate)
-    reference = parameter * mask.view(view)
+    masked = ApplyGate.apply(parameter, source.gate, dim)
+    reference = parameter * source.gate.view(view)
     torch.testing.assert_close(masked, reference)
-    inputs = (parameter, source.threshold)
-    found = torch.autograd.grad(
-        (masked * weight).sum(), (*inputs, source.gate)
-    )
-    expected = torch.autograd.grad((reference * weight).sum(), (*inputs, mask))
-    torch.testing.assert_close(found[:2], expected[:2])
-    torch.testing.assert_close(found[2][:-1], expected[2])
+    inputs = (parameter, source.gate)
+    found = torch.autograd.grad((masked * weight).sum(), inputs)
+    expected = torch.autograd.grad((reference * weight).sum(), inputs)
+    torch.testing.assert_close(found, expected)
     assert (expected[1] != 0).all()
 
 
-def test_gradients_of_the_mask_itself(source, surrogate):
-    weight = torch.randn(8, dtype=torch.float64)
-    mask = HardMask.apply(
-        source.threshold, source.mask[:-1], source.slope[:-1], GROUP
-    )
-    reference = straight_through(source, surrogate)
-    torch.testing.assert_close(mask, reference)
-    (found,) = torch.autograd.grad((mask * weight).sum(), source.threshold)
-    (expected,) = torch.autograd.grad(
-        (reference * weight).sum(), source.threshold
-    )
-    torch.testing.assert_close(found, expected)
-    assert (expected != 0).all()
+def test_a_gate_that_nobody_asks_for_costs_nothing(source):
+    gate = source.gate.detach()
+    parameter = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
+    masked = ApplyGate.apply(parameter, gate, 0)
+    masked.sum().backward()
+    assert gate.grad is None
+    assert torch.equal(parameter.grad, gate[:, None].expand(8, 3))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_stays(source, dtype):
+    gate = source.gate.detach().float().requires_grad_()
+    parameter = torch.randn(8, 3).to(dtype).requires_grad_()
+    masked = ApplyGate.apply(parameter, gate, 0)
+    assert masked.dtype == dtype
+    masked.sum().backward()
+    assert (parameter.grad.dtype, gate.grad.dtype) == (dtype, torch.float32)
+
+
+def test_indices_without_a_channel_are_kept():
+    gate = torch.tensor([0.0, 0.5, 1.0])
+    channels = torch.tensor([1, -1, 0, 2, -1])
+    assert at_channels(gate, channels).tolist() == [0.5, 1, 0, 1, 1]
+    living = at_channels(gate > 0, channels)
+    assert living.tolist() == [True, True, False, True, True]
 
 
 @pytest.fixture
@@ -105,7 +81,7 @@ def mask_rows(source, learn=True):
 def test_a_module_reads_its_parameter_masked(layer, source):
     weight = layer.weight
     add_mask(layer, 'weight', mask_rows(source))
-    expected = weight * source.mask[:-1].double()[:, None, None, None]
+    expected = weight * source.gate.detach()[:, None, None, None]
     torch.testing.assert_close(layer.weight, expected)
     x = torch.randn(1, 4, 2, 2).double()
     torch.testing.assert_close(
@@ -142,7 +118,7 @@ def test_a_parameter_may_be_replaced(layer, source):
     fresh = nn.Parameter(torch.rand(8, 4, 1, 1).double())
     layer.weight = fresh
     assert dict(layer.named_parameters())['weight'] is fresh
-    assert (layer.weight[~source.mask[:-1]] == 0).all()
+    assert (layer.weight[source.gate == 0] == 0).all()
 
 
 def test_a_parameter_that_is_none_stays_none(source):
@@ -157,7 +133,7 @@ def test_two_masks_on_two_dimensions(source):
     add_mask(layer, 'weight', mask_rows(source))
     add_mask(layer, 'weight', ParameterMask(source, torch.arange(8), 1))
     add_mask(layer, 'bias', mask_rows(source))
-    mask = source.mask[:-1].double()
+    mask = source.gate.detach()
     torch.testing.assert_close(
         layer.weight, weight * mask[:, None] * mask[None]
     )
@@ -165,35 +141,39 @@ def test_two_masks_on_two_dimensions(source):
 
 
 def test_channels_in_any_order_and_always_kept_ones(layer, source):
-    """Index 8 of the source stands for a channel that nobody removes."""
-    channels = torch.tensor([3, 8, 0, 8, 7, 1, 8, 2])
+    """Index -1 stands for a channel that nobody removes."""
+    channels = torch.tensor([3, -1, 2, -1, 7, 1, -1, 5])
     weight = layer.weight
     add_mask(layer, 'weight', ParameterMask(source, channels, 0))
-    expected = source.mask[channels].double()
+    gate = source.gate.detach()
+    factor = torch.tensor(
+        [1.0 if c < 0 else float(gate[c]) for c in channels.tolist()]
+    ).double()
     torch.testing.assert_close(
-        layer.weight, weight * expected[:, None, None, None]
+        layer.weight, weight * factor[:, None, None, None]
     )
     layer.weight.square().sum().backward()
-    relevant = source.threshold.grad
-    reference = weight.detach().flatten(1).square().sum(1)
-    by_channel = -2 * reference * expected * source.slope[channels]
-    summed = torch.zeros(2).double()
-    summed.index_add_(0, source.group[channels], by_channel)
-    torch.testing.assert_close(relevant, summed)
+    # d/dg of (g w)^2 is 2 g w^2
+    squares = weight.detach().flatten(1).square().sum(1)
+    expected = torch.zeros(8).double()
+    for row, channel in enumerate(channels.tolist()):
+        if channel >= 0:
+            expected[channel] += 2 * factor[row] * squares[row]
+    torch.testing.assert_close(source.gate.grad, expected)
 
 
 def test_a_mask_that_does_not_learn(layer, source):
     add_mask(layer, 'weight', mask_rows(source, learn=False))
     layer.weight.sum().backward()
-    assert source.threshold.grad is None
+    assert source.gate.grad is None
     assert dict(layer.named_parameters())['weight'].grad is not None
 
 
-def test_a_frozen_parameter_still_teaches_the_threshold(layer, source):
+def test_a_frozen_parameter_still_teaches_the_gate(layer, source):
     layer.requires_grad_(False)
     add_mask(layer, 'weight', mask_rows(source))
     layer.weight.sum().backward()
-    assert (source.threshold.grad != 0).all()
+    assert (source.gate.grad != 0).all()
 
 
 def test_removing_masks_gives_the_class_back(layer, source):
@@ -212,7 +192,7 @@ def test_copies_are_independent(layer, source):
     other = copy.deepcopy(layer)
     masks = other.__dict__['_masks']['weight']
     assert masks[0].source is not source
-    masks[0].source.mask[:] = False
+    masks[0].source.gate.data.zero_()
     assert (other.weight == 0).all()
     assert (layer.weight != 0).any()
 
@@ -233,15 +213,15 @@ def test_a_norm_that_was_converted_is_masked_again(
         norm=nn.BatchNorm2d(8),
         b=conv(8, 4),
     ).eval()
-    lapp = attach(randomise(model), image)
+    pruner = attach(randomise(model), image)
     kind = nn.SyncBatchNorm if synchronised else nn.BatchNorm2d
     fresh = kind(8).double().eval()
     for name in ('weight', 'bias', 'running_mean', 'running_var'):
         setattr(fresh, name, getattr(model.norm, name))
     model.norm = fresh
-    mask_randomly(lapp)
+    mask_randomly(pruner)
     with torch.no_grad():
         masked = model(image)
-        slim = shrink(model, lapp.plan())(image)
+        slim = shrink(model, pruner.plan())(image)
     torch.testing.assert_close(masked, slim)
     assert type(model.norm) is kind

@@ -4,13 +4,24 @@ import pytest
 import torch
 
 from mmlapp.core import PruningError
-from mmlapp.core.methods.budget import floor_mask, reachable, snap
+from mmlapp.core.methods.budget import (
+    Budget,
+    first_fitting,
+    floor_mask,
+    reachable,
+)
+from mmlapp.core.methods.budget import snap as snap_within
 
 SIZES = [12, 5, 30]
 GROUP = torch.arange(3).repeat_interleave(torch.tensor(SIZES))
 MARGIN = torch.linspace(-1, 1, len(GROUP))[
     torch.randperm(len(GROUP), generator=torch.Generator().manual_seed(0))
 ]
+
+
+def snap(cost, margin, group, floors, limit, divisor=1):
+    """Within one budget, as most tests need it."""
+    return snap_within(Budget([(cost, limit)]), margin, group, floors, divisor)
 
 
 def flops(mask):
@@ -103,7 +114,7 @@ def test_a_budget_that_holds_the_floors_alone():
 
 def test_a_budget_below_the_floors():
     with pytest.raises(
-        PruningError, match=r'budget of 10 FLOPs.*minimum of 40'
+        PruningError, match='minimum, which is 4.0000 times as much'
     ):
         snap(flops, MARGIN, GROUP, [1, 1, 1], 10.0)
 
@@ -144,3 +155,52 @@ def test_the_minimum_that_a_divisor_leaves():
     # 8 of 12, all 5, which are fewer than a chunk, and 8 of 30.
     expected = 27 * 8 + 9 * 8 * 5 + 3 * 5 * 8 + 8
     assert reachable(flops, MARGIN, GROUP, [1, 1, 1], 8) == expected
+
+
+def parameters(mask):
+    """A second cost, in which the last group is dear."""
+    a, b, c = (m.sum() for m in mask.split(SIZES))
+    return a + b + 50 * c
+
+
+@pytest.mark.parametrize('shares', [(0.4, 0.9), (0.9, 0.4), (0.5, 0.5)])
+def test_several_budgets_hold_together(shares):
+    whole = torch.ones(sum(SIZES))
+    limits = [
+        (cost, share * float(cost(whole)))
+        for cost, share in zip((flops, parameters), shares, strict=True)
+    ]
+    mask = snap_within(Budget(limits), MARGIN, GROUP, [1, 1, 1]).double()
+    used = [float(cost(mask)) / limit for cost, limit in limits]
+    assert max(used) <= 1
+    assert max(used) > 0.97
+    for channel in (mask == 0).nonzero()[:, 0]:
+        larger = mask.clone()
+        larger[channel] = 1
+        assert max(used) > 0.999 or Budget(limits).used(larger) > 1
+
+
+def test_a_limit_is_exceeded_by_the_last_bit_alone():
+    """The quotient rounds to one; the comparison does not."""
+    limit = 3.0
+    above = torch.nextafter(
+        torch.tensor(limit).double(), torch.tensor(4.0).double()
+    )
+    assert Budget([(lambda m: above, limit)]).used(torch.ones(1)) > 1
+    below = above.new_tensor(limit)
+    assert Budget([(lambda m: below, limit)]).used(torch.ones(1)) == 1
+
+
+def test_the_beginning_of_an_order_that_fits():
+    budget = Budget([(flops, 0.5 * DENSE)])
+    mask = first_fitting(budget, MARGIN, GROUP, [0, 0, 0])
+    assert budget.used(mask.double()) <= 1
+    assert MARGIN[mask].min() > MARGIN[~mask].max()
+    mask[MARGIN.masked_fill(mask, -2).argmax()] = True
+    assert budget.used(mask.double()) > 1
+
+
+def test_the_floors_stay_where_nothing_fits():
+    budget = Budget([(flops, 1.0)])
+    mask = first_fitting(budget, MARGIN, GROUP, [1, 2, 3])
+    assert torch.equal(mask, floor_mask(MARGIN, GROUP, [1, 2, 3]))

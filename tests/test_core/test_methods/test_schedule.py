@@ -5,21 +5,39 @@ import math
 import pytest
 import torch
 
-from mmlapp.core import PruningError, Schedule
-from mmlapp.core.methods.schedule import check_target, penalty, penalty_slope
+from mmlapp.core import PruningError
+from mmlapp.core.methods.schedule import (
+    Schedule,
+    check_targets,
+    penalty,
+    penalty_slope,
+)
 
 
-@pytest.mark.parametrize('target', [1e-3, 0.5, 1, 1.0])
-def test_targets_that_are_fractions(target):
-    assert check_target(target) == target
+@pytest.mark.parametrize('value', [1e-3, 0.5, 1, 1.0])
+def test_targets_that_are_fractions(value):
+    assert check_targets({'flops': value}) == {'flops': value}
 
 
-@pytest.mark.parametrize('target', [0, -0.5, 1.01, 50, math.nan, math.inf])
-def test_targets_that_are_not(target):
+@pytest.mark.parametrize(
+    'value', [0, -0.5, 1.01, 50, math.nan, math.inf, '0.5', None]
+)
+def test_targets_that_are_not(value):
     with pytest.raises(
-        PruningError, match=rf'target_flops={target}.*\(0, 1\]'
+        PruningError, match=rf'target flops={value!r}.*\(0, 1\]'
     ):
-        check_target(target)
+        check_targets({'flops': value})
+
+
+@pytest.mark.parametrize('target', [0.5, {}, None, [('flops', 0.5)]])
+def test_targets_have_names(target):
+    with pytest.raises(PruningError, match=r'target=.*dict\(flops=0.5\)'):
+        check_targets(target)
+
+
+def test_a_cost_that_the_network_does_not_have():
+    with pytest.raises(PruningError, match='target latency=0.5: .* flops, p'):
+        check_targets({'latency': 0.5}, ['flops', 'parameters'])
 
 
 def test_schedule_begins_dense_and_ends_at_the_target():
@@ -45,8 +63,8 @@ def test_a_target_of_one_stays():
 @pytest.mark.parametrize(
     ('arguments', 'match'),
     [
-        (dict(target=0, steps=10), 'target=0'),
-        (dict(target=1.2, steps=10), r'target=1\.2'),
+        (dict(target=0, steps=10), '=0: '),
+        (dict(target=1.2, steps=10), r'=1\.2'),
         (dict(target=0.5, steps=0), 'steps=0.*at least one'),
         (dict(target=0.5, steps=-4), 'steps=-4.*at least one'),
         (dict(target=0.5, steps=10, ramp=0), 'ramp=0'),

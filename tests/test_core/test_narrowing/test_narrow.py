@@ -34,10 +34,10 @@ def planned(make, image, mask_randomly, randomise):
 
     def build(bypass=None):
         model = randomise(make())
-        lapp = attach(model, image, bypass=bypass)
-        mask_randomly(lapp)
+        pruner = attach(model, image, bypass=bypass)
+        mask_randomly(pruner)
         with torch.no_grad():
-            return model, lapp.plan(), model(image)
+            return model, pruner.plan(), model(image)
 
     return build
 
@@ -149,7 +149,7 @@ def test_detach_leaves_the_dense_network(planned, make, image):
     state = {
         k: v.clone()
         for k, v in model.state_dict().items()
-        if not k.startswith('lapp')
+        if not k.startswith('pruner')
     }
     detach(model)
     plain = make()
@@ -160,9 +160,9 @@ def test_detach_leaves_the_dense_network(planned, make, image):
 
 def test_a_plan_that_keeps_all_changes_nothing(make, image):
     model = make()
-    lapp = attach(model, image)
+    pruner = attach(model, image)
     expected = model(image)
-    plan = lapp.plan()
+    plan = pruner.plan()
     assert plan.slices == {}
     assert torch.equal(shrink(model, plan)(image), expected)
 

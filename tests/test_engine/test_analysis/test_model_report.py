@@ -8,7 +8,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmlapp.core import PruningError
-from mmlapp.engine import analysis
+from mmlapp.engine.analysis import model_report as analysis
 from mmlapp.engine.analysis.model_report import analyse_config, analyse_model
 from mmlapp.engine.analysis.tables import console, layers_table, totals_table
 

@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""What the task loss says about moving a threshold, per FLOP."""
+"""What the task loss says about moving a threshold, per unit of cost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Margin:
         slope (Tensor): Surrogate slope at every channel, ``[channels]``.
         mask (Tensor): Which channels live, ``[channels]``.
         group (Tensor): Group of every channel, ``[channels]``.
-        flops (Tensor): Gradient of the log FLOPs by the thresholds,
+        cost (Tensor): Gradient of the log cost by the thresholds,
             ``[groups]``.
     """
 
@@ -27,17 +27,17 @@ class Margin:
     slope: Tensor
     mask: Tensor
     group: Tensor
-    flops: Tensor
+    cost: Tensor
 
     def per_group(self, values: Tensor) -> Tensor:
         """Sums values of channels, ``[channels]`` to ``[groups]``."""
-        return torch.zeros_like(self.flops).index_add(
-            0, self.group, values.to(self.flops.dtype)
+        return torch.zeros_like(self.cost).index_add(
+            0, self.group, values.to(self.cost.dtype)
         )
 
 
 def first_order(margin: Margin) -> Tensor:
-    r"""Gradient of the task loss by the thresholds, per FLOP.
+    r"""Gradient of the task loss by the thresholds, per unit of cost.
 
     .. math:: q_g = \frac{-\sum_{i \in g} h_i\, p_i}{|f_g|}, \quad
               p_i = \partial L / \partial m_i
@@ -48,11 +48,11 @@ def first_order(margin: Margin) -> Tensor:
     Returns:
         Tensor: Signed, ``[groups]``.
     """
-    return margin.per_group(-margin.slope * margin.gate) / _size(margin.flops)
+    return margin.per_group(-margin.slope * margin.gate) / _size(margin.cost)
 
 
 def second_order(margin: Margin) -> Tensor:
-    r"""Rise of the task loss where marginal channels go, per FLOP.
+    r"""Rise of the task loss where marginal channels go, per unit of cost.
 
     By Fisher's approximation of the curvature the loss rises by
     :math:`p_i^2 / 2`, up to a factor common to all groups, when channel i
@@ -77,12 +77,12 @@ def second_order(margin: Margin) -> Tensor:
     near = (margin.slope + 1e-6) * counted
     harm = margin.per_group(near * margin.gate.square())
     harm = harm / margin.per_group(near).clamp_min(1e-12)
-    return harm * margin.per_group(margin.slope) / _size(margin.flops)
+    return harm * margin.per_group(margin.slope) / _size(margin.cost)
 
 
-def _size(flops: Tensor) -> Tensor:
-    """Never so small that a group without FLOPs rules the others."""
-    size = flops.abs()
+def _size(cost: Tensor) -> Tensor:
+    """Never so small that a group that costs nothing rules the others."""
+    size = cost.abs()
     return size.clamp_min(1e-3 * float(size.amax()) + 1e-30)
 
 

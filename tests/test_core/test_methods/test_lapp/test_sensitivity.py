@@ -85,8 +85,8 @@ def test_the_curvature_of_a_fitted_model():
     net = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 1, 1))
     with torch.no_grad():
         net[0].bias.zero_()
-    lapp = attach(net, torch.zeros(1, 3, 1, 1))
-    lapp.begin(0.9, 1000)
+    pruner = attach(net, torch.zeros(1, 3, 1, 1))
+    pruner.begin({'flops': 0.9}, 1000)
     x = torch.randn(20000, 3, 1, 1)
     total = torch.zeros(6)
     with torch.no_grad():
@@ -97,8 +97,8 @@ def test_the_curvature_of_a_fitted_model():
         picked = slice(part, part + 10)
         loss = (net(x[picked]) - target[picked]).square().mean() / 2
         loss.backward()
-        total += lapp.gate.grad[:-1].square()
-        lapp.gate.grad = None
+        total += pruner.gate.grad.square()
+        pruner.gate.grad = None
     fisher = 10 * total / 2000
     added = features * net[1].weight.detach().view(1, 6, 1, 1)
     torch.testing.assert_close(

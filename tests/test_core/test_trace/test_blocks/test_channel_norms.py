@@ -73,10 +73,9 @@ def test_statistics_are_those_of_the_living(conv, image):
     model = nn.Sequential(
         conv(3, 8), nn.GroupNorm(1, 8, affine=False), conv(8, 5)
     ).double()
-    lapp = attach(model, image)
+    pruner = attach(model, image)
     kept = [0, 3, 4]
-    lapp.mask[:8] = torch.isin(torch.arange(8), torch.tensor(kept))
-    lapp.active = True
+    pruner.set_mask(torch.isin(torch.arange(8), torch.tensor(kept)))
     seen = []
     model[2].register_forward_pre_hook(lambda m, args: seen.append(args[0]))
     with torch.no_grad():
@@ -128,22 +127,22 @@ def test_a_shape_without_weights_is_frozen(net, conv, image, frozen):
 
 def test_gradients_reach_norm_and_thresholds(conv, image):
     model = nn.Sequential(conv(3, 8), nn.GroupNorm(1, 8), conv(8, 5)).double()
-    lapp = attach(model, image)
-    lapp.begin(0.5, steps=4)
-    lapp.mask[:4] = False
+    pruner = attach(model, image)
+    pruner.begin({'flops': 0.5}, steps=4)
+    pruner.gate.data[:4] = 0
     model(image).square().sum().backward()
     assert model[1].weight.grad[4:].abs().min() > 0
     assert (model[1].weight.grad[:4] == 0).all()
-    assert lapp.threshold.grad.abs().sum() > 0
+    assert pruner.gate.grad.abs().sum() > 0
 
 
 def test_narrowing_gives_the_class_back(conv, image):
     model = nn.Sequential(conv(3, 8), nn.GroupNorm(1, 8), conv(8, 5)).double()
-    lapp = attach(model, image)
+    pruner = attach(model, image)
     assert isinstance(model[1], Compacted)
     assert isinstance(copy.deepcopy(model)[1], Compacted)
-    lapp.mask[:4] = False
-    shrink(model, lapp.plan())
+    pruner.gate.data[:4] = 0
+    shrink(model, pruner.plan())
     assert type(model[1]) is nn.GroupNorm
     assert '_living' not in model[1].__dict__
 

@@ -193,7 +193,7 @@ def test_a_weight_of_another_name(net, conv, image, agree):
     )
     result = agree(model, image)
     assert result.slim.kernel.shape == (4, 3, 3, 3)
-    result.model.lapp.begin(0.9, 10)  # scores are read from it
+    result.model.pruner.begin({'flops': 0.9}, 10)  # scores are read from it
 
 
 def test_a_fixed_filter_in_a_buffer(net, conv, image, agree):
@@ -207,7 +207,7 @@ def test_a_fixed_filter_in_a_buffer(net, conv, image, agree):
     )
     result = agree(model, image)
     assert result.slim.blur.shape == (4, 1, 3, 3)
-    result.model.lapp.begin(0.9, 10)
+    result.model.pruner.begin({'flops': 0.9}, 10)
 
 
 def test_a_weight_that_the_network_computes_is_frozen(

@@ -3,29 +3,37 @@
 """Properties of the thresholds' steps; their size may be tuned."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from mmlapp.core import Controller, PruningError
+from mmlapp.core import PruningError
+from mmlapp.core.methods.lapp import Balance
 from mmlapp.core.methods.lapp.sensitivity import Margin
 
 FLOPS = torch.tensor([-0.5, -0.01, -3.0])  # a higher threshold costs less
 
 
+def controller_of(groups=3, **settings):
+    controller = Balance(**settings)
+    controller.setup(SimpleNamespace(threshold=torch.zeros(groups)))
+    return controller
+
+
 @pytest.fixture(params=[1, 2])
 def controller(request):
-    return Controller(order=request.param)
+    return controller_of(order=request.param)
 
 
 @pytest.fixture
 def first():
-    return Controller(order=1)
+    return controller_of(order=1)
 
 
 @pytest.fixture
 def second():
-    return Controller(order=2)
+    return controller_of(order=2)
 
 
 def margin(gate, flops, slope=1.0):
@@ -40,10 +48,10 @@ def margin(gate, flops, slope=1.0):
     )
 
 
-def step(controller, gate, flops, pull, state=None, steps=100):
-    if state is None:
-        state = controller.initial_state(len(flops))
-    return controller.step(margin(gate, flops), pull, state, steps)
+def step(controller, gate, flops, pull, steps=100, keep=False):
+    if not keep:
+        controller.setup(SimpleNamespace(threshold=torch.zeros(len(flops))))
+    return controller.change(margin(gate, flops), pull, steps)
 
 
 @pytest.mark.parametrize('pull', [1.0, 0.3, -0.3, -1.0])
@@ -122,45 +130,45 @@ def test_a_group_that_costs_more_may_hurt_more(first):
 
 
 def test_the_past_counts(controller):
-    state = controller.initial_state(3)
+    controller.setup(SimpleNamespace(threshold=torch.zeros(3)))
     past = torch.tensor([0.1, 0.01, 0.01])
     for _ in range(30):
-        step(controller, past, -torch.ones(3), 0.0, state)
-    signal = controller.signal(state)
-    step(controller, past.flip(0), -torch.ones(3), 0.0, state)
+        step(controller, past, -torch.ones(3), 0.0, keep=True)
+    signal = controller.signal()
+    step(controller, past.flip(0), -torch.ones(3), 0.0, keep=True)
     assert signal[0].abs() > 0.5 * signal.abs().max()
-    assert 0.5 < controller.signal(state)[0] / signal[0] <= 1
+    assert 0.5 < controller.signal()[0] / signal[0] <= 1
 
 
 def test_noise_averages_out(first):
-    state = first.initial_state(2)
+    first.setup(SimpleNamespace(threshold=torch.zeros(2)))
     flops = -torch.ones(2)
     for _ in range(500):
         noise = torch.randn(1).item()
-        step(first, torch.tensor([noise, 1.0]), flops, 0.0, state, 500)
-    noisy, steady = first.signal(state).abs().tolist()
+        step(first, torch.tensor([noise, 1.0]), flops, 0.0, 500, True)
+    noisy, steady = first.signal().abs().tolist()
     assert noisy < steady / 2
 
 
 def test_one_batch_does_not_rule_the_mean(second):
     """However large its gradients are."""
-    state = second.initial_state(2)
+    second.setup(SimpleNamespace(threshold=torch.zeros(2)))
     flops = -torch.ones(2)
     for number in range(100):
         outlier = number == 90
         gate = torch.tensor([1.0, 1e4] if outlier else [2.0, 1.0])
-        step(second, gate, flops, 0.0, state, 1000)
-    assert second.signal(state)[0] > 0.5
+        step(second, gate, flops, 0.0, 1000, True)
+    assert second.signal()[0] > 0.5
 
 
 def test_noise_is_what_the_second_order_measures(second):
     """A gradient of mean zero says by its size how much a group matters."""
-    state = second.initial_state(2)
+    second.setup(SimpleNamespace(threshold=torch.zeros(2)))
     flops = -torch.ones(2)
     for _ in range(500):
         gate = torch.randn(2) * torch.tensor([1.4, 1.0])
-        step(second, gate, flops, 0.0, state, 500)
-    assert second.signal(state)[0] > 0.1
+        step(second, gate, flops, 0.0, 500, True)
+    assert second.signal()[0] > 0.1
 
 
 @pytest.mark.parametrize(
@@ -175,5 +183,5 @@ def test_noise_is_what_the_second_order_measures(second):
     ],
 )
 def test_arguments_out_of_range(name, value):
-    with pytest.raises(PruningError, match=f'controller {name}={value}'):
-        Controller(**{name: value})
+    with pytest.raises(PruningError, match=f'update balance {name}={value}'):
+        Balance(**{name: value})

@@ -1,0 +1,130 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The interface of a pruning method: who decides which channels live."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..choices import Table
+
+if TYPE_CHECKING:
+    from ..pruner import Pruner
+
+
+class Method(nn.Module, ABC):
+    """Decides on the gate, step by step.
+
+    Its buffers are its state: the pruner saves and resumes them and compares
+    them between processes. A buffer with one entry per group or per channel
+    is compared layer by layer.
+
+    Attributes:
+        uses_gradient (bool): Whether it asks for the gradient of the task
+            loss by the gate, which costs a product per masked parameter.
+        adds_loss (bool): Whether :meth:`loss` must be added to the task
+            loss.
+
+    Examples:
+        >>> class Keep(Method):
+        ...     def setup(self, pruner):
+        ...         pass
+        ...
+        ...     def step(self, pruner):
+        ...         return torch.ones_like(pruner.scores)
+        ...
+        ...     def ranking(self, pruner):
+        ...         return pruner.scores
+    """
+
+    uses_gradient = False
+    adds_loss = False
+
+    @abstractmethod
+    def setup(self, pruner: Pruner) -> None:
+        """Makes the buffers, once groups and channels are known.
+
+        Args:
+            pruner (Pruner): Of the network, before its first forward.
+        """
+
+    def begin(self, pruner: Pruner) -> Tensor:
+        """Starts the phase: all channels live.
+
+        Args:
+            pruner (Pruner): Its scores are those of the live weights.
+
+        Returns:
+            Tensor: The gate, float in [0, 1], ``[channels]``.
+        """
+        return torch.ones_like(pruner.scores)
+
+    def loss(self, pruner: Pruner) -> Tensor:
+        """Returns what is added to the task loss in the phase.
+
+        Args:
+            pruner (Pruner): Of the network.
+
+        Returns:
+            Tensor: Scalar; zero unless the method has one.
+        """
+        return torch.zeros((), device=pruner.scores.device)
+
+    @abstractmethod
+    def step(self, pruner: Pruner) -> Tensor:
+        """Decides anew, right after a step of the optimizer.
+
+        Args:
+            pruner (Pruner): ``scores`` are those of the live weights,
+                ``gradient`` is that of the task loss by the gate, mean over
+                processes, or None where there is none.
+
+        Returns:
+            Tensor: The gate, float in [0, 1], ``[channels]``.
+        """
+
+    @abstractmethod
+    def ranking(self, pruner: Pruner) -> Tensor:
+        """Returns the order in which the exact budget keeps channels.
+
+        Args:
+            pruner (Pruner): Of the network.
+
+        Returns:
+            Tensor: The larger, the longer it is kept; ``[channels]``.
+        """
+
+    def finish(self, pruner: Pruner) -> None:
+        """Called when the phase has ended and the gate is fixed.
+
+        Args:
+            pruner (Pruner): Of the network.
+        """
+
+    def by_group(self, pruner: Pruner) -> Mapping[str, Tensor]:
+        """Returns what the log and the visualizer show beside keep ratios.
+
+        Args:
+            pruner (Pruner): Of the network.
+
+        Returns:
+            Mapping[str, Tensor]: By name, each ``[groups]``.
+        """
+        return {}
+
+
+METHODS: Table[type[Method]] = Table('method')
+
+
+def register_method(name: str) -> Callable[[type[Method]], type[Method]]:
+    """Adds a method under a name that configs can use.
+
+    Args:
+        name (str): The name.
+    """
+    return METHODS.register(name)

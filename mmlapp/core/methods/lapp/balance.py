@@ -1,0 +1,148 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""How the thresholds follow the task loss and the constraint on the cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ...errors import PruningError
+from ..schedule import penalty_slope
+from .sensitivity import SENSITIVITIES, Margin
+from .update import UPDATES, Update
+
+if TYPE_CHECKING:
+    from ...pruner import Pruner
+    from .method import LAPP
+
+
+@UPDATES.register('balance')
+class Balance(Update):
+    r"""A controller: task loss against constraint, balanced over the groups.
+
+    It asks for nothing but the gradient of the task loss by the gate.
+    The gradient of the cost is exact and largest where most layers meet; the task
+    gradient is noise of any scale around zero, because training itself
+    drives it there. What remains is its second order: the rise of the loss
+    per unit of cost where channels go. The best network for its cost has
+    the same rise in every group, so that the thresholds follow
+
+    .. math:: \Delta t_g = -\frac{\rho}{S} \left(\alpha\,
+              \log\frac{\bar q_g}{\tilde q} + \kappa\,
+              \mathrm{sign}(f_g)\right)
+
+    with the running mean of the sensitivity q (``sensitivity.py``), which is
+    divided by its root mean square over the groups in each step, so that no
+    single batch rules the mean; the geometric mean over the groups; the
+    gradient f of the log cost; the slope :math:`\kappa` of the penalty, in
+    [-1, 1]; and the phase of S steps. The logarithm is clipped to [-1, 1].
+    With ``order=1`` the running mean itself takes its place.
+
+    Args:
+        rate (float): How often a threshold's range fits into the way it may
+            travel during the phase. Defaults to 5.
+        task_weight (float): :math:`\alpha`, pull of the task loss where a
+            group is e times as sensitive as the others, against that of the
+            constraint. Defaults to 0.3.
+        memory (float): Steps over which sensitivities are smoothed, as a
+            share of the phase. Defaults to 0.1.
+        order (int): Order of the expansion of the task loss, 1 or 2.
+            Defaults to 2.
+
+    Raises:
+        PruningError: If an argument is negative or, except
+            ``task_weight``, zero, or ``order`` is neither 1 nor 2.
+    """
+
+    state: Tensor
+
+    def __init__(
+        self,
+        rate: float = 5.0,
+        task_weight: float = 0.3,
+        memory: float = 0.1,
+        order: int = 2,
+    ) -> None:
+        super().__init__()
+        for name, value in (('rate', rate), ('memory', memory)):
+            if not value > 0:
+                raise PruningError(
+                    f'update balance {name}={value}: expected a positive '
+                    'number'
+                )
+        if not task_weight >= 0:
+            raise PruningError(
+                f'update balance task_weight={task_weight}: expected a '
+                'number not below zero'
+            )
+        if order not in SENSITIVITIES:
+            raise PruningError(
+                f'update balance order={order}: expected 1 (gradient of the '
+                'task loss) or 2 (its curvature)'
+            )
+        self.rate, self.task_weight = rate, task_weight
+        self.memory, self.order = memory, order
+
+    def setup(self, lapp: LAPP) -> None:
+        """Makes the running means of q, and of one; ``[groups + 1]``."""
+        self.register_buffer('state', torch.zeros(len(lapp.threshold) + 1))
+
+    def move(self, lapp: LAPP, pruner: Pruner) -> None:
+        """Changes the thresholds by :meth:`change`."""
+        assert pruner.gradient is not None
+        cost = pruner.binding_cost()
+        ratio, direction = _cost_direction(lapp, pruner, cost)
+        margin = Margin(
+            pruner.gradient, lapp.slope, pruner.mask, pruner.group, direction
+        )
+        pull = penalty_slope(ratio, pruner.targets()[cost])
+        change = self.change(margin, pull, pruner.progress.steps)
+        lapp.threshold.add_(change)
+
+    def change(self, margin: Margin, pull: float, steps: int) -> Tensor:
+        """Returns the change of the thresholds.
+
+        Args:
+            margin (Margin): The channels around the thresholds.
+            pull (float): Slope of the penalty, in [-1, 1].
+            steps (int): Length of the pruning phase.
+
+        Returns:
+            Tensor: Change of the thresholds, ``[groups]``.
+        """
+        keep = 1 - 1 / max(self.memory * steps, 1)
+        q = SENSITIVITIES[self.order](margin)
+        q = q / q.square().mean().sqrt().clamp_min(1e-30)
+        sample = torch.cat([q, torch.ones_like(q[:1])])
+        self.state.mul_(keep).add_(sample, alpha=1 - keep)
+        task = self.task_weight * self.signal()
+        return -self.rate / steps * (task + pull * margin.cost.sign())
+
+    def signal(self) -> Tensor:
+        """How much more than the others a group resists, ``[groups]``.
+
+        The last entry of the state, a running mean of ones, takes out the
+        bias of a mean that started at zero.
+        """
+        q = self.state[:-1] / self.state[-1:].clamp_min(1e-30)
+        if self.order == 1:
+            return q
+        top = q.amax()
+        if not top > 0:
+            return torch.zeros_like(q)
+        log = (q / top).clamp_min(1e-3).log()
+        return (log - log.mean()).clamp(-1, 1)
+
+
+@torch.enable_grad()
+def _cost_direction(
+    lapp: LAPP, pruner: Pruner, cost: str
+) -> tuple[float, Tensor]:
+    """The ratio, and gradient of the log cost by the thresholds."""
+    threshold = lapp.threshold.detach().requires_grad_()
+    ratio = lapp.learned_ratio(pruner, cost, threshold)
+    (gradient,) = torch.autograd.grad(ratio.log(), threshold)
+    return float(ratio.detach()), gradient

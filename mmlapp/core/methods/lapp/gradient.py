@@ -1,0 +1,144 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""LAPP's thresholds learn like weights: both losses by autograd."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...errors import PruningError
+from ..schedule import penalty
+from .thresholds import HardMask
+from .update import UPDATES, Update
+
+if TYPE_CHECKING:
+    from ...pruner import Pruner
+    from .method import LAPP
+
+PREFIX = 'optimizer_'
+
+
+@UPDATES.register('gradient')
+class Gradient(Update):
+    r"""The literal reading of the paper: :math:`L_{task} + \lambda L_{cost}`.
+
+    Both losses reach the thresholds by autograd through the surrogate of
+    the mask, and an optimizer of their own steps them. :math:`L_{cost}` is
+    Huber's function of the log ratio of the cost to its target, returned by
+    ``pruner.loss()``, which **must be added to the task loss**; a step
+    without it is an error.
+
+    Args:
+        rate (float): Learning rate times the steps of the phase. Defaults
+            to 5.
+        cost_weight (float): :math:`\lambda`, balance of the two losses.
+            Defaults to 1.
+        optimizer (str): Class of ``torch.optim``. Defaults to ``SGD``.
+        **settings (Any): More arguments of the optimizer, such as
+            ``momentum``.
+
+    Raises:
+        PruningError: If a number is not positive, or the optimizer unknown.
+    """
+
+    adds_loss = True
+
+    def __init__(
+        self,
+        rate: float = 5.0,
+        cost_weight: float = 1.0,
+        optimizer: str = 'SGD',
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        for name, value in (('rate', rate), ('cost_weight', cost_weight)):
+            if not value > 0:
+                raise PruningError(
+                    f'update gradient {name}={value}: expected a positive '
+                    'number'
+                )
+        kind = getattr(torch.optim, optimizer, None)
+        if not isinstance(kind, type):
+            raise PruningError(
+                f'update gradient optimizer={optimizer!r}: torch.optim has '
+                'no such class'
+            )
+        self.rate, self.cost_weight = rate, cost_weight
+        self.kind: Any = kind
+        self.settings = settings
+
+    def setup(self, lapp: LAPP) -> None:
+        """Thresholds become a leaf; the optimizer's state, buffers."""
+        lapp.threshold.requires_grad_()
+        state = self._first_state(lapp.threshold)
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                name = f'{PREFIX}{key}'
+                self.register_buffer(name, torch.zeros_like(value))
+
+    def loss(self, lapp: LAPP, pruner: Pruner) -> Tensor:
+        """Returns the penalty of the cost that misses its target most."""
+        cost = pruner.binding_cost()
+        ratio = lapp.learned_ratio(pruner, cost, lapp.threshold)
+        target = pruner.targets()[cost]
+        return self.cost_weight * penalty(ratio, target).float()
+
+    def move(self, lapp: LAPP, pruner: Pruner) -> None:
+        """Adds both gradients and lets the optimizer step.
+
+        Raises:
+            PruningError: If the loss of the pruner was not added.
+        """
+        if lapp.threshold.grad is None:
+            raise PruningError(
+                "update='gradient': the thresholds got no gradient of the "
+                'cost. Add pruner.loss() to the task loss'
+            )
+        constraint = lapp.threshold.grad / pruner.loss_scale
+        lapp.threshold.grad = constraint + self._task_gradient(lapp, pruner)
+        optimizer = self._optimizer(lapp.threshold, pruner.progress.steps)
+        # The state lives in buffers, where it is saved and compared.
+        state = {
+            name.removeprefix(PREFIX): value
+            for name, value in self._buffers.items()
+        }
+        optimizer.state[lapp.threshold].update(state)
+        optimizer.step()
+        for key, value in optimizer.state[lapp.threshold].items():
+            if isinstance(value, Tensor):
+                self.get_buffer(f'{PREFIX}{key}').copy_(value)
+
+    @torch.enable_grad()
+    def _task_gradient(self, lapp: LAPP, pruner: Pruner) -> Tensor:
+        """Gradient of the task loss by the thresholds, ``[groups]``.
+
+        The gate has the gradient p of the task loss by each channel; the
+        rest of the chain is that of the mask by its threshold.
+        """
+        mask = HardMask.apply(
+            lapp.threshold, pruner.mask, lapp.slope, pruner.group
+        )
+        (found,) = torch.autograd.grad(
+            mask, lapp.threshold, grad_outputs=pruner.gradient
+        )
+        return found
+
+    def _optimizer(self, threshold: Tensor, steps: int) -> Any:
+        return self.kind([threshold], lr=self.rate / steps, **self.settings)
+
+    def _first_state(self, threshold: Tensor) -> dict[str, Any]:
+        """What the optimizer keeps, seen on a step of a copy."""
+        copied = threshold.detach().clone().requires_grad_()
+        copied.grad = torch.zeros_like(copied)
+        try:
+            optimizer = self._optimizer(copied, 1)
+        except (TypeError, ValueError) as error:
+            raise PruningError(
+                f'update gradient with {self.settings}: {error}'
+            ) from error
+        optimizer.step()
+        found: dict[str, Any] = dict(optimizer.state[copied])
+        return found

@@ -1,0 +1,159 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""LAPP: one learnable threshold per channel group (arXiv 2309.14157)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..base import Method, register_method
+from .surrogates import SURROGATES, Surrogate
+from .thresholds import HardMask
+from .update import UPDATES, Update
+
+if TYPE_CHECKING:
+    from ...pruner import Pruner
+
+
+@register_method('lapp')
+class LAPP(Method):
+    r"""Layer Adaptive Progressive Pruning, an independent reconstruction.
+
+    Channel i of group g lives if its score exceeds the threshold of the
+    group, :math:`m_i = 1[s_i > t_g]`. Thresholds follow the task loss and
+    the constraint on the cost by one of two rules; ``docs/method.md`` has
+    the derivation of both.
+
+    Args:
+        update (str or Mapping): Rule of the thresholds, with its settings:
+            ``balance`` (:class:`Balance`), a controller that weighs the
+            curvature of the task loss per unit of cost, or ``gradient``
+            (:class:`Gradient`), both losses by autograd. Defaults to
+            ``balance``.
+        surrogate (str or Mapping): Smooth stand-in for the step:
+            ``sigmoid``, ``longtail`` or ``clipped``, with its ``width``.
+            Defaults to ``sigmoid``.
+
+    Raises:
+        PruningError: If a name or a setting is unknown.
+
+    Examples:
+        >>> import torch
+        >>> from mmlapp.core import attach
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 3)
+        ... )
+        >>> pruner = attach(
+        ...     net,
+        ...     torch.rand(1, 3, 9, 9),
+        ...     method=LAPP(update=dict(type='balance', task_weight=0.5)),
+        ... )
+        >>> pruner.method.threshold.shape
+        torch.Size([1])
+    """
+
+    threshold: Tensor
+    slope: Tensor
+    uses_gradient = True
+
+    def __init__(
+        self,
+        update: str | Mapping[str, Any] | Update = 'balance',
+        surrogate: str | Mapping[str, Any] | Surrogate = 'sigmoid',
+    ) -> None:
+        super().__init__()
+        self.surrogate: Surrogate = SURROGATES.build(surrogate)
+        self.update: Update = UPDATES.build(update)
+
+    @property
+    def adds_loss(self) -> bool:  # type: ignore[override]
+        """Whether the thresholds learn by a part of the loss."""
+        return self.update.adds_loss
+
+    def setup(self, pruner: Pruner) -> None:
+        """Makes a threshold per group and a slope per channel."""
+        self.register_buffer('threshold', torch.zeros(len(pruner.groups)))
+        self.register_buffer('slope', torch.zeros_like(pruner.scores))
+        self.update.setup(self)
+
+    @torch.no_grad()
+    def begin(self, pruner: Pruner) -> Tensor:
+        """Puts every threshold below all scores of its group."""
+        self.threshold.grad = None
+        self.threshold.copy_(self._lowest(pruner))
+        return self._gate(pruner)
+
+    def loss(self, pruner: Pruner) -> Tensor:
+        """Returns what the rule adds to the task loss."""
+        return self.update.loss(self, pruner)
+
+    @torch.no_grad()
+    def step(self, pruner: Pruner) -> Tensor:
+        """Moves the thresholds, then compares the scores with them."""
+        if pruner.gradient is not None:
+            self.update.move(self, pruner)
+        self.threshold.grad = None
+        # One surrogate width away from the scores the slope may be zero: no
+        # threshold gets stuck there, and each leaves its group the floor.
+        low, high = self._lowest(pruner), self._highest(pruner)
+        self.threshold.copy_(
+            torch.minimum(torch.maximum(self.threshold, low), high)
+        )
+        return self._gate(pruner)
+
+    def ranking(self, pruner: Pruner) -> Tensor:
+        """Returns how far each score lies above its threshold."""
+        return pruner.scores - self.threshold.detach()[pruner.group]
+
+    def finish(self, pruner: Pruner) -> None:
+        """Nothing moves any more."""
+        self.slope.zero_()
+
+    def by_group(self, pruner: Pruner) -> dict[str, Tensor]:
+        """Shows the thresholds."""
+        return {'threshold': self.threshold.detach()}
+
+    def learned_ratio(
+        self, pruner: Pruner, cost: str, threshold: Tensor
+    ) -> Tensor:
+        """Ratio of a cost as a function of thresholds, by the surrogate.
+
+        Args:
+            pruner (Pruner): Of the network.
+            cost (str): Name of the cost.
+            threshold (Tensor): Where the thresholds are, ``[groups]``.
+        """
+        mask = HardMask.apply(threshold, pruner.mask, self.slope, pruner.group)
+        return pruner.cost(cost).ratio(mask)
+
+    def _gate(self, pruner: Pruner) -> Tensor:
+        """The mask; notes the slopes that belong to it."""
+        margin = self.ranking(pruner)
+        self.slope.copy_(self.surrogate.slope(margin))
+        return (margin > 0).to(self.slope.dtype)
+
+    def _lowest(self, pruner: Pruner) -> Tensor:
+        """Just below all scores of each group, ``[groups]``."""
+        least = torch.zeros_like(self.threshold).scatter_reduce(
+            0, pruner.group, pruner.scores, 'amin', include_self=False
+        )
+        # The slope at its very end may be 0.
+        return least - 0.99 * self.surrogate.width
+
+    def _highest(self, pruner: Pruner) -> Tensor:
+        """Where each group just keeps its floor, ``[groups]``."""
+        below = torch.tensor(-torch.inf, device=pruner.scores.device)
+        tops = []
+        for scores, floor in zip(
+            pruner.scores.split(pruner.sizes), pruner.floors, strict=True
+        ):
+            if floor == 0:
+                tops.append(scores.max())
+            else:
+                best = scores.topk(floor).values[-1]
+                tops.append(torch.nextafter(best, below))
+        return torch.stack(tops)

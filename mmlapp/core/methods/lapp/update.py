@@ -1,0 +1,55 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The interface of a rule that moves LAPP's thresholds."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ...choices import Table
+
+if TYPE_CHECKING:
+    from ...pruner import Pruner
+    from .method import LAPP
+
+
+class Update(nn.Module, ABC):
+    """Moves thresholds by the task loss and by the constraint.
+
+    Attributes:
+        adds_loss (bool): Whether :meth:`loss` must be part of the loss.
+    """
+
+    adds_loss = False
+
+    def setup(self, lapp: LAPP) -> None:
+        """Makes buffers for its state.
+
+        Args:
+            lapp (LAPP): The method, whose thresholds are there.
+        """
+
+    def loss(self, lapp: LAPP, pruner: Pruner) -> Tensor:
+        """Returns what is added to the task loss.
+
+        Args:
+            lapp (LAPP): The method.
+            pruner (Pruner): Of the network.
+        """
+        return torch.zeros((), device=lapp.threshold.device)
+
+    @abstractmethod
+    def move(self, lapp: LAPP, pruner: Pruner) -> None:
+        """Changes the thresholds in place.
+
+        Args:
+            lapp (LAPP): The method.
+            pruner (Pruner): Of the network; ``gradient`` is there.
+        """
+
+
+UPDATES: Table[type[Update]] = Table('update')

@@ -1,0 +1,128 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The interface of an importance score: how much a channel matters."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from ..choices import Table
+
+
+@dataclass(frozen=True)
+class ScoreContext:
+    """What a score may look at: one layer's output channels, detached.
+
+    Args:
+        filters (Tensor): Weights that emit each channel, shape ``[N, D]``,
+            those of a filter in the order in which they lie in memory.
+        gradient (Tensor, optional): Gradient of the task loss with respect
+            to ``filters``, same shape; None before the first backward.
+        scale (Tensor, optional): Scale of the norm that follows the layer,
+            shape ``[N]``; None if no affine norm does.
+        name (str): Qualified name of the layer. Defaults to none.
+        module (nn.Module, optional): The layer itself. Defaults to None.
+    """
+
+    filters: Tensor
+    gradient: Tensor | None = None
+    scale: Tensor | None = None
+    name: str = ''
+    module: nn.Module | None = None
+
+
+class Score(ABC):
+    """An importance score with settings, or one that asks for data.
+
+    A score that needs no more than the weights is simply a function of a
+    :class:`ScoreContext`, see :func:`register_score`.
+
+    Attributes:
+        batches (int): How many calibration batches :meth:`prepare` wants,
+            once, before the pruning phase. Defaults to 0: none.
+        refresh (int): Optimizer steps between two computations in the
+            phase; 0 computes once, when the phase begins. Defaults to 1.
+    """
+
+    batches = 0
+    refresh = 1
+
+    def prepare(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, nn.Module],
+        batches: Iterable[Callable[[], Any]],
+    ) -> None:
+        """Looks at calibration batches.
+
+        Args:
+            model (nn.Module): The network, in evaluation mode; gradients
+                that this leaves behind are removed.
+            layers (Mapping[str, nn.Module]): Those that will be scored, by
+                name.
+            batches (Iterable[Callable]): Each runs the network on one batch
+                and returns what it returns, losses in training with
+                MMEngine.
+        """
+
+    @abstractmethod
+    def __call__(self, context: ScoreContext) -> Tensor:
+        """Returns the importance of every channel of a layer, ``[N]``.
+
+        Args:
+            context (ScoreContext): The layer.
+        """
+
+
+class FunctionScore(Score):
+    """A function as a score.
+
+    Args:
+        function (Callable): From a context to ``[N]``.
+    """
+
+    def __init__(self, function: Callable[[ScoreContext], Tensor]) -> None:
+        self.function = function
+
+    def __call__(self, context: ScoreContext) -> Tensor:
+        """Calls the function."""
+        return self.function(context)
+
+
+SCORES: Table[Callable[..., Score]] = Table('score')
+Entry = TypeVar('Entry', bound=Callable[..., Any])
+
+
+def register_score(name: str) -> Callable[[Entry], Entry]:
+    """Adds an importance score under a name that configs can use.
+
+    Args:
+        name (str): The name of a function of a :class:`ScoreContext`, or of
+            a subclass of :class:`Score`.
+
+    Examples:
+        >>> @register_score('doc_max')
+        ... def largest_weight(context):
+        ...     return context.filters.abs().amax(dim=1)
+        >>> @register_score('doc_power')
+        ... class Power(Score):
+        ...     def __init__(self, exponent=1.0):
+        ...         self.exponent = exponent
+        ...
+        ...     def __call__(self, context):
+        ...         return context.filters.abs().sum(1) ** self.exponent
+    """
+
+    def add(entry: Entry) -> Entry:
+        is_class = isinstance(entry, type)
+        SCORES.register(name)(
+            entry if is_class else lambda: FunctionScore(entry)
+        )
+        return entry
+
+    return add

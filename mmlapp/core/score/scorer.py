@@ -1,0 +1,95 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of all groups of a network, computed when they are due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import PruningError
+from .base import SCORES, Score
+from .group_scores import GroupInfo, group_scores
+from .normalise import NORMALISATIONS
+
+
+class Scorer:
+    """An importance score with its normalisation.
+
+    Args:
+        score (str, Mapping or Score): The score, with its settings.
+        normalisation (str): How scores of different layers become
+            comparable.
+
+    Raises:
+        PruningError: If a name is unknown.
+    """
+
+    def __init__(
+        self, score: str | Mapping[str, Any] | Score, normalisation: str
+    ) -> None:
+        self.score: Score = SCORES.build(score)
+        self.normalise = NORMALISATIONS[normalisation]
+        self.prepared = not self.score.batches
+
+    def is_due(self, step: int) -> bool:
+        """Whether scores are computed after a step of the phase.
+
+        Args:
+            step (int): Its number; 0 when the phase begins.
+        """
+        every = self.score.refresh
+        return step == 0 if every == 0 else step % every == 0
+
+    def compute(self, groups: Sequence[GroupInfo]) -> Tensor:
+        """Returns the scores of the live weights, ``[channels]``.
+
+        Args:
+            groups (Sequence[GroupInfo]): All groups, in order.
+        """
+        return torch.cat(
+            [group_scores(g, self.score, self.normalise) for g in groups]
+        )
+
+    def prepare(
+        self,
+        model: nn.Module,
+        groups: Sequence[GroupInfo],
+        batches: Iterable[Callable[[], Any]],
+    ) -> None:
+        """Lets the score look at calibration batches, once.
+
+        Modes and gradients of the network are put back.
+
+        Args:
+            model (nn.Module): The network.
+            groups (Sequence[GroupInfo]): All groups.
+            batches (Iterable[Callable]): See :meth:`Score.prepare`.
+        """
+        modes = {module: module.training for module in model.modules()}
+        gradients = {p: p.grad for p in model.parameters()}
+        layers = {la.name: la.module for g in groups for la in g.layers}
+        try:
+            for p in gradients:
+                p.grad = None
+            for module in modes:
+                module.training = False
+            self.score.prepare(model, layers, batches)
+            self.prepared = True
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+            for p, gradient in gradients.items():
+                p.grad = gradient
+
+    def check_prepared(self) -> None:
+        """Raises PruningError if batches are wanted and were not shown."""
+        if not self.prepared:
+            name = type(self.score).__name__
+            raise PruningError(
+                f'score={name} looks at {self.score.batches} calibration '
+                'batches: call pruner.prepare(model, batches) before begin'
+            )

@@ -1,0 +1,44 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Scores from the weights that emit a channel, and from the norm behind."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .base import ScoreContext, register_score
+
+
+@register_score('l1')
+def l1(channels: ScoreContext) -> Tensor:
+    r"""L1 norm of each filter, ``[N]``: :math:`\sum_d |w_{nd}|`."""
+    return channels.filters.abs().sum(dim=1)
+
+
+@register_score('l2')
+def l2(channels: ScoreContext) -> Tensor:
+    r"""L2 norm of each filter, ``[N]``: :math:`\sqrt{\sum_d w_{nd}^2}`."""
+    norms: Tensor = torch.linalg.vector_norm(channels.filters, dim=1)
+    return norms
+
+
+@register_score('bn_scale')
+def bn_scale(channels: ScoreContext) -> Tensor:
+    """Magnitude of the norm's scale (Network Slimming, arXiv 1708.06519).
+
+    A layer without an affine norm falls back to the L2 norm.
+    """
+    if channels.scale is None:
+        return l2(channels)
+    return channels.scale.abs()
+
+
+@register_score('fpgm')
+def fpgm(channels: ScoreContext) -> Tensor:
+    r"""Distance to all other filters (FPGM, arXiv 1811.00250).
+
+    :math:`\sum_m \lVert w_n - w_m \rVert_2`: small near the geometric
+    median, where the others can stand in for a filter.
+    """
+    return torch.cdist(channels.filters, channels.filters).sum(dim=1)

@@ -1,0 +1,181 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Thresholds: where they start, what moves them, where they end."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mmlapp.core import LAPP, Bypass, attach
+from mmlapp.core.methods.lapp.surrogates import SURROGATES
+from mmlapp.core.score import NORMALISATIONS
+
+
+def task_loss(model, images):
+    return model(images).square().mean()
+
+
+def train(model, images, steps):
+    pruner = model.pruner
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    for _ in range(steps):
+        loss = task_loss(model, images) + pruner.loss()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        pruner.step()
+
+
+def kept_by_group(pruner):
+    return [int(p.sum()) for p in pruner.mask.split(pruner.sizes)]
+
+
+def at_step(pruner, done):
+    pruner.progress = replace(pruner.progress, done=done)
+
+
+def decide(pruner):
+    """Compares scores with thresholds that a test has set."""
+    with torch.no_grad():
+        pruner.gate.copy_(pruner.method.step(pruner))
+
+
+def test_masks_are_scores_above_thresholds(model, images, pruner):
+    pruner.begin({'flops': 0.5}, 20)
+    train(model, images, 10)
+    above = pruner.scores > pruner.method.threshold[pruner.group]
+    assert torch.equal(pruner.mask, above)
+
+
+@pytest.mark.parametrize('normalisation', list(NORMALISATIONS))
+@pytest.mark.parametrize('surrogate', list(SURROGATES))
+@pytest.mark.parametrize('value', [100.0, -100.0])
+@pytest.mark.parametrize('scale', [1e-3, 1.0, 1e3])
+def test_a_threshold_far_outside_comes_back(
+    model, images, surrogate, value, normalisation, scale
+):
+    """Every group has a slope again: both losses can move it."""
+    with torch.no_grad():
+        for name in 'abcd':
+            getattr(model, name).weight.mul_(scale)
+    pruner = attach(
+        model,
+        images,
+        method=dict(type='lapp', update='gradient', surrogate=surrogate),
+        normalisation=normalisation,
+    )
+    pruner.begin({'flops': 0.5}, 10)
+    with torch.no_grad():
+        pruner.method.threshold.fill_(value)
+    decide(pruner)
+    for slope in pruner.method.slope.split(pruner.sizes):
+        assert (slope > 0).any()
+    at_step(pruner, 8)
+    pruner.loss().backward()
+    assert (pruner.method.threshold.grad != 0).all()
+
+
+@pytest.mark.parametrize('surrogate', list(SURROGATES))
+def test_a_stuck_threshold_is_moved_by_training(model, images, surrogate):
+    pruner = attach(model, images, method=LAPP(surrogate=surrogate))
+    pruner.begin({'flops': 0.5}, 200)
+    with torch.no_grad():
+        pruner.method.threshold.fill_(-100)
+    at_step(pruner, 160)
+    train(model, images, 30)
+    assert pruner.ratios()['flops'] < 0.9
+
+
+@pytest.mark.parametrize('value', [100.0, 0.999])
+def test_a_narrowed_layer_keeps_its_best_channel(pruner, value):
+    pruner.begin({'flops': 0.5}, 10)
+    with torch.no_grad():
+        pruner.method.threshold.fill_(value)
+    decide(pruner)
+    assert kept_by_group(pruner) == [1, 1, 1]
+    sizes = pruner.sizes
+    for scores, mask in zip(
+        pruner.scores.split(sizes), pruner.mask.split(sizes), strict=True
+    ):
+        assert scores.argmax() == mask.int().argmax()
+
+
+def test_a_layer_with_a_bypass_may_lose_all(model, images):
+    pruner = attach(model, images, bypass=Bypass('depthwise', 'fill'))
+    pruner.begin({'flops': 0.5}, 10)
+    with torch.no_grad():
+        pruner.method.threshold.fill_(100)
+    decide(pruner)
+    assert set(kept_by_group(pruner)) == {0}
+    assert model(images).isfinite().all()
+
+
+def test_without_gradients_thresholds_rest(model, images, pruner):
+    """Without a backward nothing is known."""
+    pruner.begin({'flops': 0.5}, 10)
+    before = pruner.method.threshold.clone()
+    at_step(pruner, 8)
+    pruner.step()
+    assert torch.equal(pruner.method.threshold, before)
+
+
+@pytest.mark.parametrize('update', ['balance', 'gradient'])
+@pytest.mark.parametrize('scale', [2.0**10, 2.0**-4])
+def test_the_scale_of_the_losses_is_taken_out(model, images, scale, update):
+    found = []
+    for factor in (1.0, scale):
+        copied = copy.deepcopy(model)
+        pruner = attach(copied, images, method=LAPP(update))
+        pruner.begin({'flops': 0.5}, 10)
+        at_step(pruner, 5)
+        loss = task_loss(copied, images) + pruner.loss()
+        (loss * factor).backward()
+        pruner.step(loss_scale=factor)
+        found.append(list(pruner.method.buffers()))
+    torch.testing.assert_close(*found)
+
+
+def test_overflown_gradients_move_nothing(model, images, pruner):
+    """As a gradient scaler skips the optimizer's step."""
+    pruner.begin({'flops': 0.5}, 10)
+    before = (
+        pruner.method.threshold.detach().clone(),
+        pruner.method.update.state.clone(),
+    )
+    task_loss(model, images).backward()
+    pruner.gate.grad[0] = float('inf')
+    pruner.step()
+    assert torch.equal(pruner.method.threshold, before[0])
+    assert torch.equal(pruner.method.update.state, before[1])
+    assert pruner.method.threshold.grad is None
+    assert pruner.gate.grad is None
+
+
+def test_only_the_gate_gets_a_gradient(model, images, pruner):
+    """The rule `balance` pays for nothing else."""
+    pruner.begin({'flops': 0.5}, 10)
+    assert pruner.loss().item() == 0
+    (task_loss(model, images) + pruner.loss()).backward()
+    assert (pruner.gate.grad != 0).any()
+    assert not pruner.method.threshold.requires_grad
+    assert [b for b in pruner.buffers() if b.requires_grad] == [pruner.gate]
+
+
+@pytest.mark.parametrize('layers', [1, 6])
+def test_a_threshold_is_the_pruning_ratio(net, conv, image, layers):
+    """However many layers share the group."""
+    names = [f'x{i}' for i in range(layers)]
+    model = net(
+        lambda m, x: m.c(sum(getattr(m, n)(x) for n in names)),
+        c=conv(16, 5),
+        **{n: conv(3, 16) for n in names},
+    )
+    pruner = attach(model, image, score='l2', normalisation='rank')
+    pruner.begin({'flops': 0.5}, 10)
+    for ratio in (0.25, 0.5, 0.75):
+        with torch.no_grad():
+            pruner.method.threshold.fill_(ratio)
+        decide(pruner)
+        assert kept_by_group(pruner) == [16 * (1 - ratio)]

@@ -1,0 +1,96 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""When scores are computed, and what calibration may change."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core import PruningError, Score, attach
+
+
+class Activation(Score):
+    """Mean activation of every channel over calibration batches."""
+
+    batches = 2
+
+    def __init__(self, refresh=1):
+        self.refresh, self.calls = refresh, 0
+        self.means = {}
+
+    def prepare(self, model, layers, batches):
+        def note(name):
+            def hook(module, args, out):
+                found = out.detach().abs().mean((0, 2, 3))
+                self.means[name] = self.means.get(name, 0) + found
+
+            return hook
+
+        handles = [
+            layer.register_forward_hook(note(name))
+            for name, layer in layers.items()
+        ]
+        for run in batches:
+            run().sum().backward()
+        for handle in handles:
+            handle.remove()
+
+    def __call__(self, context):
+        self.calls += 1
+        return self.means[context.name]
+
+
+@pytest.fixture
+def model():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3)
+    )
+
+
+@pytest.fixture
+def images():
+    return torch.randn(4, 3, 9, 9)
+
+
+def test_scores_come_from_the_batches(model, images):
+    score = Activation()
+    pruner = attach(model, images, score=score, normalisation='mean')
+    with torch.no_grad():
+        expected = model[0](images).abs().mean((0, 2, 3))
+    pruner.prepare(model, [lambda: model(images)] * 2)
+    pruner.begin({'flops': 0.5}, 2)
+    torch.testing.assert_close(
+        pruner.scores, expected / expected.mean(), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_a_score_that_was_not_prepared(model, images):
+    pruner = attach(model, images, score=Activation())
+    with pytest.raises(PruningError, match='2 calibration batches'):
+        pruner.begin({'flops': 0.5}, 2)
+    assert pruner.phase == 0
+
+
+def test_calibration_leaves_no_trace(model, images):
+    pruner = attach(model.train(), images, score=Activation())
+    model(images).square().mean().backward()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    grads = [p.grad.clone() for p in model.parameters()]
+    pruner.prepare(model, [lambda: model(images)] * 2)
+    assert all(module.training for module in model.modules())
+    for parameter, before in zip(model.parameters(), grads, strict=True):
+        assert torch.equal(parameter.grad, before)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value.nan_to_num(), state[key].nan_to_num())
+
+
+@pytest.mark.parametrize(('refresh', 'calls'), [(1, 7), (3, 3), (0, 1)])
+def test_scores_are_computed_when_they_are_due(model, images, refresh, calls):
+    """At the beginning and in steps 1 to 6, of which 3 and 6 are due."""
+    score = Activation(refresh)
+    pruner = attach(model, images, score=score)
+    pruner.prepare(model, [lambda: model(images)])
+    pruner.begin({'flops': 0.5}, 6)
+    for _ in range(6):
+        pruner.step()
+    assert score.calls == calls
