@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pruning while training in plain PyTorch; no trainer needed."""
 
-from .analysis.analyse import Analysis, analyse
+from .analysis.analyse import analyse
+from .analysis.result import Analysis
 from .attach import attach
-from .bypass.branches import Bypass, register_bypass
+from .bypass import Branch, ConvBranch, register_branch
 from .bypass.merging import merge_bypasses
-from .errors import PruningError, PruningWarning
+from .errors import LayerRefusedError, PruningError, PruningWarning
 from .methods import LAPP, Method, register_method
 from .narrowing.narrow import narrow, shrink
 from .plan.plan import ChannelPlan
@@ -14,12 +15,15 @@ from .progress import Phase
 from .pruner import Pruner
 from .score import Score, ScoreContext, register_score
 from .trace.blocks.registry import register_block
+from .units import Unit, register_unit
 
 __all__ = [
     'LAPP',
     'Analysis',
-    'Bypass',
+    'Branch',
     'ChannelPlan',
+    'ConvBranch',
+    'LayerRefusedError',
     'Method',
     'Phase',
     'Pruner',
@@ -27,13 +31,15 @@ __all__ = [
     'PruningWarning',
     'Score',
     'ScoreContext',
+    'Unit',
     'analyse',
     'attach',
     'merge_bypasses',
     'narrow',
     'register_block',
-    'register_bypass',
+    'register_branch',
     'register_method',
     'register_score',
+    'register_unit',
     'shrink',
 ]

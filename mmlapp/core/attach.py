@@ -9,21 +9,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .analysis.analyse import Analysis, analyse
+from .analysis.analyse import analyse
 from .analysis.refusals import example_of
-from .bypass.branches import Bypass, add_bypass
-from .bypass.narrowed import pair_channels
-from .cost.flops import FlopsTable, PairTerm
+from .analysis.result import Analysis
+from .bypass.beside import add_bypass
+from .cost.flops import FlopsTable
 from .errors import PruningError
 from .mask.gate import Masked, restore_masks
 from .mask.living import Compacted
-from .mask.placing import layout_of, lookup, nodes_of, place_masks
 from .methods import METHODS, Method
 from .methods.budget import check_divisor
 from .pruner import Pruner
 from .score import Score, Scorer
 from .score.group_scores import GroupInfo, Layer
-from .trace import FlopsTerm
+from .units import Unit
 
 
 def attach(
@@ -32,7 +31,8 @@ def attach(
     *,
     scope: str | Sequence[str] = '*',
     ignore: str | Sequence[str] = (),
-    bypass: Bypass | None = None,
+    unit: str | Mapping[str, Any] | Unit = 'channels',
+    bypass: str | Mapping[str, Any] | None = None,
     method: str | Mapping[str, Any] | Method = 'lapp',
     score: str | Mapping[str, Any] | Score = 'l2',
     normalisation: str = 'rank',
@@ -53,8 +53,14 @@ def attach(
             pruned. Defaults to all.
         ignore (str or Sequence[str]): Patterns to leave alone. Defaults to
             none.
-        bypass (Bypass, optional): Bypass of every pruned convolution.
-            Defaults to none.
+        unit (str, Mapping or Unit): What is removed: ``channels``, which
+            vanish from every layer that shares them, or ``filters`` of
+            single convolutions, whose outputs a bypass fills. Defaults to
+            ``channels``.
+        bypass (str or Mapping, optional): Branch beside every pruned layer:
+            ``depthwise``, ``pointwise``, ``grouped`` or a registered name,
+            or a dictionary of it as ``type`` and its settings. Defaults to
+            none.
         method (str, Mapping or Method): Who decides which channels live:
             ``lapp``, ``uniform``, ``random`` or a registered name, or a
             dictionary of it as ``type`` and its settings. Defaults to
@@ -66,8 +72,9 @@ def attach(
         divisor (int): What the number of kept channels of a group is a
             multiple of, unless all are kept: 8 or 16 where the hardware
             wants it. Defaults to 1.
-        analysis (Analysis, optional): What :func:`analyse` found with the
-            same scope and bypass, to spare the forwards. Defaults to None.
+        analysis (Analysis, optional): What :func:`analyse` found, to spare
+            the forwards; it says scope, unit and bypass then. Defaults to
+            None.
 
     Returns:
         Pruner: The added child.
@@ -95,38 +102,25 @@ def attach(
     decides = METHODS.build(method)
     scorer = Scorer(score, normalisation)
     if analysis is None:
-        analysis = analyse(
-            model, example_of(model, example), scope, ignore, bypass
-        )
-    bypass = bypass or Bypass()
+        forward = example_of(model, example)
+        analysis = analyse(model, forward, scope, ignore, bypass, unit)
     if not analysis.groups.prunable:
         reasons = sorted({str(g.frozen) for g in analysis.groups.items})
         raise PruningError(
             f'no channel can be pruned in scope={scope!r}; reasons: '
             + '; '.join(reasons)
         )
-    table = flops_table(model, analysis, bypass)
-    infos = _infos(model, analysis, floor=int(bypass.placement == 'narrow'))
     pruner = Pruner(
-        infos,
-        layout_of(
-            model,
-            analysis.trace,
-            analysis.groups,
-            bypass,
-            analysis.bypasses,
-        ),
-        {'flops': table},
+        _infos(model, analysis),
+        analysis.unit.layout(model, analysis),
+        {'flops': flops_table(model, analysis)},
         decides,
         scorer,
         divisor,
     )
-    for name, branch in analysis.bypasses.items():
+    for name, branch in analysis.branches.items():
         add_bypass(model.get_submodule(name), branch)
-    filled = analysis.bypasses if bypass.placement == 'fill' else None
-    pruner.places.extend(
-        place_masks(model, pruner, analysis.trace, analysis.groups, filled)
-    )
+    pruner.places.extend(analysis.unit.place(model, pruner, analysis))
     pruner.to(next(model.parameters()).device)
     model.add_module('pruner', pruner)
     pruner.handles.append(model.register_forward_pre_hook(_activate))
@@ -155,50 +149,29 @@ def _activate(module: nn.Module, args: object) -> None:
     pruner.active = True
 
 
-def flops_table(
-    model: nn.Module, analysis: Analysis, bypass: Bypass
-) -> FlopsTable:
-    """Makes the multiply-adds of a network with its bypasses.
+def flops_table(model: nn.Module, analysis: Analysis) -> FlopsTable:
+    """Makes the multiply-adds of a network with its branches.
 
     Args:
         model (nn.Module): The network as it was analysed.
         analysis (Analysis): What :func:`analyse` found.
-        bypass (Bypass): Type and placement that it was analysed for.
 
     Returns:
-        FlopsTable: As a function of the masks.
+        FlopsTable: As a function of the gate.
     """
     terms = list(analysis.trace.terms)
-    pairs: list[PairTerm] = []
-    channel = analysis.groups.node_channel
-    for name, branch in analysis.bypasses.items():
+    for name, branch in analysis.branches.items():
         weight = model.get_parameter(f'{name}.weight')
-        calls = sum(t.dense for t in terms if t.name == name)
-        positions = calls // weight.numel()
-        area = branch.weight[0, 0].numel()
-        label = f'{name}.bypass'
-        outputs, inputs = (
-            nodes_of(analysis.trace, f'{name}.weight', dim, size)
-            for dim, size in enumerate(weight.shape[:2])
+        calls = sum(t.dense for t in analysis.trace.terms if t.name == name)
+        terms += branch.terms(
+            f'{name}.bypass',
+            calls // weight.numel(),
+            analysis.unit.branch_ends(analysis, name),
         )
-        if bypass.placement == 'fill':
-            cost = positions * branch.weight.numel()
-            terms.append(FlopsTerm(label, cost, ()))
-        elif branch.groups == 1:
-            terms.append(FlopsTerm(label, positions * area, (outputs, inputs)))
-        else:
-            ends = pair_channels(
-                branch.groups,
-                lookup(channel, inputs),
-                lookup(channel, outputs),
-            )
-            pairs.append(PairTerm(label, positions * area, *ends))
-    return FlopsTable(terms, analysis.groups, analysis.flops, pairs)
+    return FlopsTable(terms, analysis.groups, analysis.flops)
 
 
-def _infos(
-    model: nn.Module, analysis: Analysis, floor: int
-) -> list[GroupInfo]:
+def _infos(model: nn.Module, analysis: Analysis) -> list[GroupInfo]:
     record = analysis.trace
     infos = []
     for group in analysis.groups.prunable:
@@ -216,5 +189,7 @@ def _infos(
                     member.site.name.rpartition('.')[2],
                 )
             )
-        infos.append(GroupInfo(group.name, group.size, layers, floor))
+        infos.append(
+            GroupInfo(group.name, group.size, layers, analysis.unit.floor)
+        )
     return infos

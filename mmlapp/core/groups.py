@@ -76,6 +76,15 @@ class Groups:
     node_channel: Tensor
     node_group: Tensor
 
+    def channels_at(self, nodes: Tensor) -> Tensor:
+        """Returns the global channel of every node; -1 where there is none.
+
+        Args:
+            nodes (Tensor): Nodes of the trace, -1 for none; ``[size]``.
+        """
+        found = self.node_channel[nodes.clamp_min(0)]
+        return torch.where(nodes >= 0, found, -1)
+
     @property
     def prunable(self) -> list[ChannelGroup]:
         """The groups that have a threshold, in order."""

@@ -11,13 +11,14 @@ import torch.distributed as dist
 from torch import nn
 
 from mmlapp.core import (
-    Bypass,
     PruningError,
     analyse,
     attach,
     register_score,
     shrink,
 )
+
+FILTERS = dict(bypass='grouped', unit='filters')
 
 
 class Small(nn.Module):
@@ -88,9 +89,11 @@ def test_class_and_state_dict_keys_are_kept(model, images):
 
 def test_a_bypass_only_adds_keys(model, images):
     keys = list(model.state_dict())
-    attach(model, images, bypass=Bypass('grouped'))
+    attach(model, images, bypass='grouped')
     added = [k for k in model.state_dict() if k not in keys]
-    assert {k for k in added if 'pruner' not in k} == {'body.3.bypass.weight'}
+    assert {k for k in added if 'pruner' not in k} == {
+        'body.3.bypass.conv.weight'
+    }
 
 
 def test_parameters_are_the_same_objects(model, images):
@@ -150,10 +153,10 @@ def test_training_prunes_within_the_budget(model, images, count_macs):
         torch.testing.assert_close(slim(images), model.eval()(images))
 
 
-@pytest.mark.parametrize('bypass', [None, Bypass('grouped', 'fill')])
-def test_a_copy_is_independent(model, images, bypass):
+@pytest.mark.parametrize('settings', [{}, FILTERS])
+def test_a_copy_is_independent(model, images, settings):
     """As an EMA keeps one."""
-    attach(model, images, bypass=bypass)
+    attach(model, images, **settings)
     train(model, images, steps=4)
     copied = copy.deepcopy(model)
     expected = model(images).detach()
@@ -231,7 +234,7 @@ def test_the_example_may_be_a_function(images):
 def test_modes_are_kept(model, images):
     model.train()
     model.body[1].eval()
-    attach(model, images, bypass=Bypass('grouped'))
+    attach(model, images, bypass='grouped')
     assert model.training
     assert not model.body[1].training
     assert model.body[3].bypass.training

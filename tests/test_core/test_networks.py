@@ -4,6 +4,7 @@
 
 import copy
 import warnings
+from itertools import product
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torchvision
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmlapp.core import Bypass, attach, shrink
+from mmlapp.core import attach, shrink
 from mmlapp.models import CIFARVGG, CIFARResNet
 
 
@@ -92,29 +93,23 @@ def test_counts_and_outputs(name, fvcore_macs, randomise, mask_randomly):
 
 
 TARGETS = (0.7, 0.5, 0.403, 0.25)
-BYPASSES = [
-    Bypass(kind, placement)
-    for kind in ('none', 'depthwise', 'pointwise', 'grouped')
-    for placement in ('fill', 'narrow')
-    if (kind, placement) != ('none', 'fill')
-]
+KINDS = ('depthwise', 'pointwise', 'grouped')
+CASES = [(None, 'channels'), *product(KINDS, ('channels', 'filters'))]
 BUDGETED = {
     'resnet20': (lambda: Classifier(CIFARResNet(20), 64), 32),
     'resnet18': (torchvision.models.resnet18, 64),
 }
 
 
-@pytest.mark.parametrize(
-    'bypass', BYPASSES, ids=lambda b: f'{b.type}-{b.placement}'
-)
+@pytest.mark.parametrize(('bypass', 'unit'), CASES)
 @pytest.mark.parametrize('name', BUDGETED)
-def test_every_budget_is_met(name, bypass, fvcore_macs, randomise):
+def test_every_budget_is_met(name, bypass, unit, fvcore_macs, randomise):
     """By fvcore: never above the target, at most one point below it."""
     build, side = BUDGETED[name]
     model = randomise(build()).eval()
     x = torch.randn(1, 3, side, side)
     dense = fvcore_macs(model, x)
-    pruner = attach(model, x, bypass=bypass)
+    pruner = attach(model, x, bypass=bypass, unit=unit)
     for target in TARGETS:
         trial = copy.deepcopy(model)
         trial.pruner.begin({'flops': target}, steps=1)

@@ -13,20 +13,19 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..bypass.branches import Bypass
 from ..errors import PruningWarning
 from ..groups import ChannelGroup, Groups, Member
-from ..mask.placing import layout_of, place_masks
 from ..narrowing.narrow import shrink
 from ..plan.plan import ChannelPlan
 from ..snapshot import exact, restored
-from ..trace import Trace, running_modules, tensors_in
+from ..trace import running_modules, tensors_in
+from ..units import Request, Unit
+from .result import Analysis
 
 TOLERANCE = 1e-3
 GOLDEN = (5**0.5 - 1) / 2
@@ -62,25 +61,22 @@ class Failure:
 
 
 def prove(
-    model: nn.Module,
-    forward: Callable[[], Any],
-    record: Trace,
-    find: Callable[[], Groups],
+    request: Request, unit: Unit, gather: Callable[[], Groups]
 ) -> Groups:
     """Narrows a network on trial and freezes what it cannot do without.
 
     Args:
-        model (nn.Module): The network; it is put back as it was.
-        forward (Callable): Runs it on an example.
-        record (Trace): Its trace; receives what is frozen.
-        find (Callable): Gathers the groups of the trace anew.
+        request (Request): The network; it is put back as it was. Its trace
+            receives what is frozen.
+        unit (Unit): What is removed.
+        gather (Callable): Gathers the groups of the trace anew.
 
     Returns:
         Groups: With which the narrowed network runs and agrees.
     """
-    trial = Trial(model, forward, record)
+    trial = Trial(request, unit)
     while True:
-        groups = find()
+        groups = gather()
         failure = trial.run(groups, groups.prunable)
         if failure is None:
             failure = trial.run(groups, groups.prunable, train=True)
@@ -89,23 +85,27 @@ def prove(
         for group, reason in trial.culprits(groups, failure):
             for member in group.members:
                 nodes = torch.arange(member.site.size) + member.site.start
-                record.graph.freeze(nodes[member.channels >= 0], reason)
+                request.record.graph.freeze(
+                    nodes[member.channels >= 0], reason
+                )
 
 
 class Trial:
     """Runs a network without about half of the channels of some groups.
 
     Args:
-        model (nn.Module): The network.
-        forward (Callable): Runs it on an example.
-        record (Trace): Its trace.
+        request (Request): The network, an example and its trace.
+        unit (Unit): What is removed.
     """
 
-    def __init__(
-        self, model: nn.Module, forward: Callable[[], Any], record: Trace
-    ) -> None:
-        self.model, self.forward, self.record = model, forward, record
+    def __init__(self, request: Request, unit: Unit) -> None:
+        self.model, self.forward = request.model, request.forward
+        self.record, self.unit = request.record, unit
         self.left = TRIALS
+
+    def _analysis(self, groups: Groups) -> Analysis:
+        """As it is without branches, which are added after the trial."""
+        return Analysis(self.record, groups, {}, {}, self.unit, None)
 
     @cached_property
     def trains(self) -> bool:
@@ -172,7 +172,7 @@ class Trial:
     ) -> tuple[list[Tensor], Failure | None]:
         with restored(self.model):
             source = FixedGate(mask.float())
-            place_masks(self.model, source, self.record, groups)
+            self.unit.place(self.model, source, self._analysis(groups))
             return self._outputs()
 
     def _plan(
@@ -191,7 +191,7 @@ class Trial:
                 part[order[: max(1, round(share * group.size))]] = False
             parts.append(part)
         mask = torch.cat(parts)
-        layout = layout_of(self.model, self.record, groups, Bypass())
+        layout = self.unit.layout(self.model, self._analysis(groups))
         device = next(self.model.parameters()).device
         return mask.to(device), layout.plan(mask, {}, {})
 

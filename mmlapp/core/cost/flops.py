@@ -15,23 +15,6 @@ from ..trace import FlopsTerm
 from .base import Cost
 
 
-@dataclass(frozen=True)
-class PairTerm:
-    """Multiply-adds of a layer that joins single pairs of channels.
-
-    Args:
-        name (str): Name of the layer.
-        constant (int): Multiply-adds of one pair.
-        first (Tensor): Global channel of each pair, -1 for always kept.
-        second (Tensor): The other one, same shape.
-    """
-
-    name: str
-    constant: int
-    first: Tensor
-    second: Tensor
-
-
 @dataclass
 class Factor:
     """A channel count: a constant plus kept channels times how often."""
@@ -52,7 +35,6 @@ class FlopsTable(Cost):
         terms (Sequence[FlopsTerm]): Calls of a trace.
         groups (Groups): Which node belongs to which prunable group.
         dense (float): Multiply-adds of the user's own network.
-        pairs (Sequence[PairTerm]): Pairwise layers. Defaults to none.
     """
 
     constant: Tensor
@@ -70,11 +52,12 @@ class FlopsTable(Cost):
         terms: Sequence[FlopsTerm],
         groups: Groups,
         dense: float,
-        pairs: Sequence[PairTerm] = (),
     ) -> None:
         super().__init__()
         self.dense = dense
         sizes = [g.size for g in groups.prunable]
+        pairs = [t for t in terms if t.pairs is not None]
+        terms = [t for t in terms if t.pairs is None]
         self.names = [t.name for t in terms]
         self.pair_names = [p.name for p in pairs]
         factors, index = _factors(terms, groups)
@@ -91,7 +74,7 @@ class FlopsTable(Cost):
                 torch.arange(len(sizes)),
                 torch.tensor(sizes, dtype=torch.int64),
             ),
-            **_pair_buffers(pairs, sum(sizes)),
+            **_pair_buffers(pairs, groups),
         }
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
@@ -165,17 +148,25 @@ def _factor(ids: Tensor, groups: Groups) -> Factor:
 
 
 def _pair_buffers(
-    pairs: Sequence[PairTerm], channels: int
+    terms: Sequence[FlopsTerm], groups: Groups
 ) -> dict[str, Tensor]:
+    """All pairs of all terms, one after the other; each ``[pairs]``."""
     blank = torch.zeros(0, dtype=torch.int64)
-    first = torch.cat([blank, *(p.first for p in pairs)])
-    second = torch.cat([blank, *(p.second for p in pairs)])
-    sizes = torch.tensor([len(p.first) for p in pairs], dtype=torch.int64)
-    pair = torch.repeat_interleave(torch.arange(len(pairs)), sizes)
-    constant = _doubles([p.constant for p in pairs])
+    channels = sum(g.size for g in groups.prunable)
+    ends = []
+    for side in (0, 1):
+        nodes = [t.pairs[side] for t in terms if t.pairs is not None]
+        found = groups.channels_at(torch.cat([blank, *nodes]))
+        # Entry `channels` of the padded mask is always one.
+        ends.append(torch.where(found < 0, channels, found))
+    sizes = torch.tensor(
+        [len(t.pairs[0]) for t in terms if t.pairs is not None],
+        dtype=torch.int64,
+    )
+    pair = torch.repeat_interleave(torch.arange(len(terms)), sizes)
     return {
-        'first': torch.where(first < 0, channels, first),
-        'second': torch.where(second < 0, channels, second),
+        'first': ends[0],
+        'second': ends[1],
         'pair': pair,
-        'pair_constant': constant[pair],
+        'pair_constant': _doubles([t.constant for t in terms])[pair],
     }

@@ -1,70 +1,57 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Masks and plans: from channel groups to the tensors of a network."""
+"""Masks: from channel groups to the parameters of a network."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from ..bypass.branches import Bypass, Bypassed
+from ..bypass.beside import Bypassed
+from ..bypass.branch import Ends
 from ..groups import Groups
-from ..plan.layout import Layout
 from ..trace import Site, Trace
 from .gate import GateSource, MaskPlace, ParameterMask, add_mask
 from .living import Living, compact
 
 
-def lookup(channel: Tensor, nodes: Tensor) -> Tensor:
-    """Global channel of every node; -1 where there is none."""
-    return torch.where(nodes >= 0, channel[nodes.clamp_min(0)], -1)
+def layer_ends(record: Trace, name: str) -> Ends:
+    """Returns the nodes at the input and output of a convolution.
+
+    Args:
+        record (Trace): The trace.
+        name (str): A convolution without groups, ``[out, in, ...]``.
+    """
+    sizes = {
+        site.dim: site.size
+        for site in record.sites
+        if site.name == f'{name}.weight'
+    }
+    return (
+        record.nodes_of(f'{name}.weight', 1, sizes.get(1, 1)),
+        record.nodes_of(f'{name}.weight', 0, sizes.get(0, 1)),
+    )
 
 
-def nodes_of(record: Trace, name: str, dim: int, size: int) -> Tensor:
-    """Nodes of one dimension of one tensor; -1 where it has none."""
-    for site in record.sites:
-        if site.name == name and site.dim == dim:
-            return torch.arange(site.start, site.start + site.size)
-    return torch.full((size,), -1)
-
-
-def layout_of(
-    model: nn.Module,
-    record: Trace,
-    groups: Groups,
-    bypass: Bypass,
-    names: Iterable[str] = (),
-) -> Layout:
-    """Global channels of every site; kept ones where no group owns.
+def placed_sites(
+    model: nn.Module, record: Trace, groups: Groups
+) -> list[tuple[Site, Tensor]]:
+    """Returns the dimensions that shrink, and the channel at every index.
 
     Args:
         model (nn.Module): The network.
         record (Trace): Its trace.
-        groups (Groups): Its channel groups.
-        bypass (Bypass): Type and placement.
-        names (Iterable[str]): Convolutions with a bypass. Defaults to none.
+        groups (Groups): Its groups.
     """
-    channel = groups.node_channel
-    sites = []
+    found = []
     for site in record.sites:
-        mine = channel[site.start : site.start + site.size]
+        mine = groups.node_channel[site.start : site.start + site.size]
         if (mine >= 0).any() and _is_stored(model, site):
-            sites.append((site, mine))
-    ends = {}
-    for name in names:
-        layer: Any = model.get_submodule(name)
-        shape = layer._parameters['weight'].shape
-        out = int(layer.transposed)
-        nodes = nodes_of(record, f'{name}.weight', out, shape[out])
-        inputs = torch.full((layer.in_channels,), -1)
-        if bypass.placement == 'narrow':
-            inputs = nodes_of(record, f'{name}.weight', 1, shape[1])
-        ends[name] = lookup(channel, inputs), lookup(channel, nodes)
-    return Layout(sites, ends, bypass)
+            found.append((site, mine))
+    return found
 
 
 def _is_stored(model: nn.Module, site: Site) -> bool:
@@ -90,7 +77,7 @@ def place_masks(
     source: GateSource,
     record: Trace,
     groups: Groups,
-    filled: Collection[str] | None = None,
+    emits: Callable[[Site], bool],
 ) -> list[MaskPlace]:
     """Masks what emits a channel, and readers of what is not zero.
 
@@ -99,8 +86,8 @@ def place_masks(
         source (GateSource): Holds the gate of all channels.
         record (Trace): Its trace.
         groups (Groups): Its channel groups.
-        filled (Collection[str], optional): Convolutions whose removed
-            filters a bypass fills. Defaults to None: channels vanish.
+        emits (Callable): Whether a dimension emits channels. The gate gets
+            a gradient there and not at readers, or it would get it twice.
 
     Returns:
         list[MaskPlace]: Where the masks are.
@@ -108,17 +95,9 @@ def place_masks(
     names = {module: name for name, module in model.named_modules()}
     sharers = owners(model)
     places: list[MaskPlace] = []
-
-    def add(module: nn.Module, name: str, mask: ParameterMask) -> None:
-        add_mask(module, name, mask)
-        places.append(MaskPlace(names[module], name, mask))
-
     for site in record.sites:
-        emits = site in record.masked or (
-            filled is not None
-            and (site in record.producers or site.name.endswith('.bias'))
-        )
-        if site.attribute or not (emits or site in record.readers):
+        learns = emits(site)
+        if site.attribute or not (learns or site in record.readers):
             continue
         mine = groups.node_channel[site.start : site.start + site.size]
         if (mine < 0).all():
@@ -126,33 +105,61 @@ def place_masks(
         layer = model.get_submodule(site.module)
         parameter = layer._parameters.get(site.name.rpartition('.')[2])
         for module, name in sharers[id(parameter)]:
-            add(module, name, ParameterMask(source, mine, site.dim, emits))
-        if (
-            filled is None
-            and isinstance(layer, Bypassed)
-            and isinstance(layer.bypass, nn.Module)
-            and site.dim == 0
-            and site.name.endswith('.weight')
-        ):
-            mask = ParameterMask(source, mine, 0)
-            add(layer.bypass, 'weight', mask)
-    if filled is None:
-        _place_compact(model, source, record, groups)
+            mask = ParameterMask(source, mine, site.dim, learns)
+            add_mask(module, name, mask)
+            places.append(MaskPlace(names[module], name, mask))
     return places
 
 
-def _place_compact(
+def place_branch(
+    layer: nn.Module,
+    name: str,
+    source: GateSource,
+    record: Trace,
+    groups: Groups,
+) -> list[MaskPlace]:
+    """Masks the outputs of a branch where those of its layer are masked.
+
+    Where a norm behind both carries the mask, nothing is to be done.
+
+    Args:
+        layer (nn.Module): A layer with a branch, changed in place.
+        name (str): Its qualified name.
+        source (GateSource): Holds the gate of all channels.
+        record (Trace): The trace.
+        groups (Groups): The channel groups.
+    """
+    assert isinstance(layer, Bypassed)
+    weight = f'{name}.weight'
+    site = next(s for s in record.sites if (s.name, s.dim) == (weight, 0))
+    mine = groups.node_channel[site.start : site.start + site.size]
+    if site not in record.masked or (mine < 0).all():
+        return []
+    assert layer.bypass is not None
+    places = []
+    for path, parameter in layer.bypass.gated():
+        mask = ParameterMask(source, mine, 0)
+        add_mask(layer.bypass.get_submodule(path), parameter, mask)
+        whole = '.'.join(filter(None, [name, 'bypass', path]))
+        places.append(MaskPlace(whole, parameter, mask))
+    return places
+
+
+def place_living(
     model: nn.Module, source: GateSource, record: Trace, groups: Groups
 ) -> None:
-    """Lets modules that compute over channels see the living ones alone."""
-    channel = groups.node_channel
+    """Lets modules that compute over channels see the living ones alone.
 
-    def mine(ids: Tensor) -> Tensor:
-        return lookup(channel, ids)
-
+    Args:
+        model (nn.Module): The network, changed in place.
+        source (GateSource): Holds the gate of all channels.
+        record (Trace): Its trace.
+        groups (Groups): Its channel groups.
+    """
+    mine = groups.channels_at
     for entry in record.compact.values():
         ends = torch.cat([entry.ids, entry.out])
-        if (lookup(channel, ends) < 0).all():
+        if (mine(ends) < 0).all():
             continue
         own = [s for s in record.sites if s.module == entry.name]
         ids = [torch.arange(s.start, s.start + s.size) for s in own]

@@ -4,23 +4,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..bypass.branches import add_bypass
-from ..bypass.narrowed import narrow_bypass
+from ..bypass.beside import Bypassed, add_bypass
+from ..heirs import Heir, Heirs
 from ..mask.gate import remove_masks
 from ..mask.living import release
-from ..plan.checking import check_fit, stored
-from ..plan.plan import BypassPlan, ChannelPlan, Kept
+from ..plan.plan import BranchPlan, ChannelPlan, Kept
 from ..pruner import Pruner
 from ..trace.blocks.registry import adjust_attributes
+from ..units import UNITS
+from .check_plan import check_plan, stored
 from .optimizer_state import (
-    Heir,
     check_states,
     follow_gradients,
     follow_optimizer,
@@ -32,7 +33,7 @@ def shrink(model: nn.Module, plan: ChannelPlan) -> nn.Module:
 
     A network that still has its pruner and masks loses them and gets its
     own classes back; a dense one, as a config builds it, first gets the
-    bypasses of the plan.
+    branches of the plan.
 
     Args:
         model (nn.Module): The network that the plan was made for.
@@ -90,21 +91,23 @@ def narrow(
 
 def _wide(model: nn.Module, plan: ChannelPlan) -> list[Tensor]:
     """Parameters that a plan replaces, and buffers."""
-    missing = check_fit(model, plan)
-    present = [name for name in plan.bypasses if name not in missing]
-    names = [*plan.slices, *(f'{name}.bypass.weight' for name in present)]
-    return [stored(model, name) for name in names]
+    missing = check_plan(model, plan)
+    found = [stored(model, name) for name in plan.slices]
+    for name in plan.branches:
+        if name not in missing:
+            layer: Any = model.get_submodule(name)
+            found += layer.bypass.parameters()
+    return found
 
 
-def _narrow_model(
-    model: nn.Module, plan: ChannelPlan
-) -> dict[nn.Parameter, list[Heir]]:
+def _narrow_model(model: nn.Module, plan: ChannelPlan) -> Heirs:
     """Returns what took the place of every replaced parameter."""
-    bypasses = check_fit(model, plan)
+    branches = check_plan(model, plan)
     detach(model)
-    for name, bypass in bypasses.items():
-        add_bypass(model.get_submodule(name), bypass)
-    replaced, heirs = {}, {}
+    for name, branch in branches.items():
+        add_bypass(model.get_submodule(name), branch)
+    replaced: dict[int, Tensor] = {}
+    heirs: dict[nn.Parameter, Sequence[Heir]] = {}
     for name, dims in plan.slices.items():
         old = stored(model, name)
         new = replaced[id(old)] = _slice(old, dims)
@@ -118,8 +121,11 @@ def _narrow_model(
     # Blocks after their layers, whose attributes they may read.
     for module in reversed(list(model.modules())):
         adjust_attributes(module)
-    for name, entry in plan.bypasses.items():
-        heirs.update(_narrow(model.get_submodule(name), entry))
+    for name, entry in plan.branches.items():
+        heirs.update(_narrow_branch(model.get_submodule(name), entry))
+    unit = UNITS.build(plan.unit)
+    for name, details in plan.details.items():
+        unit.narrow_layer(model.get_submodule(name), details)
     return heirs
 
 
@@ -175,14 +181,12 @@ def _replace(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
                     store[key] = replaced[id(value)]  # type: ignore[assignment]
 
 
-def _narrow(
-    conv: nn.Module, entry: BypassPlan
-) -> dict[nn.Parameter, list[Heir]]:
-    if entry.placement == 'narrow':
-        return narrow_bypass(conv, entry.inputs.mask(), entry.outputs.mask())
-    if len(entry.outputs.index) < entry.outputs.size:
-        device = conv._parameters['weight'].device  # type: ignore[union-attr]
-        conv.kept = torch.tensor(
-            entry.outputs.index, dtype=torch.int64, device=device
-        )
-    return {}
+def _narrow_branch(layer: nn.Module, entry: BranchPlan) -> Heirs:
+    """Narrows the branch of a layer with the channels around it."""
+    assert isinstance(layer, Bypassed)
+    if layer.bypass is None:
+        return {}
+    layer.bypass, heirs = layer.bypass.narrow(
+        entry.inputs.mask(), entry.outputs.mask()
+    )
+    return heirs

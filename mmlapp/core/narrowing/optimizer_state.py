@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,24 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import PruningError
-
-
-@dataclass(frozen=True)
-class Heir:
-    """A parameter that took the place of a wider one, or of a part of it.
-
-    Args:
-        new (nn.Parameter): The narrow parameter.
-        take (Callable): Takes the values that stay out of any tensor of the
-            wide parameter's shape, and returns a copy.
-    """
-
-    new: nn.Parameter
-    take: Callable[[Tensor], Tensor]
-
-
-# Every replaced parameter and what took its place; nothing, if it vanished.
-Heirs = Mapping[nn.Parameter, Sequence[Heir]]
+from ..heirs import Heir, Heirs
 
 
 def check_states(optimizer: Optimizer, wide: Sequence[Tensor]) -> None:

@@ -1,35 +1,40 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Where every channel of a network lives, and the plan that follows."""
+"""Where every part of a network lives, and the plan that follows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
-from ..bypass.branches import Bypass
 from ..mask.gate import at_channels
 from ..trace import Site
-from .plan import BypassPlan, ChannelPlan, Kept
+from .plan import BranchPlan, ChannelPlan, Kept
 
 
 @dataclass
 class Layout:
-    """Where every channel lives, by global channel number, -1 for none.
+    """Where every part lives, by global channel number, -1 for none.
 
     Args:
+        unit (str): Name of what is removed.
         sites (list[tuple[Site, Tensor]]): Dimensions and the channel at each
             of their indices.
-        bypasses (dict[str, tuple[Tensor, Tensor]]): Input and output
-            channels of every convolution with a bypass.
-        bypass (Bypass): Type and placement.
+        branches (dict[str, tuple[Tensor, Tensor]]): Input and output
+            channels of every layer with a branch.
+        bypass (Mapping, optional): What the branches are built from.
+        details (dict[str, dict[str, Tensor]]): What the unit wants to know
+            of a layer beside slices, each as channels.
     """
 
+    unit: str
     sites: list[tuple[Site, Tensor]]
-    bypasses: dict[str, tuple[Tensor, Tensor]]
-    bypass: Bypass
+    branches: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    bypass: Mapping[str, Any] | None = None
+    details: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def plan(
         self,
@@ -61,16 +66,20 @@ class Layout:
                 attributes[site.name] = entry
             else:
                 slices.setdefault(site.name, {})[site.dim] = entry
-        kind = self.bypass
         return ChannelPlan(
             groups={n: Kept.from_mask(m) for n, m in groups.items()},
             slices=slices,
             attributes=attributes,
-            bypasses={
-                name: BypassPlan(
-                    kind.type, kind.placement, kept(inputs), kept(outputs)
+            branches={
+                name: BranchPlan(
+                    self.bypass or {}, kept(inputs), kept(outputs)
                 )
-                for name, (inputs, outputs) in self.bypasses.items()
+                for name, (inputs, outputs) in self.branches.items()
             },
             flops=flops,
+            unit=self.unit,
+            details={
+                name: {key: kept(value) for key, value in entry.items()}
+                for name, entry in self.details.items()
+            },
         )

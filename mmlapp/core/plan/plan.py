@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import PruningError
 from ..files import replace_text
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -106,42 +106,45 @@ def _runs(index: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 @dataclass(frozen=True)
-class BypassPlan:
-    """One convolution's bypass.
+class BranchPlan:
+    """The branch beside one layer.
 
     Args:
-        type (str): Name of the bypass.
-        placement (str): ``fill`` or ``narrow``.
+        settings (Mapping[str, Any]): What it is built from: ``type`` and
+            settings, as a config says them.
         inputs (Kept): Living input channels.
-        outputs (Kept): Living output channels; with ``fill`` the filters of
-            the main convolution that stay.
+        outputs (Kept): Living output channels.
     """
 
-    type: str
-    placement: str
+    settings: Mapping[str, Any]
     inputs: Kept
     outputs: Kept
 
 
 @dataclass(frozen=True)
 class ChannelPlan:
-    """Which channels of a network are kept.
+    """Which parts of a network are kept.
 
     Args:
-        groups (Mapping[str, Kept]): Kept channels of every group.
+        groups (Mapping[str, Kept]): Kept parts of every group.
         slices (Mapping[str, Mapping[int, Kept]]): Kept indices of every
             parameter and buffer that shrinks, by dimension.
         attributes (Mapping[str, Kept]): Integer attributes that shrink.
-        bypasses (Mapping[str, BypassPlan]): Bypass of each convolution.
+        branches (Mapping[str, BranchPlan]): Branch of each layer.
         flops (Mapping[str, float]): Multiply-adds: ``dense``, ``pruned`` and
             the asked ``target`` ratio.
+        unit (str): What was removed. Defaults to ``channels``.
+        details (Mapping[str, Mapping[str, Kept]]): What the unit noted for
+            a layer beside slices.
     """
 
     groups: Mapping[str, Kept]
     slices: Mapping[str, Mapping[int, Kept]]
     attributes: Mapping[str, Kept] = field(default_factory=dict)
-    bypasses: Mapping[str, BypassPlan] = field(default_factory=dict)
+    branches: Mapping[str, BranchPlan] = field(default_factory=dict)
     flops: Mapping[str, float] = field(default_factory=dict)
+    unit: str = 'channels'
+    details: Mapping[str, Mapping[str, Kept]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain numbers, strings, lists and dicts.
@@ -158,14 +161,18 @@ class ChannelPlan:
             'version': VERSION,
             'flops': dict(self.flops),
             'groups': {k: number(v) for k, v in self.groups.items()},
-            'bypasses': {
+            'unit': self.unit,
+            'branches': {
                 name: {
-                    'type': b.type,
-                    'placement': b.placement,
+                    'settings': dict(b.settings),
                     'inputs': number(b.inputs),
                     'outputs': number(b.outputs),
                 }
-                for name, b in self.bypasses.items()
+                for name, b in self.branches.items()
+            },
+            'details': {
+                name: {key: number(k) for key, k in entry.items()}
+                for name, entry in self.details.items()
             },
             'attributes': {k: number(v) for k, v in self.attributes.items()},
             'slices': {
@@ -231,14 +238,16 @@ class ChannelPlan:
                 for name, dims in data['slices'].items()
             },
             attributes={k: read(e) for k, e in data['attributes'].items()},
-            bypasses={
-                name: BypassPlan(
-                    str(b['type']),
-                    str(b['placement']),
-                    read(b['inputs']),
-                    read(b['outputs']),
+            branches={
+                name: BranchPlan(
+                    dict(b['settings']), read(b['inputs']), read(b['outputs'])
                 )
-                for name, b in data['bypasses'].items()
+                for name, b in data['branches'].items()
+            },
+            unit=str(data['unit']),
+            details={
+                name: {key: read(e) for key, e in entry.items()}
+                for name, entry in data['details'].items()
             },
             flops={k: float(v) for k, v in data['flops'].items()},
         )
@@ -271,6 +280,23 @@ class ChannelPlan:
                 'truncated; write it again'
             ) from error
         return cls.from_dict(data)
+
+    def without_branches(
+        self, merged: Mapping[str, str | None], flops: float
+    ) -> ChannelPlan:
+        """Returns the plan of a network whose branches were merged.
+
+        Args:
+            merged (Mapping[str, str or None]): What
+                :func:`mmlapp.core.merge_bypasses` returned: a reason where
+                the branch stays.
+            flops (float): Multiply-adds afterwards.
+        """
+        return replace(
+            self,
+            branches={n: b for n, b in self.branches.items() if merged.get(n)},
+            flops={**self.flops, 'pruned': flops},
+        )
 
     @property
     def ratio(self) -> float:

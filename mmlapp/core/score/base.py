@@ -69,6 +69,7 @@ class Score(ABC):
                 and returns what it returns, losses in training with
                 MMEngine.
         """
+        return None
 
     @abstractmethod
     def __call__(self, context: ScoreContext) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from .graph import ChannelGraph
@@ -50,12 +51,16 @@ class FlopsTerm:
             shrink, each of shape ``[size]``; ``NO_CHANNEL`` entries stay.
         kind (str): ``convolution``, ``product`` or ``attention``. Defaults
             to ``product``.
+        pairs (tuple[Tensor, Tensor], optional): Both ends of each pair of
+            channels that a grouped layer joins; ``constant`` is then that
+            of one pair.
     """
 
     name: str
     constant: int
     factors: tuple[Tensor, ...]
     kind: str = 'product'
+    pairs: tuple[Tensor, Tensor] | None = None
 
     @property
     def dense(self) -> int:
@@ -122,3 +127,16 @@ class Trace:
     compact: dict[str, Compact] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
+
+    def nodes_of(self, name: str, dim: int, size: int) -> Tensor:
+        """Returns the nodes of one dimension; -1 where it has none.
+
+        Args:
+            name (str): Qualified name of the tensor.
+            dim (int): The dimension.
+            size (int): Its size.
+        """
+        for site in self.sites:
+            if site.name == name and site.dim == dim:
+                return torch.arange(site.start, site.start + site.size)
+        return torch.full((size,), -1)

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import Bypass, attach, merge_bypasses, shrink
-from mmlapp.core.bypass.branches import BYPASSES, Bypassed, add_bypass
-from mmlapp.core.bypass.merging import without_bypasses
+from mmlapp.core import ConvBranch, attach, merge_bypasses, shrink
+from mmlapp.core.bypass import BRANCHES
+from mmlapp.core.bypass.beside import Bypassed, add_bypass
 
 
-def narrowed(model, image, kind, placement, mask_randomly, keep=0.5):
+def narrowed(model, image, kind, unit, mask_randomly, keep=0.5):
     """A narrowed network with its bypasses, and the plan."""
-    pruner = attach(model, image, bypass=Bypass(kind, placement))
+    pruner = attach(model, image, bypass=kind, unit=unit)
     for name, parameter in model.named_parameters():
         if 'bypass' in name:
             nn.init.normal_(parameter, std=0.3)
@@ -46,7 +46,7 @@ def test_narrow_bypasses_vanish(
         b=conv(12, 16, **case),
         c=conv(16, 5),
     )
-    slim, _ = narrowed(model, image, kind, 'narrow', mask_randomly)
+    slim, _ = narrowed(model, image, kind, 'channels', mask_randomly)
     assert isinstance(slim.b, Bypassed)
     expected, macs = slim(image), count_macs(slim, image)
     merged = merge_bypasses(slim)
@@ -65,12 +65,12 @@ def test_the_plan_of_a_merged_network(
     parts = dict(a=conv(3, 8), b=conv(8, 8), c=conv(8, 5))
     model = net(lambda m, x: m.c(m.b(m.a(x).relu()).relu()), **parts)
     dense = copy.deepcopy(model).eval()
-    slim, plan = narrowed(model, image, 'depthwise', 'narrow', mask_randomly)
+    slim, plan = narrowed(model, image, 'depthwise', 'channels', mask_randomly)
     expected = slim(image)
     merged = merge_bypasses(slim)
     macs = count_macs(slim, image)
-    plan = without_bypasses(plan, merged, macs)
-    assert not plan.bypasses
+    plan = plan.without_branches(merged, macs)
+    assert not plan.branches
     assert plan.flops['pruned'] == macs
     again = shrink(dense, plan)
     again.load_state_dict(slim.state_dict())
@@ -79,13 +79,13 @@ def test_the_plan_of_a_merged_network(
 
 def test_what_fills_removed_filters_stays(net, conv, image, mask_randomly):
     model = net(lambda m, x: m.b(m.a(x).relu()), a=conv(3, 8), b=conv(8, 8))
-    slim, plan = narrowed(model, image, 'depthwise', 'fill', mask_randomly)
+    slim, plan = narrowed(model, image, 'depthwise', 'filters', mask_randomly)
     expected = slim(image)
     reason = 'it fills removed filters'
     merged = merge_bypasses(slim)
     assert merged['b'] == reason
     assert torch.equal(slim(image), expected)
-    assert 'b' in without_bypasses(plan, merged, 1.0).bypasses
+    assert 'b' in plan.without_branches(merged, 1.0).branches
 
 
 def test_a_fill_bypass_beside_all_filters_vanishes(
@@ -93,7 +93,7 @@ def test_a_fill_bypass_beside_all_filters_vanishes(
 ):
     model = net(lambda m, x: m.b(m.a(x).relu()), a=conv(3, 8), b=conv(8, 8))
     slim, _ = narrowed(
-        model, image, 'depthwise', 'fill', mask_randomly, keep=1.0
+        model, image, 'depthwise', 'filters', mask_randomly, keep=1.0
     )
     expected = slim(image)
     merged = merge_bypasses(slim)
@@ -112,7 +112,7 @@ def test_a_bypass_that_vanished_before_is_no_mixin_either(
         b=conv(16, 16),
         c=conv(16, 5),
     )
-    pruner = attach(model, image, bypass=Bypass('depthwise'))
+    pruner = attach(model, image, bypass='depthwise')
     pruner.set_mask(torch.isin(torch.arange(32), torch.tensor([0, 17])))
     plan = pruner.plan()
     slim = shrink(model, plan).eval()
@@ -120,11 +120,18 @@ def test_a_bypass_that_vanished_before_is_no_mixin_either(
     merged = merge_bypasses(slim)
     assert 'b' not in merged
     assert type(slim.b) is nn.Conv2d
-    assert not without_bypasses(plan, merged, 1.0).bypasses
+    assert not plan.without_branches(merged, 1.0).branches
 
 
 GROUPED = 'its convolution is grouped or transposed'
 OUTSIDE = 'its kernel does not lie inside that of its convolution'
+
+
+def beside(conv):
+    """A branch of any convolution, beside any other."""
+    branch = BRANCHES.build('depthwise', nn.Conv2d(8, 8, 3))
+    branch.conv = conv
+    return branch
 
 
 @pytest.mark.parametrize(
@@ -160,7 +167,7 @@ OUTSIDE = 'its kernel does not lie inside that of its convolution'
 )
 def test_what_is_not_inside_stays(main, branch, reason):
     branch.bias = None
-    add_bypass(main, branch)
+    add_bypass(main, beside(branch))
     model = nn.Sequential(main)
     x = torch.rand(1, 8, 9, 9)
     if branch.kernel_size == (1, 1):
@@ -176,18 +183,41 @@ def test_a_smaller_kernel_of_ones_own(
 ):
     """3x3 inside 5x5, of a registered bypass."""
 
-    def inner(main):
-        return nn.Conv2d(
-            main.in_channels, main.out_channels, 3, padding=1, bias=False
-        ).to(main.weight.dtype)
+    class Inner(ConvBranch):
+        def make(self, layer):
+            return nn.Conv2d(
+                layer.in_channels, layer.out_channels, 3, padding=1, bias=False
+            ).to(layer.weight.dtype)
 
-    monkeypatch.setitem(BYPASSES._entries, 'inner', inner)
+    monkeypatch.setitem(BRANCHES._entries, 'inner', Inner)
     model = net(
         lambda m, x: m.b(m.a(x).relu()),
         a=conv(3, 8, size=5),
         b=conv(8, 5, size=5),
     )
-    slim, _ = narrowed(model, image, 'inner', 'narrow', mask_randomly)
+    slim, _ = narrowed(model, image, 'inner', 'channels', mask_randomly)
     expected = slim(image)
     assert merge_bypasses(slim) == {'a': None}
     torch.testing.assert_close(slim(image), expected)
+
+
+@pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize('kind', ['depthwise', 'pointwise', 'grouped'])
+def test_a_branch_with_a_norm_is_merged(
+    net, conv, image, mask_randomly, randomise, kind, bias
+):
+    """Scale and shift of the norm become filters and bias."""
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x).relu()).relu()),
+        a=conv(3, 12),
+        b=conv(12, 16, bias=bias),
+        c=conv(16, 5),
+    )
+    pruner = attach(model, image, bypass=dict(type=kind, norm=True))
+    randomise(model).eval()
+    mask_randomly(pruner)
+    slim = shrink(model, pruner.plan())
+    expected = slim(image)
+    assert merge_bypasses(slim)['b'] is None
+    torch.testing.assert_close(slim(image), expected, rtol=1e-12, atol=1e-12)
+    assert type(slim.b) is nn.Conv2d

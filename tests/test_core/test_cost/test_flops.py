@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmlapp.core import Bypass, attach
+from mmlapp.core import attach
 from mmlapp.core.methods.lapp.surrogates import SURROGATES
 
 
@@ -79,10 +79,10 @@ def test_gradient_by_the_mask_is_exact(pruner):
     torch.autograd.gradcheck(lambda m: pruner.cost('flops')(m) / 1e5, mask)
 
 
-@pytest.mark.parametrize('placement', ['fill', 'narrow'])
+@pytest.mark.parametrize('unit', ['filters', 'channels'])
 @pytest.mark.parametrize('kind', ['depthwise', 'pointwise', 'grouped'])
 def test_gradient_by_the_mask_is_exact_with_bypasses(
-    net, conv, image, kind, placement
+    net, conv, image, kind, unit
 ):
     model = net(
         lambda m, x: m.c(m.b(m.a(x))),
@@ -90,7 +90,7 @@ def test_gradient_by_the_mask_is_exact_with_bypasses(
         b=conv(8, 16),
         c=conv(16, 5),
     )
-    pruner = attach(model, image, bypass=Bypass(kind, placement))
+    pruner = attach(model, image, bypass=kind, unit=unit)
     assert any(
         n.endswith('.bypass')
         for n in pruner.cost('flops').by_layer(torch.ones(len(pruner.gate)))

@@ -36,7 +36,9 @@ def test_targets_have_names(target):
 
 
 def test_a_cost_that_the_network_does_not_have():
-    with pytest.raises(PruningError, match='target latency=0.5: .* flops, p'):
+    with pytest.raises(
+        PruningError, match=r'target latency=0\.5: .* flops, p'
+    ):
         check_targets({'latency': 0.5}, ['flops', 'parameters'])
 
 

@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import Bypass, ChannelPlan, PruningError, attach, shrink
+from mmlapp.core import ChannelPlan, PruningError, attach, shrink
 from mmlapp.core.narrowing.narrow import detach
-from mmlapp.core.plan.plan import BypassPlan, Kept
+from mmlapp.core.plan.plan import BranchPlan, Kept
 
 
 @pytest.fixture
@@ -32,9 +33,9 @@ def make(net, conv):
 def planned(make, image, mask_randomly, randomise):
     """A masked network, its plan and its output."""
 
-    def build(bypass=None):
+    def build(bypass=None, unit='channels'):
         model = randomise(make())
-        pruner = attach(model, image, bypass=bypass)
+        pruner = attach(model, image, bypass=bypass, unit=unit)
         mask_randomly(pruner)
         with torch.no_grad():
             return model, pruner.plan(), model(image)
@@ -91,14 +92,17 @@ def test_attributes_follow(planned):
     assert model.norm.running_var.shape == (4,)
 
 
-@pytest.mark.parametrize('kind', ['none', 'depthwise', 'pointwise'])
-@pytest.mark.parametrize('placement', ['fill', 'narrow'])
+@pytest.mark.parametrize(
+    ('kind', 'unit'),
+    [
+        (None, 'channels'),
+        *product(('depthwise', 'pointwise'), ('channels', 'filters')),
+    ],
+)
 def test_a_plan_and_a_state_dict_restore_the_network(
-    planned, make, image, kind, placement, tmp_path
+    planned, make, image, kind, unit, tmp_path
 ):
-    if kind == 'none':
-        placement = 'narrow'
-    model, plan, masked = planned(Bypass(kind, placement))
+    model, plan, masked = planned(kind, unit)
     shrink(model, plan)
     plan.save(tmp_path / 'plan.json')
     torch.save(model.state_dict(), tmp_path / 'slim.pth')
@@ -175,6 +179,7 @@ def changed(plan, **entries):
     return replace(plan, **entries)
 
 
+GROUPED = {'type': 'grouped'}
 MISFITS = {
     'another width': (
         lambda p: changed(p, slices={'a.weight': {0: kept(16, 0)}}),
@@ -203,45 +208,57 @@ MISFITS = {
     'a bypass at no layer': (
         lambda p: changed(
             p,
-            bypasses={
-                'z': BypassPlan('grouped', 'fill', kept(8, 0), kept(8, 0))
-            },
+            branches={'z': BranchPlan(GROUPED, kept(8, 0), kept(8, 0))},
         ),
         'it has no z',
     ),
     'a bypass at a norm': (
         lambda p: changed(
             p,
-            bypasses={
-                'norm': BypassPlan('grouped', 'fill', kept(8, 0), kept(8, 0))
-            },
+            branches={'norm': BranchPlan(GROUPED, kept(8, 0), kept(8, 0))},
         ),
         'BatchNorm2d takes no bypass',
     ),
     'a bypass of another width': (
         lambda p: changed(
             p,
-            bypasses={
-                'b': BypassPlan('grouped', 'fill', kept(4, 0), kept(8, 0))
-            },
+            branches={'b': BranchPlan(GROUPED, kept(4, 0), kept(8, 0))},
         ),
         'b joins 8 to 8 channels, the plan expects 4 and 8',
     ),
     'an unknown bypass': (
         lambda p: changed(
             p,
-            bypasses={'b': BypassPlan('wide', 'fill', kept(8, 0), kept(8, 0))},
+            branches={
+                'b': BranchPlan({'type': 'wide'}, kept(8, 0), kept(8, 0))
+            },
         ),
         "bypass='wide' is unknown",
     ),
-    'an unknown placement': (
+    'unknown settings of a bypass': (
         lambda p: changed(
             p,
-            bypasses={
-                'b': BypassPlan('grouped', 'both', kept(8, 0), kept(8, 0))
+            branches={
+                'b': BranchPlan(
+                    {**GROUPED, 'width': 2}, kept(8, 0), kept(8, 0)
+                )
             },
         ),
-        "placement='both' of b is unknown",
+        'it takes norm',
+    ),
+    'an unknown unit': (
+        lambda p: changed(p, unit='blocks'),
+        "unit='blocks' is unknown",
+    ),
+    'details of another unit': (
+        lambda p: changed(p, details={'b': {'outputs': kept(8, 0)}}),
+        'b: Channels has no details',
+    ),
+    'filters of another width': (
+        lambda p: changed(
+            p, unit='filters', details={'b': {'outputs': kept(9, 0)}}
+        ),
+        'b: it has 8 outputs',
     ),
 }
 
@@ -250,12 +267,12 @@ MISFITS = {
     ('have', 'want', 'match'),
     [
         ('depthwise', 'pointwise', 'b has another bypass than pointwise'),
-        ('depthwise', 'none', 'b has a bypass, the plan none'),
+        ('depthwise', None, 'b has a bypass, the plan none'),
     ],
 )
 def test_a_plan_of_another_bypass_changes_nothing(planned, have, want, match):
-    model, _, _ = planned(Bypass(have))
-    _, plan, _ = planned(Bypass(want))
+    model, _, _ = planned(have)
+    _, plan, _ = planned(want)
     before = picture(model)
     with pytest.raises(PruningError, match=match):
         shrink(model, plan)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmlapp.core import ChannelPlan, PruningError
-from mmlapp.core.plan.plan import BypassPlan, Kept
+from mmlapp.core.plan.plan import BranchPlan, Kept
 
 
 @pytest.fixture
@@ -16,7 +16,9 @@ def plan():
         groups={'a': half, 'b#2': two},
         slices={'a.weight': {0: half}, 'b.weight': {0: two, 1: half}},
         attributes={'b.groups': half},
-        bypasses={'a': BypassPlan('depthwise', 'fill', two, half)},
+        branches={'a': BranchPlan({'type': 'depthwise'}, two, half)},
+        details={'a': {'outputs': half}},
+        unit='filters',
         flops={'dense': 100.0, 'pruned': 41.5, 'target': 0.42},
     )
 
@@ -119,10 +121,10 @@ def test_what_is_no_plan(data, tmp_path):
         ChannelPlan.load(path)
 
 
-@pytest.mark.parametrize('version', [0, 2, '1', None])
+@pytest.mark.parametrize('version', [0, 1, '2', None])
 def test_an_unknown_version(plan, version):
     data = {**plan.to_dict(), 'version': version}
-    with pytest.raises(PruningError, match=f'version {version!r}.*version 1'):
+    with pytest.raises(PruningError, match=f'version {version!r}.*version 2'):
         ChannelPlan.from_dict(data)
 
 
@@ -134,7 +136,7 @@ DAMAGE = {
     'number beyond the list': lambda d: d.update(groups={'a': 99}),
     'negative number': lambda d: d.update(groups={'a': -1}),
     'no dimension': lambda d: d['slices'].update(x={'first': 0}),
-    'not a bypass': lambda d: d['bypasses'].update(x={'type': 'fill'}),
+    'not a bypass': lambda d: d['branches'].update(x={'type': 'fill'}),
     'kept of nothing': lambda d: d.update(kept=[[4]]),
     'kept too wide': lambda d: d.update(kept=[[2, '0-3']]),
     'flops of text': lambda d: d.update(flops={'dense': 'many'}),

@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""LAPP, Layer Adaptive Progressive Pruning, and the rules of its thresholds."""
+"""LAPP, Layer Adaptive Progressive Pruning, and its threshold rules."""
 
 from .balance import Balance
 from .gradient import Gradient

@@ -24,11 +24,11 @@ class Balance(Update):
     r"""A controller: task loss against constraint, balanced over the groups.
 
     It asks for nothing but the gradient of the task loss by the gate.
-    The gradient of the cost is exact and largest where most layers meet; the task
-    gradient is noise of any scale around zero, because training itself
-    drives it there. What remains is its second order: the rise of the loss
-    per unit of cost where channels go. The best network for its cost has
-    the same rise in every group, so that the thresholds follow
+    The gradient of the cost is exact and largest where most layers meet;
+    that of the task is noise of any scale around zero, because training
+    itself drives it there. What remains is its second order: the rise of
+    the loss per unit of cost where channels go. The best network for its
+    cost has the same rise in every group, so that the thresholds follow
 
     .. math:: \Delta t_g = -\frac{\rho}{S} \left(\alpha\,
               \log\frac{\bar q_g}{\tilde q} + \kappa\,

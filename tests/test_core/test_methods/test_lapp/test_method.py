@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmlapp.core import LAPP, Bypass, attach
+from mmlapp.core import LAPP, attach
 from mmlapp.core.methods.lapp.surrogates import SURROGATES
 from mmlapp.core.score import NORMALISATIONS
 
@@ -103,7 +103,7 @@ def test_a_narrowed_layer_keeps_its_best_channel(pruner, value):
 
 
 def test_a_layer_with_a_bypass_may_lose_all(model, images):
-    pruner = attach(model, images, bypass=Bypass('depthwise', 'fill'))
+    pruner = attach(model, images, bypass='depthwise', unit='filters')
     pruner.begin({'flops': 0.5}, 10)
     with torch.no_grad():
         pruner.method.threshold.fill_(100)

@@ -1,21 +1,20 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""A grouped bypass whose inputs and outputs were narrowed independently."""
+"""A grouped convolution whose inputs and outputs were narrowed freely."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..narrowing.optimizer_state import Heir
-
 
 @dataclass(frozen=True)
 class Part:
-    """Groups of a narrowed bypass that kept equally many channels.
+    """Groups of a convolution that kept equally many channels.
 
     Args:
         rows (Tensor): Dense output channels, shape ``[groups * out]``.
@@ -47,27 +46,33 @@ def parts(groups: int, kept_in: Tensor, kept_out: Tensor) -> Iterator[Part]:
     Yields:
         Part: One for every pair of counts that occurs.
     """
+    # [groups, channels of a group]
     inputs, outputs = kept_in.view(groups, -1), kept_out.view(groups, -1)
+    # How many each group kept: [groups, 2]. Groups of the same pair of
+    # counts form a rectangle, which one convolution computes.
     counts = torch.stack([inputs.sum(1), outputs.sum(1)], dim=1)
     for n_in, n_out in counts.unique(dim=0).tolist():
         if n_in == 0 or n_out == 0:
             continue
         index = (counts == torch.tensor([n_in, n_out])).all(1).nonzero()[:, 0]
+        # Positions inside the groups: [chosen, n_in] and [chosen, n_out].
         columns = inputs[index].nonzero()[:, 1].view(-1, n_in)
         rows = outputs[index].nonzero()[:, 1].view(-1, n_out)
+        # Inside a group -> in the whole layer: plus the group's start.
         yield Part(
             (rows + index[:, None] * outputs.shape[1]).reshape(-1),
+            # Every row of a group reads the same inputs.
             columns.repeat_interleave(n_out, dim=0),
             (columns + index[:, None] * inputs.shape[1]).reshape(-1),
             len(index),
         )
 
 
-class PartialBypass(nn.Module):
-    """A grouped bypass narrowed at both ends.
+class SplitConv(nn.Module):
+    """A grouped convolution narrowed at both ends, one part for each shape.
 
     Args:
-        dense (nn.Conv2d): The bypass before.
+        dense (nn.Conv2d): The convolution before.
         kept_in (Tensor): Input channels that live, bool ``[in]``.
         kept_out (Tensor): Output channels that live, bool ``[out]``.
     """
@@ -78,6 +83,7 @@ class PartialBypass(nn.Module):
         super().__init__()
         self.convs = nn.ModuleList()
         self.width = int(kept_out.sum())
+        # Dense index -> index among the living ones; [in] and [out].
         position_in = kept_in.long().cumsum(0) - 1
         position_out = kept_out.long().cumsum(0) - 1
         for i, part in enumerate(parts(dense.groups, kept_in, kept_out)):
@@ -88,6 +94,16 @@ class PartialBypass(nn.Module):
                 ('outputs', position_out[part.rows]),
             ):
                 self.register_buffer(f'{name}{i}', position.to(device))
+        self.geometry: list[tuple[Any, int, int]] = [
+            (pad, step * (size - 1), stride)
+            for pad, step, size, stride in zip(
+                dense.padding,
+                dense.dilation,
+                dense.kernel_size,
+                dense.stride,
+                strict=True,
+            )
+        ]
 
     def forward(self, x: Tensor) -> Tensor:
         """Runs every part and puts its channels in their places."""
@@ -95,11 +111,35 @@ class PartialBypass(nn.Module):
         for i, conv in enumerate(self.convs):
             part = conv(x.index_select(1, getattr(self, f'inputs{i}')))
             if y is None:
-                n, _, h, w = part.shape
-                y = part.new_zeros(n, self.width, h, w)
+                n, _, *size = part.shape
+                y = part.new_zeros(n, self.width, *size)
             y = y.index_add(1, getattr(self, f'outputs{i}'), part)
-        assert y is not None
-        return y
+        return self._blank(x) if y is None else y
+
+    def _blank(self, x: Tensor) -> Tensor:
+        """Zeros of the right size, where no pair of channels is left."""
+        # floor((edge + 2 padding - dilation (kernel - 1) - 1) / stride) + 1
+        size = [
+            (edge + 2 * int(pad) - reach - 1) // stride + 1
+            for edge, (pad, reach, stride) in zip(
+                x.shape[2:], self.geometry, strict=True
+            )
+        ]
+        return x.new_zeros(x.shape[0], self.width, *size)
+
+    def is_plain(self, width_in: int) -> bool:
+        """Whether one part reads all inputs and writes all outputs in order.
+
+        Args:
+            width_in (int): Number of living input channels.
+        """
+        if len(self.convs) != 1:
+            return False
+        inputs = self.get_buffer('inputs0').cpu()
+        outputs = self.get_buffer('outputs0').cpu()
+        return torch.equal(inputs, torch.arange(width_in)) and torch.equal(
+            outputs, torch.arange(self.width)
+        )
 
 
 def _part_conv(dense: nn.Conv2d, part: Part) -> nn.Conv2d:
@@ -120,65 +160,3 @@ def _part_conv(dense: nn.Conv2d, part: Part) -> nn.Conv2d:
         conv.weight.copy_(part.take(dense.weight))
     conv.weight.requires_grad_(dense.weight.requires_grad)
     return conv
-
-
-def pair_channels(
-    groups: int, inputs: Tensor, outputs: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Lists the channel pairs that a grouped convolution joins.
-
-    Args:
-        groups (int): Number of groups.
-        inputs (Tensor): Global channel of every input, ``[in]``.
-        outputs (Tensor): Global channel of every output, ``[out]``.
-
-    Returns:
-        tuple[Tensor, Tensor]: Both ends of each pair.
-    """
-    a = inputs.view(groups, 1, -1)
-    b = outputs.view(groups, -1, 1)
-    a, b = torch.broadcast_tensors(a, b)
-    return a.reshape(-1), b.reshape(-1)
-
-
-def narrow_bypass(
-    conv: nn.Module, kept_in: Tensor, kept_out: Tensor
-) -> dict[nn.Parameter, list[Heir]]:
-    """Narrows the bypass of a convolution with the channels around it.
-
-    Args:
-        conv (nn.Module): A convolution with a bypass.
-        kept_in (Tensor): Input channels that live, bool ``[in]``.
-        kept_out (Tensor): Output channels that live, bool ``[out]``.
-
-    Returns:
-        dict[nn.Parameter, list[Heir]]: What took the place of its weight.
-    """
-    dense = conv.bypass
-    assert isinstance(dense, nn.Conv2d)
-    if kept_in.all() and kept_out.all():
-        return {}
-    partial = PartialBypass(dense, kept_in, kept_out)
-    bypass: nn.Module | None = partial
-    if not len(partial.convs):
-        bypass = None
-    elif len(partial.convs) == 1 and _is_plain(partial, int(kept_in.sum())):
-        bypass = partial.convs[0]
-    conv.bypass = bypass  # type: ignore[assignment]
-    if bypass is not None:
-        bypass.train(dense.training)
-    takes = [p.take for p in parts(dense.groups, kept_in, kept_out)]
-    heirs = [
-        Heir(part.get_parameter('weight'), take)
-        for part, take in zip(partial.convs, takes, strict=True)
-    ]
-    return {dense.get_parameter('weight'): heirs}
-
-
-def _is_plain(partial: PartialBypass, width_in: int) -> bool:
-    """Whether one part reads all inputs and writes all outputs in order."""
-    inputs = partial.get_buffer('inputs0').cpu()
-    outputs = partial.get_buffer('outputs0').cpu()
-    return torch.equal(inputs, torch.arange(width_in)) and torch.equal(
-        outputs, torch.arange(partial.width)
-    )

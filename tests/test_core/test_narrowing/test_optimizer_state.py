@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from mmlapp.core import Bypass, PruningError, attach, narrow, shrink
+from mmlapp.core import PruningError, attach, narrow, shrink
 
 PHASE, AFTER = 6, 20
 OPTIMIZERS = {
@@ -23,12 +23,12 @@ OPTIMIZERS = {
     'rmsprop': lambda p: torch.optim.RMSprop(p, 1e-3, momentum=0.9),
     'adagrad': lambda p: torch.optim.Adagrad(p, 1e-2),
 }
-BYPASSES = {
-    'none': None,
+BRANCHES = {
+    'none': {},
     **{
-        f'{kind}-{placement}': Bypass(kind, placement)
+        f'{kind}-{unit}': dict(bypass=kind, unit=unit)
         for kind in ('depthwise', 'pointwise', 'grouped')
-        for placement in ('fill', 'narrow')
+        for unit in ('filters', 'channels')
     },
 }
 
@@ -61,7 +61,7 @@ def trained(net, conv):
             fc=nn.Linear(16, 4),
         )
         images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
-        pruner = attach(model, images, bypass=BYPASSES[bypass])
+        pruner = attach(model, images, **BRANCHES[bypass])
         groups = [
             {'params': model.stem.parameters(), 'lr': 0.02},
             {
@@ -120,8 +120,8 @@ def assert_close(found, expected):
     ('optimizer', 'bypass'),
     [
         *((optimizer, 'none') for optimizer in OPTIMIZERS),
-        *(('sgd', bypass) for bypass in BYPASSES if bypass != 'none'),
-        *(('adam', bypass) for bypass in BYPASSES if bypass != 'none'),
+        *(('sgd', bypass) for bypass in BRANCHES if bypass != 'none'),
+        *(('adam', bypass) for bypass in BRANCHES if bypass != 'none'),
     ],
 )
 def test_twenty_more_steps_equal_those_with_masks(trained, optimizer, bypass):
@@ -141,7 +141,7 @@ def test_twenty_more_steps_equal_those_with_masks(trained, optimizer, bypass):
 
 
 def test_every_tensor_of_the_state_has_its_parameters_shape(trained):
-    model, optimizer = trained('adam', 'depthwise-narrow')
+    model, optimizer = trained('adam', 'depthwise-channels')
     rates = [g['lr'] for g in optimizer.param_groups]
     groups = list(map(id, optimizer.param_groups))
     narrow(model, model.pruner.plan(), optimizer)
@@ -187,7 +187,7 @@ def test_a_state_of_another_shape_is_refused_and_nothing_changes(trained):
 
 
 def test_names_of_parameters_follow(trained):
-    model, _ = trained(bypass='grouped-narrow')
+    model, _ = trained(bypass='grouped-channels')
     optimizer = torch.optim.SGD(model.named_parameters(), 0.1)
     if 'param_names' not in optimizer.param_groups[0]:
         pytest.skip('this torch does not note names')
@@ -199,7 +199,7 @@ def test_names_of_parameters_follow(trained):
 
 
 def test_a_layer_that_lost_all_filters_asks_for_no_gradient(trained):
-    model, optimizer = trained(bypass='depthwise-fill')
+    model, optimizer = trained(bypass='depthwise-filters')
     pruner = model.pruner
     start = sum(
         g.size

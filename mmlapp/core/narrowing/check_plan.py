@@ -4,15 +4,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
-from ..bypass.branches import PLACEMENTS, Bypassed, build_bypass
+from ..bypass.beside import Bypassed
+from ..bypass.branch import BRANCHES, Branch
 from ..errors import PruningError
-from .plan import BypassPlan, ChannelPlan
+from ..plan.plan import BranchPlan, ChannelPlan
+from ..units import UNITS
 
 
-def check_fit(model: nn.Module, plan: ChannelPlan) -> dict[str, _ConvNd]:
+def check_plan(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
     """Compares every entry of a plan with a network.
 
     Args:
@@ -20,8 +24,8 @@ def check_fit(model: nn.Module, plan: ChannelPlan) -> dict[str, _ConvNd]:
         plan (ChannelPlan): The plan.
 
     Returns:
-        dict[str, _ConvNd]: Bypasses that the plan knows and the network
-        does not have yet.
+        dict[str, Branch]: Branches that the plan knows and the network does
+        not have yet.
 
     Raises:
         PruningError: If the plan does not fit.
@@ -42,14 +46,29 @@ def check_fit(model: nn.Module, plan: ChannelPlan) -> dict[str, _ConvNd]:
         if value != kept.size:
             raise _misfit(f'{name} is {value}, the plan expects {kept.size}')
     for name, module in model.named_modules():
-        if isinstance(module, Bypassed) and name not in plan.bypasses:
+        if isinstance(module, Bypassed) and name not in plan.branches:
             raise _misfit(f'{name} has a bypass, the plan none')
     missing = {}
-    for name, entry in plan.bypasses.items():
-        bypass = _check_bypass(name, _module(model, name, name), entry)
-        if bypass is not None:
-            missing[name] = bypass
+    for name, entry in plan.branches.items():
+        branch = _check_branch(name, _module(model, name, name), entry)
+        if branch is not None:
+            missing[name] = branch
+    _check_details(model, plan)
     return missing
+
+
+def _check_details(model: nn.Module, plan: ChannelPlan) -> None:
+    """Asks the unit of a plan whether its details fit their layers."""
+    try:
+        unit = UNITS.build(plan.unit)
+    except PruningError as error:
+        raise _misfit(str(error)) from error
+    for name, details in plan.details.items():
+        layer = _module(model, name, name)
+        try:
+            unit.check_layer(layer, details)
+        except PruningError as error:
+            raise _misfit(f'{name}: {error}') from error
 
 
 def stored(model: nn.Module, name: str) -> Tensor:
@@ -74,31 +93,37 @@ def stored(model: nn.Module, name: str) -> Tensor:
     return value
 
 
-def _check_bypass(
-    name: str, conv: nn.Module, entry: BypassPlan
-) -> _ConvNd | None:
-    """Returns the bypass that a layer lacks; None if it has the right one."""
-    if entry.placement not in PLACEMENTS:
-        raise _misfit(f'placement={entry.placement!r} of {name} is unknown')
-    bypass = build_bypass(conv, entry.type)
-    if isinstance(bypass, str):
-        raise _misfit(f'{name} cannot take its {entry.type} bypass: {bypass}')
-    sizes = entry.inputs.size, entry.outputs.size
-    if sizes != (bypass.in_channels, bypass.out_channels):
+def _check_branch(
+    name: str, layer: nn.Module, entry: BranchPlan
+) -> Branch | None:
+    """Returns the branch that a layer lacks; None if it has the right one."""
+    kind = entry.settings.get('type')
+    try:
+        branch: Branch = BRANCHES.build(entry.settings, layer)
+    except PruningError as error:
         raise _misfit(
-            f'{name} joins {bypass.in_channels} to {bypass.out_channels} '
-            f'channels, the plan expects {sizes[0]} and {sizes[1]}'
+            f'{name} cannot take its {kind} bypass: {error}'
+        ) from error
+    found: Any = layer
+    sizes = found.in_channels, found.out_channels
+    if sizes != (entry.inputs.size, entry.outputs.size):
+        raise _misfit(
+            f'{name} joins {sizes[0]} to {sizes[1]} channels, the plan '
+            f'expects {entry.inputs.size} and {entry.outputs.size}'
         )
-    if not isinstance(conv, Bypassed):
-        return bypass
-    present = conv.bypass
-    if (
-        not isinstance(present, _ConvNd)
-        or present._parameters['weight'].shape != bypass.weight.shape  # type: ignore[union-attr]
-        or conv.kept is not None
-    ):
-        raise _misfit(f'{name} has another bypass than {entry.type}')
+    if not isinstance(layer, Bypassed):
+        return branch
+    shapes = [_shapes(b) for b in (layer.bypass, branch)]
+    if shapes[0] != shapes[1] or layer.kept is not None:
+        raise _misfit(f'{name} has another bypass than {kind}')
     return None
+
+
+def _shapes(branch: nn.Module | None) -> dict[str, torch.Size]:
+    """Of all tensors of a branch, by name."""
+    if branch is None:
+        return {}
+    return {name: value.shape for name, value in branch.state_dict().items()}
 
 
 def _module(model: nn.Module, owner: str, name: str) -> nn.Module:

@@ -1,6 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
 import copy
+import re
 
 import pytest
 import torch
@@ -8,18 +9,20 @@ from torch import nn
 from torch.nn import functional
 
 from mmlapp.core import (
-    Bypass,
+    ConvBranch,
     PruningError,
     PruningWarning,
     analyse,
     attach,
-    register_bypass,
+    register_branch,
     shrink,
 )
-from mmlapp.core.bypass.branches import BYPASSES, build_bypass
+from mmlapp.core.bypass import BRANCHES
+from mmlapp.core.bypass.convolution import _pairs
+from mmlapp.core.errors import LayerRefusedError
 
 KINDS = ['depthwise', 'pointwise', 'grouped']
-PLACEMENTS = ['fill', 'narrow']
+UNIT_NAMES = ['filters', 'channels']
 
 
 @pytest.fixture
@@ -65,15 +68,14 @@ def normed(net, conv):
 
 
 @pytest.mark.parametrize('keep', [0.3, 0.5, 0.9])
-@pytest.mark.parametrize('placement', PLACEMENTS)
+@pytest.mark.parametrize('unit', UNIT_NAMES)
 @pytest.mark.parametrize('kind', KINDS)
 def test_masked_and_narrowed_agree(
-    plain, normed, image, agree, kind, placement, keep
+    plain, normed, image, agree, kind, unit, keep
 ):
-    bypass = Bypass(kind, placement)
     for model in (plain(), normed()):
-        result = agree(model, image, keep=keep, bypass=bypass)
-        assert result.plan.bypasses
+        result = agree(model, image, keep=keep, bypass=kind, unit=unit)
+        assert result.plan.branches
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -82,7 +84,7 @@ def test_fill_adds_the_bypass_to_what_is_left(
 ):
     """Computes m W(x) + B(x), by hand."""
     model = plain()
-    pruner = attach(model, image, bypass=Bypass(kind, 'fill'))
+    pruner = attach(model, image, bypass=kind, unit='filters')
     weight, bias = model.b.weight.detach(), model.b.bias.detach()
     mask_randomly(pruner)
     start = [i.name for i in pruner.groups].index('b')
@@ -97,7 +99,7 @@ def test_fill_adds_the_bypass_to_what_is_left(
 def test_narrow_masks_the_bypass_too(plain, image, kind, mask_randomly):
     """Computes m (W(x) + B(x)), by hand."""
     model = plain()
-    pruner = attach(model, image, bypass=Bypass(kind, 'narrow'))
+    pruner = attach(model, image, bypass=kind)
     parameters = dict(model.b.named_parameters())
     x = torch.randn(2, 8, 8, 8).double()
     main = functional.conv2d(
@@ -110,14 +112,12 @@ def test_narrow_masks_the_bypass_too(plain, image, kind, mask_randomly):
     torch.testing.assert_close(model.b(x), both * mask.view(1, -1, 1, 1))
 
 
-@pytest.mark.parametrize('placement', PLACEMENTS)
+@pytest.mark.parametrize('unit', UNIT_NAMES)
 @pytest.mark.parametrize('kind', KINDS)
-def test_the_reference_has_no_bypass(
-    plain, image, count_macs, kind, placement
-):
+def test_the_reference_has_no_bypass(plain, image, count_macs, kind, unit):
     model = plain().eval()
     dense = count_macs(model, image)
-    pruner = attach(model, image, bypass=Bypass(kind, placement))
+    pruner = attach(model, image, bypass=kind, unit=unit)
     assert pruner.cost('flops').dense == dense
     full = count_macs(model, image)
     assert full > dense
@@ -127,7 +127,7 @@ def test_the_reference_has_no_bypass(
 
 def test_a_layer_may_lose_all_filters_to_its_bypass(plain, image):
     model = plain().eval()
-    pruner = attach(model, image, bypass=Bypass('depthwise', 'fill'))
+    pruner = attach(model, image, bypass='depthwise', unit='filters')
     pruner.set_mask(torch.zeros_like(pruner.mask))
     masked = model(image)
     slim = shrink(copy.deepcopy(model), pruner.plan())
@@ -144,7 +144,7 @@ def test_a_narrowed_bypass_may_have_nothing_to_do(net, conv, image):
         b=conv(4, 4),
         c=conv(4, 5),
     ).eval()
-    pruner = attach(model, image, bypass=Bypass('depthwise'))
+    pruner = attach(model, image, bypass='depthwise')
     pruner.set_mask(torch.tensor([1, 1, 0, 0, 0, 0, 1, 1]).bool())
     pruner.active = True
     masked = model(image)
@@ -158,14 +158,14 @@ def test_a_narrowed_bypass_may_have_nothing_to_do(net, conv, image):
     [((8, 8), 8), ((8, 16), 8), ((16, 8), 8), ((12, 8), 4), ((9, 15), 3)],
 )
 def test_depthwise_where_widths_differ(conv, widths, groups):
-    assert build_bypass(conv(*widths), 'depthwise').groups == groups
+    assert BRANCHES.build('depthwise', conv(*widths)).conv.groups == groups
 
 
 @pytest.mark.parametrize(
     ('widths', 'groups'), [((16, 32), 8), ((12, 8), 4), ((6, 9), 3)]
 )
 def test_grouped_bypass(conv, widths, groups):
-    assert build_bypass(conv(*widths), 'grouped').groups == groups
+    assert BRANCHES.build('grouped', conv(*widths)).conv.groups == groups
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -185,15 +185,15 @@ def test_a_bypass_has_the_output_shape_of_its_layer(
 ):
     layer = conv(8, 16, **arguments)
     x = torch.rand(1, 8, side, side)
-    bypass = build_bypass(layer, kind)
-    assert bypass(x).shape == layer(x).shape
-    assert bypass.bias is None
+    branch = BRANCHES.build(kind, layer)
+    assert branch(x).shape == layer(x).shape
+    assert branch.conv.bias is None
 
 
 WITHOUT = {
     'transposed': (
         nn.ConvTranspose2d(8, 8, 3),
-        'a transposed convolution has no pointwise bypass',
+        'it is a transposed convolution',
     ),
     'linear': (nn.Linear(8, 8), 'Linear takes no bypass'),
     'padding in words': (
@@ -213,11 +213,8 @@ WITHOUT = {
 @pytest.mark.parametrize('name', WITHOUT)
 def test_layers_without_a_bypass(name):
     layer, reason = WITHOUT[name]
-    assert reason in build_bypass(layer, 'pointwise')
-
-
-def test_none_builds_none(conv):
-    assert build_bypass(conv(8, 8), 'none') == 'no bypass was asked for'
+    with pytest.raises(LayerRefusedError, match=re.escape(reason)):
+        BRANCHES.build('pointwise', layer)
 
 
 def test_layers_without_a_bypass_are_told(net, conv, image):
@@ -228,10 +225,8 @@ def test_layers_without_a_bypass_are_told(net, conv, image):
         c=conv(8, 8, groups=4),
         d=conv(8, 5, 1),
     )
-    analysis = analyse(
-        model, lambda: model(image), bypass=Bypass('pointwise', 'narrow')
-    )
-    assert set(analysis.bypasses) >= {'b'}
+    analysis = analyse(model, lambda: model(image), bypass='pointwise')
+    assert set(analysis.branches) >= {'b'}
     assert analysis.without['c'] == 'it is a grouped convolution'
 
 
@@ -242,7 +237,7 @@ def test_fill_leaves_layers_without_a_bypass_alone(net, conv, image, agree):
         b=conv(8, 8),
         c=conv(8, 5, 1),
     )
-    result = agree(model, image, bypass=Bypass('pointwise', 'fill'))
+    result = agree(model, image, bypass='pointwise', unit='filters')
     assert result.groups == {'b': 8}
 
 
@@ -272,7 +267,8 @@ def test_fill_beside_every_kind(net, agree, name, keep):
         model,
         torch.randn(shape).double(),
         keep=keep,
-        bypass=Bypass('depthwise', 'fill'),
+        bypass='depthwise',
+        unit='filters',
     )
     assert result.groups == {'a': size}
     assert result.slim.a.groups == layer.groups
@@ -282,12 +278,12 @@ def test_fill_may_prune_what_leaves_the_network(net, conv, image, agree):
     """The output keeps its width; only filters go."""
     model = net(lambda m, x: m.a(x), a=conv(6, 8))
     image = torch.randn(2, 6, 8, 8).double()
-    result = agree(model, image, bypass=Bypass('pointwise', 'fill'))
+    result = agree(model, image, bypass='pointwise', unit='filters')
     assert result.groups == {'a': 8}
 
 
-@pytest.mark.parametrize('placement', PLACEMENTS)
-def test_a_bypass_for_nobody_is_told(net, conv, image, placement):
+@pytest.mark.parametrize('unit', UNIT_NAMES)
+def test_a_bypass_for_nobody_is_told(net, conv, image, unit):
     model = net(lambda m, x: m.b(m.a(x)), a=conv(3, 8, 1), b=conv(8, 5, 1))
     with pytest.warns(
         PruningWarning, match=r"'pointwise' was added to no layer.*would cost"
@@ -295,7 +291,8 @@ def test_a_bypass_for_nobody_is_told(net, conv, image, placement):
         analyse(
             model,
             lambda: model(image),
-            bypass=Bypass('pointwise', placement),
+            bypass='pointwise',
+            unit=unit,
         )
 
 
@@ -314,26 +311,26 @@ def test_a_bypass_that_reads_what_is_not_zero(
         c=conv(16, 8),
         d=conv(8, 5),
     )
-    result = agree(model, image, bypass=Bypass(kind))
-    assert 'c' in result.plan.bypasses
-    assert ('b' in result.plan.bypasses) == isinstance(act, nn.PReLU)
+    result = agree(model, image, bypass=kind)
+    assert 'c' in result.plan.branches
+    assert ('b' in result.plan.branches) == isinstance(act, nn.PReLU)
 
 
-@pytest.mark.parametrize('placement', PLACEMENTS)
+@pytest.mark.parametrize('unit', UNIT_NAMES)
 @pytest.mark.parametrize('kind', KINDS)
-def test_a_layer_that_runs_twice(net, conv, image, agree, kind, placement):
+def test_a_layer_that_runs_twice(net, conv, image, agree, kind, unit):
     model = net(
         lambda m, x: m.c(m.b(m.b(m.a(x)).relu()).relu()),
         a=conv(3, 8),
         b=conv(8, 8),
         c=conv(8, 5),
     )
-    result = agree(model, image, bypass=Bypass(kind, placement))
-    assert 'b' in result.plan.bypasses
+    result = agree(model, image, bypass=kind, unit=unit)
+    assert 'b' in result.plan.branches
 
 
-@pytest.mark.parametrize('placement', PLACEMENTS)
-def test_layers_that_share_a_weight(net, conv, image, agree, placement):
+@pytest.mark.parametrize('unit', UNIT_NAMES)
+def test_layers_that_share_a_weight(net, conv, image, agree, unit):
     b, c = conv(8, 8), conv(8, 8)
     c.weight = b.weight
     model = net(
@@ -344,24 +341,16 @@ def test_layers_that_share_a_weight(net, conv, image, agree, placement):
         d=conv(8, 8),
         e=conv(8, 5),
     )
-    result = agree(model, image, bypass=Bypass('depthwise', placement))
-    assert 'd' in result.plan.bypasses
-    assert not {'b', 'c'} & set(result.plan.bypasses)
+    result = agree(model, image, bypass='depthwise', unit=unit)
+    assert 'd' in result.plan.branches
+    assert not {'b', 'c'} & set(result.plan.branches)
 
 
 def test_a_bypass_of_ones_own(net, conv, image, agree):
-    @register_bypass('test_half')
-    def half(layer):
-        return nn.Conv2d(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            stride=layer.stride,
-            padding=layer.padding,
-            groups=2,
-            bias=False,
-            dtype=layer.weight.dtype,
-        )
+    @register_branch('test_half')
+    class Half(ConvBranch):
+        def make(self, layer):
+            return self.beside(layer, groups=2)
 
     model = net(
         lambda m, x: m.c(m.b(m.a(x)).relu()),
@@ -369,9 +358,9 @@ def test_a_bypass_of_ones_own(net, conv, image, agree):
         b=conv(8, 16),
         c=conv(16, 6),
     )
-    result = agree(model, image, bypass=Bypass('test_half'))
-    assert 'b' in result.plan.bypasses
-    assert BYPASSES['test_half'] is half
+    result = agree(model, image, bypass='test_half')
+    assert 'b' in result.plan.branches
+    assert BRANCHES['test_half'] is Half
 
 
 @pytest.mark.parametrize(
@@ -385,20 +374,119 @@ def test_a_bypass_of_ones_own(net, conv, image, agree):
 def test_a_bypass_of_ones_own_that_does_not_fit(
     net, conv, image, monkeypatch, wrong
 ):
-    monkeypatch.setitem(BYPASSES._entries, 'wrong', wrong)
+    class Wrong(ConvBranch):
+        def make(self, layer):
+            return wrong(layer)
+
+    monkeypatch.setitem(BRANCHES._entries, 'wrong', Wrong)
     model = net(lambda m, x: m.b(m.a(x)), a=conv(3, 8), b=conv(8, 5))
-    with pytest.raises(PruningError, match=r"bypass='wrong' made.*same chan"):
-        attach(model, image, bypass=Bypass('wrong'))
+    with pytest.raises(PruningError, match=r'Wrong.make returned.*same chan'):
+        attach(model, image, bypass='wrong')
 
 
 @pytest.mark.parametrize(
     ('arguments', 'match'),
     [
         (dict(type='wide'), "bypass='wide' is unknown.*depthwise, grouped"),
-        (dict(placement='both'), "placement='both' is unknown.*fill, narrow"),
-        (dict(type='none', placement='fill'), 'nothing would fill'),
+        (dict(placement='fill'), "unit='channels' or unit='filters', not by"),
+        (dict(width=2), 'it takes norm'),
     ],
 )
-def test_unknown_choices(arguments, match):
+def test_unknown_choices(model, images, arguments, match):
     with pytest.raises(PruningError, match=match):
-        Bypass(**{'type': 'depthwise', **arguments})
+        attach(model, images, bypass={'type': 'depthwise', **arguments})
+
+
+def test_filters_need_a_bypass(model, images):
+    with pytest.raises(PruningError, match="unit='filters' needs a bypass"):
+        attach(model, images, unit='filters')
+
+
+@pytest.mark.parametrize('unit', UNIT_NAMES)
+@pytest.mark.parametrize('keep', [0.2, 0.5])
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_branch_with_a_norm(plain, normed, image, agree, kind, unit, keep):
+    """Masked, narrowed, counted: with the layer and with a norm behind."""
+    bypass = dict(type=kind, norm=True)
+    for model in (plain(), normed()):
+        result = agree(model, image, keep=keep, bypass=bypass, unit=unit)
+        assert any('bypass.norm' in n for n in result.slim.state_dict())
+
+
+def test_a_norm_that_is_left_alone_still_shifts(net, conv, image, agree):
+    """Depthwise pairs that lost one end each: the norm's shift stays."""
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x).relu())),
+        a=conv(3, 4),
+        b=conv(4, 4),
+        c=conv(4, 5),
+    )
+    bypass = dict(type='depthwise', norm=True)
+    pruner = attach(model.eval(), image, bypass=bypass)
+    with torch.no_grad():
+        model.b.bypass.norm.bias.normal_()
+        model.b.bypass.norm.running_mean.normal_()
+    kept = torch.tensor([0, 1, 6, 7])  # two of a, the other two of b
+    pruner.set_mask(torch.isin(torch.arange(8), kept))
+    with torch.no_grad():
+        masked = model(image)
+        slim = shrink(model, pruner.plan())
+        torch.testing.assert_close(slim(image), masked)
+    assert slim.b.bypass.norm.bias.any()
+
+
+SHAPES = [(8, 8, 8), (8, 16, 8), (12, 8, 4), (6, 9, 3)]
+
+
+@pytest.mark.parametrize(('inputs', 'outputs', 'groups'), SHAPES)
+def test_pairs_by_loops(inputs, outputs, groups):
+    a, b = torch.arange(inputs) + 100, torch.arange(outputs)
+    expected = {
+        (i + 100, o)
+        for i in range(inputs)
+        for o in range(outputs)
+        if i // (inputs // groups) == o // (outputs // groups)
+    }
+    first, second = _pairs(groups, a, b)
+    found = list(zip(first.tolist(), second.tolist(), strict=True))
+    assert len(found) == len(expected)
+    assert set(found) == expected
+
+
+@pytest.fixture
+def depthwise():
+    return BRANCHES.build('depthwise', nn.Conv2d(8, 8, 3, padding=1)).eval()
+
+
+def test_what_keeps_all_is_left_alone(depthwise):
+    conv = depthwise.conv
+    branch, heirs = depthwise.narrow(
+        torch.ones(8).bool(), torch.ones(8).bool()
+    )
+    assert branch is depthwise
+    assert branch.conv is conv
+    assert not heirs
+
+
+def test_a_plain_rest_is_a_plain_convolution(depthwise):
+    """The same channels at both ends of a depthwise bypass."""
+    kept = torch.tensor([1, 0, 1, 1, 0, 0, 1, 0]).bool()
+    weight = depthwise.conv.weight
+    branch, heirs = depthwise.narrow(kept, kept)
+    assert isinstance(branch.conv, nn.Conv2d)
+    assert branch.conv.groups == 4
+    torch.testing.assert_close(branch.conv.weight, weight[kept])
+    assert [heir.new for heir in heirs[weight]] == [branch.conv.weight]
+
+
+def test_the_mode_is_kept(depthwise):
+    kept = torch.tensor([1, 0, 1, 1, 0, 0, 1, 0]).bool()
+    branch, _ = depthwise.narrow(kept, kept.roll(2))
+    assert not branch.conv.training
+
+
+def test_nothing_is_left(depthwise):
+    first = torch.arange(8) < 4
+    branch, heirs = depthwise.narrow(first, ~first)
+    assert branch is None
+    assert list(heirs.values()) == [[]]

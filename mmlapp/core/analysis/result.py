@@ -1,0 +1,40 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What was found in a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..bypass import Branch
+from ..groups import Groups
+from ..trace import Trace
+from ..units import Unit
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What can be pruned in a network, and what it costs.
+
+    Args:
+        trace (Trace): Recorded forward.
+        groups (Groups): Prunable and frozen groups.
+        branches (dict[str, Branch]): Branch of each layer that gets one.
+        without (dict[str, str]): Layers without one, and why.
+        unit (Unit): What is removed.
+        bypass (Mapping, optional): What the branches were built from.
+    """
+
+    trace: Trace
+    groups: Groups
+    branches: dict[str, Branch]
+    without: dict[str, str]
+    unit: Unit
+    bypass: Mapping[str, Any] | None
+
+    @property
+    def flops(self) -> int:
+        """Multiply-adds of the network as it is."""
+        return sum(term.dense for term in self.trace.terms)

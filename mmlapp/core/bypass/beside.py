@@ -1,0 +1,42 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""A layer with a branch beside it, in place."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..mixins import mix_in
+from .branch import Branch
+
+
+class Bypassed:
+    """Mixin of a layer with a branch: y = W(x) + B(x)."""
+
+    bypass: Branch | None
+    kept: Tensor | None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Adds both; what was removed costs nothing."""
+        if self.kept is None:
+            y: Tensor = super().forward(x)  # type: ignore[misc]
+            return y if self.bypass is None else self.bypass(x) + y
+        assert self.bypass is not None
+        y = self.bypass(x)
+        if self.kept.numel():
+            # W has [kept] outputs, B all of them: each to its place.
+            y = y.index_add(1, self.kept, super().forward(x))  # type: ignore[misc]
+        return y
+
+
+def add_bypass(layer: nn.Module, branch: Branch) -> None:
+    """Puts a branch beside a layer, in place.
+
+    Args:
+        layer (nn.Module): The layer; its class becomes a subclass and its
+            state-dict keys stay.
+        branch (Branch): What to add.
+    """
+    mix_in(layer, Bypassed)
+    layer.add_module('bypass', branch)
+    layer.register_buffer('kept', None)

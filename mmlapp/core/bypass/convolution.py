@@ -1,0 +1,310 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Branches that are convolutions, perhaps with a norm behind."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from ..errors import LayerRefusedError, PruningError
+from ..heirs import Heir
+from ..trace import FlopsTerm
+from .branch import Branch, Ends, register_branch
+from .kernels import merge_convolution
+from .split import SplitConv, parts
+
+Conv = _ConvNd
+
+# Not those that torch or others derive from them, whose forward may differ.
+KINDS: tuple[type[Conv], ...] = (
+    nn.Conv2d,
+    nn.Conv1d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+NORMS: dict[int, type[_BatchNorm]] = {
+    1: nn.BatchNorm1d,
+    2: nn.BatchNorm2d,
+    3: nn.BatchNorm3d,
+}
+
+
+class ConvBranch(Branch):
+    """A convolution without bias from the layer's input to its output.
+
+    Args:
+        layer (nn.Module): The convolution that it runs beside.
+        norm (bool): Whether a BatchNorm follows it, as in branches that are
+            merged at deployment (RepVGG, arXiv 2101.03697). Defaults to
+            False.
+
+    Raises:
+        LayerRefusedError: If the layer can have none; with the reason.
+    """
+
+    conv: nn.Module
+    norm: nn.Module | None
+
+    def __init__(self, layer: nn.Module, norm: bool = False) -> None:
+        super().__init__()
+        checked = _check_layer(layer)
+        conv = self.make(checked)
+        self._check_made(checked, conv)
+        self.conv = conv
+        self.norm = None
+        if norm:
+            weight = conv.weight
+            self.norm = NORMS[weight.dim() - 2](
+                conv.out_channels, device=weight.device, dtype=weight.dtype
+            )
+
+    @abstractmethod
+    def make(self, layer: Conv) -> Conv:
+        """Returns the convolution beside a layer.
+
+        Args:
+            layer (_ConvNd): The layer.
+
+        Raises:
+            LayerRefusedError: If a layer can have none; with the reason.
+        """
+
+    @staticmethod
+    def beside(layer: Conv, groups: int) -> Conv:
+        """Makes a convolution like the layer with another number of groups.
+
+        Args:
+            layer (_ConvNd): The layer.
+            groups (int): A divisor of both its widths.
+
+        Raises:
+            LayerRefusedError: If it is none.
+        """
+        if layer.in_channels % groups or layer.out_channels % groups:
+            raise LayerRefusedError(
+                f'{groups} groups do not divide its channels, '
+                f'{layer.in_channels} and {layer.out_channels}'
+            )
+        kind: Any = _kind(layer)
+        extra = {}
+        if layer.transposed:
+            extra['output_padding'] = layer.output_padding
+        made: Conv = kind(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            stride=layer.stride,
+            padding=layer.padding,
+            dilation=layer.dilation,
+            groups=groups,
+            bias=False,
+            padding_mode=layer.padding_mode,
+            device=layer.weight.device,
+            dtype=layer.weight.dtype,
+            **extra,
+        )
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Runs the convolution, then the norm."""
+        y: Tensor = self.conv(x)
+        return y if self.norm is None else self.norm(y)
+
+    def terms(
+        self, name: str, positions: int, ends: Ends | None
+    ) -> list[FlopsTerm]:
+        """Of the convolution; a norm costs no multiply-adds of layers."""
+        conv = self.conv
+        assert isinstance(conv, _ConvNd)
+        if ends is None:
+            return [FlopsTerm(name, positions * conv.weight.numel(), ())]
+        inputs, outputs = ends
+        area = positions * conv.weight[0, 0].numel()
+        if conv.groups == 1:
+            return [FlopsTerm(name, area, (outputs, inputs))]
+        return [FlopsTerm(name, area, (), pairs=_pairs(conv.groups, *ends))]
+
+    def gated(self) -> Iterator[tuple[str, str]]:
+        """The filters, and scale and shift of the norm."""
+        yield 'conv', 'weight'
+        if self.norm is not None:
+            yield 'norm', 'weight'
+            yield 'norm', 'bias'
+
+    def narrow(
+        self, kept_in: Tensor, kept_out: Tensor
+    ) -> tuple[Branch | None, dict[nn.Parameter, list[Heir]]]:
+        """Splits a grouped convolution by what its groups kept."""
+        dense = self.conv
+        if kept_in.all() and kept_out.all():
+            return self, {}
+        assert isinstance(dense, nn.Conv2d)
+        split = SplitConv(dense, kept_in, kept_out)
+        heirs = _heirs(dense, split, kept_in, kept_out)
+        plain = split.is_plain(int(kept_in.sum()))
+        self.conv = split.convs[0] if plain else split
+        self.conv.train(dense.training)
+        if self.norm is not None:
+            heirs.update(_narrow_norm(self.norm, kept_out))
+        # A norm shifts even where nothing comes in.
+        empty = not len(split.convs) and self.norm is None
+        return (None if empty else self), heirs
+
+    def merge_into(self, layer: nn.Module) -> None:
+        """Adds its filters, scaled by the norm, to those of the layer."""
+        merge_convolution(layer, self.conv, self.norm)
+
+    def _check_made(self, layer: Conv, conv: object) -> None:
+        """Refuses what a registered branch should not have made."""
+        name = type(self).__name__
+        if (
+            not isinstance(conv, _ConvNd)
+            or conv.bias is not None
+            or conv.in_channels != layer.in_channels
+            or conv.out_channels != layer.out_channels
+        ):
+            raise PruningError(
+                f'{name}.make returned {conv} beside {layer}: expected a '
+                'convolution without bias and with the same channels'
+            )
+        cost = conv.weight.numel() / layer.weight.numel()
+        if cost > 0.5:
+            raise LayerRefusedError(f'it would cost {cost:.0%} of the layer')
+
+
+@register_branch('depthwise')
+class Depthwise(ConvBranch):
+    """One filter per channel; the greatest common divisor where they differ.
+
+    A convolution whose output width is no multiple of its input width (nor
+    the reverse) gets as many groups as divide both.
+    """
+
+    def make(self, layer: Conv) -> Conv:
+        """Returns a convolution with as many groups as divide both widths."""
+        groups = math.gcd(layer.in_channels, layer.out_channels)
+        return self.beside(layer, groups)
+
+
+@register_branch('grouped')
+class Grouped(ConvBranch):
+    """Eight groups, or the greatest divisor of both widths below that."""
+
+    def make(self, layer: Conv) -> Conv:
+        """Returns a grouped convolution."""
+        shared = math.gcd(layer.in_channels, layer.out_channels)
+        groups = max(g for g in range(1, 9) if shared % g == 0)
+        return self.beside(layer, groups)
+
+
+@register_branch('pointwise')
+class Pointwise(ConvBranch):
+    """A 1x1 convolution with the same stride."""
+
+    def make(self, layer: Conv) -> Conv:
+        """Returns a 1x1 convolution.
+
+        Raises:
+            LayerRefusedError: If the padding does not keep the 1x1 aligned.
+        """
+        if layer.transposed:
+            raise LayerRefusedError('it is a transposed convolution')
+        same = tuple(
+            d * (k - 1) // 2
+            for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
+        )
+        even = any(k % 2 == 0 for k in layer.kernel_size)
+        if layer.padding != same or even:
+            raise LayerRefusedError(
+                f'padding={layer.padding} of a {layer.kernel_size} '
+                'convolution is not centred: 1x1 would be shifted'
+            )
+        kind: Any = _kind(layer)
+        made: Conv = kind(
+            layer.in_channels,
+            layer.out_channels,
+            1,
+            stride=layer.stride,
+            bias=False,
+            device=layer.weight.device,
+            dtype=layer.weight.dtype,
+        )
+        return made
+
+
+def _kind(conv: nn.Module) -> type[Conv] | None:
+    """The class of torch that a convolution is, without masks and mixins."""
+    return next((kind for kind in KINDS if isinstance(conv, kind)), None)
+
+
+def _check_layer(layer: nn.Module) -> Conv:
+    """Returns a convolution beside which another one can run."""
+    if not isinstance(layer, _ConvNd) or _kind(layer) is None:
+        raise LayerRefusedError(f'{type(layer).__name__} takes no bypass')
+    if isinstance(layer.padding, str):
+        raise LayerRefusedError(f'padding={layer.padding!r}')
+    if layer.groups == layer.in_channels and layer.groups > 1:
+        raise LayerRefusedError('it is depthwise itself')
+    return layer
+
+
+def _pairs(groups: int, inputs: Tensor, outputs: Tensor) -> Ends:
+    """Lists the channel pairs that a grouped convolution joins.
+
+    Args:
+        groups (int): Number of groups.
+        inputs (Tensor): Node of every input, ``[in]``.
+        outputs (Tensor): Node of every output, ``[out]``.
+
+    Returns:
+        tuple[Tensor, Tensor]: Both ends of each pair, ``[in * out / groups]``.
+    """
+    # [groups, 1, in of a group] against [groups, out of a group, 1]
+    a = inputs.view(groups, 1, -1)
+    b = outputs.view(groups, -1, 1)
+    a, b = torch.broadcast_tensors(a, b)
+    return a.reshape(-1), b.reshape(-1)
+
+
+def _heirs(
+    dense: nn.Conv2d, split: SplitConv, kept_in: Tensor, kept_out: Tensor
+) -> dict[nn.Parameter, list[Heir]]:
+    """Every part of the split takes its place in the dense weight."""
+    takes = [p.take for p in parts(dense.groups, kept_in, kept_out)]
+    heirs = [
+        Heir(conv.get_parameter('weight'), take)
+        for conv, take in zip(split.convs, takes, strict=True)
+    ]
+    return {dense.get_parameter('weight'): heirs}
+
+
+def _narrow_norm(
+    norm: nn.Module, kept: Tensor
+) -> dict[nn.Parameter, list[Heir]]:
+    """Keeps the rows of a norm's tensors, ``[out]`` to ``[living]``."""
+
+    def take(value: Tensor) -> Tensor:
+        return value.detach()[kept.to(value.device)].clone()
+
+    heirs: dict[nn.Parameter, list[Heir]] = {}
+    for name, old in list(norm._parameters.items()):
+        if old is not None:
+            new = nn.Parameter(take(old), old.requires_grad)
+            norm._parameters[name] = new
+            heirs[old] = [Heir(new, take)]
+    for name in ('running_mean', 'running_var'):
+        value = norm._buffers[name]
+        if value is not None:
+            norm._buffers[name] = take(value)
+    norm.num_features = int(kept.sum())  # type: ignore[assignment]
+    return heirs

@@ -1,0 +1,193 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The interface of a unit: what is removed, and how it vanishes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ..bypass.branch import Branch, Ends
+from ..choices import Table
+from ..errors import PruningError
+from ..groups import Groups
+from ..mask.gate import GateSource, MaskPlace
+from ..plan.layout import Layout
+from ..plan.plan import Kept
+from ..trace import Trace
+
+if TYPE_CHECKING:
+    from ..analysis.result import Analysis
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a network.
+
+    Args:
+        model (nn.Module): The network, not changed.
+        forward (Callable): Runs it on an example.
+        record (Trace): Its trace.
+        scope (Sequence[str]): Patterns of module names that may be pruned.
+        ignore (Sequence[str]): Patterns to leave alone.
+        bypass (Mapping, optional): Type and settings of the branch of every
+            pruned layer. Defaults to None: none.
+    """
+
+    model: nn.Module
+    forward: Callable[[], Any]
+    record: Trace
+    scope: Sequence[str]
+    ignore: Sequence[str]
+    bypass: Mapping[str, Any] | None = None
+
+
+# Narrows on trial what a function gathers, see :meth:`Unit.find`.
+Prove = Callable[[Callable[[], Groups]], Groups]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What can be removed.
+
+    Args:
+        groups (Groups): Prunable and frozen groups.
+        branches (dict[str, Branch]): Branch of each layer that gets one.
+        without (dict[str, str]): Layers that get none, and why.
+    """
+
+    groups: Groups
+    branches: dict[str, Branch] = field(default_factory=dict)
+    without: dict[str, str] = field(default_factory=dict)
+
+
+class Unit(ABC):
+    """A kind of part that is removed: it groups, counts, masks, narrows.
+
+    Attributes:
+        floor (int): Fewest parts that a group keeps. Defaults to 1.
+    """
+
+    floor = 1
+
+    @abstractmethod
+    def find(self, request: Request, prove: Prove) -> Found:
+        """Gathers what can be removed into groups, and builds branches.
+
+        Args:
+            request (Request): The network and what may be pruned.
+            prove (Callable): Narrows the network on trial, compares it with
+                its masked twin, and freezes what it does not run or agree
+                without. Is given a function that gathers groups, which it
+                calls again after it froze some, and returns the last ones.
+
+        Returns:
+            Found: Groups whose nodes are numbered as the trace numbers
+            them. A unit that removes something else than channels makes
+            nodes of its own with ``request.record.graph.new``.
+        """
+
+    @abstractmethod
+    def branch_ends(self, analysis: Analysis, name: str) -> Ends | None:
+        """Returns the nodes at both ends of a layer's branch.
+
+        Args:
+            analysis (Analysis): What was found.
+            name (str): The layer.
+
+        Returns:
+            tuple[Tensor, Tensor] or None: Input and output nodes; None if
+            the branch keeps its full width.
+        """
+
+    @abstractmethod
+    def place(
+        self,
+        model: nn.Module,
+        source: GateSource,
+        analysis: Analysis,
+    ) -> list[MaskPlace]:
+        """Lets parameters read the gate, so that a removed part is zero.
+
+        Args:
+            model (nn.Module): The network with its branches, changed in
+                place.
+            source (GateSource): Holds the gate.
+            analysis (Analysis): What was found.
+        """
+
+    @abstractmethod
+    def layout(self, model: nn.Module, analysis: Analysis) -> Layout:
+        """Returns where every part lives.
+
+        Args:
+            model (nn.Module): The network.
+            analysis (Analysis): What was found.
+        """
+
+    def check_layer(
+        self, layer: nn.Module, details: Mapping[str, Kept]
+    ) -> None:
+        """Refuses details of a plan that do not fit a layer.
+
+        Args:
+            layer (nn.Module): The dense layer.
+            details (Mapping[str, Kept]): What :meth:`layout` noted for it.
+
+        Raises:
+            PruningError: If they do not fit.
+        """
+        raise PruningError(
+            f'{type(self).__name__} has no details, the plan has '
+            f'{", ".join(details)}'
+        )
+
+    def narrow_layer(
+        self, layer: nn.Module, details: Mapping[str, Kept]
+    ) -> None:
+        """Finishes a layer whose tensors were sliced; not much, as a rule.
+
+        Args:
+            layer (nn.Module): The layer, changed in place.
+            details (Mapping[str, Kept]): What :meth:`layout` noted for it.
+        """
+        return None
+
+
+UNITS: Table[Callable[..., Unit]] = Table('unit')
+
+
+def register_unit(name: str) -> Callable[[type[Unit]], type[Unit]]:
+    """Adds a unit under a name that configs and plans can use.
+
+    Args:
+        name (str): The name.
+    """
+
+    def add(kind: type[Unit]) -> type[Unit]:
+        UNITS.register(name)(kind)
+        return kind
+
+    return add
+
+
+def unit_name(unit: Unit) -> str:
+    """Returns the name that a plan notes for a unit.
+
+    Args:
+        unit (Unit): Made from the table of units.
+
+    Raises:
+        PruningError: If its class is not registered.
+    """
+    for name in UNITS:
+        if UNITS[name] is type(unit):
+            return name
+    raise PruningError(
+        f'{type(unit).__name__} is not registered: decorate it with '
+        '@register_unit'
+    )

@@ -1,0 +1,64 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Which layers get a branch, and why the others get none."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection
+
+from torch import nn
+
+from ..bypass.branch import BRANCHES, Branch
+from ..errors import LayerRefusedError, PruningWarning
+from ..mask.placing import owners
+from .base import Request
+
+Refusal = Callable[[str, nn.Module], str | None]
+
+
+def plan_branches(
+    request: Request, wanted: Collection[str], refuse: Refusal
+) -> tuple[dict[str, Branch], dict[str, str]]:
+    """Builds the branch of every wanted layer, in order of the forward.
+
+    Args:
+        request (Request): The network, and the branch that was asked for.
+        wanted (Collection[str]): Names of the layers.
+        refuse (Callable): Says why a layer can have none beside this unit.
+
+    Returns:
+        tuple[dict, dict]: Branches by name of the layer; the other layers
+        and the reason.
+    """
+    built: dict[str, Branch] = {}
+    without: dict[str, str] = {}
+    if request.bypass is None:
+        return built, dict.fromkeys(wanted, 'no bypass was asked for')
+    record, model = request.record, request.model
+    sharers = owners(model)
+    for site in record.sites:
+        name = site.module
+        if site not in record.producers or name not in wanted:
+            continue
+        layer = model.get_submodule(name)
+        weight = layer._parameters.get(site.name.rpartition('.')[2])
+        reason = refuse(name, layer)
+        if name in record.compact:
+            reason = 'it computes over its channels'
+        elif len(sharers[id(weight)]) > 1:
+            reason = 'it shares its weight with another layer'
+        try:
+            if reason is not None:
+                raise LayerRefusedError(reason)
+            built[name] = BRANCHES.build(request.bypass, layer)
+        except LayerRefusedError as error:
+            without[name] = str(error)
+    if not built:
+        warnings.warn(
+            f'bypass={request.bypass["type"]!r} was added to no layer: '
+            + '; '.join(sorted(set(without.values()))),
+            PruningWarning,
+            stacklevel=5,
+        )
+    return built, without

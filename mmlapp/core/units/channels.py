@@ -1,0 +1,103 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Channels: they vanish from every layer that emits or reads them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from ..bypass.branch import Ends
+from ..groups import Groups, find_groups
+from ..mask.gate import GateSource, MaskPlace
+from ..mask.placing import (
+    layer_ends,
+    place_branch,
+    place_living,
+    place_masks,
+    placed_sites,
+)
+from ..plan.layout import Layout
+from .base import Found, Prove, Request, Unit, register_unit, unit_name
+from .branches import plan_branches
+
+if TYPE_CHECKING:
+    from ..analysis.result import Analysis
+
+
+@register_unit('channels')
+class Channels(Unit):
+    """Whole channels, tied over all layers that share them.
+
+    A branch beside a layer loses the same channels as the layer.
+    """
+
+    floor = 1
+
+    def groups(self, request: Request) -> Groups:
+        """Returns the channel groups of the trace as it is now.
+
+        Args:
+            request (Request): The network and what may be pruned.
+        """
+        return find_groups(request.record, request.scope, request.ignore)
+
+    def find(self, request: Request, prove: Prove) -> Found:
+        """Groups of the trace, without what does not run when narrowed."""
+        record = request.record
+        groups = prove(lambda: self.groups(request))
+        wanted = {
+            member.site.module
+            for group in groups.prunable
+            for member in group.producers(record.producers)
+        }
+        # A grouped branch has no dimension that could be masked at its input.
+        open_ended = {site.module for site in record.readers}
+
+        def refuse(name: str, layer: nn.Module) -> str | None:
+            if getattr(layer, 'groups', 1) > 1:
+                return 'it is a grouped convolution'
+            if not isinstance(layer, nn.Conv2d):
+                kind = type(layer).__name__
+                return f'{kind} takes none that is narrowed with it'
+            if name in open_ended:
+                return 'it reads channels that are not zero where removed'
+            return None
+
+        return Found(groups, *plan_branches(request, wanted, refuse))
+
+    def branch_ends(self, analysis: Analysis, name: str) -> Ends:
+        """Returns the nodes of the layer's own ends."""
+        return layer_ends(analysis.trace, name)
+
+    def place(
+        self, model: nn.Module, source: GateSource, analysis: Analysis
+    ) -> list[MaskPlace]:
+        """Masks what emits a channel, and readers of what is not zero."""
+        record, groups = analysis.trace, analysis.groups
+        places = place_masks(
+            model, source, record, groups, lambda site: site in record.masked
+        )
+        for name in analysis.branches:
+            layer = model.get_submodule(name)
+            places += place_branch(layer, name, source, record, groups)
+        place_living(model, source, record, groups)
+        return places
+
+    def layout(self, model: nn.Module, analysis: Analysis) -> Layout:
+        """Slices every dimension, and branches at both ends."""
+        groups = analysis.groups
+        branches = {}
+        for name in analysis.branches:
+            inputs, outputs = self.branch_ends(analysis, name)
+            branches[name] = (
+                groups.channels_at(inputs),
+                groups.channels_at(outputs),
+            )
+        return Layout(
+            unit_name(self),
+            placed_sites(model, analysis.trace, groups),
+            branches,
+            analysis.bypass,
+        )
