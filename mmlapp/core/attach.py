@@ -13,7 +13,7 @@ from .analysis.analyse import analyse
 from .analysis.refusals import example_of
 from .analysis.result import Analysis
 from .bypass.beside import add_bypass
-from .cost.flops import FlopsTable
+from .cost import COSTS, Cost, CostContext
 from .errors import PruningError
 from .mask.gate import Masked, restore_masks
 from .mask.living import Compacted
@@ -23,6 +23,8 @@ from .pruner import Pruner
 from .score import Score, Scorer
 from .score.group_scores import GroupInfo, Layer
 from .units import Unit
+
+COST_NAMES = 'flops', 'parameters'
 
 
 def attach(
@@ -36,6 +38,7 @@ def attach(
     method: str | Mapping[str, Any] | Method = 'lapp',
     score: str | Mapping[str, Any] | Score = 'l2',
     normalisation: str = 'rank',
+    costs: Sequence[str | Mapping[str, Any]] = COST_NAMES,
     divisor: int = 1,
     analysis: Analysis | None = None,
 ) -> Pruner:
@@ -69,6 +72,9 @@ def attach(
             to ``l2``.
         normalisation (str): How scores of different layers become
             comparable: ``rank``, ``mean`` or ``std``. Defaults to ``rank``.
+        costs (Sequence[str or Mapping]): What can be a target: names of
+            registered costs, or dictionaries of one as ``type`` and its
+            settings. Defaults to ``flops`` and ``parameters``.
         divisor (int): What the number of kept channels of a group is a
             multiple of, unless all are kept: 8 or 16 where the hardware
             wants it. Defaults to 1.
@@ -89,8 +95,9 @@ def attach(
         >>> attach(model, torch.rand(1, 3, 9, 9))
         Pruner(
           groups=1, channels=8
-          (costs): ModuleDict(
-            (flops): FlopsTable()
+          (counted): ModuleList(
+            (0): Flops()
+            (1): Parameters()
           )
           (method): LAPP(
             (update): Balance()
@@ -113,7 +120,7 @@ def attach(
     pruner = Pruner(
         _infos(model, analysis),
         analysis.unit.layout(model, analysis),
-        {'flops': flops_table(model, analysis)},
+        build_costs(model, analysis, costs),
         decides,
         scorer,
         divisor,
@@ -149,26 +156,30 @@ def _activate(module: nn.Module, args: object) -> None:
     pruner.active = True
 
 
-def flops_table(model: nn.Module, analysis: Analysis) -> FlopsTable:
-    """Makes the multiply-adds of a network with its branches.
+def build_costs(
+    model: nn.Module,
+    analysis: Analysis,
+    choices: Sequence[str | Mapping[str, Any]] = COST_NAMES,
+) -> dict[str, Cost]:
+    """Makes the costs of a network as functions of the gate.
 
     Args:
         model (nn.Module): The network as it was analysed.
         analysis (Analysis): What :func:`analyse` found.
-
-    Returns:
-        FlopsTable: As a function of the gate.
+        choices (Sequence): Names, or dictionaries with ``type`` and
+            settings. Defaults to FLOPs and parameters.
     """
-    terms = list(analysis.trace.terms)
-    for name, branch in analysis.branches.items():
-        weight = model.get_parameter(f'{name}.weight')
-        calls = sum(t.dense for t in analysis.trace.terms if t.name == name)
-        terms += branch.terms(
-            f'{name}.bypass',
-            calls // weight.numel(),
-            analysis.unit.branch_ends(analysis, name),
-        )
-    return FlopsTable(terms, analysis.groups, analysis.flops)
+    context = CostContext(
+        analysis.unit.calls(analysis),
+        analysis.unit.branch_calls(analysis),
+        analysis.unit.tensors(model, analysis),
+        analysis.groups,
+    )
+    costs = {}
+    for choice in choices:
+        name = choice if isinstance(choice, str) else str(choice.get('type'))
+        costs[name] = COSTS.build(choice, context)
+    return costs
 
 
 def _infos(model: nn.Module, analysis: Analysis) -> list[GroupInfo]:

@@ -188,14 +188,16 @@ def _emitted(trace: Trace, root: Tensor) -> list[int]:
 def _touched_sites(
     trace: Trace, root: Tensor
 ) -> dict[int, tuple[tuple[int, int], ...]]:
-    """For every component the sites and FLOPs factors that it touches.
+    """For every component the sites and dimensions of calls it touches.
 
     Counting how often keeps every factor linear in the number of kept
     channels of a group.
     """
     touched: dict[int, list[tuple[int, int]]] = defaultdict(list)
     ranges = [root[s.start : s.start + s.size] for s in trace.sites]
-    ranges += [_roots(root, ids) for t in trace.terms for ids in t.factors]
+    ranges += [
+        _roots(root, ids) for c in trace.calls for ids in c.dims.values()
+    ]
     for key, components in enumerate(ranges):
         for component, count in Counter(components.tolist()).items():
             touched[component].append((key, count))

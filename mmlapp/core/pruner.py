@@ -62,7 +62,9 @@ class Pruner(nn.Module):
         super().__init__()
         self.groups, self.layout = list(groups), layout
         self.scorer, self.divisor = scorer, divisor
-        self.costs = nn.ModuleDict(costs)
+        # No ModuleDict, which takes no child named `parameters`.
+        self.counted = nn.ModuleList(costs.values())
+        self.costs = list(costs)
         # No buffer: read several times in each step, it stays on the CPU.
         self._stored = Progress().to_tensor(list(costs))
         self.progress = Progress()
@@ -106,7 +108,7 @@ class Pruner(nn.Module):
     @progress.setter
     def progress(self, progress: Progress) -> None:
         self._progress = progress
-        self._stored.copy_(progress.to_tensor(list(self.costs)))
+        self._stored.copy_(progress.to_tensor(self.costs))
 
     @property
     def phase(self) -> Phase:
@@ -131,7 +133,7 @@ class Pruner(nn.Module):
         Args:
             name (str): Its name.
         """
-        cost = self.costs[name]
+        cost = self.counted[self.costs.index(name)]
         assert isinstance(cost, Cost)
         return cost
 
@@ -177,7 +179,7 @@ class Pruner(nn.Module):
             PruningError: If a target is unknown or cannot be reached, or if
                 the score was not prepared.
         """
-        target = check_targets(target, list(self.costs))
+        target = check_targets(target, self.costs)
         for value in target.values():
             Schedule(value, steps)  # checks both
         self.check_reachable(target)
@@ -195,7 +197,7 @@ class Pruner(nn.Module):
         Args:
             target (Mapping[str, float]): Fractions by name of the cost.
         """
-        for name, value in check_targets(target, list(self.costs)).items():
+        for name, value in check_targets(target, self.costs).items():
             cost = self.cost(name)
             lowest = reachable(
                 cost, self.scores, self.group, self.floors, self.divisor
@@ -304,16 +306,13 @@ class Pruner(nn.Module):
     def plan(self) -> ChannelPlan:
         """Returns what the gate keeps, ready for ``shrink``."""
         mask = self.mask.cpu()
-        ratios = self.ratios()
-        return self.layout.plan(
-            mask,
-            self.by_group(mask),
-            {
-                'dense': self.cost('flops').dense,
-                'pruned': ratios['flops'] * self.cost('flops').dense,
-                'target': self.progress.target.get('flops', 0.0),
-            },
-        )
+        costs = {}
+        for name, ratio in self.ratios().items():
+            dense = self.cost(name).dense
+            costs[name] = {'dense': dense, 'pruned': ratio * dense}
+            if name in self.progress.target:
+                costs[name]['target'] = self.progress.target[name]
+        return self.layout.plan(mask, self.by_group(mask), costs)
 
     def take_over(self, other: Pruner) -> None:
         """Makes gate, state and progress those of another one.
@@ -417,9 +416,7 @@ class Pruner(nn.Module):
             *args,
         )
         if key in state_dict:
-            self.progress = Progress.from_tensor(
-                state_dict[key], list(self.costs)
-            )
+            self.progress = Progress.from_tensor(state_dict[key], self.costs)
             learns = self.phase == Phase.PRUNING and self.method.uses_gradient
             self.gate.requires_grad_(learns)
         elif strict:

@@ -109,6 +109,10 @@ def torch_macs(model, *inputs):
     return counter.get_total_flops() / 2
 
 
+def count_parameters(model):
+    return sum(p.numel() for p in model.parameters())
+
+
 @pytest.fixture
 def count_macs():
     return torch_macs
@@ -151,8 +155,10 @@ def agree():
         with torch.no_grad():
             dense = model(x)
             dense_macs = torch_macs(model, x)
+            stored = count_parameters(model)
             pruner = attach(model, x, **arguments)
             assert pruner.cost('flops').dense == dense_macs + uncounted[0]
+            assert pruner.cost('parameters').dense == stored
             random_masks(pruner, keep)
             masked = model(x)
             plan = pruner.plan()
@@ -162,7 +168,9 @@ def agree():
         assert relative_error(narrowed, masked) < tolerance
         assert relative_error(masked, dense) > 1e-3, 'masks did nothing'
         slim_macs = torch_macs(slim, x) + uncounted[1]
-        assert plan.flops['pruned'] == pytest.approx(slim_macs)
+        assert plan.costs['flops']['pruned'] == pytest.approx(slim_macs)
+        stored = count_parameters(slim)
+        assert plan.costs['parameters']['pruned'] == pytest.approx(stored)
         sizes = {info.name: info.size for info in pruner.groups}
         return SimpleNamespace(
             model=model, pruner=pruner, plan=plan, slim=slim, groups=sizes

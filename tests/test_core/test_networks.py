@@ -87,7 +87,7 @@ def test_counts_and_outputs(name, fvcore_macs, randomise, mask_randomly):
     error = (narrowed - masked).abs().max() / masked.abs().max()
     assert error < 1e-4
     assert masked.std() > 1e-6
-    assert plan.flops['pruned'] == pytest.approx(
+    assert plan.costs['flops']['pruned'] == pytest.approx(
         fvcore_macs(slim, x), rel=1e-3
     )
 
@@ -123,4 +123,6 @@ def test_every_budget_is_met(name, bypass, unit, fvcore_macs, randomise):
         assert (narrowed - masked).abs().max() < 1e-4 * masked.abs().max()
         found = fvcore_macs(trial, x) / dense
         assert target - 0.01 <= found <= target
-        assert found == pytest.approx(plan.flops['pruned'] / dense, rel=1e-3)
+        assert found == pytest.approx(
+            plan.costs['flops']['pruned'] / dense, rel=1e-3
+        )

@@ -53,7 +53,7 @@ def analyse(
     scope = (scope,) if isinstance(scope, str) else tuple(scope)
     ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     record = trace(model, checked(forward))
-    check_repeats(model, forward, record.calls)
+    check_repeats(model, forward, record.order)
     request = Request(model, forward, record, scope, ignore, chosen)
     found = kind.find(request, lambda gather: prove(request, kind, gather))
     return Analysis(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..bypass import Branch
+from ..cost.flops import multiply_adds
 from ..groups import Groups
 from ..trace import Trace
 from ..units import Unit
@@ -37,4 +38,4 @@ class Analysis:
     @property
     def flops(self) -> int:
         """Multiply-adds of the network as it is."""
-        return sum(term.dense for term in self.trace.terms)
+        return sum(map(multiply_adds, self.trace.calls))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..choices import Table
 from ..errors import PruningError
 from ..heirs import Heir
-from ..trace import FlopsTerm
+from ..trace import LayerCall
 
 # Labels of the input and of the output channels of a layer, each [size].
 Ends = tuple[Tensor, Tensor]
@@ -32,14 +32,14 @@ class Branch(nn.Module, ABC):
     """
 
     @abstractmethod
-    def terms(
-        self, name: str, positions: int, ends: Ends | None
-    ) -> list[FlopsTerm]:
-        """Returns its multiply-adds.
+    def calls(
+        self, name: str, call: LayerCall, ends: Ends | None
+    ) -> list[LayerCall]:
+        """Returns its own calls at one call of its layer, for costs.
 
         Args:
             name (str): Name for the tables.
-            positions (int): Output positions of the layer, over all calls.
+            call (LayerCall): The call of the layer.
             ends (tuple, optional): Channel nodes at its input and output;
                 None if the branch keeps its full width.
         """

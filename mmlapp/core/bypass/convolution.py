@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..errors import LayerRefusedError, PruningError
 from ..heirs import Heir
-from ..trace import FlopsTerm
+from ..trace import LayerCall
 from .branch import Branch, Ends, register_branch
 from .kernels import merge_convolution
 from .split import SplitConv, parts
@@ -120,19 +120,47 @@ class ConvBranch(Branch):
         y: Tensor = self.conv(x)
         return y if self.norm is None else self.norm(y)
 
-    def terms(
-        self, name: str, positions: int, ends: Ends | None
-    ) -> list[FlopsTerm]:
-        """Of the convolution; a norm costs no multiply-adds of layers."""
+    def calls(
+        self, name: str, call: LayerCall, ends: Ends | None
+    ) -> list[LayerCall]:
+        """A convolution, and a norm if there is one."""
+        found = [self._conv_call(name, call, ends)]
+        if self.norm is not None:
+            width = found[0].outputs[1]
+            dims = {} if ends is None else {'out': ends[1]}
+            shape = found[0].outputs
+            found.append(
+                LayerCall(f'{name}.norm', 'norm', dims, shape, (width,), shape)
+            )
+        return found
+
+    def _conv_call(
+        self, name: str, call: LayerCall, ends: Ends | None
+    ) -> LayerCall:
         conv = self.conv
         assert isinstance(conv, _ConvNd)
-        if ends is None:
-            return [FlopsTerm(name, positions * conv.weight.numel(), ())]
-        inputs, outputs = ends
-        area = positions * conv.weight[0, 0].numel()
-        if conv.groups == 1:
-            return [FlopsTerm(name, area, (outputs, inputs))]
-        return [FlopsTerm(name, area, (), pairs=_pairs(conv.groups, *ends))]
+        dims: dict[str, Tensor] = {}
+        pairs = None
+        if ends is not None and conv.groups == 1:
+            dims = {'out': ends[1], 'in': ends[0]}
+        elif ends is not None:
+            pairs = _pairs(conv.groups, *ends)
+        return LayerCall(
+            name,
+            'convolution',
+            dims,
+            call.inputs,
+            tuple(conv.weight.shape),
+            call.outputs,
+            {
+                'groups': conv.groups,
+                'transposed': conv.transposed,
+                'stride': conv.stride,
+                'padding': conv.padding,
+                'dilation': conv.dilation,
+            },
+            pairs,
+        )
 
     def gated(self) -> Iterator[tuple[str, str]]:
         """The filters, and scale and shift of the norm."""

@@ -5,8 +5,48 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+from ..choices import Table
+from ..groups import Groups
+from ..trace import LayerCall
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A parameter, for costs that count what is stored.
+
+    Args:
+        name (str): Qualified name.
+        shape (tuple[int, ...]): Its shape.
+        dims (Mapping[int, Tensor]): Labels of every dimension that may
+            shrink, each ``[size]``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dims: Mapping[int, Tensor]
+
+
+@dataclass(frozen=True)
+class CostContext:
+    """What a cost is counted from.
+
+    Args:
+        calls (Sequence[LayerCall]): Of the user's own network.
+        branch_calls (Sequence[LayerCall]): Of the branches beside it.
+        tensors (Sequence[StoredTensor]): Parameters of the user's own
+            network, shared ones once.
+        groups (Groups): Which label belongs to which prunable group.
+    """
+
+    calls: Sequence[LayerCall]
+    branch_calls: Sequence[LayerCall]
+    tensors: Sequence[StoredTensor]
+    groups: Groups
 
 
 class Cost(nn.Module, ABC):
@@ -39,3 +79,29 @@ class Cost(nn.Module, ABC):
         """
         total: Tensor = self(gate)
         return total / self.dense
+
+    def by_layer(self, gate: Tensor) -> dict[str, float]:
+        """Returns the cost of every layer by name, where that is known.
+
+        Args:
+            gate (Tensor): As in :meth:`forward`.
+        """
+        return {}
+
+
+COSTS: Table[Callable[..., Cost]] = Table('cost')
+
+
+def register_cost(name: str) -> Callable[[type[Cost]], type[Cost]]:
+    """Adds a cost under a name that targets can use.
+
+    Args:
+        name (str): The name. The class gets a :class:`CostContext` and the
+            settings of the config.
+    """
+
+    def add(kind: type[Cost]) -> type[Cost]:
+        COSTS.register(name)(kind)
+        return kind
+
+    return add

@@ -1,172 +1,63 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Analytic multiply-adds as a function of the channel masks."""
+"""Multiply-adds of convolutions, linear layers and matrix products."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable
 
-import torch
-from torch import Tensor
-
-from ..groups import Groups
-from ..trace import FlopsTerm
-from .base import Cost
+from ..trace import LayerCall
+from .base import CostContext, register_cost
+from .multilinear import MultilinearCost, term_of
 
 
-@dataclass
-class Factor:
-    """A channel count: a constant plus kept channels times how often."""
+def convolution(call: LayerCall) -> int:
+    """Each weight meets every position of the output once.
 
-    offset: float
-    counts: dict[int, float] = field(default_factory=dict)
+    Of a transposed convolution every position of the input.
+    """
+    shape = call.inputs if call.geometry.get('transposed') else call.outputs
+    # [batch, channels, ...]: all but the channels.
+    positions = math.prod(shape) // shape[1]
+    return positions * math.prod(call.weight)
 
 
-class FlopsTable(Cost):
-    r"""Multiply-adds of every layer, multilinear in the kept channels.
+def product(call: LayerCall) -> int:
+    """[..., row, in] times [..., in, out]: each input meets each column."""
+    return math.prod(call.inputs) * call.weight[-1]
 
-    .. math:: F(m) = \sum_l c_l \prod_j (o_{lj} + \sum_g n_{ljg} K_g)
-              + \sum_p c_p m_{a(p)} m_{b(p)}, \quad K_g = \sum_{i \in g} m_i
 
-    One fused multiply-add is one FLOP. Differentiable in ``m``.
+# What an operator costs; one without a row costs nothing.
+HANDLES: dict[str, Callable[[LayerCall], int]] = {
+    'convolution': convolution,
+    'product': product,
+}
+
+
+def multiply_adds(call: LayerCall) -> int:
+    """Returns the multiply-adds of one call with all channels.
 
     Args:
-        terms (Sequence[FlopsTerm]): Calls of a trace.
-        groups (Groups): Which node belongs to which prunable group.
-        dense (float): Multiply-adds of the user's own network.
+        call (LayerCall): The call.
+    """
+    handle = HANDLES.get(call.op)
+    return 0 if handle is None else handle(call)
+
+
+@register_cost('flops')
+class Flops(MultilinearCost):
+    """Multiply-adds as fvcore counts them; one is one FLOP.
+
+    Args:
+        context (CostContext): Calls and groups.
     """
 
-    constant: Tensor
-    offset: Tensor
-    counts: Tensor
-    index: Tensor
-    group: Tensor
-    first: Tensor
-    second: Tensor
-    pair: Tensor
-    pair_constant: Tensor
-
-    def __init__(
-        self,
-        terms: Sequence[FlopsTerm],
-        groups: Groups,
-        dense: float,
-    ) -> None:
-        super().__init__()
-        self.dense = dense
-        sizes = [g.size for g in groups.prunable]
-        pairs = [t for t in terms if t.pairs is not None]
-        terms = [t for t in terms if t.pairs is None]
-        self.names = [t.name for t in terms]
-        self.pair_names = [p.name for p in pairs]
-        factors, index = _factors(terms, groups)
-        counts = torch.zeros(len(factors), len(sizes), dtype=torch.float64)
-        for row, factor in enumerate(factors):
-            for g, count in factor.counts.items():
-                counts[row, g] = count
-        buffers = {
-            'constant': _doubles([t.constant for t in terms]),
-            'offset': _doubles([f.offset for f in factors]),
-            'counts': counts,
-            'index': index,
-            'group': torch.repeat_interleave(
-                torch.arange(len(sizes)),
-                torch.tensor(sizes, dtype=torch.int64),
-            ),
-            **_pair_buffers(pairs, groups),
-        }
-        for name, value in buffers.items():
-            self.register_buffer(name, value, persistent=False)
-
-    def forward(self, mask: Tensor) -> Tensor:
-        """Returns the total.
-
-        Args:
-            mask (Tensor): Kept (1) or removed (0) channels, global order,
-                shape ``[channels]``.
-
-        Returns:
-            Tensor: Scalar, float64.
-        """
-        terms, pairs = self.by_term(mask)
-        return terms.sum() + pairs.sum()
-
-    def by_term(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the multiply-adds term by term, plain and pairwise."""
-        mask = mask.double()
-        kept = mask.new_zeros(self.counts.shape[1]).index_add(
-            0, self.group, mask
+    def __init__(self, context: CostContext) -> None:
+        calls = [c for c in context.calls if c.op in HANDLES]
+        added = [c for c in context.branch_calls if c.op in HANDLES]
+        super().__init__(
+            [term_of(c, multiply_adds(c)) for c in (*calls, *added)],
+            context.groups,
+            sum(map(multiply_adds, calls)),
         )
-        factors = self.offset + self.counts @ kept
-        terms = self.constant * factors[self.index].prod(dim=1)
-        padded = torch.cat([mask, mask.new_ones(1)])
-        pairs = padded[self.first] * padded[self.second] * self.pair_constant
-        return terms, pairs
-
-    def by_layer(self, mask: Tensor) -> dict[str, float]:
-        """Returns the multiply-adds of every layer by name."""
-        total: dict[str, float] = {}
-        terms, pairs = self.by_term(mask)
-        for name, value in zip(self.names, terms.tolist(), strict=True):
-            total[name] = total.get(name, 0.0) + value
-        for pair, value in zip(
-            self.pair.tolist(), pairs.tolist(), strict=True
-        ):
-            name = self.pair_names[pair]
-            total[name] = total.get(name, 0.0) + value
-        return total
-
-
-def _doubles(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def _factors(
-    terms: Sequence[FlopsTerm], groups: Groups
-) -> tuple[list[Factor], Tensor]:
-    """Factors of all terms and their index per term, padded with ones."""
-    factors = [Factor(1.0)]
-    width = max([len(t.factors) for t in terms], default=1)
-    index = torch.zeros(len(terms), max(width, 1), dtype=torch.int64)
-    for row, term in enumerate(terms):
-        for slot, ids in enumerate(term.factors):
-            index[row, slot] = len(factors)
-            factors.append(_factor(ids, groups))
-    return factors, index
-
-
-def _factor(ids: Tensor, groups: Groups) -> Factor:
-    owner = torch.where(ids >= 0, groups.node_group[ids.clamp_min(0)], -1)
-    found, number = owner.unique(return_counts=True)
-    factor = Factor(float((owner < 0).sum()))
-    sizes = [g.size for g in groups.prunable]
-    for g, count in zip(found.tolist(), number.tolist(), strict=True):
-        if g >= 0:
-            factor.counts[g] = count / sizes[g]
-    return factor
-
-
-def _pair_buffers(
-    terms: Sequence[FlopsTerm], groups: Groups
-) -> dict[str, Tensor]:
-    """All pairs of all terms, one after the other; each ``[pairs]``."""
-    blank = torch.zeros(0, dtype=torch.int64)
-    channels = sum(g.size for g in groups.prunable)
-    ends = []
-    for side in (0, 1):
-        nodes = [t.pairs[side] for t in terms if t.pairs is not None]
-        found = groups.channels_at(torch.cat([blank, *nodes]))
-        # Entry `channels` of the padded mask is always one.
-        ends.append(torch.where(found < 0, channels, found))
-    sizes = torch.tensor(
-        [len(t.pairs[0]) for t in terms if t.pairs is not None],
-        dtype=torch.int64,
-    )
-    pair = torch.repeat_interleave(torch.arange(len(terms)), sizes)
-    return {
-        'first': ends[0],
-        'second': ends[1],
-        'pair': pair,
-        'pair_constant': _doubles([t.constant for t in terms])[pair],
-    }

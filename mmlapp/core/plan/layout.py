@@ -40,14 +40,14 @@ class Layout:
         self,
         mask: Tensor,
         groups: Mapping[str, Tensor],
-        flops: Mapping[str, float],
+        costs: Mapping[str, Mapping[str, float]],
     ) -> ChannelPlan:
         """Resolves masks to kept indices of every dimension.
 
         Args:
             mask (Tensor): Bool mask in global order, ``[channels]``.
             groups (Mapping[str, Tensor]): The mask of each group by name.
-            flops (Mapping[str, float]): Multiply-adds to note down.
+            costs (Mapping): Costs to note down, see :class:`ChannelPlan`.
 
         Returns:
             ChannelPlan: Dimensions that lose nothing are left out.
@@ -76,7 +76,7 @@ class Layout:
                 )
                 for name, (inputs, outputs) in self.branches.items()
             },
-            flops=flops,
+            costs=costs,
             unit=self.unit,
             details={
                 name: {key: kept(value) for key, value in entry.items()}

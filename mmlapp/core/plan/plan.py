@@ -131,8 +131,9 @@ class ChannelPlan:
             parameter and buffer that shrinks, by dimension.
         attributes (Mapping[str, Kept]): Integer attributes that shrink.
         branches (Mapping[str, BranchPlan]): Branch of each layer.
-        flops (Mapping[str, float]): Multiply-adds: ``dense``, ``pruned`` and
-            the asked ``target`` ratio.
+        costs (Mapping[str, Mapping[str, float]]): Every cost by name:
+            ``dense``, ``pruned`` and, where one was asked for, the
+            ``target`` ratio.
         unit (str): What was removed. Defaults to ``channels``.
         details (Mapping[str, Mapping[str, Kept]]): What the unit noted for
             a layer beside slices.
@@ -142,7 +143,7 @@ class ChannelPlan:
     slices: Mapping[str, Mapping[int, Kept]]
     attributes: Mapping[str, Kept] = field(default_factory=dict)
     branches: Mapping[str, BranchPlan] = field(default_factory=dict)
-    flops: Mapping[str, float] = field(default_factory=dict)
+    costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     unit: str = 'channels'
     details: Mapping[str, Mapping[str, Kept]] = field(default_factory=dict)
 
@@ -159,7 +160,7 @@ class ChannelPlan:
 
         data = {
             'version': VERSION,
-            'flops': dict(self.flops),
+            'costs': {name: dict(c) for name, c in self.costs.items()},
             'groups': {k: number(v) for k, v in self.groups.items()},
             'unit': self.unit,
             'branches': {
@@ -249,7 +250,10 @@ class ChannelPlan:
                 name: {key: read(e) for key, e in entry.items()}
                 for name, entry in data['details'].items()
             },
-            flops={k: float(v) for k, v in data['flops'].items()},
+            costs={
+                name: {key: float(value) for key, value in cost.items()}
+                for name, cost in data['costs'].items()
+            },
         )
 
     def to_json(self, indent: int | None = None) -> str:
@@ -282,7 +286,9 @@ class ChannelPlan:
         return cls.from_dict(data)
 
     def without_branches(
-        self, merged: Mapping[str, str | None], flops: float
+        self,
+        merged: Mapping[str, str | None],
+        pruned: Mapping[str, float],
     ) -> ChannelPlan:
         """Returns the plan of a network whose branches were merged.
 
@@ -290,18 +296,23 @@ class ChannelPlan:
             merged (Mapping[str, str or None]): What
                 :func:`mmlapp.core.merge_bypasses` returned: a reason where
                 the branch stays.
-            flops (float): Multiply-adds afterwards.
+            pruned (Mapping[str, float]): Costs afterwards, by name.
         """
         return replace(
             self,
             branches={n: b for n, b in self.branches.items() if merged.get(n)},
-            flops={**self.flops, 'pruned': flops},
+            costs={
+                name: {**cost, 'pruned': pruned.get(name, cost['pruned'])}
+                for name, cost in self.costs.items()
+            },
         )
 
-    @property
-    def ratio(self) -> float:
-        """Fraction of the dense FLOPs that is left."""
-        return self.flops['pruned'] / self.flops['dense']
+    def ratios(self) -> dict[str, float]:
+        """Returns the fraction of each cost that is left, by name."""
+        return {
+            name: cost['pruned'] / cost['dense']
+            for name, cost in self.costs.items()
+        }
 
     def save(self, path: str | Path) -> None:
         """Writes the plan as JSON, under a temporary name first.

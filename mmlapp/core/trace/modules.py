@@ -68,7 +68,7 @@ def watch_modules(tracer: Tracer, model: nn.Module) -> Iterator[None]:
     tracer.cutters = {id(m) for m in model.modules() if cuts_follow(m)}
 
     def entered(module: nn.Module) -> None:
-        tracer.trace.calls.append(tracer.modules[id(module)])
+        tracer.trace.order.append(tracer.modules[id(module)])
         # True counts as one; wholes may be inside of wholes.
         tracer.quiet += rules[id(module)] is not None
 

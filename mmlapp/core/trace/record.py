@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,31 +42,38 @@ class Site:
 
 
 @dataclass(frozen=True)
-class FlopsTerm:
-    """Multiply-adds of one call: a constant times some channel counts.
+class LayerCall:
+    """One call of a layer, or of a product of two computed tensors.
+
+    What costs are counted from: they look up a handle by ``op``.
 
     Args:
         name (str): Name of the layer, or of the operator if it has none.
-        constant (int): What does not depend on channels.
-        factors (tuple[Tensor, ...]): Labels of each dimension that may
-            shrink, each of shape ``[size]``; ``NO_CHANNEL`` entries stay.
-        kind (str): ``convolution``, ``product`` or ``attention``. Defaults
-            to ``product``.
-        pairs (tuple[Tensor, Tensor], optional): Both ends of each pair of
-            channels that a grouped layer joins; ``constant`` is then that
-            of one pair.
+        op (str): ``convolution``, ``product`` (a linear layer included) or
+            ``norm``.
+        dims (Mapping[str, Tensor]): Labels of each dimension that may
+            shrink, by what it is for the call (``out``, ``in``, ``batch``,
+            ``rows``), each ``[size]``; ``NO_CHANNEL`` entries stay.
+        inputs (tuple[int, ...]): Shape of the input.
+        weight (tuple[int, ...]): Shape of the weight; of a product that of
+            its second factor, ``[..., in, out]``.
+        outputs (tuple[int, ...]): Shape of the output.
+        geometry (Mapping[str, Any]): ``groups``, ``transposed`` and, where
+            they are known, ``stride``, ``padding`` and ``dilation`` of a
+            convolution.
+        pairs (tuple[Tensor, Tensor], optional): Labels of both ends of each
+            pair of channels that a grouped layer joins, if its ends shrink
+            independently; there are no ``dims`` then.
     """
 
     name: str
-    constant: int
-    factors: tuple[Tensor, ...]
-    kind: str = 'product'
+    op: str
+    dims: Mapping[str, Tensor]
+    inputs: tuple[int, ...]
+    weight: tuple[int, ...]
+    outputs: tuple[int, ...]
+    geometry: Mapping[str, Any] = field(default_factory=dict)
     pairs: tuple[Tensor, Tensor] | None = None
-
-    @property
-    def dense(self) -> int:
-        """Multiply-adds with all channels."""
-        return self.constant * math.prod(f.numel() for f in self.factors)
 
 
 @dataclass
@@ -107,13 +115,13 @@ class Trace:
             channel is exactly zero.
         readers (set[Site]): Input sides of layers that read channels which
             are not zero where removed, and must be masked there.
-        terms (list[FlopsTerm]): Multiply-adds, call by call.
+        calls (list[LayerCall]): Layers and products, in order.
         norms (dict[str, str]): Layer to the affine norm right behind it.
         compact (dict[str, Compact]): Modules that run on the living channels
             alone while others are masked.
         unknown (dict[str, int]): Operators without a rule, with the number
             of labelled tensors that they read.
-        calls (list[str]): Names of the modules, in the order in which they
+        order (list[str]): Names of the modules, in the order in which they
             began to run.
     """
 
@@ -122,11 +130,11 @@ class Trace:
     producers: set[Site] = field(default_factory=set)
     masked: set[Site] = field(default_factory=set)
     readers: set[Site] = field(default_factory=set)
-    terms: list[FlopsTerm] = field(default_factory=list)
+    calls: list[LayerCall] = field(default_factory=list)
     norms: dict[str, str] = field(default_factory=dict)
     compact: dict[str, Compact] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
-    calls: list[str] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
 
     def nodes_of(self, name: str, dim: int, size: int) -> Tensor:
         """Returns the nodes of one dimension; -1 where it has none.

@@ -9,16 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..bypass.branch import Branch, Ends
 from ..choices import Table
+from ..cost.base import StoredTensor
 from ..errors import PruningError
 from ..groups import Groups
 from ..mask.gate import GateSource, MaskPlace
 from ..plan.layout import Layout
 from ..plan.plan import Kept
-from ..trace import Trace
+from ..trace import LayerCall, Trace
 
 if TYPE_CHECKING:
     from ..analysis.result import Analysis
@@ -90,6 +92,47 @@ class Unit(ABC):
             them. A unit that removes something else than channels makes
             nodes of its own with ``request.record.graph.new``.
         """
+
+    def calls(self, analysis: Analysis) -> list[LayerCall]:
+        """Returns the network's own calls, which costs are counted from.
+
+        Args:
+            analysis (Analysis): What was found.
+        """
+        return analysis.trace.calls
+
+    def branch_calls(self, analysis: Analysis) -> list[LayerCall]:
+        """Returns the calls of the branches.
+
+        Args:
+            analysis (Analysis): What was found.
+        """
+        calls = []
+        for name, branch in analysis.branches.items():
+            ends = self.branch_ends(analysis, name)
+            for call in analysis.trace.calls:
+                if call.name == name:
+                    calls += branch.calls(f'{name}.bypass', call, ends)
+        return calls
+
+    def tensors(
+        self, model: nn.Module, analysis: Analysis
+    ) -> list[StoredTensor]:
+        """Returns all parameters and which of their dimensions shrink.
+
+        Args:
+            model (nn.Module): The network without branches.
+            analysis (Analysis): What was found.
+        """
+        dims: dict[str, dict[int, Tensor]] = {}
+        for site in analysis.trace.sites:
+            if not site.attribute:
+                nodes = torch.arange(site.start, site.start + site.size)
+                dims.setdefault(site.name, {})[site.dim] = nodes
+        return [
+            StoredTensor(name, tuple(p.shape), dims.get(name, {}))
+            for name, p in model.named_parameters()
+        ]
 
     @abstractmethod
     def branch_ends(self, analysis: Analysis, name: str) -> Ends | None:

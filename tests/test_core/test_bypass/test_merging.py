@@ -69,9 +69,9 @@ def test_the_plan_of_a_merged_network(
     expected = slim(image)
     merged = merge_bypasses(slim)
     macs = count_macs(slim, image)
-    plan = plan.without_branches(merged, macs)
+    plan = plan.without_branches(merged, {'flops': macs})
     assert not plan.branches
-    assert plan.flops['pruned'] == macs
+    assert plan.costs['flops']['pruned'] == macs
     again = shrink(dense, plan)
     again.load_state_dict(slim.state_dict())
     torch.testing.assert_close(again(image), expected)
@@ -85,7 +85,7 @@ def test_what_fills_removed_filters_stays(net, conv, image, mask_randomly):
     merged = merge_bypasses(slim)
     assert merged['b'] == reason
     assert torch.equal(slim(image), expected)
-    assert 'b' in plan.without_branches(merged, 1.0).branches
+    assert 'b' in plan.without_branches(merged, {}).branches
 
 
 def test_a_fill_bypass_beside_all_filters_vanishes(
@@ -120,7 +120,7 @@ def test_a_bypass_that_vanished_before_is_no_mixin_either(
     merged = merge_bypasses(slim)
     assert 'b' not in merged
     assert type(slim.b) is nn.Conv2d
-    assert not plan.without_branches(merged, 1.0).branches
+    assert not plan.without_branches(merged, {}).branches
 
 
 GROUPED = 'its convolution is grouped or transposed'

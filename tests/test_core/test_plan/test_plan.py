@@ -19,7 +19,10 @@ def plan():
         branches={'a': BranchPlan({'type': 'depthwise'}, two, half)},
         details={'a': {'outputs': half}},
         unit='filters',
-        flops={'dense': 100.0, 'pruned': 41.5, 'target': 0.42},
+        costs={
+            'flops': {'dense': 100.0, 'pruned': 41.5, 'target': 0.42},
+            'parameters': {'dense': 10.0, 'pruned': 5.0},
+        },
     )
 
 
@@ -139,7 +142,7 @@ DAMAGE = {
     'not a bypass': lambda d: d['branches'].update(x={'type': 'fill'}),
     'kept of nothing': lambda d: d.update(kept=[[4]]),
     'kept too wide': lambda d: d.update(kept=[[2, '0-3']]),
-    'flops of text': lambda d: d.update(flops={'dense': 'many'}),
+    'cost of text': lambda d: d.update(costs={'flops': {'dense': 'many'}}),
     'null': lambda d: d.update(attributes=None),
 }
 

@@ -87,7 +87,7 @@ def test_calls_are_in_the_order_in_which_they_begin():
     relu = nn.ReLU()
     model = nn.Sequential(Outer(relu), relu)
     record = trace(model, lambda: model(torch.rand(2)))
-    assert record.calls == ['', '0', '0.inner', '0.inner']
+    assert record.order == ['', '0', '0.inner', '0.inner']
 
 
 def test_inside_a_whole_neither_operators_nor_wholes_have_rules(monkeypatch):
@@ -104,4 +104,4 @@ def test_inside_a_whole_neither_operators_nor_wholes_have_rules(monkeypatch):
     record = trace(model, lambda: model(torch.rand(2)))
     assert seen == [model]
     assert record.unknown == {}
-    assert record.calls == ['', 'inner']
+    assert record.order == ['', 'inner']

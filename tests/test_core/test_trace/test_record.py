@@ -5,6 +5,7 @@
 import pytest
 from torch import nn
 
+from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.trace import Site, trace
 
 
@@ -54,5 +55,5 @@ def test_who_reads_what_is_not_zero_is_a_reader(record):
 
 
 def test_one_term_for_each_layer(record):
-    assert [term.name for term in record.terms] == ['a', 'b', 'c']
-    assert record.terms[1].dense == 2 * 64 * 9 * 8 * 4
+    assert [call.name for call in record.calls] == ['a', 'b', 'c']
+    assert multiply_adds(record.calls[1]) == 2 * 64 * 9 * 8 * 4

@@ -25,7 +25,17 @@ def convolve_standardised(
     x, name = args[0], tracer.modules.get(id(module), '')
     labels = tracer.labels(x)
     tracer.note_reader(labels)
-    convolve(tracer, x, module.weight, module.bias, out, module.groups)
+    convolve(
+        tracer,
+        x,
+        module.weight,
+        module.bias,
+        out,
+        module.groups,
+        stride=module.stride,
+        padding=module.padding,
+        dilation=module.dilation,
+    )
     emitted = tracer.labels(out).axes.get(1, blank(out.shape[1]))
     gains = [p for n, p in module._parameters.items() if n not in LAYER]
     for tensor in (*module._buffers.values(), *gains):

@@ -22,7 +22,7 @@ from ..rules.layer import (
     check_zero,
     emit,
     ids_of,
-    note_flops,
+    note_call,
     register,
 )
 from ..tracer import Tracer
@@ -91,23 +91,32 @@ def joint_attention(
     value, made = parts[2].reshape(-1), ids_of(leaves, 0, width)
     tracer.graph.unite(value, ids_of(leaves, 1, width), INPUT_REASON)
     batch, length, _ = x.shape
-    note_flops(
-        tracer,
-        module.qkv.weight,
-        batch * length * 3 * width * width,
-        (rows, columns),
-    )
+    query = x.new_empty(1).expand(batch, length, 3 * width)
+    qkv, proj = module.qkv.weight, module.proj.weight
     name = tracer.modules[id(module)]
+    note_call(
+        tracer,
+        'product',
+        (x, qkv.t(), query),
+        {'out': rows, 'in': columns},
+        f'{name}.qkv',
+    )
     # Scores: every query with every key of its window, over the width of a
     # head, heads times, is length^2 * C. Values are summed by them alike.
-    for part, ids in (('scores', rows[:width]), ('values', value)):
-        flops = batch * length * length * width
-        note_flops(tracer, x, flops, (ids,), f'{name}.{part}')
-    note_flops(
+    parts_of_head = x.view(batch, length, heads, -1).movedim(2, 1)
+    keys = parts_of_head.transpose(2, 3)  # [b, heads, C/h, L]
+    scores = x.new_empty(1).expand(batch, heads, length, length)
+    for part, tensors, dim, ids in (
+        ('scores', (parts_of_head, keys, scores), 'in', rows[:width]),
+        ('values', (scores, parts_of_head, parts_of_head), 'out', value),
+    ):
+        note_call(tracer, 'product', tensors, {dim: ids}, f'{name}.{part}')
+    note_call(
         tracer,
-        module.proj.weight,
-        batch * length * width * width,
-        (made, value),
+        'product',
+        (x, proj.t(), out),
+        {'out': made, 'in': value},
+        f'{name}.proj',
     )
     axis = Axis(made, leaves.masks_to_zero(0))
     emit(tracer, out, 2, axis, module.proj.bias)

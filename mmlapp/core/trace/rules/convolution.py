@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from ..labels import Axis, Labels, without_zero
 from ..record import INPUT_REASON
 from ..rule import rules_of_aten
 from ..tracer import Tracer
-from .layer import check_zero, emit, ids_of, note_flops
+from .layer import check_zero, emit, ids_of, note_call
 
 DYNAMIC = 'multiplied by a weight that the network computes'
 
@@ -24,9 +26,20 @@ def convolution(tracer: Tracer, call: Call) -> None:
     Grouped convolutions keep equal parts: either whole groups go, or the
     same positions of every group, whichever leaves the finer choice.
     """
-    x, weight, bias = call.args[:3]
+    x, weight, bias, stride, padding, dilation = call.args[:6]
     transposed, groups = bool(call.args[6]), int(call.args[8])
-    convolve(tracer, x, weight, bias, call.outputs()[0], groups, transposed)
+    convolve(
+        tracer,
+        x,
+        weight,
+        bias,
+        call.outputs()[0],
+        groups,
+        transposed,
+        stride=tuple(stride),
+        padding=tuple(padding),
+        dilation=tuple(dilation),
+    )
 
 
 def convolve(
@@ -37,6 +50,7 @@ def convolve(
     out: Tensor,
     groups: int,
     transposed: bool = False,
+    **geometry: Any,
 ) -> None:
     """What every kind of convolution has in common.
 
@@ -49,6 +63,7 @@ def convolve(
         groups (int): Number of groups.
         transposed (bool): Whether the filters' first dimension is the
             input's. Defaults to False.
+        **geometry (Any): Stride, padding and dilation, for costs.
     """
     read, kernel = tracer.labels(x), tracer.labels(weight)
     if not kernel.parameter:
@@ -71,31 +86,33 @@ def convolve(
     per_group = x.shape[1] // groups
     if groups == 1:
         tracer.graph.unite(entered, consumed, INPUT_REASON)
-        factors: tuple[Tensor, ...] = (emitted, consumed)
+        dims = {'out': emitted, 'in': consumed}
     elif transposed:
         tracer.freeze(read, 'read by a grouped transposed convolution')
         tracer.freeze(kernel, 'grouped transposed convolution')
-        factors = ()
+        dims = {}
     elif groups > per_group or _uniform(entered, groups):
         # More rows than columns: the finer choice is by rows. So is the only
         # one where each row is one channel, perhaps all its pixels.
         _whole_groups(tracer, weight, entered, emitted, groups)
-        # in/g stays: out alone is a factor, and in/g is in the constant.
-        factors = (emitted,)
+        # in/g stays: out alone may shrink.
+        dims = {'out': emitted}
     else:
         _tied_groups(tracer, entered, emitted, consumed, groups)
         # [out] times [in/g], as many as the second dimension is long.
-        factors = (emitted, consumed)
-    # Each weight meets every position of the output once, or of the input if
-    # transposed; numel / channels is batch * positions.
-    positions = (x if transposed else out).numel() // (
-        x.shape[1] if transposed else out.shape[1]
-    )
-    flops = positions * weight.numel()
+        dims = {'out': emitted, 'in': consumed}
     # Channels that were moved into the batch, [batch * C, 1, ..].
     if 0 in read.axes:
-        factors = (*factors, read.axes[0].ids)
-    note_flops(tracer, weight, flops, factors, kind='convolution')
+        dims['batch'] = read.axes[0].ids
+    note_call(
+        tracer,
+        'convolution',
+        (x, weight, out),
+        dims,
+        groups=groups,
+        transposed=transposed,
+        **geometry,
+    )
     check_zero(tracer, read.axes.get(1), kernel, int(not transposed))
     passed = Labels({d: a for d, a in read.axes.items() if d == 0})
     tracer.freeze(

@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..labels import Axis, Labels
-from ..record import INPUT_REASON, FlopsTerm, Site
+from ..record import INPUT_REASON, LayerCall, Site
 from ..tracer import Tracer
 
 
@@ -45,20 +48,28 @@ def all_but(labels: Labels, dim: int) -> Labels:
     return Labels({d: a for d, a in labels.axes.items() if d != dim})
 
 
-def note_flops(
+def note_call(
     tracer: Tracer,
-    weight: Tensor,
-    flops: int,
-    factors: tuple[Tensor, ...],
+    op: str,
+    tensors: tuple[Tensor, Tensor, Tensor],
+    dims: Mapping[str, Tensor],
     name: str = '',
-    kind: str = 'product',
+    **geometry: Any,
 ) -> None:
-    """Records multiply-adds; ``flops`` is their dense number."""
-    constant = flops
-    # flops = constant * len(factors[0]) * len(factors[1]) ..: narrowed, each
-    # length becomes the number of living labels.
-    for ids in factors:
-        constant //= ids.numel()
+    """Records a call of a layer.
+
+    Args:
+        tracer (Tracer): Receives it.
+        op (str): See :class:`LayerCall`.
+        tensors (tuple[Tensor, Tensor, Tensor]): Input, weight or second
+            factor, and output. Of a product the second factor is given as
+            ``[..., in, out]``.
+        dims (Mapping[str, Tensor]): Labels of the dimensions that may
+            shrink.
+        name (str): Where no parameter tells one. Defaults to none.
+        **geometry (Any): Of a convolution.
+    """
+    inputs, weight, outputs = tensors
     labels = tracer.labels(weight)
     own = tracer.name(weight)
     if own is not None:
@@ -66,7 +77,16 @@ def note_flops(
     elif labels.parameter and labels.axes:
         sites = tracer.sites_of(next(iter(labels.axes.values())).ids)
         name = sites[0].module if sites else name
-    tracer.trace.terms.append(FlopsTerm(name, constant, factors, kind))
+    call = LayerCall(
+        name,
+        op,
+        dims,
+        tuple(inputs.shape),
+        tuple(weight.shape),
+        tuple(outputs.shape),
+        geometry,
+    )
+    tracer.trace.calls.append(call)
 
 
 def emit(

@@ -11,7 +11,7 @@ from ..labels import Axis, Labels, without_zero
 from ..record import INPUT_REASON
 from ..rule import rules_of_aten
 from ..tracer import Tracer
-from .layer import all_but, check_zero, emit, ids_of, note_flops
+from .layer import all_but, check_zero, emit, ids_of, note_call
 
 
 def product(tracer: Tracer, call: Call) -> None:
@@ -51,13 +51,14 @@ def _product(
             batch_ids, ids_of(right, 0, b.shape[0]), INPUT_REASON
         )
         result.axes[0] = Axis(batch_ids, zero=False)
-    # batch * row * inner * column multiply-adds, of which every dimension with
-    # labels is a factor that shrinks, and the rest is constant.
-    factors = [consumed, ids_of(right, column, b.shape[column])]
-    factors += [result.axes[d].ids for d in {0, row} & set(result.axes)]
-    batch = a.shape[0] if a.dim() == 3 else 1
-    constant = batch * a.shape[row] * a.shape[inner] * b.shape[column]
-    note_flops(tracer, b, constant, tuple(factors), call.op)
+    # Every dimension with labels may shrink: [batch, row, inner] times
+    # [batch, inner, column].
+    dims = {'in': consumed, 'out': ids_of(right, column, b.shape[column])}
+    if a.dim() == 3 and 0 in result.axes:
+        dims['batch'] = result.axes[0].ids
+    if row in result.axes:
+        dims['rows'] = result.axes[row].ids
+    note_call(tracer, 'product', (a, b, out), dims, call.op)
     # x @ W.T: a linear layer, whose columns are channels that it makes. With
     # no parameter it is a product of activations: it makes nothing.
     if right.parameter and column in right.axes:
@@ -87,15 +88,14 @@ def attention(tracer: Tracer, call: Call) -> None:
     # batch * heads * length * keys * width multiply-adds.
     batch, heads, length, _ = query.shape
     axis = tracer.labels(value).axes.get(3)
-    constant = batch * heads * length * key.shape[2]
-    note_flops(
-        tracer, query, constant * query.shape[3], (), f'{call.op}.query'
-    )
-    note_flops(
+    scores = query.new_empty(1).expand(batch, heads, length, key.shape[2])
+    keys = key.transpose(2, 3)
+    note_call(tracer, 'product', (query, keys, scores), {}, f'{call.op}.query')
+    note_call(
         tracer,
-        value,
-        constant * value.shape[3],
-        () if axis is None else (axis.ids,),
+        'product',
+        (scores, value, call.outputs()[0]),
+        {} if axis is None else {'out': axis.ids},
         f'{call.op}.value',
     )
     tracer.freeze(all_but(tracer.labels(value), 3), 'mixed by attention')

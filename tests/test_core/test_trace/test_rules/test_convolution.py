@@ -154,8 +154,8 @@ def test_a_single_channel_is_never_removed(net, conv, image, frozen, agree):
 
 def test_layers_of_one_channel_have_their_name_in_the_table(net, conv, image):
     model = net(lambda m, x: m.b(m.a(x)), a=conv(3, 1), b=conv(1, 1))
-    terms = trace(model, lambda: model(image)).terms
-    assert [term.name for term in terms] == ['a', 'b']
+    calls = trace(model, lambda: model(image)).calls
+    assert [call.name for call in calls] == ['a', 'b']
 
 
 def test_a_shared_layer_called_twice(net, conv, image, agree):

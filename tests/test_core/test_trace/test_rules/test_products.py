@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.trace import trace
 
 
@@ -118,9 +119,6 @@ def test_multihead_attention_of_torch(net, agree):
     record = trace(model, lambda: model(x))
     assert record.unknown == {}
     product = 2 * 2 * 5 * 5 * 4
-    counted = sum(
-        term.constant * torch.tensor([len(f) for f in term.factors]).prod()
-        for term in record.terms
-    )
+    counted = sum(map(multiply_adds, record.calls))
     linear = 2 * 5 * (4 * 8 + 8 * 24 + 8 * 8 + 8 * 5)
     assert counted == linear + 2 * product

@@ -1,0 +1,211 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Costs that are sums of products of channel counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..groups import Groups
+from ..trace import LayerCall
+from .base import Cost
+
+
+@dataclass(frozen=True)
+class Term:
+    """Part of a cost: its dense value, which shrinks with some dimensions.
+
+    Args:
+        name (str): Name of the layer.
+        dense (float): With all channels.
+        factors (Sequence[Tensor]): Labels of every dimension that it is
+            proportional to, each ``[size]``, -1 for what stays.
+        pairs (tuple[Tensor, Tensor], optional): Labels of both ends of each
+            pair of channels that it is the sum over; no factors then.
+    """
+
+    name: str
+    dense: float
+    factors: Sequence[Tensor] = ()
+    pairs: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def constant(self) -> float:
+        """What does not depend on channels: of one pair, or one of each."""
+        if self.pairs is not None:
+            return self.dense / len(self.pairs[0])
+        # dense = constant * len(factors[0]) * len(factors[1]) ...: narrowed,
+        # each length becomes the number of living labels.
+        return self.dense / math.prod(f.numel() for f in self.factors)
+
+
+def term_of(call: LayerCall, dense: float) -> Term:
+    """Makes a term that is proportional to all dimensions of a call.
+
+    Args:
+        call (LayerCall): The call.
+        dense (float): Its cost with all channels.
+    """
+    return Term(call.name, dense, tuple(call.dims.values()), call.pairs)
+
+
+@dataclass
+class Factor:
+    """A channel count: a constant plus kept channels times how often."""
+
+    offset: float
+    counts: dict[int, float] = field(default_factory=dict)
+
+
+class MultilinearCost(Cost):
+    r"""A sum over layers, multilinear in the kept channels.
+
+    .. math:: F(m) = \sum_l c_l \prod_j (o_{lj} + \sum_g n_{ljg} K_g)
+              + \sum_p c_p m_{a(p)} m_{b(p)}, \quad K_g = \sum_{i \in g} m_i
+
+    Term l is proportional to the kept part of each of its dimensions j;
+    layers that join single pairs p of channels are counted pair by pair.
+    Differentiable in ``m``, and exact where it is 0 or 1.
+
+    Args:
+        terms (Sequence[Term]): Of the network and its branches.
+        groups (Groups): Which label belongs to which prunable group.
+        dense (float): Of the user's own network.
+    """
+
+    constant: Tensor
+    offset: Tensor
+    counts: Tensor
+    index: Tensor
+    group: Tensor
+    first: Tensor
+    second: Tensor
+    pair: Tensor
+    pair_constant: Tensor
+
+    def __init__(
+        self,
+        terms: Sequence[Term],
+        groups: Groups,
+        dense: float,
+    ) -> None:
+        super().__init__()
+        self.dense = dense
+        sizes = [g.size for g in groups.prunable]
+        pairs = [t for t in terms if t.pairs is not None]
+        terms = [t for t in terms if t.pairs is None]
+        self.names = [t.name for t in terms]
+        self.pair_names = [p.name for p in pairs]
+        factors, index = _factors(terms, groups)
+        counts = torch.zeros(len(factors), len(sizes), dtype=torch.float64)
+        for row, factor in enumerate(factors):
+            for g, count in factor.counts.items():
+                counts[row, g] = count
+        buffers = {
+            'constant': _doubles([t.constant for t in terms]),
+            'offset': _doubles([f.offset for f in factors]),
+            'counts': counts,
+            'index': index,
+            'group': torch.repeat_interleave(
+                torch.arange(len(sizes)),
+                torch.tensor(sizes, dtype=torch.int64),
+            ),
+            **_pair_buffers(pairs, groups),
+        }
+        for name, value in buffers.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, mask: Tensor) -> Tensor:
+        """Returns the total.
+
+        Args:
+            mask (Tensor): Kept (1) or removed (0) channels, global order,
+                shape ``[channels]``.
+
+        Returns:
+            Tensor: Scalar, float64.
+        """
+        terms, pairs = self.by_term(mask)
+        return terms.sum() + pairs.sum()
+
+    def by_term(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the cost term by term, plain and pairwise."""
+        mask = mask.double()
+        kept = mask.new_zeros(self.counts.shape[1]).index_add(
+            0, self.group, mask
+        )
+        factors = self.offset + self.counts @ kept
+        terms = self.constant * factors[self.index].prod(dim=1)
+        padded = torch.cat([mask, mask.new_ones(1)])
+        pairs = padded[self.first] * padded[self.second] * self.pair_constant
+        return terms, pairs
+
+    def by_layer(self, mask: Tensor) -> dict[str, float]:
+        """Returns the cost of every layer by name."""
+        total: dict[str, float] = {}
+        terms, pairs = self.by_term(mask)
+        for name, value in zip(self.names, terms.tolist(), strict=True):
+            total[name] = total.get(name, 0.0) + value
+        for pair, value in zip(
+            self.pair.tolist(), pairs.tolist(), strict=True
+        ):
+            name = self.pair_names[pair]
+            total[name] = total.get(name, 0.0) + value
+        return total
+
+
+def _doubles(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _factors(
+    terms: Sequence[Term], groups: Groups
+) -> tuple[list[Factor], Tensor]:
+    """Factors of all terms and their index per term, padded with ones."""
+    factors = [Factor(1.0)]
+    width = max([len(t.factors) for t in terms], default=1)
+    index = torch.zeros(len(terms), max(width, 1), dtype=torch.int64)
+    for row, term in enumerate(terms):
+        for slot, ids in enumerate(term.factors):
+            index[row, slot] = len(factors)
+            factors.append(_factor(ids, groups))
+    return factors, index
+
+
+def _factor(ids: Tensor, groups: Groups) -> Factor:
+    owner = torch.where(ids >= 0, groups.node_group[ids.clamp_min(0)], -1)
+    found, number = owner.unique(return_counts=True)
+    factor = Factor(float((owner < 0).sum()))
+    sizes = [g.size for g in groups.prunable]
+    for g, count in zip(found.tolist(), number.tolist(), strict=True):
+        if g >= 0:
+            factor.counts[g] = count / sizes[g]
+    return factor
+
+
+def _pair_buffers(terms: Sequence[Term], groups: Groups) -> dict[str, Tensor]:
+    """All pairs of all terms, one after the other; each ``[pairs]``."""
+    blank = torch.zeros(0, dtype=torch.int64)
+    channels = sum(g.size for g in groups.prunable)
+    ends = []
+    for side in (0, 1):
+        nodes = [t.pairs[side] for t in terms if t.pairs is not None]
+        found = groups.channels_at(torch.cat([blank, *nodes]))
+        # Entry `channels` of the padded mask is always one.
+        ends.append(torch.where(found < 0, channels, found))
+    sizes = torch.tensor(
+        [len(t.pairs[0]) for t in terms if t.pairs is not None],
+        dtype=torch.int64,
+    )
+    pair = torch.repeat_interleave(torch.arange(len(terms)), sizes)
+    return {
+        'first': ends[0],
+        'second': ends[1],
+        'pair': pair,
+        'pair_constant': _doubles([t.constant for t in terms])[pair],
+    }
