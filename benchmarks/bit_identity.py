@@ -49,8 +49,9 @@ class Names:
         groups (str): Key of the groups in a plan: name to number in ``kept``.
         slices (str): The same for parameters, by dimension.
         kept (str): Key of the list of sizes and kept indices in a plan.
-        renamed (Mapping[str, str]): Parts of a parameter's name between two
-            dots that the reference calls otherwise, and how.
+        renamed (Mapping[str, str]): Pieces of a parameter's name that the
+            reference calls otherwise, and how.
+        hook (Mapping[str, Any]): Arguments of the hook in every case.
     """
 
     recipe: str
@@ -61,6 +62,7 @@ class Names:
     slices: str
     kept: str
     renamed: Mapping[str, str] = field(default_factory=dict)
+    hook: Mapping[str, Any] = field(default_factory=dict)
 
 
 REFERENCE = Names(
@@ -75,11 +77,16 @@ REFERENCE = Names(
 NEW = Names(
     recipe='configs/digits/lapp-flops40_resnet20_b64_digits.py',
     phase='prune_epochs',
-    own=('lapp.',),
-    plan='lapp_plan',
+    own=('pruner.',),
+    plan='pruning_plan',
     groups='groups',
     slices='slices',
     kept='kept',
+    # A branch holds its convolution, the reference had the convolution alone.
+    renamed={'.bypass.conv.': '.bypass.'},
+    # 0.403 as the reference computed with it: it kept its target in float32,
+    # this tree keeps it in float64.
+    hook={'target': {'flops': 0.40299999713897705}},
 )
 
 
@@ -111,23 +118,19 @@ CASES = {
         reference=dict(
             model=dict(bypass=dict(type='depthwise', placement='narrow'))
         ),
-        new=dict(
-            model=dict(bypass=dict(type='depthwise', placement='narrow'))
-        ),
+        new=dict(model=dict(bypass='depthwise')),
     ),
     'fill': Case(
         reference=dict(
             model=dict(bypass=dict(type='depthwise', placement='fill'))
         ),
-        new=dict(model=dict(bypass=dict(type='depthwise', placement='fill'))),
+        new=dict(model=dict(bypass='depthwise', unit='filters')),
     ),
     'pointwise': Case(
         reference=dict(
             model=dict(bypass=dict(type='pointwise', placement='narrow'))
         ),
-        new=dict(
-            model=dict(bypass=dict(type='pointwise', placement='narrow'))
-        ),
+        new=dict(model=dict(bypass='pointwise')),
     ),
     'taylor': Case(
         reference=dict(model=dict(score='taylor')),
@@ -135,11 +138,20 @@ CASES = {
     ),
     'first-order': Case(
         reference=dict(model=dict(controller=dict(order=1))),
-        new=dict(model=dict(controller=dict(order=1))),
+        new=dict(
+            model=dict(
+                method=dict(type='lapp', update=dict(type='balance', order=1))
+            )
+        ),
     ),
     'longtail': Case(
         reference=dict(model=dict(surrogate='longtail', normalisation='mean')),
-        new=dict(model=dict(surrogate='longtail', normalisation='mean')),
+        new=dict(
+            model=dict(
+                method=dict(type='lapp', surrogate='longtail'),
+                normalisation='mean',
+            )
+        ),
     ),
     'divisor': Case(
         reference=dict(model=dict(divisor=8)),
@@ -153,7 +165,7 @@ CASES = {
         ),
         new=dict(
             optim_wrapper=dict(
-                type='mmlapp.AmpLAPPOptimWrapper', dtype='bfloat16'
+                type='mmlapp.AmpPruningOptimWrapper', dtype='bfloat16'
             )
         ),
     ),
@@ -239,7 +251,9 @@ def slices(checkpoint: Mapping[str, Any], names: Names) -> dict[str, Any]:
 
 def in_reference(key: str, names: Names) -> str:
     """What the reference calls a parameter."""
-    return '.'.join(names.renamed.get(part, part) for part in key.split('.'))
+    for piece, other in names.renamed.items():
+        key = key.replace(piece, other)
+    return key
 
 
 def difference(a: Mapping[str, Any], b: Mapping[str, Any], kind: str) -> Any:
@@ -289,7 +303,7 @@ def config_text(
         **settings,
         'randomness': {'seed': seed},
     }
-    hook = {**parts.pop('hook', {})}
+    hook = {**names.hook, **parts.pop('hook', {})}
     if epochs is not None:
         parts['train_cfg'] = {'max_epochs': epochs}
         hook[names.phase] = max(1, epochs // 2)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dense, uniformly narrowed and LAPP ResNets on CIFAR-10, one recipe.
 
-    python benchmarks/cifar10.py data/cifar10 lapp --target 0.403 --seed 0
+    python benchmarks/cifar10.py data/cifar10 pruner --target 0.403 --seed 0
 
 ``data/cifar10`` holds ``train/`` and ``test/`` with one folder of images per
 class. Every run writes ``<out>/<name>.json`` after its last epoch and a
@@ -145,12 +145,12 @@ def build(args: argparse.Namespace) -> tuple[nn.Module, LAPP | None]:
         widths = uniform_widths(args.depth, args.target)
     model = Classifier(args.depth, widths)
     initialise(model)
-    lapp = None
+    pruner = None
     if args.method == 'lapp' or (uniform and args.bypass != 'none'):
-        lapp = attach_lapp(model, args)
-    if uniform and lapp is not None:
-        keep_evenly(lapp, args.target)
-    return model.to(memory_format=torch.channels_last), lapp
+        pruner = attach_lapp(model, args)
+    if uniform and pruner is not None:
+        keep_evenly(pruner, args.target)
+    return model.to(memory_format=torch.channels_last), pruner
 
 
 def attach_lapp(model: nn.Module, args: argparse.Namespace) -> LAPP:
@@ -175,24 +175,24 @@ def attach_lapp(model: nn.Module, args: argparse.Namespace) -> LAPP:
 
 
 @torch.no_grad()
-def keep_evenly(lapp: LAPP, target: float) -> None:
+def keep_evenly(pruner: LAPP, target: float) -> None:
     """Fixes masks with one share for every group before the training.
 
     Ranked scores of a group are evenly spread, so that one threshold is one
     share; which filters of a random layer are kept does not matter.
     """
-    lapp.begin(target, 1)
+    pruner.begin({'flops': target}, 1)
     low, high = 0.0, 1.0
     for _ in range(20):
-        lapp.threshold.fill_((low + high) / 2)
-        lapp.refresh()
-        if lapp.ratio > target:
+        pruner.method.threshold.fill_((low + high) / 2)
+        pruner.refresh()
+        if pruner.ratios()['flops'] > target:
             low = (low + high) / 2
         else:
             high = (low + high) / 2
-    lapp.threshold.fill_(high)
-    lapp.refresh()
-    lapp.finish()
+    pruner.method.threshold.fill_(high)
+    pruner.refresh()
+    pruner.finish()
 
 
 def recipe(
@@ -220,7 +220,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             50000, generator=torch.Generator().manual_seed(1)
         )[: args.subset]
         train = (train[0][keep], train[1][keep])
-    model, lapp = build(args)
+    model, pruner = build(args)
     steps = len(train[0]) // BATCH
     optimizer, scheduler = recipe(model, args.epochs * steps, args.warmup)
     checkpoint = args.out / f'{args.name}.pt'
@@ -238,20 +238,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         losses = []
         for step in range(steps):
             first = epoch * steps + step == int(args.begin * steps)
-            if lapp and args.method == 'lapp' and first:
-                lapp.begin(args.target, int(args.prune_epochs * steps))
+            if pruner and args.method == 'lapp' and first:
+                pruner.begin(
+                    {'flops': args.target}, int(args.prune_epochs * steps)
+                )
             index = order[step * BATCH : (step + 1) * BATCH]
             images = augment(prepare(train[0][index]), generator)
             with torch.autocast('cpu', torch.bfloat16, enabled=args.amp):
                 logits = model(images)
             loss = functional.cross_entropy(logits.float(), train[1][index])
             losses.append(loss.item())
-            if lapp:
-                loss = loss + lapp.loss()
+            if pruner:
+                loss = loss + pruner.loss()
             loss.backward()
             optimizer.step()
-            if lapp:
-                lapp.step()
+            if pruner:
+                pruner.step()
             optimizer.zero_grad()
             scheduler.step()
         row = {
@@ -260,11 +262,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             'accuracy': evaluate(model, *test),
             'seconds': time.perf_counter() - started,
         }
-        if lapp:
-            row['flops'] = lapp.ratio
-            row['keep'] = lapp.keep_ratios()
-            row['signal'] = lapp.signal()
-            row['threshold'] = [round(t, 4) for t in lapp.threshold.tolist()]
+        if pruner:
+            row['flops'] = pruner.ratios()['flops']
+            row['keep'] = pruner.keep_ratios()
+            row['signal'] = pruner.signal()
+            row['threshold'] = [
+                round(t, 4) for t in pruner.method.threshold.tolist()
+            ]
         history.append(row)
         print(json.dumps(row), flush=True)
         state = {
@@ -281,8 +285,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             k: v for k, v in vars(args).items() if k not in ('data', 'out')
         },
         'accuracy': history[-1]['accuracy'],
-        'flops': lapp.ratio
-        if lapp
+        'flops': pruner.ratios()['flops']
+        if pruner
         else multiply_adds(
             args.depth,
             uniform_widths(args.depth, args.target)

@@ -93,7 +93,7 @@ def config(folder: Path, epochs: int) -> Config:
                 dict(type='EMAHook', momentum=0.1),
                 dict(
                     type='mmlapp.PruningHook',
-                    target_flops=0.6,
+                    target=dict(flops=0.6),
                     begin_iters=PER_EPOCH * (epochs // 5),
                     prune_epochs=2 * (epochs // 5),
                 ),

@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from mmlapp.core import LAPP, Controller, attach
 from mmlapp.core.files import replace_text
-from mmlapp.core.methods.lapp.sensitivity import (
+from mmlapp.core.methods.pruner.sensitivity import (
     Margin,
     first_order,
     second_order,
@@ -58,7 +58,7 @@ class Recorder(Controller):
         return self.__dict__.setdefault('_record', [])
 
 
-def train(model: torch.nn.Module, lapp: LAPP, data: Any, args: Any) -> None:
+def train(model: torch.nn.Module, pruner: LAPP, data: Any, args: Any) -> None:
     """Half an epoch dense, then an epoch of pruning."""
     images, labels = data
     steps = args.steps or len(images) // BATCH
@@ -66,13 +66,13 @@ def train(model: torch.nn.Module, lapp: LAPP, data: Any, args: Any) -> None:
     generator = torch.Generator().manual_seed(args.seed)
     for step in range(steps // 2 + steps):
         if step == steps // 2:
-            lapp.begin(args.target, 2 * steps)
+            pruner.begin({'flops': args.target}, 2 * steps)
         index = torch.randint(len(images), (BATCH,), generator=generator)
         batch = augment(prepare(images[index]), generator)
         loss = functional.cross_entropy(model(batch), labels[index])
-        (loss + lapp.loss()).backward()
+        (loss + pruner.loss()).backward()
         optimizer.step()
-        lapp.step()
+        pruner.step()
         optimizer.zero_grad()
         scheduler.step()
         if step % 20 == 0:
@@ -108,15 +108,15 @@ def main() -> None:
     model = Classifier(20)
     initialise(model)
     controller = Recorder(task_weight=0)
-    lapp = attach(
+    pruner = attach(
         model,
         torch.zeros(1, 3, 32, 32),
         scope='backbone',
         controller=controller,
     )
     model.to(memory_format=torch.channels_last)
-    train(model, lapp, load_split(args.data, 'train'), args)
-    names = [g.name for g in lapp.groups]
+    train(model, pruner, load_split(args.data, 'train'), args)
+    names = [g.name for g in pruner.groups]
     first, second = torch.stack(controller.record).unbind(1)
     result = {
         'first order': summarise(first, names),

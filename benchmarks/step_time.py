@@ -57,17 +57,17 @@ def make_step(
 ) -> Callable[[], float]:
     """Returns a training step that returns its seconds."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    lapp = getattr(model, 'lapp', None)
+    pruner = getattr(model, 'lapp', None)
 
     def step() -> float:
         started = time.perf_counter()
         loss = functional.cross_entropy(model(images), labels)
-        if lapp is not None:
-            loss = loss + lapp.loss()
+        if pruner is not None:
+            loss = loss + pruner.loss()
         loss.backward()
         optimizer.step()
-        if lapp is not None:
-            lapp.step()
+        if pruner is not None:
+            pruner.step()
         optimizer.zero_grad()
         return time.perf_counter() - started
 
@@ -79,10 +79,10 @@ def narrowed(
 ) -> nn.Module:
     """A copy at the end of its pruning phase; all groups about alike."""
     model = copy.deepcopy(dense)
-    lapp = attach(model, images[:1], divisor=divisor)
-    lapp.begin(target, 1)
-    lapp.step()
-    narrow(model, lapp.plan())
+    pruner = attach(model, images[:1], divisor=divisor)
+    pruner.begin({'flops': target}, 1)
+    pruner.step()
+    narrow(model, pruner.plan())
     return model
 
 

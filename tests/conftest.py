@@ -21,7 +21,8 @@ model = dict(
     type='mmlapp.PrunableModel',
     architecture='ImageClassifier',
     input_shape=(3, 16, 16),
-    bypass={bypass},
+    bypass={bypass!r},
+    unit={unit!r},
     backbone=dict(
         type='mmlapp.CIFARResNet',
         depth=8,
@@ -52,7 +53,7 @@ optim_wrapper = dict(
 )
 custom_hooks = [
     dict(type='EMAHook', momentum=0.001),
-    dict(type='mmlapp.PruningHook', target_flops=0.5, prune_epochs=1),
+    dict(type='mmlapp.PruningHook', target=dict(flops=0.5), prune_epochs=1),
 ]
 load_from = 'dense.pth'
 work_dir = 'somewhere'
@@ -146,10 +147,10 @@ def _finished_run(folder, text, target):
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = build_model(cfg).eval()
     _randomise_norms(model)
-    lapp = model.lapp
-    lapp.begin(target, steps=4)
-    lapp.scores.copy_(torch.rand(lapp.total))
-    lapp.finish()
+    pruner = model.pruner
+    pruner.begin({'flops': target}, steps=4)
+    pruner.scores.copy_(torch.rand(len(pruner.gate)))
+    pruner.finish()
     checkpoint = folder / 'epoch_3.pth'
     torch.save(
         {
@@ -157,7 +158,7 @@ def _finished_run(folder, text, target):
             'message_hub': {'loss': HistoryBuffer([1.0, 0.5], [1, 1])},
             'optimizer': {'state': {0: torch.zeros(100_000)}},
             'state_dict': model.state_dict(),
-            'pruning_plan': lapp.plan().to_dict(),
+            'pruning_plan': pruner.plan().to_dict(),
         },
         checkpoint,
     )
@@ -168,9 +169,9 @@ def _finished_run(folder, text, target):
 def classifier_run(tmp_path):
     """Makes the run of a ResNet-8 at half of its FLOPs."""
 
-    def make(bypass=None, target=0.5):
+    def make(bypass=None, target=0.5, unit='channels'):
         return _finished_run(
-            tmp_path, CLASSIFIER.format(bypass=bypass), target
+            tmp_path, CLASSIFIER.format(bypass=bypass, unit=unit), target
         )
 
     return make

@@ -19,7 +19,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 
-from mmlapp.core import LAPP
+from mmlapp.core import Pruner
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
@@ -85,20 +85,20 @@ def test_model_and_optimizer_build(path: Path) -> None:
         model = build_model(cfg)
         optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     assert isinstance(model, BaseModel)
-    assert hasattr(model, 'lapp') == (path in LAPP_CONFIGS)
+    assert hasattr(model, 'pruner') == (path in LAPP_CONFIGS)
     assert optim_wrapper.optimizer.param_groups
     if path in LAPP_CONFIGS:
-        lands_within_a_point(model.lapp, cfg.custom_hooks[-1].target_flops)
+        target = cfg.custom_hooks[-1].target['flops']
+        lands_within_a_point(model.pruner, target)
 
 
-def lands_within_a_point(lapp: LAPP, target: float) -> None:
+def lands_within_a_point(pruner: Pruner, target: float) -> None:
     """Whatever the thresholds were at the end of the phase."""
-    lapp.begin(target, 1)
+    pruner.begin({'flops': target}, 1)
     with torch.no_grad():
-        lapp.threshold.uniform_(0.1, 0.9)
-    lapp.refresh()
-    lapp.finish()
-    assert target - 0.01 < lapp.ratio <= target
+        pruner.method.threshold.uniform_(0.1, 0.9)
+    pruner.finish()
+    assert target - 0.01 < pruner.ratios()['flops'] <= target
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=name_of)
@@ -119,7 +119,7 @@ def test_data_and_schedule_are_complete(path: Path) -> None:
 def test_name_of_lapp_config_says_what_it_does(path: Path) -> None:
     parent, _ = parent_of(path)
     hook = load(path).custom_hooks[-1]
-    assert path.stem == f'lapp-flops{round(hook.target_flops * 100)}_{parent}'
+    assert path.stem == f'lapp-flops{round(hook.target["flops"] * 100)}_{parent}'
 
 
 @pytest.mark.parametrize('path', LAPP_CONFIGS, ids=name_of)
@@ -154,7 +154,7 @@ def without_scope(value: object) -> object:
 
 def test_ratios_of_the_paper() -> None:
     targets = {
-        path.stem: load(path).custom_hooks[-1].target_flops
+        path.stem: load(path).custom_hooks[-1].target['flops']
         for path in LAPP_CONFIGS
     }
     for name, target in targets.items():

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mmlapp.core import register_score
-from mmlapp.core.score.scores import SCORES
+from mmlapp.core.score import SCORES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
@@ -43,7 +43,7 @@ def test_the_bare_loop_prunes_to_half_the_flops() -> None:
         'loader': [batch] * 40,
         'optimizer': torch.optim.SGD(model.parameters(), lr=0.05),
     }
-    exec(block('lapp.begin'), names)
+    exec(block('pruner.begin'), names)
     small = names['small']
     assert isinstance(small, nn.Module)
     a, b = small[0].out_channels, small[3].out_channels

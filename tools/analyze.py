@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Show what each layer costs, and what can be pruned.
 
-Works on a LAPP config and on any config of mmpretrain or mmdet. Nothing is
+Works on a pruning config and on any config of mmpretrain or mmdet. Nothing is
 trained and nothing downloaded.
 
 Examples:
@@ -23,7 +23,6 @@ from mmengine.config import Config, DictAction
 from mmlapp.core import PruningError
 from mmlapp.engine.analysis.model_report import ModelReport, analyse_config
 from mmlapp.engine.analysis.tables import console, layers_table, totals_table
-from mmlapp.engine.deployment.recipe import own_settings
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -48,7 +47,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     )
     parser.add_argument('--bypass', metavar='TYPE', help='such as depthwise')
     parser.add_argument(
-        '--placement', choices=['fill', 'narrow'], help='of the bypass'
+        '--unit', metavar='TYPE', help='what is removed: channels or filters'
     )
     parser.add_argument(
         '--divisor',
@@ -87,21 +86,20 @@ def load_config(args: Namespace) -> Config:
     return cfg
 
 
-def settings(args: Namespace, cfg: Config) -> dict[str, Any]:
+def settings(args: Namespace) -> dict[str, Any]:
     """Return what a command line asks for instead of the config's."""
-    chosen = {
+    return {
         key: getattr(args, key)
-        for key in ('scope', 'ignore', 'input_shape', 'divisor')
+        for key in (
+            'scope',
+            'ignore',
+            'unit',
+            'bypass',
+            'input_shape',
+            'divisor',
+        )
         if getattr(args, key) is not None
     }
-    given = {'type': args.bypass, 'placement': args.placement}
-    given = {key: value for key, value in given.items() if value is not None}
-    if given:
-        chosen['bypass'] = {
-            **(own_settings(cfg.model)['bypass'] or {}),
-            **given,
-        }
-    return chosen
 
 
 def show(report: ModelReport, target: str | None) -> None:
@@ -126,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with progress as status, redirect_stdout(sys.stderr):
         try:
             cfg = load_config(args)
-            report = analyse_config(cfg, settings(args, cfg), status.update)
+            report = analyse_config(cfg, settings(args), status.update)
         except (PruningError, FileNotFoundError) as error:
             sys.exit(f'error: {error}')
     show(report, args.json)

@@ -23,7 +23,7 @@ from mmengine.config import Config, DictAction
 from mmlapp.core import PruningError
 from mmlapp.engine.analysis.tables import console, figures_table
 from mmlapp.engine.deployment.deploy import Deployment, deploy
-from mmlapp.engine.models.comparison import TOLERANCE
+from mmlapp.core.compare import DEPLOYED_TOLERANCE
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -74,7 +74,7 @@ def report(result: Deployment) -> None:
     for check in result.checks:
         out.print(
             f'same outputs on {check.name}: relative error {check.error:.1e}, '
-            f'at most {TOLERANCE:g}'
+            f'at most {DEPLOYED_TOLERANCE:g}'
         )
     for note in result.notes:
         out.print(f'note: {note}')

@@ -18,7 +18,8 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.utils import get_installed_path
 from torch import Tensor, nn
 
-from mmlapp.core import analyse, attach, shrink
+from mmlapp.core import Pruner, analyse, attach, shrink
+from mmlapp.core.compare import relative_error
 from mmlapp.core.snapshot import exact
 from mmlapp.engine.analysis.complexity import counted_flops, operator_flops
 from mmlapp.engine.deployment.recipe import dense_config
@@ -62,6 +63,8 @@ class Measurement:
         ratio (float, optional): Fraction of the FLOPs of the random plan.
         counted (float, optional): The same as MMEngine's copy of fvcore
             counts it.
+        miscounted (int, optional): Parameters of the narrowed network that
+            the plan has too many or too few.
         gradient (bool, optional): Whether every narrowed parameter that had
             a gradient before got a finite one.
         trace_s (float, optional): Processor seconds of the analysis: a
@@ -85,6 +88,7 @@ class Measurement:
     notes: list[str] = field(default_factory=list)
     ratio: float | None = None
     counted: float | None = None
+    miscounted: int | None = None
     gradient: bool | None = None
     trace_s: float | None = None
     shrink_s: float | None = None
@@ -189,8 +193,8 @@ class _Run:
         """Masked against narrowed, for two plans."""
         for name, bounds in (('half', HALF), ('random', ANY)):
             probes = self.probes[: 1 if name == 'half' else 2]
-            random_masks(self.model.lapp, bounds)
-            self.plan = self.model.lapp.plan()
+            random_masks(self.model.pruner, bounds)
+            self.plan = self.model.pruner.plan()
             self.slim = copy.deepcopy(self.model)
             start = time.process_time()
             shrink(self.slim, self.plan)
@@ -212,8 +216,12 @@ class _Run:
 
     def count(self) -> None:
         """FLOPs of the plan against a count of the narrowed network."""
-        flops = self.plan.flops
+        flops, stored = (
+            self.plan.costs[name] for name in ('flops', 'parameters')
+        )
         self.result.ratio = flops['pruned'] / flops['dense']
+        found = sum(p.numel() for p in self.slim.parameters())
+        self.result.miscounted = round(abs(stored['pruned'] - found))
         try:
             counts, foreign = operator_flops(self.slim, self.entry.shape)
         except Exception as error:
@@ -264,27 +272,26 @@ def _probes(shape: tuple[int, int, int]) -> list[Probe]:
 def _distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     """Largest relative change of any output; shapes may differ."""
     found = [
-        float((x - y).abs().max() / x.abs().max().clamp_min(1e-30))
+        relative_error(x, y)
         for x, y in zip(a, b, strict=False)
         if x.shape == y.shape and x.numel() and x.is_floating_point()
     ]
     return max(found, default=math.nan)
 
 
-def random_masks(lapp: Any, bounds: tuple[float, float]) -> None:
+def random_masks(pruner: Pruner, bounds: tuple[float, float]) -> None:
     """Keeps a random share of every group, at least one channel.
 
     Args:
-        lapp (LAPP): State of the pruning.
+        pruner (Pruner): Of the network.
         bounds (tuple[float, float]): Least and largest share.
     """
-    start = 0
-    for info in lapp.groups:
+    parts = []
+    for info in pruner.groups:
         low, high = bounds
         keep = low + (high - low) * float(torch.rand(()))
         count = max(info.floor, int(info.size * keep))
         mask = torch.zeros(info.size, dtype=torch.bool)
         mask[torch.randperm(info.size)[:count]] = True
-        lapp.mask[start : start + info.size] = mask
-        start += info.size
-    lapp.active = True
+        parts.append(mask)
+    pruner.set_mask(torch.cat(parts))

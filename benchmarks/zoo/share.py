@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 from mmlapp.core import Analysis
+from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.groups import OUT_OF_SCOPE, matches
 
 
@@ -20,18 +21,19 @@ def prunable_share(found: Analysis, scope: Sequence[str]) -> float:
     """
     owner = found.groups.node_group
     total = left = 0.0
-    for term in found.trace.terms:
-        if term.kind != 'convolution' or not matches(term.name, scope):
+    for call in found.trace.calls:
+        if call.op != 'convolution' or not matches(call.name, scope):
             continue
-        total += term.dense
+        dense = multiply_adds(call)
+        total += dense
         fixed = [
             float(
                 (owner[ids.clamp_min(0)] < 0)[ids >= 0].sum() + (ids < 0).sum()
             )
             / ids.numel()
-            for ids in term.factors
+            for ids in call.dims.values()
         ]
-        left += term.dense * math.prod(fixed)
+        left += dense * math.prod(fixed)
     return 1 - left / total if total else math.nan
 
 

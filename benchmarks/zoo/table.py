@@ -8,8 +8,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mmlapp.core.compare import DEPLOYED_TOLERANCE as TOLERANCE
 from mmlapp.engine.analysis.tables import short_number
-from mmlapp.engine.models.comparison import TOLERANCE
 
 Row = Mapping[str, Any]
 REASONS = 3
@@ -77,6 +77,8 @@ more than a hundredth.
 - **error**: largest relative error of any output, narrowed against masked.
 - **plan**, **fvcore**: FLOPs of the random plan as a share of the dense ones,
   from the plan and as MMEngine's copy of fvcore counts the narrowed network.
+- **parameters off**: how many parameters of the narrowed network the plan
+  has too many or too few.
 - **backward**: whether gradients through the narrowed network in training
   mode are finite.
 - **analysis**, **narrowing**: processor seconds, on one thread; **memory**:
@@ -165,6 +167,7 @@ COLUMNS: list[tuple[str, Callable[[Row], str]]] = [
     ('error', _error),
     ('plan', _optional('ratio', '{:.2%}')),
     ('fvcore', _optional('counted', '{:.2%}')),
+    ('parameters off', _optional('miscounted', '{}')),
     ('backward', _backward),
     ('analysis, s', _optional('trace_s', '{:.1f}')),
     ('narrowing, s', _optional('shrink_s', '{:.2f}')),

@@ -11,7 +11,7 @@ custom_hooks = [
     *_base_.get('custom_hooks', []),
     dict(
         type='mmlapp.PruningHook',
-        target_flops=0.403,
+        target=dict(flops=0.403),
         prune_epochs=10,
         interval=5,
     ),

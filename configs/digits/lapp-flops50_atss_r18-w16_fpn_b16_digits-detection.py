@@ -12,7 +12,7 @@ custom_hooks = [
     *_base_.get('custom_hooks', []),
     dict(
         type='mmlapp.PruningHook',
-        target_flops=0.5,
+        target=dict(flops=0.5),
         prune_epochs=3,
         interval=5,
     ),

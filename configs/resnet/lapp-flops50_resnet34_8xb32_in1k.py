@@ -11,5 +11,5 @@ model = dict(
 optim_wrapper = dict(type='mmlapp.PruningOptimWrapper')
 custom_hooks = [
     *_base_.get('custom_hooks', []),
-    dict(type='mmlapp.PruningHook', target_flops=0.5, prune_epochs=5),
+    dict(type='mmlapp.PruningHook', target=dict(flops=0.5), prune_epochs=5),
 ]

@@ -125,12 +125,14 @@ def attach(
         scorer,
         divisor,
     )
+    # Branches first: masks are placed on them too.
     for name, branch in analysis.branches.items():
         add_bypass(model.get_submodule(name), branch)
     pruner.places.extend(analysis.unit.place(model, pruner, analysis))
     pruner.to(next(model.parameters()).device)
     model.add_module('pruner', pruner)
-    pruner.handles.append(model.register_forward_pre_hook(_activate))
+    handle = model.register_forward_pre_hook(_activate)
+    pruner.hook_ids.append(handle.id)
     return pruner
 
 

@@ -62,6 +62,24 @@ class Table(Generic[T]):
             )
         return self._entries[name]
 
+    def spelled_out(self, choice: str | Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a choice as a dictionary with its name as ``type``.
+
+        Args:
+            choice (str or Mapping): A name, or such a dictionary.
+
+        Raises:
+            PruningError: If it says no name, or an unknown one.
+        """
+        settings = {'type': choice} if isinstance(choice, str) else {**choice}
+        if 'type' not in settings:
+            raise PruningError(
+                f'{self.kind}={settings} says no type; choose one of: '
+                f'{", ".join(sorted(self._entries))}'
+            )
+        self[settings['type']]
+        return settings
+
     def build(self, choice: Any, *args: Any) -> Any:
         """Makes what a config asks for.
 
@@ -81,16 +99,9 @@ class Table(Generic[T]):
             >>> numbers.build(dict(type='power', exponent=3), 2)
             8
         """
-        if isinstance(choice, str):
-            choice = {'type': choice}
-        if not isinstance(choice, Mapping):
+        if not isinstance(choice, (str, Mapping)):
             return choice
-        settings = dict(choice)
-        if 'type' not in settings:
-            raise PruningError(
-                f'{self.kind}={settings}: says no type; choose one of: '
-                f'{", ".join(sorted(self._entries))}'
-            )
+        settings = self.spelled_out(choice)
         name = settings.pop('type')
         entry: Any = self[name]
         try:

@@ -111,20 +111,26 @@ def find_groups(
     Raises:
         PruningError: If a pattern of ``scope`` matches no layer.
     """
+    # Node -> smallest node that it is tied to, [nodes]. One number for each
+    # connected component: a channel of the network.
     root = trace.graph.resolve()
     reasons = trace.graph.frozen_reasons(root)
     _freeze_by_name(trace, root, reasons, scope, ignore)
     touched = _touched_sites(trace, root)
     emitted = _emitted(trace, root)
+    # Channels that touch the same dimensions equally often, and are frozen
+    # for the same reason, are interchangeable: one group.
     by_key: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for component in emitted:
         key = (*touched[component], reasons.get(component))
         by_key[key].append(component)
+    # By component: number of its group, and its place in it; [nodes].
     position, owner = torch.full_like(root, -1), torch.full_like(root, -1)
     for number, components in enumerate(by_key.values()):
         index = torch.tensor(components)
         position[index] = torch.arange(len(components))
         owner[index] = number
+    # By node, through the component that it belongs to.
     position, owner = position[root], owner[root]
     items: list[ChannelGroup] = []
     names: Counter[str] = Counter()
@@ -132,6 +138,8 @@ def find_groups(
         frozen = reasons.get(components[0])
         if frozen is None and len(components) == 1:
             frozen = SINGLE
+        # Keys below the number of sites are sites, the others are dimensions
+        # of calls, which only tell groups apart.
         met = [key for key, _ in touched[components[0]]]
         sites = [trace.sites[k] for k in met if k < len(trace.sites)]
         members = tuple(_member(s, position, owner, number) for s in sites)
@@ -145,6 +153,8 @@ def _numbered(
     items: Sequence[ChannelGroup], position: Tensor, owner: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Channel and group of every node, counting what is prunable alone."""
+    # Global numbers run through the prunable groups: group k holds the
+    # channels starts[k] .. starts[k] + size - 1 and has the rank ranks[k].
     starts, ranks, total, rank = [], [], 0, 0
     for item in items:
         prunable = item.frozen is None
@@ -162,6 +172,7 @@ def _member(
     site: Site, position: Tensor, owner: Tensor, number: int
 ) -> Member:
     """Which channels of a group a site holds."""
+    # The nodes of a site follow each other.
     span = slice(site.start, site.start + site.size)
     return Member(site, torch.where(owner[span] == number, position[span], -1))
 
@@ -194,6 +205,8 @@ def _touched_sites(
     channels of a group.
     """
     touched: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    # One entry per site, then one per dimension of a call; each lists the
+    # components at its indices, [size].
     ranges = [root[s.start : s.start + s.size] for s in trace.sites]
     ranges += [
         _roots(root, ids) for c in trace.calls for ids in c.dims.values()

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from .cost.base import Cost
 from .errors import PruningError
@@ -71,12 +70,14 @@ class Pruner(nn.Module):
         # Masks apply from the first forward on; before it, weights are set.
         self.active, self.complete = False, False
         self.places: list[MaskPlace] = []
-        self.handles: list[RemovableHandle] = []
+        # Of the hooks on the network that go when the pruner goes.
+        self.hook_ids: list[int] = []
         # Of the image at which costs were counted, where that is known.
         self.input_shape: tuple[int, ...] | None = None
         self.gradient: Tensor | None = None
         self.loss_scale = 1.0
         sizes = torch.tensor([g.size for g in self.groups])
+        # Group of every channel, [channels]: 0 0 0 1 1 2 2 2 2 ...
         owner = torch.arange(len(sizes)).repeat_interleave(sizes)
         self.register_buffer('group', owner, persistent=False)
         self.register_buffer('gate', torch.ones(len(owner)))
@@ -120,12 +121,18 @@ class Pruner(nn.Module):
         """Which channels live, bool ``[channels]``."""
         return self.gate.detach() > 0
 
-    def ratios(self) -> dict[str, float]:
-        """Returns the current fraction of every cost of the dense network."""
-        gate = self.gate.detach()
-        return {
-            name: float(self.cost(name).ratio(gate)) for name in self.costs
-        }
+    def ratios(self, costs: Sequence[str] | None = None) -> dict[str, float]:
+        """Returns the current fractions of the dense network's costs.
+
+        Args:
+            costs (Sequence[str], optional): Which ones. Defaults to None:
+                all.
+        """
+        gate, names = (
+            self.gate.detach(),
+            self.costs if costs is None else costs,
+        )
+        return {name: float(self.cost(name).ratio(gate)) for name in names}
 
     def cost(self, name: str) -> Cost:
         """Returns one of the costs.
@@ -149,7 +156,7 @@ class Pruner(nn.Module):
         targets = self.targets()
         if len(targets) == 1:
             return next(iter(targets))
-        ratios = self.ratios()
+        ratios = self.ratios(list(targets))
         return max(targets, key=lambda name: ratios[name] / targets[name])
 
     def by_group(self, values: Tensor) -> dict[str, Tensor]:
@@ -343,6 +350,8 @@ class Pruner(nn.Module):
         if not self.scorer.is_due(step):
             return
         scores = self.scorer.compute(self.groups)
+        if self.scorer.score.batches:  # each process saw some of its own
+            scores = _mean_over_ranks(scores)
         if not scores.isfinite().all():
             report_non_finite(self.groups, self.scorer.score, step)
         self.scores.copy_(scores)

@@ -139,6 +139,7 @@ def test_a_config_adds_its_settings_to_the_recipe(tmp_path, name):
     path.write_text(config_text(recipe, NEW, settings, seed=3, epochs=5))
     found, expected = Config.fromfile(path), Config.fromfile(recipe)
     settings = {**settings}
+    expected.custom_hooks[-1].update(NEW.hook)
     expected.custom_hooks[-1].update(settings.pop('hook', {}))
     expected.custom_hooks[-1][NEW.phase] = 2
     expected.randomness.seed = 3

@@ -10,6 +10,7 @@ import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmlapp.core import analyse, attach, shrink
@@ -224,3 +225,45 @@ def images():
 @pytest.fixture
 def pruner(model, images):
     return attach(model, images)
+
+
+@pytest.fixture
+def plain(net, conv):
+    """Convolutions with biases and without norms."""
+
+    def make():
+        return net(
+            lambda m, x: m.d(m.c(m.b(m.a(x)).relu()).relu()),
+            a=conv(3, 8),
+            b=conv(8, 16, stride=2),
+            c=conv(16, 12, dilation=2, padding=2, bias=False),
+            d=conv(12, 5),
+        )
+
+    return make
+
+
+@pytest.fixture
+def normed(net, conv):
+    """A residual block with norms and a zero-padded shortcut."""
+
+    def forward(m, x):
+        x = m.stem_norm(m.stem(x)).relu()
+        y = m.norm1(m.conv1(x)).relu()
+        y = m.norm2(m.conv2(y))
+        short = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, 8))
+        return m.head((y + short).relu().mean((2, 3)))
+
+    def make():
+        return net(
+            forward,
+            stem=conv(3, 8, bias=False),
+            stem_norm=nn.BatchNorm2d(8),
+            conv1=conv(8, 16, stride=2, bias=False),
+            norm1=nn.BatchNorm2d(16),
+            conv2=conv(16, 16, bias=False),
+            norm2=nn.BatchNorm2d(16),
+            head=nn.Linear(16, 5),
+        )
+
+    return make

@@ -81,7 +81,7 @@ def pruning_config(
         custom_hooks=[
             dict(
                 type='mmlapp.PruningHook',
-                target_flops=0.5,
+                target=dict(flops=0.5),
                 prune_epochs=2,
                 interval=2,
                 narrow=narrow,

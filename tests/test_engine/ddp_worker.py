@@ -19,8 +19,7 @@ from mmengine.runner import Runner
 from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmlapp.core import PruningError
-from mmlapp.core.pruner_state import FINISHED
+from mmlapp.core import Phase, PruningError
 from mmlapp.engine.launch import end_processes
 from mmlapp.engine.training.parts import unwrap
 
@@ -53,9 +52,9 @@ class EmptyLayer(Hook):
     priority = 'HIGH'
 
     def after_train_iter(self, runner: Runner, **kwargs: Any) -> None:
-        lapp = getattr(unwrap(runner.model), 'lapp', None)
-        if lapp is not None and lapp.phase == FINISHED:
-            lapp.mask[: lapp.groups[0].size] = False
+        pruner = getattr(unwrap(runner.model), 'pruner', None)
+        if pruner is not None and pruner.phase == Phase.FINISHED:
+            pruner.gate[: pruner.groups[0].size] = 0
 
 
 class OtherMask(Hook):
@@ -63,7 +62,7 @@ class OtherMask(Hook):
 
     def before_train_iter(self, runner: Runner, **kwargs: Any) -> None:
         if runner.iter == 3 and runner.rank == 1:
-            group = runner.model.module.lapp.groups[1]
+            group = runner.model.module.pruner.groups[1]
             layer = group.layers[0].module
             layer._parameters['weight'].data[0] *= 100
 
@@ -77,7 +76,7 @@ def averages_and_accumulation(config: dict[str, Any]) -> None:
 
 def bypasses(config: dict[str, Any]) -> None:
     """Our wrapper; a layer is pruned to nothing."""
-    config['model']['bypass'] = dict(type='depthwise', placement='fill')
+    config['model'].update(bypass='depthwise', unit='filters')
     config['optim_wrapper']['optimizer'] = dict(type='AdamW', lr=0.005)
     config['model_wrapper_cfg'] = dict(
         type='mmlapp.PruningDistributedDataParallel'
@@ -88,7 +87,7 @@ def bypasses(config: dict[str, Any]) -> None:
 def narrow_bypasses(config: dict[str, Any]) -> None:
     """Our wrapper; every bypass becomes several convolutions."""
     bypasses(config)
-    config['model']['bypass'] = dict(type='grouped', placement='narrow')
+    config['model'].update(bypass='grouped', unit='channels')
     config['custom_hooks'].pop()
 
 
@@ -110,7 +109,7 @@ def run(scenario: Callable[..., None], folder: Path, processes: int) -> None:
     """Trains one scenario and writes its weights, or its error."""
     name = f'{scenario.__name__}-{processes}'
     config = tiny_config(folder / name, epochs=6, narrow=True)
-    config['custom_hooks'][0].update(prune_epochs=3, target_flops=0.6)
+    config['custom_hooks'][0].update(prune_epochs=3, target=dict(flops=0.6))
     config['custom_hooks'].append(dict(type=FixedNorms))
     scenario(config)
     config['experiment_name'] = name

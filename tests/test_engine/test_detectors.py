@@ -50,17 +50,17 @@ def losses_of(model, shape):
     return model.parse_losses(model(**data, mode='loss'))[0]
 
 
-def steps(model, shape, lapp=None):
+def steps(model, shape, pruner=None):
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     for _ in range(2):
         loss = losses_of(model, shape)
-        if lapp is not None:
-            loss = loss + lapp.loss()
+        if pruner is not None:
+            loss = loss + pruner.loss()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if lapp is not None:
-            lapp.step()
+        if pruner is not None:
+            pruner.step()
         yield float(loss)
 
 
@@ -77,12 +77,12 @@ def test_training_goes_on_narrowed(name):
         model = build(Entry(f'mmdet::{name}.py'))
         if hasattr(model, 'level_embed'):  # made as memory as it was
             torch.nn.init.normal_(model.level_embed)
-        lapp = attach(model, example_forward(model, shape), scope='backbone')
+        pruner = attach(model, example_forward(model, shape), scope='backbone')
         model.train()
-        lapp.begin(target, steps=2)
-        masked = list(steps(model, shape, lapp))
-        assert lapp.ratio <= target
-        plan = lapp.plan()
+        pruner.begin({'flops': target}, steps=2)
+        masked = list(steps(model, shape, pruner))
+        assert pruner.ratios()['flops'] <= target
+        plan = pruner.plan()
         shrink(model, plan)
         narrowed = list(steps(model, shape))
     assert all(torch.tensor([*masked, *narrowed]).isfinite())

@@ -67,7 +67,7 @@ def test_two_processes_equal_one_with_twice_the_batch(
 def test_the_layer_without_filters_is_there(folder: Path) -> None:
     weights = final(folder, 'bypasses', 2)['state_dict']
     assert weights['backbone.layer1.0.conv1.weight'].shape[0] == 0
-    assert weights['backbone.layer1.0.conv1.bypass.weight'].shape[0] == 16
+    assert weights['backbone.layer1.0.conv1.bypass.conv.weight'].shape[0] == 16
 
 
 def test_random_numbers_of_both_processes_are_saved(folder: Path) -> None:

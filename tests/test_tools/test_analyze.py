@@ -56,6 +56,7 @@ def test_json_on_standard_output_is_nothing_but_json(analyse):
         input_shape=[3, 32, 32],
         scope='backbone',
         ignore=[],
+        unit='channels',
         bypass=None,
         divisor=1,
     )
@@ -74,7 +75,7 @@ def test_arguments(analyse, tmp_path):
         '--scope', 'backbone.layer3', 'backbone.layer4',
         '--ignore', '*.conv2',
         '--bypass', 'grouped',
-        '--placement', 'fill',
+        '--unit', 'filters',
         '--divisor', '4',
         '--cfg-options', 'model.head.num_classes=7',
         '--json', str(path),
@@ -84,7 +85,8 @@ def test_arguments(analyse, tmp_path):
         input_shape=[3, 32, 32],
         scope=['backbone.layer3', 'backbone.layer4'],
         ignore=['*.conv2'],
-        bypass=dict(type='grouped', placement='fill'),
+        unit='filters',
+        bypass='grouped',
         divisor=4,
     )
     assert report['layers'][-1]['outputs'] == 7
@@ -93,25 +95,14 @@ def test_arguments(analyse, tmp_path):
     assert 'backbone.layer3.0.conv1' in report['groups']
 
 
-def test_placement_keeps_the_type_of_the_config(tool, tmp_path):
-    path = tmp_path / 'config.py'
-    path.write_text(
-        "model = dict(type='mmlapp.PrunableModel', architecture='X',"
-        "bypass=dict(type='depthwise'))"
-    )
-    args = tool.parse_args([str(path), '--placement', 'fill'])
-    assert tool.settings(args, tool.load_config(args)) == {
-        'bypass': dict(type='depthwise', placement='fill')
-    }
-
-
 @pytest.mark.parametrize(
     ('argv', 'text'),
     [
         (['--scope', 'encoder'], "scope='encoder' matches no"),
         (['--bypass', 'wide'], "bypass='wide' is unknown; choose one of"),
         (['--divisor', '0'], 'divisor=0: expected a whole number'),
-        (['--placement', 'fill'], "bypass type='none' cannot have placement"),
+        (['--unit', 'filters'], "unit='filters' needs a bypass"),
+        (['--unit', 'blocks'], "unit='blocks' is unknown; choose one of"),
         (['--input-shape', '1', '9', '9'], 'does not run on an image of'),
     ],
 )

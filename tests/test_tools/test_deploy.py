@@ -52,9 +52,9 @@ def outputs(model, image):
 
 
 BYPASSES = [
-    None,
-    dict(type='depthwise', placement='fill'),
-    dict(type='grouped', placement='narrow'),
+    dict(),
+    dict(bypass='depthwise', unit='filters'),
+    dict(bypass=dict(type='grouped', norm=True)),
 ]
 
 
@@ -64,7 +64,7 @@ def test_a_stock_call_loads_the_classifier(
 ):
     from mmpretrain.apis import init_model
 
-    run = classifier_run(bypass, target=0.6)
+    run = classifier_run(**bypass, target=0.6)
     tool.main([str(run.config), str(run.checkpoint), str(tmp_path / 'out')])
     files = {path.name for path in (tmp_path / 'out').iterdir()}
     assert files == {'run.py', 'run.pth', 'run.plan.json'}
@@ -89,21 +89,17 @@ def test_a_stock_call_loads_the_classifier(
 
 
 @pytest.mark.parametrize(
-    ('placement', 'note'),
+    ('unit', 'note'),
     [
-        ('narrow', r'note: (\d+) of \1 bypasses merged$'),
-        ('fill', r'merged; the others stay: it fills removed filters$'),
+        ('channels', r'note: (\d+) of \1 bypasses merged$'),
+        ('filters', r'merged; the others stay: it fills removed filters$'),
     ],
 )
-def test_merged_bypasses(
-    tool, classifier_run, tmp_path, capsys, placement, note
-):
+def test_merged_bypasses(tool, classifier_run, tmp_path, capsys, unit, note):
     """Fewer FLOPs, the same outputs, and no bypass that could go."""
     from mmpretrain.apis import init_model
 
-    run = classifier_run(
-        dict(type='depthwise', placement=placement), target=0.6
-    )
+    run = classifier_run('depthwise', target=0.6, unit=unit)
     command = str(run.config), str(run.checkpoint)
     tool.main([*command, str(tmp_path / 'a')])
     tool.main([*command, str(tmp_path / 'b'), '--merge-bypasses'])
@@ -122,10 +118,10 @@ def test_merged_bypasses(
     shape = 3, 16, 16
     for plan, model in zip(plans, models, strict=True):
         counted = counted_flops(operator_flops(model, shape)[0])
-        assert counted == pytest.approx(plan.flops['pruned'])
-    if placement == 'narrow':
-        assert plans[1].flops['pruned'] < plans[0].flops['pruned']
-        assert not plans[1].bypasses
+        assert counted == pytest.approx(plan.costs['flops']['pruned'])
+    if unit == 'channels':
+        assert plans[1].ratios()['flops'] < plans[0].ratios()['flops']
+        assert not plans[1].branches
         assert not [k for k in models[1].state_dict() if 'bypass' in k]
 
 
@@ -213,36 +209,38 @@ def test_averaged_weights_and_the_plan_count(classifier_run, tmp_path):
         # EMAHook with update_buffers averages everything but the mask,
         # which stays as it was at the first iteration.
         data['ema_state_dict'] = {}
-        data['state_dict']['lapp.mask'].fill_(True)
-        data['state_dict']['lapp.progress'].fill_(0.7)
+        data['state_dict']['pruner.gate'].fill_(1)
+        data['state_dict']['pruner.progress'].fill_(0.7)
 
     run.change(average)
     result = logic.deploy(run.config, run.checkpoint, tmp_path / 'out')
     assert 'the weights are the averaged ones (EMA)' in result.notes
-    assert ChannelPlan.load(result.plan) == run.model.lapp.plan()
+    assert ChannelPlan.load(result.plan) == run.model.pruner.plan()
 
 
 def test_without_a_plan_the_masks_count(classifier_run, tmp_path):
     run = classifier_run()
     run.change(lambda data: data.pop('pruning_plan'))
     result = logic.deploy(run.config, run.checkpoint, tmp_path / 'out')
-    assert ChannelPlan.load(result.plan) == run.model.lapp.plan()
+    assert ChannelPlan.load(result.plan) == run.model.pruner.plan()
 
 
 def unfinished(data):
     del data['pruning_plan']
-    data['state_dict']['lapp.progress'].copy_(torch.tensor([1, 7, 20, 0.5]))
+    data['state_dict']['pruner.progress'].copy_(
+        torch.tensor([1, 7, 20, 0.5, 0])
+    )
 
 
 def not_begun(data):
     del data['pruning_plan']
-    data['state_dict']['lapp.progress'].zero_()
+    data['state_dict']['pruner.progress'].zero_()
 
 
 def dense(data):
     del data['pruning_plan']
     for key in list(data['state_dict']):
-        if key.startswith('lapp.'):
+        if key.startswith('pruner.'):
             del data['state_dict'][key]
 
 
@@ -275,7 +273,7 @@ def other_width(data):
     [
         (unfinished, 'its pruning phase has not finished (step 7 of 20)'),
         (not_begun, 'its pruning phase has not begun'),
-        (dense, 'has neither a channel plan nor thresholds'),
+        (dense, 'has neither a channel plan nor masks'),
         (broken_plan, 'the channel plan is damaged'),
         (other_groups, 'channel groups differ, such as backbone.'),
         (other_slices, 'its groups reach other layers'),

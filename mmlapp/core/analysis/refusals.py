@@ -126,6 +126,7 @@ def check_repeats(
         for module in model.modules():
             module.training = False
         forward()
+    # The shorter one goes on with None, so that an extra call shows too.
     for first, second in zip_longest(calls, again):
         if first != second:
             raise PruningError(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ..compare import agree
 from ..errors import PruningWarning
 from ..groups import ChannelGroup, Groups, Member
 from ..narrowing.narrow import shrink
@@ -27,7 +28,6 @@ from ..trace import running_modules, tensors_in
 from ..units import Request, Unit
 from .result import Analysis
 
-TOLERANCE = 1e-3
 GOLDEN = (5**0.5 - 1) / 2
 CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict
 # How often a network is narrowed on trial before all suspects are frozen.
@@ -190,6 +190,7 @@ class Trial:
             if group.name in names:
                 part[order[: max(1, round(share * group.size))]] = False
             parts.append(part)
+        # Group by group is the global order, [channels].
         mask = torch.cat(parts)
         layout = self.unit.layout(self.model, self._analysis(groups))
         device = next(self.model.parameters()).device
@@ -281,6 +282,7 @@ class Trial:
         failure: Failure,
     ) -> list[ChannelGroup]:
         """Halves the suspects as long as one half fails alone."""
+        # As a bisection, while one half is enough to make it fail.
         middle = len(suspects) // 2
         for half in (suspects[:middle], suspects[middle:]):
             if middle and self.left > 0 and self._fails(groups, half, failure):
@@ -296,6 +298,8 @@ class Trial:
         small blocks such as a convolution with its norm.
         """
         kind = self._lineage(name)
+        # Which tensors of the block the found groups touch, by their names in
+        # the block; then the same tensors of every other block.
         parts = {
             (member.site.name.removeprefix(f'{name}.'), member.site.dim)
             for group in found
@@ -331,20 +335,3 @@ def _members_below(group: ChannelGroup, name: str) -> list[Member]:
 def _below(groups: Sequence[ChannelGroup], name: str) -> list[ChannelGroup]:
     """Groups with a member in a module or below it."""
     return [group for group in groups if _members_below(group, name)]
-
-
-def agree(expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
-    """Whether two lists of outputs are equal but for rounding.
-
-    Args:
-        expected (Sequence[Tensor]): Outputs of one network.
-        found (Sequence[Tensor]): Outputs of another one.
-    """
-    if [t.shape for t in expected] != [t.shape for t in found]:
-        return False
-    for a, b in zip(expected, found, strict=True):
-        if a.numel() and a.device.type != 'meta':  # which has no values
-            scale = TOLERANCE * a.double().abs().max()
-            if not (a.double() - b.double()).abs().max() <= scale:
-                return False
-    return True

@@ -118,11 +118,10 @@ def check_bypass(choice: str | Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         PruningError: If the name is unknown.
     """
-    settings = {'type': choice} if isinstance(choice, str) else dict(choice)
+    settings = BRANCHES.spelled_out(choice)
     if 'placement' in settings:
         raise PruningError(
             f'bypass={settings}: what is removed beside it is said by '
             "unit='channels' or unit='filters', not by placement"
         )
-    BRANCHES[settings.get('type', '')]
     return settings

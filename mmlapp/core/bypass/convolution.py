@@ -141,9 +141,9 @@ class ConvBranch(Branch):
         assert isinstance(conv, _ConvNd)
         dims: dict[str, Tensor] = {}
         pairs = None
-        if ends is not None and conv.groups == 1:
+        if ends is not None:
             dims = {'out': ends[1], 'in': ends[0]}
-        elif ends is not None:
+        if ends is not None and conv.groups > 1:
             pairs = _pairs(conv.groups, *ends)
         return LayerCall(
             name,

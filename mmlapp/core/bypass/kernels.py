@@ -81,6 +81,8 @@ def _parts(bypass: nn.Module) -> Iterator[tuple[_ConvNd, Tensor, Tensor]]:
 
 def _columns(conv: _ConvNd) -> Tensor:
     """Which input every filter of a grouped convolution reads where."""
+    # Filter r is of group r // (out / groups), which reads the inputs from
+    # group * width on: [out, 1] + [width] -> [out, width].
     rows, width = conv.weight.shape[:2]
     group = torch.arange(rows) // (rows // conv.groups)
     return group[:, None] * width + torch.arange(width)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -44,14 +44,22 @@ class Term:
         return self.dense / math.prod(f.numel() for f in self.factors)
 
 
-def term_of(call: LayerCall, dense: float) -> Term:
-    """Makes a term that is proportional to all dimensions of a call.
+def term_of(
+    call: LayerCall, dense: float, dims: Collection[str] | None = None
+) -> Term:
+    """Makes a term that is proportional to dimensions of a call.
 
     Args:
         call (LayerCall): The call.
         dense (float): Its cost with all channels.
+        dims (Collection[str], optional): Which dimensions. Defaults to None:
+            all of them, or the pairs of channels of a grouped layer.
     """
-    return Term(call.name, dense, tuple(call.dims.values()), call.pairs)
+    if dims is None and call.pairs is not None:
+        return Term(call.name, dense, pairs=call.pairs)
+    chosen = call.dims if dims is None else dims
+    factors = tuple(ids for name, ids in call.dims.items() if name in chosen)
+    return Term(call.name, dense, factors)
 
 
 @dataclass
@@ -136,11 +144,15 @@ class MultilinearCost(Cost):
     def by_term(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the cost term by term, plain and pairwise."""
         mask = mask.double()
+        # K_g, [channels] -> [groups].
         kept = mask.new_zeros(self.counts.shape[1]).index_add(
             0, self.group, mask
         )
+        # o + n K of every dimension, [factors]; entry 0 is a one.
         factors = self.offset + self.counts @ kept
+        # [terms, most factors of a term], padded with entry 0 -> [terms].
         terms = self.constant * factors[self.index].prod(dim=1)
+        # The last entry stands for a channel that nobody removes.
         padded = torch.cat([mask, mask.new_ones(1)])
         pairs = padded[self.first] * padded[self.second] * self.pair_constant
         return terms, pairs
@@ -178,12 +190,15 @@ def _factors(
 
 
 def _factor(ids: Tensor, groups: Groups) -> Factor:
+    # Group of every index of the dimension, -1 for what stays: [size].
     owner = torch.where(ids >= 0, groups.node_group[ids.clamp_min(0)], -1)
     found, number = owner.unique(return_counts=True)
     factor = Factor(float((owner < 0).sum()))
     sizes = [g.size for g in groups.prunable]
     for g, count in zip(found.tolist(), number.tolist(), strict=True):
         if g >= 0:
+            # Each channel of the group stands at so many indices; a fraction
+            # where the dimension holds a part of the group alone.
             factor.counts[g] = count / sizes[g]
     return factor
 

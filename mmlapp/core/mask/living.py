@@ -65,6 +65,7 @@ class Living:
         twin.__class__ = _own_class(module)
         twin._parameters = dict(module._parameters)
         twin._buffers = dict(module._buffers)
+        # A weight may lose indices along two dimensions, one after the other.
         values: dict[str, Tensor] = {}
         for name, dim, channels in self.tensors:
             # A parameter may be masked, through which the gate learns.
@@ -99,6 +100,8 @@ class Compacted:
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]
         assert isinstance(self, nn.Module)
         twin, dim = living.narrowed(self), living.dim
+        # [.., size, ..] -> [.., living, ..], through the narrow module, and
+        # back to full width with zeros where a channel is removed.
         alive = x.index_select(dim, living.index(living.channels))
         y: Tensor = twin.forward(alive, *args, **kwargs)
         shape = list(y.shape)

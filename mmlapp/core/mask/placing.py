@@ -99,11 +99,13 @@ def place_masks(
         learns = emits(site)
         if site.attribute or not (learns or site in record.readers):
             continue
+        # Global channel at every index of the dimension, -1 for none: [size].
         mine = groups.node_channel[site.start : site.start + site.size]
         if (mine < 0).all():
             continue
         layer = model.get_submodule(site.module)
         parameter = layer._parameters.get(site.name.rpartition('.')[2])
+        # A shared parameter is read through every module that has it.
         for module, name in sharers[id(parameter)]:
             mask = ParameterMask(source, mine, site.dim, learns)
             add_mask(module, name, mask)
@@ -158,6 +160,7 @@ def place_living(
     """
     mine = groups.channels_at
     for entry in record.compact.values():
+        # Nodes of its input and output channels, [in + out].
         ends = torch.cat([entry.ids, entry.out])
         if (mine(ends) < 0).all():
             continue

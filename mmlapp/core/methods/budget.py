@@ -97,14 +97,18 @@ def chunks(
     Returns:
         Chunks: Channel by channel if ``divisor`` is 1.
     """
+    # owner: [channels] -> chunk. Chunks are numbered group by group.
     owner, groups, count = torch.empty_like(group), [], 0
     for g in range(len(floors)):
         index = (group == g).nonzero()[:, 0]
         best = index[margin[index].argsort(descending=True, stable=True)]
+        # Ranks 0 .. divisor - 1 are the first chunk, and so on.
         rank = torch.arange(len(best), device=best.device)
         owner[best] = count + rank // divisor
-        groups += [g] * -(-len(best) // divisor)
+        groups += [g] * -(-len(best) // divisor)  # rounded up
         count = len(groups)
+    # Sum over the channels of a chunk, [channels] -> [chunks], then the mean:
+    # a small last chunk must not look worse for being small.
     total = margin.new_zeros(count).index_add(0, owner, margin)
     return Chunks(
         owner,
@@ -250,6 +254,8 @@ def _fill(
 ) -> Tensor:
     """Adds channels in order while they fit, of each group the best ones."""
     mask, closed, share = mask.clone(), set(), used(mask)
+    # Those outside, best first. A group whose best one does not fit is
+    # closed: the next of it costs as much.
     for channel in order[~mask[order]].tolist():
         if share > 0.999:
             break

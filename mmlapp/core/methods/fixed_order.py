@@ -48,6 +48,7 @@ def rank_in_group(pruner: Pruner) -> Tensor:
     """
     parts = []
     for scores in pruner.scores.split(pruner.sizes):
+        # Rank of every channel: the sort of the sort.
         order = scores.argsort(stable=True).argsort(stable=True)
         parts.append((order.to(scores.dtype) + 0.5) / scores.numel())
     return torch.cat(parts)

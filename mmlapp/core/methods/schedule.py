@@ -92,6 +92,7 @@ class Schedule:
 
     def at(self, step: int) -> float:
         """Target after a number of steps of the phase."""
+        # target^(share of the ramp): equal steps of the logarithm.
         progress = min(max(step / (self.steps * self.ramp), 0.0), 1.0)
         return math.exp(progress * math.log(self.target))
 
@@ -111,6 +112,8 @@ def penalty(ratio: Tensor, target: float, band: float = 0.05) -> Tensor:
     Returns:
         Tensor: Scalar.
     """
+    # Both pieces and their slopes meet at |d| = band: d^2 / 2b = b / 2 and
+    # d / b = 1.
     d = torch.log(ratio / target)
     return torch.where(
         d.abs() < band, d.square() / (2 * band), d.abs() - band / 2

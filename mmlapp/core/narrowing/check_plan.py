@@ -45,6 +45,7 @@ def check_plan(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
             raise _misfit(f'it has no {name}')
         if value != kept.size:
             raise _misfit(f'{name} is {value}, the plan expects {kept.size}')
+    # The other way round: a branch that the plan does not know.
     for name, module in model.named_modules():
         if isinstance(module, Bypassed) and name not in plan.branches:
             raise _misfit(f'{name} has a bypass, the plan none')

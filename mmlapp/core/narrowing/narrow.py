@@ -27,6 +27,15 @@ from .optimizer_state import (
     follow_optimizer,
 )
 
+# Where a module keeps its hooks, and what it knows of them, by their number.
+HOOK_STORES = (
+    '_forward_pre_hooks',
+    '_forward_pre_hooks_with_kwargs',
+    '_forward_hooks',
+    '_forward_hooks_with_kwargs',
+    '_forward_hooks_always_called',
+)
+
 
 def shrink(model: nn.Module, plan: ChannelPlan) -> nn.Module:
     """Narrows a network to a plan, in place.
@@ -108,6 +117,7 @@ def _narrow_model(model: nn.Module, plan: ChannelPlan) -> Heirs:
         add_bypass(model.get_submodule(name), branch)
     replaced: dict[int, Tensor] = {}
     heirs: dict[nn.Parameter, Sequence[Heir]] = {}
+    # By identity of the old tensor, since modules may share one.
     for name, dims in plan.slices.items():
         old = stored(model, name)
         new = replaced[id(old)] = _slice(old, dims)
@@ -143,8 +153,9 @@ def detach(model: nn.Module) -> nn.Module:
         remove_masks(module)
     pruner = model._modules.get('pruner')
     if isinstance(pruner, Pruner):
-        for handle in pruner.handles:
-            handle.remove()
+        for store in HOOK_STORES:
+            for key in pruner.hook_ids:
+                getattr(model, store).pop(key, None)
         del model.pruner
     return model
 
@@ -152,6 +163,7 @@ def detach(model: nn.Module) -> nn.Module:
 def _take(tensor: Tensor, dims: Mapping[int, Kept]) -> Tensor:
     """A copy of what stays, in the same memory format."""
     value = tensor.detach()
+    # One dimension after the other: [out, in, ..] -> [kept out, in, ..] -> ...
     for dim, kept in dims.items():
         index = torch.tensor(
             kept.index, dtype=torch.int64, device=value.device

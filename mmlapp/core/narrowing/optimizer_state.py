@@ -74,6 +74,8 @@ def follow_optimizer(optimizer: Optimizer, heirs: Heirs) -> None:
     check_states(optimizer, list(heirs))
     for group in optimizer.param_groups:
         _follow_group(group, heirs)
+    # Only what has the parameter's shape is narrowed; a step counter is copied
+    # to every part.
     for old, taken in heirs.items():
         state = optimizer.state.pop(old, None)
         if state is None:

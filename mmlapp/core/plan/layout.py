@@ -58,6 +58,7 @@ class Layout:
 
         slices: dict[str, dict[int, Kept]] = {}
         attributes: dict[str, Kept] = {}
+        # Channel at every index -> whether it lives -> indices that stay.
         for site, channels in self.sites:
             entry = kept(channels)
             if len(entry.index) == entry.size:

@@ -93,6 +93,7 @@ class Kept:
 
 
 def _runs(index: Sequence[int]) -> Iterator[tuple[int, int]]:
+    # 0 1 2 5 7 8 -> (0, 2) (5, 5) (7, 8)
     start = previous = None
     for i in index:
         if previous is not None and i == previous + 1:
@@ -153,6 +154,7 @@ class ChannelPlan:
         Equal entries are written once, in ``kept``, and stand elsewhere as
         their number in that list: all dimensions of a group share one.
         """
+        # A wide network repeats few index lists in thousands of places.
         numbers: dict[Kept, int] = {}
 
         def number(kept: Kept) -> int:

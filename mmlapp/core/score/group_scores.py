@@ -76,6 +76,8 @@ def group_scores(
         index = layer.channels.to(raw.device)
         owned = index >= 0
         index, raw = index[owned], raw[owned]
+        # A channel may stand at several indices of a layer: their mean. Sum
+        # and count, [indices] -> [channels of the group].
         blank = raw.new_zeros(group.size)
         count = blank.index_add(0, index, torch.ones_like(raw))
         total = blank.index_add(0, index, raw)
@@ -125,6 +127,7 @@ def layer_context(layer: Layer) -> ScoreContext:
         scale = None if norm is None else norm.detach()
 
     # Dimensions as they lie in memory: flattening then copies nothing.
+    # [.., N, ..] -> [N, D], the largest stride first.
     inner = [d for d in range(weight.dim()) if d != layer.dim]
     inner.sort(key=weight.stride, reverse=True)
 

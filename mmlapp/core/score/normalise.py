@@ -34,5 +34,7 @@ def by_rank(scores: Tensor) -> Tensor:
     The threshold is then the pruning ratio of its group, and a small step
     never removes many channels whose scores lie close together.
     """
+    # The first sort gives the index at every rank, the second the rank of
+    # every index.
     order = scores.argsort(stable=True).argsort(stable=True)
     return (order.to(scores.dtype) + 0.5) / scores.numel()

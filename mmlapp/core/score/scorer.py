@@ -73,6 +73,7 @@ class Scorer:
         gradients = {p: p.grad for p in model.parameters()}
         layers = {la.name: la.module for g in groups for la in g.layers}
         try:
+            # A score may run a backward of its own.
             for p in gradients:
                 p.grad = None
             for module in modes:

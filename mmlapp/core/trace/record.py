@@ -63,7 +63,8 @@ class LayerCall:
             convolution.
         pairs (tuple[Tensor, Tensor], optional): Labels of both ends of each
             pair of channels that a grouped layer joins, if its ends shrink
-            independently; there are no ``dims`` then.
+            independently: multiply-adds and weights are then a sum over
+            pairs, not proportional to both ``dims``.
     """
 
     name: str

@@ -13,8 +13,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmlapp.core import Analysis, Bypass, analyse
-from mmlapp.core.attach import flops_table
+from mmlapp.core import Analysis, analyse
+from mmlapp.core.attach import build_costs
+from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.groups import SINGLE
 from mmlapp.core.methods.budget import check_divisor, reachable
 
@@ -24,7 +25,7 @@ from .complexity import COUNTED, counted_flops, operator_flops
 
 OPERATOR = 'an operator without parameters'
 # Arguments of ``PrunableModel`` that an analysis depends on.
-ANALYSED = ('input_shape', 'scope', 'ignore', 'bypass', 'divisor')
+ANALYSED = 'input_shape', 'scope', 'ignore', 'unit', 'bypass', 'divisor'
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class ModelReport:
 
     Args:
         settings (dict): What was analysed: ``input_shape``, ``scope``,
-            ``ignore``, ``bypass``, ``divisor``.
+            ``ignore``, ``unit``, ``bypass``, ``divisor``.
         layers (list[LayerReport]): In order of the forward.
         groups (dict[str, int]): Prunable groups and their sizes, in order of
             their numbers, which start at 1.
@@ -102,13 +103,14 @@ def analyse_config(
     settings: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> ModelReport:
-    """Analyses the model of a config, a LAPP one or any other.
+    """Analyses the model of a config, a prunable one or any other.
 
     Args:
         cfg (Config): The config; not changed.
-        settings (Mapping, optional): ``scope``, ``ignore``, ``bypass``,
-            ``divisor`` or ``input_shape`` instead of the config's, or, where
-            it has none, of the defaults of ``PrunableModel``.
+        settings (Mapping, optional): ``scope``, ``ignore``, ``unit``,
+            ``bypass``, ``divisor`` or ``input_shape`` instead of the
+            config's, or, where it has none, of the defaults of
+            ``PrunableModel``.
         progress (Callable): Is told what is being done. Defaults to nothing.
 
     Returns:
@@ -141,24 +143,22 @@ def analyse_model(
     Args:
         model (nn.Module): A model of OpenMMLab.
         settings (Mapping): ``input_shape``, ``scope``, ``ignore``,
-            ``bypass`` and ``divisor``.
+            ``unit``, ``bypass`` and ``divisor``.
         progress (Callable): Is told what is being done. Defaults to nothing.
 
     Returns:
         ModelReport: Layers and sums.
     """
     shape = settings['input_shape']
-    bypass = Bypass(**(settings['bypass'] or {}))
     found = analyse(
         model,
         example_forward(model, shape),
         settings['scope'],
         settings['ignore'],
-        bypass,
+        settings['bypass'],
+        settings['unit'],
     )
-    total, floor = _limits(
-        model, found, bypass, check_divisor(settings['divisor'])
-    )
+    total, floor = _limits(model, found, check_divisor(settings['divisor']))
     progress('counting operators')
     counted, uncounted, foreign = _counts(model, shape)
     return ModelReport(
@@ -184,8 +184,8 @@ def _plain(value: Any) -> Any:
 
 def _layers(model: nn.Module, found: Analysis) -> list[LayerReport]:
     flops: dict[str, int] = {}
-    for term in found.trace.terms:
-        flops[term.name] = flops.get(term.name, 0) + term.dense
+    for call in found.trace.calls:
+        flops[call.name] = flops.get(call.name, 0) + multiply_adds(call)
     modules = dict(model.named_modules())
     return [
         _layer(name, modules.get(name), value, found)
@@ -234,23 +234,24 @@ def _width(module: nn.Module | None, side: str) -> int | None:
 
 
 def _limits(
-    model: nn.Module, found: Analysis, bypass: Bypass, divisor: int
+    model: nn.Module, found: Analysis, divisor: int
 ) -> tuple[float, float]:
     """Multiply-adds with all channels and with as few as possible."""
-    table = flops_table(model, found, bypass)
-    sizes = [group.size for group in found.groups.prunable]
-    floors = [int(bypass.placement == 'narrow')] * len(sizes)
-    every = torch.ones(sum(sizes), dtype=torch.float64)
-    lowest = reachable(table, every, table.group, floors, divisor)
-    return float(table(every)), lowest
+    flops = build_costs(model, found, ['flops'])['flops']
+    sizes = torch.tensor([group.size for group in found.groups.prunable])
+    floors = [found.unit.floor] * len(sizes)
+    every = torch.ones(int(sizes.sum()), dtype=torch.float64)
+    group = torch.arange(len(sizes)).repeat_interleave(sizes)
+    lowest = reachable(flops, every, group, floors, divisor)
+    return float(flops(every)), lowest
 
 
 def _prunable_flops(found: Analysis) -> int:
     owner = found.groups.node_group
     return sum(
-        term.dense
-        for term in found.trace.terms
-        if any((owner[ids[ids >= 0]] >= 0).any() for ids in term.factors)
+        multiply_adds(call)
+        for call in found.trace.calls
+        if any((owner[i[i >= 0]] >= 0).any() for i in call.dims.values())
     )
 
 

@@ -18,14 +18,14 @@ from packaging.version import Version
 from torch import Tensor
 
 from mmlapp.core import ChannelPlan, PruningError
-from mmlapp.core.pruner_state import FINISHED, PRUNING
+from mmlapp.core.progress import Phase
 
 from .state import PruningState
 
 TORCH = Version(torch.__version__)
 # Older ones cannot be told what else is harmless.
 TELLS = Version('2.6')
-PREFIX = 'lapp.'
+PREFIX = 'pruner.'
 PHASES = 'not begun', 'not finished'
 
 
@@ -37,7 +37,7 @@ class Trained:
         weights (dict[str, Tensor]): Parameters and buffers of the network
             and its bypasses; the averaged ones if the run averaged them.
         state (dict[str, Tensor]): Masks and thresholds, by their names in
-            the child ``lapp``.
+            the child ``pruner``.
         plan (ChannelPlan, optional): The plan that the hook wrote at the end
             of the pruning phase.
         meta (dict): Such as ``dataset_meta``.
@@ -202,15 +202,15 @@ def _damaged(name: str, error: Exception) -> PruningError:
 
 def _check_phase(path: str | Path, state: Mapping[str, Tensor]) -> None:
     """Without a plan the masks must tell that the phase is over."""
-    if 'progress' not in state or 'mask' not in state:
+    if 'progress' not in state or 'gate' not in state:
         raise PruningError(
             f'checkpoint={str(path)!r} has neither a channel plan nor '
-            'thresholds: it is of a model that was not pruned. Give a '
+            'masks: it is of a model that was not pruned. Give a '
             'checkpoint of a run with mmlapp.PruningHook'
         )
     phase, done, steps = state['progress'].tolist()[:3]
-    if phase < FINISHED:
-        text = PHASES[int(phase >= PRUNING)]
+    if phase < Phase.FINISHED:
+        text = PHASES[int(phase >= Phase.PRUNING)]
         raise PruningError(
             f'checkpoint={str(path)!r}: its pruning phase has {text} '
             f'(step {done:.0f} of {steps:.0f}). Give a later checkpoint of '

@@ -15,7 +15,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmlapp.core import ChannelPlan, PruningError, merge_bypasses, shrink
-from mmlapp.core.bypass.merging import without_bypasses
+from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.trace import trace
 from mmlapp.version import __version__
 
@@ -135,7 +135,7 @@ def deploy(
         progress('running the trained model')
         probes, notes = _probes(cfg, masked, shape)
         comparison = Comparison(masked, probes)
-        plan = trained.plan if trained.narrowed else masked.lapp.plan()
+        plan = trained.plan if trained.narrowed else masked.pruner.plan()
         assert plan is not None
         small = masked if trained.narrowed else shrink(masked, plan)
         if merge:
@@ -183,12 +183,13 @@ def _merge(
     """Merges bypasses; returns the plan of the result and what was done."""
     merged = merge_bypasses(model)
     forward = example_forward(model, shape)
-    flops = sum(term.dense for term in trace(model, forward).terms)
+    flops = sum(map(multiply_adds, trace(model, forward).calls))
+    pruned = {'flops': flops, 'parameters': count_parameters(model)}
     stay = sorted({reason for reason in merged.values() if reason})
     count = sum(reason is None for reason in merged.values())
     note = f'{count} of {len(merged)} bypasses merged'
     return (
-        without_bypasses(plan, merged, flops),
+        plan.without_branches(merged, pruned),
         f'{note}; the others stay: {"; ".join(stay)}' if stay else note,
     )
 
@@ -249,12 +250,21 @@ def _figures(
         for model in (dense, slim)
     ]
     sizes = [count_parameters(model) for model in (dense, slim)]
-    flops, target = plan.flops, plan.flops['target']
-    return [
-        Figure('FLOPs, analytic', flops['dense'], flops['pruned'], target),
-        Figure('FLOPs, counted by MMEngine', *counted, target),
-        Figure('parameters', *sizes),
+    figures = [
+        Figure(_title(name), cost['dense'], cost['pruned'], cost.get('target'))
+        for name, cost in plan.costs.items()
+        if name != 'parameters'
     ]
+    target = {name: cost.get('target') for name, cost in plan.costs.items()}
+    return [
+        *figures,
+        Figure('FLOPs, counted by MMEngine', *counted, target.get('flops')),
+        Figure('parameters', *sizes, target.get('parameters')),
+    ]
+
+
+def _title(cost: str) -> str:
+    return 'FLOPs, analytic' if cost == 'flops' else cost
 
 
 def _file_sizes(before: str | Path, after: Path) -> Figure:

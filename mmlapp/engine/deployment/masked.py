@@ -11,8 +11,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from mmlapp.core import LAPP, PruningError, shrink
-from mmlapp.core.pruner_state import FINISHED
+from mmlapp.core import Pruner, PruningError, shrink
+from mmlapp.core.progress import Progress
 
 from ..checkpoints.reading import Trained
 from .recipe import without_pretrained
@@ -40,14 +40,14 @@ def masked_model(cfg: Config, trained: Trained) -> Any:
         found = model.load_state_dict(trained.weights, strict=False)
     except RuntimeError as error:
         raise _misfit(str(error).splitlines()[1:]) from error
-    missing = [k for k in found.missing_keys if not k.startswith('lapp.')]
+    missing = [k for k in found.missing_keys if not k.startswith('pruner.')]
     if missing or found.unexpected_keys:
         raise _misfit(
             [f'{key} is missing' for key in missing]
             + [f'{key} is unknown' for key in found.unexpected_keys]
         )
     if not trained.narrowed:
-        _set_masks(model.lapp, trained)
+        _set_masks(model.pruner, trained)
     return model.eval()
 
 
@@ -75,7 +75,7 @@ def _misfit(details: list[str]) -> PruningError:
     )
 
 
-def _set_masks(lapp: LAPP, trained: Trained) -> None:
+def _set_masks(pruner: Pruner, trained: Trained) -> None:
     """Takes the masks from the plan; averaging spoils those in the weights.
 
     Raises:
@@ -83,9 +83,9 @@ def _set_masks(lapp: LAPP, trained: Trained) -> None:
     """
     plan, state = trained.plan, trained.state
     if plan is None:
-        _load_masks(lapp, state)
+        _load_masks(pruner, state)
         return
-    sizes = {group.name: group.size for group in lapp.groups}
+    sizes = {group.name: group.size for group in pruner.groups}
     planned = {name: kept.size for name, kept in plan.groups.items()}
     if sizes != planned:
         wrong = sorted(dict(sizes.items() ^ planned.items()))
@@ -95,9 +95,18 @@ def _set_masks(lapp: LAPP, trained: Trained) -> None:
             'that it was trained with'
         )
     mask = torch.cat([plan.groups[name].mask() for name in sizes])
-    _fix(lapp, mask, plan.flops.get('target', 0.0))
-    fitting = lapp.plan()
-    if (fitting.slices, fitting.bypasses) != (plan.slices, plan.bypasses):
+    targets = {
+        name: cost['target']
+        for name, cost in plan.costs.items()
+        if 'target' in cost
+    }
+    pruner.set_mask(mask, targets)
+    fitting = pruner.plan()
+    if (fitting.slices, fitting.branches, fitting.details) != (
+        plan.slices,
+        plan.branches,
+        plan.details,
+    ):
         raise PruningError(
             'the plan in the checkpoint does not fit the model of the config:'
             ' its groups reach other layers. Give the config that it was '
@@ -105,16 +114,13 @@ def _set_masks(lapp: LAPP, trained: Trained) -> None:
         )
 
 
-def _load_masks(lapp: LAPP, state: dict[str, Tensor]) -> None:
-    if state['mask'].shape != lapp.mask.shape:
+def _load_masks(pruner: Pruner, state: dict[str, Tensor]) -> None:
+    gate = state['gate']
+    if gate.shape != pruner.gate.shape:
         raise PruningError(
             'the masks in the checkpoint do not fit the model of the config: '
-            f'{len(state["mask"]) - 1} channels, not {lapp.total}. Give the '
-            'config that it was trained with'
+            f'{len(gate)} channels, not {len(pruner.gate)}. Give the config '
+            'that it was trained with'
         )
-    _fix(lapp, state['mask'][:-1], float(state['progress'][3]))
-
-
-def _fix(lapp: LAPP, mask: Tensor, target: float) -> None:
-    lapp.mask[:-1] = mask
-    lapp.progress[0], lapp.progress[3] = FINISHED, target
+    progress = Progress.from_tensor(state['progress'], pruner.costs)
+    pruner.set_mask(gate > 0, progress.target)

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from mmlapp.core import PruningError
+from mmlapp.core.compare import DEPLOYED_TOLERANCE, relative_errors
 
 from .architecture import example_forward
 from .proposals import chosen_proposals
-
-TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Check:
     @property
     def passed(self) -> bool:
         """Whether the models agree; an error that is no number fails."""
-        return self.error <= TOLERANCE
+        return self.error <= DEPLOYED_TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -98,10 +97,10 @@ def flat_tensors(output: Any) -> list[Tensor]:
     return found
 
 
-def relative_error(
+def largest_error(
     expected: Sequence[Tensor], found: Sequence[Tensor]
 ) -> float:
-    """Largest error of any tensor, relative to its largest value.
+    """Largest relative error of any output tensor.
 
     Args:
         expected (Sequence[Tensor]): Outputs of one model.
@@ -112,19 +111,12 @@ def relative_error(
         are none, NaN if a value is no number.
 
     Examples:
-        >>> relative_error([torch.tensor([4.0])], [torch.tensor([3.0])])
+        >>> largest_error([torch.tensor([4.0])], [torch.tensor([3.0])])
         0.25
     """
-    shapes = [[t.shape for t in outputs] for outputs in (expected, found)]
-    if not expected or shapes[0] != shapes[1]:
-        return float('inf')
-    errors = [
-        (a.double() - b.double()).abs().max()
-        / a.double().abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-        for a, b in zip(expected, found, strict=True)
-        if a.numel()
-    ]
-    return float(torch.stack(errors).max()) if errors else float('inf')
+    errors = relative_errors(expected, found)
+    # By torch, whose maximum is NaN if one is.
+    return float(torch.tensor(errors).max()) if errors else float('inf')
 
 
 class Comparison:
@@ -158,7 +150,7 @@ class Comparison:
         noted = iter(self._proposals)
         found = self._outputs(model, lambda proposals: next(noted))
         pairs = zip(self.probes, self.expected, found, strict=True)
-        return [Check(p.name, relative_error(a, b)) for p, a, b in pairs]
+        return [Check(p.name, largest_error(a, b)) for p, a, b in pairs]
 
     def _outputs(
         self, model: nn.Module, choose: Callable[[Any], Any]
@@ -178,6 +170,6 @@ def refuse_differences(checks: Sequence[Check]) -> None:
         text = '; '.join(f'{c.name}: {c.error:.2g}' for c in failed)
         raise PruningError(
             'the narrowed model does not compute what the masked one does '
-            f'(relative error above {TOLERANCE:g} on {text}). Nothing was '
-            'written'
+            f'(relative error above {DEPLOYED_TOLERANCE:g} on {text}). '
+            'Nothing was written'
         )

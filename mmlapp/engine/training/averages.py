@@ -9,9 +9,9 @@ from typing import Any
 
 from mmengine.runner import Runner
 
-from mmlapp.core import LAPP, ChannelPlan, narrow
+from mmlapp.core import ChannelPlan, Pruner, narrow
 
-from .parts import find_lapp
+from .parts import find_pruner
 
 
 def averaged_models(runner: Runner) -> Iterator[Any]:
@@ -22,17 +22,17 @@ def averaged_models(runner: Runner) -> Iterator[Any]:
             yield averaged
 
 
-def mask_averages(runner: Runner, lapp: LAPP) -> None:
+def mask_averages(runner: Runner, pruner: Pruner) -> None:
     """Gives the averaged copies thresholds and masks of the model.
 
     With ``update_buffers`` their own would be averages of masks.
 
     Args:
         runner (Runner): The runner of the training process.
-        lapp (LAPP): Thresholds and masks of the model.
+        pruner (Pruner): Thresholds and masks of the model.
     """
     for averaged in averaged_models(runner):
-        find_lapp(averaged.module).take_over(lapp)
+        find_pruner(averaged.module).take_over(pruner)
 
 
 def narrow_averages(runner: Runner, plan: ChannelPlan) -> None:

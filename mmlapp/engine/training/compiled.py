@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mmlapp.core import LAPP
+from mmlapp.core import Pruner
 
 
 class Uncompiled:
@@ -34,8 +34,8 @@ class Uncompiled:
         return type(self), (self.function,)
 
 
-def leave_uncompiled(lapp: LAPP) -> None:
-    """Keeps the bookkeeping of thresholds out of what torch compiles.
+def leave_uncompiled(pruner: Pruner) -> None:
+    """Keeps the bookkeeping of the pruning out of what torch compiles.
 
     MMEngine compiles the whole ``train_step``. Scores have another shape in
     every group and the schedule another number in every step: each would be
@@ -43,9 +43,9 @@ def leave_uncompiled(lapp: LAPP) -> None:
     takes seconds: for runs that compile.
 
     Args:
-        lapp (LAPP): Thresholds and masks of the run; others stay as they are.
+        pruner (Pruner): Of the run; others stay as they are.
     """
     for name in ('loss', 'step'):
-        method = getattr(lapp, name)
+        method = getattr(pruner, name)
         if not isinstance(method, Uncompiled):
-            setattr(lapp, name, Uncompiled(method))
+            setattr(pruner, name, Uncompiled(method))

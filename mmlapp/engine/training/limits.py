@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmlapp.core import PruningError
-from mmlapp.core.bypass.branches import Bypassed
+from mmlapp.core.bypass.beside import Bypassed
 
 from .parts import run_optimizer, unwrap
 

@@ -15,51 +15,51 @@ from mmengine.device import (
 )
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
-from mmlapp.core import LAPP, PruningError
-from mmlapp.core.pruner_state import PRUNING
+from mmlapp.core import Pruner, PruningError
+from mmlapp.core.progress import Phase
 from mmlapp.registry import OPTIM_WRAPPERS
 
 
-class _ThresholdStep:
-    """Steps the thresholds right after the optimizer's own step.
+class _PrunerStep:
+    """Steps the pruner right after the optimizer's own step.
 
     Attributes:
-        lapp (LAPP, optional): The thresholds; :class:`PruningHook` puts them
+        pruner (Pruner, optional): Of the model; :class:`PruningHook` puts it
             here.
     """
 
-    lapp: LAPP | None = None
+    pruner: Pruner | None = None
 
     def step(self, **kwargs: Any) -> None:
-        """Updates the parameters, then the thresholds.
+        """Updates the parameters, then the pruner.
 
         Args:
             **kwargs (Any): Passed on to the optimizer's step.
         """
-        lapp = self.lapp
-        if lapp is None or lapp.phase != PRUNING:
+        pruner = self.pruner
+        if pruner is None or pruner.phase != Phase.PRUNING:
             super().step(**kwargs)  # type: ignore[misc]
             return
         scaler = getattr(self, 'loss_scaler', None)
         # Read before the scaler updates it: gradients carry this factor.
         scale = 1.0 if scaler is None else scaler.get_scale()
         super().step(**kwargs)  # type: ignore[misc]
-        lapp.step(scale)
+        pruner.step(scale)
 
 
 @OPTIM_WRAPPERS.register_module()
-class PruningOptimWrapper(_ThresholdStep, OptimWrapper):
-    """:class:`mmengine.optim.OptimWrapper` that steps the thresholds too.
+class PruningOptimWrapper(_PrunerStep, OptimWrapper):
+    """:class:`mmengine.optim.OptimWrapper` that steps the pruner too.
 
-    Thresholds are no parameters of the optimizer: their step, momentum and
-    scale are their own, and gradient accumulation counts for them as well.
+    What a method learns is no parameter of the optimizer: its step is its
+    own, and gradient accumulation counts for it as well.
     Takes the arguments of ``OptimWrapper``.
     """
 
 
 @OPTIM_WRAPPERS.register_module()
-class AmpPruningOptimWrapper(_ThresholdStep, AmpOptimWrapper):
-    """:class:`mmengine.optim.AmpOptimWrapper` that steps the thresholds too.
+class AmpPruningOptimWrapper(_PrunerStep, AmpOptimWrapper):
+    """:class:`mmengine.optim.AmpOptimWrapper` that steps the pruner too.
 
     Works on the CPU as well, where MMEngine's refuses, with bfloat16 and
     without loss scaling.

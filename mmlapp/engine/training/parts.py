@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of a run: the bare model, its thresholds, its optimizer, its plan."""
+"""Parts of a run: the bare model, its pruner, its optimizer, its plan."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.optim import Optimizer
 
-from mmlapp.core import LAPP, ChannelPlan, PruningError
+from mmlapp.core import ChannelPlan, Pruner, PruningError
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -24,8 +24,8 @@ def _is_tta(model: nn.Module) -> bool:
     return any(kind.__name__ == 'BaseTTAModel' for kind in type(model).mro())
 
 
-def find_lapp(model: nn.Module) -> LAPP:
-    """Returns the thresholds and masks of a model.
+def find_pruner(model: nn.Module) -> Pruner:
+    """Returns what prunes a model.
 
     Args:
         model (nn.Module): The model, wrapped or not.
@@ -34,13 +34,13 @@ def find_lapp(model: nn.Module) -> LAPP:
         PruningError: If it has none.
     """
     inner = unwrap(model)
-    lapp = getattr(inner, 'lapp', None)
-    if not isinstance(lapp, LAPP):
+    pruner = getattr(inner, 'pruner', None)
+    if not isinstance(pruner, Pruner):
         raise PruningError(
-            f'{type(inner).__name__} has no thresholds: build it with '
+            f'{type(inner).__name__} has no pruner: build it with '
             "model = dict(type='mmlapp.PrunableModel', architecture=...)"
         )
-    return lapp
+    return pruner
 
 
 def run_optimizer(runner: Runner) -> Optimizer | None:

@@ -4,14 +4,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from mmlapp.core import LAPP, ChannelPlan, PruningError
-from mmlapp.core.methods.schedule import check_target
-from mmlapp.core.pruner_state import DENSE, FINISHED, PRUNING
+from mmlapp.core import ChannelPlan, Pruner, PruningError
+from mmlapp.core.methods.schedule import check_targets
+from mmlapp.core.progress import Phase
 from mmlapp.registry import HOOKS
 
 from ..checkpoints.random_state import RandomStateHook
@@ -19,20 +20,24 @@ from ..checkpoints.safe_checkpoint import save_safely
 from ..checkpoints.state import PruningState
 from ..hook_list import check_before, has_hook, insert_before
 from .averages import mask_averages
+from .calibration import prepare_score
 from .compiled import leave_uncompiled
 from .limits import check_finite, check_run
 from .narrowing import narrow_run
-from .optim_wrapper import PruningOptimWrapper, _ThresholdStep
-from .parts import find_lapp, unwrap
+from .optim_wrapper import PruningOptimWrapper, _PrunerStep
+from .parts import find_pruner, unwrap
 from .ranks import RankCheckHook
 from .report import (
     StepTime,
     count_parameters,
     group_scalars,
+    ratios_text,
     report_groups,
     report_narrowing,
 )
 from .trial import find_obstacle
+
+TARGET = {'flops': 0.5}
 
 
 @HOOKS.register_module()
@@ -50,8 +55,10 @@ class PruningHook(Hook):
     :class:`SafeCheckpointHook` to the run where the config has none.
 
     Args:
-        target_flops (float): Asked fraction of the dense FLOPs, in (0, 1].
-            Defaults to 0.5.
+        target (Mapping[str, float]): Asked fraction of the dense network, in
+            (0, 1], by name of the cost: ``flops``, ``parameters`` or what
+            ``costs`` of ``PrunableModel`` has. Several hold together.
+            Defaults to half of the FLOPs.
         prune_epochs (float): Length of the pruning phase in epochs; in
             iteration-based training ``prune_iters`` says it. Defaults to 2.
         prune_iters (int, optional): Length of the phase in iterations,
@@ -77,14 +84,14 @@ class PruningHook(Hook):
 
     def __init__(
         self,
-        target_flops: float = 0.5,
+        target: Mapping[str, float] = TARGET,
         prune_epochs: float = 2,
         prune_iters: int | None = None,
         begin_iters: int = 0,
         interval: int = 50,
         narrow: bool = True,
     ) -> None:
-        self.target_flops = check_target(target_flops)
+        self.target = check_targets(target)
         self.prune_epochs, self.prune_iters = prune_epochs, prune_iters
         self.begin_iters, self.interval = begin_iters, interval
         self.narrow = narrow
@@ -138,23 +145,25 @@ class PruningHook(Hook):
         if self.plan is not None:
             runner.logger.info(
                 'Pruning: the model is narrow already, '
-                f'{self.plan.ratio:.2%} of the dense FLOPs; there is no phase'
+                f'{ratios_text(self.plan.ratios())}; there is no phase'
             )
             return
-        lapp = find_lapp(runner.model)
+        pruner = find_pruner(runner.model)
         if runner.cfg.get('compile'):
-            leave_uncompiled(lapp)
-        if lapp.phase == FINISHED:
-            self._end(runner, lapp)
+            leave_uncompiled(pruner)
+        if pruner.phase == Phase.FINISHED:
+            self._end(runner, pruner)
         else:
-            self._check(runner, lapp)
-            runner.optim_wrapper.lapp = lapp
+            self._check(runner, pruner)
+            runner.optim_wrapper.pruner = pruner
+        if pruner.phase == Phase.PRUNING:  # resumed
+            prepare_score(runner, pruner)
 
-    def _check(self, runner: Runner, lapp: LAPP) -> None:
-        if not isinstance(runner.optim_wrapper, _ThresholdStep):
+    def _check(self, runner: Runner, pruner: Pruner) -> None:
+        if not isinstance(runner.optim_wrapper, _PrunerStep):
             raise PruningError(
                 f'optim_wrapper={type(runner.optim_wrapper).__name__} does '
-                'not step the thresholds: use '
+                'not step the pruner: use '
                 f"type='mmlapp.{PruningOptimWrapper.__name__}'"
             )
         iters = self._phase_iters(runner)
@@ -165,12 +174,11 @@ class PruningHook(Hook):
                 f'at {runner.max_iters}: shorten prune_epochs='
                 f'{self.prune_epochs} or prune_iters={self.prune_iters}'
             )
-        lapp.check_reachable(self.target_flops)
+        pruner.check_reachable(self.target)
         runner.logger.info(
-            f'Pruning: {len(lapp.groups)} channel groups, '
-            f'{lapp.total} channels; {lapp.dense_flops:.4g} FLOPs to '
-            f'{self.target_flops:.1%} in {iters} iterations from iteration '
-            f'{self.begin_iters}'
+            f'Pruning: {len(pruner.groups)} groups, {len(pruner.gate)} '
+            f'channels; {ratios_text(self.target)} in {iters} iterations '
+            f'from iteration {self.begin_iters}'
         )
 
     def before_train_iter(
@@ -185,12 +193,13 @@ class PruningHook(Hook):
         """
         if self.plan is not None:
             return
-        lapp = find_lapp(runner.model)
-        if lapp.phase == DENSE and runner.iter >= self.begin_iters:
+        pruner = find_pruner(runner.model)
+        if pruner.phase == Phase.DENSE and runner.iter >= self.begin_iters:
+            prepare_score(runner, pruner)
             every = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
             steps = max(self._phase_iters(runner) // every, 1)
-            lapp.begin(self.target_flops, steps)
-        self._phase = lapp.phase
+            pruner.begin(self.target, steps)
+        self._phase = pruner.phase
 
     def after_train_iter(
         self,
@@ -199,7 +208,7 @@ class PruningHook(Hook):
         data_batch: Any = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        """Reports FLOPs, and every ``interval`` all groups; narrows.
+        """Reports costs, and every ``interval`` all groups; narrows.
 
         Args:
             runner (Runner): The runner of the training process.
@@ -208,33 +217,40 @@ class PruningHook(Hook):
             outputs (dict, optional): Losses. Defaults to None.
         """
         if self.plan is None:
-            self._after_masked_iter(runner, find_lapp(runner.model))
+            self._after_masked_iter(runner, find_pruner(runner.model))
             return
-        ratio = self.plan.ratio
-        runner.message_hub.update_scalar('train/flops_ratio', ratio)
+        self._report_ratios(runner, self.plan.ratios())
         self._step_time.after_step(runner)
 
-    def _after_masked_iter(self, runner: Runner, lapp: LAPP) -> None:
-        mask_averages(runner, lapp)
-        runner.message_hub.update_scalar('train/flops_ratio', lapp.ratio)
-        ended = self._phase == PRUNING and lapp.phase == FINISHED
+    def _report_ratios(
+        self, runner: Runner, ratios: Mapping[str, float]
+    ) -> None:
+        """Logs what is left of every cost that has a target."""
+        for name in self.target:
+            key = f'train/{name}_ratio'
+            runner.message_hub.update_scalar(key, ratios[name])
+
+    def _after_masked_iter(self, runner: Runner, pruner: Pruner) -> None:
+        mask_averages(runner, pruner)
+        self._report_ratios(runner, pruner.ratios(list(self.target)))
+        ended = self._phase == Phase.PRUNING and pruner.phase == Phase.FINISHED
         if ended or (
-            lapp.phase == PRUNING
+            pruner.phase == Phase.PRUNING
             and self.every_n_train_iters(runner, self.interval)
         ):
             runner.visualizer.add_scalars(
-                group_scalars(lapp), step=runner.iter + 1
+                group_scalars(pruner), step=runner.iter + 1
             )
         if ended:
-            report_groups(runner.logger, lapp)
-            self._end(runner, lapp)
+            report_groups(runner.logger, pruner)
+            self._end(runner, pruner)
 
-    def _end(self, runner: Runner, lapp: LAPP) -> None:
+    def _end(self, runner: Runner, pruner: Pruner) -> None:
         """Narrows, if that was asked for and can be done."""
         if not self.narrow:
             return
-        plan, model = lapp.plan(), unwrap(runner.model)
-        obstacle = find_obstacle(runner, plan, lapp.input_shape)
+        plan, model = pruner.plan(), unwrap(runner.model)
+        obstacle = find_obstacle(runner, plan, pruner.input_shape)
         if obstacle is not None:
             runner.logger.warning(
                 f'Pruning: the model is not narrowed; masks stay: {obstacle}'
@@ -250,8 +266,8 @@ class PruningHook(Hook):
         narrow_run(runner, plan)
         self.plan = plan
         wrapper = getattr(runner, 'optim_wrapper', None)
-        if isinstance(wrapper, _ThresholdStep):
-            wrapper.lapp = None
+        if isinstance(wrapper, _PrunerStep):
+            wrapper.pruner = None
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Writes the groups' state to the log while the phase lasts.
@@ -260,9 +276,9 @@ class PruningHook(Hook):
             runner (Runner): The runner of the training process.
         """
         if self.plan is None:
-            lapp = find_lapp(runner.model)
-            if lapp.phase == PRUNING:
-                report_groups(runner.logger, lapp)
+            pruner = find_pruner(runner.model)
+            if pruner.phase == Phase.PRUNING:
+                report_groups(runner.logger, pruner)
 
     def before_save_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
@@ -277,9 +293,9 @@ class PruningHook(Hook):
         if self.plan is not None:
             state = PruningState(self.plan, narrowed=True)
         else:
-            lapp = find_lapp(runner.model)
-            finished = lapp.phase == FINISHED
-            state = PruningState(lapp.plan() if finished else None)
+            pruner = find_pruner(runner.model)
+            finished = pruner.phase == Phase.FINISHED
+            state = PruningState(pruner.plan() if finished else None)
         state.write(checkpoint)
 
     def after_load_checkpoint(

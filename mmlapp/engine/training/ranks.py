@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,11 +14,11 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmlapp.core import LAPP, PruningError
-from mmlapp.core.pruner_state import FINISHED, PRUNING
+from mmlapp.core import Pruner, PruningError
+from mmlapp.core.progress import Phase
 from mmlapp.registry import HOOKS
 
-from .parts import find_lapp, narrowed_plan
+from .parts import find_pruner, narrowed_plan
 
 
 @HOOKS.register_module()
@@ -51,7 +52,7 @@ class RankCheckHook(Hook):
             runner (Runner): The runner of the training process.
         """
         if narrowed_plan(runner) is None:
-            find_lapp(runner.model)
+            find_pruner(runner.model)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None
@@ -64,7 +65,9 @@ class RankCheckHook(Hook):
             data_batch (Any): The batch. Defaults to None.
         """
         narrowed = narrowed_plan(runner) is not None
-        self._finished = narrowed or find_lapp(runner.model).phase == FINISHED
+        self._finished = (
+            narrowed or find_pruner(runner.model).phase == Phase.FINISHED
+        )
 
     def after_train_iter(
         self,
@@ -86,68 +89,74 @@ class RankCheckHook(Hook):
         """
         if self._finished:
             return
-        lapp = find_lapp(runner.model)
+        pruner = find_pruner(runner.model)
         due = self.every_n_train_iters(runner, self.interval)
-        if lapp.phase == FINISHED or (lapp.phase == PRUNING and due):
-            check_ranks(lapp)
+        if pruner.phase == Phase.FINISHED or (
+            pruner.phase == Phase.PRUNING and due
+        ):
+            check_ranks(pruner)
 
 
-def checksums(lapp: LAPP) -> Tensor:
-    """Returns a row per group: threshold, mask, scores; and one for the rest.
+def checksums(pruner: Pruner) -> tuple[list[str], Tensor]:
+    """Returns a checksum of everything that decides, group by group.
 
     Args:
-        lapp (LAPP): Thresholds and masks of this process.
+        pruner (Pruner): Of this process, with its method.
 
     Returns:
-        Tensor: Shape ``[groups + 1, 3]``, int64, on the device of the masks.
+        tuple[list[str], Tensor]: Names of what the columns are, and a row
+        for each group and one for what belongs to no single group; int64
+        ``[groups + 1, columns]``, on the device of the gate.
     """
-    mask = lapp.mask[:-1].cpu()
-    sizes = [group.size for group in lapp.groups]
-    rows = [
-        [_checksum(threshold), _checksum(kept), _checksum(scores)]
-        for threshold, kept, scores in zip(
-            lapp.threshold.detach().cpu(),
-            mask.split(sizes),
-            lapp.scores.cpu().split(sizes),
-            strict=True,
-        )
-    ]
-    rest = [_checksum(lapp.progress), _checksum(lapp.state.cpu()), 0]
-    return torch.tensor([*rows, rest], device=lapp.mask.device)
+    state = {
+        name.rpartition('.')[2]: value.detach().cpu()
+        for name, value in pruner.state_dict().items()
+    }
+    groups = len(pruner.groups)
+    table = torch.zeros(groups + 1, len(state), dtype=torch.int64)
+    for column, value in enumerate(state.values()):
+        for row, part in _parts(value, pruner.sizes):
+            table[row, column] = zlib.crc32(part.numpy().tobytes())
+    return list(state), table.to(pruner.gate.device)
 
 
-def _checksum(values: Tensor) -> int:
-    return zlib.crc32(values.contiguous().numpy().tobytes())
+def _parts(value: Tensor, sizes: list[int]) -> Iterator[tuple[int, Tensor]]:
+    """Parts of a tensor by row: one per channel, one per group, or whole."""
+    length = len(value) if value.dim() else 0
+    if length == sum(sizes):
+        yield from enumerate(value.split(sizes))
+    elif length == len(sizes):
+        yield from enumerate(value)
+    else:
+        yield len(sizes), value
 
 
-def check_ranks(lapp: LAPP) -> None:
-    """Compares thresholds, masks and scores of all processes.
+def check_ranks(pruner: Pruner) -> None:
+    """Compares gate, scores and the state of the method of all processes.
 
     All of them must call it; every one raises if any differs.
 
     Args:
-        lapp (LAPP): Thresholds and masks of this process.
+        pruner (Pruner): Of this process.
 
     Raises:
         PruningError: With the first layer that differs.
     """
     if dist.get_world_size() == 1:
         return
-    everyone = dist.all_gather(checksums(lapp))
-    names = [group.name for group in lapp.groups]
+    columns, table = checksums(pruner)
+    everyone = dist.all_gather(table)
+    names = [group.name for group in pruner.groups]
     for rank, theirs in enumerate(everyone):
         differs = (theirs != everyone[0]).nonzero()
         if not len(differs):
             continue
         row, column = differs[0].tolist()
-        if row < len(names):
-            what = ('threshold', 'mask', 'scores')[column]
-            where = f'the {what} of {names[row]}'
-        else:
-            where = ('the schedule', 'the controller')[column]
+        where = f' of {names[row]}' if row < len(names) else ''
         raise PruningError(
-            f'rank {rank} differs from rank 0 in {where}: the processes no '
-            'longer train the same model. Resume from the last checkpoint; '
-            'if it happens again, look for weights that are changed on one '
-            'rank alone, such as by a hook or by unequal random numbers'
+            f'rank {rank} differs from rank 0 in the {columns[column]}'
+            f'{where}: the processes no longer train the same model. Resume '
+            'from the last checkpoint; if it happens again, look for weights '
+            'that are changed on one rank alone, such as by a hook or by '
+            'unequal random numbers'
         )

@@ -4,42 +4,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import nn
 
-from mmlapp.core import LAPP, ChannelPlan
-from mmlapp.core.pruner_state import FINISHED
+from mmlapp.core import ChannelPlan, Pruner
+from mmlapp.core.progress import Phase
 
 
-def group_scalars(lapp: LAPP) -> dict[str, float]:
-    """Keep ratio and threshold of every group, by name."""
-    keep = lapp.keep_ratios()
-    thresholds = dict(zip(keep, lapp.threshold.tolist(), strict=True))
+def ratios_text(ratios: Mapping[str, float]) -> str:
+    """Writes fractions of the dense network.
+
+    Args:
+        ratios (Mapping[str, float]): By name of the cost.
+
+    Examples:
+        >>> ratios_text({'flops': 0.403, 'parameters': 0.5})
+        'flops 40.30 %, parameters 50.00 % of the dense network'
+    """
+    parts = [f'{name} {100 * ratio:.2f} %' for name, ratio in ratios.items()]
+    return f'{", ".join(parts)} of the dense network'
+
+
+def group_scalars(pruner: Pruner) -> dict[str, float]:
+    """Costs, keep ratios and what the method shows of every group."""
+    ratios, targets = pruner.ratios(), pruner.targets()
+    shown = {
+        name: values.tolist()
+        for name, values in pruner.method.by_group(pruner).items()
+    }
+    keep = pruner.keep_ratios()
     return {
-        'pruning/flops_ratio': lapp.ratio,
-        'pruning/flops_target': lapp.target,
-        **{f'pruning/keep/{name}': value for name, value in keep.items()},
-        **{f'pruning/threshold/{n}': value for n, value in thresholds.items()},
+        **{f'pruning/{n}_ratio': ratios[n] for n in targets},
+        **{f'pruning/{n}_target': value for n, value in targets.items()},
+        **{f'pruning/keep/{group}': value for group, value in keep.items()},
+        **{
+            f'pruning/{name}/{group}': value
+            for name, values in shown.items()
+            for group, value in zip(keep, values, strict=True)
+        },
     }
 
 
-def report_groups(logger: MMLogger, lapp: LAPP) -> None:
+def report_groups(logger: MMLogger, pruner: Pruner) -> None:
     """Writes a table of all groups to the log."""
-    keep = lapp.keep_ratios()
-    width = max(map(len, keep))
-    rows = [
-        f'{name:<{width}}  {share:>6.1%}  {threshold:>9.4f}'
-        for (name, share), threshold in zip(
-            keep.items(), lapp.threshold.tolist(), strict=True
-        )
-    ]
-    state = 'Pruning finished' if lapp.phase == FINISHED else 'Pruning'
-    head = f'{"group":<{width}}  {"kept":>6}  {"threshold":>9}'
+    keep = pruner.keep_ratios()
+    shown = pruner.method.by_group(pruner)
+    width = max(map(len, [*keep, 'group']))
+    head = f'{"group":<{width}}  {"kept":>6}'
+    head += ''.join(f'  {name:>9}' for name in shown)
+    rows = [f'{name:<{width}}  {share:>6.1%}' for name, share in keep.items()]
+    for values in shown.values():
+        pairs = zip(rows, values.tolist(), strict=True)
+        rows = [f'{row}  {value:>9.4f}' for row, value in pairs]
+    finished = pruner.phase == Phase.FINISHED
+    ratios = pruner.ratios()
+    reached = {name: ratios[name] for name in pruner.progress.target}
     logger.info(
-        f'{state}: {lapp.ratio:.2%} of the dense FLOPs, target '
-        f'{lapp.target:.2%}\n' + '\n'.join([head, *rows])
+        f'Pruning{" finished" if finished else ""}: {ratios_text(reached)}, '
+        f'target {_percent(pruner.targets())}\n' + '\n'.join([head, *rows])
     )
+
+
+def _percent(ratios: Mapping[str, float]) -> str:
+    return ', '.join(f'{100 * value:.2f} %' for value in ratios.values())
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -50,13 +80,15 @@ def count_parameters(model: nn.Module) -> int:
 def report_narrowing(
     logger: MMLogger, plan: ChannelPlan, before: int, after: int
 ) -> None:
-    """Writes FLOPs and parameters before and after narrowing to the log."""
-    dense, pruned = plan.flops['dense'], plan.flops['pruned']
-    logger.info(
-        f'Pruning: the model is narrow now: FLOPs {dense:.4g} to {pruned:.4g} '
-        f'({plan.ratio:.2%}), parameters {before:,} to {after:,} '
-        f'({after / before:.2%})'
-    )
+    """Writes costs and parameters before and after narrowing to the log."""
+    costs = [
+        f'{name} {cost["dense"]:.4g} to {cost["pruned"]:.4g} '
+        f'({cost["pruned"] / cost["dense"]:.2%})'
+        for name, cost in plan.costs.items()
+        if name != 'parameters'
+    ]
+    costs.append(f'parameters {before:,} to {after:,} ({after / before:.2%})')
+    logger.info(f'Pruning: the model is narrow now: {", ".join(costs)}')
 
 
 class StepTime:

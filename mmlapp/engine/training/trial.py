@@ -12,8 +12,9 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmlapp.core import ChannelPlan, PruningError, shrink
+from mmlapp.core.compare import DEPLOYED_TOLERANCE
 
-from ..models.comparison import TOLERANCE, Comparison, random_probes
+from ..models.comparison import Comparison, random_probes
 from .narrowing import check_optimizer
 from .parts import unwrap
 
@@ -63,5 +64,5 @@ def try_narrowing(
     if not check.passed:
         raise PruningError(
             f'on {check.name} the narrowed model differs from the masked one '
-            f'by {check.error:.2g}, more than {TOLERANCE:g}'
+            f'by {check.error:.2g}, more than {DEPLOYED_TOLERANCE:g}'
         )

@@ -51,8 +51,8 @@ def test_a_network_that_fails_says_where(entry):
 
 def test_random_masks_are_within_their_bounds():
     model = nn.Sequential(*(nn.Conv2d(40, 40, 1) for _ in range(6)))
-    lapp = attach(model, torch.rand(1, 40, 2, 2))
-    random_masks(lapp, (0.2, 0.9))
-    shares = lapp.keep_ratios().values()
+    pruner = attach(model, torch.rand(1, 40, 2, 2))
+    random_masks(pruner, (0.2, 0.9))
+    shares = pruner.keep_ratios().values()
     assert all(0.2 <= share <= 0.9 for share in shares)
     assert len(set(shares)) > 1

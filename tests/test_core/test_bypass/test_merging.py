@@ -10,7 +10,7 @@ from torch import nn
 
 from mmlapp.core import ConvBranch, attach, merge_bypasses, shrink
 from mmlapp.core.bypass import BRANCHES
-from mmlapp.core.bypass.beside import Bypassed, add_bypass
+from mmlapp.core.bypass.beside import Bypassed
 
 
 def narrowed(model, image, kind, unit, mask_randomly, keep=0.5):
@@ -121,61 +121,6 @@ def test_a_bypass_that_vanished_before_is_no_mixin_either(
     assert 'b' not in merged
     assert type(slim.b) is nn.Conv2d
     assert not plan.without_branches(merged, {}).branches
-
-
-GROUPED = 'its convolution is grouped or transposed'
-OUTSIDE = 'its kernel does not lie inside that of its convolution'
-
-
-def beside(conv):
-    """A branch of any convolution, beside any other."""
-    branch = BRANCHES.build('depthwise', nn.Conv2d(8, 8, 3))
-    branch.conv = conv
-    return branch
-
-
-@pytest.mark.parametrize(
-    ('main', 'branch', 'reason'),
-    [
-        (nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 8, 3, groups=8), GROUPED),
-        (
-            nn.ConvTranspose2d(8, 8, 3),
-            nn.ConvTranspose2d(8, 8, 3, groups=8),
-            GROUPED,
-        ),
-        (
-            nn.Conv2d(8, 8, 3, padding=1),
-            nn.Conv2d(8, 8, 5, padding=2),
-            OUTSIDE,
-        ),
-        (
-            nn.Conv2d(8, 8, 5, padding=4, dilation=2),
-            nn.Conv2d(8, 8, 3, padding=1),
-            OUTSIDE,
-        ),
-        (
-            nn.Conv2d(8, 8, 3, padding=1),
-            nn.Conv2d(8, 8, 3, padding=1, padding_mode='reflect'),
-            OUTSIDE,
-        ),
-        (
-            nn.Conv2d(8, 8, 3, padding=4, dilation=3),
-            nn.Conv2d(8, 8, 1, padding=0),
-            OUTSIDE,
-        ),
-    ],
-)
-def test_what_is_not_inside_stays(main, branch, reason):
-    branch.bias = None
-    add_bypass(main, beside(branch))
-    model = nn.Sequential(main)
-    x = torch.rand(1, 8, 9, 9)
-    if branch.kernel_size == (1, 1):
-        assert merge_bypasses(model) == {'0': reason}
-        return
-    expected = model(x)
-    assert merge_bypasses(model) == {'0': reason}
-    assert torch.equal(model(x), expected)
 
 
 def test_a_smaller_kernel_of_ones_own(

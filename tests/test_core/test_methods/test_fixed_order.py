@@ -5,16 +5,8 @@
 import pytest
 import torch
 
-from mmlapp.core import PruningError, attach
-
-
-def run(pruner, steps=10, target=0.5):
-    pruner.begin({'flops': target}, steps)
-    shares = []
-    for _ in range(steps):
-        pruner.step()
-        shares.append(pruner.ratios()['flops'])
-    return shares
+from mmlapp.core import attach
+from mmlapp.core.methods.fixed_order import rank_in_group
 
 
 @pytest.mark.parametrize('method', ['uniform', 'random'])
@@ -37,50 +29,15 @@ def test_masks_ask_for_no_gradient(model, images, method):
     assert pruner.gate.grad is None
 
 
-def test_uniform_keeps_the_same_share_everywhere(model, images):
-    pruner = attach(model, images, method='uniform')
-    run(pruner)
-    shares = torch.tensor(list(pruner.keep_ratios().values()))
-    sizes = torch.tensor(pruner.sizes)
-    spread = (shares - shares.mean()).abs()
-    assert (spread <= 1 / sizes).all()
-    assert shares.max() < 0.9
-
-
-def test_uniform_keeps_the_highest_scores(model, images):
-    pruner = attach(model, images, method='uniform')
-    run(pruner)
-    for scores, mask in zip(
+def test_ranks_within_each_group(model, images):
+    """(rank + 1/2) / N, whatever the scores of other groups are."""
+    pruner = attach(model, images, normalisation='mean', method='uniform')
+    pruner.begin({'flops': 0.9}, 2)
+    for scores, ranks in zip(
         pruner.scores.split(pruner.sizes),
-        pruner.mask.split(pruner.sizes),
+        rank_in_group(pruner).split(pruner.sizes),
         strict=True,
     ):
-        assert scores[mask].min() > scores[~mask].max()
-
-
-def test_random_rates_differ_and_have_a_seed(make, images):
-    shares = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(5)
-        pruner = attach(
-            make(), images, method=dict(type='random', spread=1.0, seed=seed)
-        )
-        run(pruner)
-        shares.append(list(pruner.keep_ratios().values()))
-    assert shares[0] == shares[1] != shares[2]
-    assert max(shares[0]) - min(shares[0]) > 0.2
-
-
-def test_no_spread_is_uniform(make, images):
-    masks = []
-    for method in ('uniform', dict(type='random', spread=0)):
-        torch.manual_seed(5)
-        pruner = attach(make(), images, method=method)
-        run(pruner)
-        masks.append(pruner.mask)
-    assert torch.equal(*masks)
-
-
-def test_a_negative_spread(model, images):
-    with pytest.raises(PruningError, match='random spread=-1'):
-        attach(model, images, method=dict(type='random', spread=-1))
+        assert ranks.argsort().tolist() == scores.argsort().tolist()
+        steps = torch.arange(len(scores)) + 0.5
+        torch.testing.assert_close(ranks.sort().values, steps / len(scores))

@@ -94,6 +94,7 @@ def test_settings_of_a_lapp_config_count(lapp_config):
         input_shape=[3, 8, 8],
         scope='backbone',
         ignore=['*.conv1'],
+        unit='channels',
         bypass=None,
         divisor=1,
     )
@@ -111,8 +112,8 @@ def test_settings_of_a_lapp_config_count(lapp_config):
 
 
 def test_bypasses(config):
-    bypass = dict(type='depthwise', placement='fill')
-    report = analyse_config(config, {**SHAPE, 'bypass': bypass})
+    settings = dict(bypass='depthwise', unit='filters')
+    report = analyse_config(config, {**SHAPE, **settings})
     layers = {layer.name: layer for layer in report.layers}
     assert report.bypass_flops > 0
     assert report.flops == sum(layer.flops for layer in report.layers)
@@ -147,7 +148,12 @@ class Sum(nn.Module):
 
 
 SETTINGS = dict(
-    input_shape=(3, 4, 4), scope='*', ignore=(), bypass=None, divisor=1
+    input_shape=(3, 4, 4),
+    scope='*',
+    ignore=(),
+    unit='channels',
+    bypass=None,
+    divisor=1,
 )
 
 

@@ -110,12 +110,12 @@ def test_missing_files_and_other_contents(tmp_path):
 def test_weights_and_state_are_told_apart(save):
     tensors = {
         'conv.weight': torch.ones(1),
-        'lapp.mask': torch.ones(2),
-        'lapp.progress': torch.tensor([2, 5, 5, 0.5]),
+        'pruner.gate': torch.ones(2),
+        'pruner.progress': torch.tensor([2, 5, 5, 0.5]),
     }
     trained = read_trained(save(state_dict=tensors, meta={'epoch': 3}))
     assert list(trained.weights) == ['conv.weight']
-    assert list(trained.state) == ['mask', 'progress']
+    assert list(trained.state) == ['gate', 'progress']
     assert trained.plan is None
     assert trained.meta == {'epoch': 3}
     assert not trained.averaged

@@ -16,10 +16,10 @@ from mmlapp.engine.checkpoints.state import PruningState, check_version
 @pytest.fixture
 def plan() -> ChannelPlan:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
-    lapp = attach(model, torch.rand(1, 3, 8, 8))
-    lapp.begin(0.5, 1)
-    lapp.finish()
-    return lapp.plan()
+    pruner = attach(model, torch.rand(1, 3, 8, 8))
+    pruner.begin({'flops': 0.5}, 1)
+    pruner.finish()
+    return pruner.plan()
 
 
 @pytest.mark.parametrize('narrowed', [False, True])

@@ -18,7 +18,8 @@ def config(**changes):
                 type='mmlapp.PrunableModel',
                 architecture='RetinaNet',
                 scope='backbone',
-                width=0.2,
+                method=dict(type='lapp', surrogate=dict(type='clipped')),
+                divisor=8,
                 backbone=dict(
                     type='ResNet',
                     depth=50,
@@ -31,10 +32,10 @@ def config(**changes):
             ),
             custom_hooks=[
                 dict(type='EMAHook'),
-                dict(type='mmlapp.PruningHook', target_flops=0.5),
+                dict(type='mmlapp.PruningHook', target=dict(flops=0.5)),
                 dict(type='mmlapp.RankCheckHook'),
             ],
-            default_hooks=dict(lapp=dict(type='PruningHook'), timer=dict()),
+            default_hooks=dict(pruner=dict(type='PruningHook'), timer=dict()),
             load_from='x.pth',
             resume=True,
             work_dir='w',
@@ -145,13 +146,14 @@ def test_the_dense_config():
 
 def test_own_settings():
     found = recipe.own_settings(config().model)
-    assert found['width'] == 0.2
+    assert found['divisor'] == 8
+    assert found['method']['type'] == 'lapp'
     assert found['input_shape'] == (3, 224, 224)
     assert 'architecture' not in found
     assert 'backbone' not in found
     # Another model's arguments of the same name are not ours.
-    other = recipe.own_settings(dict(type='Net', width=7))
-    assert other['width'] == 0.1
+    other = recipe.own_settings(dict(type='Net', divisor=7))
+    assert other['divisor'] == 1
 
 
 @pytest.mark.parametrize('model', [None, dict(type='ResNet')])

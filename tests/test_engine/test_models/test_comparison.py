@@ -16,23 +16,23 @@ from mmlapp.engine.models.comparison import (
     Comparison,
     Probe,
     flat_tensors,
+    largest_error,
     random_probes,
     refuse_differences,
-    relative_error,
 )
 
 
 def test_relative_error():
     a, b = torch.tensor([1.0, -4.0]), torch.tensor([1.0, -3.0])
-    assert relative_error([a, a], [a, b]) == 0.25
-    assert relative_error([a], [a]) == 0
-    assert relative_error([torch.zeros(2)], [torch.zeros(2)]) == 0
-    assert relative_error([torch.zeros(2)], [a]) > 1
-    assert relative_error([a], [a, a]) == math.inf
-    assert relative_error([a], [a[:1]]) == math.inf
-    assert relative_error([], []) == math.inf
-    assert math.isnan(relative_error([a], [a * math.nan]))
-    assert math.isnan(relative_error([a * math.inf], [a * math.inf]))
+    assert largest_error([a, a], [a, b]) == 0.25
+    assert largest_error([a], [a]) == 0
+    assert largest_error([torch.zeros(2)], [torch.zeros(2)]) == 0
+    assert largest_error([torch.zeros(2)], [a]) > 1
+    assert largest_error([a], [a, a]) == math.inf
+    assert largest_error([a], [a[:1]]) == math.inf
+    assert largest_error([], []) == math.inf
+    assert math.isnan(largest_error([a], [a * math.nan]))
+    assert math.isnan(largest_error([a * math.inf], [a * math.inf]))
 
 
 def test_all_tensors_are_found():

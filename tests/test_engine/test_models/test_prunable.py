@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,14 +52,14 @@ def losses(model):
 def test_class_and_keys_stay():
     model, plain = build(), dense()
     assert type(model) is ImageClassifier
-    keys = {k for k in model.state_dict() if not k.startswith('lapp.')}
+    keys = {k for k in model.state_dict() if not k.startswith('pruner.')}
     assert keys == set(plain.state_dict())
     names = [name for name, _ in model.named_parameters()]
     assert names == [name for name, _ in plain.named_parameters()]
     # A dense checkpoint loads, without the thresholds.
     found = model.load_state_dict(plain.state_dict(), strict=False)
     assert not found.unexpected_keys
-    assert all(k.startswith('lapp.') for k in found.missing_keys)
+    assert all(k.startswith('pruner.') for k in found.missing_keys)
 
 
 def test_before_pruning_it_is_the_dense_model():
@@ -90,34 +91,44 @@ def test_whole_config_and_arguments_exclude_each_other():
         prunable_model(nested, train_cfg={})
 
 
+GRADIENT = dict(type='lapp', update='gradient')
+
+
 @pytest.mark.parametrize('phase', ['dense', 'pruning', 'finished'])
-def test_loss_flops_counts_in_the_pruning_phase(phase):
-    model = build()
+def test_the_loss_counts_in_the_pruning_phase(phase):
+    model = build(method=GRADIENT)
     if phase != 'dense':
-        model.lapp.begin(0.5, steps=2)
-        model.lapp.progress[1] = 1
+        model.pruner.begin({'flops': 0.5}, steps=2)
+        model.pruner.progress = replace(model.pruner.progress, done=1)
     if phase == 'finished':
-        model.lapp.finish()
+        model.pruner.finish()
     found = losses(model)
-    assert set(found) == {'loss', 'loss_flops'}
-    assert (found['loss_flops'] > 0) == (phase == 'pruning')
+    assert set(found) == {'loss', 'loss_pruning'}
+    assert (found['loss_pruning'] > 0) == (phase == 'pruning')
 
 
-def test_loss_flops_reaches_the_thresholds_alone():
-    model = build()
-    model.lapp.begin(0.5, steps=2)
-    model.lapp.progress[1] = 1
+def test_the_loss_reaches_the_thresholds_alone():
+    model = build(method=GRADIENT)
+    model.pruner.begin({'flops': 0.5}, steps=2)
+    model.pruner.progress = replace(model.pruner.progress, done=1)
     # Where no channel lies near its threshold, nothing would learn.
-    model.lapp.slope.fill_(1.0)
-    losses(model)['loss_flops'].backward()
-    assert (model.lapp.threshold.grad < 0).all()
+    model.pruner.method.slope.fill_(1.0)
+    losses(model)['loss_pruning'].backward()
+    assert (model.pruner.method.threshold.grad < 0).all()
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize('method', ['lapp', 'uniform', 'random'])
+def test_a_method_without_a_loss_adds_none(method):
+    model = build(method=method)
+    model.pruner.begin({'flops': 0.5}, steps=2)
+    assert set(losses(model)) == {'loss'}
 
 
 @pytest.mark.parametrize('mode', ['tensor', 'predict'])
 def test_other_modes_have_no_loss(mode):
     model = build().eval()
-    model.lapp.begin(0.5, steps=1)
+    model.pruner.begin({'flops': 0.5}, steps=1)
     output = model(torch.rand(2, *SHAPE), mode=mode)
     assert not isinstance(output, dict)
 
@@ -136,7 +147,13 @@ def test_the_data_preprocessor_is_passed_on():
     ('setting', 'text'),
     [
         (dict(score='l3'), "score='l3' is unknown; choose one of: .*l1"),
-        (dict(surrogate='step'), "surrogate='step' is unknown; choose"),
+        (dict(method='magic'), "method='magic' is unknown; choose"),
+        (
+            dict(method=dict(type='lapp', surrogate='step')),
+            "surrogate='step' is unknown; choose",
+        ),
+        (dict(unit='rows'), "unit='rows' is unknown; choose"),
+        (dict(costs=['time']), "cost='time' is unknown; choose"),
         (dict(bypass=dict(type='wide')), "bypass='wide' is unknown; choose"),
         (dict(scope='encoder'), "scope='encoder' matches no .* backbone"),
         (dict(input_shape=(3, 8)), r'input_shape=\(3, 8\): expected \(chan'),

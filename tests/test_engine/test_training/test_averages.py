@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmlapp.core.pruner_state import FINISHED
+from mmlapp.core import Phase
 
 
 class Watch(Hook):
@@ -14,8 +14,8 @@ class Watch(Hook):
         self.seen = []
 
     def before_val_epoch(self, runner):
-        lapp = runner.model.lapp
-        self.seen.append((lapp.phase, lapp.ratio))
+        pruner = runner.model.pruner
+        self.seen.append((pruner.phase, pruner.ratios()['flops']))
 
 
 @pytest.mark.parametrize('update_buffers', [False, True])
@@ -38,11 +38,11 @@ def test_averages_are_masked_like_the_model(
     watch = Watch()
     runner.register_hook(watch, 'VERY_LOW')
     runner.train()
-    lapp = runner.model.lapp
-    assert watch.seen[-1] == (FINISHED, lapp.ratio)
+    pruner = runner.model.pruner
+    assert watch.seen[-1] == (Phase.FINISHED, pruner.ratios()['flops'])
     saved = torch.load(tmp_path / 'epoch_3.pth', weights_only=False)
-    assert torch.equal(saved['state_dict']['lapp.mask'], lapp.mask)
-    assert saved['state_dict']['lapp.progress'][0] == FINISHED
+    assert torch.equal(saved['state_dict']['pruner.gate'], pruner.gate)
+    assert saved['state_dict']['pruner.progress'][0] == Phase.FINISHED
     # The weights are averages all the same.
     weight = saved['state_dict']['backbone.conv1.weight']
     assert not torch.equal(weight, runner.model.backbone.conv1.weight)

@@ -12,17 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import LAPP, attach, shrink
-from mmlapp.core.pruner_state import FINISHED
+from mmlapp.core import LAPP, Phase, attach, shrink
 from mmlapp.engine.training.compiled import Uncompiled, leave_uncompiled
 
 
 def build() -> tuple[nn.Sequential, LAPP]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    lapp = attach(model, torch.rand(1, 3, 8, 8))
-    lapp.begin(0.5, 2)
-    return model, lapp
+    pruner = attach(model, torch.rand(1, 3, 8, 8))
+    pruner.begin({'flops': 0.5}, 2)
+    return model, pruner
 
 
 @pytest.mark.filterwarnings('ignore')  # of the compiler
@@ -33,11 +32,11 @@ def test_the_thresholds_of_this_run_alone_are_not_compiled() -> None:
         graphs.append(graph)
         return graph.forward
 
-    def compiled(lapp: LAPP) -> int:
+    def compiled(pruner: LAPP) -> int:
         torch.compiler.reset()
         graphs.clear()
-        loss = torch.compile(lambda: lapp.loss(), backend=count)
-        assert loss().item() == pytest.approx(lapp.loss().item())
+        loss = torch.compile(lambda: pruner.loss(), backend=count)
+        assert loss().item() == pytest.approx(pruner.loss().item())
         return len(graphs)
 
     (_, mine), (_, other) = build(), build()
@@ -47,24 +46,24 @@ def test_the_thresholds_of_this_run_alone_are_not_compiled() -> None:
 
 
 def test_a_copy_steps_itself() -> None:
-    model, lapp = build()
-    leave_uncompiled(lapp)
-    twin = copy.deepcopy(model).lapp
+    model, pruner = build()
+    leave_uncompiled(pruner)
+    twin = copy.deepcopy(model).pruner
     for _ in range(2):
         twin.step()
-    assert twin.phase == FINISHED
-    assert lapp.progress[1] == 0
+    assert twin.phase == Phase.FINISHED
+    assert pruner.progress.done == 0
     assert twin.loss.function.__self__ is twin
 
 
 def test_a_model_is_saved_and_narrowed_as_without_it() -> None:
-    model, lapp = build()
+    model, pruner = build()
     before = list(model.state_dict())
-    leave_uncompiled(lapp)
-    leave_uncompiled(lapp)
+    leave_uncompiled(pruner)
+    leave_uncompiled(pruner)
     assert list(model.state_dict()) == before
-    lapp.finish()
-    assert len(list(shrink(model, lapp.plan()))) == 3
+    pruner.finish()
+    assert len(list(shrink(model, pruner.plan()))) == 3
 
 
 def test_the_compiler_is_not_pickled() -> None:

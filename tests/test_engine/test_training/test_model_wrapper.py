@@ -37,15 +37,15 @@ def group(tmp_path: Path) -> Iterator[None]:
 def test_gradients_arrive_after_it_was_rebuilt(group: None) -> None:
     torch.manual_seed(0)
     model = Net()
-    lapp = attach(model, torch.rand(1, 3, 8, 8))
-    lapp.begin(0.5, 1)
-    lapp.finish()
+    pruner = attach(model, torch.rand(1, 3, 8, 8))
+    pruner.begin({'flops': 0.5}, 1)
+    pruner.finish()
     # The index of a GPU that a launcher gives is ignored on the CPU.
     wrapper = PruningDistributedDataParallel(model, device_ids=[0])
     wrapper.eval()
     old = wrapper.reducer
-    narrow(model, lapp.plan())
-    del lapp
+    narrow(model, pruner.plan())
+    del pruner
     wrapper.rebuild()
     assert wrapper.module is model
     assert wrapper.reducer is not old

@@ -101,26 +101,26 @@ def accumulate(config: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ('setting', 'bypass', 'buffers'),
     [
-        (clip, None, False),
-        (recompute, dict(type='depthwise', placement='narrow'), True),
-        (accumulate, dict(type='depthwise', placement='fill'), False),
+        (clip, {}, False),
+        (recompute, dict(bypass='depthwise'), True),
+        (accumulate, dict(bypass='depthwise', unit='filters'), False),
     ],
 )
 def test_twenty_narrow_steps_equal_twenty_masked_ones(
     make_runner: MakeRunner,
     tmp_path: Path,
     setting: Callable[[dict[str, Any]], None],
-    bypass: dict[str, str] | None,
+    bypass: dict[str, str],
     buffers: bool,
 ) -> None:
     def change(config: dict[str, Any]) -> None:
         add_averages(config, update_buffers=buffers)
-        config['model']['bypass'] = bypass
+        config['model'].update(bypass)
         config['optim_wrapper']['optimizer'] = dict(SGD)
         setting(config)
         config['param_scheduler'] = dict(type='CosineAnnealingLR', T_max=7)
         config['custom_hooks'][1].update(
-            prune_iters=4, prune_epochs=1, target_flops=0.6
+            prune_iters=4, prune_epochs=1, target=dict(flops=0.6)
         )
 
     def train(narrow: bool) -> Runner:
@@ -132,7 +132,7 @@ def test_twenty_narrow_steps_equal_twenty_masked_ones(
         return runner
 
     masked, slim = train(False), train(True)
-    plan = masked.model.lapp.plan()
+    plan = masked.model.pruner.plan()
     assert narrowed_plan(slim) == plan
     assert narrowed_plan(masked) is None
     assert not hasattr(slim.model, 'lapp')
@@ -152,9 +152,9 @@ def test_the_log_says_what_was_gained(
     (path,) = tmp_path.glob('*/*.log')
     text = path.read_text()
     plan = narrowed_plan(runner)
-    share = plan.flops['pruned'] / plan.flops['dense']
+    share = plan.costs['flops']['pruned'] / plan.costs['flops']['dense']
     assert 0.49 <= share <= 0.5
-    assert f'FLOPs {plan.flops["dense"]:.4g} to ' in text
+    assert f'flops {plan.costs["flops"]["dense"]:.4g} to ' in text
     assert f'({share:.2%}), parameters ' in text
     count = sum(p.numel() for p in runner.model.parameters())
     assert f' to {count:,} (' in text
@@ -167,7 +167,7 @@ def test_a_run_resumed_anywhere_equals_an_unbroken_one(
     def change(config: dict[str, Any]) -> None:
         add_averages(config)
         config['custom_hooks'][1].update(
-            begin_iters=4, prune_epochs=1.5, target_flops=0.6
+            begin_iters=4, prune_epochs=1.5, target=dict(flops=0.6)
         )
         config['model']['bypass'] = dict(type='depthwise')
         config['val_dataloader'] = config['train_dataloader']
@@ -228,7 +228,7 @@ def test_a_masked_checkpoint_is_narrowed_when_the_run_goes_on(
 
     second = make_runner(load, work_dir=tmp_path / 'b', epochs=4, narrow=True)
     second.train()
-    assert narrowed_plan(second) == first.model.lapp.plan()
+    assert narrowed_plan(second) == first.model.pruner.plan()
 
 
 def test_a_trained_model_is_pruned_in_a_short_phase(
@@ -253,8 +253,7 @@ def test_a_trained_model_is_pruned_in_a_short_phase(
     second.register_hook(Watch())
     second.train()
     assert torch.equal(seen[0], first.model.backbone.conv1.weight)
-    flops = narrowed_plan(second).flops
-    assert 0.49 <= flops['pruned'] / flops['dense'] <= 0.5
+    assert 0.49 <= narrowed_plan(second).ratios()['flops'] <= 0.5
 
 
 def test_an_unknown_version_is_refused(
@@ -295,7 +294,7 @@ def test_what_an_optimizer_cannot_narrow_stays_masked(
 
     runner = make_runner(rows, narrow=True)
     runner.train()
-    assert 0.49 <= runner.model.lapp.ratio <= 0.5
+    assert 0.49 <= runner.model.pruner.ratios()['flops'] <= 0.5
     (path,) = tmp_path.glob('*/*.log')
     assert "masks stay: state 'row' of" in path.read_text()
 
@@ -311,7 +310,7 @@ def test_a_narrow_model_that_differs_is_not_taken(
     monkeypatch.setattr(trial, 'shrink', wrong)
     runner = make_runner(narrow=True)
     runner.train()
-    assert 0.49 <= runner.model.lapp.ratio <= 0.5
+    assert 0.49 <= runner.model.pruner.ratios()['flops'] <= 0.5
     (path,) = tmp_path.glob('*/*.log')
     assert 'masks stay: on random 3x8x8 the narrowed' in path.read_text()
 
@@ -388,13 +387,12 @@ def test_mixed_precision_on_the_cpu(make_runner: MakeRunner) -> None:
         config['optim_wrapper'].update(
             type='mmlapp.AmpPruningOptimWrapper', clip_grad=dict(max_norm=1.0)
         )
-        config['model']['bypass'] = dict(type='grouped', placement='fill')
-        config['custom_hooks'][0].update(target_flops=0.6)
+        config['model'].update(bypass='grouped', unit='filters')
+        config['custom_hooks'][0].update(target=dict(flops=0.6))
 
     runner = make_runner(amp, narrow=True)
     runner.train()
-    flops = narrowed_plan(runner).flops
-    assert 0.59 <= flops['pruned'] / flops['dense'] <= 0.6
+    assert 0.59 <= narrowed_plan(runner).ratios()['flops'] <= 0.6
     check_finite(runner.model)
 
 

@@ -19,14 +19,14 @@ def build(steps: int = 10) -> tuple[nn.Module, LAPP]:
         nn.Flatten(),
         nn.Linear(32, 2),
     )
-    lapp = attach(model, torch.rand(1, 3, 6, 6))
-    lapp.begin(0.5, steps)
-    return model, lapp
+    pruner = attach(model, torch.rand(1, 3, 6, 6))
+    pruner.begin({'flops': 0.5}, steps)
+    return model, pruner
 
 
-def loss_of(model: nn.Module, lapp: LAPP) -> Tensor:
+def loss_of(model: nn.Module, pruner: LAPP) -> Tensor:
     images = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(1))
-    return model(images).square().mean() + lapp.loss()
+    return model(images).square().mean() + pruner.loss()
 
 
 class Scaler:
@@ -39,46 +39,46 @@ class Scaler:
         return self.scale
 
 
-def test_a_step_of_the_wrapper_is_one_of_the_thresholds() -> None:
-    model, lapp = build()
+def test_a_step_of_the_wrapper_is_one_of_the_pruner() -> None:
+    model, pruner = build()
     wrapper = PruningOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
     wrapper.initialize_count_status(model, 0, 10)
-    wrapper.lapp = lapp
-    wrapper.update_params(loss_of(model, lapp))
-    assert lapp.progress[1] == 1
+    wrapper.pruner = pruner
+    wrapper.update_params(loss_of(model, pruner))
+    assert pruner.progress.done == 1
 
 
 def test_thresholds_are_no_parameters_of_the_optimizer() -> None:
-    model, lapp = build()
+    model, pruner = build()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     known = {id(p) for g in optimizer.param_groups for p in g['params']}
-    assert id(lapp.threshold) not in known
+    assert id(pruner.method.threshold) not in known
 
 
 def test_the_loss_scale_is_taken_out_of_the_thresholds_gradient() -> None:
     thresholds = []
     for last in (1.0, 1024.0):
-        model, lapp = build(steps=100)
+        model, pruner = build(steps=100)
         wrapper = PruningOptimWrapper(
             torch.optim.SGD(model.parameters(), lr=0.0)
         )
         wrapper.initialize_count_status(model, 0, 10)
-        wrapper.lapp = lapp
+        wrapper.pruner = pruner
         for step, scale in enumerate((1.0, 1.0, 1.0, last)):
             wrapper.loss_scaler = Scaler(scale)
             noise = torch.rand(4, 3, 6, 6) + step
-            loss = model(noise).square().mean() + lapp.loss()
+            loss = model(noise).square().mean() + pruner.loss()
             wrapper.update_params(loss * scale)
-        thresholds.append(lapp.threshold.detach().clone())
+        thresholds.append(pruner.method.threshold.detach().clone())
     torch.testing.assert_close(*thresholds, rtol=1e-4, atol=1e-5)
 
 
-def test_without_thresholds_it_steps_the_optimizer_alone() -> None:
-    model, lapp = build()
+def test_without_a_pruner_it_steps_the_optimizer_alone() -> None:
+    model, pruner = build()
     before = next(model.parameters()).detach().clone()
     wrapper = PruningOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
-    wrapper.update_params(loss_of(model, lapp))
-    assert lapp.progress[1] == 0
+    wrapper.update_params(loss_of(model, pruner))
+    assert pruner.progress.done == 0
     assert not torch.equal(next(model.parameters()), before)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from mmlapp.core import PruningError
 from mmlapp.engine.training.parts import (
-    find_lapp,
+    find_pruner,
     narrowed_plan,
     run_optimizer,
     unwrap,
@@ -44,9 +44,9 @@ def test_models_are_unwrapped() -> None:
     assert unwrap(Augmented(model)) is model
 
 
-def test_a_model_without_thresholds_is_named() -> None:
-    with pytest.raises(PruningError, match='Tiny has no thresholds'):
-        find_lapp(Augmented(Tiny(2, 2)))
+def test_a_model_without_a_pruner_is_named() -> None:
+    with pytest.raises(PruningError, match='Tiny has no pruner'):
+        find_pruner(Augmented(Tiny(2, 2)))
 
 
 def test_the_optimizer_is_found_once_it_is_built() -> None:
@@ -68,12 +68,12 @@ def test_the_plan_of_a_run_is_that_of_its_hook(
     runner = make_runner(narrow=True)
     assert narrowed_plan(runner) is None
     inside = set(vars(runner.model))
-    lapp = find_lapp(runner.model)
+    pruner = find_pruner(runner.model)
     runner.train()
     plan = narrowed_plan(runner)
     assert plan is not None
-    assert plan.groups.keys() == {group.name for group in lapp.groups}
+    assert plan.groups.keys() == {group.name for group in pruner.groups}
     # Nothing is left in the model of the user.
     assert set(vars(runner.model)) <= inside
     assert not hasattr(runner.model, 'lapp')
-    assert runner.optim_wrapper.lapp is None
+    assert runner.optim_wrapper.pruner is None

@@ -12,8 +12,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import FlexibleRunner, Runner
 
-from mmlapp.core import PruningError
-from mmlapp.core.pruner_state import FINISHED, PRUNING
+from mmlapp.core import Phase, PruningError
 from mmlapp.engine import PruningHook
 
 MakeRunner = Callable[..., Runner]
@@ -31,8 +30,10 @@ class Recorder(Hook):
         self.rows: list[tuple[int, float, float]] = []
 
     def after_train_iter(self, runner: Runner, **kwargs: Any) -> None:
-        lapp = runner.model.lapp
-        self.rows.append((lapp.phase, lapp.ratio, lapp.target))
+        pruner = runner.model.pruner
+        self.rows.append(
+            (pruner.phase, pruner.ratios()['flops'], pruner.targets()['flops'])
+        )
 
 
 def test_a_run_ends_within_the_budget(
@@ -44,7 +45,7 @@ def test_a_run_ends_within_the_budget(
     runner.train()
     phases = [row[0] for row in recorder.rows]
     # two epochs of four iterations; the last step of the phase ends it
-    assert phases == [PRUNING] * 7 + [FINISHED] * 5
+    assert phases == [Phase.PRUNING] * 7 + [Phase.FINISHED] * 5
     assert {row[1] for row in recorder.rows[7:]} == {recorder.rows[-1][1]}
     assert 0.49 <= recorder.rows[-1][1] <= 0.5
     targets = [row[2] for row in recorder.rows]
@@ -58,17 +59,48 @@ def test_the_log_shows_flops_groups_and_thresholds(
     runner = make_runner()
     runner.train()
     rows = scalars(tmp_path)
-    losses = [row['loss_flops'] for row in rows if 'loss_flops' in row]
-    assert len(losses) == 12
-    assert max(losses) > 0
-    assert all('flops_ratio' in row for row in rows if 'loss_flops' in row)
+    ratios = [row['flops_ratio'] for row in rows if 'flops_ratio' in row]
+    assert len(ratios) == 12
+    assert ratios[-1] == pytest.approx(runner.model.pruner.ratios()['flops'])
+    assert not any('loss_pruning' in row for row in rows)
     groups = [row for row in rows if 'pruning/flops_target' in row]
     name = 'backbone.layer1.0.conv1'
     assert len(groups) >= 4
     assert groups[-1][f'pruning/keep/{name}'] == pytest.approx(
-        runner.model.lapp.keep_ratios()[name]
+        runner.model.pruner.keep_ratios()[name]
     )
     assert f'pruning/threshold/{name}' in groups[-1]
+
+
+def test_thresholds_that_learn_by_gradient_have_a_loss(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    def gradient(config: dict[str, Any]) -> None:
+        config['model']['method'] = dict(type='lapp', update='gradient')
+
+    runner = make_runner(gradient)
+    runner.train()
+    losses = [row.get('loss_pruning') for row in scalars(tmp_path)]
+    assert max(filter(None, losses)) > 0
+    assert runner.model.pruner.ratios()['flops'] <= 0.5
+
+
+@pytest.mark.parametrize('method', ['uniform', 'random'])
+def test_other_methods_prune_alike(
+    make_runner: MakeRunner, method: str
+) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config['model']['method'] = dict(type=method)
+        config['custom_hooks'][0]['target'] = dict(flops=0.6, parameters=0.5)
+
+    runner = make_runner(change)
+    runner.train()
+    ratios = runner.model.pruner.ratios()
+    assert ratios['flops'] <= 0.6
+    assert ratios['parameters'] <= 0.5
+    hub = runner.message_hub.log_scalars
+    for name, ratio in ratios.items():
+        assert hub[f'train/{name}_ratio'].current() == pytest.approx(ratio)
 
 
 def test_checkpoints_carry_the_plan_once_the_phase_is_over(
@@ -82,7 +114,7 @@ def test_checkpoints_carry_the_plan_once_the_phase_is_over(
         return torch.load(path, weights_only=False)
 
     assert 'pruning_plan' not in load(1)
-    assert load(3)['pruning_plan'] == runner.model.lapp.plan().to_dict()
+    assert load(3)['pruning_plan'] == runner.model.pruner.plan().to_dict()
 
 
 def test_a_resumed_run_equals_an_unbroken_one(
@@ -111,8 +143,12 @@ def test_gradient_accumulation_counts_optimizer_steps(
 
     runner = make_runner(accumulate)
     runner.train()
-    assert runner.model.lapp.phase == FINISHED
-    assert runner.model.lapp.progress[1:3].tolist() == [4, 4]
+    assert runner.model.pruner.phase == Phase.FINISHED
+    assert (
+        runner.model.pruner.progress.done
+        == runner.model.pruner.progress.steps
+        == 4
+    )
 
 
 def test_the_averaged_model_has_the_masks_of_the_source(
@@ -125,14 +161,14 @@ def test_the_averaged_model_has_the_masks_of_the_source(
     runner.train()
     (hook,) = [h for h in runner.hooks if type(h).__name__ == 'EMAHook']
     averaged = hook.ema_model.module
-    assert averaged.lapp is not runner.model.lapp
-    torch.testing.assert_close(averaged.lapp.mask, runner.model.lapp.mask)
-    removed = ~runner.model.lapp.mask[:-1]
+    assert averaged.pruner is not runner.model.pruner
+    torch.testing.assert_close(averaged.pruner.mask, runner.model.pruner.mask)
+    removed = ~runner.model.pruner.mask
     assert removed.any()
     averaged.eval()
     averaged(torch.rand(1, 3, 8, 8), mode='tensor')
     source = averaged.backbone.layer1[0].bn1
-    kept = averaged.lapp.keep_ratios()['backbone.layer1.0.conv1']
+    kept = averaged.pruner.keep_ratios()['backbone.layer1.0.conv1']
     assert (source.weight == 0).float().mean() == pytest.approx(1 - kept)
 
 
@@ -160,8 +196,9 @@ def test_a_diverged_run_stops_and_names_the_layer(
 @pytest.mark.parametrize(
     ('arguments', 'text'),
     [
-        (dict(target_flops=1.2), r'target_flops=1\.2.*\(0, 1\]'),
-        (dict(target_flops=0), 'target_flops=0'),
+        (dict(target=dict(flops=1.2)), r'target flops=1\.2.*\(0, 1\]'),
+        (dict(target=dict(flops=0)), 'target flops=0: '),
+        (dict(target=0.5), r'target=0\.5.*dict\(flops=0\.5\)'),
         (dict(prune_epochs=0), 'prune_epochs=0'),
         (dict(prune_iters=-3), 'prune_iters=-3'),
         (dict(interval=0), 'interval=0'),
@@ -188,12 +225,12 @@ def test_a_phase_longer_than_training_is_refused(
 def test_an_unreachable_target_states_the_minimum(
     make_runner: MakeRunner,
 ) -> None:
-    runner = make_runner(change_hook(target_flops=0.01))
+    runner = make_runner(change_hook(target=dict(flops=0.01)))
     with pytest.raises(PruningError, match=r'reachable minimum of 0\.\d+'):
         runner.train()
 
 
-def test_a_model_without_thresholds_is_refused(
+def test_a_model_without_a_pruner_is_refused(
     make_runner: MakeRunner,
 ) -> None:
     def plain(config: dict[str, Any]) -> None:
@@ -201,7 +238,7 @@ def test_a_model_without_thresholds_is_refused(
         model['type'] = model.pop('architecture')
         del model['input_shape']
 
-    with pytest.raises(PruningError, match='ImageClassifier has no thresh'):
+    with pytest.raises(PruningError, match='ImageClassifier has no pruner'):
         make_runner(plain).train()
 
 
@@ -211,22 +248,22 @@ def test_a_plain_optimizer_wrapper_is_refused(
     def plain(config: dict[str, Any]) -> None:
         config['optim_wrapper']['type'] = 'OptimWrapper'
 
-    with pytest.raises(PruningError, match='does not step the thresholds'):
+    with pytest.raises(PruningError, match='does not step the pruner'):
         make_runner(plain).train()
 
 
-@pytest.mark.parametrize('placement', ['fill', 'narrow'])
+@pytest.mark.parametrize('unit', ['filters', 'channels'])
 @pytest.mark.parametrize('kind', ['depthwise', 'pointwise', 'grouped'])
 def test_a_run_with_bypasses_ends_within_the_budget(
-    make_runner: MakeRunner, kind: str, placement: str
+    make_runner: MakeRunner, kind: str, unit: str
 ) -> None:
     def add(config: dict[str, Any]) -> None:
-        config['model']['bypass'] = dict(type=kind, placement=placement)
-        config['custom_hooks'][0]['target_flops'] = 0.6
+        config['model'].update(bypass=kind, unit=unit)
+        config['custom_hooks'][0]['target'] = dict(flops=0.6)
 
     runner = make_runner(add)
     runner.train()
-    assert 0.59 <= runner.model.lapp.ratio <= 0.6
+    assert 0.59 <= runner.model.pruner.ratios()['flops'] <= 0.6
 
 
 def kinds(runner: Runner) -> list[str]:

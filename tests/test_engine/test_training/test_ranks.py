@@ -4,6 +4,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,73 +13,78 @@ import torch
 from mmengine.runner import Runner
 from torch import nn
 
-from mmlapp.core import LAPP, PruningError, attach
+from mmlapp.core import Pruner, PruningError, attach
 from mmlapp.engine.training import ranks
 
 MakeRunner = Callable[..., Runner]
 
 
 @pytest.fixture
-def lapp() -> LAPP:
+def pruner() -> Pruner:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.Conv2d(6, 2, 1)
     )
-    lapp = attach(model, torch.rand(1, 3, 8, 8))
-    lapp.begin(0.5, 10)
-    return lapp
+    pruner = attach(model, torch.rand(1, 3, 8, 8))
+    pruner.begin({'flops': 0.5}, 10)
+    return pruner
 
 
-def spoil_mask(lapp: LAPP) -> None:
-    lapp.mask[9] = ~lapp.mask[9]
+def spoil_gate(pruner: Pruner) -> None:
+    pruner.gate[9] = 0.5
 
 
-def spoil_threshold(lapp: LAPP) -> None:
-    lapp.threshold.data[1] += 1e-6
+def spoil_threshold(pruner: Pruner) -> None:
+    pruner.method.threshold.data[1] += 1e-6
 
 
-def spoil_scores(lapp: LAPP) -> None:
-    lapp.scores[13] = float('nan')
+def spoil_scores(pruner: Pruner) -> None:
+    pruner.scores[13] = float('nan')
 
 
-def spoil_progress(lapp: LAPP) -> None:
-    lapp.progress[1] += 1
+def spoil_progress(pruner: Pruner) -> None:
+    pruner.progress = replace(pruner.progress, done=1)
+
+
+def spoil_method(pruner: Pruner) -> None:
+    pruner.method.update.state[-1] = 1
 
 
 @pytest.mark.parametrize(
     ('spoil', 'text'),
     [
-        (spoil_mask, 'rank 1 differs from rank 0 in the mask of 2: '),
+        (spoil_gate, 'rank 1 differs from rank 0 in the gate of 2: '),
         (spoil_threshold, 'in the threshold of 2: '),
         (spoil_scores, 'in the scores of 2: '),
-        (spoil_progress, 'in the schedule: '),
+        (spoil_progress, 'in the progress: '),
+        (spoil_method, 'in the state: '),
     ],
 )
 def test_the_first_difference_is_named(
-    lapp: LAPP,
+    pruner: Pruner,
     monkeypatch: pytest.MonkeyPatch,
-    spoil: Callable[[LAPP], None],
+    spoil: Callable[[Pruner], None],
     text: str,
 ) -> None:
-    other = copy.deepcopy(lapp)
+    other = copy.deepcopy(pruner)
     monkeypatch.setattr(
         ranks,
         'dist',
         SimpleNamespace(
             get_world_size=lambda: 2,
-            all_gather=lambda mine: [mine, ranks.checksums(other)],
+            all_gather=lambda mine: [mine, ranks.checksums(other)[1]],
         ),
     )
-    ranks.check_ranks(lapp)
+    ranks.check_ranks(pruner)
     with torch.no_grad():
         spoil(other)
     with pytest.raises(PruningError, match=text):
-        ranks.check_ranks(lapp)
+        ranks.check_ranks(pruner)
 
 
-def test_one_process_compares_nothing(lapp: LAPP) -> None:
-    spoil_scores(lapp)
-    ranks.check_ranks(lapp)
+def test_one_process_compares_nothing(pruner: Pruner) -> None:
+    spoil_scores(pruner)
+    ranks.check_ranks(pruner)
 
 
 @pytest.mark.parametrize(
@@ -97,10 +103,10 @@ def test_it_compares_in_the_phase_and_before_narrowing(
 ) -> None:
     steps = []
 
-    def check(lapp: LAPP) -> None:
-        (layer, *_) = lapp.groups[0].layers
-        assert layer.module.out_channels == lapp.groups[0].size
-        steps.append(int(lapp.progress[1]))
+    def check(pruner: Pruner) -> None:
+        (layer, *_) = pruner.groups[0].layers
+        assert layer.module.out_channels == pruner.groups[0].size
+        steps.append(pruner.progress.done)
 
     def change(config: dict[str, Any]) -> None:
         if interval is not None:
@@ -112,7 +118,7 @@ def test_it_compares_in_the_phase_and_before_narrowing(
     runner = make_runner(change, narrow=True)
     runner.train()
     assert steps == expected
-    assert not hasattr(runner.model, 'lapp')
+    assert not hasattr(runner.model, 'pruner')
 
 
 def test_a_hook_that_would_compare_too_late_is_refused(
@@ -127,13 +133,13 @@ def test_a_hook_that_would_compare_too_late_is_refused(
         make_runner(late).train()
 
 
-def test_a_model_without_thresholds_is_refused(
+def test_a_model_without_a_pruner_is_refused(
     make_runner: MakeRunner,
 ) -> None:
     def change(config: dict[str, Any]) -> None:
         config['custom_hooks'] = [dict(type='mmlapp.RankCheckHook')]
 
-    with pytest.raises(PruningError, match='has no thresholds'):
+    with pytest.raises(PruningError, match='has no pruner'):
         make_runner(change, plain=True).train()
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import LAPP, attach
+from mmlapp.core import Pruner, attach
 from mmlapp.engine.training.report import (
     StepTime,
     count_parameters,
@@ -30,37 +30,39 @@ class Log:
 
 
 @pytest.fixture
-def lapp() -> LAPP:
+def pruner() -> Pruner:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
-    lapp = attach(model, torch.rand(1, 3, 8, 8))
-    lapp.begin(0.5, 4)
-    lapp.mask[:6] = False
-    return lapp
+    pruner = attach(model, torch.rand(1, 3, 8, 8))
+    pruner.begin({'flops': 0.5}, 4)
+    pruner.gate.data[:6] = 0
+    return pruner
 
 
-def test_every_group_has_its_scalars(lapp: LAPP) -> None:
-    scalars = group_scalars(lapp)
+def test_every_group_has_its_scalars(pruner: Pruner) -> None:
+    scalars = group_scalars(pruner)
     assert scalars['pruning/keep/0'] == 0.25
-    assert scalars['pruning/threshold/0'] == lapp.threshold.item()
-    assert scalars['pruning/flops_ratio'] == lapp.ratio == 0.25
-    assert scalars['pruning/flops_target'] == lapp.target
+    assert scalars['pruning/threshold/0'] == pruner.method.threshold.item()
+    assert scalars['pruning/flops_ratio'] == pruner.ratios()['flops'] == 0.25
+    assert scalars['pruning/flops_target'] == pruner.targets()['flops']
 
 
-def test_the_table_says_how_far_the_phase_is(lapp: LAPP) -> None:
+def test_the_table_says_how_far_the_phase_is(pruner: Pruner) -> None:
     log: Any = Log()
-    report_groups(log, lapp)
-    assert log.text.startswith('Pruning: 25.00% of the dense FLOPs, target ')
+    report_groups(log, pruner)
+    assert log.text.startswith(
+        'Pruning: flops 25.00 % of the dense network, target '
+    )
     assert log.text.splitlines()[-1].split()[:2] == ['0', '25.0%']
-    lapp.finish()
-    report_groups(log, lapp)
-    assert 'Pruning finished: 50.00% of' in log.text
+    pruner.finish()
+    report_groups(log, pruner)
+    assert 'Pruning finished: flops 50.00 % of' in log.text
 
 
-def test_narrowing_is_reported_with_parameters(lapp: LAPP) -> None:
-    lapp.finish()
+def test_narrowing_is_reported_with_parameters(pruner: Pruner) -> None:
+    pruner.finish()
     log: Any = Log()
-    report_narrowing(log, lapp.plan(), 1000, 400)
+    report_narrowing(log, pruner.plan(), 1000, 400)
     assert '(50.00%), parameters 1,000 to 400 (40.00%)' in log.text
 
 

@@ -33,14 +33,14 @@ def model() -> nn.Module:
     torch.manual_seed(0)
     model = Net()
     attach(model, torch.rand(1, *SHAPE))
-    model.lapp.begin(0.5, 1)
-    model.lapp.finish()
+    model.pruner.begin({'flops': 0.5}, 1)
+    model.pruner.finish()
     return model
 
 
 def test_the_model_stays_as_it_is(model: nn.Module) -> None:
     before = copy.deepcopy(model.state_dict())
-    try_narrowing(model, model.lapp.plan(), SHAPE)
+    try_narrowing(model, model.pruner.plan(), SHAPE)
     after = model.state_dict()
     assert list(after) == list(before)
     for name, value in before.items():
@@ -54,7 +54,7 @@ def test_other_outputs_are_told(
         return copy.deepcopy(Net())
 
     monkeypatch.setattr(trial, 'shrink', wrong)
-    plan = model.lapp.plan()
+    plan = model.pruner.plan()
     with pytest.raises(PruningError, match='differs from the masked one by'):
         try_narrowing(model, plan, SHAPE)
     # Where no image is known nothing can be compared.
@@ -65,11 +65,11 @@ def test_what_any_process_finds_counts_for_all(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner: Any = SimpleNamespace(model=model, optim_wrapper=None)
-    assert find_obstacle(runner, model.lapp.plan(), SHAPE) is None
+    assert find_obstacle(runner, model.pruner.plan(), SHAPE) is None
     monkeypatch.setattr(
         trial,
         'dist',
         SimpleNamespace(all_gather_object=lambda mine: [mine, 'the other']),
     )
-    found = find_obstacle(runner, model.lapp.plan(), SHAPE)
+    found = find_obstacle(runner, model.pruner.plan(), SHAPE)
     assert found == 'the other'

@@ -113,9 +113,12 @@ class Balance(Update):
         Returns:
             Tensor: Change of the thresholds, ``[groups]``.
         """
+        # Running mean over `memory` of the phase, at least over one step.
         keep = 1 - 1 / max(self.memory * steps, 1)
         q = SENSITIVITIES[self.order](margin)
+        # Squares of gradients have heavy tails: every step weighs alike.
         q = q / q.square().mean().sqrt().clamp_min(1e-30)
+        # [groups + 1]: the one at the end is averaged like the others.
         sample = torch.cat([q, torch.ones_like(q[:1])])
         self.state.mul_(keep).add_(sample, alpha=1 - keep)
         task = self.task_weight * self.signal()
@@ -133,6 +136,7 @@ class Balance(Update):
         top = q.amax()
         if not top > 0:
             return torch.zeros_like(q)
+        # log(q / geometric mean) = log q - mean(log q).
         log = (q / top).clamp_min(1e-3).log()
         return (log - log.mean()).clamp(-1, 1)
 

@@ -71,12 +71,15 @@ def second_order(margin: Margin) -> Tensor:
     Returns:
         Tensor: Not negative, ``[groups]``.
     """
+    # [groups]; looked up by channel below.
     empty = margin.per_group(margin.mask) == 0
     counted = margin.mask.bool() | empty[margin.group]
     # Where no living channel lies under the slope, all of them count.
     near = (margin.slope + 1e-6) * counted
+    # Weighted mean of p^2 over the channels at the threshold, [groups].
     harm = margin.per_group(near * margin.gate.square())
     harm = harm / margin.per_group(near).clamp_min(1e-12)
+    # |f_g| / sum h_i is the cost of one channel there.
     return harm * margin.per_group(margin.slope) / _size(margin.cost)
 
 

@@ -1,0 +1,65 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Whether two networks compute the same: one measure, one place for bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# Between a masked and a narrowed network before training: random weights and
+# one image, where rounding is all that may differ.
+TRIAL_TOLERANCE = 1e-3
+# Between a trained network and what is deployed, and in the zoo.
+DEPLOYED_TOLERANCE = 1e-4
+
+
+def relative_error(expected: Tensor, found: Tensor) -> float:
+    """Largest error of any element over the largest expected magnitude.
+
+    Args:
+        expected (Tensor): Of one network; not empty.
+        found (Tensor): Of the other one, in the same shape.
+
+    Examples:
+        >>> relative_error(torch.tensor([4.0, 1.0]), torch.tensor([3.0, 1.0]))
+        0.25
+    """
+    wanted = expected.double()
+    scale = wanted.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    return float((wanted - found.double()).abs().max() / scale)
+
+
+def relative_errors(
+    expected: Sequence[Tensor], found: Sequence[Tensor]
+) -> list[float] | None:
+    """Compares outputs one by one.
+
+    Args:
+        expected (Sequence[Tensor]): Outputs of one network.
+        found (Sequence[Tensor]): Outputs of the other one.
+
+    Returns:
+        list[float] or None: Error of each output that has values, NaN where
+        one is no number; None if they differ in number or shape.
+    """
+    if [t.shape for t in expected] != [t.shape for t in found]:
+        return None
+    return [
+        relative_error(a, b)
+        for a, b in zip(expected, found, strict=True)
+        if a.numel() and a.device.type != 'meta'
+    ]
+
+
+def agree(expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
+    """Whether a network on trial computes what its masked twin does.
+
+    Args:
+        expected (Sequence[Tensor]): Outputs of the masked network.
+        found (Sequence[Tensor]): Outputs of the narrowed one.
+    """
+    errors = relative_errors(expected, found)
+    return errors is not None and all(e <= TRIAL_TOLERANCE for e in errors)

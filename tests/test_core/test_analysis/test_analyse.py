@@ -1,0 +1,47 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+
+from mmlapp.core import PruningError, analyse, attach
+
+
+def test_the_network_is_left_as_it_is(model, images):
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    classes = [type(m) for m in model.modules()]
+    analyse(model.train(), lambda: model(images), bypass='grouped')
+    assert [type(m) for m in model.modules()] == classes
+    assert all(
+        torch.equal(v, before[k]) for k, v in model.state_dict().items()
+    )
+    assert model.training
+
+
+def test_an_analysis_spares_the_forwards(model, images):
+    """It says scope, unit and bypass."""
+    found = analyse(
+        model, lambda: model(images), 'b', bypass='grouped', unit='filters'
+    )
+
+    def fail():
+        raise AssertionError('ran again')
+
+    pruner = attach(model, fail, analysis=found)
+    assert [g.name for g in pruner.groups] == ['b']
+    assert pruner.floors == [0]
+    assert pruner.plan().unit == 'filters'
+    assert set(pruner.plan().branches) == {'b'}
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'match'),
+    [
+        (dict(unit='rows'), "unit='rows' is unknown"),
+        (dict(bypass='wide'), "bypass='wide' is unknown"),
+        (dict(bypass=dict(norm=True)), 'says no type'),
+        (dict(scope='z'), "scope='z' matches no"),
+    ],
+)
+def test_unknown_choices(model, images, arguments, match):
+    with pytest.raises(PruningError, match=match):
+        analyse(model, lambda: model(images), **arguments)

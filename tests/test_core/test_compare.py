@@ -1,0 +1,53 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import math
+
+import pytest
+import torch
+
+from mmlapp.core.compare import (
+    TRIAL_TOLERANCE,
+    agree,
+    relative_error,
+    relative_errors,
+)
+
+
+def test_relative_to_the_largest_value():
+    a = torch.tensor([[1.0, -8.0], [0.5, 2.0]])
+    b = torch.tensor([[1.0, -8.0], [0.5, 3.0]])
+    assert relative_error(a, b) == 1 / 8
+
+
+def test_equal_zeros_agree_and_others_do_not():
+    zero = torch.zeros(3)
+    assert relative_error(zero, zero) == 0
+    assert relative_error(zero, torch.full((3,), 1e-3)) > 1
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf])
+def test_what_is_no_number_never_agrees(value):
+    broken = torch.tensor([1.0, value])
+    for pair in ([broken], [torch.ones(2)]), ([torch.ones(2)], [broken]):
+        assert not agree(*pair)
+
+
+@pytest.mark.parametrize(
+    'other', [[], [torch.ones(2, 1)], [torch.ones(2), torch.ones(1)]]
+)
+def test_other_numbers_or_shapes_have_no_error(other):
+    assert relative_errors([torch.ones(2)], other) is None
+    assert not agree([torch.ones(2)], other)
+
+
+def test_what_has_no_values_is_left_out():
+    empty, meta = torch.ones(0), torch.ones(2, device='meta')
+    assert relative_errors([empty, meta], [empty, meta]) == []
+    assert agree([empty], [empty])
+
+
+@pytest.mark.parametrize(('factor', 'same'), [(0.9, True), (1.1, False)])
+def test_the_tolerance_of_the_trial(factor, same):
+    a = torch.full((4,), 2.0).double()
+    b = a * (1 + factor * TRIAL_TOLERANCE)
+    assert agree([a], [b]) is same

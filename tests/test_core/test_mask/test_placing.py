@@ -1,0 +1,72 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Which parameters read the gate, and through which of their dimensions."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core import analyse
+from mmlapp.core.mask.placing import (
+    layer_ends,
+    owners,
+    place_masks,
+    placed_sites,
+)
+
+
+@pytest.fixture
+def found(model, images):
+    return analyse(model, lambda: model(images))
+
+
+def test_a_norm_carries_the_mask_of_its_layer(model, found):
+    source = SimpleNamespace(active=True, gate=torch.ones(36))
+    record = found.trace
+    places = place_masks(
+        model, source, record, found.groups, record.masked.__contains__
+    )
+    assert {(p.module, p.parameter) for p in places} == {
+        ('a', 'weight'),
+        ('a', 'bias'),
+        ('norm', 'weight'),
+        ('norm', 'bias'),
+        ('c', 'weight'),
+        ('c', 'bias'),
+    }
+    source.gate[8:20] = 0  # group b
+    assert not model.norm.weight.any()
+    assert model.b.weight.any()
+
+
+def test_all_dimensions_that_shrink(model, found):
+    sites = placed_sites(model, found.trace, found.groups)
+    names = {(site.name, site.dim) for site, _ in sites}
+    assert names == {
+        *((f'{layer}.weight', 0) for layer in 'abc'),
+        *((f'{layer}.bias', 0) for layer in 'abc'),
+        *((f'{layer}.weight', 1) for layer in 'bcd'),
+        *(
+            (f'norm.{name}', 0)
+            for name in ('weight', 'bias', 'running_mean', 'running_var')
+        ),
+    }
+    channels = {(s.name, s.dim): c.tolist() for s, c in sites}
+    assert channels['b.weight', 0] == list(range(8, 20))
+    assert channels['b.weight', 1] == list(range(8))
+
+
+def test_both_ends_of_a_layer(found):
+    inputs, outputs = layer_ends(found.trace, 'b')
+    assert found.groups.channels_at(inputs).tolist() == list(range(8))
+    assert found.groups.channels_at(outputs).tolist() == list(range(8, 20))
+
+
+def test_everyone_who_has_a_parameter():
+    one, two = nn.Linear(2, 2), nn.Linear(2, 2, bias=False)
+    two.weight = one.weight
+    found = owners(nn.Sequential(one, two))
+    assert found[id(one.weight)] == [(one, 'weight'), (two, 'weight')]
+    assert found[id(one.bias)] == [(one, 'bias')]

@@ -1,0 +1,97 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mmlapp.core import PruningError, attach, shrink
+
+KINDS = ['depthwise', 'pointwise', 'grouped']
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_fill_adds_the_bypass_to_what_is_left(
+    plain, image, kind, mask_randomly
+):
+    """Computes m W(x) + B(x), by hand."""
+    model = plain()
+    pruner = attach(model, image, bypass=kind, unit='filters')
+    weight, bias = model.b.weight.detach(), model.b.bias.detach()
+    mask_randomly(pruner)
+    start = [i.name for i in pruner.groups].index('b')
+    mask = pruner.mask.split([i.size for i in pruner.groups])[start]
+    x = torch.randn(2, 8, 8, 8).double()
+    main = functional.conv2d(x, weight, bias, stride=2, padding=1)
+    expected = main * mask.view(1, -1, 1, 1) + model.b.bypass(x)
+    torch.testing.assert_close(model.b(x), expected)
+
+
+def test_a_layer_may_lose_all_filters_to_its_bypass(plain, image):
+    model = plain().eval()
+    pruner = attach(model, image, bypass='depthwise', unit='filters')
+    pruner.set_mask(torch.zeros_like(pruner.mask))
+    masked = model(image)
+    slim = shrink(copy.deepcopy(model), pruner.plan())
+    assert slim.b.weight.shape == (0, 8, 3, 3)
+    slim.b._conv_forward = None  # it must not run
+    torch.testing.assert_close(slim(image), masked)
+
+
+def test_fill_leaves_layers_without_a_bypass_alone(net, conv, image, agree):
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x))),
+        a=conv(3, 8, 1),
+        b=conv(8, 8),
+        c=conv(8, 5, 1),
+    )
+    result = agree(model, image, bypass='pointwise', unit='filters')
+    assert result.groups == {'b': 8}
+
+
+FILLED = {
+    'one dimension': (nn.Conv1d(8, 8, 3, padding=1), (2, 8, 9), 8),
+    'three dimensions': (nn.Conv3d(8, 8, 3, padding=1), (2, 8, 4, 4, 4), 8),
+    'grouped': (
+        nn.Conv2d(8, 12, 3, padding=1, groups=2),
+        (2, 8, 8, 8),
+        6,
+    ),
+    'transposed': (
+        nn.ConvTranspose2d(8, 12, 3, stride=2, padding=1, output_padding=1),
+        (2, 8, 8, 8),
+        12,
+    ),
+}
+
+
+@pytest.mark.parametrize('keep', [0.5, 0.0])
+@pytest.mark.parametrize('name', FILLED)
+def test_fill_beside_every_kind(net, agree, name, keep):
+    """Filters of a grouped one go at the same place of every group."""
+    layer, shape, size = FILLED[name]
+    model = net(lambda m, x: m.a(x), a=copy.deepcopy(layer))
+    result = agree(
+        model,
+        torch.randn(shape).double(),
+        keep=keep,
+        bypass='depthwise',
+        unit='filters',
+    )
+    assert result.groups == {'a': size}
+    assert result.slim.a.groups == layer.groups
+
+
+def test_fill_may_prune_what_leaves_the_network(net, conv, image, agree):
+    """The output keeps its width; only filters go."""
+    model = net(lambda m, x: m.a(x), a=conv(6, 8))
+    image = torch.randn(2, 6, 8, 8).double()
+    result = agree(model, image, bypass='pointwise', unit='filters')
+    assert result.groups == {'a': 8}
+
+
+def test_filters_need_a_bypass(model, images):
+    with pytest.raises(PruningError, match="unit='filters' needs a bypass"):
+        attach(model, images, unit='filters')
