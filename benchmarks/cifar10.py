@@ -1,8 +1,13 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Dense, uniformly narrowed and LAPP ResNets on CIFAR-10, one recipe.
+"""Dense ResNets on CIFAR-10 and what LAPP and its controls make of them.
 
-    python benchmarks/cifar10.py data/cifar10 pruner --target 0.403 --seed 0
+    python benchmarks/cifar10.py data/cifar10 lapp --target 0.403 --seed 0
+    python benchmarks/cifar10.py data/cifar10 uniform --ignore backbone.conv1
+
+LAPP starts dense; ``uniform`` and ``random`` are its controls, with masks that
+are fixed before the training, so that they train from scratch. All rows share
+one recipe.
 
 ``data/cifar10`` holds ``train/`` and ``test/`` with one folder of images per
 class. Every run writes ``<out>/<name>.json`` after its last epoch and a
@@ -17,6 +22,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,20 +33,26 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmlapp.core import LAPP, Bypass, Controller, attach
+from mmlapp.core import LAPP, Phase, Pruner, attach
 from mmlapp.core.files import replace_file, replace_text
+from mmlapp.core.methods.lapp import Balance
 from mmlapp.models import CIFARResNet
 
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 BATCH, PEAK_RATE, WEIGHT_DECAY = 128, 0.4, 5e-4
+# Options that each rule of LAPP's thresholds takes.
+UPDATES = {
+    'balance': ('rate', 'task_weight', 'memory', 'order'),
+    'gradient': ('rate', 'cost_weight'),
+}
 
 
 class Classifier(nn.Module):
     """A CIFAR ResNet with its linear layer."""
 
-    def __init__(self, depth: int, mid_channels: Any = None) -> None:
+    def __init__(self, depth: int) -> None:
         super().__init__()
-        self.backbone = CIFARResNet(depth, mid_channels=mid_channels)
+        self.backbone = CIFARResNet(depth)
         self.fc = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,30 +105,6 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return moved.permute(0, 3, 1, 2)
 
 
-def multiply_adds(depth: int, widths: list[int] | None) -> int:
-    """Convolutions and classifier of a CIFAR ResNet, in closed form."""
-    blocks = (depth - 2) // 6
-    total, width_in = 3 * 16 * 9 * 1024 + 640, 16
-    for stage, width in enumerate((16, 32, 64)):
-        mid = width if widths is None else widths[stage]
-        positions = (32 >> stage) ** 2
-        for _ in range(blocks):
-            total += 9 * positions * mid * (width_in + width)
-            width_in = width
-    return total
-
-
-def uniform_widths(depth: int, target: float) -> list[int]:
-    """Inner widths with one ratio for every block, within the target."""
-    budget = target * multiply_adds(depth, None)
-    best = [1, 1, 1]
-    for step in range(1, 641):
-        widths = [max(1, round(w * step / 640)) for w in (16, 32, 64)]
-        if multiply_adds(depth, widths) <= budget:
-            best = widths
-    return best
-
-
 @torch.no_grad()
 def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Top-1 accuracy in percent, in float32."""
@@ -136,63 +124,54 @@ def initialise(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode='fan_out')
 
 
-def build(args: argparse.Namespace) -> tuple[nn.Module, LAPP | None]:
-    """Makes the network of the asked row."""
+def lapp(args: argparse.Namespace) -> dict[str, Any]:
+    """LAPP with the asked rule and surrogate."""
+    names = UPDATES[args.update]
+    update = {'type': args.update, **{n: getattr(args, n) for n in names}}
+    surrogate = {'type': args.surrogate, 'width': args.width}
+    return {'type': 'lapp', 'update': update, 'surrogate': surrogate}
+
+
+def uniform(args: argparse.Namespace) -> dict[str, Any]:
+    """The same share of every group."""
+    return {'type': 'uniform'}
+
+
+def random(args: argparse.Namespace) -> dict[str, Any]:
+    """Other shares with every seed."""
+    return {'type': 'random', 'spread': args.spread, 'seed': args.seed}
+
+
+METHODS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    'lapp': lapp,
+    'uniform': uniform,
+    'random': random,
+}
+
+
+def build(args: argparse.Namespace) -> tuple[nn.Module, Pruner | None]:
+    """Makes the network of the asked row; a control is pruned already."""
     torch.manual_seed(args.seed)
-    uniform = args.method == 'uniform'
-    widths = None
-    if uniform and args.bypass == 'none':
-        widths = uniform_widths(args.depth, args.target)
-    model = Classifier(args.depth, widths)
+    model = Classifier(args.depth)
     initialise(model)
     pruner = None
-    if args.method == 'lapp' or (uniform and args.bypass != 'none'):
-        pruner = attach_lapp(model, args)
-    if uniform and pruner is not None:
-        keep_evenly(pruner, args.target)
+    if args.method != 'dense':
+        pruner = attach(
+            model,
+            torch.zeros(1, 3, 32, 32),
+            scope=args.scope.split(','),
+            ignore=[p for p in args.ignore.split(',') if p],
+            unit=args.unit,
+            bypass=None if args.bypass == 'none' else args.bypass,
+            method=METHODS[args.method](args),
+            score=args.score,
+            normalisation=args.normalisation,
+        )
+        if args.method != 'lapp':
+            # Which filters of a random layer are kept does not matter.
+            pruner.begin({'flops': args.target}, steps=1)
+            pruner.step()
     return model.to(memory_format=torch.channels_last), pruner
-
-
-def attach_lapp(model: nn.Module, args: argparse.Namespace) -> LAPP:
-    """Masks and bypasses as the command line asks for them."""
-    return attach(
-        model,
-        torch.zeros(1, 3, 32, 32),
-        scope=args.scope.split(','),
-        ignore=[p for p in args.ignore.split(',') if p],
-        bypass=Bypass(args.bypass, args.placement),
-        score=args.score,
-        normalisation=args.normalisation,
-        surrogate=args.surrogate,
-        width=args.width,
-        controller=Controller(
-            rate=args.rate,
-            task_weight=args.task_weight,
-            memory=args.memory,
-            order=args.order,
-        ),
-    )
-
-
-@torch.no_grad()
-def keep_evenly(pruner: LAPP, target: float) -> None:
-    """Fixes masks with one share for every group before the training.
-
-    Ranked scores of a group are evenly spread, so that one threshold is one
-    share; which filters of a random layer are kept does not matter.
-    """
-    pruner.begin({'flops': target}, 1)
-    low, high = 0.0, 1.0
-    for _ in range(20):
-        pruner.method.threshold.fill_((low + high) / 2)
-        pruner.refresh()
-        if pruner.ratios()['flops'] > target:
-            low = (low + high) / 2
-        else:
-            high = (low + high) / 2
-    pruner.method.threshold.fill_(high)
-    pruner.refresh()
-    pruner.finish()
 
 
 def recipe(
@@ -217,7 +196,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     train, test = (load_split(args.data, s) for s in ('train', 'test'))
     if args.subset:
         keep = torch.randperm(
-            50000, generator=torch.Generator().manual_seed(1)
+            len(train[0]), generator=torch.Generator().manual_seed(1)
         )[: args.subset]
         train = (train[0][keep], train[1][keep])
     model, pruner = build(args)
@@ -238,7 +217,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         losses = []
         for step in range(steps):
             first = epoch * steps + step == int(args.begin * steps)
-            if pruner and args.method == 'lapp' and first:
+            if pruner and pruner.phase == Phase.DENSE and first:
                 pruner.begin(
                     {'flops': args.target}, int(args.prune_epochs * steps)
                 )
@@ -263,12 +242,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             'seconds': time.perf_counter() - started,
         }
         if pruner:
-            row['flops'] = pruner.ratios()['flops']
-            row['keep'] = pruner.keep_ratios()
-            row['signal'] = pruner.signal()
-            row['threshold'] = [
-                round(t, 4) for t in pruner.method.threshold.tolist()
-            ]
+            row |= report(pruner)
         history.append(row)
         print(json.dumps(row), flush=True)
         state = {
@@ -278,32 +252,37 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             'history': history,
         }
         replace_file(checkpoint, partial(torch.save, state))
-    dense = multiply_adds(args.depth, None)
     return {
         'name': args.name,
         'arguments': {
             k: v for k, v in vars(args).items() if k not in ('data', 'out')
         },
         'accuracy': history[-1]['accuracy'],
-        'flops': pruner.ratios()['flops']
-        if pruner
-        else multiply_adds(
-            args.depth,
-            uniform_widths(args.depth, args.target)
-            if args.method == 'uniform'
-            else None,
-        )
-        / dense,
+        'flops': pruner.ratios()['flops'] if pruner else 1.0,
         'seconds': sum(r['seconds'] for r in history),
         'history': history,
     }
 
 
-def parse_args() -> argparse.Namespace:
+def report(pruner: Pruner) -> dict[str, Any]:
+    """What the history of a run notes of its pruning."""
+    row: dict[str, Any] = {
+        'flops': pruner.ratios()['flops'],
+        'keep': pruner.keep_ratios(),
+    }
+    if isinstance(pruner.method, LAPP):
+        update, threshold = pruner.method.update, pruner.method.threshold
+        if isinstance(update, Balance):
+            row['signal'] = update.signal().tolist()
+        row['threshold'] = [round(t, 4) for t in threshold.tolist()]
+    return row
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('data', type=Path)
-    parser.add_argument('method', choices=['dense', 'uniform', 'lapp'])
+    parser.add_argument('method', choices=['dense', *METHODS])
     parser.add_argument('--name')
     parser.add_argument('--out', type=Path, default='work_dirs/cifar10')
     parser.add_argument('--depth', type=int, default=20)
@@ -317,18 +296,23 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--prune-epochs', type=float, default=3)
     parser.add_argument('--scope', default='backbone')
     parser.add_argument('--ignore', default='')
+    parser.add_argument('--unit', default='channels')
     parser.add_argument('--bypass', default='none')
-    parser.add_argument('--placement', default='narrow')
     parser.add_argument('--score', default='l2')
     parser.add_argument('--normalisation', default='rank')
     parser.add_argument('--surrogate', default='sigmoid')
     parser.add_argument('--width', type=float, default=0.1)
+    parser.add_argument('--update', choices=list(UPDATES), default='balance')
     parser.add_argument('--rate', type=float, default=5.0)
     parser.add_argument('--task-weight', type=float, default=0.3)
     parser.add_argument('--order', type=int, default=2)
     parser.add_argument('--memory', type=float, default=0.1)
-    args = parser.parse_args()
-    branch = [args.bypass, args.placement] if args.bypass != 'none' else []
+    parser.add_argument('--cost-weight', type=float, default=1.0)
+    parser.add_argument(
+        '--spread', type=float, default=0.5, help='of random rates'
+    )
+    args = parser.parse_args(argv)
+    branch = [args.unit, args.bypass] if args.bypass != 'none' else []
     args.name = args.name or '-'.join(
         [args.method, *branch, f'seed{args.seed}']
     )

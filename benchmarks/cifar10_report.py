@@ -22,34 +22,39 @@ import matplotlib
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 
-# What distinguishes two rows, and its default.
+NAMES = {
+    'dense': 'dense',
+    'lapp': 'LAPP',
+    'uniform': 'uniform, from scratch',
+    'random': 'random, from scratch',
+}
+# What a row is named by, beside its branch, where it is not the default.
+SHARED = {'scope': 'backbone', 'ignore': '', 'score': 'l2'}
 OPTIONS = {
-    'scope': 'backbone',
-    'bypass': 'none',
-    'placement': 'narrow',
-    'score': 'l2',
-    'surrogate': 'sigmoid',
-    'order': 2,
-    'task_weight': 0.3,
-    'prune_epochs': 3,
+    'dense': {},
+    'lapp': {
+        **SHARED,
+        'surrogate': 'sigmoid',
+        'update': 'balance',
+        'order': 2,
+        'task_weight': 0.3,
+        'prune_epochs': 3,
+    },
+    'uniform': SHARED,
+    'random': {**SHARED, 'spread': 0.5},
 }
 
 
 def title(arguments: dict[str, Any]) -> str:
     """Names a row by what is not the default."""
-    method, plain = arguments['method'], arguments['bypass'] == 'none'
-    if method == 'dense':
-        return 'dense'
-    if method == 'uniform' and plain:
-        return 'uniform inner widths, from scratch'
-    parts = ['LAPP' if method == 'lapp' else 'uniform, from scratch']
-    if not plain:
-        parts.append(f'{arguments["placement"]} {arguments["bypass"]}')
+    method = arguments['method']
+    parts = [NAMES[method]]
+    if arguments['bypass'] != 'none':
+        parts.append(f'{arguments["unit"]}, {arguments["bypass"]} bypass')
     parts += [
         f'{name}={arguments[name]}'
-        for name, default in OPTIONS.items()
-        if name not in ('bypass', 'placement')
-        and arguments.get(name, default) != default
+        for name, default in OPTIONS[method].items()
+        if arguments.get(name, default) != default
     ]
     return ', '.join(parts)
 

@@ -31,34 +31,39 @@ from cifar10 import (
 from torch import Tensor
 from torch.nn import functional
 
-from mmlapp.core import LAPP, Controller, attach
+from mmlapp.core import LAPP, Pruner, attach
 from mmlapp.core.files import replace_text
-from mmlapp.core.methods.pruner.sensitivity import (
+from mmlapp.core.methods.lapp import Balance
+from mmlapp.core.methods.lapp.sensitivity import (
     Margin,
     first_order,
     second_order,
 )
 
 
-class Recorder(Controller):
-    """Pulls all groups alike and writes down what it is told."""
+class Recorder(Balance):
+    """Pulls all groups alike and writes down what the gate's gradient says.
 
-    def step(
-        self, margin: Margin, pull: float, state: Tensor, steps: int
-    ) -> Tensor:
-        """As Controller, with a record of both sensitivities."""
+    Attributes:
+        record (list[Tensor]): Both sensitivities of every step,
+            ``[2, groups]`` each.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(task_weight=0)
+        self.record: list[Tensor] = []
+
+    def change(self, margin: Margin, pull: float, steps: int) -> Tensor:
+        """As the balance, with a record of both sensitivities."""
         self.record.append(
             torch.stack([first_order(margin), second_order(margin)])
         )
-        return super().step(margin, pull, state, steps)
-
-    @property
-    def record(self) -> list[Tensor]:
-        """Both sensitivities of every step, ``[2, groups]`` each."""
-        return self.__dict__.setdefault('_record', [])
+        return super().change(margin, pull, steps)
 
 
-def train(model: torch.nn.Module, pruner: LAPP, data: Any, args: Any) -> None:
+def train(
+    model: torch.nn.Module, pruner: Pruner, data: Any, args: Any
+) -> None:
     """Half an epoch dense, then an epoch of pruning."""
     images, labels = data
     steps = args.steps or len(images) // BATCH
@@ -107,17 +112,17 @@ def main() -> None:
     torch.manual_seed(args.seed)
     model = Classifier(20)
     initialise(model)
-    controller = Recorder(task_weight=0)
+    recorder = Recorder()
     pruner = attach(
         model,
         torch.zeros(1, 3, 32, 32),
         scope='backbone',
-        controller=controller,
+        method=LAPP(update=recorder),
     )
     model.to(memory_format=torch.channels_last)
     train(model, pruner, load_split(args.data, 'train'), args)
     names = [g.name for g in pruner.groups]
-    first, second = torch.stack(controller.record).unbind(1)
+    first, second = torch.stack(recorder.record).unbind(1)
     result = {
         'first order': summarise(first, names),
         'second order': summarise(second, names),

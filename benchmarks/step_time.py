@@ -57,7 +57,7 @@ def make_step(
 ) -> Callable[[], float]:
     """Returns a training step that returns its seconds."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    pruner = getattr(model, 'lapp', None)
+    pruner = getattr(model, 'pruner', None)
 
     def step() -> float:
         started = time.perf_counter()
@@ -77,9 +77,9 @@ def make_step(
 def narrowed(
     dense: nn.Module, images: Tensor, target: float, divisor: int
 ) -> nn.Module:
-    """A copy at the end of its pruning phase; all groups about alike."""
+    """A copy at the end of its pruning phase; all groups alike."""
     model = copy.deepcopy(dense)
-    pruner = attach(model, images[:1], divisor=divisor)
+    pruner = attach(model, images[:1], method='uniform', divisor=divisor)
     pruner.begin({'flops': target}, 1)
     pruner.step()
     narrow(model, pruner.plan())
@@ -97,7 +97,7 @@ def measure(
     dense = build().to(memory_format=torch.channels_last)
     images = images.contiguous(memory_format=torch.channels_last)
     pruned = copy.deepcopy(dense)
-    attach(pruned, images[:1]).begin(target, 100 * (steps + 3))
+    attach(pruned, images[:1]).begin({'flops': target}, 100 * (steps + 3))
     slim = narrowed(dense, images, target, divisor)
     runs = [make_step(m, images, labels) for m in (dense, pruned, slim)]
     orders = itertools.cycle(itertools.permutations(range(len(runs))))

@@ -109,7 +109,7 @@ def run(task: Task, variant: Variant, folder: Path) -> Any:
     metric = score(
         small, small.with_suffix('.pth'), folder / 'test', task.metric
     )
-    row = {task.metric: metric, 'flops': plan.ratio}
+    row = {task.metric: metric, 'flops': plan.ratios()['flops']}
     replace_text(result, json.dumps(row) + '\n')
     return row
 

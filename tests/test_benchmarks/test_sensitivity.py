@@ -1,0 +1,39 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What is written down of every step, and its statistics."""
+
+import torch
+from cifar10 import Classifier
+from sensitivity import Recorder, summarise, train
+
+from mmlapp.core import LAPP, attach
+
+
+def test_both_sensitivities_of_every_step_are_written_down():
+    torch.manual_seed(0)
+    model, recorder = Classifier(8), Recorder()
+    pruner = attach(
+        model,
+        torch.zeros(1, 3, 32, 32),
+        scope='backbone',
+        method=LAPP(update=recorder),
+    )
+    data = torch.randint(256, (8, 3, 32, 32)), torch.arange(8)
+
+    class Args:
+        steps, seed, target = 2, 0, 0.5
+
+    train(model, pruner, data, Args)
+    assert len(recorder.record) == 2  # a dense step goes before
+    first, second = torch.stack(recorder.record).unbind(1)
+    assert first.shape == second.shape == (2, len(pruner.groups))
+    assert first.abs().sum() > 0
+    assert (second >= 0).all()
+    assert second.sum() > 0
+
+
+def test_the_statistics_of_equal_groups_are_equal():
+    record = torch.tensor([[1.0, 1.0], [3.0, 3.0], [2.0, 2.0], [5.0, 5.0]])
+    found = summarise(record, ['a', 'b'])
+    assert found['relative, first half'] == {'a': 1.0, 'b': 1.0}
+    assert found['relative, second half'] == {'a': 1.0, 'b': 1.0}
