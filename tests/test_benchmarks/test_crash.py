@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / 'benchmarks' / 'crash.py'
+SCRIPT = Path(__file__).parents[2] / 'benchmarks' / 'crash.py'
 
 
 @pytest.mark.slow
