@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from structure import cycles, imports_between, part_of
 
 ROOT = Path(__file__).parents[1]
 HEADER = [
@@ -20,6 +21,77 @@ SOURCES = [
     if '.mim' not in path.parts
 ]
 CORE = sorted((ROOT / 'mmlapp' / 'core').rglob('*.py'))
+# Folders and files of a package, lowest first: each imports from itself and
+# from lower ones alone.
+ORDER = {
+    'core': [
+        'errors',
+        'choices',
+        'files',
+        'heirs',
+        'mixins',
+        'snapshot',
+        'compare',
+        'progress',
+        'trace',
+        'groups',
+        'bypass',
+        'mask',
+        'plan',
+        'cost',
+        'units',
+        'score',
+        'methods',
+        'pruner',
+        'narrowing',
+        'analysis',
+        'attach',
+    ],
+    'engine': [
+        'hook_list',
+        'launch',
+        'models',
+        'checkpoints',
+        'training',
+        'deployment',
+        'analysis',
+    ],
+}
+# Imports that go upwards all the same, until somebody moves what they import.
+UPWARD = {
+    'core': [],
+    'engine': ['mmlapp.engine.deployment.deploy: analysis'],
+}
+# Source files that have no test file of their name yet.
+UNTESTED = [
+    'core/analysis/analyse.py',
+    'core/analysis/result.py',
+    'core/bypass/beside.py',
+    'core/bypass/branch.py',
+    'core/bypass/kernels.py',
+    'core/errors.py',
+    'core/heirs.py',
+    'core/mask/living.py',
+    'core/mask/placing.py',
+    'core/methods/base.py',
+    'core/methods/lapp/update.py',
+    'core/methods/random.py',
+    'core/methods/uniform.py',
+    'core/mixins.py',
+    'core/narrowing/check_plan.py',
+    'core/plan/layout.py',
+    'core/snapshot.py',
+    'core/units/base.py',
+    'core/units/branches.py',
+    'core/units/channels.py',
+    'core/units/filters.py',
+    'engine/analysis/tables.py',
+    'engine/deployment/deploy.py',
+    'engine/deployment/masked.py',
+    'engine/models/architecture.py',
+    'engine/models/proposals.py',
+    'engine/training/calibration.py',
+]
 # Everything that the core may import besides itself.
 ALLOWED = {*sys.stdlib_module_names, 'torch'}
 
@@ -81,3 +153,80 @@ def test_core_imports_torch_only(path):
 )
 def test_the_boundary_check_sees_each_form(source, forbidden):
     assert forbidden_imports(source, ('mmlapp', 'core')) == forbidden
+
+
+@pytest.fixture(scope='module')
+def imports():
+    """What every module of the package imports."""
+    return imports_between(
+        path
+        for path in SOURCES
+        if relative(path).startswith('mmlapp/') and path.suffix == '.py'
+    )
+
+
+def upward_imports(imports, top, order):
+    """Modules below a package that import from a higher part, and from which.
+
+    A part without a place in the order is lower than all others: whatever it
+    imports goes upwards.
+    """
+    place = {name: number for number, name in enumerate(order)}
+    return sorted(
+        f'{module}: {part_of(target, top)}'
+        for module, targets in imports.items()
+        if module.startswith(f'{top}.')
+        for target in targets
+        if target.startswith(f'{top}.')
+        and place.get(part_of(module, top), -1)
+        < place.get(part_of(target, top), len(order))
+    )
+
+
+@pytest.mark.parametrize('name', ORDER)
+def test_folders_import_from_lower_ones(imports, name):
+    found = upward_imports(imports, f'mmlapp.{name}', ORDER[name])
+    assert found == UPWARD[name]
+
+
+@pytest.mark.parametrize('name', ORDER)
+def test_every_folder_has_its_place_in_the_order(name):
+    parts = {
+        path.stem
+        for path in (ROOT / 'mmlapp' / name).iterdir()
+        if path.suffix == '.py' or (path / '__init__.py').exists()
+    }
+    assert parts - {'__init__'} == set(ORDER[name])
+
+
+def test_no_modules_import_each_other(imports):
+    assert cycles(imports) == []
+
+
+def test_the_guard_sees_imports_that_go_upwards():
+    imports = {
+        'p': {'p.high.a'},
+        'p.high.a': {'p.low', 'p.high.b'},
+        'p.high.b': {'other.high'},
+        'p.low': {'p.high.a'},
+        'p.new': {'p.low'},
+    }
+    found = upward_imports(imports, 'p', ['low', 'high'])
+    assert found == ['p.low: high', 'p.new: low']
+
+
+def without_test(folder):
+    """Source files of a folder of the package without a test of their name."""
+    for path in sorted((ROOT / 'mmlapp' / folder).rglob('*.py')):
+        inner = path.relative_to(ROOT / 'mmlapp')
+        parts = [f'test_{part}' for part in inner.parts]
+        if (
+            path.stem != '__init__'
+            and not ROOT.joinpath('tests', *parts).exists()
+        ):
+            yield inner.as_posix()
+
+
+def test_every_source_file_has_a_test_file_of_its_name():
+    found = {*without_test('core'), *without_test('engine')}
+    assert found - set(UNTESTED) == set()
