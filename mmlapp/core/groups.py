@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Channel groups: channels that share one threshold."""
+"""Channel groups: channels with the same members."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Groups:
 
     @property
     def prunable(self) -> list[ChannelGroup]:
-        """The groups that have a threshold, in order."""
+        """The groups that are not frozen, in order."""
         return [g for g in self.items if g.frozen is None]
 
 

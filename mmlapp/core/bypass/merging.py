@@ -20,8 +20,8 @@ def merge_bypasses(model: nn.Module) -> dict[str, str | None]:
 
     Nothing lies between both, so that with :math:`B'`, the bypass as filters
     of the convolution's shape, :math:`W x + B x = (W + B') x` (as RepVGG does,
-    arXiv 2101.03697). Layers that lost filters to a ``fill`` bypass keep it:
-    it is all that some of their channels have.
+    arXiv 2101.03697). Layers that lost filters alone keep their bypass: it
+    is all that some of their channels have.
 
     Args:
         model (nn.Module): A network that was narrowed.

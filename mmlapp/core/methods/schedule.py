@@ -58,7 +58,7 @@ class Schedule:
 
     The logarithm of the target falls linearly from the dense model
     to the asked ratio, which is reached after ``ramp`` of the phase; the
-    rest lets the thresholds settle.
+    rest lets the method settle.
 
     Args:
         target (float): Fraction of the dense cost, in (0, 1].

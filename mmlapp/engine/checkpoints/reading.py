@@ -36,8 +36,8 @@ class Trained:
     Args:
         weights (dict[str, Tensor]): Parameters and buffers of the network
             and its bypasses; the averaged ones if the run averaged them.
-        state (dict[str, Tensor]): Masks and thresholds, by their names in
-            the child ``pruner``.
+        state (dict[str, Tensor]): Gate and state of the method, by their
+            names in the child ``pruner``.
         plan (ChannelPlan, optional): The plan that the hook wrote at the end
             of the pruning phase.
         meta (dict): Such as ``dataset_meta``.

@@ -25,7 +25,7 @@ def deployed_model(
 ) -> nn.Module:
     """Builds a model of OpenMMLab and narrows it to a plan.
 
-    No tracing, no thresholds, no masks: a plain, smaller model into which a
+    No tracing, no pruner, no masks: a plain, smaller model into which a
     checkpoint of ``tools/deploy.py`` loads.
 
     Args:

@@ -23,13 +23,13 @@ def averaged_models(runner: Runner) -> Iterator[Any]:
 
 
 def mask_averages(runner: Runner, pruner: Pruner) -> None:
-    """Gives the averaged copies thresholds and masks of the model.
+    """Gives the averaged copies the gate and the method of the model.
 
-    With ``update_buffers`` their own would be averages of masks.
+    With ``update_buffers`` their own would be averages of gates.
 
     Args:
         runner (Runner): The runner of the training process.
-        pruner (Pruner): Thresholds and masks of the model.
+        pruner (Pruner): Of the model.
     """
     for averaged in averaged_models(runner):
         find_pruner(averaged.module).take_over(pruner)

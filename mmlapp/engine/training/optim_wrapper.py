@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizer wrappers that also step the thresholds."""
+"""Optimizer wrappers that also step the pruner."""
 
 from __future__ import annotations
 

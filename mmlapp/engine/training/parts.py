@@ -48,7 +48,7 @@ def run_optimizer(runner: Runner) -> Optimizer | None:
     wrapper = getattr(runner, 'optim_wrapper', None)
     if not isinstance(wrapper, OptimWrapper):
         return None
-    # An OptimWrapperDict has several, and does not step the thresholds.
+    # An OptimWrapperDict has several, and does not step the pruner.
     return getattr(wrapper, 'optimizer', None)
 
 

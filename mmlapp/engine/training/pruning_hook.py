@@ -66,7 +66,7 @@ class PruningHook(Hook):
         begin_iters (int): Iterations before the phase begins.
             Defaults to 0.
         interval (int): Iterations between two records of keep ratios and
-            thresholds in the visualizer, and between two comparisons of the
+            the method in the visualizer, and between two comparisons of the
             processes of a distributed run. Defaults to 50.
         narrow (bool): Whether to narrow the model when the phase ends. If
             not, masks stay to the end of the run. Defaults to True.

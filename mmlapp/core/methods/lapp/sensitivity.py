@@ -57,7 +57,7 @@ def second_order(margin: Margin) -> Tensor:
     By Fisher's approximation of the curvature the loss rises by
     :math:`p_i^2 / 2`, up to a factor common to all groups, when channel i
     goes (arXiv 1906.10771, 2108.00708). With the mean over the living
-    channels at the threshold and the FLOPs of one channel there,
+    channels at the threshold and the cost of one channel there,
 
     .. math:: q_g = \frac{\sum_i h_i m_i p_i^2 / \sum_i h_i m_i}
               {|f_g| / \sum_i h_i} .
