@@ -21,9 +21,9 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 from mmlapp.core import PruningError
+from mmlapp.core.compare import DEPLOYED_TOLERANCE
 from mmlapp.engine.analysis.tables import console, figures_table
 from mmlapp.engine.deployment.deploy import Deployment, deploy
-from mmlapp.core.compare import DEPLOYED_TOLERANCE
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
