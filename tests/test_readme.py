@@ -4,12 +4,13 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import register_score
+from mmlapp.core import LAPP, attach, register_score
 from mmlapp.core.score import SCORES
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +53,18 @@ def test_the_bare_loop_prunes_to_half_the_flops() -> None:
     assert 0.4 < pruned / dense <= 0.5
     small.eval()
     assert small(batch[0]).shape == (8, 4)
+
+
+def test_the_settings_are_those_of_the_product() -> None:
+    names: dict[str, Any] = {}
+    exec(block('task_weight'), names)
+    model = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3))
+    pruner = attach(model, torch.rand(1, 16, 9, 9), **names['model'])
+    method = pruner.method
+    assert isinstance(method, LAPP)
+    assert method.update.task_weight == 0.5
+    assert type(method.surrogate).__name__ == 'LongTail'
+    assert isinstance(model[0].bypass.norm, nn.BatchNorm2d)
 
 
 def test_the_own_score_is_usable_by_name() -> None:
