@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from mmlapp.core import Pruner, analyse, attach, shrink
 from mmlapp.core.compare import relative_error
 from mmlapp.core.snapshot import exact
-from mmlapp.engine.analysis.complexity import counted_flops, operator_flops
 from mmlapp.engine.deployment.recipe import dense_config
 from mmlapp.engine.models.architecture import example_forward, example_inputs
 from mmlapp.engine.models.comparison import (
@@ -30,6 +29,7 @@ from mmlapp.engine.models.comparison import (
     Probe,
     flat_tensors,
 )
+from mmlapp.engine.models.complexity import counted_flops, operator_flops
 
 from .foreign import LIBRARIES, build_foreign
 from .memory import peak_memory

@@ -12,8 +12,8 @@ from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
 from mmlapp.core import ChannelPlan
-from mmlapp.engine.analysis.complexity import counted_flops, operator_flops
 from mmlapp.engine.deployment import deploy as logic
+from mmlapp.engine.models.complexity import counted_flops, operator_flops
 
 
 @pytest.fixture(scope='module')

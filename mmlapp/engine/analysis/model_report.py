@@ -21,7 +21,7 @@ from mmlapp.core.methods.budget import check_divisor, reachable
 
 from ..deployment.recipe import dense_config, own_settings
 from ..models.architecture import example_forward
-from .complexity import COUNTED, counted_flops, operator_flops
+from ..models.complexity import COUNTED, counted_flops, operator_flops
 
 OPERATOR = 'an operator without parameters'
 # Arguments of ``PrunableModel`` that an analysis depends on.

@@ -19,7 +19,6 @@ from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.trace import trace
 from mmlapp.version import __version__
 
-from ..analysis.complexity import counted_flops, operator_flops
 from ..checkpoints.reading import Trained, load_checkpoint, read_trained
 from ..models.architecture import example_forward
 from ..models.comparison import (
@@ -29,6 +28,7 @@ from ..models.comparison import (
     random_probes,
     refuse_differences,
 )
+from ..models.complexity import counted_flops, operator_flops
 from ..training.report import count_parameters
 from .folder import check_folder, staged_folder
 from .masked import build_model, masked_model

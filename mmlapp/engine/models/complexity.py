@@ -14,8 +14,8 @@ import torch
 from mmengine.analysis import FlopAnalyzer
 from torch import Tensor, nn
 
-from ..models.architecture import example_inputs
-from ..models.comparison import flat_tensors
+from .architecture import example_inputs
+from .comparison import flat_tensors
 
 # What the budget counts; MMEngine also counts norms, pooling and resizing.
 COUNTED = ('conv', 'linear', 'addmm', 'mm', 'bmm', 'matmul', 'einsum')

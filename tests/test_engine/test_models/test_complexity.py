@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.autograd import Function
 
-from mmlapp.engine.analysis.complexity import counted_flops, operator_flops
+from mmlapp.engine.models.complexity import counted_flops, operator_flops
 
 
 class Foreign(Function):
