@@ -119,7 +119,9 @@ def test_data_and_schedule_are_complete(path: Path) -> None:
 def test_name_of_lapp_config_says_what_it_does(path: Path) -> None:
     parent, _ = parent_of(path)
     hook = load(path).custom_hooks[-1]
-    assert path.stem == f'lapp-flops{round(hook.target["flops"] * 100)}_{parent}'
+    assert (
+        path.stem == f'lapp-flops{round(hook.target["flops"] * 100)}_{parent}'
+    )
 
 
 @pytest.mark.parametrize('path', LAPP_CONFIGS, ids=name_of)

@@ -21,7 +21,7 @@ from .methods import METHODS, Method
 from .methods.budget import check_divisor
 from .pruner import Pruner
 from .score import Score, Scorer
-from .score.group_scores import GroupInfo, Layer
+from .score.group_scores import GroupInfo
 from .units import Unit
 
 COST_NAMES = 'flops', 'parameters'
@@ -185,24 +185,14 @@ def build_costs(
 
 
 def _infos(model: nn.Module, analysis: Analysis) -> list[GroupInfo]:
-    record = analysis.trace
-    infos = []
-    for group in analysis.groups.prunable:
-        layers = []
-        for member in group.producers(record.producers):
-            name = member.site.module
-            norm = record.norms.get(name)
-            layers.append(
-                Layer(
-                    name,
-                    model.get_submodule(name),
-                    member.site.dim,
-                    member.channels,
-                    None if norm is None else model.get_submodule(norm),
-                    member.site.name.rpartition('.')[2],
-                )
-            )
-        infos.append(
-            GroupInfo(group.name, group.size, layers, analysis.unit.floor)
+    """What the pruner needs to know of every prunable group, in order."""
+    unit = analysis.unit
+    return [
+        GroupInfo(
+            group.name,
+            group.size,
+            unit.scored_layers(model, analysis, group),
+            unit.floor,
         )
-    return infos
+        for group in analysis.groups.prunable
+    ]

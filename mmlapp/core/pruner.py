@@ -312,11 +312,13 @@ class Pruner(nn.Module):
 
     def plan(self) -> ChannelPlan:
         """Returns what the gate keeps, ready for ``shrink``."""
-        mask = self.mask.cpu()
+        mask, gate = self.mask.cpu(), self.gate.detach()
         costs = {}
-        for name, ratio in self.ratios().items():
-            dense = self.cost(name).dense
-            costs[name] = {'dense': dense, 'pruned': ratio * dense}
+        for name in self.costs:
+            cost = self.cost(name)
+            # As the living count, which is what the narrow network will cost.
+            pruned = float(cost((gate > 0).double()))
+            costs[name] = {'dense': cost.dense, 'pruned': pruned}
             if name in self.progress.target:
                 costs[name]['target'] = self.progress.target[name]
         return self.layout.plan(mask, self.by_group(mask), costs)

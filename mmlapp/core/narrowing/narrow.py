@@ -135,7 +135,8 @@ def _narrow_model(model: nn.Module, plan: ChannelPlan) -> Heirs:
         heirs.update(_narrow_branch(model.get_submodule(name), entry))
     unit = UNITS.build(plan.unit)
     for name, details in plan.details.items():
-        unit.narrow_layer(model.get_submodule(name), details)
+        layer = model.get_submodule(name)
+        heirs.update(unit.narrow_layer(layer, details))
     return heirs
 
 

@@ -21,8 +21,10 @@ class Layer:
     Args:
         name (str): Qualified name of the module.
         module (nn.Module): The convolution or linear layer.
-        dim (int): Output dimension of its weight.
-        channels (Tensor): Channel of the group at every index, -1 for none.
+        dims (tuple[int, ...]): Dimensions of its weight that count the
+            parts: the output's alone for channels.
+        channels (Tensor): Channel of the group at every index of those
+            dimensions, flattened; -1 for none.
         norm (nn.Module, optional): The affine norm that follows.
         weight (str): Name of the weight in the module. Defaults to
             ``weight``.
@@ -30,7 +32,7 @@ class Layer:
 
     name: str
     module: nn.Module
-    dim: int
+    dims: tuple[int, ...]
     channels: Tensor
     norm: nn.Module | None = None
     weight: str = 'weight'
@@ -128,13 +130,17 @@ def layer_context(layer: Layer) -> ScoreContext:
 
     # Dimensions as they lie in memory: flattening then copies nothing.
     # [.., N, ..] -> [N, D], the largest stride first.
-    inner = [d for d in range(weight.dim()) if d != layer.dim]
+    outer = layer.dims
+    inner = [d for d in range(weight.dim()) if d not in outer]
     inner.sort(key=weight.stride, reverse=True)
 
     def flat(tensor: Tensor) -> Tensor:
-        return tensor.detach().permute(layer.dim, *inner).flatten(1)
+        ordered = tensor.detach().permute(*outer, *inner)
+        return ordered.flatten(0, len(outer) - 1).flatten(1)
 
+    filters = flat(weight)
+    if scale is not None:
+        # Parts of a channel share its scale: [out] -> [N].
+        scale = scale.repeat_interleave(len(filters) // len(scale))
     gradient = None if weight.grad is None else flat(weight.grad)
-    return ScoreContext(
-        flat(weight), gradient, scale, layer.name, layer.module
-    )
+    return ScoreContext(filters, gradient, scale, layer.name, layer.module)

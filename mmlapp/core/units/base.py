@@ -16,10 +16,12 @@ from ..bypass.branch import Branch, Ends
 from ..choices import Table
 from ..cost.base import StoredTensor
 from ..errors import PruningError
-from ..groups import Groups
+from ..groups import ChannelGroup, Groups
+from ..heirs import Heirs
 from ..mask.gate import GateSource, MaskPlace
 from ..plan.layout import Layout
 from ..plan.plan import Kept
+from ..score.group_scores import Layer
 from ..trace import LayerCall, Trace
 
 if TYPE_CHECKING:
@@ -92,6 +94,33 @@ class Unit(ABC):
             them. A unit that removes something else than channels makes
             nodes of its own with ``request.record.graph.new``.
         """
+
+    def scored_layers(
+        self, model: nn.Module, analysis: Analysis, group: ChannelGroup
+    ) -> list[Layer]:
+        """Returns where the scores of a group come from.
+
+        Args:
+            model (nn.Module): The network without branches.
+            analysis (Analysis): What was found.
+            group (ChannelGroup): One of its prunable groups.
+        """
+        record = analysis.trace
+        layers = []
+        for member in group.producers(record.producers):
+            name = member.site.module
+            norm = record.norms.get(name)
+            layers.append(
+                Layer(
+                    name,
+                    model.get_submodule(name),
+                    (member.site.dim,),
+                    member.channels,
+                    None if norm is None else model.get_submodule(norm),
+                    member.site.name.rpartition('.')[2],
+                )
+            )
+        return layers
 
     def calls(self, analysis: Analysis) -> list[LayerCall]:
         """Returns the network's own calls, which costs are counted from.
@@ -191,14 +220,17 @@ class Unit(ABC):
 
     def narrow_layer(
         self, layer: nn.Module, details: Mapping[str, Kept]
-    ) -> None:
+    ) -> Heirs:
         """Finishes a layer whose tensors were sliced; not much, as a rule.
 
         Args:
             layer (nn.Module): The layer, changed in place.
             details (Mapping[str, Kept]): What :meth:`layout` noted for it.
+
+        Returns:
+            Heirs: What took the place of parameters that this replaced.
         """
-        return None
+        return {}
 
 
 UNITS: Table[Callable[..., Unit]] = Table('unit')

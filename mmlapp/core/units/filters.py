@@ -19,6 +19,7 @@ from ..groups import (
     find_groups,
     matches,
 )
+from ..heirs import Heirs
 from ..mask.gate import GateSource, MaskPlace
 from ..mask.placing import place_masks, placed_sites
 from ..plan.layout import Layout
@@ -120,16 +121,17 @@ class Filters(Unit):
 
     def narrow_layer(
         self, layer: nn.Module, details: Mapping[str, Kept]
-    ) -> None:
+    ) -> Heirs:
         """Notes at which outputs the filters that are left add."""
         kept = details['outputs']
         if len(kept.index) == kept.size:
-            return
+            return {}
         weight = layer._parameters['weight']
         assert weight is not None
         layer.kept = torch.tensor(
             kept.index, dtype=torch.int64, device=weight.device
         )
+        return {}
 
 
 def _filters_of(layer: Any) -> int:

@@ -22,7 +22,7 @@ def test_a_filter_and_its_gradient_in_any_layout(module, dim, channels_last):
     # The gradient lies in the other layout.
     module.weight.grad = torch.randn(module.weight.shape)
     count = module.weight.shape[dim]
-    found = layer_context(Layer('', module, dim, torch.arange(count)))
+    found = layer_context(Layer('', module, (dim,), torch.arange(count)))
     assert found.filters.shape == (count, module.weight.numel() // count)
     for n in range(count):
         weight = module.weight.detach().select(dim, n)
@@ -40,5 +40,5 @@ def _numbers(pair):
 
 def test_filters_are_not_copied():
     module = nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last)
-    found = layer_context(Layer('', module, 0, torch.arange(8)))
+    found = layer_context(Layer('', module, (0,), torch.arange(8)))
     assert found.filters.data_ptr() == module.weight.data_ptr()

@@ -69,7 +69,9 @@ def test_a_floor_of_ones_own_holds(model, images):
 
 def test_details_that_a_unit_does_not_have():
     details = {'outputs': Kept(2, (0,))}
-    with pytest.raises(PruningError, match=r'Channels has no details.*outputs'):
+    with pytest.raises(
+        PruningError, match=r'Channels has no details.*outputs'
+    ):
         Channels().check_layer(torch.nn.Conv2d(2, 2, 1), details)
 
 
