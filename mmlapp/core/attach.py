@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from .analysis.analyse import analyse
-from .analysis.refusals import example_of
 from .analysis.result import Analysis
 from .bypass.beside import add_bypass
 from .cost import COSTS, Cost, CostContext
@@ -109,8 +108,7 @@ def attach(
     decides = METHODS.build(method)
     scorer = Scorer(score, normalisation)
     if analysis is None:
-        forward = example_of(model, example)
-        analysis = analyse(model, forward, scope, ignore, bypass, unit)
+        analysis = analyse(model, example, scope, ignore, bypass, unit)
     if not analysis.groups.prunable:
         reasons = sorted({str(g.frozen) for g in analysis.groups.items})
         raise PruningError(

@@ -7,19 +7,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..bypass import check_bypass
 from ..trace import trace
 from ..units import UNITS, Request, Unit
-from .refusals import check_network, check_repeats, checked
+from .refusals import check_network, check_repeats, checked, example_of
 from .result import Analysis
 from .trial import prove
 
 
 def analyse(
     model: nn.Module,
-    forward: Callable[[], Any],
+    example: Tensor | tuple[Any, ...] | Callable[[], Any],
     scope: str | Sequence[str] = '*',
     ignore: str | Sequence[str] = (),
     bypass: str | Mapping[str, Any] | None = None,
@@ -29,7 +29,9 @@ def analyse(
 
     Args:
         model (nn.Module): The network.
-        forward (Callable): Runs it on an example.
+        example (Tensor, tuple or Callable): An input, a tuple of all
+            positional arguments, or a function without arguments that runs
+            the network on whatever else it reads.
         scope (str or Sequence[str]): Patterns of module names that may be
             pruned. Defaults to all.
         ignore (str or Sequence[str]): Patterns to leave alone. Defaults to
@@ -52,6 +54,7 @@ def analyse(
     chosen = None if bypass is None else check_bypass(bypass)
     scope = (scope,) if isinstance(scope, str) else tuple(scope)
     ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    forward = example_of(model, example)
     record = trace(model, checked(forward))
     check_repeats(model, forward, record.order)
     request = Request(model, forward, record, scope, ignore, chosen)

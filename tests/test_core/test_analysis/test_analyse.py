@@ -17,6 +17,14 @@ def test_the_network_is_left_as_it_is(model, images):
     assert model.training
 
 
+def test_an_example_is_what_attach_takes(model, images):
+    names = [
+        [group.name for group in analyse(model, example).groups.prunable]
+        for example in (images, (images,), lambda: model(images))
+    ]
+    assert names == [['a', 'b', 'c']] * 3
+
+
 def test_an_analysis_spares_the_forwards(model, images):
     """It says scope, unit and bypass."""
     found = analyse(
