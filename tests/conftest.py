@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finished pruning runs without training: a config file and a checkpoint."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -185,3 +186,16 @@ def detector_run(tmp_path):
         return _finished_run(tmp_path, DETECTOR, 0.6)
 
     return make
+
+
+@pytest.fixture(scope='session')
+def extensions():
+    """Registers the five files of docs/extending.md; returns their texts."""
+    page = Path(__file__).parents[1] / 'docs' / 'extending.md'
+    found = {}
+    for section in re.split(r'^## ', page.read_text('utf-8'), flags=re.M)[1:]:
+        block = re.search(r'```python\n(.*?)```', section, re.S)
+        found[section.partition('\n')[0]] = block[1]
+    for name, text in found.items():
+        exec(compile(text, name, 'exec'), {'__name__': 'extension'})
+    return found

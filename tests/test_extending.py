@@ -3,8 +3,7 @@
 """The five files of docs/extending.md: attach, train, narrow, deploy."""
 
 import copy
-import re
-from pathlib import Path
+from collections import ChainMap
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from torch import nn
 
 from mmlapp.core import ChannelPlan, attach, narrow, shrink
 
-PAGE = Path(__file__).parents[1] / 'docs' / 'extending.md'
 # Heading of the page: arguments of `attach` that use what is below it.
 USES = {
     'A method': dict(method='fading'),
@@ -21,36 +19,19 @@ USES = {
     'A score': dict(score='activity'),
     'A unit': dict(unit='pairs'),
 }
-TOGETHER = {
-    key: value
-    for arguments in USES.values()
-    for key, value in arguments.items()
-}
+TOGETHER = dict(ChainMap(*USES.values()))
 
 
-def files():
-    """The first block of code below every heading."""
-    text = PAGE.read_text(encoding='utf-8')
-    found = {}
-    for section in re.split(r'^## ', text, flags=re.M)[1:]:
-        block = re.search(r'```python\n(.*?)```', section, re.S)
-        found[section.partition('\n')[0]] = block[1]
-    return found
-
-
-@pytest.fixture(scope='module', autouse=True)
-def registered():
-    for name, text in files().items():
-        exec(compile(text, name, 'exec'), {'__name__': 'extension'})
-
-
-def test_the_page_has_the_five():
-    assert list(files()) == list(USES)
+def test_the_page_has_the_five(extensions):
+    assert list(extensions) == list(USES)
 
 
 @pytest.mark.parametrize('name', USES)
-def test_each_takes_at_most_thirty_lines(name):
-    assert len(files()[name].splitlines()) <= 30
+def test_each_takes_at_most_thirty_lines(extensions, name):
+    assert len(extensions[name].splitlines()) <= 30
+
+
+pytestmark = pytest.mark.usefixtures('extensions')
 
 
 class Small(nn.Module):
