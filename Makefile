@@ -7,7 +7,7 @@ MMLAPP_VENV ?= .venv
 WHEELS ?= $(wildcard ../shared/wheels)
 # The interpreter of a new environment; empty: the first one that fits.
 PYTHON ?=
-# More arguments for pytest, as in `make test ARGS='-k shrink'`.
+# More arguments for pytest, as in `make test ARGS='-k narrow'`.
 ARGS ?=
 
 # The stamp names the content of the requirements, not their age: a fresh

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import ChannelPlan, attach, narrow, shrink
+from mmlapp.core import ChannelPlan, attach, narrow
 
 # Heading of the page: arguments of `attach` that use what is below it.
 USES = {
@@ -89,7 +89,7 @@ def test_attach_train_narrow_deploy(name, tmp_path):
 
     plan.save(tmp_path / 'plan.json')
     torch.save(model.state_dict(), tmp_path / 'model.pth')
-    deployed = shrink(dense, ChannelPlan.load(tmp_path / 'plan.json'))
+    deployed = narrow(dense, ChannelPlan.load(tmp_path / 'plan.json'))
     deployed.load_state_dict(torch.load(tmp_path / 'model.pth'))
     torch.testing.assert_close(deployed.eval()(images), model.eval()(images))
 

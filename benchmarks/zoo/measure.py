@@ -18,7 +18,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.utils import get_installed_path
 from torch import Tensor, nn
 
-from mmlapp.core import Pruner, analyse, attach, shrink
+from mmlapp.core import Pruner, analyse, attach, narrow
 from mmlapp.core.compare import relative_error
 from mmlapp.core.snapshot import exact
 from mmlapp.engine.deployment.recipe import dense_config
@@ -197,7 +197,7 @@ class _Run:
             self.plan = self.model.pruner.plan()
             self.slim = copy.deepcopy(self.model)
             start = time.process_time()
-            shrink(self.slim, self.plan)
+            narrow(self.slim, self.plan)
             self.result.shrink_s = time.process_time() - start
             checks, outputs = self._checks(probes)
             if not all(check.passed for check in checks):

@@ -9,7 +9,7 @@ from .bypass import Branch, ConvBranch, register_branch
 from .bypass.merging import merge_bypasses
 from .errors import LayerRefusedError, PruningError, PruningWarning
 from .methods import LAPP, Method, register_method
-from .narrowing.narrow import narrow, shrink
+from .narrowing.narrow import narrow
 from .plan.plan import ChannelPlan
 from .progress import Phase
 from .pruner import Pruner
@@ -41,5 +41,4 @@ __all__ = [
     'register_method',
     'register_score',
     'register_unit',
-    'shrink',
 ]

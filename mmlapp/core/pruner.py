@@ -311,7 +311,7 @@ class Pruner(nn.Module):
             self.progress = Progress(Phase.FINISHED, target=dict(target))
 
     def plan(self) -> ChannelPlan:
-        """Returns what the gate keeps, ready for ``shrink``."""
+        """Returns what the gate keeps, ready for ``narrow``."""
         mask, gate = self.mask.cpu(), self.gate.detach()
         costs = {}
         for name in self.costs:

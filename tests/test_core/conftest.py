@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmlapp.core import analyse, attach, shrink
+from mmlapp.core import analyse, attach, narrow
 
 # What the budget counts; fvcore also counts norms and pooling.
 COUNTED = ('conv', 'linear', 'addmm', 'mm', 'bmm', 'matmul', 'einsum')
@@ -163,7 +163,7 @@ def agree():
             random_masks(pruner, keep)
             masked = model(x)
             plan = pruner.plan()
-            slim = shrink(copy.deepcopy(model), plan)
+            slim = narrow(copy.deepcopy(model), plan)
             narrowed = slim(x)
         assert narrowed.shape == dense.shape
         assert relative_error(narrowed, masked) < tolerance

@@ -14,8 +14,8 @@ from mmlapp.core import (
     PruningError,
     analyse,
     attach,
+    narrow,
     register_score,
-    shrink,
 )
 
 FILTERS = dict(bypass='grouped', unit='filters')
@@ -147,7 +147,7 @@ def test_training_prunes_within_the_budget(model, images, count_macs):
     dense = count_macs(model.eval(), images)
     pruner = attach(model.train(), images)
     train(model, images, target=0.5)
-    slim = shrink(copy.deepcopy(model), pruner.plan()).eval()
+    slim = narrow(copy.deepcopy(model), pruner.plan()).eval()
     assert 0.4 < count_macs(slim, images) / dense <= 0.5
     with torch.no_grad():
         torch.testing.assert_close(slim(images), model.eval()(images))
@@ -189,7 +189,7 @@ def test_a_copy_averages_like_the_network(model, images):
     train(model, images)
     ema.update_parameters(model)
     assert torch.equal(ema.module.pruner.mask, model.pruner.mask)
-    shrink(ema.module, ema.module.pruner.plan())
+    narrow(ema.module, ema.module.pruner.plan())
     assert ema(images).isfinite().all()
 
 
@@ -368,6 +368,6 @@ def test_attaching_works_without_values():
 def test_a_slim_network_can_be_pickled(model, images):
     pruner = attach(model, images)
     train(model, images)
-    slim = shrink(model, pruner.plan()).eval()
+    slim = narrow(model, pruner.plan()).eval()
     again = pickle.loads(pickle.dumps(slim))
     assert torch.equal(again(images), slim(images))

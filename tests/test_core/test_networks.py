@@ -12,7 +12,7 @@ import torchvision
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmlapp.core import attach, shrink
+from mmlapp.core import attach, narrow
 from mmlapp.models import CIFARVGG, CIFARResNet
 
 
@@ -81,7 +81,7 @@ def test_counts_and_outputs(name, fvcore_macs, randomise, mask_randomly):
     with torch.no_grad():
         masked = model(x)
     plan = pruner.plan()
-    slim = shrink(model, plan)
+    slim = narrow(model, plan)
     with torch.no_grad():
         narrowed = slim(x)
     error = (narrowed - masked).abs().max() / masked.abs().max()
@@ -119,7 +119,7 @@ def test_every_budget_is_met(name, bypass, unit, fvcore_macs, randomise):
         plan = trial.pruner.plan()
         with torch.no_grad():
             masked = trial(x)
-            narrowed = shrink(trial, plan)(x)
+            narrowed = narrow(trial, plan)(x)
         assert (narrowed - masked).abs().max() < 1e-4 * masked.abs().max()
         found = fvcore_macs(trial, x) / dense
         assert target - 0.01 <= found <= target

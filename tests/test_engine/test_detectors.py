@@ -9,7 +9,7 @@ import torch
 from zoo import Entry
 from zoo.measure import build
 
-from mmlapp.core import attach, shrink
+from mmlapp.core import attach, narrow
 from mmlapp.engine.models.architecture import example_forward
 
 SHAPE = (3, 128, 128)
@@ -83,7 +83,7 @@ def test_training_goes_on_narrowed(name):
         masked = list(steps(model, shape, pruner))
         assert pruner.ratios()['flops'] <= target
         plan = pruner.plan()
-        shrink(model, plan)
+        narrow(model, plan)
         narrowed = list(steps(model, shape))
     assert all(torch.tensor([*masked, *narrowed]).isfinite())
     assert len(plan.slices) > 40

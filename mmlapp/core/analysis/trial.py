@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from ..compare import agree
 from ..errors import PruningWarning
 from ..groups import ChannelGroup, Groups, Member
-from ..narrowing.narrow import shrink
+from ..narrowing.narrow import narrow
 from ..plan.plan import ChannelPlan
 from ..snapshot import exact, restored
 from ..trace import running_modules, tensors_in
@@ -164,7 +164,7 @@ class Trial:
         self, plan: ChannelPlan, train: bool = False
     ) -> tuple[list[Tensor], Failure | None]:
         with restored(self.model):
-            shrink(self.model, plan)
+            narrow(self.model, plan)
             return self._outputs(train)
 
     def _masked(

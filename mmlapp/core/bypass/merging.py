@@ -31,13 +31,13 @@ def merge_bypasses(model: nn.Module) -> dict[str, str | None]:
         reason if it keeps it.
 
     Examples:
-        >>> from mmlapp.core import attach, shrink
+        >>> from mmlapp.core import attach, narrow
         >>> model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 4, 3))
         >>> x = torch.rand(1, 4, 9, 9)
         >>> pruner = attach(model, x, bypass='depthwise')
         >>> pruner.begin({'flops': 0.5}, steps=1)
         >>> pruner.step()
-        >>> y = shrink(model, pruner.plan())(x)
+        >>> y = narrow(model, pruner.plan())(x)
         >>> merge_bypasses(model)
         {'0': None}
         >>> torch.testing.assert_close(model(x), y)

@@ -37,40 +37,29 @@ HOOK_STORES = (
 )
 
 
-def shrink(model: nn.Module, plan: ChannelPlan) -> nn.Module:
+def narrow(
+    model: nn.Module, plan: ChannelPlan, optimizer: Optimizer | None = None
+) -> nn.Module:
     """Narrows a network to a plan, in place.
 
     A network that still has its pruner and masks loses them and gets its
     own classes back; a dense one, as a config builds it, first gets the
     branches of the plan.
 
+    In the middle of training, gradients and the state of the optimizer, if
+    it is given, are narrowed with the parameters, so that training goes on
+    as it would have with masks. Parameters are new objects: a wrapper for
+    distributed training must be made again.
+
     Args:
-        model (nn.Module): The network that the plan was made for.
+        model (nn.Module): The network that the plan was made for, not
+            wrapped.
         plan (ChannelPlan): What to keep.
+        optimizer (Optimizer, optional): The optimizer of its parameters.
+            Defaults to None.
 
     Returns:
         nn.Module: The same object.
-
-    Raises:
-        PruningError: If the plan does not fit; the network is then as before.
-    """
-    _narrow_model(model, plan)
-    return model
-
-
-def narrow(
-    model: nn.Module, plan: ChannelPlan, optimizer: Optimizer | None = None
-) -> None:
-    """Narrows a network in the middle of its training, in place.
-
-    Gradients and the optimizer's state are narrowed with the parameters, so
-    that training goes on as it would have with masks. Parameters are new
-    objects: a wrapper for distributed training must be made again.
-
-    Args:
-        model (nn.Module): The network, not wrapped.
-        plan (ChannelPlan): What to keep.
-        optimizer (Optimizer, optional): The optimizer of its parameters.
 
     Raises:
         PruningError: If the plan does not fit or a state of the optimizer
@@ -84,7 +73,6 @@ def narrow(
         >>> pruner.begin({'flops': 0.5}, steps=1)
         >>> pruner.step()
         >>> narrow(model, pruner.plan(), optimizer)
-        >>> model
         Sequential(
           (0): Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
           (1): Conv2d(4, 4, kernel_size=(3, 3), stride=(1, 1))
@@ -96,6 +84,7 @@ def narrow(
     follow_gradients(heirs)
     if optimizer is not None:
         follow_optimizer(optimizer, heirs)
+    return model
 
 
 def _wide(model: nn.Module, plan: ChannelPlan) -> list[Tensor]:

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmlapp.core import ChannelPlan, PruningError, merge_bypasses, shrink
+from mmlapp.core import ChannelPlan, PruningError, merge_bypasses, narrow
 from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.trace import trace
 from mmlapp.version import __version__
@@ -137,7 +137,7 @@ def deploy(
         comparison = Comparison(masked, probes)
         plan = trained.plan if trained.narrowed else masked.pruner.plan()
         assert plan is not None
-        small = masked if trained.narrowed else shrink(masked, plan)
+        small = masked if trained.narrowed else narrow(masked, plan)
         if merge:
             plan, note = _merge(small, plan, shape)
             notes.append(note)

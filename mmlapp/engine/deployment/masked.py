@@ -11,7 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from mmlapp.core import Pruner, PruningError, shrink
+from mmlapp.core import Pruner, PruningError, narrow
 from mmlapp.core.progress import Progress
 
 from ..checkpoints.reading import Trained
@@ -35,7 +35,7 @@ def masked_model(cfg: Config, trained: Trained) -> Any:
     model = build_model(cfg)
     if trained.narrowed:
         assert trained.plan is not None
-        shrink(model, trained.plan)
+        narrow(model, trained.plan)
     try:
         found = model.load_state_dict(trained.weights, strict=False)
     except RuntimeError as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from mmlapp.core import ChannelPlan, PruningError, shrink
+from mmlapp.core import ChannelPlan, PruningError, narrow
 from mmlapp.registry import MODELS
 
 from .architecture import build_architecture
@@ -45,7 +45,7 @@ def deployed_model(
     """
     channels = read_plan(plan)
     model = build_architecture(architecture, settings, data_preprocessor)
-    return shrink(model, channels)
+    return narrow(model, channels)
 
 
 def read_plan(plan: str | Path | Mapping[str, Any]) -> ChannelPlan:

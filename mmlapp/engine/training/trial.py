@@ -11,7 +11,7 @@ from mmengine import dist
 from mmengine.runner import Runner
 from torch import nn
 
-from mmlapp.core import ChannelPlan, PruningError, shrink
+from mmlapp.core import ChannelPlan, PruningError, narrow
 from mmlapp.core.compare import DEPLOYED_TOLERANCE
 
 from ..models.comparison import Comparison, random_probes
@@ -60,7 +60,7 @@ def try_narrowing(
         # Activation checkpointing puts one here that is bound to the original.
         module.__dict__.pop('forward', None)
     comparison = Comparison(masked, random_probes(input_shape)[:1])
-    (check,) = comparison.check(shrink(masked, plan))
+    (check,) = comparison.check(narrow(masked, plan))
     if not check.passed:
         raise PruningError(
             f'on {check.name} the narrowed model differs from the masked one '

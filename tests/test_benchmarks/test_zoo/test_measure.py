@@ -31,14 +31,14 @@ def test_every_step(entry):
 
 def test_a_wrong_narrowing_is_seen(entry, monkeypatch):
     """The measure can fail: one number of a narrowed filter is changed."""
-    original = module.shrink
+    original = module.narrow
 
     def broken(model, plan):
         original(model, plan)
         with torch.no_grad():
             next(model.backbone.parameters()).view(-1)[0] += 1.0
 
-    monkeypatch.setattr(module, 'shrink', broken)
+    monkeypatch.setattr(module, 'narrow', broken)
     found = measure(entry).to_dict()
     assert not agrees(found)
 

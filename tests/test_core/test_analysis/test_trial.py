@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import PruningWarning, analyse, attach, shrink
+from mmlapp.core import PruningWarning, analyse, attach, narrow
 
 
 class Counting(nn.Module):
@@ -79,7 +79,7 @@ def test_a_network_that_gives_something_else_at_every_call(net, conv, image):
     with pytest.warns(PruningWarning, match='other outputs at every call'):
         pruner = attach(model, image)
     pruner.gate[:4] = 0
-    assert shrink(model, pruner.plan()).a.out_channels == 4
+    assert narrow(model, pruner.plan()).a.out_channels == 4
 
 
 def test_rounding_is_told_from_a_mistake(net, conv, image):

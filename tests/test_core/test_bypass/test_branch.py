@@ -14,8 +14,8 @@ from mmlapp.core import (
     PruningError,
     attach,
     merge_bypasses,
+    narrow,
     register_branch,
-    shrink,
 )
 from mmlapp.core.bypass import BRANCHES
 
@@ -108,7 +108,7 @@ def test_a_branch_that_is_no_convolution(plain, image, mask_randomly):
     mask_randomly(pruner)
     with torch.no_grad():
         masked = model(image)
-        slim = shrink(model, pruner.plan())
+        slim = narrow(model, pruner.plan())
         torch.testing.assert_close(slim(image), masked)
     assert slim.b.bypass.shift.shape == (8,)
     assert merge_bypasses(slim)['b'] == 'Bias cannot be merged'

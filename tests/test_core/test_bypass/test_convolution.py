@@ -8,7 +8,7 @@ from torch import nn
 
 from mmlapp.core import (
     attach,
-    shrink,
+    narrow,
 )
 from mmlapp.core.bypass import BRANCHES
 from mmlapp.core.bypass.convolution import _pairs
@@ -134,7 +134,7 @@ def test_a_norm_that_is_left_alone_still_shifts(net, conv, image, agree):
     pruner.set_mask(torch.isin(torch.arange(8), kept))
     with torch.no_grad():
         masked = model(image)
-        slim = shrink(model, pruner.plan())
+        slim = narrow(model, pruner.plan())
         torch.testing.assert_close(slim(image), masked)
     assert slim.b.bypass.norm.bias.any()
 

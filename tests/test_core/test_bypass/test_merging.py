@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import ConvBranch, attach, merge_bypasses, shrink
+from mmlapp.core import ConvBranch, attach, merge_bypasses, narrow
 from mmlapp.core.bypass import BRANCHES
 from mmlapp.core.bypass.beside import Bypassed
 
@@ -21,7 +21,7 @@ def narrowed(model, image, kind, unit, mask_randomly, keep=0.5):
             nn.init.normal_(parameter, std=0.3)
     mask_randomly(pruner, keep)
     plan = pruner.plan()
-    return shrink(model, plan).eval(), plan
+    return narrow(model, plan).eval(), plan
 
 
 CASES = [
@@ -72,7 +72,7 @@ def test_the_plan_of_a_merged_network(
     plan = plan.without_branches(merged, {'flops': macs})
     assert not plan.branches
     assert plan.costs['flops']['pruned'] == macs
-    again = shrink(dense, plan)
+    again = narrow(dense, plan)
     again.load_state_dict(slim.state_dict())
     torch.testing.assert_close(again(image), expected)
 
@@ -115,7 +115,7 @@ def test_a_bypass_that_vanished_before_is_no_mixin_either(
     pruner = attach(model, image, bypass='depthwise')
     pruner.set_mask(torch.isin(torch.arange(32), torch.tensor([0, 17])))
     plan = pruner.plan()
-    slim = shrink(model, plan).eval()
+    slim = narrow(model, plan).eval()
     assert slim.b.bypass is None
     merged = merge_bypasses(slim)
     assert 'b' not in merged
@@ -161,7 +161,7 @@ def test_a_branch_with_a_norm_is_merged(
     pruner = attach(model, image, bypass=dict(type=kind, norm=True))
     randomise(model).eval()
     mask_randomly(pruner)
-    slim = shrink(model, pruner.plan())
+    slim = narrow(model, pruner.plan())
     expected = slim(image)
     assert merge_bypasses(slim)['b'] is None
     torch.testing.assert_close(slim(image), expected, rtol=1e-12, atol=1e-12)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import attach, shrink
+from mmlapp.core import attach, narrow
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_targets_hold_together(make, images, target, method):
     ratios = pruner.ratios()
     assert all(ratios[name] <= value for name, value in target.items())
     assert max(ratios[n] / v for n, v in target.items()) > 0.93
-    slim = shrink(copy.deepcopy(model), pruner.plan())
+    slim = narrow(copy.deepcopy(model), pruner.plan())
     assert count(slim) / count(make()) == pytest.approx(ratios['parameters'])
     assert pruner.plan().costs['parameters']['target'] == 0.4
 

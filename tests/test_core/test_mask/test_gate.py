@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import attach, shrink
+from mmlapp.core import attach, narrow
 from mmlapp.core.mask.gate import (
     ApplyGate,
     ParameterMask,
@@ -222,6 +222,6 @@ def test_a_norm_that_was_converted_is_masked_again(
     mask_randomly(pruner)
     with torch.no_grad():
         masked = model(image)
-        slim = shrink(model, pruner.plan())(image)
+        slim = narrow(model, pruner.plan())(image)
     torch.testing.assert_close(masked, slim)
     assert type(model.norm) is kind

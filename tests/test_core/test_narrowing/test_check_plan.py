@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmlapp.core import PruningError, shrink
+from mmlapp.core import PruningError, narrow
 from mmlapp.core.plan.plan import BranchPlan, Kept
 
 
@@ -139,7 +139,7 @@ def test_a_plan_of_another_bypass_changes_nothing(planned, have, want, match):
     _, plan, _ = planned(want)
     before = picture(model)
     with pytest.raises(PruningError, match=match):
-        shrink(model, plan)
+        narrow(model, plan)
     assert_same(before, picture(model))
 
 
@@ -152,14 +152,14 @@ def test_a_plan_that_does_not_fit_changes_nothing(planned, make, name, masked):
         model = make()
     before = picture(model)
     with pytest.raises(PruningError, match=match):
-        shrink(model, change(plan))
+        narrow(model, change(plan))
     assert_same(before, picture(model))
 
 
 def test_narrowing_twice_is_refused(planned):
     model, plan, _ = planned()
-    shrink(model, plan)
+    narrow(model, plan)
     before = picture(model)
     with pytest.raises(PruningError, match='does not fit'):
-        shrink(model, plan)
+        narrow(model, plan)
     assert_same(before, picture(model))

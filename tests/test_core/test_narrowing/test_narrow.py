@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import ChannelPlan, attach, shrink
+from mmlapp.core import ChannelPlan, attach, narrow
 from mmlapp.core.narrowing.narrow import detach
 
 
 def test_it_works_in_place_and_returns_the_model(planned):
     model, plan, _ = planned()
-    assert shrink(model, plan) is model
+    assert narrow(model, plan) is model
 
 
 def test_nothing_of_the_pruning_is_left(planned, make):
     model, plan, _ = planned()
-    shrink(model, plan)
+    narrow(model, plan)
     plain = make()
     assert [type(m) for m in model.modules()] == [
         type(m) for m in plain.modules()
@@ -30,7 +30,7 @@ def test_nothing_of_the_pruning_is_left(planned, make):
 
 def test_attributes_follow(planned):
     model, plan, _ = planned()
-    shrink(model, plan)
+    narrow(model, plan)
     assert repr(model.b) == repr(nn.Conv2d(4, 4, 3, padding=1))
     assert repr(model.norm) == repr(nn.BatchNorm2d(4))
     assert model.norm.running_var.shape == (4,)
@@ -47,11 +47,11 @@ def test_a_plan_and_a_state_dict_restore_the_network(
     planned, make, image, kind, unit, tmp_path
 ):
     model, plan, masked = planned(kind, unit)
-    shrink(model, plan)
+    narrow(model, plan)
     plan.save(tmp_path / 'plan.json')
     torch.save(model.state_dict(), tmp_path / 'slim.pth')
 
-    fresh = shrink(make(), ChannelPlan.load(tmp_path / 'plan.json'))
+    fresh = narrow(make(), ChannelPlan.load(tmp_path / 'plan.json'))
     fresh.load_state_dict(torch.load(tmp_path / 'slim.pth'))
     with torch.no_grad():
         torch.testing.assert_close(fresh(image), masked)
@@ -59,7 +59,7 @@ def test_a_plan_and_a_state_dict_restore_the_network(
 
 def test_a_narrowed_network_trains(planned, image):
     model, plan, _ = planned()
-    shrink(model, plan).train()
+    narrow(model, plan).train()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     before = model.b.weight.detach().clone()
     model(image).square().mean().backward()
@@ -70,7 +70,7 @@ def test_a_narrowed_network_trains(planned, image):
 def test_frozen_parameters_stay_frozen(planned):
     model, plan, _ = planned()
     model.a.requires_grad_(False)
-    shrink(model, plan)
+    narrow(model, plan)
     assert not model.a.weight.requires_grad
     assert model.b.weight.requires_grad
 
@@ -78,7 +78,7 @@ def test_frozen_parameters_stay_frozen(planned):
 def test_memory_format_is_kept(planned, image):
     model, plan, masked = planned()
     model.to(memory_format=torch.channels_last)
-    shrink(model, plan)
+    narrow(model, plan)
     assert model.b.weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(model(image), masked)
 
@@ -88,7 +88,7 @@ def test_hooks_of_the_user_stay(planned, image):
     model, plan, _ = planned()
     model.register_forward_hook(lambda *args: calls.append(1))
     model.register_forward_pre_hook(lambda *args: calls.append(2))
-    shrink(model, plan)(image)
+    narrow(model, plan)(image)
     assert calls == [2, 1]
 
 
@@ -112,10 +112,10 @@ def test_a_plan_that_keeps_all_changes_nothing(make, image):
     expected = model(image)
     plan = pruner.plan()
     assert plan.slices == {}
-    assert torch.equal(shrink(model, plan)(image), expected)
+    assert torch.equal(narrow(model, plan)(image), expected)
 
 
 def test_copies_are_independent(planned, image):
     model, plan, masked = planned()
-    shrink(copy.deepcopy(model), plan)
+    narrow(copy.deepcopy(model), plan)
     assert torch.equal(model(image), masked)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from mmlapp.core import PruningError, attach, narrow, shrink
+from mmlapp.core import PruningError, attach, narrow
 
 PHASE, AFTER = 6, 20
 OPTIMIZERS = {
@@ -137,7 +137,7 @@ def test_twenty_more_steps_equal_those_with_masks(trained, optimizer, bypass):
     images, _ = batch(1000)
     for a, b in ((masked[0], slim[0]), averages):
         torch.testing.assert_close(b(images), a(images), rtol=1e-9, atol=1e-12)
-        assert_close(b.state_dict(), shrink(a, plan).state_dict())
+        assert_close(b.state_dict(), narrow(a, plan).state_dict())
 
 
 def test_every_tensor_of_the_state_has_its_parameters_shape(trained):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mmlapp.core import attach, shrink
+from mmlapp.core import attach, narrow
 
 KINDS = ['depthwise', 'pointwise', 'grouped']
 
@@ -41,7 +41,7 @@ def test_a_narrowed_bypass_may_have_nothing_to_do(net, conv, image):
     pruner.set_mask(torch.tensor([1, 1, 0, 0, 0, 0, 1, 1]).bool())
     pruner.active = True
     masked = model(image)
-    slim = shrink(copy.deepcopy(model), pruner.plan())
+    slim = narrow(copy.deepcopy(model), pruner.plan())
     assert slim.b.bypass is None
     torch.testing.assert_close(slim(image), masked)
 

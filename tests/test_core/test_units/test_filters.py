@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mmlapp.core import PruningError, attach, shrink
+from mmlapp.core import PruningError, attach, narrow
 
 KINDS = ['depthwise', 'pointwise', 'grouped']
 
@@ -34,7 +34,7 @@ def test_a_layer_may_lose_all_filters_to_its_bypass(plain, image):
     pruner = attach(model, image, bypass='depthwise', unit='filters')
     pruner.set_mask(torch.zeros_like(pruner.mask))
     masked = model(image)
-    slim = shrink(copy.deepcopy(model), pruner.plan())
+    slim = narrow(copy.deepcopy(model), pruner.plan())
     assert slim.b.weight.shape == (0, 8, 3, 3)
     slim.b._conv_forward = None  # it must not run
     torch.testing.assert_close(slim(image), masked)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mmlapp.core import ChannelPlan, attach, narrow, shrink
+from mmlapp.core import ChannelPlan, attach, narrow
 from mmlapp.core.cost import StoredTensor
 from mmlapp.core.groups import ChannelGroup, Groups, find_groups
 from mmlapp.core.heirs import Heir
@@ -203,6 +203,6 @@ def test_stripes_plug_in(make, images, tmp_path, method, score):
     assert not torch.allclose(model(images), expected)
 
     plan.save(tmp_path / 'plan.json')
-    deployed = shrink(dense, ChannelPlan.load(tmp_path / 'plan.json'))
+    deployed = narrow(dense, ChannelPlan.load(tmp_path / 'plan.json'))
     deployed.load_state_dict(model.state_dict())
     torch.testing.assert_close(deployed.eval()(images), model.eval()(images))

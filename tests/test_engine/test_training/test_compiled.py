@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import LAPP, Phase, attach, shrink
+from mmlapp.core import LAPP, Phase, attach, narrow
 from mmlapp.engine.training.compiled import Uncompiled, leave_uncompiled
 
 
@@ -63,7 +63,7 @@ def test_a_model_is_saved_and_narrowed_as_without_it() -> None:
     leave_uncompiled(pruner)
     assert list(model.state_dict()) == before
     pruner.finish()
-    assert len(list(shrink(model, pruner.plan()))) == 3
+    assert len(list(narrow(model, pruner.plan()))) == 3
 
 
 def test_the_compiler_is_not_pickled() -> None:

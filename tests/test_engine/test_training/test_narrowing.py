@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmlapp.core import ChannelPlan, PruningError, shrink
+from mmlapp.core import ChannelPlan, PruningError, narrow
 from mmlapp.engine.deployment.deploy import deploy, load_deployed
 from mmlapp.engine.training import trial
 from mmlapp.engine.training.limits import check_finite
@@ -136,8 +136,8 @@ def test_twenty_narrow_steps_equal_twenty_masked_ones(
     assert narrowed_plan(slim) == plan
     assert narrowed_plan(masked) is None
     assert not hasattr(slim.model, 'lapp')
-    assert_equal(slim.model, shrink(masked.model, plan), 1e-10)
-    assert_equal(averaged(slim), shrink(averaged(masked), plan), 1e-10)
+    assert_equal(slim.model, narrow(masked.model, plan), 1e-10)
+    assert_equal(averaged(slim), narrow(averaged(masked), plan), 1e-10)
     rates = [r.optim_wrapper.get_lr()['lr'] for r in (masked, slim)]
     assert rates[0] == rates[1]
 
@@ -303,11 +303,11 @@ def test_a_narrow_model_that_differs_is_not_taken(
     make_runner: MakeRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(model: nn.Module, plan: Any) -> nn.Module:
-        slim = shrink(model, plan)
+        slim = narrow(model, plan)
         slim.backbone.conv1.weight.data.mul_(1.01)
         return slim
 
-    monkeypatch.setattr(trial, 'shrink', wrong)
+    monkeypatch.setattr(trial, 'narrow', wrong)
     runner = make_runner(narrow=True)
     runner.train()
     assert 0.49 <= runner.model.pruner.ratios()['flops'] <= 0.5

@@ -53,7 +53,7 @@ def test_other_outputs_are_told(
     def wrong(copied: nn.Module, plan: Any) -> nn.Module:
         return copy.deepcopy(Net())
 
-    monkeypatch.setattr(trial, 'shrink', wrong)
+    monkeypatch.setattr(trial, 'narrow', wrong)
     plan = model.pruner.plan()
     with pytest.raises(PruningError, match='differs from the masked one by'):
         try_narrowing(model, plan, SHAPE)

@@ -10,7 +10,7 @@ from mmpretrain.models.utils import LayerNorm2d as LayerNormOfMMPretrain
 from torch import nn
 from torch.nn import functional
 
-from mmlapp.core import attach, shrink
+from mmlapp.core import attach, narrow
 from mmlapp.core.mask.living import Compacted
 
 
@@ -142,7 +142,7 @@ def test_narrowing_gives_the_class_back(conv, image):
     assert isinstance(model[1], Compacted)
     assert isinstance(copy.deepcopy(model)[1], Compacted)
     pruner.gate.data[:4] = 0
-    shrink(model, pruner.plan())
+    narrow(model, pruner.plan())
     assert type(model[1]) is nn.GroupNorm
     assert '_living' not in model[1].__dict__
 
