@@ -107,7 +107,7 @@ def measure(
         'narrow': [c / a for a, _, c in turns],
         'run': [(PHASE * b + (1 - PHASE) * c) / a for a, b, c in turns],
     }
-    result = {'target_flops': target, 'divisor': divisor}
+    result = {'share': target, 'divisor': divisor}
     for kind, column in zip(
         ('dense', 'pruning', 'narrow'), zip(*turns, strict=True), strict=True
     ):
@@ -148,7 +148,7 @@ def line(name: str, row: dict[str, float]) -> str:
         )
     ]
     return (
-        f'{name} at {row["target_flops"]:.1%} of the FLOPs, multiples of '
+        f'{name} at {row["share"]:.1%} of the FLOPs, multiples of '
         f'{row["divisor"]}, dense step '
         f'{row["dense_seconds"]:.3f} s = 1: ' + ', '.join(parts)
     )

@@ -118,10 +118,4 @@ def check_bypass(choice: str | Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         PruningError: If the name is unknown.
     """
-    settings = BRANCHES.spelled_out(choice)
-    if 'placement' in settings:
-        raise PruningError(
-            f'bypass={settings}: what is removed beside it is said by '
-            "unit='channels' or unit='filters', not by placement"
-        )
-    return settings
+    return BRANCHES.spelled_out(choice)

@@ -62,7 +62,6 @@ def test_a_bypass_of_ones_own_that_does_not_fit(
     ('arguments', 'match'),
     [
         (dict(type='wide'), "bypass='wide' is unknown.*depthwise.*grouped"),
-        (dict(placement='fill'), "unit='channels' or unit='filters', not by"),
         (dict(width=2), 'it takes norm'),
     ],
 )
