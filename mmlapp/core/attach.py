@@ -15,7 +15,7 @@ from .bypass.beside import add_bypass
 from .cost import COSTS, Cost, CostContext
 from .errors import PruningError
 from .mask.gate import Masked, restore_masks
-from .mask.living import Compacted
+from .mask.living import RunsOnLiving
 from .methods import METHODS, Method
 from .methods.budget import check_divisor
 from .pruner import Pruner
@@ -126,7 +126,7 @@ def attach(
     # Branches first: masks are placed on them too.
     for name, branch in analysis.branches.items():
         add_bypass(model.get_submodule(name), branch)
-    pruner.places.extend(analysis.unit.place(model, pruner, analysis))
+    pruner.masks.extend(analysis.unit.add_masks(model, pruner, analysis))
     pruner.to(next(model.parameters()).device)
     model.add_module('pruner', pruner)
     handle = model.register_forward_pre_hook(_activate)
@@ -140,7 +140,7 @@ def _refuse_second(model: nn.Module) -> None:
             'the model already has a child named pruner: attach it only once'
         )
     for name, module in model.named_modules():
-        if isinstance(module, (Compacted, Masked, Pruner)):
+        if isinstance(module, (RunsOnLiving, Masked, Pruner)):
             raise PruningError(
                 f'{name} of the model is already prunable: attach either '
                 'the part or the whole'
@@ -151,7 +151,7 @@ def _activate(module: nn.Module, args: object) -> None:
     """Masks apply from the first forward on; before it, weights are set."""
     pruner: Any = module.pruner
     if not pruner.complete:
-        restore_masks(module, pruner.places)
+        restore_masks(module, pruner.masks)
         pruner.complete = True
     pruner.active = True
 

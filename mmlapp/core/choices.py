@@ -13,14 +13,14 @@ from .errors import PruningError
 T = TypeVar('T')
 
 
-class Table(Generic[T]):
+class Choices(Generic[T]):
     """Names to implementations, open to users.
 
     Args:
         kind (str): What the entries are, for error texts.
 
     Examples:
-        >>> greetings = Table('greeting')
+        >>> greetings = Choices('greeting')
         >>> @greetings.register('hello')
         ... def hello():
         ...     return 'hi'
@@ -92,7 +92,7 @@ class Table(Generic[T]):
             PruningError: If the name is unknown or a setting is.
 
         Examples:
-            >>> numbers = Table('number')
+            >>> numbers = Choices('number')
             >>> @numbers.register('power')
             ... def power(base, exponent=1):
             ...     return base**exponent

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .cost.base import Cost
 from .errors import PruningError
-from .mask.gate import MaskPlace
+from .mask.gate import AppliedMask
 from .methods.base import Method
 from .methods.budget import Budget, reachable, snap
 from .methods.schedule import Schedule, check_targets
@@ -69,7 +69,7 @@ class Pruner(nn.Module):
         self.progress = Progress()
         # Masks apply from the first forward on; before it, weights are set.
         self.active, self.complete = False, False
-        self.places: list[MaskPlace] = []
+        self.masks: list[AppliedMask] = []
         # Of the hooks on the network that go when the pruner goes.
         self.hook_ids: list[int] = []
         # Of the image at which costs were counted, where that is known.

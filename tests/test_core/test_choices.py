@@ -3,12 +3,12 @@
 import pytest
 
 from mmlapp.core import PruningError
-from mmlapp.core.choices import Table
+from mmlapp.core.choices import Choices
 
 
 @pytest.fixture
 def table():
-    table = Table('score')
+    table = Choices('score')
     table.register('b')(2)
     table.register('a')(1)
     return table
@@ -23,7 +23,7 @@ def test_register_returns_the_entry():
     def entry():
         return None
 
-    assert Table('score').register('x')(entry) is entry
+    assert Choices('score').register('x')(entry) is entry
 
 
 def test_an_unknown_name_lists_the_known_ones(table):

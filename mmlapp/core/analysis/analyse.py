@@ -14,7 +14,7 @@ from ..trace import trace
 from ..units import UNITS, Request, Unit
 from .refusals import check_network, check_repeats, checked, example_of
 from .result import Analysis
-from .trial import prove
+from .trial import verify_groups
 
 
 def analyse(
@@ -58,7 +58,9 @@ def analyse(
     record = trace(model, checked(forward))
     check_repeats(model, forward, record.order)
     request = Request(model, forward, record, scope, ignore, chosen)
-    found = kind.find(request, lambda gather: prove(request, kind, gather))
+    found = kind.find(
+        request, lambda gather: verify_groups(request, kind, gather)
+    )
     return Analysis(
         record, found.groups, found.branches, found.without, kind, chosen
     )

@@ -60,7 +60,7 @@ class Failure:
     train: bool = False
 
 
-def prove(
+def verify_groups(
     request: Request, unit: Unit, gather: Callable[[], Groups]
 ) -> Groups:
     """Narrows a network on trial and freezes what it cannot do without.
@@ -172,7 +172,7 @@ class Trial:
     ) -> tuple[list[Tensor], Failure | None]:
         with restored(self.model):
             source = FixedGate(mask.float())
-            self.unit.place(self.model, source, self._analysis(groups))
+            self.unit.add_masks(self.model, source, self._analysis(groups))
             return self._outputs()
 
     def _plan(

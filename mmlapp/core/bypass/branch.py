@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..choices import Table
+from ..choices import Choices
 from ..errors import PruningError
 from ..heirs import Heir
 from ..trace import LayerCall
@@ -82,7 +82,7 @@ class Branch(nn.Module, ABC):
         raise PruningError(f'{type(self).__name__} cannot be merged')
 
 
-BRANCHES: Table[Callable[..., Branch]] = Table('bypass')
+BRANCHES: Choices[Callable[..., Branch]] = Choices('bypass')
 
 
 def register_branch(

@@ -41,13 +41,13 @@ def merge_convolution(
         raise PruningError('its convolution is grouped or transposed')
     added = torch.zeros_like(target.weight)
     for part, rows, columns in _parts(conv):
-        place = _place(target, part)
-        if place is None:
+        offset = _offset(target, part)
+        if offset is None:
             raise PruningError(
                 'its kernel does not lie inside that of its convolution'
             )
         # A view of the taps, [out, in, *small]; all pairs are different.
-        index = slice(None), slice(None), *place
+        index = slice(None), slice(None), *offset
         taps = added[index]
         taps[rows[:, None], columns] = part.weight
     if norm is not None:
@@ -88,7 +88,7 @@ def _columns(conv: _ConvNd) -> Tensor:
     return group[:, None] * width + torch.arange(width)
 
 
-def _place(conv: _ConvNd, part: _ConvNd) -> tuple[slice, ...] | None:
+def _offset(conv: _ConvNd, part: _ConvNd) -> tuple[slice, ...] | None:
     """Where a kernel lies inside a larger one; None if it does not."""
     # A kernel of one pixel never sees the padding.
     alike = conv.padding_mode == part.padding_mode

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ..choices import Table
+from ..choices import Choices
 from ..groups import Groups
 from ..trace import LayerCall
 
@@ -89,7 +89,7 @@ class Cost(nn.Module, ABC):
         return {}
 
 
-COSTS: Table[Callable[..., Cost]] = Table('cost')
+COSTS: Choices[Callable[..., Cost]] = Choices('cost')
 
 
 def register_cost(name: str) -> Callable[[type[Cost]], type[Cost]]:

@@ -202,7 +202,7 @@ def add_mask(module: nn.Module, name: str, mask: ParameterMask) -> None:
 
 
 @dataclass(frozen=True)
-class MaskPlace:
+class AppliedMask:
     """Where a mask belongs, by name.
 
     Args:
@@ -216,22 +216,24 @@ class MaskPlace:
     mask: ParameterMask
 
 
-def restore_masks(model: nn.Module, places: Iterable[MaskPlace]) -> None:
+def restore_masks(model: nn.Module, masks: Iterable[AppliedMask]) -> None:
     """Puts masks on modules that took the place of masked ones.
 
     Conversion to and from synchronised batch norm replaces modules.
 
     Args:
         model (nn.Module): The network.
-        places (Iterable[MaskPlace]): All its masks.
+        masks (Iterable[AppliedMask]): All its masks.
     """
     replaced = [
-        (module, place)
-        for place in places
-        if not isinstance(module := model.get_submodule(place.module), Masked)
+        (module, applied)
+        for applied in masks
+        if not isinstance(
+            module := model.get_submodule(applied.module), Masked
+        )
     ]
-    for module, place in replaced:
-        add_mask(module, place.parameter, place.mask)
+    for module, applied in replaced:
+        add_mask(module, applied.parameter, applied.mask)
 
 
 def remove_masks(module: nn.Module) -> None:

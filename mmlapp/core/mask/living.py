@@ -82,7 +82,7 @@ class Living:
 
 def _own_class(module: nn.Module) -> type[nn.Module]:
     """The class of a module below masks and this mixin."""
-    mixins = (Compacted, Masked)
+    mixins = (RunsOnLiving, Masked)
     cls: Any = type(module)
     while issubclass(cls, mixins):
         cls = next(c for c in cls.__bases__ if c not in mixins)
@@ -90,7 +90,7 @@ def _own_class(module: nn.Module) -> type[nn.Module]:
     return found
 
 
-class Compacted:
+class RunsOnLiving:
     """Mixin of a module that must see no removed channel."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -110,14 +110,14 @@ class Compacted:
         return y.new_zeros(shape).index_copy(dim, index, y)
 
 
-def compact(module: nn.Module, living: Living) -> None:
+def run_on_living(module: nn.Module, living: Living) -> None:
     """Makes a module run on living channels alone, in place.
 
     Args:
         module (nn.Module): The module; its class becomes a subclass.
         living (Living): Which channels those are.
     """
-    mix_in(module, Compacted)
+    mix_in(module, RunsOnLiving)
     module.__dict__['_living'] = living
 
 
@@ -125,6 +125,6 @@ def release(module: nn.Module) -> None:
     """Gives a module back its own class.
 
     Args:
-        module (nn.Module): A module, compacted or not.
+        module (nn.Module): A module, on living channels or not.
     """
-    take_off(module, Compacted, '_living')
+    take_off(module, RunsOnLiving, '_living')

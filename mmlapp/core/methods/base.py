@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..choices import Table
+from ..choices import Choices
 
 if TYPE_CHECKING:
     from ..pruner import Pruner
@@ -118,7 +118,7 @@ class Method(nn.Module, ABC):
         return {}
 
 
-METHODS: Table[type[Method]] = Table('method')
+METHODS: Choices[type[Method]] = Choices('method')
 
 
 def register_method(name: str) -> Callable[[type[Method]], type[Method]]:

@@ -23,8 +23,8 @@ from ..units import UNITS
 from .check_plan import check_plan, stored
 from .optimizer_state import (
     check_states,
-    follow_gradients,
-    follow_optimizer,
+    move_gradients,
+    move_optimizer_state,
 )
 
 # Where a module keeps its hooks, and what it knows of them, by their number.
@@ -81,9 +81,9 @@ def narrow(
     if optimizer is not None:
         check_states(optimizer, _wide(model, plan))
     heirs = _narrow_model(model, plan)
-    follow_gradients(heirs)
+    move_gradients(heirs)
     if optimizer is not None:
-        follow_optimizer(optimizer, heirs)
+        move_optimizer_state(optimizer, heirs)
     return model
 
 

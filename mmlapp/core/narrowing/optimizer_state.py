@@ -43,7 +43,7 @@ def check_states(optimizer: Optimizer, wide: Sequence[Tensor]) -> None:
 
 
 @torch.no_grad()
-def follow_gradients(heirs: Heirs) -> None:
+def move_gradients(heirs: Heirs) -> None:
     """Gives narrow parameters the gradients of the wide ones.
 
     Args:
@@ -57,7 +57,7 @@ def follow_gradients(heirs: Heirs) -> None:
 
 
 @torch.no_grad()
-def follow_optimizer(optimizer: Optimizer, heirs: Heirs) -> None:
+def move_optimizer_state(optimizer: Optimizer, heirs: Heirs) -> None:
     """Narrows the state of an optimizer; groups and their rates stay.
 
     Everything that has the shape of its parameter is narrowed with it:
@@ -73,7 +73,7 @@ def follow_optimizer(optimizer: Optimizer, heirs: Heirs) -> None:
     """
     check_states(optimizer, list(heirs))
     for group in optimizer.param_groups:
-        _follow_group(group, heirs)
+        _move_group(group, heirs)
     # Only what has the parameter's shape is narrowed; a step counter is copied
     # to every part.
     for old, taken in heirs.items():
@@ -82,12 +82,12 @@ def follow_optimizer(optimizer: Optimizer, heirs: Heirs) -> None:
             continue
         for heir in taken:
             optimizer.state[heir.new] = {
-                key: _follow_value(value, old, heir)
+                key: _move_value(value, old, heir)
                 for key, value in state.items()
             }
 
 
-def _follow_group(group: dict[str, Any], heirs: Heirs) -> None:
+def _move_group(group: dict[str, Any], heirs: Heirs) -> None:
     """Replaces in place: schedulers and scalers hold the group itself."""
     old = list(group['params'])
     group['params'] = [new for p in old for new in _successors(p, heirs)]
@@ -107,7 +107,7 @@ def _successors(
     return [heir.new for heir in heirs[parameter]]
 
 
-def _follow_value(value: Any, old: Tensor, heir: Heir) -> Any:
+def _move_value(value: Any, old: Tensor, heir: Heir) -> Any:
     if not isinstance(value, Tensor):
         return value
     return heir.take(value) if value.shape == old.shape else value.clone()

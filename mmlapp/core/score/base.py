@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from ..choices import Table
+from ..choices import Choices
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class FunctionScore(Score):
         return self.function(context)
 
 
-SCORES: Table[Callable[..., Score]] = Table('score')
+SCORES: Choices[Callable[..., Score]] = Choices('score')
 Entry = TypeVar('Entry', bound=Callable[..., Any])
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..choices import Table
+from ..choices import Choices
 
-NORMALISATIONS: Table[Callable[[Tensor], Tensor]] = Table('normalisation')
+NORMALISATIONS: Choices[Callable[[Tensor], Tensor]] = Choices('normalisation')
 
 
 @NORMALISATIONS.register('mean')

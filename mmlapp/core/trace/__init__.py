@@ -13,13 +13,13 @@ from torch import nn
 from .autograd_functions import watch_functions
 from .call import tensors_in
 from .modules import running_modules, watch_modules
-from .record import Compact, LayerCall, Site, Trace
+from .record import LayerCall, LivingModule, Site, Trace
 from .rules import FALLBACK, RULES
 from .tracer import Tracer
 
 __all__ = [
-    'Compact',
     'LayerCall',
+    'LivingModule',
     'Site',
     'Trace',
     'running_modules',

@@ -87,7 +87,7 @@ class Maker:
 
 
 @dataclass(frozen=True)
-class Compact:
+class LivingModule:
     """A module that computes over its channels: it must see no removed one.
 
     Args:
@@ -118,8 +118,8 @@ class Trace:
             are not zero where removed, and must be masked there.
         calls (list[LayerCall]): Layers and products, in order.
         norms (dict[str, str]): Layer to the affine norm right behind it.
-        compact (dict[str, Compact]): Modules that run on the living channels
-            alone while others are masked.
+        living_modules (dict[str, LivingModule]): Modules that run on the
+            living channels alone while others are masked.
         unknown (dict[str, int]): Operators without a rule, with the number
             of labelled tensors that they read.
         order (list[str]): Names of the modules, in the order in which they
@@ -133,7 +133,7 @@ class Trace:
     readers: set[Site] = field(default_factory=set)
     calls: list[LayerCall] = field(default_factory=list)
     norms: dict[str, str] = field(default_factory=dict)
-    compact: dict[str, Compact] = field(default_factory=dict)
+    living_modules: dict[str, LivingModule] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
 

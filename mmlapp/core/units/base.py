@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ..bypass.branch import Branch, Ends
-from ..choices import Table
+from ..choices import Choices
 from ..cost.base import StoredTensor
 from ..errors import PruningError
 from ..groups import ChannelGroup, Groups
 from ..heirs import Heirs
-from ..mask.gate import GateSource, MaskPlace
+from ..mask.gate import AppliedMask, GateSource
 from ..plan.layout import Layout
 from ..plan.plan import Kept
 from ..score.group_scores import Layer
@@ -51,7 +51,7 @@ class Request:
 
 
 # Narrows on trial what a function gathers, see :meth:`Unit.find`.
-Prove = Callable[[Callable[[], Groups]], Groups]
+Verify = Callable[[Callable[[], Groups]], Groups]
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,12 @@ class Unit(ABC):
     floor = 1
 
     @abstractmethod
-    def find(self, request: Request, prove: Prove) -> Found:
+    def find(self, request: Request, verify: Verify) -> Found:
         """Gathers what can be removed into groups, and builds branches.
 
         Args:
             request (Request): The network and what may be pruned.
-            prove (Callable): Narrows the network on trial, compares it with
+            verify (Callable): Narrows the network on trial, compares it with
                 its masked twin, and freezes what it does not run or agree
                 without. Is given a function that gathers groups, which it
                 calls again after it froze some, and returns the last ones.
@@ -177,12 +177,12 @@ class Unit(ABC):
         """
 
     @abstractmethod
-    def place(
+    def add_masks(
         self,
         model: nn.Module,
         source: GateSource,
         analysis: Analysis,
-    ) -> list[MaskPlace]:
+    ) -> list[AppliedMask]:
         """Lets parameters read the gate, so that a removed part is zero.
 
         Args:
@@ -233,7 +233,7 @@ class Unit(ABC):
         return {}
 
 
-UNITS: Table[Callable[..., Unit]] = Table('unit')
+UNITS: Choices[Callable[..., Unit]] = Choices('unit')
 
 
 def register_unit(name: str) -> Callable[[type[Unit]], type[Unit]]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..bypass.branch import BRANCHES, Branch
 from ..errors import LayerRefusedError, PruningWarning
-from ..mask.placing import owners
+from ..mask.masking import owners
 from .base import Request
 
 Refusal = Callable[[str, nn.Module], str | None]
@@ -44,7 +44,7 @@ def plan_branches(
         layer = model.get_submodule(name)
         weight = layer._parameters.get(site.name.rpartition('.')[2])
         reason = refuse(name, layer)
-        if name in record.compact:
+        if name in record.living_modules:
             reason = 'it computes over its channels'
         elif len(sharers[id(weight)]) > 1:
             reason = 'it shares its weight with another layer'

@@ -10,16 +10,16 @@ from torch import nn
 
 from ..bypass.branch import Ends
 from ..groups import Groups, find_groups
-from ..mask.gate import GateSource, MaskPlace
-from ..mask.placing import (
+from ..mask.gate import AppliedMask, GateSource
+from ..mask.masking import (
     layer_ends,
-    place_branch,
-    place_living,
-    place_masks,
-    placed_sites,
+    mask_branch,
+    mask_parameters,
+    sites_of_groups,
+    skip_removed,
 )
 from ..plan.layout import Layout
-from .base import Found, Prove, Request, Unit, register_unit, unit_name
+from .base import Found, Request, Unit, Verify, register_unit, unit_name
 from .branches import plan_branches
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ class Channels(Unit):
         """
         return find_groups(request.record, request.scope, request.ignore)
 
-    def find(self, request: Request, prove: Prove) -> Found:
+    def find(self, request: Request, verify: Verify) -> Found:
         """Groups of the trace, without what does not run when narrowed."""
         record = request.record
-        groups = prove(lambda: self.groups(request))
+        groups = verify(lambda: self.groups(request))
         wanted = {
             member.site.module
             for group in groups.prunable
@@ -71,19 +71,19 @@ class Channels(Unit):
         """Returns the nodes of the layer's own ends."""
         return layer_ends(analysis.trace, name)
 
-    def place(
+    def add_masks(
         self, model: nn.Module, source: GateSource, analysis: Analysis
-    ) -> list[MaskPlace]:
+    ) -> list[AppliedMask]:
         """Masks what emits a channel, and readers of what is not zero."""
         record, groups = analysis.trace, analysis.groups
-        places = place_masks(
+        masks = mask_parameters(
             model, source, record, groups, lambda site: site in record.masked
         )
         for name in analysis.branches:
             layer = model.get_submodule(name)
-            places += place_branch(layer, name, source, record, groups)
-        place_living(model, source, record, groups)
-        return places
+            masks += mask_branch(layer, name, source, record, groups)
+        skip_removed(model, source, record, groups)
+        return masks
 
     def layout(self, model: nn.Module, analysis: Analysis) -> Layout:
         """Slices every dimension, and branches at both ends."""
@@ -97,7 +97,7 @@ class Channels(Unit):
             )
         return Layout(
             unit_name(self),
-            placed_sites(model, analysis.trace, groups),
+            sites_of_groups(model, analysis.trace, groups),
             branches,
             analysis.bypass,
         )

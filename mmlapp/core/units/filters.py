@@ -20,12 +20,12 @@ from ..groups import (
     matches,
 )
 from ..heirs import Heirs
-from ..mask.gate import GateSource, MaskPlace
-from ..mask.placing import place_masks, placed_sites
+from ..mask.gate import AppliedMask, GateSource
+from ..mask.masking import mask_parameters, sites_of_groups
 from ..plan.layout import Layout
 from ..plan.plan import Kept
 from ..trace import Site
-from .base import Found, Prove, Request, Unit, register_unit, unit_name
+from .base import Found, Request, Unit, Verify, register_unit, unit_name
 from .branches import plan_branches
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Filters(Unit):
 
     floor = 0
 
-    def find(self, request: Request, prove: Prove) -> Found:
+    def find(self, request: Request, verify: Verify) -> Found:
         """One group per convolution with a branch.
 
         Widths stay, so that nothing is to be narrowed on trial.
@@ -72,9 +72,9 @@ class Filters(Unit):
     def branch_ends(self, analysis: Analysis, name: str) -> None:
         """A branch keeps its full width."""
 
-    def place(
+    def add_masks(
         self, model: nn.Module, source: GateSource, analysis: Analysis
-    ) -> list[MaskPlace]:
+    ) -> list[AppliedMask]:
         """Masks filters and biases; what follows sees full channels."""
         record = analysis.trace
 
@@ -85,7 +85,7 @@ class Filters(Unit):
                 or site.name.endswith('.bias')
             )
 
-        return place_masks(model, source, record, analysis.groups, emits)
+        return mask_parameters(model, source, record, analysis.groups, emits)
 
     def layout(self, model: nn.Module, analysis: Analysis) -> Layout:
         """Slices filters and biases; notes which outputs they belong to."""
@@ -102,7 +102,7 @@ class Filters(Unit):
             details[name] = {'outputs': groups.channels_at(nodes)}
         return Layout(
             unit_name(self),
-            placed_sites(model, analysis.trace, groups),
+            sites_of_groups(model, analysis.trace, groups),
             blank,
             analysis.bypass,
             details,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core.mask.living import Living, compact, release
+from mmlapp.core.mask.living import Living, release, run_on_living
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def norm_on(source, channels):
     nn.init.uniform_(norm.weight, 0.5, 1.5)
     nn.init.normal_(norm.bias)
     tensors = [(name, 0, channels) for name in ('weight', 'bias')]
-    compact(norm, Living(source, channels, channels, 1, tensors, []))
+    run_on_living(norm, Living(source, channels, channels, 1, tensors, []))
     return norm
 
 

@@ -18,7 +18,7 @@ from mmlapp.core import ChannelPlan, attach, narrow
 from mmlapp.core.cost import StoredTensor
 from mmlapp.core.groups import ChannelGroup, Groups, find_groups
 from mmlapp.core.heirs import Heir
-from mmlapp.core.mask.gate import MaskPlace, ParameterMask, add_mask
+from mmlapp.core.mask.gate import AppliedMask, ParameterMask, add_mask
 from mmlapp.core.plan.layout import Layout
 from mmlapp.core.score.group_scores import Layer
 from mmlapp.core.units import UNITS, Found, Unit, register_unit
@@ -61,7 +61,7 @@ def rows_of(weight):
 class Stripes(Unit):
     floor = 1
 
-    def find(self, request, prove):
+    def find(self, request, verify):
         find_groups(request.record, request.scope, request.ignore)
         graph, items, starts = request.record.graph, [], {}
         for name, layer in request.model.named_modules():
@@ -122,14 +122,14 @@ class Stripes(Unit):
     def channels(self, analysis, name):
         return analysis.groups.channels_at(self.nodes(analysis, name))
 
-    def place(self, model, source, analysis):
-        places = []
+    def add_masks(self, model, source, analysis):
+        masks = []
         for group in analysis.groups.items:
             channels = self.channels(analysis, group.name)
             mask = StripeMask(source, channels, 0)
             add_mask(model.get_submodule(group.name), 'weight', mask)
-            places.append(MaskPlace(group.name, 'weight', mask))
-        return places
+            masks.append(AppliedMask(group.name, 'weight', mask))
+        return masks
 
     def layout(self, model, analysis):
         details = {

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from ...choices import Table
+from ...choices import Choices
 from ...errors import PruningError
 
 
@@ -41,7 +41,7 @@ class Surrogate(ABC):
         """Its derivative, in the shape of ``x``."""
 
 
-SURROGATES: Table[type[Surrogate]] = Table('surrogate')
+SURROGATES: Choices[type[Surrogate]] = Choices('surrogate')
 
 
 @SURROGATES.register('sigmoid')

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ...choices import Table
+from ...choices import Choices
 
 if TYPE_CHECKING:
     from ...pruner import Pruner
@@ -52,4 +52,4 @@ class Update(nn.Module, ABC):
         """
 
 
-UPDATES: Table[type[Update]] = Table('update')
+UPDATES: Choices[type[Update]] = Choices('update')

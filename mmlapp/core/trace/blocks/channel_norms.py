@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..labels import Axis, Labels, tie_pieces
-from ..record import INPUT_REASON, Compact
+from ..record import INPUT_REASON, LivingModule
 from ..rules.layer import tie_own
 from ..tracer import Tracer
 from .registry import register_block
@@ -49,7 +49,7 @@ def normalise_channels(
     tracer.note_reader(labels)
     name = tracer.modules.get(id(module))
     dims = list(labels.axes)
-    known = tracer.trace.compact.get(name or '')
+    known = tracer.trace.living_modules.get(name or '')
     if (
         name is None
         or x.shape != out.shape
@@ -70,7 +70,7 @@ def normalise_channels(
     if known is not None:
         tracer.graph.unite(known.ids, ids, INPUT_REASON)
     _tie_groups(tracer, module, name, ids)
-    tracer.trace.compact[name] = Compact(name, dims[0], ids, ids)
+    tracer.trace.living_modules[name] = LivingModule(name, dims[0], ids, ids)
     # What it computes for the living is put in their places between zeros.
     tracer.set(out, Labels({dims[0]: Axis(ids, zero=True)}))
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..labels import blank
-from ..record import INPUT_REASON, Compact
+from ..record import INPUT_REASON, LivingModule
 from ..rules.convolution import convolve
 from ..rules.layer import tie_own
 from ..tracer import Tracer
@@ -43,10 +43,12 @@ def convolve_standardised(
     entered = labels.axes.get(1, blank(x.shape[1]))
     # Mean and deviation of a filter are taken over [in/g, kh, kw]. Removed
     # inputs must not count in them, so it runs on the living ones alone.
-    known = tracer.trace.compact.get(name)
+    known = tracer.trace.living_modules.get(name)
     if known is not None:
         tracer.graph.unite(known.ids, entered.ids, INPUT_REASON)
-    tracer.trace.compact[name] = Compact(name, 1, entered.ids, emitted.ids)
+    tracer.trace.living_modules[name] = LivingModule(
+        name, 1, entered.ids, emitted.ids
+    )
 
 
 # Their attributes are those of any convolution.

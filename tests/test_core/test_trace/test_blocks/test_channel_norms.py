@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from mmlapp.core import attach, narrow
-from mmlapp.core.mask.living import Compacted
+from mmlapp.core.mask.living import RunsOnLiving
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -139,8 +139,8 @@ def test_gradients_reach_norm_and_thresholds(conv, image):
 def test_narrowing_gives_the_class_back(conv, image):
     model = nn.Sequential(conv(3, 8), nn.GroupNorm(1, 8), conv(8, 5)).double()
     pruner = attach(model, image)
-    assert isinstance(model[1], Compacted)
-    assert isinstance(copy.deepcopy(model)[1], Compacted)
+    assert isinstance(model[1], RunsOnLiving)
+    assert isinstance(copy.deepcopy(model)[1], RunsOnLiving)
     pruner.gate.data[:4] = 0
     narrow(model, pruner.plan())
     assert type(model[1]) is nn.GroupNorm

@@ -5,13 +5,13 @@
 from mmpretrain.models.utils import GRN
 from torch import nn
 
-from mmlapp.core.mask.living import Compacted
+from mmlapp.core.mask.living import RunsOnLiving
 from mmlapp.core.trace.blocks.registry import adjust_attributes
 
 
 def test_masked_it_sees_the_living_channels_alone(check_block):
     result = check_block(GRN(16))
-    assert isinstance(result.model.block, Compacted)
+    assert isinstance(result.model.block, RunsOnLiving)
     assert result.slim.block.in_channels == 8
     assert result.slim.block.gamma.shape == (8,)
 

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from mmlapp.core import analyse
-from mmlapp.core.mask.placing import (
+from mmlapp.core.mask.masking import (
     layer_ends,
+    mask_parameters,
     owners,
-    place_masks,
-    placed_sites,
+    sites_of_groups,
 )
 
 
@@ -25,10 +25,10 @@ def found(model, images):
 def test_a_norm_carries_the_mask_of_its_layer(model, found):
     source = SimpleNamespace(active=True, gate=torch.ones(36))
     record = found.trace
-    places = place_masks(
+    masks = mask_parameters(
         model, source, record, found.groups, record.masked.__contains__
     )
-    assert {(p.module, p.parameter) for p in places} == {
+    assert {(p.module, p.parameter) for p in masks} == {
         ('a', 'weight'),
         ('a', 'bias'),
         ('norm', 'weight'),
@@ -42,7 +42,7 @@ def test_a_norm_carries_the_mask_of_its_layer(model, found):
 
 
 def test_all_dimensions_that_shrink(model, found):
-    sites = placed_sites(model, found.trace, found.groups)
+    sites = sites_of_groups(model, found.trace, found.groups)
     names = {(site.name, site.dim) for site, _ in sites}
     assert names == {
         *((f'{layer}.weight', 0) for layer in 'abc'),

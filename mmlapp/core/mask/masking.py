@@ -14,8 +14,8 @@ from ..bypass.beside import Bypassed
 from ..bypass.branch import Ends
 from ..groups import Groups
 from ..trace import Site, Trace
-from .gate import GateSource, MaskPlace, ParameterMask, add_mask
-from .living import Living, compact
+from .gate import AppliedMask, GateSource, ParameterMask, add_mask
+from .living import Living, run_on_living
 
 
 def layer_ends(record: Trace, name: str) -> Ends:
@@ -36,7 +36,7 @@ def layer_ends(record: Trace, name: str) -> Ends:
     )
 
 
-def placed_sites(
+def sites_of_groups(
     model: nn.Module, record: Trace, groups: Groups
 ) -> list[tuple[Site, Tensor]]:
     """Returns the dimensions that shrink, and the channel at every index.
@@ -72,13 +72,13 @@ def owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     return found
 
 
-def place_masks(
+def mask_parameters(
     model: nn.Module,
     source: GateSource,
     record: Trace,
     groups: Groups,
     emits: Callable[[Site], bool],
-) -> list[MaskPlace]:
+) -> list[AppliedMask]:
     """Masks what emits a channel, and readers of what is not zero.
 
     Args:
@@ -90,11 +90,11 @@ def place_masks(
             a gradient there and not at readers, or it would get it twice.
 
     Returns:
-        list[MaskPlace]: Where the masks are.
+        list[AppliedMask]: Where the masks are.
     """
     names = {module: name for name, module in model.named_modules()}
     sharers = owners(model)
-    places: list[MaskPlace] = []
+    masks: list[AppliedMask] = []
     for site in record.sites:
         learns = emits(site)
         if site.attribute or not (learns or site in record.readers):
@@ -109,17 +109,17 @@ def place_masks(
         for module, name in sharers[id(parameter)]:
             mask = ParameterMask(source, mine, site.dim, learns)
             add_mask(module, name, mask)
-            places.append(MaskPlace(names[module], name, mask))
-    return places
+            masks.append(AppliedMask(names[module], name, mask))
+    return masks
 
 
-def place_branch(
+def mask_branch(
     layer: nn.Module,
     name: str,
     source: GateSource,
     record: Trace,
     groups: Groups,
-) -> list[MaskPlace]:
+) -> list[AppliedMask]:
     """Masks the outputs of a branch where those of its layer are masked.
 
     Where a norm behind both carries the mask, nothing is to be done.
@@ -138,16 +138,16 @@ def place_branch(
     if site not in record.masked or (mine < 0).all():
         return []
     assert layer.bypass is not None
-    places = []
+    masks = []
     for path, parameter in layer.bypass.gated():
         mask = ParameterMask(source, mine, 0)
         add_mask(layer.bypass.get_submodule(path), parameter, mask)
         whole = '.'.join(filter(None, [name, 'bypass', path]))
-        places.append(MaskPlace(whole, parameter, mask))
-    return places
+        masks.append(AppliedMask(whole, parameter, mask))
+    return masks
 
 
-def place_living(
+def skip_removed(
     model: nn.Module, source: GateSource, record: Trace, groups: Groups
 ) -> None:
     """Lets modules that compute over channels see the living ones alone.
@@ -159,7 +159,7 @@ def place_living(
         groups (Groups): Its channel groups.
     """
     mine = groups.channels_at
-    for entry in record.compact.values():
+    for entry in record.living_modules.values():
         # Nodes of its input and output channels, [in + out].
         ends = torch.cat([entry.ids, entry.out])
         if (mine(ends) < 0).all():
@@ -178,4 +178,4 @@ def place_living(
             [(name, s.dim, i) for s, name, i in named if not s.attribute],
             [(name, i) for s, name, i in named if s.attribute],
         )
-        compact(model.get_submodule(entry.name), living)
+        run_on_living(model.get_submodule(entry.name), living)
