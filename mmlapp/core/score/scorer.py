@@ -70,12 +70,15 @@ class Scorer:
             batches (Iterable[Callable]): See :meth:`Score.prepare`.
         """
         modes = {module: module.training for module in model.modules()}
-        gradients = {p: p.grad for p in model.parameters()}
+        # The gate learns, too, and is a buffer.
+        gradients = {
+            t: t.grad for t in (*model.parameters(), *model.buffers())
+        }
         layers = {la.name: la.module for g in groups for la in g.layers}
         try:
             # A score may run a backward of its own.
-            for p in gradients:
-                p.grad = None
+            for tensor in gradients:
+                tensor.grad = None
             for module in modes:
                 module.training = False
             self.score.prepare(model, layers, batches)
@@ -83,8 +86,8 @@ class Scorer:
         finally:
             for module, mode in modes.items():
                 module.training = mode
-            for p, gradient in gradients.items():
-                p.grad = gradient
+            for tensor, gradient in gradients.items():
+                tensor.grad = gradient
 
     def check_prepared(self) -> None:
         """Raises PruningError if batches are wanted and were not shown."""
