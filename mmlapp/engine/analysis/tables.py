@@ -41,7 +41,7 @@ def short_number(value: float) -> str:
         ('40.8M', '512')
     """
     for scale, letter in SCALES:
-        if value >= scale:
+        if value >= 0.9995 * scale:  # what three digits round up to it
             return f'{value / scale:.3g}{letter}'
     return f'{value:.3g}'
 

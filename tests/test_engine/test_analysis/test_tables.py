@@ -1,0 +1,182 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import io
+from dataclasses import replace
+
+import pytest
+
+from mmlapp.engine.analysis import tables
+from mmlapp.engine.analysis.model_report import LayerReport, ModelReport
+from mmlapp.engine.analysis.tables import (
+    console,
+    figures_table,
+    layers_table,
+    short_number,
+    totals_table,
+)
+from mmlapp.engine.deployment.deploy import Figure
+
+LAYER = LayerReport('stem', 'Conv2d', 3, 8, 1500, 0.75, (1, 2), 8, None)
+REPORT = ModelReport(
+    settings=dict(input_shape=[3, 4, 5]),
+    layers=[LAYER],
+    groups={'stem': 6, 'stem#2': 2},
+    flops=2000,
+    mmengine_flops=2000,
+    bypass_flops=0,
+    prunable_share=0.75,
+    minimum=0.125,
+    uncounted={'batch_norm': 1000, 'max_pool2d': 234},
+    foreign={},
+    unknown={},
+)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def rows(table):
+    """The cells of every line below the head, without the frame."""
+    file = io.StringIO()
+    console(file).print(table)
+    return [
+        [cell.strip() for cell in line.split('│')[1:-1]]
+        for line in file.getvalue().splitlines()
+        if '│' in line
+    ]
+
+
+@pytest.mark.parametrize(
+    ('value', 'text'),
+    [
+        (0, '0'),
+        (7.25, '7.25'),
+        (999, '999'),
+        (1000, '1k'),
+        (1234, '1.23k'),
+        (40_817_664, '40.8M'),
+        (999_499, '999k'),
+        (999_500, '1M'),
+        (999.9, '1k'),
+        (5e9, '5G'),
+        (2.5e12, '2.5T'),
+    ],
+)
+def test_three_digits_and_a_letter(value, text):
+    assert short_number(value) == text
+
+
+@pytest.mark.parametrize('value', [999.4, 999.5, 999.6, 999_999, 999_999_999])
+def test_no_exponent_beside_a_letter(value):
+    assert 'e' not in short_number(value)
+
+
+def test_a_pipe_is_wide_enough_for_a_layer():
+    file = io.StringIO()
+    line = 'x' * 100 + ' 1.5 [a] ' + 'y' * 50
+    console(file).print(line, markup=False)
+    assert file.getvalue() == f'{line}\n'
+
+
+def test_a_terminal_has_its_own_width(monkeypatch):
+    monkeypatch.setenv('COLUMNS', '70')
+    assert console(Terminal()).width == 70
+    assert console(io.StringIO()).width == tables.PIPE_WIDTH > 150
+
+
+def test_standard_output_is_the_default(capsys):
+    console().print('here')
+    assert capsys.readouterr().out == 'here\n'
+
+
+def test_figures():
+    found = rows(
+        figures_table(
+            [Figure('FLOPs', 4000, 1000, 0.3), Figure('bytes', 512, 256)]
+        )
+    )
+    assert found == [
+        ['FLOPs', '4k', '1k', '25.00%', '30.00%'],
+        ['bytes', '512', '256', '50.00%', ''],
+    ]
+
+
+@pytest.mark.parametrize(
+    ('change', 'cells'),
+    [
+        ({}, ['stem', '3 → 8', '1.5k', '75.00%', '1, 2', 'yes']),
+        (dict(inputs=None), ['stem', '', '1.5k', '75.00%', '1, 2', 'yes']),
+        (
+            dict(groups=(), prunable=0, reason='a single channel'),
+            ['stem', '3 → 8', '1.5k', '75.00%', '', 'no: a single channel'],
+        ),
+        (
+            dict(groups=(4,), prunable=5, reason='ignored by the user'),
+            [
+                *('stem', '3 → 8', '1.5k', '75.00%', '4'),
+                '5 of 8: ignored by the user',
+            ],
+        ),
+        (
+            dict(groups=(), prunable=0),
+            ['stem', '3 → 8', '1.5k', '75.00%', '', ''],
+        ),
+    ],
+)
+def test_layers(change, cells):
+    report = replace(REPORT, layers=[replace(LAYER, **change)])
+    assert rows(layers_table(report)) == [cells]
+
+
+def test_a_long_name_is_folded_not_cut():
+    name = 'backbone.' + 'stage.' * 40 + 'conv'
+    report = replace(REPORT, layers=[replace(LAYER, name=name)])
+    found = rows(layers_table(report))
+    assert len(found) > 1
+    assert ''.join(row[0] for row in found) == name
+
+
+def test_totals():
+    assert rows(totals_table(REPORT)) == [
+        ['FLOPs at 3x4x5', '2,000 (2k)'],
+        ['prunable share of the FLOPs', '75.00%'],
+        ['reachable minimum', '12.50%'],
+        ['prunable groups', '2, with 8 channels'],
+        ['not counted: norms, pooling ...', '1,234 (1.23k)'],
+        ['not counted: foreign operators', 'none'],
+        ['operators without a rule', 'none'],
+    ]
+
+
+@pytest.mark.parametrize(
+    ('change', 'row'),
+    [
+        (
+            dict(mmengine_flops=1999),
+            ['FLOPs, counted by MMEngine', '1,999 (2k)'],
+        ),
+        (dict(bypass_flops=500), ['added by bypasses', '500 (500), 25.00%']),
+        (
+            dict(foreign='not known (RuntimeError: x)'),
+            ['not counted: foreign operators', 'not known (RuntimeError: x)'],
+        ),
+        (
+            dict(foreign={'nms': 2, 'roi_align': 1}),
+            ['not counted: foreign operators', 'nms (x2), roi_align (x1)'],
+        ),
+        (
+            dict(unknown={'aten::fold': 3}),
+            ['operators without a rule', 'aten::fold (x3)'],
+        ),
+    ],
+)
+def test_totals_that_are_told_if_there_are_any(change, row):
+    assert row not in rows(totals_table(REPORT))
+    assert row in rows(totals_table(replace(REPORT, **change)))
+
+
+def test_a_count_that_is_missing_is_no_row():
+    report = replace(REPORT, mmengine_flops=None)
+    assert rows(totals_table(report)) == rows(totals_table(REPORT))
