@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -62,7 +63,8 @@ def build_model(cfg: Config) -> Any:
     """
     model = ConfigDict(without_pretrained(cfg.model.to_dict()))
     if cfg.get('data_preprocessor') is not None:
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+        own = copy.deepcopy(cfg.data_preprocessor)  # models add to theirs
+        model.setdefault('data_preprocessor', own)
     return MODELS.build(model)
 
 

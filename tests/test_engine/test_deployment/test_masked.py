@@ -1,0 +1,154 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from mmlapp.core import Phase, PruningError, narrow
+from mmlapp.core.plan.plan import Kept
+from mmlapp.engine.checkpoints.reading import read_trained
+from mmlapp.engine.deployment.masked import build_model, masked_model
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        yield
+
+
+@torch.no_grad()
+def outputs(model):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 16, 16, generator=generator)
+    return model(image, mode='tensor')
+
+
+def read(run):
+    return Config.fromfile(run.config), read_trained(run.checkpoint)
+
+
+@pytest.mark.parametrize(
+    'bypass', [{}, dict(bypass='depthwise', unit='filters')]
+)
+@pytest.mark.parametrize('planned', [True, False])
+def test_the_model_of_the_run(classifier_run, bypass, planned):
+    """Of the plan or, without one, of the masks."""
+    run = classifier_run(**bypass, target=0.6)
+    cfg, trained = read(run)
+    if not planned:
+        trained = replace(trained, plan=None)
+    model = masked_model(cfg, trained)
+    assert not any(module.training for module in model.modules())
+    assert torch.equal(outputs(model), outputs(run.model))
+    assert torch.equal(model.pruner.mask, run.model.pruner.mask)
+    assert not model.pruner.mask.all()
+    assert model.pruner.phase == Phase.FINISHED
+    assert model.pruner.progress.target == {'flops': 0.6}
+    assert model.pruner.plan() == run.model.pruner.plan()
+
+
+def test_the_plan_comes_before_the_masks(classifier_run):
+    """Averaging spoils what is in the weights."""
+    run = classifier_run()
+    cfg, trained = read(run)
+    trained.state['gate'].fill_(1)
+    model = masked_model(cfg, trained)
+    assert torch.equal(model.pruner.mask, run.model.pruner.mask)
+
+
+def test_a_narrow_checkpoint_gives_a_narrow_model(classifier_run):
+    run = classifier_run()
+    cfg, trained = read(run)
+    slim = narrow(copy.deepcopy(run.model), trained.plan).eval()
+    model = masked_model(
+        cfg,
+        replace(trained, weights=slim.state_dict(), state={}, narrowed=True),
+    )
+    assert not any(module.training for module in model.modules())
+    assert list(model.state_dict()) == list(slim.state_dict())
+    assert torch.equal(outputs(model), outputs(slim))
+
+
+def test_pretrained_weights_are_left_out_and_the_config_stays(classifier_run):
+    cfg = Config.fromfile(classifier_run().config)
+    before = copy.deepcopy(cfg.to_dict())
+    model = build_model(cfg)
+    model.init_weights()  # nowhere.pth is not there
+    assert cfg.to_dict() == before
+    assert cfg.model.backbone.init_cfg.checkpoint == 'nowhere.pth'
+    assert model.data_preprocessor.mean.flatten().tolist() == [80.0] * 3
+
+
+def test_a_data_preprocessor_inside_the_model_counts(classifier_run):
+    cfg = Config.fromfile(classifier_run().config)
+    cfg.model.data_preprocessor = dict(mean=[5.0] * 3, std=[1.0] * 3)
+    model = build_model(cfg)
+    assert model.data_preprocessor.mean.flatten().tolist() == [5.0] * 3
+
+
+def drop(*names):
+    def edit(trained):
+        for name in names:
+            del trained.weights[name]
+
+    return edit
+
+
+def other_groups(trained):
+    groups = dict(trained.plan.groups)
+    name = sorted(groups)[0]
+    groups[name] = Kept(groups[name].size + 1, (0,))
+    return replace(trained, plan=replace(trained.plan, groups=groups))
+
+
+def other_slices(trained):
+    slices = dict(list(trained.plan.slices.items())[1:])
+    return replace(trained, plan=replace(trained.plan, slices=slices))
+
+
+def other_details(trained):
+    details = {'backbone.conv1': {'outputs': Kept(16, (0,))}}
+    return replace(trained, plan=replace(trained.plan, details=details))
+
+
+def other_gate(trained):
+    trained.state['gate'] = torch.ones(7)
+    return replace(trained, plan=None)
+
+
+@pytest.mark.parametrize(
+    ('edit', 'text'),
+    [
+        (drop('head.fc.bias'), r': head\.fc\.bias is missing\. Give the conf'),
+        (
+            lambda t: t.weights.update(extra=torch.zeros(1)),
+            r': extra is unknown\. Give the config',
+        ),
+        (
+            lambda t: t.weights.update({'head.fc.bias': torch.zeros(11)}),
+            r'model of the config: size mismatch for head\.fc\.bias: copying',
+        ),
+        (
+            drop(
+                'head.fc.bias',
+                'head.fc.weight',
+                'backbone.bn1.bias',
+                'backbone.bn1.weight',
+                'backbone.bn1.running_var',
+            ),
+            r'missing; .* missing; .* missing and 2 more\. Give',
+        ),
+        (other_groups, r'channel groups differ, such as backbone\.'),
+        (other_slices, 'its groups reach other layers'),
+        (other_details, 'its groups reach other layers'),
+        (other_gate, r'the masks .* do not fit .*: 7 channels, not \d+\. Gi'),
+    ],
+)
+def test_what_belongs_to_another_model_is_refused(classifier_run, edit, text):
+    cfg, trained = read(classifier_run())
+    with pytest.raises(PruningError, match=text):
+        masked_model(cfg, edit(trained) or trained)
