@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import re
-import shutil
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
 from mmlapp.core import ChannelPlan
-from mmlapp.engine.deployment import deploy as logic
 from mmlapp.engine.models.complexity import counted_flops, operator_flops
 
 
@@ -125,26 +123,6 @@ def test_merged_bypasses(tool, classifier_run, tmp_path, capsys, unit, note):
         assert not [k for k in models[1].state_dict() if 'bypass' in k]
 
 
-def test_figures(classifier_run, tmp_path):
-    run = classifier_run()
-    result = logic.deploy(run.config, run.checkpoint, tmp_path / 'out')
-    figures = {figure.name: figure for figure in result.figures}
-    analytic = figures['FLOPs, analytic']
-    counted = figures['FLOPs, counted by MMEngine']
-    # ResNet-8 at 16 pixels: the stem, three blocks, the classifier
-    dense = 16 * 16 * 9 * (3 * 16 + 2 * 16 * 16)
-    dense += 8 * 8 * 9 * (16 * 32 + 32 * 32)
-    dense += 4 * 4 * 9 * (32 * 64 + 64 * 64) + 640
-    assert analytic.before == counted.before == dense
-    assert analytic.after == counted.after
-    assert 0.49 <= counted.ratio <= analytic.target == 0.5
-    assert figures['parameters'].ratio < 1
-    size = figures['bytes of the checkpoint']
-    assert size.before == run.checkpoint.stat().st_size
-    assert size.after == result.checkpoint.stat().st_size
-    assert size.after < size.before - 400_000  # the optimizer
-
-
 def test_the_test_tool_evaluates_it(
     tool, classifier_run, tmp_path, load_tool, clean_runner
 ):
@@ -202,100 +180,12 @@ def test_a_stock_call_loads_the_detector(tool, detector_run, tmp_path, capsys):
     )
 
 
-def test_averaged_weights_and_the_plan_count(classifier_run, tmp_path):
-    run = classifier_run()
-
-    def average(data):
-        # EMAHook with update_buffers averages everything but the mask,
-        # which stays as it was at the first iteration.
-        data['ema_state_dict'] = {}
-        data['state_dict']['pruner.gate'].fill_(1)
-        data['state_dict']['pruner.progress'].fill_(0.7)
-
-    run.change(average)
-    result = logic.deploy(run.config, run.checkpoint, tmp_path / 'out')
-    assert 'the weights are the averaged ones (EMA)' in result.notes
-    assert ChannelPlan.load(result.plan) == run.model.pruner.plan()
-
-
-def test_without_a_plan_the_masks_count(classifier_run, tmp_path):
-    run = classifier_run()
-    run.change(lambda data: data.pop('pruning_plan'))
-    result = logic.deploy(run.config, run.checkpoint, tmp_path / 'out')
-    assert ChannelPlan.load(result.plan) == run.model.pruner.plan()
-
-
-def unfinished(data):
-    del data['pruning_plan']
-    data['state_dict']['pruner.progress'].copy_(
-        torch.tensor([1, 7, 20, 0.5, 0])
-    )
-
-
-def not_begun(data):
-    del data['pruning_plan']
-    data['state_dict']['pruner.progress'].zero_()
-
-
-def dense(data):
-    del data['pruning_plan']
-    for key in list(data['state_dict']):
-        if key.startswith('pruner.'):
-            del data['state_dict'][key]
-
-
-def broken_plan(data):
-    del data['pruning_plan']['slices']
-
-
-def other_groups(data):
-    data['pruning_plan']['groups'].popitem()
-
-
-def other_slices(data):
-    data['pruning_plan']['slices'].popitem()
-
-
-def other_layer(data):
-    data['state_dict']['backbone.extra.weight'] = torch.zeros(1)
-
-
-def missing_layer(data):
-    del data['state_dict']['head.fc.bias']
-
-
-def other_width(data):
-    data['state_dict']['head.fc.bias'] = torch.zeros(11)
-
-
-@pytest.mark.parametrize(
-    ('edit', 'text'),
-    [
-        (unfinished, 'its pruning phase has not finished (step 7 of 20)'),
-        (not_begun, 'its pruning phase has not begun'),
-        (dense, 'has neither a channel plan nor masks'),
-        (broken_plan, 'the channel plan is damaged'),
-        (other_groups, 'channel groups differ, such as backbone.'),
-        (other_slices, 'its groups reach other layers'),
-        (other_layer, 'does not fit the model of the config: backbone.extra'),
-        (missing_layer, 'of the config: head.fc.bias is missing. Give'),
-        (other_width, 'head.fc.bias: copying a param with shape'),
-        (lambda data: data.pop('state_dict'), 'has no state_dict'),
-    ],
-)
-def test_checkpoints_that_are_refused(
-    fail, classifier_run, tmp_path, edit, text
-):
-    run = classifier_run()
-    run.change(edit)
-    assert text in fail(run.config, run.checkpoint, out=tmp_path / 'out')
-
-
 def test_a_truncated_checkpoint_is_refused(fail, classifier_run, tmp_path):
     run = classifier_run()
     data = run.checkpoint.read_bytes()
     run.checkpoint.write_bytes(data[: len(data) // 2])
     text = fail(run.config, run.checkpoint, out=tmp_path / 'out')
+    assert text.startswith('error: checkpoint=')
     assert "epoch_3.pth' cannot be read: it is truncated" in text
 
 
@@ -337,42 +227,4 @@ def test_force_replaces_a_deployment(tool, fail, classifier_run, tmp_path):
     assert (out / 'run.pth').read_text() == 'old'
     tool.main([*argv, '--force'])
     assert len(torch.load(out / 'run.pth')['state_dict']) > 1
-    assert not list(tmp_path.glob('.*'))
-
-
-@pytest.mark.parametrize('factor', [1.01, float('nan')])
-def test_a_model_that_differs_is_not_written(
-    fail, classifier_run, tmp_path, monkeypatch, factor
-):
-    run = classifier_run()
-    original = logic.load_deployed
-
-    def spoiled(config, checkpoint):
-        model = original(config, checkpoint)
-        model.backbone.conv1.weight.data.mul_(factor)
-        return model
-
-    monkeypatch.setattr(logic, 'load_deployed', spoiled)
-    text = fail(run.config, run.checkpoint, out=tmp_path / 'deep' / 'out')
-    assert 'does not compute what the masked one does' in text
-    assert 'random 3x16x16' in text
-    assert '4 images of test_dataloader' in text
-
-
-def test_an_interrupt_leaves_the_former_deployment(
-    classifier_run, tmp_path, monkeypatch
-):
-    run = classifier_run()
-    out = tmp_path / 'out'
-    logic.deploy(run.config, run.checkpoint, out)
-    shutil.copy(out / 'run.pth', tmp_path / 'former.pth')
-
-    def interrupt(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(logic, '_figures', interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        logic.deploy(run.config, run.checkpoint, out, force=True)
-    former = (tmp_path / 'former.pth').read_bytes()
-    assert (out / 'run.pth').read_bytes() == former
     assert not list(tmp_path.glob('.*'))

@@ -1,0 +1,407 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What ``deploy`` promises; its tool is tested beside the other tools."""
+
+import copy
+import json
+import shutil
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from mmlapp.core import ChannelPlan, PruningError, narrow
+from mmlapp.core.compare import DEPLOYED_TOLERANCE
+from mmlapp.engine.checkpoints.state import PruningState
+from mmlapp.engine.deployment import deploy as module
+from mmlapp.engine.deployment.deploy import Figure, deploy, load_deployed
+
+SHAPE = 3, 16, 16
+# ResNet-8 at 16 pixels: the stem, three blocks, the classifier
+DENSE_FLOPS = (
+    16 * 16 * 9 * (3 * 16 + 2 * 16 * 16)
+    + 8 * 8 * 9 * (16 * 32 + 32 * 32)
+    + 4 * 4 * 9 * (32 * 64 + 64 * 64)
+    + 640
+)
+
+
+def snapshot(folder):
+    """All files with their contents."""
+    return {
+        path: path.read_bytes() if path.is_file() else None
+        for path in folder.rglob('*')
+    }
+
+
+@pytest.fixture
+def fail(tmp_path):
+    """Deploys, expects a refusal that leaves no trace; returns its text."""
+
+    def run(run, config=None, **kwargs):
+        out = kwargs.pop('out', tmp_path / 'deep' / 'out')
+        before = snapshot(tmp_path)
+        with pytest.raises(PruningError) as info:
+            deploy(config or run.config, run.checkpoint, out, **kwargs)
+        assert snapshot(tmp_path) == before
+        return str(info.value)
+
+    return run
+
+
+@torch.no_grad()
+def outputs(model):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 24, 24, generator=generator)
+    return model.eval()(image, mode='tensor')
+
+
+def load(result):
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return load_deployed(result.config, result.checkpoint)
+
+
+def assert_same_outputs(a, b):
+    torch.testing.assert_close(outputs(a), outputs(b), rtol=1e-4, atol=1e-5)
+
+
+def figures_of(result):
+    return {figure.name: figure for figure in result.figures}
+
+
+def test_figures(classifier_run, tmp_path):
+    run = classifier_run()
+    result = deploy(run.config, run.checkpoint, tmp_path / 'out')
+    figures = figures_of(result)
+    analytic = figures['FLOPs, analytic']
+    counted = figures['FLOPs, counted by MMEngine']
+    assert analytic.before == counted.before == DENSE_FLOPS
+    assert analytic.after == counted.after
+    assert 0.49 <= counted.ratio <= analytic.target == 0.5
+    parameters = figures['parameters']
+    assert parameters.before == sum(p.numel() for p in run.model.parameters())
+    assert parameters.after == sum(
+        p.numel() for p in load(result).parameters()
+    )
+    assert parameters.ratio < 1
+    assert parameters.target is None
+    size = figures['bytes of the checkpoint']
+    assert size.before == run.checkpoint.stat().st_size
+    assert size.after == result.checkpoint.stat().st_size
+    assert size.after < size.before - 400_000  # the optimizer
+
+
+def test_a_ratio_is_after_by_before():
+    assert Figure('FLOPs', 4, 1).ratio == 0.25
+
+
+def test_what_was_compared_and_written(classifier_run, tmp_path):
+    run = classifier_run()
+    told = []
+    result = deploy(
+        run.config, run.checkpoint, tmp_path / 'out', progress=told.append
+    )
+    assert [check.name for check in result.checks] == [
+        'random 3x16x16',
+        'random 3x32x32',
+        '4 images of test_dataloader',
+    ]
+    assert all(0 <= c.error <= DEPLOYED_TOLERANCE for c in result.checks)
+    assert result.notes == []
+    assert told[0] == 'reading the checkpoint'
+    assert told[-1] == 'counting FLOPs'
+    files = {result.config, result.checkpoint, result.plan}
+    assert files == set((tmp_path / 'out').iterdir())
+    assert {path.name for path in files} == {
+        'run.py',
+        'run.pth',
+        'run.plan.json',
+    }
+    assert ChannelPlan.load(result.plan) == run.model.pruner.plan()
+
+
+def test_a_checkpoint_says_where_it_is_from(classifier_run, tmp_path):
+    run = classifier_run()
+    result = deploy(run.config, run.checkpoint, tmp_path / 'out')
+    data = torch.load(result.checkpoint)
+    assert set(data) == {'meta', 'state_dict'}
+    assert data['meta']['epoch'] == 3
+    assert data['meta']['dataset_meta']['classes'] == tuple('0123456789')
+    assert data['meta']['cfg'] == result.config.read_text()
+    assert not [k for k in data['state_dict'] if k.startswith('pruner')]
+
+
+@pytest.mark.parametrize(
+    ('filename', 'name', 'stem'),
+    [(True, 'mine', 'mine'), (True, None, 'run'), (False, None, 'deployed')],
+)
+def test_names(classifier_run, tmp_path, filename, name, stem):
+    """The config may be one that was changed in memory."""
+    run = classifier_run()
+    cfg = Config.fromfile(run.config)
+    if not filename:
+        cfg = Config(cfg.to_dict())
+    before = copy.deepcopy(cfg.to_dict())
+    result = deploy(cfg, run.checkpoint, tmp_path / 'out', name=name)
+    assert cfg.to_dict() == before
+    assert result.config.name == f'{stem}.py'
+    assert result.checkpoint.name == f'{stem}.pth'
+    assert result.plan.name == f'{stem}.plan.json'
+
+
+@pytest.mark.parametrize('unit', ['channels', 'filters'])
+def test_merged_bypasses(classifier_run, tmp_path, unit):
+    """Fewer FLOPs and the same outputs; what fills removed filters stays."""
+    run = classifier_run('depthwise', target=0.6, unit=unit)
+    result = deploy(run.config, run.checkpoint, tmp_path / 'out', merge=True)
+    assert len(result.checks) == 3
+    model, plan = load(result), ChannelPlan.load(result.plan)
+    assert_same_outputs(model, run.model)
+    figures = figures_of(result)
+    analytic = figures['FLOPs, analytic']
+    counted = figures['FLOPs, counted by MMEngine']
+    assert analytic.before == counted.before == DENSE_FLOPS
+    assert analytic.after == pytest.approx(counted.after)
+    bypasses = [k for k in model.state_dict() if '.bypass.' in k]
+    assert bool(plan.branches) == bool(bypasses) == (unit == 'filters')
+    (note,) = result.notes
+    if unit == 'channels':
+        assert analytic.ratio < run.model.pruner.ratios()['flops']
+        assert note == '6 of 6 bypasses merged'
+    else:
+        assert note.endswith('; the others stay: it fills removed filters')
+
+
+def test_filters_have_details_in_the_plan(classifier_run, tmp_path):
+    """Without the channels that a bypass fills no layer could be built."""
+    run = classifier_run('depthwise', target=0.6, unit='filters')
+    result = deploy(run.config, run.checkpoint, tmp_path / 'out')
+    data = json.loads(result.plan.read_text())
+    assert data['unit'] == 'filters'
+    assert any('outputs' in entry for entry in data['details'].values())
+    plan = run.model.pruner.plan()
+    assert ChannelPlan.load(result.plan).details == plan.details
+    assert_same_outputs(load(result), run.model)
+
+
+def test_averaged_weights_and_the_plan_count(classifier_run, tmp_path):
+    run = classifier_run()
+
+    def average(data):
+        # EMAHook with update_buffers averages everything but the mask,
+        # which stays as it was at the first iteration.
+        data['ema_state_dict'] = {}
+        data['state_dict']['pruner.gate'].fill_(1)
+        data['state_dict']['pruner.progress'].fill_(0.7)
+
+    run.change(average)
+    result = deploy(run.config, run.checkpoint, tmp_path / 'out')
+    assert result.notes == ['the weights are the averaged ones (EMA)']
+    assert ChannelPlan.load(result.plan) == run.model.pruner.plan()
+
+
+def test_without_a_plan_the_masks_count(classifier_run, tmp_path):
+    run = classifier_run()
+    run.change(lambda data: data.pop('pruning_plan'))
+    result = deploy(run.config, run.checkpoint, tmp_path / 'out')
+    assert ChannelPlan.load(result.plan) == run.model.pruner.plan()
+
+
+def test_a_run_that_has_narrowed_its_model(classifier_run, tmp_path):
+    run = classifier_run()
+    plan = run.model.pruner.plan()
+
+    def narrowed(data):
+        model = narrow(copy.deepcopy(run.model), plan)
+        data['state_dict'] = model.state_dict()
+        PruningState(plan, narrowed=True).write(data)
+
+    run.change(narrowed)
+    result = deploy(run.config, run.checkpoint, tmp_path / 'out')
+    assert ChannelPlan.load(result.plan) == plan
+    assert figures_of(result)['FLOPs, analytic'].before == DENSE_FLOPS
+    assert_same_outputs(load(result), run.model)
+
+
+def test_without_real_images_the_reason_is_told(classifier_run, tmp_path):
+    run = classifier_run()
+    cfg = Config.fromfile(run.config)
+    cfg.test_dataloader.dataset.type = 'Nowhere'
+    result = deploy(cfg, run.checkpoint, tmp_path / 'out')
+    assert len(result.checks) == 2
+    (note,) = result.notes
+    assert note.startswith(
+        'no real images were compared, only random ones: test_dataloader: '
+    )
+    assert 'Nowhere' in note
+
+
+def test_a_model_of_one_size_is_compared_at_it(
+    classifier_run, tmp_path, monkeypatch
+):
+    run = classifier_run()
+    original = module.random_probes
+
+    def probes(shape):
+        first, _ = original(shape)
+        (tiny,) = original((5, 32, 32))[:1]  # five channels, which it has not
+        return [first, tiny]
+
+    monkeypatch.setattr(module, 'random_probes', probes)
+    result = deploy(run.config, run.checkpoint, tmp_path / 'out')
+    assert [check.name for check in result.checks] == [
+        'random 3x16x16',
+        '4 images of test_dataloader',
+    ]
+    assert result.notes == [
+        'one random size only: no output on random 5x32x32'
+    ]
+
+
+def unfinished(data):
+    del data['pruning_plan']
+    data['state_dict']['pruner.progress'].copy_(
+        torch.tensor([1, 7, 20, 0.5, 0])
+    )
+
+
+def not_begun(data):
+    del data['pruning_plan']
+    data['state_dict']['pruner.progress'].zero_()
+
+
+def dense(data):
+    del data['pruning_plan']
+    for key in list(data['state_dict']):
+        if key.startswith('pruner.'):
+            del data['state_dict'][key]
+
+
+def broken_plan(data):
+    del data['pruning_plan']['slices']
+
+
+def other_groups(data):
+    data['pruning_plan']['groups'].popitem()
+
+
+def other_slices(data):
+    data['pruning_plan']['slices'].popitem()
+
+
+def other_layer(data):
+    data['state_dict']['backbone.extra.weight'] = torch.zeros(1)
+
+
+def missing_layer(data):
+    del data['state_dict']['head.fc.bias']
+
+
+def other_width(data):
+    data['state_dict']['head.fc.bias'] = torch.zeros(11)
+
+
+@pytest.mark.parametrize(
+    ('edit', 'text'),
+    [
+        (unfinished, 'its pruning phase has not finished (step 7 of 20)'),
+        (not_begun, 'its pruning phase has not begun'),
+        (dense, 'has neither a channel plan nor masks'),
+        (broken_plan, 'the channel plan is damaged'),
+        (other_groups, 'channel groups differ, such as backbone.'),
+        (other_slices, 'its groups reach other layers'),
+        (other_layer, 'does not fit the model of the config: backbone.extra'),
+        (missing_layer, 'of the config: head.fc.bias is missing. Give'),
+        (other_width, 'head.fc.bias: copying a param with shape'),
+        (lambda data: data.pop('state_dict'), 'has no state_dict'),
+    ],
+)
+def test_checkpoints_that_are_refused(fail, classifier_run, edit, text):
+    run = classifier_run()
+    run.change(edit)
+    assert text in fail(run)
+
+
+def test_a_truncated_checkpoint_is_refused(fail, classifier_run):
+    run = classifier_run()
+    data = run.checkpoint.read_bytes()
+    run.checkpoint.write_bytes(data[: len(data) // 2])
+    assert "epoch_3.pth' cannot be read: it is truncated" in fail(run)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'text'),
+    [
+        ('mmlapp.DeployedModel', 'it is already deployed'),
+        ('ImageClassifier', "expected type='mmlapp.PrunableModel'"),
+    ],
+)
+def test_other_configs_are_refused(fail, classifier_run, kind, text):
+    run = classifier_run()
+    cfg = Config.fromfile(run.config)
+    cfg.model.type = kind
+    assert f'config: model.type={kind!r}; {text}' in fail(run, cfg)
+
+
+@pytest.mark.parametrize('force', [False, True])
+def test_a_folder_with_other_files_is_refused(
+    fail, classifier_run, tmp_path, force
+):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'notes.txt').write_text('mine')
+    message = fail(classifier_run(), out=tmp_path / 'out', force=force)
+    assert 'holds notes.txt' in message
+
+
+@pytest.mark.parametrize('factor', [1.01, float('nan')])
+@pytest.mark.parametrize('former', [False, True])
+def test_a_model_that_differs_is_not_written(
+    fail, classifier_run, tmp_path, monkeypatch, factor, former
+):
+    run = classifier_run()
+    out = tmp_path / 'deep' / 'out'
+    if former:
+        deploy(run.config, run.checkpoint, out)
+    original = module.load_deployed
+
+    def spoiled(config, checkpoint):
+        model = original(config, checkpoint)
+        model.backbone.conv1.weight.data.mul_(factor)
+        return model
+
+    monkeypatch.setattr(module, 'load_deployed', spoiled)
+    text = fail(run, out=out, force=former)
+    assert 'does not compute what the masked one does' in text
+    assert 'random 3x16x16' in text
+    assert '4 images of test_dataloader' in text
+
+
+def test_an_interrupt_leaves_the_former_deployment(
+    classifier_run, tmp_path, monkeypatch
+):
+    run = classifier_run()
+    out = tmp_path / 'out'
+    deploy(run.config, run.checkpoint, out)
+    shutil.copy(out / 'run.pth', tmp_path / 'former.pth')
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, '_figures', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        deploy(run.config, run.checkpoint, out, force=True)
+    former = (tmp_path / 'former.pth').read_bytes()
+    assert (out / 'run.pth').read_bytes() == former
+    assert not list(tmp_path.glob('.*'))
+
+
+def test_every_weight_must_be_there(classifier_run, tmp_path):
+    run = classifier_run()
+    result = deploy(run.config, run.checkpoint, tmp_path / 'out')
+    assert not any(m.training for m in load(result).modules())
+    data = torch.load(result.checkpoint)
+    del data['state_dict']['head.fc.bias']
+    torch.save(data, result.checkpoint)
+    with pytest.raises(RuntimeError, match=r'Missing key.*head\.fc\.bias'):
+        load(result)

@@ -1,0 +1,152 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+from contextlib import nullcontext
+
+import pytest
+import torch
+from mmengine.structures import InstanceData
+from torch import nn
+
+from mmlapp.engine.models.proposals import chosen_proposals
+
+
+class Head(nn.Module):
+    """Scores every pixel, and proposes the best ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 1)
+
+    def forward(self, image):
+        return [self.conv(image), self.conv(image) * 2]
+
+    def predict(self, image, count=2):
+        return self.predict_by_feat(self(image)[0], count=count)
+
+    def predict_by_feat(self, scores, count):
+        self.seen = scores.dtype
+        best = scores.flatten().topk(count)
+        return [InstanceData(index=best.indices, scores=best.values)]
+
+
+class Detector(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rpn_head = Head()
+
+
+@pytest.fixture
+def head():
+    torch.manual_seed(0)
+    return Detector().eval()
+
+
+@pytest.fixture
+def image():
+    return torch.rand(1, 3, 4, 4)
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.no_grad():
+        yield
+
+
+def same(proposals):
+    return proposals
+
+
+def is_untouched(model):
+    names = {'predict', 'predict_by_feat'} & set(vars(model.rpn_head))
+    return not names and not model.rpn_head._forward_hooks
+
+
+def test_a_model_without_proposals_is_left_alone():
+    model = nn.Sequential(nn.Conv2d(3, 1, 1))
+    before = dict(vars(model))
+    with chosen_proposals(model, same) as raw:
+        assert vars(model) == before
+        model(torch.rand(1, 3, 4, 4))
+    assert raw == []
+
+
+def test_the_choice_is_returned(head, image):
+    expected = head.rpn_head.predict(image, count=3)[0]
+    told = []
+    mine = [InstanceData(index=torch.tensor([5]), scores=torch.tensor([0.5]))]
+
+    def choose(proposals):
+        told.extend(proposals)
+        return mine
+
+    with chosen_proposals(head, choose):
+        found = head.rpn_head.predict(image, count=3)
+    (proposals,) = told
+    assert torch.equal(proposals.index, expected.index)
+    assert torch.equal(proposals.scores, expected.scores)
+    assert found[0].index.tolist() == [5]
+    # The model may change what it gets: others get it as it was.
+    found[0].scores.zero_()
+    assert mine[0].scores.tolist() == [0.5]
+
+
+def test_raw_outputs_come_as_they_are_made(head, image):
+    with chosen_proposals(head, same) as raw:
+        head.rpn_head.predict(image)
+        assert [tensor.shape for tensor in raw] == [(1, 1, 4, 4)] * 2
+        torch.testing.assert_close(raw[1], raw[0] * 2)
+        head.rpn_head.predict(image)
+        assert len(raw) == 4
+
+
+@pytest.mark.parametrize('error', [None, ZeroDivisionError])
+def test_nothing_stays_behind(head, image, error):
+    expected = pytest.raises(error) if error else nullcontext()
+    with expected, chosen_proposals(head, same):
+        assert not is_untouched(head)
+        if error:
+            raise error
+    assert is_untouched(head)
+    head.rpn_head.predict(image)
+
+
+def test_inside_of_another_choice_it_does_nothing(head, image):
+    mine = [InstanceData(index=torch.tensor([5]))]
+    with chosen_proposals(head, lambda proposals: mine) as outer:
+        with chosen_proposals(head, lambda proposals: 1 / 0) as inner:
+            found = head.rpn_head.predict(image)
+        # The outer one still holds.
+        assert found[0].index.tolist() == [5]
+        head.rpn_head.predict(image)
+        assert (len(outer), inner) == (4, [])
+    assert is_untouched(head)
+
+
+def test_suppression_gets_single_precision(head, image):
+    """What goes on has the precision of the model, and indices stay whole."""
+    head.double()
+    with chosen_proposals(head, same):
+        (found,) = head.rpn_head.predict(image.double())
+    assert head.rpn_head.seen == torch.float32
+    assert (found.scores.dtype, found.index.dtype) == (
+        torch.float64,
+        torch.int64,
+    )
+    head.rpn_head.predict(image.double())
+    assert head.rpn_head.seen == torch.float64
+
+
+def test_a_head_of_another_form(head, image):
+    """Without ``predict_by_feat``, as some are."""
+
+    class Other(nn.Module):
+        def predict(self, image):
+            return [InstanceData(scores=image.flatten())]
+
+    head.rpn_head = Other()
+    with chosen_proposals(head, lambda p: [p[0][:2]]) as raw:
+        assert 'predict_by_feat' not in vars(head.rpn_head)
+        (found,) = head.rpn_head.predict(image)
+    assert len(found) == 2
+    assert raw == []
+    assert is_untouched(head)
