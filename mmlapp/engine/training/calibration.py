@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+from mmengine.dataset import DefaultSampler
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from mmlapp.core import Pruner
 
@@ -42,6 +44,27 @@ def _batches(
     runner: Runner, model: nn.Module, count: int
 ) -> Iterator[Callable[[], Any]]:
     """Functions that run the model on one batch each and return its losses."""
-    for batch in islice(runner.train_dataloader, count):
+    loader = _own_loader(runner)
+    if len(loader) < count:
+        runner.logger.warning(
+            f'The score asks for {count} calibration batches; an epoch of '
+            f'train_dataloader has {len(loader)}, which it gets'
+        )
+    for batch in islice(loader, count):
         data: Any = model.data_preprocessor(batch, False)  # type: ignore
         yield lambda data=data: model(**data, mode='loss')
+
+
+def _own_loader(runner: Runner) -> DataLoader:
+    """The training data in batches of equal size, read in this process.
+
+    The loader of the training cannot be read twice: persistent workers would
+    start anew, and a sampler without an end would be at its end.
+    """
+    loader: Any = runner.train_dataloader
+    return DataLoader(
+        loader.dataset,
+        loader.batch_size or loader.batch_sampler.batch_size,
+        sampler=DefaultSampler(loader.dataset, seed=runner.seed),
+        collate_fn=loader.collate_fn,
+    )

@@ -118,6 +118,53 @@ def test_a_look_at_batches_changes_nothing_else(
     assert equal(images_of(plain, True), images_of(asked, True))
 
 
+def persistent(config: dict[str, Any]) -> None:
+    config['train_dataloader'].update(num_workers=1, persistent_workers=True)
+
+
+def endless(config: dict[str, Any]) -> None:
+    sampler = dict(type='InfiniteSampler', shuffle=True)
+    config['train_dataloader']['sampler'] = sampler
+    config['train_cfg'] = dict(by_epoch=False, max_iters=12)
+    # Saved by iterations, too.
+    config['default_hooks']['checkpoint']['by_epoch'] = False
+
+
+@pytest.mark.parametrize('loader', [persistent, endless])
+def test_loaders_that_cannot_be_read_twice(
+    make_runner: MakeRunner,
+    tmp_path: Path,
+    loader: Callable[[dict[str, Any]], None],
+) -> None:
+    def change(config: dict[str, Any]) -> None:
+        asking(config)
+        loader(config)
+
+    def leave(config: dict[str, Any]) -> None:
+        watched(config)
+        loader(config)
+
+    plain = make_runner(leave, work_dir=tmp_path / 'a')
+    plain.train()
+    asked = make_runner(change, work_dir=tmp_path / 'b')
+    asked.train()
+    assert len(images_of(asked, training=False)) == 3
+    assert len(images_of(asked, training=True)) == 12
+    assert equal(images_of(plain, True), images_of(asked, True))
+
+
+def test_more_batches_than_there_are(
+    make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = make_runner(lambda config: asking(config, batches=ITERS + 1))
+    told: list[str] = []
+    monkeypatch.setattr(runner.logger, 'warning', told.append)
+    prepare_score(runner, runner.model.pruner)
+    (text,) = told
+    assert 'asks for 5 calibration batches' in text
+    assert 'has 4' in text
+
+
 def test_the_batches_are_those_of_the_training(
     make_runner: MakeRunner,
 ) -> None:
