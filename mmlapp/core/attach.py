@@ -115,6 +115,7 @@ def attach(
             f'no channel can be pruned in scope={scope!r}; reasons: '
             + '; '.join(reasons)
         )
+    # All read before the branches are added: own layers and parameters.
     pruner = Pruner(
         _infos(model, analysis),
         analysis.unit.layout(model, analysis),

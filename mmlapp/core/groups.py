@@ -155,6 +155,7 @@ def _numbered(
     """Channel and group of every node, counting what is prunable alone."""
     # Global numbers run through the prunable groups: group k holds the
     # channels starts[k] .. starts[k] + size - 1 and has the rank ranks[k].
+    # Sizes 4, 2 (frozen) and 3: starts [0, 4, 4] and ranks [0, -1, 1].
     starts, ranks, total, rank = [], [], 0, 0
     for item in items:
         prunable = item.frozen is None
@@ -174,6 +175,7 @@ def _member(
     """Which channels of a group a site holds."""
     # The nodes of a site follow each other.
     span = slice(site.start, site.start + site.size)
+    # Owners [0, 1, 0], positions [0, 0, 1]: of group 0 it holds [0, -1, 1].
     return Member(site, torch.where(owner[span] == number, position[span], -1))
 
 
@@ -212,6 +214,8 @@ def _touched_sites(
         _roots(root, ids) for c in trace.calls for ids in c.dims.values()
     ]
     for key, components in enumerate(ranges):
+        # Behind a flatten of [C, 2, 2] a linear layer reads each channel at
+        # four of its 4 C inputs: the count is 4.
         for component, count in Counter(components.tolist()).items():
             touched[component].append((key, count))
     return {c: tuple(keys) for c, keys in touched.items()}

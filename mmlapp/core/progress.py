@@ -71,6 +71,7 @@ class Progress:
             {
                 name: value
                 for name, value in zip(costs, targets, strict=True)
+                # 0 is no target: those lie in (0, 1].
                 if value > 0
             },
         )

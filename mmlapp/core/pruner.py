@@ -157,6 +157,7 @@ class Pruner(nn.Module):
         if len(targets) == 1:
             return next(iter(targets))
         ratios = self.ratios(list(targets))
+        # The largest ratio over its target.
         return max(targets, key=lambda name: ratios[name] / targets[name])
 
     def by_group(self, values: Tensor) -> dict[str, Tensor]:
@@ -209,6 +210,7 @@ class Pruner(nn.Module):
             lowest = reachable(
                 cost, self.scores, self.group, self.floors, self.divisor
             )
+            # From multiply-adds or elements to a fraction, like the target.
             lowest /= cost.dense
             if value < lowest:
                 raise PruningError(
@@ -244,6 +246,8 @@ class Pruner(nn.Module):
         self._update_scores(done)
         self.loss_scale = loss_scale
         self.gradient = self._reduced_gradient()
+        # `done` is counted up afterwards: the method sees the targets that its
+        # loss saw in the forward.
         gate = self.method.step(self)
         self._forget()
         self.progress = replace(self.progress, done=done)
@@ -282,6 +286,7 @@ class Pruner(nn.Module):
         """
         return Budget(
             [
+                # A limit in the unit of the cost: 0.5 of 4e9 is 2e9.
                 (cost := self.cost(name), value * cost.dense)
                 for name, value in target.items()
             ]
@@ -366,6 +371,7 @@ class Pruner(nn.Module):
         found = gradient is not None
         if gradient is None:
             gradient = torch.zeros_like(self.gate)
+        # [channels + 1]: at the end the share of processes with a gradient.
         # All processes must reduce, also those that had no backward.
         reduced = _mean_over_ranks(
             torch.cat(
@@ -395,6 +401,8 @@ class Pruner(nn.Module):
             moved = module._buffers[name]
             if moved is None or value is None or moved is value:
                 continue
+            # Only the device of what `fn` made is taken, not its type. A
+            # tensor on meta has no values to move: what `fn` made stays.
             if value.device.type != 'meta':
                 moved = value.detach().to(moved.device)
             module._buffers[name] = moved.detach().requires_grad_(
@@ -418,6 +426,7 @@ class Pruner(nn.Module):
         *args: Any,
     ) -> None:
         key = f'{prefix}progress'
+        # No buffer has this name: torch would report it as unexpected.
         super()._load_from_state_dict(
             {k: v for k, v in state_dict.items() if k != key},
             prefix,
@@ -428,6 +437,7 @@ class Pruner(nn.Module):
         )
         if key in state_dict:
             self.progress = Progress.from_tensor(state_dict[key], self.costs)
+            # As `begin` and `finish` would have left it.
             learns = self.phase == Phase.PRUNING and self.method.uses_gradient
             self.gate.requires_grad_(learns)
         elif strict:

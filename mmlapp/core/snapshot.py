@@ -41,6 +41,7 @@ def restored(model: nn.Module) -> Iterator[None]:
             module.__class__ = cls
             module.__dict__.clear()
             module.__dict__.update(attributes)
+            # The very dictionaries of before; they get their old entries too.
             for name, store in stores.items():
                 module.__dict__[name].clear()
                 module.__dict__[name].update(store)

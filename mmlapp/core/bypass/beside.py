@@ -25,6 +25,7 @@ class Bypassed:
         y = self.bypass(x)
         if self.kept.numel():
             # W has [kept] outputs, B all of them: each to its place.
+            # kept = [1, 4]: output 0 of W goes to channel 1, output 1 to 4.
             y = y.index_add(1, self.kept, super().forward(x))  # type: ignore[misc]
         return y
 

@@ -63,6 +63,7 @@ class ConvBranch(Branch):
         self.conv = conv
         self.norm = None
         if norm:
+            # [out, in / groups, *kernel]: two dimensions are not the kernel.
             weight = conv.weight
             self.norm = NORMS[weight.dim() - 2](
                 conv.out_channels, device=weight.device, dtype=weight.dtype
@@ -143,6 +144,8 @@ class ConvBranch(Branch):
         pairs = None
         if ends is not None:
             dims = {'out': ends[1], 'in': ends[0]}
+        # An input meets the outputs of its own group alone: what is left of
+        # the cost is a sum over living pairs, not a product of widths.
         if ends is not None and conv.groups > 1:
             pairs = _pairs(conv.groups, *ends)
         return LayerCall(
@@ -179,6 +182,7 @@ class ConvBranch(Branch):
         assert isinstance(dense, nn.Conv2d)
         split = SplitConv(dense, kept_in, kept_out)
         heirs = _heirs(dense, split, kept_in, kept_out)
+        # The parameter of a plain part stays the object that `heirs` names.
         plain = split.is_plain(int(kept_in.sum()))
         self.conv = split.convs[0] if plain else split
         self.conv.train(dense.training)
@@ -205,6 +209,7 @@ class ConvBranch(Branch):
                 f'{name}.make returned {conv} beside {layer}: expected a '
                 'convolution without bias and with the same channels'
             )
+        # Beside a dense layer: 1 / G for G groups, 1 / 9 for 1x1 at 3x3.
         cost = conv.weight.numel() / layer.weight.numel()
         if cost > 0.5:
             raise LayerRefusedError(f'it would cost {cost:.0%} of the layer')
@@ -220,6 +225,7 @@ class Depthwise(ConvBranch):
 
     def make(self, layer: Conv) -> Conv:
         """Returns a convolution with as many groups as divide both widths."""
+        # 64 -> 96: 32 groups of 2 inputs and 3 outputs each.
         groups = math.gcd(layer.in_channels, layer.out_channels)
         return self.beside(layer, groups)
 
@@ -231,6 +237,7 @@ class Grouped(ConvBranch):
     def make(self, layer: Conv) -> Conv:
         """Returns a grouped convolution."""
         shared = math.gcd(layer.in_channels, layer.out_channels)
+        # 12 -> 20: gcd 4, so 4 groups. 10 -> 15: 5. 64 -> 64: 8.
         groups = max(g for g in range(1, 9) if shared % g == 0)
         return self.beside(layer, groups)
 
@@ -247,6 +254,9 @@ class Pointwise(ConvBranch):
         """
         if layer.transposed:
             raise LayerRefusedError('it is a transposed convolution')
+        # Output o of the layer is centred at input
+        # o * stride - padding + dilation * (kernel - 1) / 2, that of a 1x1 at
+        # o * stride: equal where the padding makes up for the reach.
         same = tuple(
             d * (k - 1) // 2
             for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
@@ -298,6 +308,7 @@ def _pairs(groups: int, inputs: Tensor, outputs: Tensor) -> Ends:
         tuple[Tensor, Tensor]: Both ends of each pair, ``[in * out / groups]``.
     """
     # [groups, 1, in of a group] against [groups, out of a group, 1]
+    # 2 groups, inputs 0 1 2 3, outputs 4 5: pairs 0-4, 1-4, 2-5, 3-5.
     a = inputs.view(groups, 1, -1)
     b = outputs.view(groups, -1, 1)
     a, b = torch.broadcast_tensors(a, b)
@@ -308,6 +319,7 @@ def _heirs(
     dense: nn.Conv2d, split: SplitConv, kept_in: Tensor, kept_out: Tensor
 ) -> dict[nn.Parameter, list[Heir]]:
     """Every part of the split takes its place in the dense weight."""
+    # The same parts in the same order as the split made its convolutions.
     takes = [p.take for p in parts(dense.groups, kept_in, kept_out)]
     heirs = [
         Heir(conv.get_parameter('weight'), take)

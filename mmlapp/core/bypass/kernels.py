@@ -49,9 +49,12 @@ def merge_convolution(
         # A view of the taps, [out, in, *small]; all pairs are different.
         index = slice(None), slice(None), *offset
         taps = added[index]
+        # part.weight[r, j] goes to row rows[r], column columns[r, j].
         taps[rows[:, None], columns] = part.weight
     if norm is not None:
+        # W x + s (B x) + t: only what was added is scaled, so W comes last.
         scale, shift = _affine(norm)
+        # [out] -> [out, 1, 1, ...]
         added *= scale.view(-1, *[1] * (added.dim() - 1))
         if target.bias is None:
             target.bias = nn.Parameter(torch.zeros_like(shift))
@@ -76,6 +79,7 @@ def _parts(bypass: nn.Module) -> Iterator[tuple[_ConvNd, Tensor, Tensor]]:
         assert isinstance(conv, _ConvNd)
         inputs = bypass.get_buffer(f'inputs{i}').cpu()
         outputs = bypass.get_buffer(f'outputs{i}').cpu()
+        # The layer is narrow too: positions among its living channels.
         yield conv, outputs, inputs[_columns(conv)]
 
 
@@ -83,6 +87,7 @@ def _columns(conv: _ConvNd) -> Tensor:
     """Which input every filter of a grouped convolution reads where."""
     # Filter r is of group r // (out / groups), which reads the inputs from
     # group * width on: [out, 1] + [width] -> [out, width].
+    # 4 filters, 2 groups, width 3: rows 0 1 read 0 1 2, rows 2 3 read 3 4 5.
     rows, width = conv.weight.shape[:2]
     group = torch.arange(rows) // (rows // conv.groups)
     return group[:, None] * width + torch.arange(width)
@@ -104,7 +109,9 @@ def _offset(conv: _ConvNd, part: _ConvNd) -> tuple[slice, ...] | None:
         part.dilation,
         strict=True,
     ):
+        # Tap j of a kernel reads o * stride - padding + j * dilation.
         # The first tap of the small kernel is so many of the large one's in.
+        # 1x1 without padding in 3x3 with padding 1: start 1, the middle.
         start, rest = divmod(int(pad) - int(inner), step)
         same = small == 1 or step == other
         if rest or not same or start < 0 or start + small > size:

@@ -49,12 +49,14 @@ def merge_bypasses(model: nn.Module) -> dict[str, str | None]:
         if conv.bypass is not None:
             found[name] = _merge(conv)
         if conv.bypass is None:
+            # The walk enters the children of conv after this, so one may go.
             _unmix(conv)
     return found
 
 
 def _merge(layer: Any) -> str | None:
     """Merges one branch, or says why not."""
+    # W has rows for `kept` alone: no place for those of the other outputs.
     if layer.kept is not None:
         return 'it fills removed filters'
     try:

@@ -31,6 +31,7 @@ class Part:
 
     def take(self, weight: Tensor) -> Tensor:
         """Returns the part of a tensor of the dense weight's shape."""
+        # [rows, 1] with [rows, in] picks [rows, in, *kernel].
         rows = self.rows[:, None].to(weight.device)
         return weight[rows, self.columns.to(weight.device)]
 
@@ -50,6 +51,9 @@ def parts(groups: int, kept_in: Tensor, kept_out: Tensor) -> Iterator[Part]:
     inputs, outputs = kept_in.view(groups, -1), kept_out.view(groups, -1)
     # How many each group kept: [groups, 2]. Groups of the same pair of
     # counts form a rectangle, which one convolution computes.
+    # 2 groups of 2 -> 2 with kept_in 1 1 0 1, kept_out 1 1 1 1: counts are
+    # (2, 2) and (1, 2), two parts. That of group 1 has inputs 3, rows 2 3
+    # and columns 1 1.
     counts = torch.stack([inputs.sum(1), outputs.sum(1)], dim=1)
     for n_in, n_out in counts.unique(dim=0).tolist():
         if n_in == 0 or n_out == 0:
@@ -84,6 +88,7 @@ class SplitConv(nn.Module):
         self.convs = nn.ModuleList()
         self.width = int(kept_out.sum())
         # Dense index -> index among the living ones; [in] and [out].
+        # 1 0 1 1 -> 0 0 1 2; that of a removed channel is never looked up.
         position_in = kept_in.long().cumsum(0) - 1
         position_out = kept_out.long().cumsum(0) - 1
         for i, part in enumerate(parts(dense.groups, kept_in, kept_out)):
@@ -94,6 +99,7 @@ class SplitConv(nn.Module):
                 ('outputs', position_out[part.rows]),
             ):
                 self.register_buffer(f'{name}{i}', position.to(device))
+        # (padding, reach of the kernel, stride) of every edge.
         self.geometry: list[tuple[Any, int, int]] = [
             (pad, step * (size - 1), stride)
             for pad, step, size, stride in zip(
@@ -109,6 +115,7 @@ class SplitConv(nn.Module):
         """Runs every part and puts its channels in their places."""
         y: Tensor | None = None
         for i, conv in enumerate(self.convs):
+            # [n, living in, ...] -> [n, inputs of the part, ...]
             part = conv(x.index_select(1, getattr(self, f'inputs{i}')))
             if y is None:
                 n, _, *size = part.shape
@@ -135,6 +142,7 @@ class SplitConv(nn.Module):
         """
         if len(self.convs) != 1:
             return False
+        # A single part may still skip inputs, of a group without outputs.
         inputs = self.get_buffer('inputs0').cpu()
         outputs = self.get_buffer('outputs0').cpu()
         return torch.equal(inputs, torch.arange(width_in)) and torch.equal(

@@ -19,12 +19,15 @@ def convolution(call: LayerCall) -> int:
     """
     shape = call.inputs if call.geometry.get('transposed') else call.outputs
     # [batch, channels, ...]: all but the channels.
+    # [n, out, h, w] by [out, in / groups, kh, kw]:
+    # n h w times out * in / groups * kh * kw.
     positions = math.prod(shape) // shape[1]
     return positions * math.prod(call.weight)
 
 
 def product(call: LayerCall) -> int:
     """[..., row, in] times [..., in, out]: each input meets each column."""
+    # [2, 5, 3] times [2, 3, 4]: 30 inputs, 4 columns, 120.
     return math.prod(call.inputs) * call.weight[-1]
 
 

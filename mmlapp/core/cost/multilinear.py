@@ -110,6 +110,7 @@ class MultilinearCost(Cost):
         self.names = [t.name for t in terms]
         self.pair_names = [p.name for p in pairs]
         factors, index = _factors(terms, groups)
+        # n of every factor and group, [factors, groups].
         counts = torch.zeros(len(factors), len(sizes), dtype=torch.float64)
         for row, factor in enumerate(factors):
             for g, count in factor.counts.items():
@@ -119,6 +120,7 @@ class MultilinearCost(Cost):
             'offset': _doubles([f.offset for f in factors]),
             'counts': counts,
             'index': index,
+            # Group of every channel: sizes 2, 3 -> 0 0 1 1 1.
             'group': torch.repeat_interleave(
                 torch.arange(len(sizes)),
                 torch.tensor(sizes, dtype=torch.int64),
@@ -143,6 +145,11 @@ class MultilinearCost(Cost):
 
     def by_term(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the cost term by term, plain and pairwise."""
+        # At 0 and 1 every factor is the number of indices that stay, and a
+        # pair counts where both its ends live: the cost of the narrow layers.
+        # By the product rule the gradient by m_i, i in g, is
+        # sum_l c_l sum_j n_ljg prod_{k != j} factor_lk, plus c_p m_b for each
+        # pair of i and b: the cost of one more channel, to first order.
         mask = mask.double()
         # K_g, [channels] -> [groups].
         kept = mask.new_zeros(self.counts.shape[1]).index_add(
@@ -184,6 +191,7 @@ def _factors(
     index = torch.zeros(len(terms), max(width, 1), dtype=torch.int64)
     for row, term in enumerate(terms):
         for slot, ids in enumerate(term.factors):
+            # Two factors in a table three wide: [k, k + 1, 0].
             index[row, slot] = len(factors)
             factors.append(_factor(ids, groups))
     return factors, index
@@ -192,6 +200,8 @@ def _factors(
 def _factor(ids: Tensor, groups: Groups) -> Factor:
     # Group of every index of the dimension, -1 for what stays: [size].
     owner = torch.where(ids >= 0, groups.node_group[ids.clamp_min(0)], -1)
+    # Group 0 of 3 channels, flattened with 2 positions each, and 4 indices
+    # that stay: offset 4, counts {0: 6 / 3 = 2}.
     found, number = owner.unique(return_counts=True)
     factor = Factor(float((owner < 0).sum()))
     sizes = [g.size for g in groups.prunable]
@@ -217,6 +227,7 @@ def _pair_buffers(terms: Sequence[Term], groups: Groups) -> dict[str, Tensor]:
         [len(t.pairs[0]) for t in terms if t.pairs is not None],
         dtype=torch.int64,
     )
+    # Term of every pair, [pairs]: terms of 2 and 3 pairs -> 0 0 1 1 1.
     pair = torch.repeat_interleave(torch.arange(len(terms)), sizes)
     return {
         'first': ends[0],

@@ -46,6 +46,7 @@ class Parameters(MultilinearCost):
             Term(
                 tensor.name.rpartition('.')[0],
                 math.prod(tensor.shape),
+                # If out and in of [out, in, 3, 3] shrink, the constant is 9.
                 tuple(tensor.dims.values()),
             )
             for tensor in context.tensors

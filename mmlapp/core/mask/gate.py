@@ -43,6 +43,8 @@ def at_channels(gate: Tensor, channels: Tensor) -> Tensor:
         tensor([0.5000, 1.0000, 0.0000])
     """
     channels = channels.to(gate.device)
+    # -1 reads channel 0 and is overwritten below, where it also passes no
+    # gradient on: channel 0 learns nothing from it.
     found = gate[channels.clamp_min(0)]
     return torch.where(channels < 0, torch.ones_like(found), found)
 
@@ -80,7 +82,10 @@ class ApplyGate(Function):
         """Returns the gradients of parameter and gate."""
         (grad,) = grads
         parameter, shaped = ctx.saved_tensors
+        # A removed filter (g = 0) gets a zero gradient, but its gate still
+        # learns from <grad, w>: what the loss would do if it came back.
         grad_gate = None
+        # False at readers, whose gate is detached, and outside the phase.
         if ctx.needs_input_grad[1]:
             grad_gate = _sum_but(grad * parameter, ctx.dim, ctx.dtype)
         return grad * shaped, grad_gate, None
@@ -90,6 +95,7 @@ def _sum_but(tensor: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
     """Sums over all dimensions but one."""
     if tensor.dim() == 1:  # of a norm, which most masks belong to
         return tensor.to(dtype)
+    # [.., size, ..] -> [size, ...]
     rows = tensor.movedim(dim, 0)
     # [size, everything else]; sums of half precision are taken in float32.
     return rows.reshape(rows.shape[0], -1).sum(dim=1, dtype=dtype)
@@ -128,6 +134,9 @@ class ParameterMask:
         gate = self.source.gate
         if not self.learn:
             gate = gate.detach()
+        # The lookup is part of the graph: backward adds [size] into the
+        # gradient of the gate, [channels], over all indices of a channel
+        # and over all parameters that learn.
         channels = self.channels
         if self._whole or isinstance(channels, slice):
             factor = gate[channels]
@@ -141,6 +150,7 @@ class ParameterMask:
 def _as_slice(channels: Tensor) -> Tensor | slice:
     """Indexing by a slice copies nothing."""
     start, size = int(channels[0]), channels.numel()
+    # 4 5 6 -> 4:7
     run = torch.arange(start, start + size)
     if start >= 0 and torch.equal(channels, run):
         return slice(start, start + size)
@@ -192,6 +202,7 @@ def add_mask(module: nn.Module, name: str, mask: ParameterMask) -> None:
     """
     masks = dict(module.__dict__.get('_masks', {}))
     masks[name] = [*masks.get(name, []), mask]
+    # One subclass for all masked names, not one on top of another.
     base = (
         type(module).__bases__[0]
         if isinstance(module, Masked)

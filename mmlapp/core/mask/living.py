@@ -61,6 +61,7 @@ class Living:
 
     def narrowed(self, module: nn.Module) -> nn.Module:
         """Returns a twin of a module as it will be when narrowed."""
+        # Shallow: stores are copied next, so that the module keeps its own.
         twin = copy.copy(module)
         twin.__class__ = _own_class(module)
         twin._parameters = dict(module._parameters)

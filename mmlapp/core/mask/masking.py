@@ -47,6 +47,7 @@ def sites_of_groups(
         groups (Groups): Its groups.
     """
     found = []
+    # The nodes of a site follow each other, one per index.
     for site in record.sites:
         mine = groups.node_channel[site.start : site.start + site.size]
         if (mine >= 0).any() and _is_stored(model, site):
@@ -140,6 +141,7 @@ def mask_branch(
     assert layer.bypass is not None
     masks = []
     for path, parameter in layer.bypass.gated():
+        # The first dimension of a gated parameter counts the outputs.
         mask = ParameterMask(source, mine, 0)
         add_mask(layer.bypass.get_submodule(path), parameter, mask)
         whole = '.'.join(filter(None, [name, 'bypass', path]))
@@ -166,6 +168,7 @@ def skip_removed(
             continue
         own = [s for s in record.sites if s.module == entry.name]
         ids = [torch.arange(s.start, s.start + s.size) for s in own]
+        # (site, name in the module, channel at each index)
         named = [
             (s, s.name.rpartition('.')[2], mine(i))
             for s, i in zip(own, ids, strict=True)

@@ -42,6 +42,9 @@ class Budget:
             value = float(cost(kept))
             share = value / limit
             # Rounded, a quotient may be 1 although the limit is exceeded.
+            # Larger than 1 exactly if a limit is exceeded: rounding to nearest
+            # never takes value / limit > 1 below 1, and 1 + eps is the next
+            # number above 1.
             shares.append(
                 min(share, 1.0)
                 if value <= limit
@@ -103,6 +106,7 @@ def chunks(
         index = (group == g).nonzero()[:, 0]
         best = index[margin[index].argsort(descending=True, stable=True)]
         # Ranks 0 .. divisor - 1 are the first chunk, and so on.
+        # 5 channels, divisor 2: ranks 0 1 | 2 3 | 4, three chunks.
         rank = torch.arange(len(best), device=best.device)
         owner[best] = count + rank // divisor
         groups += [g] * -(-len(best) // divisor)  # rounded up
@@ -114,6 +118,7 @@ def chunks(
         owner,
         total / owner.bincount(minlength=count),
         torch.tensor(groups, device=group.device),
+        # Floor 3 of divisor 2: two chunks, 4 channels. Rounded up.
         [-(-floor // divisor) for floor in floors],
     )
 
@@ -131,6 +136,7 @@ def floor_mask(margin: Tensor, group: Tensor, floors: Sequence[int]) -> Tensor:
     """
     keep = torch.zeros_like(group, dtype=torch.bool)
     for g, floor in enumerate(floors):
+        # topk counts inside the group; index leads back to [channels].
         index = (group == g).nonzero()[:, 0]
         keep[index[margin[index].topk(floor).indices]] = True
     return keep
@@ -235,6 +241,8 @@ def _bisect(
     used: Callable[[Tensor], float], order: Tensor, floor: Tensor
 ) -> Tensor:
     """The longest beginning of an order that fits, with the floors."""
+    # Costs do not fall when channels come back, so that all beginnings up
+    # to some length fit and no longer one does. `low` always fits, or is 0.
     low, high = 0, len(order)
     while low < high:
         # Rounded up, so that low grows where the middle fits.
@@ -254,9 +262,11 @@ def _fill(
 ) -> Tensor:
     """Adds channels in order while they fit, of each group the best ones."""
     mask, closed, share = mask.clone(), set(), used(mask)
+    # `mask` fits, and every step is undone unless it fits too.
     # Those outside, best first. A group whose best one does not fit is
     # closed: the next of it costs as much.
     for channel in order[~mask[order]].tolist():
+        # At most a thousandth is left: not worth a cost per channel.
         if share > 0.999:
             break
         if int(group[channel]) in closed:
@@ -279,6 +289,9 @@ def _exchange(
     floor: Tensor,
 ) -> Tensor:
     """The largest network after one exchange, or the one there was."""
+    # `best` fits at the start and gives way only to what fits and uses
+    # more: the result is within the budget and no smaller, whatever is
+    # tried. One trial per group and a channel less in each turn: it ends.
     best = mask
     for g in group[~mask].unique():
         # The best channel of group g that is out comes in ...
@@ -291,6 +304,7 @@ def _exchange(
             if used(tried) <= 1:
                 break
             tried[channel] = False
+        # All that may go can be gone and `tried` still be too large.
         if used(best) < used(tried) <= 1:
             best = tried
     return best

@@ -48,6 +48,7 @@ def rank_in_group(pruner: Pruner) -> Tensor:
     """
     parts = []
     for scores in pruner.scores.split(pruner.sizes):
+        # Scores 3 1 2 -> ranks 2 0 1 -> 5/6 1/6 1/2.
         # Rank of every channel: the sort of the sort.
         order = scores.argsort(stable=True).argsort(stable=True)
         parts.append((order.to(scores.dtype) + 0.5) / scores.numel())

@@ -54,4 +54,6 @@ class Random(FixedOrder):
 
     def ranking(self, pruner: Pruner) -> Tensor:
         """Ranks within a group, moved by what the group was drawn."""
+        # Kept where rank - u_g > r for a common r, so that the share r + u_g
+        # of group g goes. [groups] -> [channels] by the group of each channel.
         return rank_in_group(pruner) - self.shift[pruner.group]

@@ -43,6 +43,7 @@ def check_plan(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
         value = getattr(_module(model, owner, name), leaf, None)
         if value is None:
             raise _misfit(f'it has no {name}')
+        # The dense value, as of `in_channels`, not the narrow one.
         if value != kept.size:
             raise _misfit(f'{name} is {value}, the plan expects {kept.size}')
     # The other way round: a branch that the plan does not know.
@@ -114,6 +115,7 @@ def _check_branch(
         )
     if not isinstance(layer, Bypassed):
         return branch
+    # There is one: its tensors must have the shapes of a new one.
     shapes = [_shapes(b) for b in (layer.bypass, branch)]
     if shapes[0] != shapes[1] or layer.kept is not None:
         raise _misfit(f'{name} has another bypass than {kind}')

@@ -78,6 +78,8 @@ def narrow(
           (1): Conv2d(4, 4, kernel_size=(3, 3), stride=(1, 1))
         )
     """
+    # Plan and states are checked before the first change: a refusal leaves
+    # all as it was.
     if optimizer is not None:
         check_states(optimizer, _wide(model, plan))
     heirs = _narrow_model(model, plan)
@@ -118,6 +120,7 @@ def _narrow_model(model: nn.Module, plan: ChannelPlan) -> Heirs:
         owner, _, attribute = name.rpartition('.')
         setattr(model.get_submodule(owner), attribute, len(kept.index))
     # Blocks after their layers, whose attributes they may read.
+    # `modules` lists parents before their children; reversed, after them.
     for module in reversed(list(model.modules())):
         adjust_attributes(module)
     for name, entry in plan.branches.items():
@@ -158,6 +161,7 @@ def _take(tensor: Tensor, dims: Mapping[int, Kept]) -> Tensor:
         index = torch.tensor(
             kept.index, dtype=torch.int64, device=value.device
         )
+        # Indices along one dimension hold whatever the others lost.
         value = value.index_select(dim, index)
     if tensor.dim() == 4 and tensor.is_contiguous(
         memory_format=torch.channels_last

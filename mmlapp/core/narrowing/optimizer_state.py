@@ -52,6 +52,7 @@ def move_gradients(heirs: Heirs) -> None:
     for old, taken in heirs.items():
         if old.grad is None:
             continue
+        # Several where a bypass was split into parts; none if it vanished.
         for heir in taken:
             heir.new.grad = heir.take(old.grad)
 
@@ -74,6 +75,9 @@ def move_optimizer_state(optimizer: Optimizer, heirs: Heirs) -> None:
     check_states(optimizer, list(heirs))
     for group in optimizer.param_groups:
         _move_group(group, heirs)
+    # Momentum is v <- mu v + g entry by entry, and so are moments: an entry
+    # reads no other one. Slicing before a step or after it gives the same,
+    # so the rows and columns that the weight kept are those to keep.
     # Only what has the parameter's shape is narrowed; a step counter is copied
     # to every part.
     for old, taken in heirs.items():
@@ -110,4 +114,5 @@ def _successors(
 def _move_value(value: Any, old: Tensor, heir: Heir) -> Any:
     if not isinstance(value, Tensor):
         return value
+    # Heirs must not share a step counter, which is counted up in place.
     return heir.take(value) if value.shape == old.shape else value.clone()

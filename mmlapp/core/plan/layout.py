@@ -54,6 +54,7 @@ class Layout:
         """
 
         def kept(channels: Tensor) -> Kept:
+            # An index without a channel, -1, reads True: it stays.
             return Kept.from_mask(at_channels(mask, channels))
 
         slices: dict[str, dict[int, Kept]] = {}

@@ -41,6 +41,7 @@ class Kept:
     index: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        # 0 2 5 -> (0, 2) (2, 5): neighbours; the last has none.
         pairs = zip(self.index, self.index[1:], strict=False)
         ascending = all(a < b for a, b in pairs)
         inside = not self.index or (
@@ -158,6 +159,7 @@ class ChannelPlan:
         numbers: dict[Kept, int] = {}
 
         def number(kept: Kept) -> int:
+            # The number it has, or else the next one: 0, 1, 2 ...
             return numbers.setdefault(kept, len(numbers))
 
         data = {
@@ -183,6 +185,7 @@ class ChannelPlan:
                 for name, dims in self.slices.items()
             },
         }
+        # Last, when everything above has its number; dicts keep that order.
         data['kept'] = [[kept.size, kept.text()] for kept in numbers]
         return data
 
@@ -228,9 +231,11 @@ class ChannelPlan:
 
         def read(entry: int | Sequence[Any]) -> Kept:
             if isinstance(entry, int):
+                # A negative one would count from the end of the table.
                 if entry < 0:
                     raise IndexError(entry)
                 return table[entry]
+            # Or the indices themselves, as [size, text].
             size, text = entry
             return Kept.parse(int(size), str(text))
 
@@ -302,6 +307,7 @@ class ChannelPlan:
         """
         return replace(
             self,
+            # A reason: it is still there. None, or no entry: it is gone.
             branches={n: b for n, b in self.branches.items() if merged.get(n)},
             costs={
                 name: {**cost, 'pruned': pruned.get(name, cost['pruned'])}

@@ -19,4 +19,6 @@ def taylor(channels: ScoreContext) -> Tensor:
     """
     if channels.gradient is None:
         return torch.ones_like(channels.filters[:, 0])
+    # To first order the loss changes by -<g_n, w_n>: [N, D] -> [N]. The
+    # square makes a rise and a fall alike.
     return (channels.filters * channels.gradient).sum(dim=1).square()

@@ -41,4 +41,5 @@ def fpgm(channels: ScoreContext) -> Tensor:
     :math:`\sum_m \lVert w_n - w_m \rVert_2`: small near the geometric
     median, where the others can stand in for a filter.
     """
+    # [N, D] against itself: [N, N] distances, summed over the others.
     return torch.cdist(channels.filters, channels.filters).sum(dim=1)

@@ -35,6 +35,7 @@ class Call:
 
     def written(self) -> list[Tensor]:
         """Returns the tensors that the operator changes in place."""
+        # Not strict: arguments by name or left out are in the schema alone.
         named = zip(self.func._schema.arguments, self.args, strict=False)
         return [
             value

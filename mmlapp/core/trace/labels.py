@@ -116,6 +116,7 @@ def gather_axis(
             labels = labels.amax(dim=d, keepdim=True)
     # [kept, all others]: one row for each index that stays. Its largest label
     # stands for it, the others of the row are tied to that one.
+    # [0 .. 5] viewed as [2, 3]: rows [0, 3], [1, 4], [2, 5], ids [3, 4, 5].
     rows = labels.movedim(keep, 0).reshape(labels.shape[keep], -1)
     ids = rows.amax(dim=1)
     if rows.shape[1] > 1:
@@ -194,6 +195,7 @@ def tie_pieces(graph: ChannelGraph, axis: Axis, length: int) -> bool:
     if length < 1 or axis.ids.numel() % length:
         return False
     # [C] as [C/L, L]: column j is index j of every piece; one goes, all go.
+    # 6 in pieces of 2: [0, 1], [2, 3], [4, 5] tie 0, 2, 4 and 1, 3, 5.
     pieces = axis.ids.view(-1, length)
     graph.unite(pieces, pieces[:1], 'cut at a channel that is a constant')
     return True

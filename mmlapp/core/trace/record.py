@@ -147,5 +147,6 @@ class Trace:
         """
         for site in self.sites:
             if site.name == name and site.dim == dim:
+                # Index i of the dimension is the node start + i.
                 return torch.arange(site.start, site.start + site.size)
         return torch.full((size,), -1)

@@ -153,6 +153,7 @@ class Unit(ABC):
             model (nn.Module): The network without branches.
             analysis (Analysis): What was found.
         """
+        # Name -> dimension -> node at each index, [size].
         dims: dict[str, dict[int, Tensor]] = {}
         for site in analysis.trace.sites:
             if not site.attribute:

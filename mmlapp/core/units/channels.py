@@ -90,6 +90,7 @@ class Channels(Unit):
         groups = analysis.groups
         branches = {}
         for name in analysis.branches:
+            # Nodes -> global channels; [in] and [out].
             inputs, outputs = self.branch_ends(analysis, name)
             branches[name] = (
                 groups.channels_at(inputs),

@@ -94,6 +94,7 @@ class Filters(Unit):
         details = {}
         for name in analysis.branches:
             layer: Any = model.get_submodule(name)
+            # -1 everywhere: a branch loses nothing at either end.
             whole = torch.full((layer.in_channels,), -1)
             blank[name] = whole, torch.full((layer.out_channels,), -1)
             size = layer.out_channels
@@ -136,6 +137,7 @@ class Filters(Unit):
 
 def _filters_of(layer: Any) -> int:
     """Dimension of a weight that counts the filters."""
+    # [out, in / groups, ...], transposed [in, out / groups, ...].
     return int(layer.transposed)
 
 
@@ -164,6 +166,7 @@ def _groups(request: Request, reasons: Mapping[str, str | None]) -> Groups:
             continue
         for m in members:
             span = slice(m.site.start, m.site.start + m.site.size)
+            # Numbers in the group -> numbers over all groups: plus its start.
             channel[span] = m.channels + total
             owner[span] = number
         total, number = total + size, number + 1

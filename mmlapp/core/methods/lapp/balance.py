@@ -121,6 +121,10 @@ class Balance(Update):
         # [groups + 1]: the one at the end is averaged like the others.
         sample = torch.cat([q, torch.ones_like(q[:1])])
         self.state.mul_(keep).add_(sample, alpha=1 - keep)
+        # f_g is negative where channels lie under the slope, for a higher
+        # threshold costs less: pull > 0 raises it, task > 0 lowers it. As
+        # |pull| <= 1 and, with order 2, |signal| <= 1, all steps together
+        # move a threshold by at most rate * (1 + task_weight).
         task = self.task_weight * self.signal()
         return -self.rate / steps * (task + pull * margin.cost.sign())
 
@@ -130,12 +134,15 @@ class Balance(Update):
         The last entry of the state, a running mean of ones, takes out the
         bias of a mean that started at zero.
         """
+        # After n steps from zero the last entry is 1 - keep^n.
         q = self.state[:-1] / self.state[-1:].clamp_min(1e-30)
         if self.order == 1:
             return q
         top = q.amax()
         if not top > 0:
             return torch.zeros_like(q)
+        # Dividing by the largest cancels in the difference of logarithms; it
+        # makes the lower bound relative, a thousandth of the largest.
         # log(q / geometric mean) = log q - mean(log q).
         log = (q / top).clamp_min(1e-3).log()
         return (log - log.mean()).clamp(-1, 1)
@@ -148,5 +155,6 @@ def _cost_direction(
     """The ratio, and gradient of the log cost by the thresholds."""
     threshold = lapp.threshold.detach().requires_grad_()
     ratio = lapp.learned_ratio(pruner, cost, threshold)
+    # d log F / dt_g = -1/F sum_i h_i dF/dm_i over the channels i of g.
     (gradient,) = torch.autograd.grad(ratio.log(), threshold)
     return float(ratio.detach()), gradient

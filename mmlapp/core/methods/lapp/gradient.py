@@ -97,6 +97,8 @@ class Gradient(Update):
                 "update='gradient': the thresholds got no gradient of the "
                 'cost. Add pruner.loss() to the task loss'
             )
+        # A scaler multiplied the whole loss; the task gradient that is added
+        # was divided by the same factor in the pruner.
         constraint = lapp.threshold.grad / pruner.loss_scale
         lapp.threshold.grad = constraint + self._task_gradient(lapp, pruner)
         optimizer = self._optimizer(lapp.threshold, pruner.progress.steps)
@@ -121,12 +123,15 @@ class Gradient(Update):
         mask = HardMask.apply(
             lapp.threshold, pruner.mask, lapp.slope, pruner.group
         )
+        # -sum_i h_i p_i over the channels of a group, [channels] -> [groups].
         (found,) = torch.autograd.grad(
             mask, lapp.threshold, grad_outputs=pruner.gradient
         )
         return found
 
     def _optimizer(self, threshold: Tensor, steps: int) -> Any:
+        # Plain SGD travels rate / S * (sum of S gradients): the rate times
+        # their mean, however long the phase is.
         return self.kind([threshold], lr=self.rate / steps, **self.settings)
 
     def _first_state(self, threshold: Tensor) -> dict[str, Any]:

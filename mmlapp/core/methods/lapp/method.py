@@ -94,6 +94,8 @@ class LAPP(Method):
     @torch.no_grad()
     def step(self, pruner: Pruner) -> Tensor:
         """Moves the thresholds, then compares the scores with them."""
+        # First: gradient, mask and slopes belong to the forward that is over.
+        # `_gate` then notes those of the next one.
         if pruner.gradient is not None:
             self.update.move(self, pruner)
         self.threshold.grad = None
@@ -107,6 +109,7 @@ class LAPP(Method):
 
     def ranking(self, pruner: Pruner) -> Tensor:
         """Returns how far each score lies above its threshold."""
+        # [groups] -> [channels]
         return pruner.scores - self.threshold.detach()[pruner.group]
 
     def finish(self, pruner: Pruner) -> None:
@@ -127,6 +130,7 @@ class LAPP(Method):
             cost (str): Name of the cost.
             threshold (Tensor): Where the thresholds are, ``[groups]``.
         """
+        # Value at the mask as it is, derivative by the slopes around it.
         mask = HardMask.apply(threshold, pruner.mask, self.slope, pruner.group)
         return pruner.cost(cost).ratio(mask)
 
@@ -151,6 +155,8 @@ class LAPP(Method):
         for scores, floor in zip(
             pruner.scores.split(pruner.sizes), pruner.floors, strict=True
         ):
+            # A channel lives if score > threshold: at the largest score none
+            # does, just below the floor-th best one the best `floor` do.
             if floor == 0:
                 tops.append(scores.max())
             else:

@@ -48,6 +48,7 @@ def first_order(margin: Margin) -> Tensor:
     Returns:
         Tensor: Signed, ``[groups]``.
     """
+    # m_i = step(s_i - t_g), so dm_i/dt_g = -h_i: dL/dt_g = -sum h_i p_i.
     return margin.per_group(-margin.slope * margin.gate) / _size(margin.cost)
 
 
@@ -76,9 +77,12 @@ def second_order(margin: Margin) -> Tensor:
     counted = margin.mask.bool() | empty[margin.group]
     # Where no living channel lies under the slope, all of them count.
     near = (margin.slope + 1e-6) * counted
+    # Loss without channel i: L - p_i + H_ii / 2. Training drives p_i to noise
+    # around zero; Fisher gives H_ii ~ p_i^2. The half is common to all.
     # Weighted mean of p^2 over the channels at the threshold, [groups].
     harm = margin.per_group(near * margin.gate.square())
     harm = harm / margin.per_group(near).clamp_min(1e-12)
+    # |f_g| = sum h_i c_i with c_i = d log F / dm_i, so that
     # |f_g| / sum h_i is the cost of one channel there.
     return harm * margin.per_group(margin.slope) / _size(margin.cost)
 

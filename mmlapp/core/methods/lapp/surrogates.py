@@ -68,6 +68,7 @@ class LongTail(Surrogate):
     height one.
     """
 
+    # Both sides of 0.48 up to 0.4 and 0.4 * 0.6 up to 1: 2 * 0.72.
     AREA = 1.44
 
     def relaxed(self, x: Tensor) -> Tensor:
@@ -82,6 +83,7 @@ class LongTail(Surrogate):
 
     def slope(self, x: Tensor) -> Tensor:
         """Returns the published piecewise linear derivative, scaled."""
+        # By the chain rule du/dx = 1 / width, hence the width below.
         a = (x / self.width).abs()
         inner = torch.where(a <= 0.4, 2 - 4 * a, 0.4)
         return torch.where(a <= 1, inner, 0.0) / (self.AREA * self.width)
@@ -97,4 +99,5 @@ class Clipped(Surrogate):
 
     def slope(self, x: Tensor) -> Tensor:
         """Returns the ramp's derivative."""
+        # Base 2 width, height 1 / (2 width): the area of a step of height 1.
         return (x.abs() <= self.width).to(x.dtype) / (2 * self.width)

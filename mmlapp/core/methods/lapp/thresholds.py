@@ -32,6 +32,7 @@ class HardMask(Function):
         """
         ctx.save_for_backward(slope, group)
         ctx.groups, ctx.dtype = threshold.shape[0], threshold.dtype
+        # Not compared anew: the mask that the network ran with counts.
         return mask.to(slope.dtype)
 
     @staticmethod

@@ -88,6 +88,7 @@ def _width(module: nn.Module) -> int:
     width = getattr(module, 'num_channels', None)
     if width is not None:
         return int(width)
+    # No attribute: the parameters are [C], as those of GRN and L2Norm.
     return max((p.numel() for p in module.parameters()), default=0)
 
 
@@ -103,6 +104,8 @@ def _tie_groups(
     groups = int(getattr(module, 'num_groups', 1))
     if groups == 1:
         return
+    # 6 channels in 2 groups: 0 goes with 3, 1 with 4 and 2 with 5, three
+    # choices. In 3 groups: 0 with 1, 2 with 3 and 4 with 5, as many.
     length = ids.numel() // groups
     if groups <= length:
         tie_pieces(tracer.graph, Axis(ids), length)

@@ -12,6 +12,7 @@ from .shapes import shape_of
 
 def adjust_edgenext(module: Any) -> None:
     """Width of the pieces that it splits its channels into, all alike."""
+    # Depthwise, [width, 1, 3, 3]: a row for each channel of a piece.
     module.conv_channels = shape_of(module.conv_modules[0], 'weight')[0]
 
 

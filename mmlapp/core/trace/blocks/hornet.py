@@ -17,6 +17,7 @@ def adjust_hornet(module: Any) -> None:
     Projection i reads piece i and emits as many channels as piece i + 1 has,
     which it is multiplied by: n - 1 projections tell the widths of n pieces.
     """
+    # Weights [out, in, 1, 1] of [32, 16] and [64, 32]: dims [16, 32, 64].
     shapes = [shape_of(conv, 'weight') for conv in module.projs]
     module.dims = [shape[1] for shape in shapes] + [shapes[-1][0]]
 

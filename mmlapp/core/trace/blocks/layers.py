@@ -17,6 +17,7 @@ def adjust_convolution(module: Any) -> None:
     second size times the groups is the side that the groups divide.
     """
     first, second = shape_of(module, 'weight')[:2]
+    # [9, 2, 3, 3] with 3 groups: 9 out and 3 * 2 in, turned 9 in and 6 out.
     divided = second * int(module.groups)
     turned = bool(getattr(module, 'transposed', False))
     module.out_channels = divided if turned else first

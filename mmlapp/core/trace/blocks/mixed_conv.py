@@ -12,6 +12,8 @@ from .shapes import inputs_of
 
 def adjust_mixed_conv(module: Any) -> None:
     """Widths of the pieces that its convolutions read, each its own."""
+    # Depthwise pieces of 3 and 2 channels: weights [3, 1, ..] with 3 groups
+    # and [2, 1, ..] with 2, splits [3, 2].
     module.splits = [inputs_of(conv) for conv in module.children()]
 
 

@@ -16,6 +16,8 @@ def adjust_repmlp(module: Any) -> None:
     Every set shares the weights of a grouped convolution, ``fc3``, whose
     groups are the sets and whose inputs are all pixels of a patch in a set.
     """
+    # gp.conv1 reads all C channels, its weight is [.., C, 1, 1]. Layers are
+    # adjusted before the blocks around them: fc3 already has its new numbers.
     module.channels = shape_of(module.gp.conv1.conv, 'weight')[1]
     module.num_sharesets = int(module.fc3.groups)
     # The spelling is mmpretrain's.

@@ -16,6 +16,7 @@ def adjust_res2net(module: Any) -> None:
     All pieces are as wide as the first: one number cannot make them differ,
     so the cut ties them.
     """
+    # Not grouped, [width, width, 3, 3].
     module.width = shape_of(module.convs[0], 'weight')[1]
 
 

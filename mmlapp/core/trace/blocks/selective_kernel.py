@@ -13,6 +13,7 @@ from .shapes import inputs_of
 def adjust_selective_kernel(module: Any) -> None:
     """Channels that it may split into one piece for every path."""
     paths = module.num_paths if module.split_input else 1
+    # 8 channels split for 2 paths: each reads 4. Unsplit each reads all 8.
     module.in_channels = inputs_of(module.paths[0].conv) * paths
 
 

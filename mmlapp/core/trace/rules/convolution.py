@@ -150,7 +150,8 @@ def _whole_groups(
     """A group's inputs and outputs go together, with the group itself."""
     # [g, in/g] and [g, out/g]. The first output of a row stands for it: with
     # it go the row's outputs, its inputs, and one of the g units of the
-    # attribute ``groups``.
+    # attribute ``groups``. Depthwise with 4 inputs and 8 outputs: row c is the
+    # input c with the outputs 2 c and 2 c + 1.
     inputs, outputs = entered.view(groups, -1), emitted.view(groups, -1)
     heads = outputs[:, :1]
     tracer.graph.unite(heads, outputs, INPUT_REASON)
@@ -174,7 +175,8 @@ def _tied_groups(
     """The same positions go in every group; the number of groups stays."""
     # [g, in/g] with [1, in/g], the weight's second dimension, which all groups
     # share: column j goes in all. Outputs [g, out/g] lose the same columns of
-    # every row, so that groups stay equally large.
+    # every row, so that groups stay equally large. With 8 inputs in 2 groups
+    # [0, 1, 2, 3], [4, 5, 6, 7], input c goes with input c + 4.
     inputs, outputs = entered.view(groups, -1), emitted.view(groups, -1)
     tracer.graph.unite(inputs, consumed[None], INPUT_REASON)
     tracer.graph.unite(outputs, outputs[:1], INPUT_REASON)

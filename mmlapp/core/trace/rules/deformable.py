@@ -18,6 +18,7 @@ OFFSET = 'tells a deformable convolution where to read'
 def torchvision_operator(tracer: Tracer, call: Call) -> None:
     """deform_conv2d(input, weight, offset, mask, bias, ...)."""
     x, weight, offset, mask, bias = call.args[:5]
+    # 5 to 10 are stride, padding and dilation, each as height and width.
     groups, offset_groups = call.args[11:13]
     deform(
         tracer,
@@ -42,6 +43,9 @@ def deform(
     out: Tensor,
 ) -> None:
     """Offsets stay; each offset group keeps as many channels as others."""
+    # Offsets are [N, 2 * fields * kh * kw, H, W], the mask is half as wide: a
+    # pair of coordinates and one factor for each pixel that a filter reads.
+    # Window and fields stay, hence all of them.
     for place in places:
         if place is not None:
             tracer.freeze(tracer.labels(place), OFFSET)

@@ -75,6 +75,8 @@ def note_call(
     if own is not None:
         name = own.rpartition('.')[0]
     elif labels.parameter and labels.axes:
+        # A view such as W.T has no name. Its labels are still nodes of W, and
+        # lead back to the layer that owns it.
         sites = tracer.sites_of(next(iter(labels.axes.values())).ids)
         name = sites[0].module if sites else name
     call = LayerCall(
@@ -111,6 +113,8 @@ def emit(
     """
     axis, maker = register(tracer, axis, bias)
     axes = {} if others is None else dict(others.axes)
+    # No maker where ids are blank, as of a grouped transposed convolution: its
+    # output is a constant to what reads it, which freezes what it meets.
     if maker is not None:
         axes[dim] = axis
     tracer.set(out, Labels(axes, maker=maker))
@@ -153,5 +157,7 @@ def tie_own(tracer: Tracer, tensor: Tensor | None, ids: Tensor) -> None:
     if tensor is None:
         return
     for axis in tracer.labels(tensor).axes.values():
+        # Dimensions of size one have no labels: [C], [1, C] and [C, 1, 1, 1]
+        # have this axis alone. Of another size it holds no channels.
         if axis.ids.numel() == ids.numel():
             tracer.graph.unite(ids, axis.ids, INPUT_REASON)

@@ -86,6 +86,8 @@ def _tie_chunks(tracer: Tracer, axis: Axis, lengths: list[int]) -> bool:
     other L - r stay: what is left is cut alike, since ceil(C / n) for C = n L
     - (L - r) channels in n pieces falls with L as long as L - r is the same.
     """
+    # 8 channels in 3 pieces are [0, 1, 2], [3, 4, 5], [6, 7]: L = 3, r = 2.
+    # If 0, 3 and 6 go, ceil(5 / 3) = 2 cuts into [1, 2], [4, 5] and [7].
     *full, rest = lengths
     if not full or len(set(full)) > 1 or not 0 < rest < full[0]:
         return False
@@ -115,6 +117,8 @@ def shuffled(tracer: Tracer, call: Call) -> None:
     axis = tracer.labels(call.args[0]).axes.get(1)
     if axis is not None:
         # [C] as [g, C/g], transposed: g stays, the same columns of rows go.
+        # 6 in 3 groups leave as [0, 2, 4, 1, 3, 5]. Without 0, 2 and 4 what is
+        # left, [1, 3, 5], is shuffled in 3 groups of one to the same order.
         length = call.args[0].shape[1] // int(call.argument(1, 'groups'))
         tie_pieces(tracer.graph, axis, length)
     moved(tracer, call)
@@ -124,6 +128,7 @@ def shifted(tracer: Tracer, call: Call) -> None:
     """roll, unfold: along channels they count by constants of the code."""
     source = call.args[0]
     name = 'dims' if call.op == 'aten::roll' else 'dimension'
+    # A roll without dims is one of the flattened tensor: over all of them.
     dims = call.argument(2 if name == 'dims' else 1, name, [])
     dims = [dims] if isinstance(dims, int) else dims or range(source.dim())
     over = {d % source.dim() for d in dims}
@@ -141,6 +146,7 @@ def patched(tracer: Tracer, call: Call) -> None:
     if 1 in axis:
         height, width = call.args[1]
         # [C] -> [C * kh * kw]: all pixels of channel 0, then of channel 1, ..
+        # 2 channels and 1 x 3 pixels: [0, 0, 0, 1, 1, 1].
         ids = axis[1].ids.repeat_interleave(height * width)
         result.axes[1] = Axis(ids, axis[1].zero)
     tracer.set(call.outputs()[0], result)
@@ -219,6 +225,8 @@ def stacked(tracer: Tracer, call: Call) -> None:
         ]
         for axis in axes[1:]:
             tracer.graph.unite(axes[0].ids, axis.ids, 'joined with a constant')
+        # Dimensions from the new one on move up: two [N, C] stacked at 1
+        # are [N, 2, C], whose channels are at 2.
         output.axes[d + (d >= new)] = Axis(
             axes[0].ids, all(a.zero for a in axes)
         )
@@ -245,6 +253,7 @@ def written(tracer: Tracer, call: Call) -> None:
     if target.untyped_storage().nbytes() > target.nbytes:
         for axis in labels.axes.values():
             tracer.graph.freeze(axis.ids, 'written into a part of a tensor')
+    # Broadcast from the right: dim 0 of [C] is dim 1 of [N, C].
     shift = target.dim() - source.dim()
     tracer.set(target, Labels({d + shift: a for d, a in labels.axes.items()}))
 

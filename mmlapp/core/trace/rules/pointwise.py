@@ -68,6 +68,8 @@ def _combine(
     """Ties all labels that meet along one dimension of the result."""
     axes: list[Axis | None] = []
     for tensor, labels in operands:
+        # A scale [C, 1, 1] of [N, C, H, W]: dim 1 of the result is its dim 0.
+        # Below 0 it has no such dimension and broadcasts.
         d = dim - out.dim() + tensor.dim()
         axis = labels.axes.get(d)
         size = tensor.shape[d] if d >= 0 else 1

@@ -31,6 +31,8 @@ def _product(
     left, right = tracer.labels(a), tracer.labels(b)
     # a is [.., row, inner] and b is [.., inner, column]; both may be batches.
     row, inner, column = a.dim() - 2, a.dim() - 1, b.dim() - 1
+    # sum_k a[.., k] b[k, ..]: column k of a and row k of b go together, one of
+    # them alone would leave factors of different lengths.
     entered, consumed = (
         ids_of(left, inner, a.shape[inner]),
         ids_of(right, row, b.shape[row]),

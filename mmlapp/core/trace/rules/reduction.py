@@ -39,6 +39,8 @@ def reduced(tracer: Tracer, call: Call) -> None:
     for dim, axis in labels.axes.items():
         if dim not in over:
             # Without keepdim a dimension moves down by those gone before it.
+            # [N, T, C] over 1 is [N, C], labels at 2 move to 1. Over -1 it is
+            # [N, T], labels at 1 stay. Each channel is reduced by itself.
             shift = 0 if keepdim else sum(d < dim for d in over)
             result.axes[dim - shift] = axis
         elif call.op != 'aten::sum' or not axis.zero:
