@@ -90,6 +90,10 @@ class Balance(Update):
         """Makes the running means of q, and of one; ``[groups + 1]``."""
         self.register_buffer('state', torch.zeros(len(lapp.threshold) + 1))
 
+    def begin(self) -> None:
+        """Starts the running means anew."""
+        self.state.zero_()
+
     def move(self, lapp: LAPP, pruner: Pruner) -> None:
         """Changes the thresholds by :meth:`change`."""
         assert pruner.gradient is not None

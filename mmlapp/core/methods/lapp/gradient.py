@@ -44,6 +44,7 @@ class Gradient(Update):
         PruningError: If a number is not positive, or the optimizer unknown.
     """
 
+    moved: Tensor
     adds_loss = True
 
     def __init__(
@@ -78,6 +79,11 @@ class Gradient(Update):
             if isinstance(value, Tensor):
                 name = f'{PREFIX}{key}'
                 self.register_buffer(name, torch.zeros_like(value))
+        self.register_buffer('moved', torch.tensor(False))
+
+    def begin(self) -> None:
+        """Lets the optimizer start anew."""
+        self.moved.fill_(False)
 
     def loss(self, lapp: LAPP, pruner: Pruner) -> Tensor:
         """Returns the penalty of the cost that misses its target most."""
@@ -102,16 +108,23 @@ class Gradient(Update):
         constraint = lapp.threshold.grad / pruner.loss_scale
         lapp.threshold.grad = constraint + self._task_gradient(lapp, pruner)
         optimizer = self._optimizer(lapp.threshold, pruner.progress.steps)
-        # The state lives in buffers, where it is saved and compared.
-        state = {
-            name.removeprefix(PREFIX): value
-            for name, value in self._buffers.items()
-        }
-        optimizer.state[lapp.threshold].update(state)
+        # The state lives in buffers, where it is saved and compared. The
+        # first one is the optimizer's own, which need not be zero.
+        if self.moved:
+            optimizer.state[lapp.threshold].update(self._saved_state())
         optimizer.step()
+        self.moved.fill_(True)
         for key, value in optimizer.state[lapp.threshold].items():
             if isinstance(value, Tensor):
                 self.get_buffer(f'{PREFIX}{key}').copy_(value)
+
+    def _saved_state(self) -> dict[str, Tensor]:
+        """What the buffers hold, under the names of the optimizer."""
+        return {
+            name.removeprefix(PREFIX): value
+            for name, value in self.named_buffers()
+            if name.startswith(PREFIX)
+        }
 
     @torch.enable_grad()
     def _task_gradient(self, lapp: LAPP, pruner: Pruner) -> Tensor:

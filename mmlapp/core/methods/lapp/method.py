@@ -85,6 +85,7 @@ class LAPP(Method):
         """Puts every threshold below all scores of its group."""
         self.threshold.grad = None
         self.threshold.copy_(self._lowest(pruner))
+        self.update.begin()
         return self._gate(pruner)
 
     def loss(self, pruner: Pruner) -> Tensor:

@@ -33,6 +33,9 @@ class Update(nn.Module, ABC):
             lapp (LAPP): The method, whose thresholds are there.
         """
 
+    def begin(self) -> None:
+        """Forgets what a former phase left in the state."""
+
     def loss(self, lapp: LAPP, pruner: Pruner) -> Tensor:
         """Returns what is added to the task loss.
 

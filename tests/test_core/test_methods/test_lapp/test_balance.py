@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmlapp.core import PruningError
+from mmlapp.core import PruningError, attach
 from mmlapp.core.methods.lapp import Balance
 from mmlapp.core.methods.lapp.sensitivity import Margin
 
@@ -185,3 +185,14 @@ def test_noise_is_what_the_second_order_measures(second):
 def test_arguments_out_of_range(name, value):
     with pytest.raises(PruningError, match=f'update balance {name}={value}'):
         Balance(**{name: value})
+
+
+def test_a_second_phase_owes_nothing_to_the_first(model, images):
+    pruner = attach(model, images)
+    pruner.begin({'flops': 0.8}, 4)
+    for _ in range(4):
+        model(images).square().mean().backward()
+        pruner.step()
+    assert pruner.method.update.state.any()
+    pruner.begin({'flops': 0.6}, 4)
+    assert not pruner.method.update.state.any()

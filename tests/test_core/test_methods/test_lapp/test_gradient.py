@@ -140,6 +140,41 @@ def test_a_state_dict_continues_with_the_optimizer(make, images, settings):
 
 
 @pytest.mark.parametrize(
+    'settings',
+    [
+        dict(momentum=0.9, dampening=0.5),
+        dict(optimizer='NAdam'),
+        dict(optimizer='Rprop'),
+        dict(optimizer='Adagrad', initial_accumulator_value=0.1),
+    ],
+)
+def test_the_optimizer_steps_as_torch_does(
+    make, images, monkeypatch, settings
+):
+    """One optimizer that lives on, with a state that starts as torch's."""
+    method = dict(type='lapp', update=dict(type='gradient', **settings))
+    pruner = attach(make(), images, method=method)
+    lapp, gradients = pruner.method, torch.randn(2, 6, 3)
+    kind = getattr(torch.optim, settings.get('optimizer', 'SGD'))
+    rest = {k: v for k, v in settings.items() if k != 'optimizer'}
+    # A second phase owes nothing to the first.
+    for phase in gradients:
+        pruner.begin({'flops': 0.5}, 6)
+        expected = lapp.threshold.detach().clone().requires_grad_()
+        optimizer = kind([expected], lr=5 / 6, **rest)
+        for gradient in phase:
+            zero = torch.zeros_like(gradient)
+            monkeypatch.setattr(
+                lapp.update, '_task_gradient', lambda *args, zero=zero: zero
+            )
+            lapp.threshold.grad, expected.grad = gradient.clone(), gradient
+            with torch.no_grad():
+                lapp.update.move(lapp, pruner)
+            optimizer.step()
+        torch.testing.assert_close(lapp.threshold, expected)
+
+
+@pytest.mark.parametrize(
     ('settings', 'match'),
     [
         (dict(rate=0), 'rate=0'),
