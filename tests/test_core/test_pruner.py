@@ -3,10 +3,10 @@
 """Phases, budget and state, whatever the method."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
+from pruning_steps import at_step, decide, kept_by_group, task_loss, train
 from torch import nn
 
 from mmlapp.core import Phase, PruningError, attach
@@ -17,35 +17,6 @@ from mmlapp.core.score import NORMALISATIONS
 def parameter(model, name):
     """As it is stored: through its module it is read masked."""
     return dict(model.named_parameters())[name]
-
-
-def task_loss(model, images):
-    return model(images).square().mean()
-
-
-def train(model, images, steps):
-    pruner = model.pruner
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    for _ in range(steps):
-        loss = task_loss(model, images) + pruner.loss()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        pruner.step()
-
-
-def kept_by_group(pruner):
-    return [int(p.sum()) for p in pruner.mask.split(pruner.sizes)]
-
-
-def at_step(pruner, done):
-    pruner.progress = replace(pruner.progress, done=done)
-
-
-def decide(pruner):
-    """Compares scores with thresholds that a test has set."""
-    with torch.no_grad():
-        pruner.gate.copy_(pruner.method.step(pruner))
 
 
 def test_phases(model, images, pruner):

@@ -3,10 +3,10 @@
 """Both losses by autograd, and an optimizer for the thresholds."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
+from pruning_steps import at_step, task_loss, train
 
 from mmlapp.core import LAPP, PruningError, attach
 
@@ -14,23 +14,6 @@ from mmlapp.core import LAPP, PruningError, attach
 @pytest.fixture
 def pruner(model, images):
     return attach(model, images, method=LAPP('gradient'))
-
-
-def at_step(pruner, done):
-    pruner.progress = replace(pruner.progress, done=done)
-
-
-def task_loss(model, images):
-    return model(images).square().mean()
-
-
-def train(model, images, steps):
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        (task_loss(model, images) + model.pruner.loss()).backward()
-        optimizer.step()
-        model.pruner.step()
 
 
 def test_the_flops_loss_alone_reaches_every_threshold(pruner):

@@ -3,43 +3,14 @@
 """Thresholds: where they start, what moves them, where they end."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
+from pruning_steps import at_step, decide, kept_by_group, task_loss, train
 
 from mmlapp.core import LAPP, attach
 from mmlapp.core.methods.lapp.surrogates import SURROGATES
 from mmlapp.core.score import NORMALISATIONS
-
-
-def task_loss(model, images):
-    return model(images).square().mean()
-
-
-def train(model, images, steps):
-    pruner = model.pruner
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    for _ in range(steps):
-        loss = task_loss(model, images) + pruner.loss()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        pruner.step()
-
-
-def kept_by_group(pruner):
-    return [int(p.sum()) for p in pruner.mask.split(pruner.sizes)]
-
-
-def at_step(pruner, done):
-    pruner.progress = replace(pruner.progress, done=done)
-
-
-def decide(pruner):
-    """Compares scores with thresholds that a test has set."""
-    with torch.no_grad():
-        pruner.gate.copy_(pruner.method.step(pruner))
 
 
 def test_masks_are_scores_above_thresholds(model, images, pruner):
