@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from inspect import signature
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.models import ImageClassifier
 
-from mmlapp.core import PruningError
+from mmlapp.core import PruningError, attach
 from mmlapp.engine import prunable_model
 
 SETTINGS = dict(
@@ -26,6 +27,16 @@ def scope():
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         yield
+
+
+def test_defaults_are_those_of_attach():
+    """But for the scope, which is a backbone here."""
+    here, core = signature(prunable_model), signature(attach)
+    shared = set(here.parameters) & set(core.parameters) - {'scope'}
+    assert {'unit', 'method', 'score', 'costs', 'divisor'} < shared
+    for name in shared:
+        default = here.parameters[name].default
+        assert default == core.parameters[name].default, name
 
 
 def build(**kwargs):
