@@ -127,7 +127,9 @@ def attach(
     # Branches first: masks are placed on them too.
     for name, branch in analysis.branches.items():
         add_bypass(model.get_submodule(name), branch)
-    pruner.masks.extend(analysis.unit.add_masks(model, pruner, analysis))
+    pruner.applied_masks.extend(
+        analysis.unit.add_masks(model, pruner, analysis)
+    )
     pruner.to(next(model.parameters()).device)
     model.add_module('pruner', pruner)
     handle = model.register_forward_pre_hook(_activate)
@@ -152,7 +154,7 @@ def _activate(module: nn.Module, args: object) -> None:
     """Masks apply from the first forward on; before it, weights are set."""
     pruner: Any = module.pruner
     if not pruner.complete:
-        restore_masks(module, pruner.masks)
+        restore_masks(module, pruner.applied_masks)
         pruner.complete = True
     pruner.active = True
 

@@ -69,7 +69,7 @@ class Pruner(nn.Module):
         self.progress = Progress()
         # Masks apply from the first forward on; before it, weights are set.
         self.active, self.complete = False, False
-        self.masks: list[AppliedMask] = []
+        self.applied_masks: list[AppliedMask] = []
         # Of the hooks on the network that go when the pruner goes.
         self.hook_ids: list[int] = []
         # Of the image at which costs were counted, where that is known.
