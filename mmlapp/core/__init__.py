@@ -7,6 +7,7 @@ from .analysis.result import Analysis
 from .attach import attach
 from .bypass import Branch, ConvBranch, register_branch
 from .bypass.merging import merge_bypasses
+from .cost import Cost, MultilinearCost, register_cost
 from .errors import LayerRefusedError, PruningError, PruningWarning
 from .methods import LAPP, Method, register_method
 from .narrowing.narrow import narrow
@@ -23,8 +24,10 @@ __all__ = [
     'Branch',
     'ChannelPlan',
     'ConvBranch',
+    'Cost',
     'LayerRefusedError',
     'Method',
+    'MultilinearCost',
     'Phase',
     'Pruner',
     'PruningError',
@@ -38,6 +41,7 @@ __all__ = [
     'narrow',
     'register_block',
     'register_branch',
+    'register_cost',
     'register_method',
     'register_score',
     'register_unit',
