@@ -317,15 +317,15 @@ class Pruner(nn.Module):
 
     def plan(self) -> ChannelPlan:
         """Returns what the gate keeps, ready for ``narrow``."""
-        mask, gate = self.mask.cpu(), self.gate.detach()
-        costs = {}
+        mask, costs = self.mask, {}
         for name in self.costs:
             cost = self.cost(name)
             # As the living count, which is what the narrow network will cost.
-            pruned = float(cost((gate > 0).double()))
+            pruned = float(cost(mask.double()))
             costs[name] = {'dense': cost.dense, 'pruned': pruned}
             if name in self.progress.target:
                 costs[name]['target'] = self.progress.target[name]
+        mask = mask.cpu()
         return self.layout.plan(mask, self.by_group(mask), costs)
 
     def take_over(self, other: Pruner) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..score.normalise import by_rank
 from .base import Method
 from .budget import first_fitting
 
@@ -46,10 +47,4 @@ def rank_in_group(pruner: Pruner) -> Tensor:
         Tensor: Shape ``[channels]``; the best channel of a group of N has
         :math:`1 - 1/2N`.
     """
-    parts = []
-    for scores in pruner.scores.split(pruner.sizes):
-        # Scores 3 1 2 -> ranks 2 0 1 -> 5/6 1/6 1/2.
-        # Rank of every channel: the sort of the sort.
-        order = scores.argsort(stable=True).argsort(stable=True)
-        parts.append((order.to(scores.dtype) + 0.5) / scores.numel())
-    return torch.cat(parts)
+    return torch.cat([by_rank(s) for s in pruner.scores.split(pruner.sizes)])
