@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from head_dropout import drop_inputs_of_head
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
-from torch import nn
 
 from mmlapp.core import PruningError
 from mmlapp.engine import RandomStateHook
@@ -35,15 +35,7 @@ class Noise(Hook):
     """Draws numbers wherever a hook may."""
 
     def before_run(self, runner: Runner) -> None:
-        runner.model.head.register_forward_pre_hook(
-            lambda module, args: (
-                tuple(
-                    nn.functional.dropout(x, 0.2, module.training)
-                    for x in args[0]
-                ),
-                *args[1:],
-            )
-        )
+        drop_inputs_of_head(runner)
 
     def draw(self, runner: Runner, **kwargs: Any) -> None:
         torch.rand(3), np.random.rand(3), random.random()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from head_dropout import drop_inputs_of_head
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -60,15 +61,7 @@ class Watcher(Hook):
     def before_train(self, runner: Runner) -> None:
         self.images: dict[bool, list[Tensor]] = {True: [], False: []}
         runner.model.register_forward_pre_hook(self.note, with_kwargs=True)
-        runner.model.head.register_forward_pre_hook(
-            lambda module, args: (
-                tuple(
-                    nn.functional.dropout(x, 0.2, module.training)
-                    for x in args[0]
-                ),
-                *args[1:],
-            )
-        )
+        drop_inputs_of_head(runner)
 
     def note(self, model: nn.Module, args: Any, kwargs: Any) -> None:
         if kwargs.get('mode') == 'loss':

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from head_dropout import drop_inputs_of_head
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -52,15 +53,7 @@ class Dropout(Hook):
     """Noise in training, which only the right random numbers repeat."""
 
     def before_run(self, runner: Runner) -> None:
-        runner.model.head.register_forward_pre_hook(
-            lambda module, args: (
-                tuple(
-                    nn.functional.dropout(x, 0.2, module.training)
-                    for x in args[0]
-                ),
-                *args[1:],
-            )
-        )
+        drop_inputs_of_head(runner)
 
 
 def averaged(runner: Runner) -> nn.Module:
