@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
@@ -54,18 +55,44 @@ def _small_loader(cfg: Config, name: str, count: int) -> dict[str, Any]:
     )
     for key in ('prefetch_factor', 'multiprocessing_context'):
         loader.pop(key, None)
-    dataset = loader['dataset']
-    while isinstance(dataset, dict):
-        _forbid_download(dataset)
-        dataset = dataset.get('dataset')
+    _forbid_download(loader['dataset'])
     return loader
 
 
-def _forbid_download(dataset: dict[str, Any]) -> None:
-    kind = dataset.get('type')
+def _forbid_download(value: Any, scope: str | None = None) -> None:
+    """Turns ``download`` off wherever data sets stand inside of others.
+
+    Args:
+        value (Any): A config or a part of it, changed in place.
+        scope (str, optional): Of the data set around it, which holds for all
+            inside. Defaults to None: the current one.
+    """
+    if isinstance(value, (list, tuple)):
+        for inner in value:
+            _forbid_download(inner, scope)
+    if not isinstance(value, dict):
+        return
+    scope = value.get('_scope_', scope)
+    for inner in value.values():
+        _forbid_download(inner, scope)
+    # One whose class is not known is asked by its own entry alone.
+    if 'download' in value or _can_download(value.get('type'), scope):
+        value['download'] = False
+
+
+def _can_download(kind: Any, scope: str | None) -> bool:
     if isinstance(kind, str):
-        scope = dataset.get('_scope_')
         with DATASETS.switch_scope_and_registry(scope) as registry:
             kind = registry.get(kind)
-    if kind is not None and 'download' in inspect.signature(kind).parameters:
-        dataset['download'] = False
+    # A constructor with **kwargs passes them on to the class above it.
+    for step in inspect.getmro(kind) if isinstance(kind, type) else [kind]:
+        parameters = _parameters(step)
+        if 'download' in parameters:
+            return True
+        if all(p.kind != p.VAR_KEYWORD for p in parameters.values()):
+            return False
+    return False
+
+
+def _parameters(kind: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(kind).parameters if callable(kind) else {}
