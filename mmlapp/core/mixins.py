@@ -4,9 +4,15 @@
 
 from __future__ import annotations
 
+import copyreg
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 from torch import nn
+
+# How a class was made at run time: a function of a module and its arguments.
+Origin = tuple[Callable[..., type], tuple[Any, ...]]
 
 
 def mix_in(module: nn.Module, mixin: type) -> None:
@@ -36,8 +42,58 @@ def take_off(module: nn.Module, mixin: type, state: str | None = None) -> None:
             del module.__dict__[state]
 
 
+def derive(
+    cls: type, bases: tuple[type, ...], origin: Origin, **body: Any
+) -> type:
+    """Makes a class whose objects can be copied, pickled and sent.
+
+    Pickle finds classes by name, and none made at run time is there: objects
+    remember how their class was made.
+
+    Args:
+        cls (type): The class that it looks like: MMEngine's initialisers
+            compare class names.
+        bases (tuple[type, ...]): Its bases.
+        origin (tuple): The function that made it, which must be cached, and
+            its arguments.
+        **body (Any): What it defines.
+    """
+    names = {'__module__': cls.__module__, '__qualname__': cls.__qualname__}
+    made = {'__reduce_ex__': _reduce, '_made_by': origin}
+    return type(cls.__name__, bases, {**names, **made, **body})
+
+
+def _reduce(self: Any, protocol: Any) -> Any:
+    """Says how to make the class where others name it."""
+    reduced: Any = object.__reduce_ex__(self, protocol)
+    create, arguments, *state = reduced
+    # Of an object: `cls.__new__(cls)`, then its state.
+    assert create is copyreg.__newobj__  # type: ignore[attr-defined]
+    cls, *others = arguments
+    return _new, (_spell(cls), *others), *state
+
+
+def _new(spelled: Any, *arguments: Any) -> Any:
+    cls = _read(spelled)
+    return cls.__new__(cls, *arguments)
+
+
+def _spell(cls: Any) -> Any:
+    """A class as pickle can write it: itself, or how it was made."""
+    if not isinstance(cls, type) or '_made_by' not in vars(cls):
+        return cls
+    function, arguments = vars(cls)['_made_by']
+    return function, tuple(_spell(argument) for argument in arguments)
+
+
+def _read(spelled: Any) -> Any:
+    """What :func:`_spell` wrote."""
+    if not isinstance(spelled, tuple):
+        return spelled
+    function, arguments = spelled
+    return function(*(_read(argument) for argument in arguments))
+
+
 @cache
 def _mixed(mixin: type, cls: type) -> type:
-    """The name is kept: MMEngine's initialisers compare class names."""
-    body = {'__module__': cls.__module__, '__qualname__': cls.__qualname__}
-    return type(cls.__name__, (mixin, cls), body)
+    return derive(cls, (mixin, cls), (_mixed, (mixin, cls)))

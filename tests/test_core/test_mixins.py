@@ -1,9 +1,14 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
 import copy
+import io
 
+import pytest
+import torch
 from torch import nn
 
+from mmlapp.core import attach, mixins, narrow
+from mmlapp.core.mask import gate
 from mmlapp.core.mixins import mix_in, take_off
 
 
@@ -38,3 +43,75 @@ def test_equal_classes_are_made_once():
     for layer in (one, two):
         mix_in(layer, Loud)
     assert type(one) is type(two)
+
+
+class Channels(nn.Module):
+    """A norm over channels, which sees the living ones alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x):
+        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def sequence():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        Channels(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 4, 3),
+    )
+
+
+def step(model, optimizer, images):
+    loss = model(images).square().mean() + model.pruner.loss()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    model.pruner.step()
+
+
+def through_a_file(thing):
+    """As another process reads it, which has made none of the classes."""
+    file = io.BytesIO()
+    torch.save(thing, file)
+    mixins._mixed.cache_clear()
+    gate._masked_class.cache_clear()
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize('copied', [through_a_file, copy.deepcopy])
+@pytest.mark.parametrize('steps', [0, 3, 6])
+@pytest.mark.parametrize(
+    'settings',
+    [
+        {},
+        dict(bypass='depthwise', method=dict(type='lapp', update='gradient')),
+        dict(unit='filters', bypass='pointwise', method='random'),
+    ],
+    ids=['channels', 'branches', 'filters'],
+)
+def test_a_masked_network_is_saved_and_goes_on(copied, steps, settings):
+    """Before its first forward, in the middle of the phase, and after it."""
+    torch.manual_seed(0)
+    model, images = sequence(), torch.rand(4, 3, 8, 8)
+    attach(model, images, **settings)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+    model.pruner.begin({'flops': 0.8}, steps=5)
+    for _ in range(steps):
+        step(model, optimizer, images)
+    twin, its_optimizer = copied((model, optimizer))
+    for _ in range(2):
+        for one in ((model, optimizer), (twin, its_optimizer)):
+            torch.manual_seed(1)
+            step(*one, images)
+        assert torch.equal(twin(images), model(images))
+    plan = model.pruner.plan()
+    assert twin.pruner.plan() == plan
+    small = [narrow(m, plan).eval()(images) for m in (twin, model)]
+    assert torch.equal(*small)

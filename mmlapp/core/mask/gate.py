@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from ..mixins import take_off
+from ..mixins import derive, take_off
 
 
 class GateSource(Protocol):
@@ -166,15 +166,10 @@ def _masked_class(cls: type, names: frozenset[str]) -> type:
     """A subclass whose named parameters are properties.
 
     The parameters stay where ``nn.Module`` keeps them: state dict,
-    optimizers and initialisers see them unmasked. The name is kept, since
-    MMEngine's initialisers compare class names.
+    optimizers and initialisers see them unmasked.
     """
-    body = {
-        '__module__': cls.__module__,
-        '__qualname__': cls.__qualname__,
-        **{name: _masked_property(name) for name in names},
-    }
-    return type(cls.__name__, (cls, Masked), body)
+    body = {name: _masked_property(name) for name in names}
+    return derive(cls, (cls, Masked), (_masked_class, (cls, names)), **body)
 
 
 def _masked_property(name: str) -> property:
