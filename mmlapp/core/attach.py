@@ -40,6 +40,7 @@ def attach(
     costs: Sequence[str | Mapping[str, Any]] = COST_NAMES,
     divisor: int = 1,
     analysis: Analysis | None = None,
+    also: Sequence[Callable[[], Any]] = (),
 ) -> Pruner:
     """Makes a network prunable in place.
 
@@ -80,6 +81,8 @@ def attach(
         analysis (Analysis, optional): What :func:`analyse` found, to spare
             the forwards; it says scope, unit and bypass then. Defaults to
             None.
+        also (Sequence[Callable]): Further ways in which the network runs,
+            see :func:`analyse`. Defaults to none.
 
     Returns:
         Pruner: The added child.
@@ -108,7 +111,7 @@ def attach(
     decides = METHODS.build(method)
     scorer = Scorer(score, normalisation)
     if analysis is None:
-        analysis = analyse(model, example, scope, ignore, bypass, unit)
+        analysis = analyse(model, example, scope, ignore, bypass, unit, also)
     if not analysis.groups.prunable:
         reasons = sorted({str(g.frozen) for g in analysis.groups.items})
         raise PruningError(

@@ -24,6 +24,7 @@ def analyse(
     ignore: str | Sequence[str] = (),
     bypass: str | Mapping[str, Any] | None = None,
     unit: str | Mapping[str, Any] | Unit = 'channels',
+    also: Sequence[Callable[[], Any]] = (),
 ) -> Analysis:
     """Finds what can be removed from a network without changing it.
 
@@ -40,6 +41,11 @@ def analyse(
             :func:`attach`. Defaults to none.
         unit (str, Mapping or Unit): What is removed, see :func:`attach`.
             Defaults to ``channels``.
+        also (Sequence[Callable]): Functions without arguments that run the
+            network in further ways, such as for its loss or for predictions.
+            What does not run so, or computes something else, when it is
+            narrowed is frozen too. One that fails on the whole network is
+            left out. Defaults to none.
 
     Returns:
         Analysis: Groups, branches and multiply-adds.
@@ -57,7 +63,9 @@ def analyse(
     forward = example_of(model, example)
     record = trace(model, checked(forward))
     check_repeats(model, forward, record.order)
-    request = Request(model, forward, record, scope, ignore, chosen)
+    request = Request(
+        model, forward, record, scope, ignore, chosen, tuple(also)
+    )
     found = kind.find(
         request, lambda gather: verify_groups(request, kind, gather)
     )

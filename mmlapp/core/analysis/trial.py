@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,14 @@ class Failure:
     train: bool = False
 
 
+def _differing(
+    masked: Sequence[Sequence[Tensor]], narrowed: Sequence[Sequence[Tensor]]
+) -> set[int]:
+    """Numbers of the ways whose outputs are not the same."""
+    pairs = enumerate(zip(masked, narrowed, strict=False))
+    return {number for number, pair in pairs if not agree(*pair)}
+
+
 def verify_groups(
     request: Request, unit: Unit, gather: Callable[[], Groups]
 ) -> Groups:
@@ -100,9 +109,12 @@ class Trial:
     """
 
     def __init__(self, request: Request, unit: Unit) -> None:
-        self.model, self.forward = request.model, request.forward
+        self.model = request.model
         self.record, self.unit = request.record, unit
         self.left = TRIALS
+        # How the whole network runs, the forward of the trace first.
+        also = [way for way in request.also if self._runs(way)]
+        self.ways = [request.forward, *also]
 
     def _analysis(self, groups: Groups) -> Analysis:
         """As it is without branches, which are added after the trial."""
@@ -111,8 +123,11 @@ class Trial:
     @cached_property
     def trains(self) -> bool:
         """Whether the whole network runs on the example in training mode."""
+        return self._runs(self.ways[0], train=True)
+
+    def _runs(self, way: Callable[[], Any], train: bool = False) -> bool:
         with restored(self.model):
-            return self._outputs(train=True)[1] is None
+            return self._outputs([way], train)[1] is None
 
     def run(
         self,
@@ -141,12 +156,13 @@ class Trial:
         if failure is not None or not compare:
             return failure
         masked, failure = self._masked(mask, groups)
-        if failure is not None or agree(masked, narrowed):
+        if failure is not None or not _differing(masked, narrowed):
             return failure
         # Twice the same network: if even that differs, nothing can be said.
-        again, _ = self._masked(mask, groups)
-        if not agree(masked, again):
-            finite = all(bool(t.isfinite().all()) for t in masked)
+        again, _ = self._masked(mask, groups, seed=1)
+        noisy = _differing(masked, again)
+        if 0 in noisy:
+            finite = all(bool(t.isfinite().all()) for t in masked[0])
             what = 'other outputs at every call' if finite else 'NaN or Inf'
             warnings.warn(
                 f'the network gives {what}: whether it computes the same when '
@@ -154,29 +170,31 @@ class Trial:
                 PruningWarning,
                 stacklevel=2,
             )
+        if noisy >= _differing(masked, narrowed):
             return None
         # Rounding may have done it; float64 tells.
         with exact(self.model):
             masked, failure = self._masked(mask, groups)
             narrowed, _ = self._narrowed(plan)
-        if failure is None and agree(masked, narrowed):
+        if failure is None and noisy >= _differing(masked, narrowed):
             return None
         return Failure()
 
     def _narrowed(
         self, plan: ChannelPlan, train: bool = False
-    ) -> tuple[list[Tensor], Failure | None]:
+    ) -> tuple[list[list[Tensor]], Failure | None]:
         with restored(self.model):
             narrow(self.model, plan)
-            return self._outputs(train)
+            # Further ways are tried as they are, the forward in both modes.
+            return self._outputs(self.ways[:1] if train else self.ways, train)
 
     def _masked(
-        self, mask: Tensor, groups: Groups
-    ) -> tuple[list[Tensor], Failure | None]:
+        self, mask: Tensor, groups: Groups, seed: int = 0
+    ) -> tuple[list[list[Tensor]], Failure | None]:
         with restored(self.model):
             source = FixedGate(mask.float())
             self.unit.add_masks(self.model, source, self._analysis(groups))
-            return self._outputs()
+            return self._outputs(self.ways, seed=seed)
 
     def _plan(
         self, groups: Groups, chosen: Sequence[ChannelGroup]
@@ -201,24 +219,30 @@ class Trial:
         return mask.to(device), layout.plan(mask, {}, {})
 
     def _outputs(
-        self, train: bool = False
-    ) -> tuple[list[Tensor], Failure | None]:
-        """Runs the network in one of its modes; ``restored`` ends that."""
+        self,
+        ways: Sequence[Callable[[], Any]],
+        train: bool = False,
+        seed: int = 0,
+    ) -> tuple[list[list[Tensor]], Failure | None]:
+        """Outputs of each way, in one of the modes; ``restored`` ends that."""
+        twins: dict[int, Tensor] = {}
         for module in self.model.modules():
             # The example may be too small for statistics of a batch.
             module.training = train and not isinstance(module, _NormBase)
-            if train:
-                for name, value in module._buffers.items():
-                    if value is not None:
-                        module._buffers[name] = value.clone()
+            for name, value in module._buffers.items():
+                if value is not None:  # may be changed in place
+                    twin = twins.setdefault(id(value), value.clone())
+                    module._buffers[name] = twin
         names = {module: name for name, module in self.model.named_modules()}
         with (
             torch.no_grad(),
-            torch.random.fork_rng(self._devices(), enabled=train),
+            torch.random.fork_rng(self._devices()),
             running_modules(self.model) as stack,
         ):
+            # What draws numbers of the same shapes gets the same ones.
+            torch.manual_seed(seed)
             try:
-                return list(tensors_in(self.forward())), None
+                return [list(tensors_in(way())) for way in ways], None
             except Exception as error:
                 text = str(error) or type(error).__name__
                 name = names[stack[-1]] if stack else ''

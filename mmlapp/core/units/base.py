@@ -40,6 +40,8 @@ class Request:
         ignore (Sequence[str]): Patterns to leave alone.
         bypass (Mapping, optional): Type and settings of the branch of every
             pruned layer. Defaults to None: none.
+        also (Sequence[Callable]): Further ways in which the network runs,
+            which the trial tries too. Defaults to none.
     """
 
     model: nn.Module
@@ -48,6 +50,7 @@ class Request:
     scope: Sequence[str]
     ignore: Sequence[str]
     bypass: Mapping[str, Any] | None = None
+    also: Sequence[Callable[[], Any]] = ()
 
 
 # Narrows on trial what a function gathers, see :meth:`Unit.find`.

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mmlapp.core import PruningWarning, analyse, attach, narrow
+from mmlapp.core.analysis.trial import REASON_OTHER
 
 
 class Counting(nn.Module):
@@ -71,9 +72,21 @@ def test_a_trial_leaves_no_trace(conv, image):
     assert model[0].out_channels == 6
 
 
-def test_a_network_that_gives_something_else_at_every_call(net, conv, image):
+def test_the_same_noise_is_no_hindrance(net, conv, image, recwarn):
+    """One number for all channels: both networks get the same."""
+
     def forward(m, x):
         return m.b(m.a(x) * torch.rand(()).double())
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5))
+    assert [g.size for g in analyse(model, image).groups.prunable] == [8]
+    assert not recwarn.list
+
+
+def test_a_network_that_gives_something_else_at_every_call(net, conv, image):
+    def forward(m, x):
+        y = m.a(x)
+        return m.b(y * torch.rand_like(y))
 
     model = net(forward, a=conv(3, 8), b=conv(8, 5))
     with pytest.warns(PruningWarning, match='other outputs at every call'):
@@ -201,3 +214,53 @@ def test_training_that_needs_more_than_an_image_is_not_tried(conv, image):
     model.head = conv(9, 4).double()  # does not even run whole
     found = analyse(model, lambda: model(image))
     assert [group.name for group in found.groups.prunable] == ['a', 'b']
+
+
+class Detector(nn.Module):
+    """Its example runs one head, its loss another one."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.a, self.b, self.c = conv(3, 8), conv(3, 6), conv(14, 5)
+
+    def forward(self, x):
+        return self.c(torch.cat([self.a(x), self.b(x)], dim=1))
+
+    def crashing(self, x):
+        return self.a(x) + self.a(x).new_ones(8, 1, 1)
+
+    def comparing(self, x):
+        return dict(loss=self.b(x).mean(1).abs().mean())
+
+    def failing(self, x):
+        raise RuntimeError('needs annotations')
+
+
+@pytest.mark.parametrize(
+    ('way', 'expected'),
+    [
+        ('crashing', {'a': 'the network does not run with fewer of them'}),
+        ('comparing', {'b': REASON_OTHER}),
+        ('failing', {}),
+    ],
+)
+def test_further_ways_to_run(conv, image, frozen, way, expected):
+    model = Detector(conv).double()
+    found = frozen(model, image, also=[lambda: getattr(model, way)(image)])
+    assert found == expected | {'c': 'output of the network'}
+    pruner = attach(model, image, also=[lambda: getattr(model, way)(image)])
+    names = {group.name for group in pruner.groups}
+    assert names == {'a', 'b'} - expected.keys()
+
+
+def test_a_further_way_leaves_no_trace(conv, image):
+    model = Auxiliary(conv).double()
+
+    def way():
+        model.calls.add_(1)
+        return model.a(image) * torch.rand(())
+
+    random = torch.get_rng_state()
+    analyse(model, image, also=[way])
+    assert model.calls == 0
+    assert torch.equal(torch.get_rng_state(), random)
