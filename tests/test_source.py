@@ -26,6 +26,7 @@ CORE = sorted((ROOT / 'mmlapp' / 'core').rglob('*.py'))
 ORDER = {
     'core': [
         'errors',
+        'numbers',
         'choices',
         'files',
         'heirs',

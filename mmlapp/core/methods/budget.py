@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PruningError
+from ..numbers import check_number
 
 Costs = Sequence[tuple[Callable[[Tensor], Tensor], float]]
 
@@ -77,13 +78,10 @@ def check_divisor(divisor: int) -> int:
         divisor (int): The number.
 
     Raises:
-        PruningError: If it is no whole number from 1 on.
+        PruningError: If it is no whole number from 1 on, or a truth value.
     """
-    if not isinstance(divisor, int) or divisor < 1:
-        raise PruningError(
-            f'divisor={divisor!r}: expected a whole number from 1 on'
-        )
-    return divisor
+    checked: int = check_number('divisor', divisor, least=1, whole=True)
+    return checked
 
 
 def chunks(

@@ -44,7 +44,11 @@ def check_targets(
                 f'target {name}={value}: this network has the costs '
                 f'{", ".join(costs)}; others are added with costs=...'
             )
-        if not isinstance(value, (int, float)) or not 0 < value <= 1:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not 0 < value <= 1
+        ):
             raise PruningError(
                 f'target {name}={value!r}: expected a fraction of the dense '
                 'network in (0, 1], such as 0.5 for half of it'

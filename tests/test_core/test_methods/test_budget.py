@@ -6,6 +6,7 @@ import torch
 from mmlapp.core import PruningError
 from mmlapp.core.methods.budget import (
     Budget,
+    check_divisor,
     first_fitting,
     floor_mask,
     reachable,
@@ -202,3 +203,9 @@ def test_the_floors_stay_where_nothing_fits():
     budget = Budget([(flops, 1.0)])
     mask = first_fitting(budget, MARGIN, GROUP, [1, 2, 3])
     assert torch.equal(mask, floor_mask(MARGIN, GROUP, [1, 2, 3]))
+
+
+@pytest.mark.parametrize('divisor', ['8', 8.0, True, 0, -1, None, [8]])
+def test_divisors_are_whole_numbers(divisor):
+    with pytest.raises(PruningError, match='divisor=.* a whole number from 1'):
+        check_divisor(divisor)

@@ -20,7 +20,7 @@ def test_targets_that_are_fractions(value):
 
 
 @pytest.mark.parametrize(
-    'value', [0, -0.5, 1.01, 50, math.nan, math.inf, '0.5', None]
+    'value', [0, -0.5, 1.01, 50, math.nan, math.inf, '0.5', None, True]
 )
 def test_targets_that_are_not(value):
     with pytest.raises(

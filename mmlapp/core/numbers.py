@@ -1,0 +1,55 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers that users give, checked."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+from .errors import PruningError
+
+
+def check_number(
+    name: str,
+    value: Any,
+    least: float = -math.inf,
+    most: float = math.inf,
+    above: float = -math.inf,
+    whole: bool = False,
+) -> Any:
+    """Returns a number that a user gave, or raises.
+
+    Texts such as ``'2'``, truth values, NaN and infinity are no numbers.
+
+    Args:
+        name (str): Of the argument, for the error text.
+        value (Any): What was given.
+        least (float): Smallest that is allowed. Defaults to none.
+        most (float): Largest that is allowed. Defaults to none.
+        above (float): What it must be more than. Defaults to nothing.
+        whole (bool): Whether it must be a whole number. Defaults to False.
+
+    Raises:
+        PruningError: With the name, the value and what was expected.
+
+    Examples:
+        >>> check_number('interval', 50, least=1, whole=True)
+        50
+    """
+    kind = Integral if whole else Real
+    is_number = isinstance(value, kind) and not isinstance(value, bool)
+    number = float(value) if is_number else math.nan
+    # Comparisons with NaN are False.
+    good = least <= number <= most and number > above
+    if not (good and math.isfinite(number)):
+        limits = {'from': least, 'above': above, 'to': most}
+        parts = [
+            f'{word} {limit:g}'
+            for word, limit in limits.items()
+            if math.isfinite(limit)
+        ]
+        text = ' '.join(['a whole number' if whole else 'a number', *parts])
+        raise PruningError(f'{name}={value!r}: expected {text}')
+    return value

@@ -1,0 +1,31 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import re
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from mmlapp.core import PruningError
+from mmlapp.core.numbers import check_number
+
+
+@pytest.mark.parametrize('value', [0.5, 1, Fraction(1, 3), np.float32(0.1)])
+def test_numbers_pass_as_they_are(value):
+    assert check_number('x', value, above=0, most=1) is value
+
+
+@pytest.mark.parametrize(
+    'value', ['1', True, None, float('nan'), float('inf'), [1], 0, 1.1, 1j]
+)
+def test_everything_else_is_named_with_its_value(value):
+    text = re.escape(f'x={value!r}: expected a number above 0 to 1')
+    with pytest.raises(PruningError, match=text):
+        check_number('x', value, above=0, most=1)
+
+
+@pytest.mark.parametrize('value', [2.0, 1, True])
+def test_whole_numbers(value):
+    assert check_number('n', np.int64(2), least=2, whole=True) == 2
+    with pytest.raises(PruningError, match='expected a whole number from 2$'):
+        check_number('n', value, least=2, whole=True)
