@@ -29,6 +29,7 @@ ORDER = {
         'numbers',
         'choices',
         'files',
+        'forward_names',
         'heirs',
         'mixins',
         'snapshot',

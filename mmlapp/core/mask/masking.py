@@ -14,6 +14,7 @@ from ..bypass.beside import Bypassed
 from ..bypass.branch import Ends
 from ..groups import Groups
 from ..trace import Site, Trace
+from .attributes import widths_of_groups
 from .gate import AppliedMask, GateSource, ParameterMask, add_mask
 from .living import Living, run_on_living
 
@@ -52,7 +53,7 @@ def sites_of_groups(
         mine = groups.node_channel[site.start : site.start + site.size]
         if (mine >= 0).any() and _is_stored(model, site):
             found.append((site, mine))
-    return found
+    return found + widths_of_groups(record, groups)
 
 
 def _is_stored(model: nn.Module, site: Site) -> bool:

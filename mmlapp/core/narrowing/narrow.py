@@ -21,6 +21,7 @@ from ..pruner import Pruner
 from ..trace.blocks.registry import adjust_attributes
 from ..units import UNITS
 from .check_plan import check_plan, stored
+from .follow_layers import follow_layers, widths
 from .optimizer_state import (
     check_states,
     move_gradients,
@@ -104,6 +105,7 @@ def _narrow_model(model: nn.Module, plan: ChannelPlan) -> Heirs:
     """Returns what took the place of every replaced parameter."""
     branches = check_plan(model, plan)
     detach(model)
+    dense = widths(model)
     for name, branch in branches.items():
         add_bypass(model.get_submodule(name), branch)
     replaced: dict[int, Tensor] = {}
@@ -123,6 +125,7 @@ def _narrow_model(model: nn.Module, plan: ChannelPlan) -> Heirs:
     # `modules` lists parents before their children; reversed, after them.
     for module in reversed(list(model.modules())):
         adjust_attributes(module)
+    follow_layers(dense)
     for name, entry in plan.branches.items():
         heirs.update(_narrow_branch(model.get_submodule(name), entry))
     unit = UNITS.build(plan.unit)

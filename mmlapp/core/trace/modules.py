@@ -13,6 +13,7 @@ from torch.nn.modules import module as hooks
 
 from .blocks.registry import cuts_follow, rule_of
 from .tracer import Tracer
+from .widths import note_widths
 
 
 @contextmanager
@@ -74,6 +75,8 @@ def watch_modules(tracer: Tracer, model: nn.Module) -> Iterator[None]:
 
     def left(module: nn.Module, args: Any, out: Any) -> None:
         rule = rules[id(module)]
+        if not tracer.quiet:
+            note_widths(tracer, module, args, out)
         if rule is None:
             return
         tracer.quiet -= 1

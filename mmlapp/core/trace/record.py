@@ -124,6 +124,8 @@ class Trace:
             of labelled tensors that they read.
         order (list[str]): Names of the modules, in the order in which they
             began to run.
+        widths (dict[str, list[Tensor]]): Qualified names of attributes that
+            count channels, and the labels of those at every call.
     """
 
     graph: ChannelGraph = field(default_factory=ChannelGraph)
@@ -136,6 +138,7 @@ class Trace:
     living_modules: dict[str, LivingModule] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
+    widths: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def nodes_of(self, name: str, dim: int, size: int) -> Tensor:
         """Returns the nodes of one dimension; -1 where it has none.

@@ -135,6 +135,11 @@ def adjust_attributes(module: nn.Module) -> None:
             return
 
 
+def is_known(module: nn.Module) -> bool:
+    """Whether anything is known of a module's class or of its bases."""
+    return any(True for _ in _known(module))
+
+
 def cuts_follow(module: nn.Module) -> bool:
     """Whether a module will cut its channels elsewhere when narrowed."""
     return any(block.cuts_by_attributes for block in _known(module))

@@ -1,0 +1,53 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Which attributes of a module its forward reads, told from its code."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from functools import cache
+from types import CodeType
+from typing import Any
+
+from torch import nn
+
+
+def forward_names(module: nn.Module) -> frozenset[str]:
+    """Returns all names in the forward of a module and what it calls of it.
+
+    Args:
+        module (nn.Module): The module.
+
+    Examples:
+        >>> sorted({'bias', 'in_features'} & forward_names(nn.Linear(2, 3)))
+        ['bias']
+    """
+    kind: Any = type(module)
+    return _names_of(kind)
+
+
+@cache
+def _names_of(kind: Any) -> frozenset[str]:
+    found: set[str] = set()
+    pending = ['forward']
+    while pending:
+        method = getattr(kind, pending.pop(), None)
+        if isinstance(method, property):
+            method = method.fget
+        # Decorators such as mmcv's of mixed precision wrap the forward.
+        method = inspect.unwrap(method) if callable(method) else None
+        code = getattr(method, '__code__', None)
+        for name in _names(code) if isinstance(code, CodeType) else ():
+            if name not in found:
+                found.add(name)
+                pending.append(name)
+    return frozenset(found)
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Names in a function and in those that are defined inside of it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)

@@ -1,0 +1,72 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Attributes that count channels, noted with the labels of those."""
+
+import torch
+from torch import nn
+
+from mmlapp.core.trace import trace
+
+
+class Block(nn.Module):
+    """Keeps numbers that its forward does not read."""
+
+    def __init__(self, **numbers):
+        super().__init__()
+        vars(self).update(numbers)
+        self.conv = nn.Conv2d(4, 6, 1)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+class Reading(Block):
+    def forward(self, x):
+        return self.conv(x) * self.in_channels
+
+
+def widths(block, *args):
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), block)
+    args = args or (torch.rand(1, 3, 5, 5),)
+    record = trace(net, lambda: net(*args))
+    rows = (
+        record.nodes_of('0.weight', 0, 4),
+        record.nodes_of('1.conv.weight', 0, 6),
+    )
+    return record.widths, rows
+
+
+def test_what_comes_in_and_what_goes_out():
+    found, (entered, left) = widths(Block(in_channels=4, out_chs=6))
+    assert set(found) == {'1.in_channels', '1.out_chs'}
+    assert found['1.in_channels'][0].tolist() == entered.tolist()
+    assert found['1.out_chs'][0].tolist() == left.tolist()
+
+
+def test_a_number_of_something_else_is_not_noted():
+    assert widths(Block(in_channels=5, out_channels=4, depth=4))[0] == {}
+
+
+def test_a_number_that_is_no_integer_is_not_noted():
+    assert widths(Block(in_channels=4.0, out_channels='6'))[0] == {}
+
+
+def test_what_the_forward_reads_is_not_noted():
+    assert widths(Reading(in_channels=4, out_channels=6))[0].keys() == {
+        '1.out_channels'
+    }
+
+
+def test_groups_without_a_grouped_layer_are_the_channels_that_come_in():
+    assert '1.groups' in widths(Block(groups=4))[0]
+
+
+def test_groups_of_a_grouped_layer_are_left_to_it():
+    block = Block(groups=4)
+    block.other = nn.Conv2d(4, 4, 1, groups=4)
+    assert '1.groups' not in widths(block)[0]
+
+
+def test_a_registered_block_sets_its_own():
+    found, _ = widths(nn.BatchNorm2d(4))
+    assert found == {}
