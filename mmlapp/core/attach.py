@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from .mask.gate import Masked, restore_masks
 from .mask.living import RunsOnLiving
 from .methods import METHODS, Method
 from .methods.budget import check_divisor
+from .plan.layout import tensor_shapes
 from .pruner import Pruner
 from .score import Score, Scorer
 from .score.group_scores import GroupInfo
@@ -119,9 +121,10 @@ def attach(
             + '; '.join(reasons)
         )
     # All read before the branches are added: own layers and parameters.
+    layout = analysis.unit.layout(model, analysis)
     pruner = Pruner(
         _infos(model, analysis),
-        analysis.unit.layout(model, analysis),
+        replace(layout, shapes=tensor_shapes(model)),
         build_costs(model, analysis, costs),
         decides,
         scorer,

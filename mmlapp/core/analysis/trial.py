@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..compare import agree
 from ..errors import PruningWarning
 from ..groups import ChannelGroup, Groups, Member
 from ..narrowing.narrow import narrow
+from ..plan.layout import tensor_shapes
 from ..plan.plan import ChannelPlan
 from ..snapshot import exact, restored
 from ..trace import running_modules, tensors_in
@@ -214,7 +215,10 @@ class Trial:
             parts.append(part)
         # Group by group is the global order, [channels].
         mask = torch.cat(parts)
-        layout = self.unit.layout(self.model, self._analysis(groups))
+        layout = replace(
+            self.unit.layout(self.model, self._analysis(groups)),
+            shapes=tensor_shapes(self.model),
+        )
         device = next(self.model.parameters()).device
         return mask.to(device), layout.plan(mask, {}, {})
 

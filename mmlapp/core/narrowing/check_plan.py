@@ -12,12 +12,20 @@ from torch import Tensor, nn
 from ..bypass.beside import Bypassed
 from ..bypass.branch import BRANCHES, Branch
 from ..errors import PruningError
-from ..plan.plan import BranchPlan, ChannelPlan
+from ..plan.entries import BranchPlan
+from ..plan.layout import tensor_shapes
+from ..plan.plan import ChannelPlan
+from ..pruner import Pruner
 from ..units import UNITS
 
 
 def check_plan(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
-    """Compares every entry of a plan with a network.
+    """Compares every entry of a plan with a network, and the other way.
+
+    The network must have the tensors that the plan knows, no others, and of
+    the same shapes. One difference does no harm: another number of outputs
+    where the plan removes nothing, since a layer that read them would have
+    another number of inputs. So a head may have another number of classes.
 
     Args:
         model (nn.Module): A network, prunable or plain.
@@ -30,6 +38,7 @@ def check_plan(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
     Raises:
         PruningError: If the plan does not fit.
     """
+    _check_tensors(model, plan)
     for name, dims in plan.slices.items():
         shape = stored(model, name).shape
         for dim, kept in dims.items():
@@ -44,7 +53,7 @@ def check_plan(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
         if value is None:
             raise _misfit(f'it has no {name}')
         # The dense value, as of `in_channels`, not the narrow one.
-        if value != kept.size:
+        if type(value) is not int or value != kept.size:
             raise _misfit(f'{name} is {value}, the plan expects {kept.size}')
     # The other way round: a branch that the plan does not know.
     for name, module in model.named_modules():
@@ -57,6 +66,42 @@ def check_plan(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
             missing[name] = branch
     _check_details(model, plan)
     return missing
+
+
+def _check_tensors(model: nn.Module, plan: ChannelPlan) -> None:
+    """Compares the names and shapes of all tensors."""
+    found = tensor_shapes(model, _additions(model))
+    for name, shape in plan.shapes.items():
+        if name not in found:
+            raise _misfit(f'it has no {name}')
+        free = 0 not in plan.slices.get(name, {})
+        if not _same_shape(found[name], shape, free):
+            raise _misfit(
+                f'{name} has shape {found[name]}, the plan expects {shape}'
+            )
+    for name in found:
+        if name not in plan.shapes:
+            raise _misfit(f'the plan does not know {name}')
+
+
+def _same_shape(
+    a: tuple[int, ...], b: tuple[int, ...], free: bool = False
+) -> bool:
+    """Whether shapes agree, or but for a free number of outputs."""
+    # [classes, in, ...]: the first dimension counts the outputs.
+    return a == b or (free and len(a) == len(b) > 0 and a[1:] == b[1:])
+
+
+def _additions(model: nn.Module) -> list[str]:
+    """Beginnings of the names of what pruning added to a dense network."""
+    names = [
+        f'{name}.bypass.' if name else 'bypass.'
+        for name, module in model.named_modules()
+        if isinstance(module, Bypassed)
+    ]
+    if isinstance(model._modules.get('pruner'), Pruner):
+        names.append('pruner.')
+    return names
 
 
 def _check_details(model: nn.Module, plan: ChannelPlan) -> None:

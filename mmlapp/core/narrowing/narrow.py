@@ -16,7 +16,9 @@ from ..bypass.beside import Bypassed, add_bypass
 from ..heirs import Heir, Heirs
 from ..mask.gate import remove_masks
 from ..mask.living import release
-from ..plan.plan import BranchPlan, ChannelPlan, Kept
+from ..plan.entries import BranchPlan
+from ..plan.kept import Kept
+from ..plan.plan import ChannelPlan
 from ..pruner import Pruner
 from ..trace.blocks.registry import adjust_attributes
 from ..units import UNITS
@@ -120,7 +122,7 @@ def _narrow_model(model: nn.Module, plan: ChannelPlan) -> Heirs:
     _replace(model, replaced)
     for name, kept in plan.attributes.items():
         owner, _, attribute = name.rpartition('.')
-        setattr(model.get_submodule(owner), attribute, len(kept.index))
+        setattr(model.get_submodule(owner), attribute, kept.count)
     # Blocks after their layers, whose attributes they may read.
     # `modules` lists parents before their children; reversed, after them.
     for module in reversed(list(model.modules())):

@@ -4,15 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..mask.gate import at_channels
 from ..trace import Site
-from .plan import BranchPlan, ChannelPlan, Kept
+from .entries import BranchPlan
+from .kept import Kept
+from .plan import ChannelPlan
 
 
 @dataclass
@@ -28,6 +30,8 @@ class Layout:
         bypass (Mapping, optional): What the branches are built from.
         details (dict[str, dict[str, Tensor]]): What the unit wants to know
             of a layer beside slices, each as channels.
+        shapes (Mapping[str, tuple[int, ...]]): Of the dense network, see
+            :func:`tensor_shapes`. A plan without them fits no network.
     """
 
     unit: str
@@ -35,6 +39,7 @@ class Layout:
     branches: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     bypass: Mapping[str, Any] | None = None
     details: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def plan(
         self,
@@ -62,7 +67,7 @@ class Layout:
         # Channel at every index -> whether it lives -> indices that stay.
         for site, channels in self.sites:
             entry = kept(channels)
-            if len(entry.index) == entry.size:
+            if entry.count == entry.size:
                 continue
             if site.attribute:
                 attributes[site.name] = entry
@@ -84,4 +89,31 @@ class Layout:
                 name: {key: kept(value) for key, value in entry.items()}
                 for name, entry in self.details.items()
             },
+            shapes=self.shapes,
         )
+
+
+def tensor_shapes(
+    model: nn.Module, without: Sequence[str] = ()
+) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every tensor that a state dict has.
+
+    Masks do not change it: what is stored counts, not what they show.
+
+    Args:
+        model (nn.Module): The network.
+        without (Sequence[str]): Beginnings of names to leave out, such as
+            ``pruner.``. Defaults to none.
+    """
+    shapes = {}
+    for owner, module in model.named_modules(remove_duplicate=False):
+        start = f'{owner}.' if owner else ''
+        if start.startswith(tuple(without)):
+            continue
+        for store in (module._parameters, module._buffers):
+            for leaf, value in store.items():
+                # Other buffers may be made by a forward, at any size.
+                saved = leaf not in module._non_persistent_buffers_set
+                if value is not None and saved:
+                    shapes[f'{start}{leaf}'] = tuple(value.shape)
+    return shapes

@@ -5,122 +5,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ..errors import PruningError
 from ..files import replace_text
+from .entries import BranchPlan, read_entries
+from .kept import Kept
+from .reading import digest, parse_json, plain
 
-VERSION = 2
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Indices of one dimension that stay.
-
-    Args:
-        size (int): Dense size.
-        index (tuple[int, ...]): Kept indices, ascending.
-
-    Raises:
-        PruningError: If the indices are no ascending subset of the size.
-
-    Examples:
-        >>> Kept(8, (0, 1, 2, 5)).text()
-        '0-2,5'
-        >>> Kept.parse(8, '0-2,5').index
-        (0, 1, 2, 5)
-    """
-
-    size: int
-    index: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        # 0 2 5 -> (0, 2) (2, 5): neighbours; the last has none.
-        pairs = zip(self.index, self.index[1:], strict=False)
-        ascending = all(a < b for a, b in pairs)
-        inside = not self.index or (
-            self.index[0] >= 0 and self.index[-1] < self.size
-        )
-        if not (ascending and inside):
-            raise PruningError(
-                f'kept indices {self.text()!r}: expected ascending numbers '
-                f'from 0 to {self.size - 1}'
-            )
-
-    def mask(self) -> Tensor:
-        """Returns the indices as a bool mask, ``[size]``."""
-        mask = torch.zeros(self.size, dtype=torch.bool)
-        mask[list(self.index)] = True
-        return mask
-
-    @classmethod
-    def from_mask(cls, mask: Tensor) -> Kept:
-        """Makes one from a bool mask, ``[size]``."""
-        return cls(mask.numel(), tuple(mask.nonzero()[:, 0].tolist()))
-
-    def text(self) -> str:
-        """Returns the indices as ranges."""
-        return ','.join(
-            str(a) if a == b else f'{a}-{b}' for a, b in _runs(self.index)
-        )
-
-    @classmethod
-    def parse(cls, size: int, text: str) -> Kept:
-        """Reads what :meth:`text` wrote.
-
-        Raises:
-            PruningError: If the text is malformed.
-        """
-        index: list[int] = []
-        try:
-            for run in filter(None, text.split(',')):
-                first, dash, last = run.partition('-')
-                start, end = int(first), int(last if dash else first)
-                if end < start:
-                    raise ValueError(run)
-                # One index too many is enough for the check below.
-                index.extend(range(start, min(end, size) + 1))
-        except ValueError as error:
-            raise PruningError(
-                f'kept indices {text!r}: expected ranges such as 0-15,17'
-            ) from error
-        return cls(size, tuple(index))
-
-
-def _runs(index: Sequence[int]) -> Iterator[tuple[int, int]]:
-    # 0 1 2 5 7 8 -> (0, 2) (5, 5) (7, 8)
-    start = previous = None
-    for i in index:
-        if previous is not None and i == previous + 1:
-            previous = i
-            continue
-        if start is not None and previous is not None:
-            yield start, previous
-        start = previous = i
-    if start is not None and previous is not None:
-        yield start, previous
-
-
-@dataclass(frozen=True)
-class BranchPlan:
-    """The branch beside one layer.
-
-    Args:
-        settings (Mapping[str, Any]): What it is built from: ``type`` and
-            settings, as a config says them.
-        inputs (Kept): Living input channels.
-        outputs (Kept): Living output channels.
-    """
-
-    settings: Mapping[str, Any]
-    inputs: Kept
-    outputs: Kept
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -139,6 +35,9 @@ class ChannelPlan:
         unit (str): What was removed. Defaults to ``channels``.
         details (Mapping[str, Mapping[str, Kept]]): What the unit noted for
             a layer beside slices.
+        shapes (Mapping[str, tuple[int, ...]]): Dense shape of every
+            parameter and buffer that a state dict of the network without
+            branches has: the plan fits no other network.
     """
 
     groups: Mapping[str, Kept]
@@ -148,19 +47,25 @@ class ChannelPlan:
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     unit: str = 'channels'
     details: Mapping[str, Mapping[str, Kept]] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain numbers, strings, lists and dicts.
 
-        Equal entries are written once, in ``kept``, and stand elsewhere as
-        their number in that list: all dimensions of a group share one.
+        Equal entries are written once, in ``kept`` or ``shapes``, and stand
+        elsewhere as their number in that list: all dimensions of a group
+        share one. ``digest`` is the fingerprint of everything else.
         """
         # A wide network repeats few index lists in thousands of places.
         numbers: dict[Kept, int] = {}
+        shapes: dict[tuple[int, ...], int] = {}
 
         def number(kept: Kept) -> int:
             # The number it has, or else the next one: 0, 1, 2 ...
             return numbers.setdefault(kept, len(numbers))
+
+        def shape(size: tuple[int, ...]) -> int:
+            return shapes.setdefault(size, len(shapes))
 
         data = {
             'version': VERSION,
@@ -184,10 +89,14 @@ class ChannelPlan:
                 name: {str(d): number(k) for d, k in dims.items()}
                 for name, dims in self.slices.items()
             },
+            'tensors': {k: shape(tuple(v)) for k, v in self.shapes.items()},
         }
         # Last, when everything above has its number; dicts keep that order.
         data['kept'] = [[kept.size, kept.text()] for kept in numbers]
-        return data
+        data['shapes'] = [list(size) for size in shapes]
+        # As it is read again: without tuples and kinds of dictionaries.
+        data = plain(data, 'plan')
+        return {**data, 'digest': digest(data)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ChannelPlan:
@@ -197,71 +106,30 @@ class ChannelPlan:
             data (Mapping): The dictionary.
 
         Raises:
-            PruningError: If it is no plan, or of an unknown version.
+            PruningError: If it is no plan, of an unknown version, damaged,
+                or changed after it was written.
         """
         if not isinstance(data, Mapping) or 'version' not in data:
             raise PruningError(
                 'this is no channel plan: it has no version. Plans are '
                 'written by ChannelPlan.save and tools/deploy.py'
             )
-        if data['version'] != VERSION:
+        version = data['version']
+        if type(version) is not int or version != VERSION:
             raise PruningError(
-                f'channel plan of version {data["version"]!r}: this release '
+                f'channel plan of version {version!r:.80}: this release '
                 f'reads version {VERSION}'
             )
         try:
-            return cls._from_entries(data)
-        except (
-            AttributeError,
-            IndexError,
-            KeyError,
-            TypeError,
-            ValueError,
-        ) as error:
-            if isinstance(error, PruningError):
-                raise
+            return cls(**read_entries(data))
+        except RecursionError:
             raise PruningError(
-                f'the channel plan is damaged: {type(error).__name__} at '
-                f'{error}'
+                'the channel plan is damaged: it is nested too deeply'
+            ) from None
+        except PruningError as error:
+            raise PruningError(
+                f'the channel plan is damaged: {error}'
             ) from error
-
-    @classmethod
-    def _from_entries(cls, data: Mapping[str, Any]) -> ChannelPlan:
-        table = [Kept.parse(int(n), str(t)) for n, t in data.get('kept', ())]
-
-        def read(entry: int | Sequence[Any]) -> Kept:
-            if isinstance(entry, int):
-                # A negative one would count from the end of the table.
-                if entry < 0:
-                    raise IndexError(entry)
-                return table[entry]
-            # Or the indices themselves, as [size, text].
-            size, text = entry
-            return Kept.parse(int(size), str(text))
-
-        return cls(
-            groups={name: read(e) for name, e in data['groups'].items()},
-            slices={
-                name: {int(d): read(e) for d, e in dims.items()}
-                for name, dims in data['slices'].items()
-            },
-            attributes={k: read(e) for k, e in data['attributes'].items()},
-            branches={
-                name: BranchPlan(
-                    dict(b['settings']), read(b['inputs']), read(b['outputs'])
-                )
-                for name, b in data['branches'].items()
-            },
-            unit=str(data['unit']),
-            details={
-                name: {key: read(e) for key, e in entry.items()}
-                for name, entry in data['details'].items()
-            },
-            costs={
-                name: {key: float(value) for key, value in cost.items()}
-                for name, cost in data['costs'].items()
-            },
-        )
 
     def to_json(self, indent: int | None = None) -> str:
         """Returns the plan as JSON.
@@ -283,14 +151,7 @@ class ChannelPlan:
         Raises:
             PruningError: If it is no complete plan.
         """
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise PruningError(
-                f'the channel plan is no complete JSON ({error}): it may be '
-                'truncated; write it again'
-            ) from error
-        return cls.from_dict(data)
+        return cls.from_dict(parse_json(text))
 
     def without_branches(
         self,
@@ -341,11 +202,16 @@ class ChannelPlan:
             PruningError: If the file is no complete plan.
         """
         try:
-            return cls.from_json(Path(path).read_text())
+            return cls.from_json(Path(path).read_text('utf-8-sig'))
         except UnicodeDecodeError as error:
             raise PruningError(
                 f'plan={str(path)!r} is no text file: expected the JSON that '
                 'ChannelPlan.save writes'
+            ) from error
+        except OSError as error:
+            raise PruningError(
+                f'plan={str(path)!r} cannot be read ({error.strerror}): give '
+                'the path of a plan that tools/deploy.py wrote'
             ) from error
         except PruningError as error:
             raise PruningError(f'plan={str(path)!r}: {error}') from error

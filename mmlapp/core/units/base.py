@@ -19,8 +19,8 @@ from ..errors import PruningError
 from ..groups import ChannelGroup, Groups
 from ..heirs import Heirs
 from ..mask.gate import AppliedMask, GateSource
+from ..plan.kept import Kept
 from ..plan.layout import Layout
-from ..plan.plan import Kept
 from ..score.group_scores import Layer
 from ..trace import LayerCall, Trace
 

@@ -22,8 +22,8 @@ from ..groups import (
 from ..heirs import Heirs
 from ..mask.gate import AppliedMask, GateSource
 from ..mask.masking import mask_parameters, sites_of_groups
+from ..plan.kept import Kept
 from ..plan.layout import Layout
-from ..plan.plan import Kept
 from ..trace import Site
 from .base import Found, Request, Unit, Verify, register_unit, unit_name
 from .branches import plan_branches
@@ -125,7 +125,7 @@ class Filters(Unit):
     ) -> Heirs:
         """Notes at which outputs the filters that are left add."""
         kept = details['outputs']
-        if len(kept.index) == kept.size:
+        if kept.count == kept.size:
             return {}
         weight = layer._parameters['weight']
         assert weight is not None

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
-from mmlapp.core import PruningError, narrow
-from mmlapp.core.plan.plan import BranchPlan, Kept
+from mmlapp.core import ChannelPlan, PruningError, attach, narrow
+from mmlapp.core.plan.entries import BranchPlan
+from mmlapp.core.plan.kept import Kept
 
 
 def picture(model):
@@ -68,6 +70,28 @@ MISFITS = {
     'an attribute of another number': (
         lambda p: changed(p, attributes={'a.groups': kept(8, 0)}),
         r'a\.groups is 1, the plan expects 8',
+    ),
+    'an attribute that is true': (
+        lambda p: changed(p, attributes={'a.training': kept(1)}),
+        r'a\.training is (True|False), the plan expects 1',
+    ),
+    'a tensor of another shape': (
+        lambda p: changed(p, shapes={**p.shapes, 'c.weight': (5, 8, 1, 1)}),
+        r'c\.weight has shape \(5, 8, 3, 3\), the plan expects \(5, 8, 1, 1\)',
+    ),
+    'a tensor of another rank': (
+        lambda p: changed(p, shapes={**p.shapes, 'c.weight': (5,)}),
+        r'c\.weight has shape .* expects \(5,\)',
+    ),
+    'a tensor too many': (
+        lambda p: changed(p, shapes={**p.shapes, 'z.weight': (1,)}),
+        r'it has no z\.weight',
+    ),
+    'a tensor that is not known': (
+        lambda p: changed(
+            p, shapes={k: v for k, v in p.shapes.items() if k != 'c.bias'}
+        ),
+        r'the plan does not know c\.bias',
     ),
     'a bypass at no layer': (
         lambda p: changed(
@@ -163,3 +187,81 @@ def test_narrowing_twice_is_refused(planned):
     with pytest.raises(PruningError, match='does not fit'):
         narrow(model, plan)
     assert_same(before, picture(model))
+
+
+def chain(*layers):
+    return lambda: nn.Sequential(*[layer() for layer in layers]).eval()
+
+
+def conv(*arguments, **settings):
+    return lambda: nn.Conv2d(*arguments, **settings)
+
+
+# Each differs from the first one in one thing.
+NETWORKS = {
+    'first': chain(conv(3, 8, 3), nn.ReLU, conv(8, 8, 3), conv(8, 6, 1)),
+    'kernel': chain(conv(3, 8, 3), nn.ReLU, conv(8, 8, 1), conv(8, 6, 1)),
+    'width': chain(conv(3, 8, 3), nn.ReLU, conv(8, 9, 3), conv(9, 6, 1)),
+    'inputs': chain(conv(4, 8, 3), nn.ReLU, conv(8, 8, 3), conv(8, 6, 1)),
+    'bias': chain(
+        conv(3, 8, 3), nn.ReLU, conv(8, 8, 3, bias=False), conv(8, 6, 1)
+    ),
+    'deeper': chain(
+        conv(3, 8, 3), nn.ReLU, conv(8, 8, 3), conv(8, 6, 1), conv(6, 6, 1)
+    ),
+    'norm': chain(
+        conv(3, 8, 3), lambda: nn.BatchNorm2d(8), conv(8, 8, 3), conv(8, 6, 1)
+    ),
+    'groups': chain(
+        conv(3, 8, 3), nn.ReLU, conv(8, 8, 3, groups=2), conv(8, 6, 1)
+    ),
+}
+
+
+def test_a_plan_fits_its_own_network_alone():
+    plans = {}
+    for name, make in NETWORKS.items():
+        model = make()
+        pruner = attach(model, torch.rand(1, model[0].in_channels, 8, 8))
+        mask = torch.ones(len(pruner.gate), dtype=torch.bool)
+        mask[1] = False  # of the first layer only
+        pruner.set_mask(mask)
+        plans[name] = ChannelPlan.from_json(pruner.plan().to_json())
+    fits = {
+        (name, other)
+        for name, plan in plans.items()
+        for other, make in NETWORKS.items()
+        if fitting(make(), plan)
+    }
+    assert fits == {(name, name) for name in NETWORKS}
+
+
+def fitting(model, plan):
+    before = picture(model)
+    try:
+        narrow(model, plan)
+    except PruningError:
+        assert_same(before, picture(model))
+        return False
+    return True
+
+
+def test_another_number_of_classes_fits(planned, make, image, conv):
+    """A head may be another one: nothing is removed at its outputs."""
+    _, plan, _ = planned()
+    model = make()
+    model.c = conv(8, 11).double()
+    kept_inputs = plan.slices['c.weight'][1].index
+    expected = model.c.weight[:, list(kept_inputs)]
+    narrow(model, plan)
+    assert torch.equal(model.c.weight, expected)
+    assert model(image).shape == (2, 11, 8, 8)
+
+
+def test_other_buffers_that_no_state_dict_has_fit(planned, make, image):
+    """Models keep there what depends on their inputs."""
+    _, plan, _ = planned()
+    model = make()
+    model.register_buffer('grid', torch.zeros(7), persistent=False)
+    narrow(model, plan)
+    assert len(model(image)) == 2

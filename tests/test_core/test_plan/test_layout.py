@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import torch
 
+from mmlapp.core.plan.kept import Kept
 from mmlapp.core.plan.layout import Layout
-from mmlapp.core.plan.plan import Kept
 from mmlapp.core.trace import Site
 
 MASK = torch.tensor([True, False, True, False])

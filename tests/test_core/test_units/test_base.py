@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmlapp.core import PruningError, Unit, analyse, attach, register_unit
-from mmlapp.core.plan.plan import Kept
+from mmlapp.core.plan.kept import Kept
 from mmlapp.core.units import UNITS, Channels
 from mmlapp.core.units.base import unit_name
 

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmlapp.core import Phase, PruningError, narrow
-from mmlapp.core.plan.plan import Kept
+from mmlapp.core.plan.kept import Kept
 from mmlapp.engine.checkpoints.reading import read_trained
 from mmlapp.engine.deployment.masked import build_model, masked_model
 

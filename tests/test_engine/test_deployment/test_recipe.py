@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from mmlapp.core import ChannelPlan, PruningError
-from mmlapp.core.plan.plan import Kept
+from mmlapp.core.plan.kept import Kept
 from mmlapp.engine.deployment import recipe
 
 PLAN = ChannelPlan({'a': Kept(4, (0, 2))}, {'a.weight': {0: Kept(4, (0, 2))}})

@@ -7,7 +7,8 @@ from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.models import ImageClassifier
 
 from mmlapp.core import ChannelPlan, PruningError
-from mmlapp.core.plan.plan import Kept
+from mmlapp.core.plan.kept import Kept
+from mmlapp.core.plan.layout import tensor_shapes
 from mmlapp.engine import deployed_model
 
 SETTINGS = dict(
@@ -16,6 +17,8 @@ SETTINGS = dict(
     head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
 )
 LAYER = 'backbone.layer1.0'
+with DefaultScope.overwrite_default_scope('mmpretrain'):
+    DENSE = MODELS.build(dict(type='ImageClassifier', **SETTINGS))
 # the eight first of the sixteen inner channels of the first block
 KEPT = Kept(16, tuple(range(8)))
 PLAN = ChannelPlan(
@@ -28,6 +31,7 @@ PLAN = ChannelPlan(
         f'{LAYER}.bn1.running_var': {0: KEPT},
         f'{LAYER}.conv2.weight': {1: KEPT},
     },
+    shapes=tensor_shapes(DENSE),
 )
 
 
@@ -98,8 +102,10 @@ def test_a_plan_for_another_model():
 
 def test_a_plan_for_another_width():
     kept = Kept(32, tuple(range(8)))
-    plan = ChannelPlan({}, {f'{LAYER}.conv1.weight': {0: kept}})
-    text = r'has shape \(16, 16, 3, 3\), the plan expects 32 in dimension 0'
+    shapes = {**PLAN.shapes, f'{LAYER}.conv1.weight': (32, 16, 3, 3)}
+    slices = {f'{LAYER}.conv1.weight': {0: kept}}
+    plan = ChannelPlan({}, slices, shapes=shapes)
+    text = r'has shape \(16, 16, 3, 3\), the plan expects \(32, 16, 3, 3\)'
     with pytest.raises(PruningError, match=text):
         build(plan.to_dict())
 
@@ -110,7 +116,7 @@ def test_a_plan_for_another_width():
         ('nowhere.plan.json', "plan='nowhere.plan.json': there is no such"),
         (PLAN.to_json()[:-9], 'no complete JSON .* may be truncated'),
         ({'groups': {}}, 'no channel plan: it has no version'),
-        ({'version': 99}, 'version 99: this release reads version 2'),
+        ({'version': 99}, 'version 99: this release reads version 3'),
     ],
 )
 def test_broken_plans(plan, text):
