@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..errors import PruningError
 from ..mixins import mix_in
 from .branch import Branch
 
@@ -16,8 +17,22 @@ class Bypassed:
     bypass: Branch | None
     kept: Tensor | None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Adds both; what was removed costs nothing."""
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        """Adds both; what was removed costs nothing.
+
+        Args:
+            *args (Tensor): Its input, by position or by name.
+            **kwargs (Tensor): As ``args``.
+
+        Raises:
+            PruningError: If there is more than an input.
+        """
+        x, *others = (*args, *kwargs.values())
+        if others:
+            raise PruningError(
+                f'{type(self).__name__} with a bypass takes its input alone, '
+                f'not {len(others)} more arguments: add it to `ignore`'
+            )
         if self.kept is None:
             y: Tensor = super().forward(x)  # type: ignore[misc]
             return y if self.bypass is None else self.bypass(x) + y

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..mixins import mix_in, take_off
 from ..trace.blocks.registry import adjust_attributes
+from ..trace.modules import in_order
 from .gate import GateSource, Masked, at_channels
 
 
@@ -94,17 +95,19 @@ def _own_class(module: nn.Module) -> type[nn.Module]:
 class RunsOnLiving:
     """Mixin of a module that must see no removed channel."""
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Gathers the living channels and puts the results in their places."""
         living: Living = self.__dict__['_living']
         if living.all():
-            return super().forward(x, *args, **kwargs)  # type: ignore[misc]
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
         assert isinstance(self, nn.Module)
         twin, dim = living.narrowed(self), living.dim
+        # The input is the first of its own forward, which the twin has.
+        (x, *others), named = in_order(twin, args, kwargs)
         # [.., size, ..] -> [.., living, ..], through the narrow module, and
         # back to full width with zeros where a channel is removed.
         alive = x.index_select(dim, living.index(living.channels))
-        y: Tensor = twin.forward(alive, *args, **kwargs)
+        y: Tensor = twin.forward(alive, *others, **named)
         shape = list(y.shape)
         shape[dim] = len(living.outputs)
         index = living.index(living.outputs)

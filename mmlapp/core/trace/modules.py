@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from inspect import signature
 from typing import Any
 
 from torch import nn
@@ -27,8 +28,8 @@ def running_modules(
     Args:
         model (nn.Module): The network.
         entered (Callable): Called with a module that begins to run.
-        left (Callable): Called with a module that has run, its positional
-            arguments and what it returned.
+        left (Callable): Called with a module that has run, its arguments in
+            the order of its forward and what it returned.
     """
     known = {id(module) for module in model.modules()}
     running: list[nn.Module] = []
@@ -38,20 +39,44 @@ def running_modules(
             running.append(module)
             entered(module)
 
-    def leave(module: nn.Module, args: Any, out: Any) -> None:
+    def leave(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
         if id(module) not in known:
             return
         while running and running.pop() is not module:
             pass  # left by an exception that somebody caught
-        left(module, args, out)
+        placed, others = in_order(module, args, kwargs)
+        left(module, (*placed, *others.values()), out)
 
     with ExitStack() as stack:
         for handle in (
             hooks.register_module_forward_pre_hook(enter),
-            hooks.register_module_forward_hook(leave),
+            hooks.register_module_forward_hook(leave, with_kwargs=True),
         ):
             stack.callback(handle.remove)
         yield running
+
+
+def in_order(
+    module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Puts arguments of a module that were given by name in their places.
+
+    Args:
+        module (nn.Module): The module.
+        args (Sequence): Those given by position.
+        kwargs (Mapping): Those given by name.
+
+    Returns:
+        tuple: All that have a position, and the others.
+
+    Examples:
+        >>> in_order(nn.Bilinear(1, 2, 3), (), {'input2': 'b', 'input1': 'a'})
+        (('a', 'b'), {})
+    """
+    if not kwargs:
+        return tuple(args), {}
+    bound = signature(module.forward).bind(*args, **kwargs)
+    return bound.args, bound.kwargs
 
 
 @contextmanager
@@ -74,6 +99,7 @@ def watch_modules(tracer: Tracer, model: nn.Module) -> Iterator[None]:
         tracer.quiet += rules[id(module)] is not None
 
     def left(module: nn.Module, args: Any, out: Any) -> None:
+        tracer.own_calls.left(module, args, out)
         rule = rules[id(module)]
         if not tracer.quiet:
             note_widths(tracer, module, args, out)

@@ -122,6 +122,9 @@ class Trace:
             living channels alone while others are masked.
         unknown (dict[str, int]): Operators without a rule, with the number
             of labelled tensors that they read.
+        irregular (dict[str, str]): Convolutions whose own forward is not one
+            plain call of a weight that nobody else reads, and what it is:
+            nothing can run beside them.
         order (list[str]): Names of the modules, in the order in which they
             began to run.
         widths (dict[str, list[Tensor]]): Qualified names of attributes that
@@ -137,6 +140,7 @@ class Trace:
     norms: dict[str, str] = field(default_factory=dict)
     living_modules: dict[str, LivingModule] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
+    irregular: dict[str, str] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
     widths: dict[str, list[Tensor]] = field(default_factory=dict)
 

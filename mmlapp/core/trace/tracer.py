@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .call import Call, tensors_in
 from .graph import NO_CHANNEL
 from .labels import Axis, Labels
+from .own_calls import OwnCalls
 from .record import Maker, Site, Trace
 from .rule import Rule
 
@@ -48,6 +49,7 @@ class Tracer(TorchDispatchMode):
         self._by_storage: dict[int, list[ref[Tensor]]] = {}
         self._sites: dict[tuple[str, int], Site] = {}
         self._makers: list[Maker] = []
+        self.own_calls = OwnCalls(model)
         self.modules = {id(m): name for name, m in model.named_modules()}
         self.stack: list[nn.Module] = []
         # Ids of modules whose cuts move with their attributes.
@@ -92,6 +94,7 @@ class Tracer(TorchDispatchMode):
         rule = self._rules.get(call.op) or self._rules.get(
             call.op.removesuffix('_'), self._fallback
         )
+        self.own_calls.note(call)
         # Before the rule runs: where it works in place, the labels of what was
         # read are replaced by those of what was written.
         entries = [self.labels(t) for t in call.tensors()]
@@ -238,6 +241,7 @@ class Tracer(TorchDispatchMode):
             # then scale and shift are zero there, and the layer need not be.
             if maker.raw or not maker.normed:
                 self.trace.masked.update(maker.sites)
+        self.trace.irregular = self.own_calls.irregular()
         return self.trace
 
 

@@ -48,6 +48,8 @@ def plan_branches(
             reason = 'it computes over its channels'
         elif len(sharers[id(weight)]) > 1:
             reason = 'it shares its weight with another layer'
+        elif reason is None:
+            reason = record.irregular.get(name)
         try:
             if reason is not None:
                 raise LayerRefusedError(reason)

@@ -1,8 +1,10 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+import pytest
 import torch
 from torch import nn
 
+from mmlapp.core import PruningError
 from mmlapp.core.bypass import BRANCHES
 from mmlapp.core.bypass.beside import Bypassed, add_bypass
 
@@ -42,3 +44,16 @@ def test_kept_filters_add_at_their_outputs():
     expected = branch(x)
     expected[:, [1, 4]] += whole[:, [1, 4]]
     torch.testing.assert_close(layer(x), expected)
+
+
+def test_the_input_may_be_given_by_name():
+    layer, plain, branch = layer_with_branch()
+    x = torch.rand(2, 4, 5, 5)
+    assert torch.equal(layer(input=x), branch(x) + plain(x))
+
+
+def test_more_than_an_input_is_refused():
+    layer = nn.ConvTranspose2d(4, 4, 3, stride=2)
+    add_bypass(layer, BRANCHES.build('depthwise', layer))
+    with pytest.raises(PruningError, match='its input alone, not 1 more'):
+        layer(torch.rand(2, 4, 5, 5), [11, 11])

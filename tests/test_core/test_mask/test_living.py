@@ -67,3 +67,9 @@ def test_the_class_comes_back(source):
     release(norm)
     assert type(norm) is nn.GroupNorm
     release(norm)  # harmless
+
+
+def test_the_input_may_be_given_by_name(source):
+    norm = norm_on(source, torch.arange(6))
+    x = torch.randn(2, 6, 3, 3)
+    assert torch.equal(norm(input=x), norm(x))

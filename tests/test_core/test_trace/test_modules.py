@@ -56,6 +56,15 @@ def test_modules_leave_from_the_inside():
     assert seen == [(leaf, [-1.0], [0.0]), (model, [-1.0], [0.0])]
 
 
+def test_arguments_by_name_come_in_the_order_of_the_forward():
+    model = nn.Bilinear(1, 2, 3)
+    a, b, seen = torch.rand(4, 1), torch.rand(4, 2), []
+    with running_modules(model, left=lambda m, args, out: seen.append(args)):
+        model(input2=b, input1=a)
+        model(a, input2=b)
+    assert all(x is a and y is b for x, y in seen)
+
+
 def test_modules_of_others_are_not_seen():
     with running_modules(nn.ReLU(), lambda m: pytest.fail('seen')) as stack:
         nn.Tanh()(torch.rand(2))

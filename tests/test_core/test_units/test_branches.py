@@ -1,8 +1,12 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional
 
-from mmlapp.core import PruningWarning, analyse
+from mmlapp.core import PruningWarning, analyse, merge_bypasses
+from mmlapp.core.trace.own_calls import ELSEWHERE, NEVER, OTHERWISE
 
 KINDS = ['depthwise', 'pointwise', 'grouped']
 UNIT_NAMES = ['filters', 'channels']
@@ -63,3 +67,49 @@ def test_layers_that_share_a_weight(net, conv, image, agree, unit):
     result = agree(model, image, bypass='depthwise', unit=unit)
     assert 'd' in result.plan.branches
     assert not {'b', 'c'} & set(result.plan.branches)
+
+
+class Scaled(nn.Conv2d):
+    """Equalised learning rate (arXiv 1710.10196)."""
+
+    def forward(self, x):
+        return self._conv_forward(x, self.weight * 0.1, self.bias)
+
+
+AWAY = {
+    'tied': (
+        nn.Conv2d,
+        lambda a, x: functional.conv_transpose2d(a(x), a.weight, padding=1),
+        ELSEWHERE,
+    ),
+    'functional': (
+        nn.Conv2d,
+        lambda a, x: functional.conv2d(x, a.weight, padding=1),
+        NEVER,
+    ),
+    'scaled': (Scaled, lambda a, x: a(x), OTHERWISE),
+}
+
+
+@pytest.mark.parametrize('unit', UNIT_NAMES)
+@pytest.mark.parametrize('name', AWAY)
+def test_a_branch_is_where_the_trace_saw_its_layer(
+    net, conv, image, agree, name, unit
+):
+    """No branch elsewhere; the others are merged with equal outputs."""
+    kind, forward, reason = AWAY[name]
+    model = net(
+        lambda m, x: m.d(m.c(forward(m.a, m.b(x)))),
+        b=conv(3, 8),
+        a=kind(8, 8, 3, padding=1),
+        c=conv(8, 8),
+        d=conv(8, 5),
+    )
+    arguments = {'bypass': 'depthwise', 'unit': unit}
+    found = analyse(model.eval(), lambda: model(image), **arguments)
+    assert found.without['a'] == reason
+    result = agree(model, image, **arguments)
+    with torch.no_grad():
+        narrowed = result.slim(image)
+        merge_bypasses(result.slim)
+        torch.testing.assert_close(result.slim(image), narrowed)

@@ -79,8 +79,8 @@ def register_block(
             any piece may go; otherwise a cut ties or freezes what it cuts.
             Defaults to False.
         rule (Callable, optional): Called with the tracer, the module, its
-            positional arguments and its output, in place of rules for the
-            operators inside. Defaults to None.
+            arguments in the order of its forward and its output, in place of
+            rules for the operators inside. Defaults to None.
         rule_applies (Callable): Whether ``rule`` holds for a module of the
             name. Defaults to whether it has no modules inside.
 
