@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +25,7 @@ from ..mask.gate import AppliedMask, GateSource
 from ..mask.masking import mask_parameters, sites_of_groups
 from ..plan.kept import Kept
 from ..plan.layout import Layout
-from ..trace import Site
+from ..trace import LayerCall, Site
 from .base import Found, Request, Unit, Verify, register_unit, unit_name
 from .branches import plan_branches
 
@@ -68,6 +69,21 @@ class Filters(Unit):
         )
         reasons = {**dict.fromkeys(branches), **without}
         return Found(_groups(request, reasons), branches, without)
+
+    def calls(self, analysis: Analysis) -> list[LayerCall]:
+        """A layer computes fewer filters; what reads them reads them all."""
+        return [
+            replace(
+                call,
+                # By its outputs alone, as the branch fills what is missing.
+                dims={
+                    name: nodes
+                    for name, nodes in call.dims.items()
+                    if name == 'out' and call.name in analysis.branches
+                },
+            )
+            for call in analysis.trace.calls
+        ]
 
     def branch_ends(self, analysis: Analysis, name: str) -> None:
         """A branch keeps its full width."""

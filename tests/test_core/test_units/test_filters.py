@@ -92,6 +92,44 @@ def test_fill_may_prune_what_leaves_the_network(net, conv, image, agree):
     assert result.groups == {'a': 8}
 
 
+def non_local(m, x):
+    f = m.a(x).flatten(2)
+    y = (f.transpose(1, 2) @ f).softmax(-1) @ f.transpose(1, 2)
+    return m.b(y.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+def channel_attention(m, x):
+    f = m.a(x).flatten(2)
+    return m.b(torch.einsum('bci,bdi->bcd', f, f).softmax(-1) @ f)
+
+
+READERS = {
+    'positions': (non_local, nn.Conv2d(8, 5, 1)),
+    'channels': (channel_attention, nn.Conv1d(8, 5, 1)),
+    'rows': (lambda m, x: m.b(m.a(x)), nn.Linear(8, 5)),
+    'norm': (lambda m, x: m.b(m.a(x)), nn.BatchNorm2d(8)),
+    'grouped': (lambda m, x: m.b(m.a(x)), nn.Conv2d(8, 4, 3, groups=4)),
+    'batch': (
+        lambda m, x: m.b(m.a(x).flatten(0, 1)[:, None]).sum(),
+        nn.Conv2d(1, 5, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize('keep', [0.5, 0.0])
+@pytest.mark.parametrize('name', READERS)
+def test_who_reads_full_channels_is_not_cheaper(
+    net, conv, image, agree, name, keep
+):
+    """FLOPs and parameters of the plan are those that torch counts."""
+    forward, reader = READERS[name]
+    model = net(forward, a=conv(3, 8), b=copy.deepcopy(reader))
+    result = agree(
+        model, image, keep=keep, bypass='pointwise', unit='filters', scope='a'
+    )
+    assert result.groups == {'a': 8}
+
+
 def test_filters_need_a_bypass(model, images):
     with pytest.raises(PruningError, match="unit='filters' needs a bypass"):
         attach(model, images, unit='filters')
