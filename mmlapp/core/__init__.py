@@ -4,6 +4,7 @@
 
 from .analysis.analyse import analyse
 from .analysis.result import Analysis
+from .analysis.ways import Way
 from .attach import attach
 from .bypass import Branch, ConvBranch, register_branch
 from .bypass.merging import merge_bypasses
@@ -35,6 +36,7 @@ __all__ = [
     'Score',
     'ScoreContext',
     'Unit',
+    'Way',
     'analyse',
     'attach',
     'merge_bypasses',

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .analysis.analyse import analyse
 from .analysis.result import Analysis
+from .analysis.ways import Way
 from .bypass.beside import add_bypass
 from .cost import COSTS, Cost, CostContext
 from .errors import PruningError
@@ -41,8 +42,9 @@ def attach(
     normalisation: str = 'rank',
     costs: Sequence[str | Mapping[str, Any]] = COST_NAMES,
     divisor: int = 1,
+    also: Sequence[Callable[[], Any] | Way] = (),
+    unused: str | Sequence[str] = (),
     analysis: Analysis | None = None,
-    also: Sequence[Callable[[], Any]] = (),
 ) -> Pruner:
     """Makes a network prunable in place.
 
@@ -80,11 +82,14 @@ def attach(
         divisor (int): What the number of kept channels of a group is a
             multiple of, unless all are kept: 8 or 16 where the hardware
             wants it. Defaults to 1.
-        analysis (Analysis, optional): What :func:`analyse` found, to spare
-            the forwards; it says scope, unit and bypass then. Defaults to
-            None.
-        also (Sequence[Callable]): Further ways in which the network runs,
+        also (Sequence[Callable]): Functions without arguments that run the
+            network in further ways, such as for its loss or for predictions,
             see :func:`analyse`. Defaults to none.
+        unused (str or Sequence[str]): Patterns of modules that no forward
+            reaches and that read nothing that is pruned. Defaults to none.
+        analysis (Analysis, optional): What :func:`analyse` found, to spare
+            the forwards; it says what was given to it then. Defaults to
+            None.
 
     Returns:
         Pruner: The added child.
@@ -113,7 +118,9 @@ def attach(
     decides = METHODS.build(method)
     scorer = Scorer(score, normalisation)
     if analysis is None:
-        analysis = analyse(model, example, scope, ignore, bypass, unit, also)
+        analysis = analyse(
+            model, example, scope, ignore, bypass, unit, also, unused
+        )
     if not analysis.groups.prunable:
         reasons = sorted({str(g.frozen) for g in analysis.groups.items})
         raise PruningError(

@@ -10,11 +10,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..bypass import check_bypass
+from ..groups import Groups
 from ..trace import trace
 from ..units import UNITS, Request, Unit
 from .refusals import check_network, check_repeats, checked, example_of
 from .result import Analysis
 from .trial import verify_groups
+from .unreached import check_reach, follow
+from .ways import Way, as_ways, on_trial
 
 
 def analyse(
@@ -24,7 +27,8 @@ def analyse(
     ignore: str | Sequence[str] = (),
     bypass: str | Mapping[str, Any] | None = None,
     unit: str | Mapping[str, Any] | Unit = 'channels',
-    also: Sequence[Callable[[], Any]] = (),
+    also: Sequence[Callable[[], Any] | Way] = (),
+    unused: str | Sequence[str] = (),
 ) -> Analysis:
     """Finds what can be removed from a network without changing it.
 
@@ -43,9 +47,11 @@ def analyse(
             Defaults to ``channels``.
         also (Sequence[Callable]): Functions without arguments that run the
             network in further ways, such as for its loss or for predictions.
-            What does not run so, or computes something else, when it is
-            narrowed is frozen too. One that fails on the whole network is
-            left out. Defaults to none.
+            Modules that the example does not reach are followed through
+            them. What does not run so, or computes something else, when it
+            is narrowed is frozen. Defaults to none.
+        unused (str or Sequence[str]): Patterns of modules that no forward
+            reaches and that read nothing that is pruned. Defaults to none.
 
     Returns:
         Analysis: Groups, branches and multiply-adds.
@@ -53,7 +59,8 @@ def analyse(
     Raises:
         PruningError: If the model is wrapped, compiled or does not run on
             the example, if it returns no tensor or calls other modules at
-            every forward, or if a pattern of ``scope`` matches nothing.
+            every forward, if a pattern of ``scope`` matches nothing, or if
+            a module that may read pruned channels is not reached.
     """
     check_network(model)
     kind: Unit = UNITS.build(unit)
@@ -61,14 +68,26 @@ def analyse(
     scope = (scope,) if isinstance(scope, str) else tuple(scope)
     ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     forward = example_of(model, example)
+    unused = (unused,) if isinstance(unused, str) else tuple(unused)
+    ways = as_ways(also)
     record = trace(model, checked(forward))
     check_repeats(model, forward, record.order)
-    request = Request(
-        model, forward, record, scope, ignore, chosen, tuple(also)
-    )
-    found = kind.find(
-        request, lambda gather: verify_groups(request, kind, gather)
-    )
+    record, reach = follow(model, checked(forward), record, ways, unused)
+    tried = [on_trial(model, way) for way in ways]
+    request = Request(model, forward, record, scope, ignore, chosen, tried)
+
+    def verify(gather: Callable[[], Groups]) -> Groups:
+        groups = verify_groups(request, kind, gather)
+        check_reach(model, groups, reach)
+        return groups
+
+    found = kind.find(request, verify)
     return Analysis(
-        record, found.groups, found.branches, found.without, kind, chosen
+        record,
+        found.groups,
+        found.branches,
+        found.without,
+        kind,
+        chosen,
+        reach,
     )

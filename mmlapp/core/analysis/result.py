@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..bypass import Branch
@@ -13,6 +13,7 @@ from ..cost.flops import multiply_adds
 from ..groups import Groups
 from ..trace import Trace
 from ..units import Unit
+from .unreached import Reach
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Analysis:
         without (dict[str, str]): Layers without one, and why.
         unit (Unit): What is removed.
         bypass (Mapping, optional): What the branches were built from.
+        reach (Reach): Which modules ran in which way. Defaults to all on
+            the example.
     """
 
     trace: Trace
@@ -34,6 +37,7 @@ class Analysis:
     without: dict[str, str]
     unit: Unit
     bypass: Mapping[str, Any] | None
+    reach: Reach = field(default_factory=Reach)
 
     @property
     def flops(self) -> int:

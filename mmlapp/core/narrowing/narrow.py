@@ -24,6 +24,7 @@ from ..trace.blocks.registry import adjust_attributes
 from ..units import UNITS
 from .check_plan import check_plan, stored
 from .follow_layers import follow_layers, widths
+from .held import Place, place_of, replace_held
 from .optimizer_state import (
     check_states,
     move_gradients,
@@ -111,15 +112,17 @@ def _narrow_model(model: nn.Module, plan: ChannelPlan) -> Heirs:
     for name, branch in branches.items():
         add_bypass(model.get_submodule(name), branch)
     replaced: dict[int, Tensor] = {}
+    held: dict[Place, Tensor] = {}
     heirs: dict[nn.Parameter, Sequence[Heir]] = {}
     # By identity of the old tensor, since modules may share one.
     for name, dims in plan.slices.items():
         old = stored(model, name)
-        new = replaced[id(old)] = _slice(old, dims)
+        new = replaced[id(old)] = held[place_of(old)] = _slice(old, dims)
         if isinstance(old, nn.Parameter):
             assert isinstance(new, nn.Parameter)
             heirs[old] = [Heir(new, partial(_take, dims=dims))]
     _replace(model, replaced)
+    replace_held(model, held)
     for name, kept in plan.attributes.items():
         owner, _, attribute = name.rpartition('.')
         setattr(model.get_submodule(owner), attribute, kept.count)

@@ -1,10 +1,10 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""From a network to labelled channels: one forward under a dispatch mode."""
+"""From a network to labelled channels: forwards under a dispatch mode."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,14 +28,21 @@ __all__ = [
 ]
 
 
-def trace(model: nn.Module, forward: Callable[[], Any]) -> Trace:
-    """Runs a network once and records what its channels have to do.
+def trace(
+    model: nn.Module,
+    forward: Callable[[], Any],
+    also: Sequence[Callable[[], Any]] = (),
+) -> Trace:
+    """Runs a network and records what its channels have to do.
 
-    The forward runs in evaluation mode without gradients; modes are put back.
+    It runs in evaluation mode without gradients; modes are put back.
 
     Args:
         model (nn.Module): The network.
         forward (Callable): Calls it on an example and returns its output.
+        also (Sequence[Callable]): Further ways in which it runs. What they
+            read and return is labelled as well; multiply-adds and the order
+            of modules are those of ``forward`` alone. Defaults to none.
 
     Returns:
         Trace: Channel nodes, ties, sites and multiply-adds.
@@ -54,9 +61,13 @@ def trace(model: nn.Module, forward: Callable[[], Any]) -> Trace:
             watch_modules(tracer, model),
             tracer,
         ):
-            outputs = forward()
+            outputs = [forward()]
+            calls, order = list(tracer.trace.calls), list(tracer.trace.order)
+            tracer.allow_updates(model)
+            outputs += [way() for way in also]
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
         for module, mode in modes.items():
             module.training = mode
+    tracer.trace.calls, tracer.trace.order = calls, order
     return tracer.finish(outputs)

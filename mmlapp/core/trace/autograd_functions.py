@@ -62,6 +62,7 @@ def _watched(
     rule = function_rule(cls.__name__)
 
     def known(*args: Any, **kwargs: Any) -> Any:
+        tracer.note_read((args, kwargs))
         with tracer.silence():
             out = forward(*args, **kwargs)
             # By name, whether the network passes them by position or not.
@@ -71,6 +72,7 @@ def _watched(
         return out
 
     def watched(*args: Any, **kwargs: Any) -> Any:
+        tracer.note_read((args, kwargs))
         out = forward(*args, **kwargs)
         outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         # Followed code leaves labels on its outputs. None there: a kernel ran

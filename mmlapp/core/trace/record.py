@@ -129,6 +129,7 @@ class Trace:
             began to run.
         widths (dict[str, list[Tensor]]): Qualified names of attributes that
             count channels, and the labels of those at every call.
+        read (set[str]): Parameters and buffers that an operator read.
     """
 
     graph: ChannelGraph = field(default_factory=ChannelGraph)
@@ -143,6 +144,7 @@ class Trace:
     irregular: dict[str, str] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
     widths: dict[str, list[Tensor]] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
 
     def nodes_of(self, name: str, dim: int, size: int) -> Tensor:
         """Returns the nodes of one dimension; -1 where it has none.

@@ -13,6 +13,7 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from .call import Call, tensors_in
 from .graph import NO_CHANNEL
@@ -52,6 +53,10 @@ class Tracer(TorchDispatchMode):
         self.own_calls = OwnCalls(model)
         self.modules = {id(m): name for name, m in model.named_modules()}
         self.stack: list[nn.Module] = []
+        # Storages of parameters and buffers that a loss may update, as a
+        # momentum encoder is: no channel goes that way. Empty in the main
+        # forward.
+        self.updated: set[int] = set()
         # Ids of modules whose cuts move with their attributes.
         self.cutters: set[int] = set()
         # Above zero operators have no rules: inside rules themselves, and in
@@ -66,12 +71,33 @@ class Tracer(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        self.note_read((args, kwargs))
         out = func(*args, **kwargs)
         if not self.quiet:
             call = Call(func._schema.name, func, args, kwargs, out)
             with self.silence():
-                self._apply(call)
+                if not self._is_update(call):
+                    self._apply(call)
         return out
+
+    def _is_update(self, call: Call) -> bool:
+        """Whether a call writes parameters or buffers and nothing else."""
+        return (
+            bool(self.updated)
+            and call.func._schema.is_mutable
+            and {_storage(t) for t in call.written()} <= self.updated
+        )
+
+    def note_read(self, arguments: Any) -> None:
+        """Notes parameters and buffers among what somebody reads.
+
+        Args:
+            arguments (Any): Tensors in nested containers.
+        """
+        for leaf in tree_leaves(arguments):
+            name = self._names.get(id(leaf))
+            if name is not None:
+                self.trace.read.add(name)
 
     @contextmanager
     def silence(self) -> Iterator[None]:
@@ -126,7 +152,7 @@ class Tracer(TorchDispatchMode):
         for target in call.written():
             # y = x.flatten(2); x.exp_() changes y as well, whose labels were
             # made from the old x: what they say of zeros may be wrong.
-            storage = target.untyped_storage()._cdata
+            storage = _storage(target)
             for known in self._by_storage.get(storage, []):
                 tensor = known()
                 if tensor is not None and tensor is not target:
@@ -159,7 +185,7 @@ class Tracer(TorchDispatchMode):
         """Remembers the labels of a tensor for as long as it lives."""
         known = ref(tensor)
         self._labels[id(tensor)] = (known, labels)
-        storage = tensor.untyped_storage()._cdata
+        storage = _storage(tensor)
         self._by_storage.setdefault(storage, []).append(known)
 
     def freeze(self, labels: Labels, reason: str) -> None:
@@ -229,6 +255,16 @@ class Tracer(TorchDispatchMode):
             layer = self._makers[maker].sites[0].module
             self.trace.norms[layer] = norm.rpartition('.')[0]
 
+    def allow_updates(self, model: nn.Module) -> None:
+        """Lets parameters and buffers change, from now on.
+
+        Args:
+            model (nn.Module): The network.
+        """
+        self.updated = {
+            _storage(tensor) for _, tensor in _named_tensors(model)
+        }
+
     def finish(self, outputs: Any) -> Trace:
         """Freezes what leaves the network and decides where masks go."""
         for tensor in tensors_in(outputs):
@@ -243,6 +279,10 @@ class Tracer(TorchDispatchMode):
                 self.trace.masked.update(maker.sites)
         self.trace.irregular = self.own_calls.irregular()
         return self.trace
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -189,13 +189,29 @@ class Auxiliary(nn.Module):
         return out, self.head(y)
 
 
-def test_what_an_auxiliary_head_reads_is_frozen(conv, image, agree, frozen):
-    model = Auxiliary(conv).double()
+def test_an_auxiliary_head_is_narrowed_with_what_it_reads(conv, image, agree):
+    result = agree(Auxiliary(conv).double(), image)
+    assert result.groups == {'a': 8, 'b': 6}
+    result.slim.train()(image)[1].sum().backward()
+
+
+class Rigid(Auxiliary):
+    """Training wants a width that stays."""
+
+    def forward(self, x):
+        y = self.a(x)
+        if self.training and self.head(y).numel() and y.shape[1] != 8:
+            raise RuntimeError('other width')
+        return self.c(self.norm(self.b(y)))
+
+
+def test_what_training_needs_is_frozen(conv, image, agree, frozen):
+    model = Rigid(conv).double()
     reason = 'the network does not run with fewer of them in training'
     assert frozen(model, image)['a'] == reason
     result = agree(model, image)
-    assert result.groups == {'b': 6}
-    result.slim.train()(image)[1].sum().backward()
+    assert result.groups == {'b': 6, 'head': 4}
+    result.slim.train()(image).sum().backward()
 
 
 def test_a_trial_in_training_mode_leaves_no_trace(conv, image):
@@ -212,7 +228,7 @@ def test_a_trial_in_training_mode_leaves_no_trace(conv, image):
 def test_training_that_needs_more_than_an_image_is_not_tried(conv, image):
     model = Auxiliary(conv).double()
     model.head = conv(9, 4).double()  # does not even run whole
-    found = analyse(model, lambda: model(image))
+    found = analyse(model, lambda: model(image), unused='head')
     assert [group.name for group in found.groups.prunable] == ['a', 'b']
 
 
@@ -232,16 +248,12 @@ class Detector(nn.Module):
     def comparing(self, x):
         return dict(loss=self.b(x).mean(1).abs().mean())
 
-    def failing(self, x):
-        raise RuntimeError('needs annotations')
-
 
 @pytest.mark.parametrize(
     ('way', 'expected'),
     [
         ('crashing', {'a': 'the network does not run with fewer of them'}),
         ('comparing', {'b': REASON_OTHER}),
-        ('failing', {}),
     ],
 )
 def test_further_ways_to_run(conv, image, frozen, way, expected):

@@ -1,0 +1,254 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Modules that the example does not reach, and what becomes of them.
+
+They are followed through other ways in which the network runs, tied to what
+they copy, or else refused: nobody could say which of their inputs vanish.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..errors import PruningError, PruningWarning
+from ..groups import Groups, matches
+from ..trace import Trace, running_modules, trace
+from ..trace.copies import Copy, find_copies, tie_copies
+from .ways import Way, in_its_mode, kept
+
+TRAINING = 'the example in training mode'
+# Longest list of modules in a message.
+SHOWN = 8
+
+
+@dataclass
+class Reach:
+    """Which modules ran in which way.
+
+    Args:
+        ways (dict[str, list[str]]): For every way beside the example what
+            it alone reached, in order.
+        untraced (dict[str, str]): Ways whose channels could not be followed,
+            and why: they run on trial alone.
+        copies (list[Copy]): Modules that follow others.
+        left (list[str]): Tensors that nothing reached.
+    """
+
+    ways: dict[str, list[str]] = field(default_factory=dict)
+    untraced: dict[str, str] = field(default_factory=dict)
+    copies: list[Copy] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+def follow(
+    model: nn.Module,
+    forward: Callable[[], Any],
+    record: Trace,
+    ways: Sequence[Way],
+    unused: Sequence[str] = (),
+) -> tuple[Trace, Reach]:
+    """Traces a network again, in as many ways as its modules need.
+
+    A way is traced beside the example if it reaches what no way before it
+    did. Copies are tied to their originals.
+
+    Args:
+        model (nn.Module): The network.
+        forward (Callable): Runs it on the example.
+        record (Trace): Of the example alone; not to be used any more.
+        ways (Sequence[Way]): How else it runs.
+        unused (Sequence[str]): Patterns of modules that read nothing that is
+            pruned. Defaults to none.
+
+    Returns:
+        tuple[Trace, Reach]: What was recorded and what was reached.
+
+    Raises:
+        PruningError: If a way does not run.
+    """
+    reach = Reach(left=_unread(model, record.order, record.read, unused))
+    order, read = list(record.order), set(record.read)
+    traced: list[Callable[[], Any]] = []
+    training = Way(forward, TRAINING, train=True)
+    for way in [*([training] if reach.left else []), *ways]:
+        run = in_its_mode(model, way)
+        try:
+            with kept(model):
+                ran, found = _runs(model, run)
+        except Exception as error:
+            if way is not training:
+                raise _does_not_run(way, error) from error
+            continue
+        order, read = [*order, *ran], read | found
+        left = _unread(model, order, read, unused)
+        new = [name for name in reach.left if name not in left]
+        reach.left = left
+        if not new:
+            continue
+        reach.ways[way.name] = list(dict.fromkeys(map(_owner, new)))
+        try:
+            with kept(model):
+                record = trace(model, forward, [*traced, run])
+            traced.append(run)
+        except Exception as error:
+            reach.untraced[way.name] = f'{type(error).__name__}: {error}'
+    names = [name for name, _ in model.named_modules() if name]
+    reach.copies = find_copies(
+        model, record.order, [n for n in names if matches(n, unused)]
+    )
+    tie_copies(record, reach.copies)
+    twins = [copy.name for copy in reach.copies]
+    reach.left = [n for n in reach.left if not (twins and matches(n, twins))]
+    return record, reach
+
+
+def _does_not_run(way: Way, error: Exception) -> PruningError:
+    return PruningError(
+        f'{way.name} does not run ({type(error).__name__}: {error}). Give a '
+        'function without arguments that runs the network'
+    )
+
+
+def _owner(name: str) -> str:
+    return name.rpartition('.')[0]
+
+
+class _Reads(TorchDispatchMode):
+    """Notes which tensors operators read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.ids.update(map(id, tree_leaves((args, kwargs))))
+        return func(*args, **(kwargs or {}))
+
+
+def _runs(
+    model: nn.Module, run: Callable[[], Any]
+) -> tuple[list[str], set[str]]:
+    """Names of the modules that ran, and of the tensors that were read."""
+    names = {module: name for name, module in model.named_modules()}
+    order: list[str] = []
+    reads = _Reads()
+    with (
+        running_modules(model, lambda module: order.append(names[module])),
+        reads,
+    ):
+        run()
+    return order, {n for n, t in _tensors(model) if id(t) in reads.ids}
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
+def _unread(
+    model: nn.Module,
+    order: Iterable[str],
+    read: set[str],
+    unused: Sequence[str],
+) -> list[str]:
+    """Parameters, and statistics of norms that did not run, unread.
+
+    Other buffers are tables of what the network computes with, not widths.
+    """
+    ran = set(order)
+    found = [name for name, _ in model.named_parameters()]
+    found += [
+        name
+        for name, _ in model.named_buffers()
+        if _owner(name) not in ran
+        and isinstance(model.get_submodule(_owner(name)), _NormBase)
+    ]
+    return [
+        name
+        for name in found
+        if name not in read and not matches(name, unused)
+    ]
+
+
+def check_reach(model: nn.Module, groups: Groups, reach: Reach) -> None:
+    """Refuses a network of which a part may read what is pruned, unseen.
+
+    What cannot fit any pruned tensor reads none and is only told.
+
+    Args:
+        model (nn.Module): The network.
+        groups (Groups): What can be pruned.
+        reach (Reach): What was reached.
+
+    Raises:
+        PruningError: With the modules and what to do.
+    """
+    shapes = {n: t.shape for n, t in _tensors(model) if n in reach.left}
+    largest = max((size for s in shapes.values() for size in s), default=0)
+    widths = possible_widths((g.size for g in groups.prunable), largest)
+    risky = [
+        name
+        for name, shape in shapes.items()
+        if any(size > 1 and widths >> size & 1 for size in shape)
+    ]
+    if risky:
+        first = f'{risky[0]} {list(shapes[risky[0]])}'
+        text = _listed(risky)
+        raise PruningError(
+            f'no forward reaches {text} (such as {first}): what they read '
+            'cannot be known, and it may be pruned. Give also=[...] with '
+            'functions that run the network so that it reaches them, or '
+            f'unused={[_owner(risky[0])]!r}, patterns of names, if they read '
+            'nothing that is pruned'
+        )
+    if shapes:
+        warnings.warn(
+            f'no forward reaches {_listed(list(shapes))}: they stay as they '
+            'are. Their shapes fit nothing that is pruned',
+            PruningWarning,
+            stacklevel=2,
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    modules = list(dict.fromkeys(map(_owner, names)))
+    text = ', '.join(map(repr, modules[:SHOWN]))
+    more = len(modules) - SHOWN
+    return f'{text} and {more} more' if more > 0 else text
+
+
+def possible_widths(sizes: Iterable[int], largest: int) -> int:
+    """Widths of tensors that are made of groups, as bits of a number.
+
+    Channels are concatenated, and flattened with the pixels that they have:
+    every sum of sizes may occur, each as often as one likes.
+
+    Args:
+        sizes (Iterable[int]): Sizes of the groups.
+        largest (int): Where to stop.
+
+    Returns:
+        int: Bit i is set where i is a possible width.
+
+    Examples:
+        >>> bits = possible_widths([4, 6], 12)
+        >>> [i for i in range(13) if bits >> i & 1]
+        [0, 4, 6, 8, 10, 12]
+    """
+    bits, limit = 1, (1 << largest + 1) - 1
+    for size in set(sizes):
+        step = size
+        # Once, three times, seven times: doubling reaches every multiple.
+        while step <= largest:
+            bits |= bits << step & limit
+            step *= 2
+    return bits

@@ -1,0 +1,123 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Further ways in which a network runs, beside its example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from ..errors import PruningError
+from ..snapshot import restored
+
+
+@dataclass(frozen=True)
+class Way:
+    """One more way in which a network runs, such as the one of its loss.
+
+    Args:
+        run (Callable): Runs the network and returns its outputs.
+        name (str): What it is called in messages.
+        train (bool): Whether it runs in training mode, where some heads wake
+            up. Norms stay in evaluation mode: an example may be too small
+            for statistics of a batch. Defaults to False.
+        compare (bool): Whether a narrowed network must return what the
+            masked one does, and not just run. A loss that draws samples or
+            ranks candidates need not. Defaults to True.
+    """
+
+    run: Callable[[], Any]
+    name: str
+    train: bool = False
+    compare: bool = True
+
+
+def as_ways(also: Sequence[Callable[[], Any] | Way]) -> list[Way]:
+    """Gives a user's functions their names.
+
+    Args:
+        also (Sequence[Callable or Way]): Further ways to run the network.
+
+    Raises:
+        PruningError: If one of them is no function.
+    """
+    found = []
+    for number, way in enumerate(also):
+        if not isinstance(way, Way):
+            if not callable(way):
+                raise PruningError(
+                    f'also[{number}]={type(way).__name__}: expected a '
+                    'function without arguments that runs the network'
+                )
+            way = Way(way, f'also[{number}]')
+        found.append(way)
+    return found
+
+
+def in_its_mode(model: nn.Module, way: Way) -> Callable[[], Any]:
+    """Returns a function that runs a way in its mode.
+
+    Args:
+        model (nn.Module): The network; in the mode of before afterwards.
+        way (Way): How it runs.
+    """
+
+    def run() -> Any:
+        before = {module: module.training for module in model.modules()}
+        try:
+            for module in before:
+                norm = isinstance(module, _NormBase)
+                module.training = way.train and not norm
+            with torch.no_grad():
+                return way.run()
+        finally:
+            for module, mode in before.items():
+                module.training = mode
+
+    return run
+
+
+def on_trial(model: nn.Module, way: Way) -> Callable[[], Any]:
+    """Returns a function that runs a way and leaves the network as it was.
+
+    Args:
+        model (nn.Module): The network, perhaps masked or narrowed by then.
+        way (Way): How it runs. What need not be equal is not returned.
+    """
+    run = in_its_mode(model, way)
+
+    def tried() -> Any:
+        with kept(model):
+            outputs = run()
+        return outputs if way.compare else None
+
+    return tried
+
+
+@contextmanager
+def kept(model: nn.Module) -> Iterator[None]:
+    """Puts a network back as it was, the values of its tensors included.
+
+    A loss may update a queue, a momentum encoder or a counter. Random
+    numbers go on as they would have.
+
+    Args:
+        model (nn.Module): The network.
+    """
+    devices = {p.device for p in model.parameters()}
+    cards = [device for device in devices if device.type == 'cuda']
+    tensors = [*model.parameters(), *model.buffers()]
+    values = [tensor.detach().clone() for tensor in tensors]
+    try:
+        with restored(model), torch.random.fork_rng(cards):
+            yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, values, strict=True):
+                tensor.copy_(value)

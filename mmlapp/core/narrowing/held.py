@@ -1,0 +1,61 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters that modules hold in containers of their own as well.
+
+An averaged model, for one, keeps a dictionary of the parameters that it
+updates. What is in it must be the narrowed ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from ..snapshot import STORES
+
+Place = tuple[int, int, tuple[int, ...]]
+
+
+def place_of(tensor: Tensor) -> Place:
+    """Where the values of a tensor lie; an alias lies at the same place.
+
+    Args:
+        tensor (Tensor): A whole parameter or buffer.
+    """
+    storage = tensor.untyped_storage()._cdata
+    return storage, int(tensor.storage_offset()), tuple(tensor.shape)
+
+
+def replace_held(model: nn.Module, replaced: Mapping[Place, Tensor]) -> None:
+    """Puts new tensors into containers that hold old ones.
+
+    Containers that change are new ones: whoever kept the old one has it.
+
+    Args:
+        model (nn.Module): The network, whose own tensors are new already.
+        replaced (Mapping): New tensor by the place of the old one.
+    """
+
+    def renew(tensor: Tensor) -> Tensor:
+        new = replaced.get(place_of(tensor))
+        if new is None:
+            return tensor
+        # As in a state dict, what is no parameter shares its values.
+        return new if isinstance(tensor, nn.Parameter) else new.detach()
+
+    for module in model.modules():
+        for key, value in list(vars(module).items()):
+            if key not in STORES and _holds(value, replaced):
+                module.__dict__[key] = tree_map_only(Tensor, renew, value)
+
+
+def _holds(value: Any, replaced: Mapping[Place, Tensor]) -> bool:
+    if not isinstance(value, (dict, list, tuple)):
+        return False
+    return any(
+        isinstance(leaf, Tensor) and place_of(leaf) in replaced
+        for leaf in tree_leaves(value)
+    )
