@@ -53,12 +53,12 @@ class Recorder(Balance):
         super().__init__(task_weight=0)
         self.record: list[Tensor] = []
 
-    def change(self, margin: Margin, pull: float, steps: int) -> Tensor:
+    def change(self, margin: Margin, steps: int) -> Tensor:
         """As the balance, with a record of both sensitivities."""
         self.record.append(
             torch.stack([first_order(margin), second_order(margin)])
         )
-        return super().change(margin, pull, steps)
+        return super().change(margin, steps)
 
 
 def train(

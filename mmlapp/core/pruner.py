@@ -242,17 +242,21 @@ class Pruner(nn.Module):
         if self.phase != Phase.PRUNING:
             self._forget()
             return
-        done = self.progress.done + 1
-        self._update_scores(done)
+        before = self.progress
+        self._update_scores(before.done + 1)
         self.loss_scale = loss_scale
         self.gradient = self._reduced_gradient()
-        # `done` is counted up afterwards: the method sees the targets that its
-        # loss saw in the forward.
-        gate = self.method.step(self)
-        self._forget()
-        self.progress = replace(self.progress, done=done)
-        self._set_gate(gate)
-        if done >= self.progress.steps:
+        # Counted up first: the method decides about the network after this
+        # step, whose target it is to meet.
+        self.progress = replace(before, done=before.done + 1)
+        try:
+            self._set_gate(self.method.step(self))
+        except Exception:
+            self.progress = before
+            raise
+        finally:
+            self._forget()
+        if self.progress.done >= self.progress.steps:
             self.finish()
 
     @torch.no_grad()

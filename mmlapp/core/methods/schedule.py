@@ -122,9 +122,3 @@ def penalty(ratio: Tensor, target: float, band: float = 0.05) -> Tensor:
     return torch.where(
         d.abs() < band, d.square() / (2 * band), d.abs() - band / 2
     )
-
-
-def penalty_slope(ratio: float, target: float, band: float = 0.05) -> float:
-    """Derivative of :func:`penalty` by the log ratio, in [-1, 1]."""
-    # d / b inside the band and the sign of d outside: d / b, clipped.
-    return min(max(math.log(ratio / target) / band, -1.0), 1.0)

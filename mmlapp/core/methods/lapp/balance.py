@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import PruningError
-from ..schedule import penalty_slope
+from .constraint import common_shift
 from .sensitivity import SENSITIVITIES, Margin
 from .update import UPDATES, Update
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @UPDATES.register('balance')
 class Balance(Update):
-    r"""A controller: task loss against constraint, balanced over the groups.
+    r"""A controller: the task loss moves the groups, the constraint all.
 
     It asks for nothing but the gradient of the task loss by the gate.
     The gradient of the cost is exact and largest where most layers meet;
@@ -30,23 +30,24 @@ class Balance(Update):
     the loss per unit of cost where channels go. The best network for its
     cost has the same rise in every group, so that the thresholds follow
 
-    .. math:: \Delta t_g = -\frac{\rho}{S} \left(\alpha\,
-              \log\frac{\bar q_g}{\tilde q} + \kappa\,
-              \mathrm{sign}(f_g)\right)
+    .. math:: \Delta t_g = -\frac{\rho \alpha}{S}
+              \log\frac{\bar q_g}{\tilde q} + c
 
     with the running mean of the sensitivity q (``sensitivity.py``), which is
     divided by its root mean square over the groups in each step, so that no
-    single batch rules the mean; the geometric mean over the groups; the
-    gradient f of the log cost; the slope :math:`\kappa` of the penalty, in
-    [-1, 1]; and the phase of S steps. The logarithm is clipped to [-1, 1].
-    With ``order=1`` the running mean itself takes its place.
+    single batch rules the mean; the geometric mean over the groups; and the
+    phase of S steps. The logarithm is clipped to [-1, 1]. The constraint
+    says c, one for all groups that cost something: the cost of the network
+    is then the one that the schedule wants after this step, as near as whole
+    channels come (``constraint.py``). With ``order=1`` the running mean
+    itself takes the place of the logarithm.
 
     Args:
         rate (float): How often a threshold's range fits into the way it may
-            travel during the phase. Defaults to 5.
+            travel during the phase for a ``task_weight`` of one. Defaults to
+            5.
         task_weight (float): :math:`\alpha`, pull of the task loss where a
-            group is e times as sensitive as the others, against that of the
-            constraint. Defaults to 0.3.
+            group is e times as sensitive as the others. Defaults to 0.3.
         memory (float): Steps over which sensitivities are smoothed, as a
             share of the phase. Defaults to 0.1.
         order (int): Order of the expansion of the task loss, 1 or 2.
@@ -95,23 +96,26 @@ class Balance(Update):
         self.state.zero_()
 
     def move(self, lapp: LAPP, pruner: Pruner) -> None:
-        """Changes the thresholds by :meth:`change`."""
+        """Changes the thresholds by :meth:`change`, then all alike."""
         assert pruner.gradient is not None
-        cost = pruner.binding_cost()
-        ratio, direction = _cost_direction(lapp, pruner, cost)
+        dear = _channel_costs(pruner)
+        # d log F / dt_g = -sum_i h_i d log F / dm_i over the channels of g.
+        direction = _per_group(pruner, -lapp.slope * dear)
         margin = Margin(
             pruner.gradient, lapp.slope, pruner.mask, pruner.group, direction
         )
-        pull = penalty_slope(ratio, pruner.targets()[cost])
-        change = self.change(margin, pull, pruner.progress.steps)
-        lapp.threshold.add_(change)
+        moved = lapp.threshold + self.change(margin, pruner.progress.steps)
+        # Who was not heard stays, whatever the others do.
+        moved = torch.where(lapp.heard, moved, lapp.threshold)
+        free = lapp.heard & (_per_group(pruner, dear.abs()) > 0)
+        bounds = lapp.bounds(pruner)
+        lapp.threshold.copy_(common_shift(pruner, moved, bounds, free))
 
-    def change(self, margin: Margin, pull: float, steps: int) -> Tensor:
-        """Returns the change of the thresholds.
+    def change(self, margin: Margin, steps: int) -> Tensor:
+        """Returns what the task loss changes.
 
         Args:
             margin (Margin): The channels around the thresholds.
-            pull (float): Slope of the penalty, in [-1, 1].
             steps (int): Length of the pruning phase.
 
         Returns:
@@ -125,12 +129,9 @@ class Balance(Update):
         # [groups + 1]: the one at the end is averaged like the others.
         sample = torch.cat([q, torch.ones_like(q[:1])])
         self.state.mul_(keep).add_(sample, alpha=1 - keep)
-        # f_g is negative where channels lie under the slope, for a higher
-        # threshold costs less: pull > 0 raises it, task > 0 lowers it. As
-        # |pull| <= 1 and, with order 2, |signal| <= 1, all steps together
-        # move a threshold by at most rate * (1 + task_weight).
-        task = self.task_weight * self.signal()
-        return -self.rate / steps * (task + pull * margin.cost.sign())
+        # More harm per unit of cost lowers a threshold. As |signal| <= 1 with
+        # order 2, all steps together move it by at most rate * task_weight.
+        return -self.rate * self.task_weight / steps * self.signal()
 
     def signal(self) -> Tensor:
         """How much more than the others a group resists, ``[groups]``.
@@ -149,16 +150,21 @@ class Balance(Update):
         # makes the lower bound relative, a thousandth of the largest.
         # log(q / geometric mean) = log q - mean(log q).
         log = (q / top).clamp_min(1e-3).log()
-        return (log - log.mean()).clamp(-1, 1)
+        # Who never said anything must not move the mean of the others.
+        return (log - log[q > 0].mean()).clamp(-1, 1)
 
 
 @torch.enable_grad()
-def _cost_direction(
-    lapp: LAPP, pruner: Pruner, cost: str
-) -> tuple[float, Tensor]:
-    """The ratio, and gradient of the log cost by the thresholds."""
-    threshold = lapp.threshold.detach().requires_grad_()
-    ratio = lapp.learned_ratio(pruner, cost, threshold)
-    # d log F / dt_g = -1/F sum_i h_i dF/dm_i over the channels i of g.
-    (gradient,) = torch.autograd.grad(ratio.log(), threshold)
-    return float(ratio.detach()), gradient
+def _channel_costs(pruner: Pruner) -> Tensor:
+    """Gradient of the log cost that binds by the gate, ``[channels]``."""
+    gate = pruner.gate.detach().clone().requires_grad_()
+    ratio = pruner.cost(pruner.binding_cost()).ratio(gate)
+    (gradient,) = torch.autograd.grad(ratio.log(), gate)
+    return gradient
+
+
+def _per_group(pruner: Pruner, values: Tensor) -> Tensor:
+    """Sums values of channels, ``[channels]`` to ``[groups]``."""
+    return values.new_zeros(len(pruner.groups)).index_add(
+        0, pruner.group, values
+    )

@@ -106,7 +106,9 @@ class Gradient(Update):
         # A scaler multiplied the whole loss; the task gradient that is added
         # was divided by the same factor in the pruner.
         constraint = lapp.threshold.grad / pruner.loss_scale
-        lapp.threshold.grad = constraint + self._task_gradient(lapp, pruner)
+        total = constraint + self._task_gradient(lapp, pruner)
+        # Who was not heard stays, whatever the constraint wants.
+        lapp.threshold.grad = torch.where(lapp.heard, total, 0)
         optimizer = self._optimizer(lapp.threshold, pruner.progress.steps)
         # The state lives in buffers, where it is saved and compared. The
         # first one is the optimizer's own, which need not be zero.

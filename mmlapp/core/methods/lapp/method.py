@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ...errors import PruningWarning
 from ..base import Method, register_method
 from .surrogates import SURROGATES, Surrogate
 from .thresholds import HardMask
@@ -17,6 +19,13 @@ from .update import UPDATES, Update
 
 if TYPE_CHECKING:
     from ...pruner import Pruner
+
+UNHEARD = (
+    'in the first {count} steps of the pruning phase the task loss had no '
+    'gradient by the channels of {names}: they are kept whole as long as the '
+    'budget allows. Does the loss depend on these layers, and is '
+    'loss.backward() called before pruner.step()?'
+)
 
 
 @register_method('lapp')
@@ -58,6 +67,7 @@ class LAPP(Method):
 
     threshold: Tensor
     slope: Tensor
+    heard: Tensor
     uses_gradient = True
 
     def __init__(
@@ -78,6 +88,9 @@ class LAPP(Method):
         """Makes a threshold per group and a slope per channel."""
         self.register_buffer('threshold', torch.zeros(len(pruner.groups)))
         self.register_buffer('slope', torch.zeros_like(pruner.scores))
+        # Which groups the task loss has said anything about, [groups].
+        heard = torch.zeros(len(pruner.groups), dtype=torch.bool)
+        self.register_buffer('heard', heard)
         self.update.setup(self)
 
     @torch.no_grad()
@@ -85,6 +98,7 @@ class LAPP(Method):
         """Puts every threshold below all scores of its group."""
         self.threshold.grad = None
         self.threshold.copy_(self._lowest(pruner))
+        self.heard.zero_()
         self.update.begin()
         return self._gate(pruner)
 
@@ -98,15 +112,25 @@ class LAPP(Method):
         # First: gradient, mask and slopes belong to the forward that is over.
         # `_gate` then notes those of the next one.
         if pruner.gradient is not None:
+            self._listen(pruner, pruner.gradient)
             self.update.move(self, pruner)
         self.threshold.grad = None
+        self._report_unheard(pruner)
         # One surrogate width away from the scores the slope may be zero: no
         # threshold gets stuck there, and each leaves its group the floor.
-        low, high = self._lowest(pruner), self._highest(pruner)
+        low, high = self.bounds(pruner)
         self.threshold.copy_(
             torch.minimum(torch.maximum(self.threshold, low), high)
         )
         return self._gate(pruner)
+
+    def bounds(self, pruner: Pruner) -> tuple[Tensor, Tensor]:
+        """Returns the range of the thresholds, each ``[groups]``.
+
+        Args:
+            pruner (Pruner): Of the network.
+        """
+        return self._lowest(pruner), self._highest(pruner)
 
     def ranking(self, pruner: Pruner) -> Tensor:
         """Returns how far each score lies above its threshold."""
@@ -134,6 +158,30 @@ class LAPP(Method):
         # Value at the mask as it is, derivative by the slopes around it.
         mask = HardMask.apply(threshold, pruner.mask, self.slope, pruner.group)
         return pruner.cost(cost).ratio(mask)
+
+    def _listen(self, pruner: Pruner, gradient: Tensor) -> None:
+        """Notes which groups the task loss has a gradient by."""
+        # [channels] -> [groups]: how many channels of each have one.
+        found = torch.zeros_like(self.threshold).index_add(
+            0, pruner.group, (gradient != 0).to(self.threshold.dtype)
+        )
+        self.heard |= found > 0
+
+    def _report_unheard(self, pruner: Pruner) -> None:
+        """Warns, once in a phase, of groups without any gradient so far."""
+        done, steps = pruner.progress.done, pruner.progress.steps
+        if done != max(10, steps // 10):
+            return
+        heard = self.heard.tolist()
+        names = [
+            g.name for g, h in zip(pruner.groups, heard, strict=True) if not h
+        ]
+        if names:
+            warnings.warn(
+                UNHEARD.format(count=done, names=', '.join(names)),
+                PruningWarning,
+                stacklevel=2,
+            )
 
     def _gate(self, pruner: Pruner) -> Tensor:
         """The mask; notes the slopes that belong to it."""

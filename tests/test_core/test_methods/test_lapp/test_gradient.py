@@ -151,6 +151,7 @@ def test_the_optimizer_steps_as_torch_does(
                 lapp.update, '_task_gradient', lambda *args, zero=zero: zero
             )
             lapp.threshold.grad, expected.grad = gradient.clone(), gradient
+            lapp.heard.fill_(True)
             with torch.no_grad():
                 lapp.update.move(lapp, pruner)
             optimizer.step()

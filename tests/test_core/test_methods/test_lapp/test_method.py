@@ -8,7 +8,7 @@ import pytest
 import torch
 from pruning_steps import at_step, decide, kept_by_group, task_loss, train
 
-from mmlapp.core import LAPP, attach
+from mmlapp.core import LAPP, PruningWarning, attach
 from mmlapp.core.methods.lapp.surrogates import SURROGATES
 from mmlapp.core.score import NORMALISATIONS
 
@@ -150,3 +150,81 @@ def test_a_threshold_is_the_pruning_ratio(net, conv, image, layers):
             pruner.method.threshold.fill_(ratio)
         decide(pruner)
         assert kept_by_group(pruner) == [16 * (1 - ratio)]
+
+
+def unrecorded(layer, x):
+    with torch.no_grad():
+        return layer(x)
+
+
+# What keeps the loss from the layers of a branch.
+SILENCERS = {
+    'detached': lambda layer, x: layer(x).detach(),
+    'without gradients': unrecorded,
+    'times zero': lambda layer, x: layer(x) * 0,
+    'unused': lambda layer, x: x.new_zeros(()) if layer(x) is None else 0,
+}
+
+
+@pytest.fixture(params=list(SILENCERS))
+def half_silent(request, net, conv, image):
+    """A network whose branch `side` the loss never reaches."""
+    model = net(
+        lambda m, x: (
+            m.d(m.c(m.a(x).relu()).relu())
+            + SILENCERS[request.param](m.out, m.side(m.a(x)).relu())
+        ),
+        a=conv(3, 24),
+        c=conv(24, 32),
+        d=conv(32, 5),
+        side=conv(24, 40),
+        out=conv(40, 5),
+    )
+    return model, image
+
+
+@pytest.mark.parametrize('update', ['balance', 'gradient'])
+def test_who_never_gets_a_gradient_does_not_pay(half_silent, update):
+    model, image = half_silent
+    pruner = attach(model, image, method=LAPP(update))
+    pruner.begin({'flops': 0.6}, 20)
+    with pytest.warns(
+        PruningWarning, match=r'first 10 steps.* of side(, out)?: '
+    ):
+        train(model, image, 10)
+    train(model, image, 9)
+    kept = pruner.keep_ratios()
+    assert kept['side'] == 1
+    assert kept['a'] < 1
+    if update == 'balance':
+        assert pruner.ratios()['flops'] == pytest.approx(0.6, abs=0.02)
+    # What the others cannot give is taken from it in the end.
+    pruner.step()
+    assert pruner.ratios()['flops'] <= 0.6
+
+
+def test_a_group_that_is_heard_late_joins(net, conv, image):
+    """A scale that starts at zero passes no gradient on at first."""
+    model = net(
+        lambda m, x: m.d(m.a(x).relu() + m.b(m.side(x).relu()) * m.scale),
+        a=conv(3, 16),
+        b=conv(16, 16),
+        d=conv(16, 5),
+        side=conv(3, 16),
+        scale=torch.nn.Parameter(torch.zeros(1)),
+    )
+    pruner = attach(model, image)
+    pruner.begin({'flops': 0.5}, 20)
+    train(model, image, 1)
+    assert pruner.method.heard.tolist() == [True, False]
+    train(model, image, 19)
+    assert pruner.method.heard.all()
+    assert pruner.keep_ratios()['side'] < 1
+
+
+def test_a_loss_that_no_group_hears(model, images, pruner):
+    pruner.begin({'flops': 0.5}, 12)
+    at_step(pruner, 9)
+    with pytest.warns(PruningWarning, match=r'channels of a, b, c.*backward'):
+        pruner.step()
+    pruner.step()
