@@ -223,6 +223,9 @@ def _pair_buffers(terms: Sequence[Term], groups: Groups) -> dict[str, Tensor]:
         found = groups.channels_at(torch.cat([blank, *nodes]))
         # Entry `channels` of the padded mask is always one.
         ends.append(torch.where(found < 0, channels, found))
+    # A channel paired with itself counts once: m, not m * m, whose gradient
+    # would be twice the cost of the channel.
+    ends[1] = torch.where(ends[0] == ends[1], channels, ends[1])
     sizes = torch.tensor(
         [len(t.pairs[0]) for t in terms if t.pairs is not None],
         dtype=torch.int64,

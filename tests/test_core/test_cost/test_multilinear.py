@@ -134,3 +134,20 @@ def test_integer_and_boolean_masks_count_too(pruner):
 
 def test_the_table_is_not_part_of_the_checkpoint(pruner):
     assert not [k for k in pruner.state_dict() if 'counted' in k]
+
+
+def test_a_channel_paired_with_itself_goes_once(net, conv, image):
+    """Beside a layer whose ends are one group, pairs are (0, 0), (1, 1)."""
+    model = net(
+        lambda m, x: m.c((y := m.a(x)) + m.b(y)),
+        a=conv(3, 6),
+        b=conv(6, 6),
+        c=conv(6, 5),
+    )
+    cost = attach(model, image, bypass='depthwise').cost('flops')
+    gate = torch.ones(6, requires_grad=True)
+    _, pairs = cost.by_term(gate)
+    pairs.sum().backward()
+    # Linear in each channel, one per pair: the gradient is the cost.
+    assert pairs.count_nonzero() > 6
+    assert gate.grad.sum() == pairs.sum()
