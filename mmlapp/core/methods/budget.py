@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import PruningError
 from ..numbers import check_number
+from .exchange import exchange
 
 Costs = Sequence[tuple[Callable[[Tensor], Tensor], float]]
 
@@ -112,13 +113,14 @@ def chunks(
     # Sum over the channels of a chunk, [channels] -> [chunks], then the mean:
     # a small last chunk must not look worse for being small.
     total = margin.new_zeros(count).index_add(0, owner, margin)
-    return Chunks(
-        owner,
-        total / owner.bincount(minlength=count),
-        torch.tensor(groups, device=group.device),
-        # Floor 3 of divisor 2: two chunks, 4 channels. Rounded up.
-        [-(-floor // divisor) for floor in floors],
-    )
+    mean = total / owner.bincount(minlength=count)
+    of_chunk = torch.tensor(groups, device=group.device)
+    for g in range(len(floors)):
+        # Rounded, the mean of equal numbers may grow from chunk to chunk.
+        mean[of_chunk == g] = mean[of_chunk == g].cummin(0).values
+    # Floor 3 of divisor 2: two chunks, 4 channels. Rounded up.
+    least = [-(-floor // divisor) for floor in floors]
+    return Chunks(owner, mean, of_chunk, least)
 
 
 def floor_mask(margin: Tensor, group: Tensor, floors: Sequence[int]) -> Tensor:
@@ -134,9 +136,11 @@ def floor_mask(margin: Tensor, group: Tensor, floors: Sequence[int]) -> Tensor:
     """
     keep = torch.zeros_like(group, dtype=torch.bool)
     for g, floor in enumerate(floors):
-        # topk counts inside the group; index leads back to [channels].
+        # Sorted inside the group; index leads back to [channels]. Of equal
+        # ones the first stays, as in every other order here.
         index = (group == g).nonzero()[:, 0]
-        keep[index[margin[index].topk(floor).indices]] = True
+        best = margin[index].argsort(descending=True, stable=True)
+        keep[index[best[:floor]]] = True
     return keep
 
 
@@ -196,8 +200,9 @@ def snap(
     Bisection on a common offset of the ranking gives the last network that
     fits; channels just below the offset are then added one by one while
     they still fit, since one channel of a wide group can be worth more than
-    the tolerance. Where that leaves more than a hundredth of the budget, one
-    more channel of some group takes the place of the least of others.
+    the tolerance. Where that leaves more than a hundredth of the budget, a
+    search over the numbers of kept channels looks for a network near this
+    one that uses more (``exchange.py``).
 
     Args:
         budget (Budget): Never to be exceeded.
@@ -230,7 +235,7 @@ def snap(
     order = margin.argsort(descending=True, stable=True)
     mask = _fill(used, _bisect(used, order, floor), order, group)
     if used(mask) < 0.99:
-        mask = _exchange(used, mask, margin, group, floor)
+        mask = exchange(used, mask, group, parts.floors)
         mask = _fill(used, mask, order, group)
     return mask[parts.owner]
 
@@ -277,35 +282,6 @@ def _fill(
             mask[channel] = False
             closed.add(int(group[channel]))
     return mask
-
-
-def _exchange(
-    used: Callable[[Tensor], float],
-    mask: Tensor,
-    margin: Tensor,
-    group: Tensor,
-    floor: Tensor,
-) -> Tensor:
-    """The largest network after one exchange, or the one there was."""
-    # `best` fits at the start and gives way only to what fits and uses
-    # more: the result is within the budget and no smaller, whatever is
-    # tried. One trial per group and a channel less in each turn: it ends.
-    best = mask
-    for g in group[~mask].unique():
-        # The best channel of group g that is out comes in ...
-        outside = margin.masked_fill(mask | (group != g), -torch.inf)
-        tried = mask.clone()
-        tried[outside.argmax()] = True
-        # ... and the least of the others go until it fits.
-        spare = (mask & ~floor & (group != g)).nonzero()[:, 0]
-        for channel in spare[margin[spare].argsort(stable=True)].tolist():
-            if used(tried) <= 1:
-                break
-            tried[channel] = False
-        # All that may go can be gone and `tried` still be too large.
-        if used(best) < used(tried) <= 1:
-            best = tried
-    return best
 
 
 def _first(order: Tensor, count: int) -> Tensor:

@@ -209,3 +209,17 @@ def test_the_floors_stay_where_nothing_fits():
 def test_divisors_are_whole_numbers(divisor):
     with pytest.raises(PruningError, match='divisor=.* a whole number from 1'):
         check_divisor(divisor)
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_equal_ranks_leave_multiples_of_the_divisor(seed):
+    """The short last chunk has no better claim than the others."""
+    dice = torch.Generator().manual_seed(seed)
+    # A mean of equal numbers need not be equal to them when it is rounded.
+    margin = torch.rand(1, generator=dice).expand(30).clone()
+    group = torch.zeros(30, dtype=torch.int64)
+    for floor in range(1, 29, 4):
+        mask = snap(torch.sum, margin, group, [floor], 29.0, 7)
+        assert mask.sum() in (7, 14, 21, 28)
+        least = reachable(torch.sum, margin, group, [floor], 7)
+        assert least == min(-(-floor // 7) * 7, 30)
