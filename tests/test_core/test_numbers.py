@@ -27,5 +27,5 @@ def test_everything_else_is_named_with_its_value(value):
 @pytest.mark.parametrize('value', [2.0, 1, True])
 def test_whole_numbers(value):
     assert check_number('n', np.int64(2), least=2, whole=True) == 2
-    with pytest.raises(PruningError, match='expected a whole number from 2$'):
+    with pytest.raises(PruningError, match=r'expected a whole number from 2$'):
         check_number('n', value, least=2, whole=True)

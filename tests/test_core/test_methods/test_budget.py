@@ -207,7 +207,9 @@ def test_the_floors_stay_where_nothing_fits():
 
 @pytest.mark.parametrize('divisor', ['8', 8.0, True, 0, -1, None, [8]])
 def test_divisors_are_whole_numbers(divisor):
-    with pytest.raises(PruningError, match='divisor=.* a whole number from 1'):
+    with pytest.raises(
+        PruningError, match=r'divisor=.* a whole number from 1'
+    ):
         check_divisor(divisor)
 
 
