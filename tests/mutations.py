@@ -8,6 +8,7 @@ take it for what the whole file means; nothing else.
 
 import io
 import json
+import warnings
 import zipfile
 from random import Random
 
@@ -175,14 +176,18 @@ def mutate_plan(text: str, seed: int) -> bytes:
 # Of the archive that torch.save writes.
 
 
-def _entries(data):
+def entries_of(data):
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return [(i.filename, archive.read(i)) for i in archive.infolist()]
 
 
-def _archive(entries, kind=zipfile.ZIP_STORED):
+def archive_of(entries, kind=zipfile.ZIP_STORED):
     file = io.BytesIO()
-    with zipfile.ZipFile(file, 'w', kind) as archive:
+    with (
+        warnings.catch_warnings(),
+        zipfile.ZipFile(file, 'w', kind) as archive,
+    ):
+        warnings.simplefilter('ignore')  # of names that are there twice
         for name, content in entries:
             archive.writestr(name, content)
     return file.getvalue()
@@ -190,57 +195,57 @@ def _archive(entries, kind=zipfile.ZIP_STORED):
 
 def drop_entry(data, random):
     """Leaves a record out."""
-    entries = _entries(data)
+    entries = entries_of(data)
     del entries[random.randrange(len(entries))]
-    return _archive(entries)
+    return archive_of(entries)
 
 
 def swap_contents(data, random):
     """Exchanges what two records hold."""
-    entries = _entries(data)
+    entries = entries_of(data)
     a, b = random.sample(range(len(entries)), 2)
     (name_a, content_a), (name_b, content_b) = entries[a], entries[b]
     entries[a], entries[b] = (name_a, content_b), (name_b, content_a)
-    return _archive(entries)
+    return archive_of(entries)
 
 
 def swap_names(data, random):
     """Exchanges the names of two records."""
-    entries = _entries(data)
+    entries = entries_of(data)
     a, b = random.sample(range(len(entries)), 2)
     (name_a, content_a), (name_b, content_b) = entries[a], entries[b]
     entries[a], entries[b] = (name_b, content_a), (name_a, content_b)
-    return _archive(entries)
+    return archive_of(entries)
 
 
 def repeat_entry(data, random):
     """Writes a record twice, the second time with other bytes."""
-    entries = _entries(data)
+    entries = entries_of(data)
     name, content = random.choice(entries)
-    return _archive([*entries, (name, bytes(len(content)))])
+    return archive_of([*entries, (name, bytes(len(content)))])
 
 
 def resize_entry(data, random):
     """Makes a record shorter or longer."""
-    entries = _entries(data)
+    entries = entries_of(data)
     at = random.randrange(len(entries))
     name, content = entries[at]
     entries[at] = name, random.choice([content[:-1], content + bytes(8)])
-    return _archive(entries)
+    return archive_of(entries)
 
 
 def change_entry(data, random):
     """Changes a byte of a record, whose checksum follows."""
-    entries = _entries(data)
+    entries = entries_of(data)
     at = random.randrange(len(entries))
     name, content = entries[at]
     entries[at] = name, flip_bytes(content, random) if content else b'x'
-    return _archive(entries)
+    return archive_of(entries)
 
 
 def compress(data, random):
     """Compresses all records, as other archives are."""
-    return _archive(_entries(data), zipfile.ZIP_DEFLATED)
+    return archive_of(entries_of(data), zipfile.ZIP_DEFLATED)
 
 
 FILE_MUTATIONS = (

@@ -20,7 +20,9 @@ from torch import Tensor
 from mmlapp.core import ChannelPlan, PruningError
 from mmlapp.core.progress import Phase
 
+from .archive import describe, find_damage, is_archive, is_legacy
 from .state import PruningState
+from .weights import check_state_dict
 
 TORCH = Version(torch.__version__)
 # Older ones cannot be told what else is harmless.
@@ -69,10 +71,17 @@ def read_trained(path: str | Path) -> Trained:
     """
     data = load_checkpoint(path)
     tensors = data.get('state_dict')
-    if not isinstance(tensors, Mapping):
+    if tensors is None:
         raise PruningError(
             f'checkpoint={str(path)!r} has no state_dict: give a checkpoint '
             'that tools/train.py wrote'
+        )
+    check_state_dict(tensors, f'state_dict of checkpoint={str(path)!r}')
+    meta = data.get('meta') or {}
+    if not isinstance(meta, Mapping):
+        raise PruningError(
+            f'checkpoint={str(path)!r}: its meta is a '
+            f'{type(meta).__name__}, expected entries by name'
         )
     state = {
         name.removeprefix(PREFIX): value
@@ -93,21 +102,28 @@ def read_trained(path: str | Path) -> Trained:
         },
         state=state,
         plan=pruning.plan,
-        meta=dict(data.get('meta') or {}),
+        meta=dict(meta),
         # EMAHook puts the averages into `state_dict`.
         averaged='ema_state_dict' in data,
         narrowed=pruning.narrowed,
     )
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Loads a file of MMEngine's onto the CPU.
+def load_checkpoint(
+    path: str | Path, map_location: Any = 'cpu', legacy: bool = False
+) -> dict[str, Any]:
+    """Loads a file of MMEngine's.
 
     Only tensors, numbers, texts, their containers, NumPy arrays and
-    MMEngine's history of scalars are read; anything else is refused.
+    MMEngine's history of scalars are read; anything else is refused. The
+    checksums of the file are compared before, so that damage is found.
 
     Args:
         path (str or Path): The file.
+        map_location (Any): Where tensors go, see :func:`torch.load`.
+            Defaults to the CPU.
+        legacy (bool): Whether to read the format of torch before 1.6 too,
+            which has no checksums. Defaults to False.
 
     Returns:
         dict: The checkpoint.
@@ -117,16 +133,18 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             before torch 2.6 MMEngine's history is one of those.
     """
     name = f'checkpoint={str(path)!r}'
-    if not Path(path).is_file():
-        raise PruningError(f'{name}: there is no such file')
+    _check_file(path, name, legacy)
     try:
-        data = _load(path)
+        data = _load(path, map_location)
     except pickle.UnpicklingError as error:
-        if 'nsupported' not in str(error):
-            raise _damaged(name, error) from error
+        text = str(error)
+        # An unknown operand is of no pickle that torch wrote.
+        if 'nsupported' not in text or 'nsupported operand' in text:
+            raise _damaged(name, _short(error)) from error
         raise _refused(name, path) from error
-    except (RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise _damaged(name, error) from error
+    except Exception as error:
+        # A forged pickle may raise anything.
+        raise _damaged(name, _short(error)) from error
     if not isinstance(data, dict):
         raise PruningError(
             f'{name} is no checkpoint of MMEngine: {type(data)}'
@@ -134,11 +152,30 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return data
 
 
-def _load(path: str | Path) -> Any:
+def _check_file(path: str | Path, name: str, legacy: bool) -> None:
+    """Refuses what is no whole archive of ``torch.save``."""
+    if Path(path).is_dir():
+        raise PruningError(f'{name} is a folder: give a file in it')
+    if not Path(path).is_file():
+        raise PruningError(f'{name}: there is no such file')
+    if is_legacy(path):
+        if legacy:
+            return
+        raise PruningError(
+            f'{name} is in the format of torch before 1.6, which has no '
+            'checksums. Write it anew: torch.save(torch.load(path, '
+            'weights_only=True), path)'
+        )
+    damage = find_damage(path) if is_archive(path) else describe(path)
+    if damage is not None:
+        raise _damaged(name, damage)
+
+
+def _load(path: str | Path, map_location: Any) -> Any:
     if TORCH < TELLS:
-        return torch.load(path, map_location='cpu', weights_only=True)
+        return torch.load(path, map_location, weights_only=True)
     with torch.serialization.safe_globals(_safe_globals()):
-        return torch.load(path, map_location='cpu', weights_only=True)
+        return torch.load(path, map_location, weights_only=True)
 
 
 def _safe_globals() -> list[Any]:
@@ -148,13 +185,23 @@ def _safe_globals() -> list[Any]:
         core: Any = getattr(np, '_core', None) or np.core
     kinds = {type(np.dtype(code)) for code in '?bBhHiIlLqQefdgFDUSO'}
     functions = [
-        (getattr(core.multiarray, function), f'numpy.{module}.{function}')
-        for function in ('_reconstruct', 'scalar')
+        (function, f'numpy.{module}.{name}')
+        for name, function in (
+            ('_reconstruct', _empty_array),
+            ('scalar', core.multiarray.scalar),
+        )
         for module in ('_core.multiarray', 'core.multiarray')
     ]
     # The history pickles its methods as getattr(HistoryBuffer, name).
     method = (_history_method, 'builtins.getattr')
     return [HistoryBuffer, method, np.ndarray, np.dtype, *functions, *kinds]
+
+
+def _empty_array(kind: Any, shape: Any, code: Any) -> Any:
+    """Takes no memory for a shape from the file; the values bring theirs."""
+    if kind is not np.ndarray:
+        raise pickle.UnpicklingError(f'Unsupported array: {kind}')
+    return np.ndarray(0, 'b')
 
 
 def _history_method(owner: Any, name: str) -> Any:
@@ -181,7 +228,10 @@ def _refused(name: str, path: str | Path) -> PruningError:
 
 def _unsafe(path: str | Path) -> str:
     known = {f'{f.__module__}.{f.__qualname__}' for f in (HistoryBuffer,)}
-    found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    try:
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # of the format before 1.6 it tells nothing
+        return 'objects of other kinds'
     others = [
         name
         for name in found
@@ -192,11 +242,15 @@ def _unsafe(path: str | Path) -> str:
     return ', '.join(sorted(others)) or 'attributes of other objects'
 
 
-def _damaged(name: str, error: Exception) -> PruningError:
+def _short(error: Exception) -> str:
     first = str(error).partition('\n')[0]
+    return f'{type(error).__name__}: {first}'
+
+
+def _damaged(name: str, reason: str) -> PruningError:
     return PruningError(
-        f'{name} cannot be read: it is truncated or no checkpoint '
-        f'({type(error).__name__}: {first})'
+        f'{name} cannot be read: it is truncated, damaged or no checkpoint '
+        f'({reason}). Copy it again, or give another one'
     )
 
 
@@ -208,7 +262,19 @@ def _check_phase(path: str | Path, state: Mapping[str, Tensor]) -> None:
             'masks: it is of a model that was not pruned. Give a '
             'checkpoint of a run with mmlapp.PruningHook'
         )
-    phase, done, steps = state['progress'].tolist()[:3]
+    progress, gate = state['progress'], state['gate']
+    if progress.dim() != 1 or len(progress) < 3 or gate.dim() != 1:
+        raise PruningError(
+            f'checkpoint={str(path)!r}: progress and gate of its pruner have '
+            f'shapes {tuple(progress.shape)} and {tuple(gate.shape)}, '
+            'expected lists of numbers. Give another checkpoint of the run'
+        )
+    phase, done, steps = progress.tolist()[:3]
+    if phase not in list(Phase) or not gate.isfinite().all():
+        raise PruningError(
+            f'checkpoint={str(path)!r}: phase {phase} or masks of its pruner '
+            'are not as a run writes them. Give another checkpoint of the run'
+        )
     if phase < Phase.FINISHED:
         text = PHASES[int(phase >= Phase.PRUNING)]
         raise PruningError(

@@ -16,6 +16,7 @@ from mmlapp.core import Pruner, PruningError, narrow
 from mmlapp.core.progress import Progress
 
 from ..checkpoints.reading import Trained
+from ..checkpoints.weights import check_weights
 from .recipe import without_pretrained
 
 
@@ -37,6 +38,7 @@ def masked_model(cfg: Config, trained: Trained) -> Any:
     if trained.narrowed:
         assert trained.plan is not None
         narrow(model, trained.plan)
+    check_weights(model, trained.weights)
     try:
         found = model.load_state_dict(trained.weights, strict=False)
     except RuntimeError as error:
@@ -122,6 +124,12 @@ def _load_masks(pruner: Pruner, state: dict[str, Tensor]) -> None:
         raise PruningError(
             'the masks in the checkpoint do not fit the model of the config: '
             f'{len(gate)} channels, not {len(pruner.gate)}. Give the config '
+            'that it was trained with'
+        )
+    if len(state['progress']) != len(pruner.progress.to_tensor(pruner.costs)):
+        raise PruningError(
+            'the checkpoint has targets of other costs than the model of the '
+            f'config, which has {", ".join(pruner.costs)}. Give the config '
             'that it was trained with'
         )
     progress = Progress.from_tensor(state['progress'], pruner.costs)

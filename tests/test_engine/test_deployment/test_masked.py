@@ -152,3 +152,25 @@ def test_what_belongs_to_another_model_is_refused(classifier_run, edit, text):
     cfg, trained = read(classifier_run())
     with pytest.raises(PruningError, match=text):
         masked_model(cfg, edit(trained) or trained)
+
+
+@pytest.mark.parametrize(
+    ('name', 'change', 'text'),
+    [
+        ('backbone.conv1.weight', lambda v: v.half(), r'in torch\.float16'),
+        ('head.fc.bias', lambda v: v / 0, 'bias that are not finite'),
+        ('backbone.bn1.running_var', lambda v: v * float('nan'), 'not finite'),
+    ],
+)
+def test_forged_weights(classifier_run, name, change, text):
+    cfg, trained = read(classifier_run())
+    trained.weights[name] = change(trained.weights[name])
+    with pytest.raises(PruningError, match=text):
+        masked_model(cfg, trained)
+
+
+def test_masks_with_other_targets(classifier_run):
+    cfg, trained = read(classifier_run())
+    trained.state['progress'] = trained.state['progress'][:-1]
+    with pytest.raises(PruningError, match='which has flops, parameters'):
+        masked_model(cfg, replace(trained, plan=None))

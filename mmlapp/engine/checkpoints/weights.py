@@ -1,0 +1,93 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What weights from a file must be before a model takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmlapp.core import PruningError
+
+
+def check_state_dict(entries: Any, where: str) -> None:
+    """Refuses what is no state dict: names, and a whole tensor for each.
+
+    Args:
+        entries (Any): What a file held.
+        where (str): Where it was, for error texts.
+
+    Raises:
+        PruningError: With the first entry that is no such tensor.
+    """
+    if not isinstance(entries, Mapping):
+        raise PruningError(
+            f'{where} is a {type(entries).__name__}: expected tensors by name'
+        )
+    for name, value in entries.items():
+        if not isinstance(name, str):
+            raise PruningError(
+                f'{where} has an entry named {name!r:.80}: expected a text'
+            )
+        fault = _fault(value)
+        if fault is not None:
+            raise PruningError(
+                f'{where}: {name} is {fault}, expected a dense tensor. Save '
+                'it again with torch.save'
+            )
+
+
+def _fault(value: Any) -> str | None:
+    """What a value is, unless it is a tensor with memory for each element."""
+    if not isinstance(value, Tensor):
+        return f'of type {type(value).__name__}'
+    if value.layout is not torch.strided or value.is_quantized:
+        return 'a sparse or quantized tensor'
+    if value.device.type == 'meta':
+        return 'a tensor without values'
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        # An expanded tensor may be of any size, whatever that of the file.
+        return f'{tuple(value.shape)} elements of a smaller storage'
+    return None
+
+
+def check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Refuses weights that a model would round, or that are not finite.
+
+    Buffers may be infinite where those of the new model are, such as masks
+    of attention. Names and shapes are compared where the weights are loaded.
+
+    Args:
+        model (nn.Module): The model as its config builds it, not changed.
+        weights (Mapping[str, Tensor]): By name.
+
+    Raises:
+        PruningError: With the first entry that does not fit.
+    """
+    own = model.state_dict()
+    for name, value in weights.items():
+        mine = own.get(name)
+        if mine is None:
+            continue
+        if value.dtype != mine.dtype:
+            raise PruningError(
+                f'the checkpoint has {name} in {value.dtype}, the model of '
+                f'the config in {mine.dtype}. Give the checkpoint as the run '
+                'wrote it'
+            )
+        if not value.isfinite().all() and not _may_be(value, mine):
+            raise PruningError(
+                f'the checkpoint has values in {name} that are not finite: '
+                'training had diverged. Give an earlier checkpoint'
+            )
+
+
+def _may_be(value: Tensor, mine: Tensor) -> bool:
+    """Whether a tensor is infinite only where that of the new model is."""
+    if value.shape != mine.shape:
+        return False
+    here = value.isfinite() | (value == mine.to(value.device))
+    return bool(here.all())

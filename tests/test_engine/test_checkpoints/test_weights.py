@@ -1,0 +1,85 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core import PruningError
+from mmlapp.engine.checkpoints.weights import check_state_dict, check_weights
+
+NAN, INF = float('nan'), float('inf')
+
+
+@pytest.mark.parametrize(
+    ('entries', 'text'),
+    [
+        ([1], 'here is a list: expected tensors by name'),
+        ({3: torch.ones(1)}, 'an entry named 3: expected a text'),
+        ({'a': 1.5}, 'here: a is of type float, expected a dense tensor'),
+        ({'a': None}, 'a is of type NoneType'),
+        ({'a': torch.eye(2).to_sparse()}, 'a is a sparse or quantized'),
+        (
+            {
+                'a': torch.quantize_per_tensor(
+                    torch.ones(2), 1.0, 0, torch.qint8
+                )
+            },
+            'a is a sparse or quantized',
+        ),
+        ({'a': torch.ones(2, device='meta')}, 'a is a tensor without values'),
+        (
+            {'a': torch.ones(1).expand(10**6, 10**6)},
+            r'a is \(1000000, 1000000\) elements of a smaller storage',
+        ),
+    ],
+)
+def test_what_is_no_state_dict(entries, text):
+    with pytest.raises(PruningError, match=text):
+        check_state_dict(entries, 'here')
+
+
+def test_views_are_whole_tensors():
+    whole = torch.arange(12.0).reshape(3, 4)
+    views = {
+        'a': whole.T,
+        'b': whole[1:, ::2],
+        'c': whole[0, 0],
+        'd': whole[:0],
+    }
+    check_state_dict({**views, **nn.BatchNorm2d(3).state_dict()}, 'here')
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+        self.register_buffer('mask', torch.tensor([0.0, -INF]))
+
+
+def test_weights_of_the_model_itself_fit():
+    check_weights(
+        Masked(), {**Masked().state_dict(), 'another': torch.ones(1)}
+    )
+
+
+@pytest.mark.parametrize('kind', [torch.float16, torch.float64, torch.int64])
+def test_another_type_would_be_rounded(kind):
+    weights = {'norm.bias': torch.ones(2, dtype=kind)}
+    with pytest.raises(PruningError, match=f'norm.bias in {kind}, .*float32'):
+        check_weights(Masked(), weights)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        ('norm.weight', [1, NAN]),
+        ('norm.running_var', [INF, 1]),
+        ('mask', [-INF, -INF]),
+        ('mask', [0, INF]),
+        ('mask', [NAN, -INF]),
+        ('mask', [-INF]),
+    ],
+)
+def test_values_that_are_not_finite(name, value):
+    with pytest.raises(PruningError, match=f'in {name} that are not finite'):
+        check_weights(Masked(), {name: torch.tensor(value)})
