@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers that users give, checked."""
+"""Numbers and truth values that users give, checked."""
 
 from __future__ import annotations
 
@@ -52,4 +52,23 @@ def check_number(
         ]
         text = ' '.join(['a whole number' if whole else 'a number', *parts])
         raise PruningError(f'{name}={value!r}: expected {text}')
+    return value
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Returns a truth value that a user gave, or raises.
+
+    Args:
+        name (str): Of the argument, for the error text.
+        value (Any): What was given; 0, 1 and ``'False'`` are none.
+
+    Raises:
+        PruningError: With the name and the value.
+
+    Examples:
+        >>> check_flag('narrow', False)
+        False
+    """
+    if not isinstance(value, bool):
+        raise PruningError(f'{name}={value!r}: expected True or False')
     return value

@@ -74,6 +74,8 @@ class Pruner(nn.Module):
         self.hook_ids: list[int] = []
         # Of the image at which costs were counted, where that is known.
         self.input_shape: tuple[int, ...] | None = None
+        # By name of the argument, where it is known how pruning was asked for.
+        self.settings: dict[str, Any] = {}
         self.gradient: Tensor | None = None
         self.loss_scale = 1.0
         sizes = torch.tensor([g.size for g in self.groups])
@@ -198,6 +200,18 @@ class Pruner(nn.Module):
         self._forget()
         self.gate.requires_grad_(self.method.uses_gradient)
         self._set_gate(self.method.begin(self))
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Forgets a phase, as if it had never begun: all channels live.
+
+        The method starts afresh when the next one begins.
+        """
+        self.gate.requires_grad_(False)
+        self._forget()
+        self._set_gate(torch.ones_like(self.scores))
+        self.scores.zero_()
+        self.progress = Progress()
 
     def check_reachable(self, target: Mapping[str, float]) -> None:
         """Raises PruningError if a target lies below what must be kept.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmlapp.core import PruningError
-from mmlapp.core.numbers import check_number
+from mmlapp.core.numbers import check_flag, check_number
 
 
 @pytest.mark.parametrize('value', [0.5, 1, Fraction(1, 3), np.float32(0.1)])
@@ -29,3 +29,11 @@ def test_whole_numbers(value):
     assert check_number('n', np.int64(2), least=2, whole=True) == 2
     with pytest.raises(PruningError, match=r'expected a whole number from 2$'):
         check_number('n', value, least=2, whole=True)
+
+
+@pytest.mark.parametrize('value', ['False', 0, 1, None, np.bool_(True)])
+def test_truth_values(value):
+    assert check_flag('narrow', True)
+    text = re.escape(f'narrow={value!r}: expected True or False')
+    with pytest.raises(PruningError, match=text):
+        check_flag('narrow', value)

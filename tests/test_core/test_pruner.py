@@ -34,6 +34,27 @@ def test_phases(model, images, pruner):
     assert 0.4 < pruner.ratios()['flops'] <= 0.5
 
 
+@pytest.mark.parametrize('update', ['balance', 'gradient'])
+def test_a_phase_that_was_reset_is_like_the_first_one(images, model, update):
+    method = dict(type='lapp', update=update)
+    pruner = attach(model, images, method=method)
+    fresh = copy.deepcopy(model)
+    pruner.begin({'flops': 0.3}, 9)
+    train(model, images, 4)
+    model.pruner.reset()
+    assert pruner.phase == Phase.DENSE
+    assert pruner.ratios() == {'flops': 1, 'parameters': 1}
+    names = dict(model.named_parameters())
+    fresh.load_state_dict({**fresh.state_dict(), **names})
+    for each in (model, fresh):
+        each.pruner.begin({'flops': 0.5}, 5)
+        torch.manual_seed(0)
+        train(each, images, 5)
+    assert torch.equal(pruner.gate, fresh.pruner.gate)
+    for name, value in fresh.pruner.state_dict().items():
+        assert torch.equal(pruner.state_dict()[name], value), name
+
+
 def test_nothing_is_pruned_at_the_beginning(pruner):
     pruner.begin({'flops': 0.5}, 10)
     assert pruner.mask.all()
