@@ -20,6 +20,25 @@ def has_hook(runner: Runner, kind: type[Hook]) -> bool:
     return any(isinstance(hook, kind) for hook in runner.hooks)
 
 
+def check_single(runner: Runner, kind: type[Hook]) -> None:
+    """Refuses several hooks of a kind, of which each would act.
+
+    Args:
+        runner (Runner): The runner.
+        kind (type[Hook]): Class of the hook.
+
+    Raises:
+        PruningError: With their number.
+    """
+    count = sum(isinstance(hook, kind) for hook in runner.hooks)
+    if count > 1:
+        raise PruningError(
+            f'the run has {count} hooks of type {kind.__name__}: leave one in '
+            'custom_hooks. A config adds its own to those that it takes over '
+            'with {{_base_.custom_hooks}}'
+        )
+
+
 def insert_before(runner: Runner, hook: Hook, kind: type[Hook]) -> None:
     """Registers a hook so that it acts right before the hooks of a kind.
 

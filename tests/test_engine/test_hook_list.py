@@ -3,6 +3,8 @@
 """Hooks that add hooks while the runner calls them."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from mmengine.hooks import CheckpointHook, Hook, LoggerHook
@@ -11,6 +13,7 @@ from mmengine.runner import Runner
 from mmlapp.core import PruningError
 from mmlapp.engine.hook_list import (
     check_before,
+    check_single,
     has_hook,
     insert_before,
     replace_hook,
@@ -97,3 +100,13 @@ def test_a_hook_that_comes_too_late_is_named(make_runner: MakeRunner) -> None:
     with pytest.raises(PruningError, match=text):
         check_before(runner, hook, CheckpointHook)
     check_before(runner, hook, Adding)
+
+
+def test_several_hooks_of_a_kind_are_counted() -> None:
+    def run(*hooks: Hook) -> Any:
+        return SimpleNamespace(hooks=hooks)
+
+    check_single(run(Counting(), LoggerHook()), Counting)
+    check_single(run(LoggerHook()), Counting)
+    with pytest.raises(PruningError, match='2 hooks of type Counting'):
+        check_single(run(Counting(), LoggerHook(), Adding()), Counting)

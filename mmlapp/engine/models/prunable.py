@@ -4,16 +4,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
-from mmlapp.core import attach
+from mmlapp.core import PruningWarning, attach
 from mmlapp.core.attach import COST_NAMES
+from mmlapp.core.progress import Phase
 from mmlapp.registry import MODELS
 
 from .architecture import build_architecture, example_forward
+
+# Name of what the method adds to the losses of a step.
+LOSS = 'loss_pruning'
+NO_HOOK = (
+    "the run has no dict(type='mmlapp.PruningHook') in custom_hooks; a config "
+    'that sets custom_hooks replaces those of its _base_'
+)
 
 
 @MODELS.register_module(name='PrunableModel')
@@ -86,10 +96,65 @@ def prunable_model(
         divisor=divisor,
     )
     pruner.input_shape = tuple(input_shape)
+    pruner.settings = dict(
+        scope=scope,
+        ignore=ignore,
+        unit=unit,
+        bypass=bypass,
+        method=method,
+        score=score,
+        normalisation=normalisation,
+        costs=costs,
+        divisor=divisor,
+        input_shape=input_shape,
+    )
     if pruner.method.adds_loss:
         handle = model.register_forward_hook(_add_loss, with_kwargs=True)
         pruner.hook_ids.append(handle.id)
+    expect_hook(model, True)
     return model
+
+
+def expect_hook(model: nn.Module, expected: bool) -> None:
+    """Lets a model warn if a run of MMEngine trains it without our hook.
+
+    Args:
+        model (nn.Module): The model, prunable or not.
+        expected (bool): Whether it still expects ``PruningHook``.
+    """
+    hooks = model._forward_pre_hooks
+    for key in [k for k, hook in hooks.items() if hook is _warn_alone]:
+        del hooks[key]
+        model._forward_pre_hooks_with_kwargs.pop(key, None)
+    if expected:
+        handle = model.register_forward_pre_hook(_warn_alone, with_kwargs=True)
+        model.pruner.hook_ids.append(handle.id)  # type: ignore[union-attr]
+
+
+def _warn_alone(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Warns once, before the first step of a run that will not prune."""
+    if not module.training or _mode(args, kwargs) != 'loss':
+        return
+    # `RuntimeInfoHook` notes it when the training of a runner begins.
+    running = MessageHub.get_current_instance().get_info('max_iters')
+    if running is None:
+        return
+    expect_hook(module, False)
+    pruner: Any = module.pruner
+    if pruner.phase == Phase.DENSE:
+        warnings.warn(
+            f'{type(module).__name__} is prunable, and nothing prunes it: '
+            f'{NO_HOOK}',
+            PruningWarning,
+            stacklevel=2,
+        )
+
+
+def _mode(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Argument ``mode`` of ``forward(inputs, data_samples, mode)``."""
+    return kwargs.get('mode', args[2] if len(args) > 2 else None)
 
 
 def _add_loss(
@@ -98,13 +163,14 @@ def _add_loss(
     kwargs: dict[str, Any],
     output: Any,
 ) -> dict[str, Tensor] | None:
-    """Puts ``loss_pruning`` beside the task losses.
+    """Puts ``loss_pruning`` beside the task losses, while the phase lasts.
 
     ``parse_losses`` of MMEngine sums and logs every key with ``loss`` in it,
     in plain, mixed-precision and distributed training alike.
     """
-    mode = kwargs.get('mode', args[2] if len(args) > 2 else None)
-    if mode != 'loss' or not isinstance(output, dict):
+    if _mode(args, kwargs) != 'loss' or not isinstance(output, dict):
         return None
     pruner: Any = module.pruner
-    return {**output, 'loss_pruning': pruner.loss()}
+    if pruner.phase != Phase.PRUNING:
+        return None
+    return {**output, LOSS: pruner.loss()}

@@ -12,6 +12,7 @@ from torch import nn
 from mmlapp.core import PruningError
 from mmlapp.core.bypass.beside import Bypassed
 
+from .optim_wrapper import PruningOptimWrapper, _PrunerStep
 from .parts import run_optimizer, unwrap
 
 WHOLE = (
@@ -63,6 +64,23 @@ def check_run(runner: Runner, narrow: bool) -> None:
         raise PruningError(
             'efficient_conv_bn_eval computes a convolution without its '
             'bypass. Leave it out of the config, or the bypass'
+        )
+
+
+def check_wrapper(runner: Runner) -> None:
+    """Refuses an optimizer wrapper that does not step the pruner.
+
+    Args:
+        runner (Runner): The runner.
+
+    Raises:
+        PruningError: With its type and the right one.
+    """
+    if not isinstance(runner.optim_wrapper, _PrunerStep):
+        kind = type(runner.optim_wrapper).__name__
+        raise PruningError(
+            f'optim_wrapper={kind} does not step the pruner: use '
+            f"type='mmlapp.{PruningOptimWrapper.__name__}'"
         )
 
 

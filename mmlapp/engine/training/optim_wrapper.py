@@ -14,10 +14,27 @@ from mmengine.device import (
     is_npu_available,
 )
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.runner import Runner
+from torch import nn
 
 from mmlapp.core import Pruner, PruningError
 from mmlapp.core.progress import Phase
 from mmlapp.registry import OPTIM_WRAPPERS
+
+from ..models.prunable import NO_HOOK, expect_hook
+from .parts import unwrap
+
+
+def attend(runner: Runner) -> None:
+    """Tells the optimizer wrapper and the model that a hook is there.
+
+    Args:
+        runner (Runner): The runner of a training or test process.
+    """
+    wrapper = getattr(runner, 'optim_wrapper', None)
+    if isinstance(wrapper, _PrunerStep):
+        wrapper.attended = True
+    expect_hook(unwrap(runner.model), False)
 
 
 class _PrunerStep:
@@ -26,9 +43,31 @@ class _PrunerStep:
     Attributes:
         pruner (Pruner, optional): Of the model; :class:`PruningHook` puts it
             here.
+        attended (bool): Whether the run has such a hook.
     """
 
     pruner: Pruner | None = None
+    attended = False
+
+    def optim_context(self, model: nn.Module) -> Any:
+        """Refuses a run without a hook, in which nothing would be pruned.
+
+        Args:
+            model (nn.Module): The model, before the forward of a step.
+
+        Returns:
+            The context of the wrapper.
+
+        Raises:
+            PruningError: If there is neither a hook nor a pruner.
+        """
+        if not self.attended and self.pruner is None:
+            raise PruningError(
+                f'optim_wrapper={type(self).__name__} has nothing to step: '
+                f'{NO_HOOK}. For a run that does not prune use '
+                "type='OptimWrapper'"
+            )
+        return super().optim_context(model)  # type: ignore[misc]
 
     def step(self, **kwargs: Any) -> None:
         """Updates the parameters, then the pruner.

@@ -5,27 +5,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from mmlapp.core import ChannelPlan, Pruner, PruningError
+from mmlapp.core import ChannelPlan, Pruner
 from mmlapp.core.methods.schedule import check_targets
+from mmlapp.core.numbers import check_flag, check_number
 from mmlapp.core.progress import Phase
 from mmlapp.registry import HOOKS
 
 from ..checkpoints.random_state import RandomStateHook
 from ..checkpoints.safe_checkpoint import save_safely
 from ..checkpoints.state import PruningState
-from ..hook_list import check_before, has_hook, insert_before
+from ..hook_list import (
+    check_before,
+    check_single,
+    has_hook,
+    insert_before,
+)
+from ..models.prunable import LOSS
 from .averages import mask_averages
+from .best_scores import forget_entry, hold, start_anew, warn_of_others
 from .calibration import prepare_score
 from .compiled import leave_uncompiled
-from .limits import check_finite, check_run
+from .limits import check_finite, check_run, check_wrapper
 from .narrowing import narrow_run
-from .optim_wrapper import PruningOptimWrapper, _PrunerStep
+from .optim_wrapper import _PrunerStep, attend
 from .parts import find_pruner, unwrap
+from .phase_length import PhaseLength
 from .ranks import RankCheckHook
 from .report import (
     StepTime,
@@ -35,9 +45,19 @@ from .report import (
     report_groups,
     report_narrowing,
 )
+from .run_settings import (
+    RunSettings,
+    check_dense,
+    check_finished,
+    check_places,
+    check_resumed,
+    plan_target,
+)
 from .trial import find_obstacle
+from .unfinished import start_afresh, warn_unfinished
 
 TARGET = {'flops': 0.5}
+LOGGED_LOSS = f'train/{LOSS}'
 
 
 @HOOKS.register_module()
@@ -92,22 +112,12 @@ class PruningHook(Hook):
         narrow: bool = True,
     ) -> None:
         self.target = check_targets(target)
-        self.prune_epochs, self.prune_iters = prune_epochs, prune_iters
-        self.begin_iters, self.interval = begin_iters, interval
-        self.narrow = narrow
-        for name, least in (
-            ('prune_epochs', 0),
-            ('prune_iters', 0),
-            ('interval', 0),
-            ('begin_iters', -1),
-        ):
-            value = getattr(self, name)
-            if value is not None and value <= least:
-                raise PruningError(
-                    f'{name}={value}: expected more than {least}'
-                )
+        self.length = PhaseLength(prune_epochs, prune_iters, begin_iters)
+        self.interval = check_number('interval', interval, least=1, whole=True)
+        self.narrow = check_flag('narrow', narrow)
         self.plan: ChannelPlan | None = None
         self._phase: int | None = None
+        self._loaded: RunSettings | None = None
         self._step_time = StepTime(interval)
 
     def before_run(self, runner: Runner) -> None:
@@ -116,7 +126,9 @@ class PruningHook(Hook):
         Args:
             runner (Runner): The runner of the training process.
         """
+        check_single(runner, PruningHook)
         check_run(runner, self.narrow)
+        attend(runner)
         self._add_hooks(runner)
 
     def _add_hooks(self, runner: Runner) -> list[Hook]:
@@ -142,7 +154,9 @@ class PruningHook(Hook):
         for hook in runner.hooks:
             if isinstance(hook, RankCheckHook):
                 check_before(runner, hook, PruningHook)
+        forget_entry(runner.message_hub, LOGGED_LOSS)
         if self.plan is not None:
+            check_finished(plan_target(self.plan), self.target)
             runner.logger.info(
                 'Pruning: the model is narrow already, '
                 f'{ratios_text(self.plan.ratios())}; there is no phase'
@@ -151,35 +165,47 @@ class PruningHook(Hook):
         pruner = find_pruner(runner.model)
         if runner.cfg.get('compile'):
             leave_uncompiled(pruner)
+        start_afresh(runner, pruner)
         if pruner.phase == Phase.FINISHED:
-            self._end(runner, pruner)
+            self._go_on(runner, pruner)
         else:
             self._check(runner, pruner)
-            runner.optim_wrapper.pruner = pruner
         if pruner.phase == Phase.PRUNING:  # resumed
             prepare_score(runner, pruner)
+        self._loaded = None
+
+    def _settings(self, pruner: Pruner) -> RunSettings:
+        return RunSettings.of(
+            pruner, {'target': self.target, **asdict(self.length)}
+        )
+
+    def _go_on(self, runner: Runner, pruner: Pruner) -> None:
+        """Trains on after a phase of a former run."""
+        check_places(self._loaded, self._settings(pruner))
+        check_finished(pruner.progress.target, self.target)
+        runner.logger.info(
+            'Pruning: the phase is over, '
+            f'{ratios_text(pruner.ratios(list(self.target)))}; masks stay as '
+            'they are'
+        )
+        self._end(runner, pruner)
 
     def _check(self, runner: Runner, pruner: Pruner) -> None:
-        if not isinstance(runner.optim_wrapper, _PrunerStep):
-            raise PruningError(
-                f'optim_wrapper={type(runner.optim_wrapper).__name__} does '
-                'not step the pruner: use '
-                f"type='mmlapp.{PruningOptimWrapper.__name__}'"
-            )
-        iters = self._phase_iters(runner)
-        last = self.begin_iters + iters
-        if last > runner.max_iters:
-            raise PruningError(
-                f'the pruning phase ends at iteration {last}, but training '
-                f'at {runner.max_iters}: shorten prune_epochs='
-                f'{self.prune_epochs} or prune_iters={self.prune_iters}'
-            )
+        check_wrapper(runner)
+        warn_of_others(runner)
+        settings, steps = self._settings(pruner), self.length.steps(runner)
+        if pruner.phase == Phase.PRUNING:
+            check_resumed(self._loaded, settings, pruner.progress, steps)
+        elif runner.iter > 0:
+            check_dense(self._loaded, settings)
+        self.length.check(runner, pruner)
         pruner.check_reachable(self.target)
         runner.logger.info(
             f'Pruning: {len(pruner.groups)} groups, {len(pruner.gate)} '
-            f'channels; {ratios_text(self.target)} in {iters} iterations '
-            f'from iteration {self.begin_iters}'
+            f'channels; {ratios_text(self.target)} '
+            f'{self.length.text(runner, pruner)}'
         )
+        runner.optim_wrapper.pruner = pruner
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None
@@ -194,11 +220,11 @@ class PruningHook(Hook):
         if self.plan is not None:
             return
         pruner = find_pruner(runner.model)
-        if pruner.phase == Phase.DENSE and runner.iter >= self.begin_iters:
+        if pruner.phase == Phase.DENSE and (
+            runner.iter >= self.length.begin_iters
+        ):
             prepare_score(runner, pruner)
-            every = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
-            steps = max(self._phase_iters(runner) // every, 1)
-            pruner.begin(self.target, steps)
+            pruner.begin(self.target, self.length.steps(runner))
         self._phase = pruner.phase
 
     def after_train_iter(
@@ -243,7 +269,9 @@ class PruningHook(Hook):
             )
         if ended:
             report_groups(runner.logger, pruner)
+            forget_entry(runner.message_hub, LOGGED_LOSS)
             self._end(runner, pruner)
+            start_anew(runner)
 
     def _end(self, runner: Runner, pruner: Pruner) -> None:
         """Narrows, if that was asked for and can be done."""
@@ -280,6 +308,30 @@ class PruningHook(Hook):
             if pruner.phase == Phase.PRUNING:
                 report_groups(runner.logger, pruner)
 
+    def before_val(self, runner: Runner) -> None:
+        """Refuses masks of another network; keeps patience in the phase.
+
+        Args:
+            runner (Runner): The runner of the training or test process.
+        """
+        pruner = getattr(unwrap(runner.model), 'pruner', None)
+        if not isinstance(pruner, Pruner):
+            return
+        hold(runner, pruner.phase)
+        if pruner.phase != Phase.DENSE:
+            check_places(self._loaded, self._settings(pruner))
+
+    before_test = before_val
+
+    def after_train(self, runner: Runner) -> None:
+        """Says so if training ended before the phase did.
+
+        Args:
+            runner (Runner): The runner of the training process.
+        """
+        if self.plan is None:
+            warn_unfinished(runner, find_pruner(runner.model))
+
     def before_save_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
     ) -> None:
@@ -296,6 +348,7 @@ class PruningHook(Hook):
             pruner = find_pruner(runner.model)
             finished = pruner.phase == Phase.FINISHED
             state = PruningState(pruner.plan() if finished else None)
+            self._settings(pruner).write(checkpoint)
         state.write(checkpoint)
 
     def after_load_checkpoint(
@@ -308,14 +361,10 @@ class PruningHook(Hook):
             checkpoint (dict): The loaded checkpoint.
         """
         state = PruningState.read(checkpoint)
+        self._loaded = RunSettings.read(checkpoint)
         if state.narrowed and self.plan is None:
             assert state.plan is not None
             self._narrow(runner, state.plan)
         # A FlexibleRunner loads before it calls ``before_run``.
         for hook in self._add_hooks(runner):
             hook.after_load_checkpoint(runner, checkpoint)
-
-    def _phase_iters(self, runner: Runner) -> int:
-        if self.prune_iters is not None:
-            return self.prune_iters
-        return max(1, round(self.prune_epochs * len(runner.train_dataloader)))

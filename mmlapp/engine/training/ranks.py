@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from mmlapp.core import Pruner, PruningError
+from mmlapp.core.numbers import check_number
 from mmlapp.core.progress import Phase
 from mmlapp.registry import HOOKS
 
@@ -33,16 +34,14 @@ class RankCheckHook(Hook):
         interval (int): Iterations between two comparisons. Defaults to 50.
 
     Raises:
-        PruningError: If the interval is below 1.
+        PruningError: If the interval is no whole number from 1 on.
     """
 
     # PruningHook, which narrows, is ABOVE_NORMAL, 40.
     priority = 39
 
     def __init__(self, interval: int = 50) -> None:
-        if interval < 1:
-            raise PruningError(f'interval={interval}: expected more than 0')
-        self.interval = interval
+        self.interval = check_number('interval', interval, least=1, whole=True)
         self._finished = True
 
     def before_train(self, runner: Runner) -> None:

@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Optimizer wrappers that step the thresholds."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from mmlapp.core import LAPP, PruningError, attach
 from mmlapp.engine import AmpPruningOptimWrapper, PruningOptimWrapper
+from mmlapp.engine.training.optim_wrapper import attend
 
 
 def build(steps: int = 10) -> tuple[nn.Module, LAPP]:
@@ -80,6 +83,19 @@ def test_without_a_pruner_it_steps_the_optimizer_alone() -> None:
     wrapper.update_params(loss_of(model, pruner))
     assert pruner.progress.done == 0
     assert not torch.equal(next(model.parameters()), before)
+
+
+def test_a_step_without_hook_or_pruner_is_refused() -> None:
+    model, pruner = build()
+    wrapper = PruningOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(PruningError, match=r'nothing to step: .*PruningHook'):
+        wrapper.optim_context(model)
+    attended = PruningOptimWrapper(wrapper.optimizer)
+    attend(SimpleNamespace(model=model, optim_wrapper=attended))
+    wrapper.pruner = pruner  # as in a loop of one's own
+    for each in (attended, wrapper):
+        with each.optim_context(model):
+            pass
 
 
 def test_float16_on_the_cpu_is_refused() -> None:

@@ -12,7 +12,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import FlexibleRunner, Runner
 
-from mmlapp.core import Phase, PruningError
+from mmlapp.core import Phase, PruningError, PruningWarning
 from mmlapp.engine import PruningHook
 
 MakeRunner = Callable[..., Runner]
@@ -199,10 +199,13 @@ def test_a_diverged_run_stops_and_names_the_layer(
         (dict(target=dict(flops=1.2)), r'target flops=1\.2.*\(0, 1\]'),
         (dict(target=dict(flops=0)), 'target flops=0: '),
         (dict(target=0.5), r'target=0\.5.*dict\(flops=0\.5\)'),
-        (dict(prune_epochs=0), 'prune_epochs=0'),
+        (dict(target=dict(flops=True)), 'target flops=True: '),
+        (dict(prune_epochs=0), 'prune_epochs=0: expected a number above 0'),
         (dict(prune_iters=-3), 'prune_iters=-3'),
         (dict(interval=0), 'interval=0'),
+        (dict(interval='50'), "interval='50': expected a whole number"),
         (dict(begin_iters=-1), 'begin_iters=-1'),
+        (dict(narrow='False'), "narrow='False': expected True or False"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], text: str) -> None:
@@ -212,6 +215,124 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], text: str) -> None:
 
 def change_hook(**arguments: Any) -> Callable[[dict[str, Any]], None]:
     return lambda config: config['custom_hooks'][0].update(arguments)
+
+
+def go_on(path: Path, resume: bool, **arguments: Any) -> Any:
+    """Goes on from a checkpoint with other settings of the hook."""
+
+    def change(config: dict[str, Any]) -> None:
+        config.update(load_from=str(path), resume=resume)
+        config['custom_hooks'][0].update(arguments)
+
+    return change
+
+
+@pytest.fixture
+def trained(make_runner: MakeRunner, tmp_path: Path) -> Path:
+    """Folder of a run: a checkpoint in its phase, at its end and later."""
+    make_runner(work_dir=tmp_path / 'first', narrow=True).train()
+    return tmp_path / 'first'
+
+
+def test_settings_of_a_checkpoint_are_held_against_those_of_the_run(
+    make_runner: MakeRunner, trained: Path, tmp_path: Path
+) -> None:
+    for epoch, resume, text in (
+        (1, True, r"target={'flops': 0\.3}, in the .* 0\.5}: .* load_from"),
+        (2, True, r"target={'flops': 0\.3}, .* is pruned, and there is no"),
+        (2, False, r"target={'flops': 0\.3}, .* is pruned, and there is no"),
+    ):
+        path = trained / f'epoch_{epoch}.pth'
+        change = go_on(path, resume, target=dict(flops=0.3))
+        runner = make_runner(change, work_dir=tmp_path / 'again', epochs=4)
+        with pytest.raises(PruningError, match=text):
+            runner.train()
+
+
+def test_weights_from_within_a_phase_start_a_fresh_one(
+    make_runner: MakeRunner, trained: Path, tmp_path: Path
+) -> None:
+    """As weights that know nothing of a phase do."""
+    whole = torch.load(trained / 'epoch_1.pth', weights_only=False)
+    bare = {
+        name: value
+        for name, value in whole['state_dict'].items()
+        if not name.startswith('pruner.')
+    }
+    torch.save({'state_dict': bare}, tmp_path / 'bare.pth')
+    models = []
+    for path in (trained / 'epoch_1.pth', tmp_path / 'bare.pth'):
+
+        def change(config: dict[str, Any], path: Path = path) -> None:
+            go_on(path, False, target=dict(flops=0.3))(config)
+            config['custom_hooks'].append(dict(type='EMAHook'))
+
+        runner = make_runner(change, work_dir=tmp_path / path.stem)
+        runner.train()
+        models.append(runner.model)
+    assert models[0].pruner.ratios()['flops'] <= 0.3
+    expected = models[1].state_dict()
+    for name, value in models[0].state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
+
+
+class Stop(Hook):
+    """Ends the training after the first epoch."""
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        runner.train_loop.stop_training = True
+
+
+def test_the_network_of_the_phase_is_forgotten_at_its_end(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    def gradient(config: dict[str, Any]) -> None:
+        config['model']['method'] = dict(type='lapp', update='gradient')
+        config['custom_hooks'][0]['begin_iters'] = 2
+
+    runner = make_runner(gradient, narrow=True)
+    runner.message_hub.update_info('best_score', 99.0)
+    runner.train()
+    shown = ['loss_pruning' in row for row in scalars(tmp_path) if 'lr' in row]
+    # From the first to the last but one step of the phase, which narrows.
+    assert shown == [False] * 2 + [True] * 7 + [False] * 3
+    assert 'best_score' not in runner.message_hub.runtime_info
+
+
+def test_a_phase_that_does_not_end_is_named(make_runner: MakeRunner) -> None:
+    runner = make_runner()
+    runner.register_hook(Stop())
+    said: list[str] = []
+    runner.logger.warning = said.append
+    runner.train()
+    assert any('not ended (step 4 of 8)' in text for text in said)
+
+
+def test_two_hooks_are_refused(make_runner: MakeRunner) -> None:
+    def twice(config: dict[str, Any]) -> None:
+        config['custom_hooks'].append(dict(type='mmlapp.PruningHook'))
+
+    with pytest.raises(PruningError, match='2 hooks of type PruningHook'):
+        make_runner(twice).train()
+
+
+@pytest.mark.parametrize(
+    'kind', ['OptimWrapper', 'mmlapp.PruningOptimWrapper']
+)
+def test_a_run_that_lost_its_hook_is_named(
+    make_runner: MakeRunner, kind: str
+) -> None:
+    def lose(config: dict[str, Any]) -> None:
+        config['custom_hooks'] = []
+        config['optim_wrapper']['type'] = kind
+
+    runner = make_runner(lose, epochs=1)
+    if kind == 'OptimWrapper':
+        with pytest.warns(PruningWarning, match='nothing prunes it'):
+            runner.train()
+    else:
+        with pytest.raises(PruningError, match='has nothing to step'):
+            runner.train()
 
 
 def test_a_phase_longer_than_training_is_refused(

@@ -144,5 +144,5 @@ def test_a_model_without_a_pruner_is_refused(
 
 
 def test_a_bad_interval_is_named() -> None:
-    with pytest.raises(PruningError, match='interval=0: expected more than 0'):
+    with pytest.raises(PruningError, match='interval=0: expected a whole'):
         ranks.RankCheckHook(0)

@@ -1,0 +1,127 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Where in a run its pruning phase lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmengine.runner import Runner
+
+from mmlapp.core import Pruner, PruningError
+from mmlapp.core.numbers import check_number
+from mmlapp.core.progress import Phase
+
+
+@dataclass(frozen=True)
+class PhaseLength:
+    """Begin and length of a phase, as :class:`PruningHook` is told.
+
+    Args:
+        prune_epochs (float): Length in epochs.
+        prune_iters (int, optional): Length in iterations, instead.
+        begin_iters (int): Iterations before the phase.
+
+    Raises:
+        PruningError: If an argument is no number or lies outside its range.
+    """
+
+    prune_epochs: float
+    prune_iters: int | None
+    begin_iters: int
+
+    def __post_init__(self) -> None:
+        check_number('prune_epochs', self.prune_epochs, above=0)
+        check_number('begin_iters', self.begin_iters, least=0, whole=True)
+        if self.prune_iters is not None:
+            check_number('prune_iters', self.prune_iters, least=1, whole=True)
+
+    def iters(self, runner: Runner) -> int:
+        """Returns the length in iterations.
+
+        Args:
+            runner (Runner): The runner, whose epochs have a length.
+        """
+        if self.prune_iters is not None:
+            return self.prune_iters
+        return max(1, round(self.prune_epochs * len(runner.train_dataloader)))
+
+    def steps(self, runner: Runner) -> int:
+        """Returns the length in steps of the optimizer.
+
+        Args:
+            runner (Runner): The runner, which may accumulate gradients.
+        """
+        return max(self.iters(runner) // accumulated(runner), 1)
+
+    def begin(self, runner: Runner) -> int:
+        """Returns the iteration at which a phase begins that has not yet.
+
+        Args:
+            runner (Runner): The runner; it may be past ``begin_iters``.
+        """
+        return max(self.begin_iters, runner.iter)
+
+    def end(self, runner: Runner, pruner: Pruner) -> int:
+        """Returns the iteration before which the phase is over.
+
+        Args:
+            runner (Runner): The runner.
+            pruner (Pruner): Of its model; inside the phase its own steps
+                count.
+        """
+        progress = pruner.progress
+        if progress.phase != Phase.PRUNING:
+            return self.begin(runner) + self.iters(runner)
+        every = accumulated(runner)
+        # Of the step that is being accumulated a part is done already.
+        left = (progress.steps - progress.done) * every - runner.iter % every
+        return int(runner.iter) + left
+
+    def text(self, runner: Runner, pruner: Pruner) -> str:
+        """Returns where the phase lies, in words.
+
+        Args:
+            runner (Runner): The runner.
+            pruner (Pruner): Of its model.
+        """
+        progress, steps = pruner.progress, self.steps(runner)
+        if progress.phase != Phase.PRUNING:
+            begin = self.begin(runner)
+            return f'in {self.iters(runner)} iterations from iteration {begin}'
+        text = f'resumed after step {progress.done} of {progress.steps}'
+        if steps != progress.steps:
+            text += (
+                f', which stay, though a phase would have {steps} now: the '
+                'number of batches or of accumulated ones is another'
+            )
+        return text
+
+    def check(self, runner: Runner, pruner: Pruner) -> None:
+        """Refuses a phase that does not fit into the run.
+
+        Args:
+            runner (Runner): The runner.
+            pruner (Pruner): Of its model.
+
+        Raises:
+            PruningError: With both ends.
+        """
+        last = self.end(runner, pruner)
+        if last > runner.max_iters:
+            raise PruningError(
+                f'the pruning phase ends at iteration {last}, but training '
+                f'at {runner.max_iters}: train longer, or shorten '
+                f'prune_epochs={self.prune_epochs} or '
+                f'prune_iters={self.prune_iters} in a new run, or '
+                f'begin_iters={self.begin_iters}'
+            )
+
+
+def accumulated(runner: Runner) -> int:
+    """Returns over how many iterations the optimizer collects gradients.
+
+    Args:
+        runner (Runner): The runner.
+    """
+    return int(getattr(runner.optim_wrapper, '_accumulative_counts', 1))
