@@ -5,21 +5,29 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
+import secrets
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+
+# What `temporary_path` makes: whose it is, and the process that writes it.
+TEMPORARY = re.compile(r'\..*\.([0-9a-f]{8})-([0-9]+)-[0-9a-f]{8}\.tmp')
 
 
 def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
     """Writes a file under a temporary name beside it, then renames it.
 
-    Whatever happens, there is either the old file or the new one.
+    Whatever happens, there is either the old file or the new one. Several
+    processes may write the same file: each has a name of its own.
 
     Args:
         path (str or Path): The file.
         write (Callable): Is given the temporary name to write to.
     """
     path = Path(path)
-    temporary = path.with_name(f'.{path.name}.tmp')
+    temporary = temporary_path(path)
     try:
         write(temporary)
         with temporary.open('rb') as file:
@@ -37,3 +45,47 @@ def replace_text(path: str | Path, text: str) -> None:
         text (str): Its content.
     """
     replace_file(path, lambda temporary: temporary.write_text(text, 'utf-8'))
+
+
+def temporary_path(path: Path) -> Path:
+    """Returns a name beside a file that no other process or thread has.
+
+    Args:
+        path (Path): The file or folder.
+    """
+    # A name may have 255 bytes, of which a character takes up to four.
+    own = f'{_machine()}-{os.getpid()}-{secrets.token_hex(4)}'
+    return path.with_name(f'.{path.name[:48]}.{own}.tmp')
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Removes what processes left that were killed while they wrote.
+
+    What a process is still writing stays, and what another machine wrote,
+    whose processes are not known here.
+
+    Args:
+        folder (str or Path): Where :func:`replace_file` wrote.
+    """
+    for path in Path(folder).glob('.*.tmp'):
+        found = TEMPORARY.fullmatch(path.name)
+        if found and found[1] == _machine() and not _runs(int(found[2])):
+            path.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    """Tells machines apart, and containers with numbers of their own."""
+    space = Path('/proc/self/ns/pid')
+    number = space.stat().st_ino if space.exists() else 0
+    return f'{zlib.crc32(f"{platform.node()} {number}".encode()):08x}'
+
+
+def _runs(process: int) -> bool:
+    try:
+        # Signal 0 reaches nobody.
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True

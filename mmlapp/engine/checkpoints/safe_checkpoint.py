@@ -15,7 +15,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from mmlapp.core import PruningError
-from mmlapp.core.files import replace_file, replace_text
+from mmlapp.core.files import remove_leftovers, replace_file, replace_text
 from mmlapp.registry import HOOKS
 
 from ..hook_list import replace_hook
@@ -85,8 +85,7 @@ class SafeCheckpointHook(CheckpointHook):
         if not getattr(runner.save_checkpoint, 'whole', False):
             runner.save_checkpoint = _saves_as_a_whole(runner.save_checkpoint)
         if is_main_process():
-            for leftover in Path(self.out_dir).glob('.*.pth.tmp'):
-                leftover.unlink(missing_ok=True)
+            remove_leftovers(self.out_dir)
 
     def _is_local(self) -> bool:
         return isinstance(self.file_backend, LocalBackend)

@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mmlapp.core import PruningError
+from mmlapp.core.files import temporary_path
 
 PLAN = '.plan.json'
 
@@ -54,7 +54,7 @@ def staged_folder(out: Path) -> Iterator[Path]:
     out = out.absolute()
     # Beside it, since only then is renaming one step.
     anchor = next(p for p in out.parents if p.is_dir())
-    folder = anchor / f'.{out.name}.{os.getpid()}.tmp'
+    folder = temporary_path(anchor / out.name)
     folder.mkdir()
     try:
         yield folder

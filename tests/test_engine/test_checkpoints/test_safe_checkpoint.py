@@ -3,6 +3,7 @@
 """Checkpoints are there as a whole or not at all."""
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
 from mmlapp.core import PruningError
+from mmlapp.core.files import temporary_path
 from mmlapp.engine import SafeCheckpointHook
 from mmlapp.engine.checkpoints.safe_checkpoint import save_safely
 
@@ -133,6 +135,11 @@ def test_it_serves_a_run_that_does_not_prune(
             type='mmlapp.SafeCheckpointHook', max_keep_ckpts=1
         )
 
-    (tmp_path / '.epoch_1.pth.tmp').write_bytes(b'left by a crash')
+    alive = temporary_path(tmp_path / 'epoch_1.pth')
+    # Of a process that cannot be: numbers are smaller.
+    dead = alive.name.replace(f'-{os.getpid()}-', f'-{2**30}-')
+    (tmp_path / dead).write_bytes(b'left by a crash')
+    alive.write_bytes(b'another run is writing this')
     make_runner(safe, plain=True).train()
-    assert files(tmp_path) == ['epoch_3.pth', 'last_checkpoint']
+    expected = [alive.name, 'epoch_3.pth', 'last_checkpoint']
+    assert files(tmp_path) == expected

@@ -97,3 +97,14 @@ def test_if_moving_fails_the_former_folder_is_back(tmp_path, monkeypatch):
         fill(folder, 'a.py')
     assert names(out) == {'old'}
     assert names(tmp_path) == {'out'}
+
+
+def test_two_processes_never_share_a_temporary_folder(tmp_path):
+    """Nor two threads of one process."""
+    out = tmp_path / 'out'
+    with staged_folder(out) as first, staged_folder(out) as second:
+        assert first != second
+        fill(first, 'a.py')
+        fill(second, 'b.py')
+    assert names(out) == {'a.py'}
+    assert names(tmp_path) == {'out'}
