@@ -51,9 +51,9 @@ ORDER = {
     ],
     'engine': [
         'hook_list',
-        'launch',
         'models',
         'checkpoints',
+        'launch',
         'training',
         'deployment',
         'analysis',

@@ -15,6 +15,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import distributed
 
+from .checkpoints.checked_loading import check_loading, checked_loading
+
 
 def add_launch_arguments(parser: ArgumentParser) -> None:
     """Add the arguments that every tool which runs a config understands.
@@ -135,6 +137,9 @@ def end_processes() -> None:
 def build_runner(cfg: Config) -> Runner:
     """Build the runner of a config, in the processes that it asks for.
 
+    It reads local checkpoints without running code that they hold, and
+    refuses damaged ones.
+
     Args:
         cfg (Config): The complete config.
 
@@ -143,6 +148,10 @@ def build_runner(cfg: Config) -> Runner:
     """
     set_loader_defaults(cfg)
     start_cpu_processes(cfg)
-    if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+    with checked_loading():
+        if 'runner_type' in cfg:
+            runner = RUNNERS.build(cfg)
+        else:
+            runner = Runner.from_cfg(cfg)
+    check_loading(runner, ('train', 'val', 'test'))
+    return runner

@@ -17,6 +17,7 @@ from mmlapp.core.numbers import check_flag, check_number
 from mmlapp.core.progress import Phase
 from mmlapp.registry import HOOKS
 
+from ..checkpoints.checked_loading import check_loading
 from ..checkpoints.random_state import RandomStateHook
 from ..checkpoints.safe_checkpoint import save_safely
 from ..checkpoints.state import PruningState
@@ -128,6 +129,7 @@ class PruningHook(Hook):
         """
         check_single(runner, PruningHook)
         check_run(runner, self.narrow)
+        check_loading(runner)
         attend(runner)
         self._add_hooks(runner)
 

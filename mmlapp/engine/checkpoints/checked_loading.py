@@ -1,0 +1,82 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""MMEngine loads checkpoints, but damaged ones and code in them never.
+
+Its own loader reads what ``torch.load`` calls unsafe all the same, and so runs
+whatever code a file holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from mmengine.runner import CheckpointLoader, Runner
+
+from .reading import load_checkpoint
+
+# Methods of a runner that load, by ``load_from``, ``resume`` or ``init_cfg``.
+LOADING = 'load_checkpoint', '_init_model_weights'
+
+
+@contextmanager
+def checked_loading() -> Iterator[None]:
+    """Lets MMEngine read local files by :func:`load_checkpoint` for a while.
+
+    Files from the network, such as ``https://``, come by loaders of
+    MMEngine's, which trust their source.
+    """
+    # The empty prefix fits what has no other one: a path.
+    former = CheckpointLoader._get_checkpoint_loader('')
+    CheckpointLoader.register_scheme('', load_from_checked_file, force=True)
+    try:
+        yield
+    finally:
+        CheckpointLoader.register_scheme('', former, force=True)
+
+
+def load_from_checked_file(
+    filename: str, map_location: Any = None
+) -> dict[str, Any]:
+    """Loads a local file, as a backend of MMEngine's.
+
+    Args:
+        filename (str): Its path.
+        map_location (Any): See :func:`torch.load`. Defaults to None.
+
+    Returns:
+        dict: The checkpoint.
+
+    Raises:
+        PruningError: If it is damaged or would run code.
+    """
+    # Published weights are often in the format of torch before 1.6.
+    path = Path(filename).expanduser()
+    return load_checkpoint(path, map_location, legacy=True)
+
+
+def check_loading(runner: Runner, methods: Sequence[str] = LOADING) -> None:
+    """Lets a runner load local files by :func:`load_checkpoint` alone.
+
+    Args:
+        runner (Runner): The runner, before it loads.
+        methods (Sequence[str]): Those of its methods that load. Defaults to
+            what loads and initialises weights.
+    """
+    for name in methods:
+        method = getattr(runner, name, None)
+        if method is not None and not hasattr(method, 'loads_checked'):
+            setattr(runner, name, _checked(method))
+
+
+def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with checked_loading():
+            return method(*args, **kwargs)
+
+    run.loads_checked = True  # type: ignore[attr-defined]
+    return run
