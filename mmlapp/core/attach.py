@@ -206,7 +206,7 @@ def _infos(model: nn.Module, analysis: Analysis) -> list[GroupInfo]:
             group.name,
             group.size,
             unit.scored_layers(model, analysis, group),
-            unit.floor,
+            unit.floor_of(group),
         )
         for group in analysis.groups.prunable
     ]

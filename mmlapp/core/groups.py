@@ -18,6 +18,7 @@ from .trace import Site, Trace
 
 OUT_OF_SCOPE = 'outside the scope'
 SINGLE = 'a single channel'
+PAIR = 'two channels, of which one alone would vanish in a squeeze'
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,15 @@ class ChannelGroup:
         members (tuple[Member, ...]): Everything that shrinks with them.
         frozen (str, optional): Why no channel may be removed. Defaults to
             None: prunable.
+        floor (int): Fewest channels without which the network would not run;
+            a unit may ask for more. Defaults to 0.
     """
 
     name: str
     size: int
     members: tuple[Member, ...]
     frozen: str | None = None
+    floor: int = 0
 
     def producers(self, sites: Iterable[Site]) -> list[Member]:
         """Returns the members whose site is among ``sites``."""
@@ -146,7 +150,31 @@ def find_groups(
         name = next(s.module for s in sites if s in trace.producers)
         item = ChannelGroup(name, len(components), members, frozen)
         items.append(item if frozen else _rename(item, names))
+    _raise_floors(trace, items, owner)
     return Groups(tuple(items), *_numbered(items, position, owner))
+
+
+def _raise_floors(
+    trace: Trace, items: list[ChannelGroup], owner: Tensor
+) -> None:
+    """Keeps two channels where a dimension of size one would vanish."""
+    for nodes in trace.lasting:
+        # Group of every index; what has none or a frozen one stays, [size].
+        found = [
+            number
+            for number in torch.where(nodes < 0, -1, owner[nodes]).tolist()
+            if number >= 0 and items[number].frozen is None
+        ]
+        numbers = set(found)
+        # Each group keeps one at least, so that two are enough, as is what
+        # stays beside one, or one that stands at several indices.
+        if len(numbers) != 1 or len(found) < len(nodes):
+            continue
+        number = numbers.pop()
+        size = items[number].size
+        if size == len(found):
+            frozen = PAIR if size == 2 else None
+            items[number] = replace(items[number], floor=2, frozen=frozen)
 
 
 def _numbered(

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from mmlapp.core import PruningError, PruningWarning, analyse
-from mmlapp.core.groups import matches
+from mmlapp.core.groups import PAIR, matches
 
 
 @pytest.fixture
@@ -153,3 +154,47 @@ def test_groups_that_begin_at_one_layer_have_names_of_their_own(
     assert result.groups == {'b': 4, 'b#2': 4}
     assert list(result.plan.groups) == ['b', 'b#2']
     assert list(result.pruner.keep_ratios()) == ['b', 'b#2']
+
+
+SQUEEZED = {
+    # Alone they would vanish with the pixels.
+    'all dimensions': (lambda a, b: a.squeeze(), 8, {'a': 2}),
+    'one dimension': (lambda a, b: a.squeeze(1).flatten(1), 8, {'a': 2}),
+    'in place': (lambda a, b: a.clone().squeeze_(), 8, {'a': 2}),
+    'tied': (lambda a, b: (a + b).squeeze(), 8, {'a': 2}),
+    # These cannot: two channels or more are left in any case.
+    'pixels': (lambda a, b: a.squeeze(-1).squeeze(-1), 8, {'a': 1}),
+    'two groups': (lambda a, b: torch.cat([a, b], 1).squeeze(), 16, {'a': 1}),
+    'twice': (lambda a, b: torch.cat([a, a], 1).squeeze(), 16, {'a': 1}),
+    'beside a constant': (
+        lambda a, b: torch.cat([a, b[:, :1] * 0 + 1], 1).squeeze(),
+        9,
+        {'a': 1},
+    ),
+}
+
+
+@pytest.mark.parametrize('name', SQUEEZED)
+def test_channels_that_are_squeezed(net, conv, image, agree, name):
+    """As many are left as make the narrowed network run: here, that many."""
+    squeeze, width, floors = SQUEEZED[name]
+    pool = functional.adaptive_avg_pool2d
+    model = net(
+        lambda m, x: m.c(squeeze(pool(m.a(x), 1), pool(m.b(x), 1))),
+        a=conv(3, 8),
+        b=conv(3, 8),
+        c=nn.Linear(width, 5),
+    )
+    result = agree(model, image, keep=0.0)
+    found = {info.name: info.floor for info in result.pruner.groups}
+    assert {name: found[name] for name in floors} == floors
+
+
+def test_of_two_that_are_squeezed_none_can_go(net, conv, image, frozen):
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x)).amax((2, 3), keepdim=True).squeeze()),
+        a=conv(3, 8),
+        b=conv(8, 2),
+        c=nn.Linear(2, 5),
+    )
+    assert frozen(model, image)['b'] == PAIR

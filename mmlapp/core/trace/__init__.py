@@ -15,6 +15,7 @@ from .call import tensors_in
 from .modules import running_modules, watch_modules
 from .record import LayerCall, LivingModule, Site, Trace
 from .rules import FALLBACK, RULES
+from .torch_functions import WatchFunctions
 from .tracer import Tracer
 
 __all__ = [
@@ -59,6 +60,7 @@ def trace(
             torch.no_grad(),
             watch_functions(tracer),
             watch_modules(tracer, model),
+            WatchFunctions(tracer),
             tracer,
         ):
             outputs = [forward()]

@@ -14,13 +14,24 @@ from torch.utils._pytree import tree_leaves
 
 @dataclass
 class Call:
-    """One operator call as a rule sees it."""
+    """One operator call as a rule sees it.
+
+    Args:
+        op (str): Name of the operator, ``aten::relu``.
+        func (OpOverload): The operator.
+        args (Sequence): Its arguments by position.
+        kwargs (dict): Its arguments by name.
+        out (Any): What it returned.
+        shape (tuple[int, ...]): Shape of the first argument before the call,
+            which may change it: ``squeeze_``. Defaults to none.
+    """
 
     op: str
     func: Any
     args: Sequence[Any]
     kwargs: dict[str, Any]
     out: Any
+    shape: tuple[int, ...] = ()
 
     def tensors(self) -> list[Tensor]:
         """Returns the tensor arguments, in order."""
@@ -35,15 +46,14 @@ class Call:
 
     def written(self) -> list[Tensor]:
         """Returns the tensors that the operator changes in place."""
-        # Not strict: arguments by name or left out are in the schema alone.
-        named = zip(self.func._schema.arguments, self.args, strict=False)
         return [
             value
-            for argument, value in named
+            for index, argument in enumerate(self.func._schema.arguments)
+            # Tensor(a!) in the schema is written, Tensor(a) only viewed; a
+            # list of tensors may be written as a whole.
+            if argument.alias_info is not None and argument.alias_info.is_write
+            for value in tree_leaves(self.argument(index, argument.name))
             if isinstance(value, Tensor)
-            # Tensor(a!) in the schema is written, Tensor(a) only viewed.
-            and argument.alias_info is not None
-            and argument.alias_info.is_write
         ]
 
     def argument(self, index: int, name: str, default: Any = None) -> Any:

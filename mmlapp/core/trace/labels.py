@@ -12,6 +12,8 @@ from torch import Tensor
 
 from .graph import NO_CHANNEL, ChannelGraph
 
+EMPTY = 'of a selection that has no elements on the example'
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -92,8 +94,10 @@ def gather_axis(
 
     Returns:
         tuple[int, Axis] or None: Dimension and labels, or None if the labels
-        are the same everywhere.
+        are the same everywhere, or there are none.
     """
+    if not labels.numel():
+        return None
     for d in range(labels.dim()):
         # What spread() has expanded needs no look at all its elements: one
         # index stands for all, which keeps images cheap.
@@ -131,7 +135,7 @@ def move(
     labels: Labels,
     shape: Sequence[int],
     operation: Callable[[Tensor], Tensor | Sequence[Tensor]],
-    count: int,
+    shapes: Sequence[Sequence[int]],
     reason: str,
 ) -> list[Labels]:
     """Sends labels through an operation that only moves data.
@@ -144,18 +148,20 @@ def move(
         labels (Labels): Labels of the input.
         shape (Sequence[int]): Shape of the input.
         operation (Callable): The operation, from tensor to tensor(s).
-        count (int): Number of its outputs.
+        shapes (Sequence[Sequence[int]]): Shapes of its outputs.
         reason (str): Why labels that cannot be followed are frozen.
 
     Returns:
         list[Labels]: One entry per output.
     """
-    outputs = [labels.moved({}) for _ in range(count)]
+    outputs = [labels.moved({}) for _ in shapes]
     for dim, axis in labels.axes.items():
         # One axis at a time: an element of the moved label tensor tells which
         # index of this axis the element of the output came from.
-        result = operation(spread(axis, dim, shape))
-        tensors = [result] if isinstance(result, Tensor) else list(result)
+        tensors = _moved(axis, dim, shape, operation, shapes)
+        if tensors is None:
+            graph.freeze(axis.ids, EMPTY)
+            continue
         found = [gather_axis(graph, t, axis.zero) for t in tensors]
         for output, moved in zip(outputs, found, strict=True):
             # None: all labels of this output are the same, as behind x[:, :1].
@@ -166,6 +172,28 @@ def move(
             else:
                 output.axes[moved[0]] = moved[1]
     return outputs
+
+
+def _moved(
+    axis: Axis,
+    dim: int,
+    shape: Sequence[int],
+    operation: Callable[[Tensor], Tensor | Sequence[Tensor]],
+    shapes: Sequence[Sequence[int]],
+) -> list[Tensor] | None:
+    """Moved label tensors; None where there is no element to tell them by."""
+    if all(shape) and all(map(all, shapes)):
+        result = operation(spread(axis, dim, shape))
+        return [result] if isinstance(result, Tensor) else list(result)
+    # A selection that is empty on the example is moved as one of a single
+    # element: [0, C, 2] as [1, C, 2] ends as [1, 2 C], for [0, 2 C].
+    try:
+        result = operation(spread(axis, dim, [size or 1 for size in shape]))
+    except (IndexError, RuntimeError):
+        return None
+    tensors = [result] if isinstance(result, Tensor) else list(result)
+    wanted = [[size or 1 for size in sizes] for sizes in shapes]
+    return tensors if [list(t.shape) for t in tensors] == wanted else None
 
 
 def _varies(labels: Tensor, dim: int) -> bool:

@@ -116,6 +116,8 @@ class Trace:
             channel is exactly zero.
         readers (set[Site]): Input sides of layers that read channels which
             are not zero where removed, and must be masked there.
+        lasting (list[Tensor]): Labels along dimensions that would vanish if
+            one index was left; each ``[size]``.
         calls (list[LayerCall]): Layers and products, in order.
         norms (dict[str, str]): Layer to the affine norm right behind it.
         living_modules (dict[str, LivingModule]): Modules that run on the
@@ -137,6 +139,7 @@ class Trace:
     producers: set[Site] = field(default_factory=set)
     masked: set[Site] = field(default_factory=set)
     readers: set[Site] = field(default_factory=set)
+    lasting: list[Tensor] = field(default_factory=list)
     calls: list[LayerCall] = field(default_factory=list)
     norms: dict[str, str] = field(default_factory=dict)
     living_modules: dict[str, LivingModule] = field(default_factory=dict)

@@ -72,9 +72,19 @@ class Tracer(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         self.note_read((args, kwargs))
+        name = func._schema.name
+        if not self.quiet and self._rule(name) is None:
+            # What PyTorch writes with other operators comes here as those, but
+            # for tensors that autograd does not know.
+            with self:
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        first = args[0] if args else None
+        shape = tuple(first.shape) if isinstance(first, Tensor) else ()
         out = func(*args, **kwargs)
         if not self.quiet:
-            call = Call(func._schema.name, func, args, kwargs, out)
+            call = Call(name, func, args, kwargs, out, shape)
             with self.silence():
                 if not self._is_update(call):
                     self._apply(call)
@@ -99,6 +109,11 @@ class Tracer(TorchDispatchMode):
             if name is not None:
                 self.trace.read.add(name)
 
+    def _rule(self, name: str) -> Rule | None:
+        """The rule of an operator, if there is one."""
+        # In place or not, the labels are the same: relu_ has the rule of relu.
+        return self._rules.get(name) or self._rules.get(name.removesuffix('_'))
+
     @contextmanager
     def silence(self) -> Iterator[None]:
         """Lets operators run that are not the network's or need no rule."""
@@ -116,10 +131,7 @@ class Tracer(TorchDispatchMode):
         return bool(self.stack) and id(self.stack[-1]) in self.cutters
 
     def _apply(self, call: Call) -> None:
-        # In place or not, the labels are the same: relu_ has the rule of relu.
-        rule = self._rules.get(call.op) or self._rules.get(
-            call.op.removesuffix('_'), self._fallback
-        )
+        rule = self._rule(call.op) or self._fallback
         self.own_calls.note(call)
         # Before the rule runs: where it works in place, the labels of what was
         # read are replaced by those of what was written.
@@ -147,7 +159,11 @@ class Tracer(TorchDispatchMode):
 
     def _mark_stale(self, call: Call) -> None:
         """Distrusts what shares its storage with a tensor just changed."""
-        if not call.func._schema.is_mutable:
+        # What is only seen in another shape has kept its values.
+        if (
+            not call.func._schema.is_mutable
+            or torch.Tag.inplace_view in call.func.tags
+        ):
             return
         for target in call.written():
             # y = x.flatten(2); x.exp_() changes y as well, whose labels were
@@ -237,8 +253,19 @@ class Tracer(TorchDispatchMode):
         self._makers.append(Maker(sites))
         return len(self._makers) - 1
 
-    def freeze_read(self, tensor: Tensor, operator: str) -> None:
-        """Freezes what an operator without a rule reads, and counts it."""
+    def freeze_read(
+        self,
+        tensor: Tensor,
+        operator: str,
+        reason: str = 'read by {}, unknown here',
+    ) -> None:
+        """Freezes what an operator without a rule reads, and counts it.
+
+        Args:
+            tensor (Tensor): What is read.
+            operator (str): Its name.
+            reason (str): Why, with a place for the name.
+        """
         labels = self.labels(tensor)
         if not labels.axes:
             return
@@ -247,7 +274,7 @@ class Tracer(TorchDispatchMode):
         unknown = self.trace.unknown
         unknown[operator] = unknown.get(operator, 0) + 1
         for axis in labels.axes.values():
-            self.graph.freeze(axis.ids, f'read by {operator}, unknown here')
+            self.graph.freeze(axis.ids, reason.format(operator))
 
     def link_norm(self, maker: int | None, norm: str) -> None:
         """Remembers which affine norm reads a layer's output."""

@@ -98,6 +98,14 @@ class Unit(ABC):
             nodes of its own with ``request.record.graph.new``.
         """
 
+    def floor_of(self, group: ChannelGroup) -> int:
+        """Returns how many parts of a group must stay.
+
+        Args:
+            group (ChannelGroup): One of its prunable groups.
+        """
+        return max(self.floor, group.floor)
+
     def scored_layers(
         self, model: nn.Module, analysis: Analysis, group: ChannelGroup
     ) -> list[Layer]:

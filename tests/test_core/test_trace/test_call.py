@@ -38,6 +38,9 @@ def test_what_an_operator_writes():
     aten = torch.ops.aten
     assert same(call_of(aten.copy_.default, A, B).written(), [A])
     assert same(call_of(aten.add.Tensor, A, B).written(), [])
+    named = Call('aten::add', aten.add.out, (A, B), {'out': C}, C)
+    assert same(named.written(), [C])
+    assert same(call_of(aten._foreach_neg_.default, [A, B]).written(), [A, B])
     # A view shares the storage, but nothing is written.
     assert same(call_of(aten.view.default, A, [1, 1]).written(), [])
 

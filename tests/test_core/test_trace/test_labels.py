@@ -5,6 +5,7 @@ import torch
 
 from mmlapp.core.trace.graph import ChannelGraph
 from mmlapp.core.trace.labels import (
+    EMPTY,
     Axis,
     Labels,
     gather_axis,
@@ -65,7 +66,7 @@ def test_move_applies_the_operation_itself(graph):
         tensor = tensor.view(2, 2, 3, 4).transpose(1, 2)
         return tensor.reshape(2, 6, 4)
 
-    (found,) = move(graph, labels, (2, 6, 4), shuffle, 1, 'lost')
+    (found,) = move(graph, labels, (2, 6, 4), shuffle, [(2, 6, 4)], 'lost')
     assert list(found.axes) == [1]
     assert found.axes[1].ids.tolist() == [0, 3, 1, 4, 2, 5]
     assert not found.axes[1].zero
@@ -74,7 +75,7 @@ def test_move_applies_the_operation_itself(graph):
 
 def test_move_freezes_what_it_loses(graph):
     labels = Labels({1: Axis(torch.arange(3))})
-    move(graph, labels, (2, 3), lambda t: t[:, 0], 1, 'lost')
+    move(graph, labels, (2, 3), lambda t: t[:, 0], [(2,)], 'lost')
     assert graph.frozen_reasons(graph.resolve()) == dict.fromkeys(
         range(3), 'lost'
     )
@@ -95,3 +96,27 @@ def test_without_zero_keeps_the_labels():
     labels = without_zero(Labels({1: Axis(torch.arange(3), zero=True)}))
     assert labels.axes[1].ids.tolist() == [0, 1, 2]
     assert not labels.axes[1].zero
+
+
+def test_an_empty_selection_is_followed_as_one_of_an_element():
+    """[0, C, 2] to [0, 2 C], each channel at two places."""
+    graph = ChannelGraph()
+    labels = Labels({1: Axis(graph.new(3))})
+    (found,) = move(
+        graph, labels, (0, 3, 2), lambda t: t.flatten(1), [(0, 6)], 'lost'
+    )
+    assert found.axes[1].ids.tolist() == [0, 0, 1, 1, 2, 2]
+    assert graph.frozen_reasons(graph.resolve()) == {}
+
+
+def test_what_makes_a_selection_empty_freezes():
+    graph = ChannelGraph()
+    labels = Labels({1: Axis(graph.new(3))})
+    (found,) = move(graph, labels, (4, 3), lambda t: t[:0], [(0, 3)], 'lost')
+    assert not found.axes
+    reasons = graph.frozen_reasons(graph.resolve())
+    assert reasons == dict.fromkeys(range(3), EMPTY)
+
+
+def test_labels_of_no_element_tell_nothing():
+    assert gather_axis(ChannelGraph(), torch.zeros(0, 3), True) is None

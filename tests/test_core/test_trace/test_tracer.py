@@ -124,3 +124,19 @@ def test_random_numbers_of_the_caller_are_not_consumed(net, conv, image):
     found = torch.rand(3)
     torch.manual_seed(1)
     assert torch.equal(found, torch.rand(3))
+
+
+def test_operators_without_a_rule_are_taken_apart(net, conv, image):
+    """They come whole where autograd does not listen; the trace is equal."""
+
+    def forward(m, x):
+        y = torch.cat(m.a(x).chunk(2, 1)[::-1], 1).movedim(2, 3)
+        return m.c(m.b(y).flatten(1))
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 6), c=nn.Linear(384, 5))
+    usual = trace(model, lambda: model(image))
+    whole = trace(model, lambda: torch.inference_mode()(model)(image))
+    assert whole.unknown == usual.unknown == {}
+    assert whole.sites == usual.sites
+    assert whole.producers == usual.producers
+    assert torch.equal(whole.graph.resolve(), usual.graph.resolve())

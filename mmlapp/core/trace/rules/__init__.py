@@ -8,6 +8,7 @@ import torch
 
 from ..call import Call
 from ..rule import Rule
+from ..torch_functions import VALUE
 from ..tracer import Tracer
 from . import (
     convolution,
@@ -32,6 +33,11 @@ RULES: dict[str, Rule] = {
 
 def _fallback(tracer: Tracer, call: Call) -> None:
     """Rule of every operator without a row: pointwise, or frozen."""
+    if not call.outputs():
+        # equal, allclose, item, ...: what Python does next depends on it.
+        for tensor in call.tensors():
+            tracer.freeze_read(tensor, call.op, VALUE)
+        return
     if torch.Tag.pointwise in call.func.tags:
         pointwise.pointwise(tracer, call)
         return

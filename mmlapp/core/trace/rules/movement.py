@@ -21,18 +21,15 @@ LOST = 'moved in a way that mixes channels with other dimensions'
 
 def moved(tracer: Tracer, call: Call) -> None:
     """Views, permutations, shuffles, rolls, copies of one tensor."""
-    source = call.args[0]
-    labels = tracer.labels(source)
+    labels, outputs = tracer.labels(call.args[0]), call.outputs()
+    shapes = [tuple(output.shape) for output in outputs]
 
     def operation(tensor: Tensor) -> Any:
         if call.op in _VIEWS:  # expanded labels may need a copy to be viewed
-            return tensor.reshape(call.outputs()[0].shape)
+            return tensor.reshape([size or 1 for size in shapes[0]])
         return call.func(tensor, *call.args[1:], **_dataless(call.kwargs))
 
-    outputs = call.outputs()
-    found = move(
-        tracer.graph, labels, source.shape, operation, len(outputs), LOST
-    )
+    found = move(tracer.graph, labels, call.shape, operation, shapes, LOST)
     for output, entry in zip(outputs, found, strict=True):
         tracer.set(output, entry)
 
@@ -47,6 +44,17 @@ def _dataless(kwargs: dict[str, Any]) -> dict[str, Any]:
         for k, v in kwargs.items()
         if k not in ('dtype', 'memory_format', 'layout', 'device')
     }
+
+
+def squeezed(tracer: Tracer, call: Call) -> None:
+    """squeeze: a dimension of channels must not become one of size one."""
+    dims = call.argument(1, 'dim')
+    dims = [dims] if isinstance(dims, int) else dims
+    rank = max(len(call.shape), 1)
+    over = range(rank) if dims is None else [d % rank for d in dims]
+    axes = tracer.labels(call.args[0]).axes
+    tracer.trace.lasting += [axes[d].ids for d in over if d in axes]
+    moved(tracer, call)
 
 
 def copied(tracer: Tracer, call: Call) -> None:
@@ -162,8 +170,9 @@ def selected(tracer: Tracer, call: Call) -> None:
 
 
 def _dim(call: Call, source: Tensor) -> int:
-    index = 2 if call.op.startswith('aten::split') else 1
-    dim = call.argument(index, 'dim', 0)
+    # The position of ``dim`` differs: split(x, sizes, dim), narrow(x, dim, ..)
+    names = [argument.name for argument in call.func._schema.arguments]
+    dim = call.argument(names.index('dim'), 'dim', 0)
     return int(dim) % max(source.dim(), 1)
 
 
@@ -175,6 +184,13 @@ def padded(tracer: Tracer, call: Call) -> None:
     output = call.outputs()[0]
     result = Labels()
     for dim, axis in labels.axes.items():
+        # Pairs from the last dimension on; below zero they cut.
+        end = 2 * (source.dim() - dim)
+        before, after = pad[end - 2 : end] or (0, 0)
+        # What is cut stays, so that the others stay where they are from there.
+        size = source.shape[dim]
+        tracer.graph.freeze(axis.ids[: max(-before, 0)], CUT)
+        tracer.graph.freeze(axis.ids[size - max(-after, 0) :], CUT)
         # Labels are padded with NO_CHANNEL, whatever the values are: zeros
         # keep the promise of zeros, other values are read through a mask.
         filled = torch.constant_pad_nd(
@@ -190,8 +206,10 @@ def padded(tracer: Tracer, call: Call) -> None:
 
 def concatenated(tracer: Tracer, call: Call) -> None:
     """cat: labels follow each other along one dimension, tie elsewhere."""
-    tensors = [t for t in call.args[0] if t.numel()]
-    dim = int(call.argument(1, 'dim', 0)) % tensors[0].dim()
+    # A row of no elements is left out, whatever the shape of the others.
+    rank = call.outputs()[0].dim()
+    tensors = [t for t in call.args[0] if t.dim() == rank]
+    dim = int(call.argument(1, 'dim', 0)) % rank
     entries = [tracer.labels(t) for t in tensors]
     output = Labels()
     for d in sorted({d for e in entries for d in e.axes}):
@@ -297,14 +315,18 @@ RULES = rules_of_aten(
     {
         moved: (
             'view _unsafe_view reshape _reshape_alias permute transpose t '
-            'expand unsqueeze squeeze clone alias contiguous flip repeat '
+            'expand unsqueeze clone alias contiguous flip repeat '
             'detach lift_fresh pixel_shuffle pixel_unshuffle movedim '
             'swapaxes flatten unflatten'
         ),
+        squeezed: 'squeeze',
         shuffled: 'channel_shuffle native_channel_shuffle',
         shifted: 'roll unfold',
         copied: '_to_copy dropout native_dropout bernoulli',
-        pieces: 'slice split split_with_sizes narrow chunk',
+        pieces: (
+            'slice split split_with_sizes narrow chunk tensor_split '
+            'unsafe_chunk unsafe_split unsafe_split_with_sizes'
+        ),
         selected: 'select unbind',
         patched: 'im2col',
         padded: 'constant_pad_nd',

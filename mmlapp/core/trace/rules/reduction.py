@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ..call import Call
 from ..labels import Axis, Labels
 from ..rule import rules_of_aten
@@ -14,10 +16,12 @@ def pooled(tracer: Tracer, call: Call) -> None:
     """Spatial operators: batch and channel dimensions stay as they are."""
     source = call.args[0]
     labels = tracer.labels(source)
+    # The name tells how many there are: [N, C, H, W] or [C, H, W] in 2d.
+    first = source.dim() - int(re.findall(r'(\d)d', call.op)[0])
     for dim, axis in labels.axes.items():
-        if dim > 1:
+        if dim >= first:
             tracer.graph.freeze(axis.ids, f'resized by {call.op}')
-    kept = {d: a for d, a in labels.axes.items() if d <= 1}
+    kept = {d: a for d, a in labels.axes.items() if d < first}
     for output in call.outputs():
         tracer.set(output, Labels(dict(kept)))
 
