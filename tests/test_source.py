@@ -51,8 +51,10 @@ ORDER = {
     ],
     'engine': [
         'hook_list',
+        'failures',
         'models',
         'checkpoints',
+        'config_files',
         'launch',
         'training',
         'deployment',

@@ -7,6 +7,7 @@ trained and nothing downloaded.
 
 Examples:
     python tools/analyze.py configs/digits/lapp-flops40_resnet20_b64_digits.py
+    python tools/analyze.py mmdet::retinanet/retinanet_r50_fpn_1x_coco.py
     python tools/analyze.py CONFIG --scope backbone --input-shape 3 224 224
     python tools/analyze.py CONFIG --bypass depthwise --json analysis.json
 """
@@ -18,11 +19,10 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
-from mmengine.config import Config, DictAction
-
-from mmlapp.core import PruningError
 from mmlapp.engine.analysis.model_report import ModelReport, analyse_config
 from mmlapp.engine.analysis.tables import console, layers_table, totals_table
+from mmlapp.engine.config_files import add_config_arguments, read_config
+from mmlapp.engine.failures import tells_failures
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -32,7 +32,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         epilog='What neither the command line nor the config says has the '
         'default of mmlapp.PrunableModel.',
     )
-    parser.add_argument('config', help='path of the config')
+    add_config_arguments(parser)
     parser.add_argument(
         '--scope',
         nargs='+',
@@ -68,22 +68,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         help='write the analysis to FILE as well; - writes it to standard '
         'output instead of the tables',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to replace',
-    )
     return parser.parse_args(argv)
-
-
-def load_config(args: Namespace) -> Config:
-    """Load the config that a command line names."""
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    return cfg
 
 
 def settings(args: Namespace) -> dict[str, Any]:
@@ -116,17 +101,15 @@ def show(report: ModelReport, target: str | None) -> None:
             file.write(text + '\n')
 
 
+@tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
     """Analyse."""
     args = parse_args(argv)
     progress = console(sys.stderr).status('reading the config')
     # Importing models and datasets prints; standard output is for results.
     with progress as status, redirect_stdout(sys.stderr):
-        try:
-            cfg = load_config(args)
-            report = analyse_config(cfg, settings(args), status.update)
-        except (PruningError, FileNotFoundError) as error:
-            sys.exit(f'error: {error}')
+        cfg = read_config(args.config, args.cfg_options)
+        report = analyse_config(cfg, settings(args), status.update)
     show(report, args.json)
 
 

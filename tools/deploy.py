@@ -18,12 +18,15 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
-
-from mmlapp.core import PruningError
 from mmlapp.core.compare import DEPLOYED_TOLERANCE
 from mmlapp.engine.analysis.tables import console, figures_table
+from mmlapp.engine.config_files import (
+    add_config_arguments,
+    check_checkpoint,
+    read_config,
+)
 from mmlapp.engine.deployment.deploy import Deployment, deploy
+from mmlapp.engine.failures import tells_failures
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -31,7 +34,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser = ArgumentParser(
         description='Narrow a model that was pruned, check and write it.'
     )
-    parser.add_argument('config', help='config of the run')
+    add_config_arguments(parser)
     parser.add_argument(
         'checkpoint',
         help='checkpoint of the run, from after its pruning phase',
@@ -48,23 +51,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         help='add bypasses to the filters beside them where the sum is one '
         'filter: a plain model with fewer FLOPs and the same outputs',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to replace; those that the run was '
-        'started with',
-    )
     return parser.parse_args(argv)
-
-
-def load_config(args: Namespace) -> Config:
-    """Load the config that a command line names."""
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    return cfg
 
 
 def report(result: Deployment) -> None:
@@ -82,23 +69,23 @@ def report(result: Deployment) -> None:
         out.print(f'wrote {path}', soft_wrap=True)
 
 
+@tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
     """Deploy."""
     args = parse_args(argv)
     progress = console(sys.stderr).status('reading the config')
     # Importing models and datasets prints; standard output is for results.
     with progress as status, redirect_stdout(sys.stderr):
-        try:
-            result = deploy(
-                load_config(args),
-                args.checkpoint,
-                args.out,
-                force=args.force,
-                merge=args.merge_bypasses,
-                progress=status.update,
-            )
-        except (PruningError, FileNotFoundError) as error:
-            sys.exit(f'error: {error}')
+        cfg = read_config(args.config, args.cfg_options)
+        check_checkpoint('checkpoint', args.checkpoint)
+        result = deploy(
+            cfg,
+            args.checkpoint,
+            args.out,
+            force=args.force,
+            merge=args.merge_bypasses,
+            progress=status.update,
+        )
     report(result)
 
 

@@ -18,6 +18,9 @@ from mmengine.fileio import dump
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
+from mmlapp.core import PruningError
+from mmlapp.engine.config_files import check_checkpoint
+from mmlapp.engine.failures import tells_failures
 from mmlapp.engine.launch import (
     add_launch_arguments,
     build_runner,
@@ -36,7 +39,7 @@ PREDICTION_DUMPS = {'mmdet': 'mmdet.DumpDetResults'}
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the command line."""
     parser = ArgumentParser(description='Evaluate a checkpoint of a config.')
-    parser.add_argument('config', help='path of the config')
+    add_launch_arguments(parser)
     parser.add_argument('checkpoint', help='path of the checkpoint')
     parser.add_argument(
         '--out',
@@ -66,7 +69,6 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         metavar='SECONDS',
         help='how long --show keeps a picture; 2 by default',
     )
-    add_launch_arguments(parser)
     args = parser.parse_args(argv)
     if args.out and args.out.suffix not in ('.json', '.pkl', '.pickle'):
         parser.error(
@@ -80,12 +82,13 @@ def show_predictions(cfg: Config, args: Namespace) -> None:
     """Turn the visualization hook on.
 
     Raises:
-        ValueError: If the config has no such hook, or one with other settings.
+        PruningError: If the config has no such hook, or one with other
+            settings.
     """
     hook = cfg.get('default_hooks', {}).get('visualization', {})
     name = hook.get('type', '').rpartition('.')[-1]
     if name not in VISUALIZATION:
-        raise ValueError(
+        raise PruningError(
             '--show and --show-dir: the config has default_hooks.visualization'
             f'.type={name!r}; expected {" or ".join(VISUALIZATION)}.'
         )
@@ -100,11 +103,11 @@ def use_tta(cfg: Config) -> None:
     """Wrap the model for test-time augmentation.
 
     Raises:
-        ValueError: If the config does not say how to augment.
+        PruningError: If the config does not say how to augment.
     """
     missing = {'tta_model', 'tta_pipeline'} - set(cfg.keys())
     if missing:
-        raise ValueError(
+        raise PruningError(
             f'--tta: the config has no {" and no ".join(sorted(missing))}; '
             'see the guide to test-time augmentation of MMEngine.'
         )
@@ -138,9 +141,11 @@ def evaluate(runner: Runner, out: Path | None) -> None:
         master_only(dump)(metrics, out)
 
 
-def main() -> None:
+@tells_failures
+def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate the checkpoint."""
-    args = parse_args()
+    args = parse_args(argv)
+    check_checkpoint('checkpoint', args.checkpoint)
     evaluate(build_runner(configure(args)), args.out)
 
 

@@ -13,6 +13,9 @@ from collections.abc import Sequence
 
 from mmengine.config import Config
 
+from mmlapp.core import PruningError
+from mmlapp.engine.config_files import check_checkpoint
+from mmlapp.engine.failures import tells_failures
 from mmlapp.engine.launch import (
     add_launch_arguments,
     build_runner,
@@ -30,7 +33,7 @@ AMP_WRAPPERS = {
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     """Parse the command line."""
     parser = ArgumentParser(description='Train the model of a config.')
-    parser.add_argument('config', help='path of the config')
+    add_launch_arguments(parser)
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -53,7 +56,6 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         action='store_true',
         help='do not evaluate during training',
     )
-    add_launch_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -61,12 +63,12 @@ def use_amp(cfg: Config) -> None:
     """Replace the optimizer wrapper by its twin for mixed precision.
 
     Raises:
-        ValueError: If no such twin is known.
+        PruningError: If no such twin is known.
     """
     wrapper = cfg.optim_wrapper
     name = wrapper.get('type', 'OptimWrapper')
     if name not in {*AMP_WRAPPERS, *AMP_WRAPPERS.values()}:
-        raise ValueError(
+        raise PruningError(
             f'--amp: the config has optim_wrapper.type={name!r}, and a twin '
             f'for mixed precision is known for {", ".join(AMP_WRAPPERS)} '
             'only. Write the type that you want into the config instead.'
@@ -85,11 +87,11 @@ def scale_lr(cfg: Config) -> None:
     """Turn the scaling of the learning rate on.
 
     Raises:
-        ValueError: If the config does not say for which batch size its
+        PruningError: If the config does not say for which batch size its
             learning rate is meant.
     """
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-        raise ValueError(
+        raise PruningError(
             '--auto-scale-lr: the config has no auto_scale_lr.base_batch_size,'
             ' the total batch size for which its learning rate is meant. Add '
             'auto_scale_lr=dict(base_batch_size=...).'
@@ -113,12 +115,16 @@ def configure(args: Namespace) -> Config:
         scale_lr(cfg)
     if args.no_validate:
         skip_validation(cfg)
+    if cfg.get('load_from'):
+        name = 'load_from' if args.resume is None else '--resume'
+        check_checkpoint(name, cfg.load_from)
     return cfg
 
 
-def main() -> None:
+@tells_failures
+def main(argv: Sequence[str] | None = None) -> None:
     """Train."""
-    build_runner(configure(parse_args())).train()
+    build_runner(configure(parse_args(argv))).train()
 
 
 if __name__ == '__main__':

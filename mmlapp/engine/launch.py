@@ -9,34 +9,29 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import distributed
 
+from mmlapp.core import PruningError
+
 from .checkpoints.checked_loading import check_loading, checked_loading
+from .config_files import add_config_arguments, read_config
 
 
 def add_launch_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments that every tool which runs a config understands.
+    """Add the arguments of every tool that runs a config.
 
     Args:
         parser (ArgumentParser): The parser to extend.
     """
+    add_config_arguments(parser)
     parser.add_argument(
         '--work-dir',
         help='folder of logs and checkpoints; the default is `work_dir` of '
         'the config, or else work_dirs/<name of the config>',
-    )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to replace, such as '
-        'train_dataloader.batch_size=64 or key="[(a,b),(c,d)]" (quoted, '
-        'without blanks)',
     )
     parser.add_argument(
         '--launcher',
@@ -54,8 +49,7 @@ def load_config(args: Namespace) -> Config:
     """Load the config that a command line names, with its overrides.
 
     Args:
-        args (Namespace): Parsed arguments: ``config`` and those of
-            :func:`add_launch_arguments`.
+        args (Namespace): Parsed arguments of :func:`add_launch_arguments`.
 
     Returns:
         Config: The config, with ``launcher`` and ``work_dir`` set. The command
@@ -63,11 +57,9 @@ def load_config(args: Namespace) -> Config:
     """
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    default_dir = str(Path('work_dirs') / Path(args.config).stem)
+    default_dir = str(Path('work_dirs') / Path(cfg.filename).stem)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_dir
     return cfg
 
@@ -105,12 +97,12 @@ def start_cpu_processes(cfg: Config) -> None:
         cfg (Config): The config of the run; changed in place.
 
     Raises:
-        ValueError: If the launcher is another than ``'pytorch'``.
+        PruningError: If the launcher is another than ``'pytorch'``.
     """
     if cfg.launcher == 'none' or get_device() != 'cpu':
         return
     if cfg.launcher != 'pytorch':
-        raise ValueError(
+        raise PruningError(
             f'launcher={cfg.launcher!r} needs a GPU for each process, and '
             "there is none: use launcher='pytorch' (tools/dist_train.sh)."
         )

@@ -15,7 +15,6 @@ def load(tmp_path):
         path = tmp_path / 'recipe.py'
         path.write_text(text)
         parser = ArgumentParser()
-        parser.add_argument('config')
         launch.add_launch_arguments(parser)
         return launch.load_config(parser.parse_args([str(path), *argv]))
 

@@ -152,3 +152,17 @@ def test_predictions_are_written(tool, runner, tmp_path):
     tool.evaluate(runner, out)
     predictions = pickle.loads(out.read_bytes())
     assert [sample['odd'] for sample in predictions] == [0, 1, 0, 1, 0]
+
+
+def test_swapped_arguments_are_one_line(tool, tmp_path):
+    checkpoint, config = tmp_path / 'a.pth', tmp_path / 'a.py'
+    torch.save({'state_dict': {}}, checkpoint)
+    config.write_text("model = dict(type='Net')")
+    with pytest.raises(SystemExit, match=r'error: checkpoint=.*it is a text'):
+        tool.main([str(checkpoint), str(config)])
+    with pytest.raises(
+        SystemExit, match=r'error: config=.*the config comes f'
+    ):
+        tool.main([str(checkpoint), str(checkpoint)])
+    with pytest.raises(SystemExit, match=r'error: checkpoint=.* is a folder'):
+        tool.main([str(config), str(tmp_path)])

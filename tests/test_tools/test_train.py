@@ -3,9 +3,11 @@
 import pytest
 from mmengine.config import Config
 
+from mmlapp.core import PruningError
+
 CONFIG = """
 work_dir = 'from_config'
-load_from = 'pretrained.pth'
+load_from = 'https://there/pretrained.pth'
 optim_wrapper = dict(type='{wrapper}', optimizer=dict(type='SGD', lr=0.1))
 auto_scale_lr = dict(base_batch_size=256)
 val_cfg = dict()
@@ -33,7 +35,7 @@ def test_without_arguments_the_config_is_kept(configure):
     cfg = configure()
     assert cfg.optim_wrapper.type == 'OptimWrapper'
     assert 'loss_scale' not in cfg.optim_wrapper
-    assert cfg.load_from == 'pretrained.pth'
+    assert cfg.load_from == 'https://there/pretrained.pth'
     assert not cfg.get('resume', False)
     assert 'enable' not in cfg.auto_scale_lr
     assert cfg.val_dataloader.batch_size == 2
@@ -74,7 +76,7 @@ def test_amp_refuses_other_types(configure):
     [
         (['--resume'], None),
         (['--resume', 'auto'], None),
-        (['--resume', 'epoch_3.pth'], 'epoch_3.pth'),
+        (['--resume', 's3://epoch_3.pth'], 's3://epoch_3.pth'),
     ],
 )
 def test_resume(configure, argv, load_from):
@@ -98,3 +100,20 @@ def test_no_validate(configure):
     assert cfg.val_cfg is None
     assert cfg.val_dataloader is None
     assert cfg.val_evaluator is None
+
+
+def test_a_missing_checkpoint_is_named_with_its_argument(configure, tmp_path):
+    path = str(tmp_path / 'gone.pth')
+    with pytest.raises(PruningError, match=r"--resume='.*gone\.pth': there"):
+        configure('--resume', path)
+    with pytest.raises(PruningError, match=r"load_from='.*gone\.pth': there"):
+        configure('--cfg-options', f'load_from={path}')
+
+
+def test_errors_are_one_line(train, tmp_path):
+    with pytest.raises(SystemExit) as info:
+        train.main([str(tmp_path / 'gone.py')])
+    assert info.value.code.startswith('error: config=')
+    assert info.value.code.endswith(
+        'gone.py does not exist; give the path of a config'
+    )

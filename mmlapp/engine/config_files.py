@@ -1,0 +1,167 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Files that a command line names: configs and checkpoints."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, DictAction
+
+from mmlapp.core import PruningError
+
+from .checkpoints.archive import describe, is_archive, is_legacy
+
+SUFFIXES = '.py', '.yml', '.yaml', '.json'
+
+
+class Options(DictAction):
+    """``KEY=VALUE`` arguments; another form is a usage error."""
+
+    def __call__(
+        self,
+        parser: ArgumentParser,
+        namespace: Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Reads them.
+
+        Args:
+            parser (ArgumentParser): The parser.
+            namespace (Namespace): What it has found.
+            values (list[str]): The arguments.
+            option_string (str, optional): Name of the option. Defaults to
+                None.
+        """
+        for value in values:
+            if '=' not in value:
+                parser.error(f'{option_string} {value}: expected KEY=VALUE')
+        super().__call__(parser, namespace, values, option_string)
+
+
+def add_config_arguments(parser: ArgumentParser) -> None:
+    """Adds what every tool understands: a config, and changes of it.
+
+    Args:
+        parser (ArgumentParser): The parser to extend.
+    """
+    parser.add_argument(
+        'config',
+        help='path of the config, or package::path of one that a package '
+        'comes with, such as mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=Options,
+        metavar='KEY=VALUE',
+        help='settings of the config to replace, such as '
+        'train_dataloader.batch_size=64 or key="[(a,b),(c,d)]" (quoted, '
+        'without blanks)',
+    )
+
+
+def read_config(
+    name: str | Path, options: Mapping[str, Any] | None = None
+) -> Config:
+    """Reads a config.
+
+    Args:
+        name (str or Path): Its path, or ``package::path`` as in ``_base_``.
+        options (Mapping, optional): Values to replace, by dotted names.
+            Defaults to None.
+
+    Raises:
+        PruningError: With the name, and why it cannot be read.
+    """
+    path = find_config(name)
+    try:
+        # A config is code of the user, and can fail in every way.
+        cfg = Config.fromfile(path)
+    except Exception as error:
+        raise PruningError(
+            f'config={str(name)!r} cannot be read: '
+            f'{type(error).__name__}: {error}'
+        ) from error
+    try:
+        cfg.merge_from_dict(dict(options or {}))
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise PruningError(
+            f'--cfg-options {options}: they do not fit the config {name} '
+            f'({type(error).__name__}: {error})'
+        ) from error
+    return cfg
+
+
+def find_config(name: str | Path) -> Path:
+    """Returns the path of a config.
+
+    Args:
+        name (str or Path): See :func:`read_config`.
+
+    Raises:
+        PruningError: If there is no such file, or it is no config.
+    """
+    said, package, inner = f'config={str(name)!r}', *_split(name)
+    path = Path(inner)
+    if package:
+        path = _folder(said, package) / inner
+        if not path.is_file():
+            path = path.with_name(f'{path.name}.py')
+    if not path.is_file():
+        kind = 'is a folder' if path.is_dir() else 'does not exist'
+        raise PruningError(f'{said}: {path} {kind}; give the path of a config')
+    if path.suffix not in SUFFIXES:
+        if is_archive(path) or is_legacy(path):
+            raise PruningError(
+                f'{said} is a checkpoint: the config comes first, then the '
+                'checkpoint'
+            )
+        raise PruningError(
+            f'{said}: expected a file of type {", ".join(SUFFIXES)}'
+        )
+    return path
+
+
+def _split(name: str | Path) -> tuple[str, str]:
+    """Package and path within its configs; no package for a plain path."""
+    package, mark, inner = str(name).partition('::')
+    return (package, inner) if mark else ('', str(name))
+
+
+def _folder(said: str, package: str) -> Path:
+    """Where an OpenMMLab package keeps its configs once it is installed."""
+    found = find_spec(package) if package.isidentifier() else None
+    if found is None or found.origin is None:
+        raise PruningError(f'{said}: no package {package!r} is installed')
+    return Path(found.origin).parent / '.mim' / 'configs'
+
+
+def check_checkpoint(argument: str, path: str | Path) -> None:
+    """Refuses what cannot be a checkpoint, before a model is built.
+
+    Args:
+        argument (str): Name of the argument, for the error text.
+        path (str or Path): The file; addresses such as ``https://`` are left
+            to MMEngine.
+
+    Raises:
+        PruningError: With the path, and what is there.
+    """
+    if '://' in str(path):
+        return
+    said = f'{argument}={str(path)!r}'
+    if Path(path).is_dir():
+        raise PruningError(
+            f'{said} is a folder: give one of its checkpoints, such as the '
+            'one that its file last_checkpoint names'
+        )
+    if not Path(path).is_file():
+        raise PruningError(f'{said}: there is no such file')
+    if not (is_archive(path) or is_legacy(path)):
+        raise PruningError(f'{said} is no checkpoint: {describe(path)}')

@@ -1,0 +1,102 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""How command-line tools fail: one line for users, a traceback for bugs."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import mmengine.registry.build_functions as build
+from torch import distributed
+
+from mmlapp.core import PruningError
+
+# What a user gave cannot be used, or is not there.
+FAILURES = (
+    PruningError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+LOCAL_RANKS = 'LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK'
+
+
+def tells_failures(main: Callable[..., None]) -> Callable[..., None]:
+    """Makes the function of a tool end with one line where a user erred.
+
+    The exit code is 1. Of several processes all exit, and one tells. Other
+    errors are bugs and keep their traceback.
+
+    Args:
+        main (Callable): The function.
+    """
+
+    @wraps(main)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            main(*args, **kwargs)
+        except Exception as error:
+            if not is_failure(error):
+                raise
+            text = f'error: {failure_text(error)}'
+            raise SystemExit(text if _tells() else 1) from error
+
+    return run
+
+
+def is_failure(error: Exception) -> bool:
+    """Whether an error is about what a user gave.
+
+    Args:
+        error (Exception): As it was caught, with its traceback.
+    """
+    return isinstance(error, FAILURES) or _is_of_config(error)
+
+
+def _is_of_config(error: Exception) -> bool:
+    """A type or an argument of a config that does not exist.
+
+    MMEngine looks types up and calls them in one function. What fails deeper
+    within is no mistake of the config alone.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    return (
+        isinstance(error, (KeyError, TypeError))
+        and bool(frames)
+        and Path(frames[-1].filename) == Path(build.__file__)
+    )
+
+
+def failure_text(error: Exception) -> str:
+    r"""Returns the message of an error in one line.
+
+    Args:
+        error (Exception): The error.
+
+    Examples:
+        >>> failure_text(KeyError('Net is not in the registry.\n  See ...'))
+        'Net is not in the registry. See ...'
+    """
+    # A KeyError shows its message in quotes.
+    plain = error.args[0] if isinstance(error, KeyError) else error
+    return ' '.join(str(plain).split())
+
+
+def _tells() -> bool:
+    """Whether no other process of the run tells the same."""
+    if not distributed.is_initialized():
+        ranks = (os.environ.get(name) for name in LOCAL_RANKS)
+        return next((int(rank) for rank in ranks if rank), 0) == 0
+    rank = str(distributed.get_rank())
+    store = distributed.distributed_c10d._get_default_store()
+    try:
+        return store.compare_set('mmlapp_failed', '', rank).decode() == rank
+    except RuntimeError:
+        # The process that keeps the store has failed, and has told.
+        return False
