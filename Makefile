@@ -9,6 +9,8 @@ WHEELS ?= $(wildcard ../shared/wheels)
 PYTHON ?=
 # More arguments for pytest, as in `make test ARGS='-k narrow'`.
 ARGS ?=
+# Which networks `make fuzz` makes: one seed, or those from:to.
+SEEDS ?= 0:3000
 
 # The stamp names the content of the requirements, not their age: a fresh
 # clone finds a cached environment up to date.
@@ -21,7 +23,7 @@ PY := "$(MMLAPP_VENV)/bin/python"
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow check format clean key
+.PHONY: help env demo test test-slow fuzz check format clean key
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' \
@@ -41,6 +43,9 @@ test: env  ## Run the tests; more arguments for pytest in ARGS
 
 test-slow: env  ## Run the tests that take minutes
 	@$(PY) -m pytest -m slow $(ARGS)
+
+fuzz: env  ## Look for faults in networks at random, as SEEDS=0:3000
+	@PYTHONPATH="$(PYTHONPATH):tests" $(PY) -m fuzzing $(SEEDS)
 
 check: env  ## Check format, lint and types
 	@$(PY) -m ruff format --check .

@@ -1,0 +1,22 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The table of blocks, a file for each idea."""
+
+from ..writer import BLOCKS
+from . import (  # noqa: F401
+    attention,
+    control,
+    convolutions,
+    gates,
+    joins,
+    movement,
+    norms,
+    parameters,
+    plain,
+    sharing,
+    space,
+    tokens,
+    vectors,
+)
+
+__all__ = ['BLOCKS']

@@ -1,0 +1,80 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Python that depends on shapes."""
+
+from ..writer import MAP, Writer, block
+
+
+@block()
+def by_channels(w: Writer) -> None:
+    width = w.width()
+    layer = w.layer(w.c, width)
+    w(f'x = {layer}(x)')
+    w.c = width
+    limit = w.part_of(width)
+    w(f'if x.shape[{w.dim}] > {limit}:')
+    w('    x = x.relu()')
+    w('else:')
+    w('    x = -x')
+
+
+@block()
+def by_size(w: Writer) -> None:
+    a = w.layer(w.c, w.c)
+    w(f'x = {a}(x) if len(x) < 100 else x')
+
+
+@block()
+def asserted(w: Writer) -> None:
+    width = w.width()
+    w(f'x = {w.layer(w.c, width)}(x)')
+    w(f'assert x.shape[{w.dim}] == {width}')
+    w.c = width
+
+
+@block()
+def by_comparison(w: Writer) -> None:
+    w('if torch.equal(x, x) and torch.isfinite(x).all():')
+    w(f'    x = {w.layer(w.c, w.c)}(x)')
+
+
+@block(MAP)
+def made_by_shape(w: Writer) -> None:
+    w(
+        w.one_of(
+            'x = x * torch.ones(x.shape[1], *[1] * (x.dim() - 2), dtype=x.dtype)',
+            'x = x + torch.arange(x.shape[1], dtype=x.dtype).view(-1, *[1] * (x.dim() - 2))',
+            'x = x @ torch.eye(x.shape[-1], dtype=x.dtype)',
+            'x = torch.einsum("nc...,cd->nd...", x, torch.eye(x.shape[1], dtype=x.dtype))',
+            'x = x + x.new_full((x.shape[1], *[1] * (x.dim() - 2)), 0.5)',
+        )
+    )
+
+
+@block()
+def without_gradient(w: Writer) -> None:
+    layer = w.layer(w.c, w.c)
+    w('with torch.no_grad():')
+    w(f'    y = {layer}(x).sigmoid()')
+    w('x = x * y.detach()')
+
+
+@block()
+def inner_function(w: Writer) -> None:
+    width = w.width()
+    layers = w.part(
+        f'nn.ModuleList([{", ".join(w.layer(w.c, width) for _ in range(2))}])'
+    )
+    w(f'x = sum(layer(x) for layer in {layers})')
+    w.c = width
+
+
+@block()
+def dictionary(w: Writer) -> None:
+    width = w.width()
+    layers = w.part(
+        f'nn.ModuleDict({{"a": {w.layer(w.c, width)}, "b": {w.layer(w.c, width)}}})'
+    )
+    w(f'y = {{key: layer(x) for key, layer in {layers}.items()}}')
+    w('x = y["a"].relu() - y["b"]')
+    w.c = width

@@ -1,0 +1,87 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The fuzzer finds what it looks for: faults that are put there."""
+
+import pytest
+import torch
+from fuzzing.checks import CHECKS
+from fuzzing.faults import find_fault, smallest
+from fuzzing.networks import BLOCKS, Spec, compose, draw
+
+from mmlapp.core import Pruner
+from mmlapp.core.cost import flops
+
+SPEC = Spec(0, 'map', ((0, 'chain'), (1, 'residual'), (2, 'dropout')), 'flat')
+
+
+PLAN = Pruner.plan
+
+
+def other_channels(pruner):
+    """A plan of as many channels as live, but not of the same ones."""
+    right = pruner.mask
+    parts = pruner.by_group(right).values()
+    pruner.set_mask(torch.cat([part.flip(0) for part in parts]))
+    plan = PLAN(pruner)
+    pruner.set_mask(right)
+    return plan
+
+
+def everything(*args, **kwargs):
+    return torch.ones(len(args[1]), dtype=torch.bool)
+
+
+PLANTED = {
+    'narrows': ('mmlapp.core.Pruner.plan', other_channels),
+    'trains': (
+        'mmlapp.core.narrowing.narrow.move_optimizer_state',
+        lambda *args: None,
+    ),
+    'copies': (
+        'mmlapp.core.plan.plan.ChannelPlan.__eq__',
+        lambda self, other: False,
+    ),
+    'meets budget': ('mmlapp.core.pruner.snap', everything),
+}
+
+
+@pytest.mark.parametrize('check', PLANTED)
+def test_planted_faults_are_found(check, monkeypatch):
+    assert find_fault(compose(SPEC), checks=[check]) is None
+    monkeypatch.setattr(*PLANTED[check])
+    fault = find_fault(compose(SPEC), checks=[check])
+    assert fault is not None
+    assert fault.check == check
+
+
+def test_wrong_counts_are_found(monkeypatch):
+    monkeypatch.setitem(flops.HANDLES, 'convolution', lambda call: 1)
+    assert 'flops' in find_fault(compose(SPEC), checks=['narrows']).error
+
+
+def test_blocks_that_are_not_to_blame_are_left_out(monkeypatch):
+    monkeypatch.setattr(*PLANTED['narrows'])
+    fault = smallest(find_fault(compose(SPEC), checks=['narrows']))
+    assert len(fault.network.spec.blocks) < len(SPEC.blocks)
+    assert fault.network.source in str(fault)
+
+
+def test_equal_seeds_give_equal_networks():
+    networks = [compose(draw(7)) for _ in range(2)]
+    assert networks[0].source == networks[1].source
+    weights = [network.build().state_dict() for network in networks]
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name])
+
+
+def test_every_block_runs():
+    """Alone, behind what it can stand behind."""
+    found = set()
+    for seed in range(600):
+        spec = draw(seed)
+        found.update(name for _, name in spec.blocks)
+    assert found == set(BLOCKS)
+
+
+def test_every_check_has_its_turn():
+    assert set(PLANTED) <= set(CHECKS)
