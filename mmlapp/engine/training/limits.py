@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from mmengine.runner import Runner
@@ -12,6 +13,7 @@ from torch import nn
 from mmlapp.core import PruningError
 from mmlapp.core.bypass.beside import Bypassed
 
+from .averages import averaged_models
 from .optim_wrapper import PruningOptimWrapper, _PrunerStep
 from .parts import run_optimizer, unwrap
 
@@ -84,22 +86,61 @@ def check_wrapper(runner: Runner) -> None:
         )
 
 
-def check_finite(model: nn.Module) -> None:
-    """Refuses to go on, or to save, when training has diverged.
+def infinite_buffers(model: nn.Module) -> frozenset[str]:
+    """Returns the buffers that are infinite by intention, by name.
+
+    Masks of attention hold negative infinity, for instance. Asked before
+    training begins: what becomes infinite later has diverged.
 
     Args:
         model (nn.Module): The model.
+    """
+    buffers = model.named_buffers()
+    return frozenset(name for name, value in buffers if value.isinf().any())
+
+
+def check_finite(
+    model: nn.Module, infinite: Collection[str] = (), title: str = ''
+) -> None:
+    """Refuses to go on, or to save, when training has diverged.
+
+    Looks at what a state dict has: parameters, and buffers such as running
+    statistics.
+
+    Args:
+        model (nn.Module): The model.
+        infinite (Collection[str]): Buffers that may be infinite, but no
+            less a number, see :func:`infinite_buffers`. Defaults to none.
+        title (str): What the model is, for the error text. Defaults to
+            nothing: that of the run.
 
     Raises:
-        PruningError: With the first parameter that is not finite.
+        PruningError: With the first parameter or buffer that is not finite.
     """
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
+    for name, value in model.state_dict().items():
+        wrong = value.isnan() if name in infinite else ~value.isfinite()
+        if wrong.any():
             raise PruningError(
-                f'{name} is not finite: training has diverged, and no '
+                f'{title}{name} is not finite: training has diverged, and no '
                 'checkpoint of it is written. Lower the learning rate and '
                 'resume from the last checkpoint'
             )
+
+
+def check_saved(runner: Runner, infinite: Collection[str] = ()) -> None:
+    """Refuses to save a model or an average of it that has diverged.
+
+    Args:
+        runner (Runner): The runner of the training process.
+        infinite (Collection[str]): See :func:`check_finite`. Defaults to
+            none.
+
+    Raises:
+        PruningError: With the first parameter or buffer that is not finite.
+    """
+    check_finite(unwrap(runner.model), infinite)
+    for averaged in averaged_models(runner):
+        check_finite(averaged.module, infinite, 'the average of ')
 
 
 def _refuse(setting: str, value: Any, reasons: dict[str, str]) -> None:

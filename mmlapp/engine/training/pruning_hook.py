@@ -32,7 +32,7 @@ from .averages import mask_averages
 from .best_scores import forget_entry, hold, start_anew, warn_of_others
 from .calibration import prepare_score
 from .compiled import leave_uncompiled
-from .limits import check_finite, check_run, check_wrapper
+from .limits import check_run, check_saved, check_wrapper, infinite_buffers
 from .narrowing import narrow_run
 from .optim_wrapper import _PrunerStep, attend
 from .parts import find_pruner, unwrap
@@ -116,6 +116,7 @@ class PruningHook(Hook):
         self.length = PhaseLength(prune_epochs, prune_iters, begin_iters)
         self.interval = check_number('interval', interval, least=1, whole=True)
         self.narrow = check_flag('narrow', narrow)
+        self._infinite: frozenset[str] = frozenset()
         self.plan: ChannelPlan | None = None
         self._phase: int | None = None
         self._loaded: RunSettings | None = None
@@ -156,6 +157,7 @@ class PruningHook(Hook):
         for hook in runner.hooks:
             if isinstance(hook, RankCheckHook):
                 check_before(runner, hook, PruningHook)
+        self._infinite = infinite_buffers(unwrap(runner.model))
         forget_entry(runner.message_hub, LOGGED_LOSS)
         if self.plan is not None:
             check_finished(plan_target(self.plan), self.target)
@@ -343,7 +345,7 @@ class PruningHook(Hook):
             runner (Runner): The runner of the training process.
             checkpoint (dict): The checkpoint to be saved.
         """
-        check_finite(unwrap(runner.model))
+        check_saved(runner, self._infinite)
         if self.plan is not None:
             state = PruningState(self.plan, narrowed=True)
         else:
