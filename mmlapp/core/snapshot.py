@@ -4,15 +4,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 # What a module keeps in dictionaries of its own.
 STORES = '_parameters', '_buffers', '_modules'
+# What takes the place of a tensor, by its identity.
+Twins = dict[int, Tensor]
 
 
 @contextmanager
@@ -57,27 +62,84 @@ def exact(model: nn.Module) -> Iterator[None]:
     Args:
         model (nn.Module): The network.
     """
+    with computing(model, values_of(model, torch.float64), torch.float64):
+        yield
 
-    def cast(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        return tree_map_only(Tensor, _double, (args, kwargs))
 
-    with restored(model):
-        twins: dict[int, Tensor] = {}  # shared tensors stay shared
+def values_of(
+    model: nn.Module,
+    dtype: torch.dtype | None,
+    known: Mapping[int, Tensor] = MappingProxyType({}),
+) -> Twins:
+    """Copies all parameters and buffers; shared ones stay shared.
+
+    Args:
+        model (nn.Module): The network.
+        dtype (torch.dtype, optional): Of the copies of floating tensors;
+            None keeps that of each.
+        known (Mapping): What needs no copy. Defaults to nothing.
+    """
+    twins = dict(known)
+    for module in model.modules():
+        for value in (*module._parameters.values(), *module._buffers.values()):
+            if value is not None and id(value) not in twins:
+                twins[id(value)] = twin_of(value, _copy(value, dtype))
+    return twins
+
+
+def twin_of(value: Tensor, twin: Tensor) -> Tensor:
+    """Returns a tensor as a parameter where another one is a parameter."""
+    if isinstance(value, nn.Parameter):
+        return nn.Parameter(twin, value.requires_grad)
+    return twin
+
+
+@contextmanager
+def computing(
+    model: nn.Module, twins: Twins, dtype: torch.dtype | None
+) -> Iterator[None]:
+    """Lets a network compute with other values for a while.
+
+    Args:
+        model (nn.Module): The network.
+        twins (Twins): What takes the place of each tensor.
+        dtype (torch.dtype, optional): What floating arguments of modules are
+            cast to, and what new tensors get. Defaults to None: as they are.
+    """
+    with restored(model), ExitStack() as stack:
         for module in model.modules():
             for store in (module._parameters, module._buffers):
                 for name, value in store.items():
                     if value is not None:
-                        twin = twins.setdefault(id(value), _double(value))
-                        store[name] = twin  # type: ignore[assignment]
-        handle = model.register_forward_pre_hook(cast, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
+                        store[name] = twins[id(value)]  # type: ignore[assignment]
+            if dtype is not None:
+                hook = partial(_cast, dtype)
+                handle = module.register_forward_pre_hook(
+                    hook, with_kwargs=True
+                )
+                stack.callback(handle.remove)
+        if dtype is not None:
+            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(dtype)
+        yield
 
 
-def _double(tensor: Tensor) -> Tensor:
-    if not tensor.is_floating_point():
-        return tensor
-    double = tensor.detach().double()
-    return nn.Parameter(double) if isinstance(tensor, nn.Parameter) else double
+def _cast(
+    dtype: torch.dtype, module: nn.Module, args: Any, kwargs: Any
+) -> Any:
+    """Every module: some are called one by one, or make tensors inside."""
+    if not kwargs and all(
+        isinstance(a, Tensor) and a.dtype is dtype for a in args
+    ):
+        return None  # as nearly always: there is no need to look deeper
+    return tree_map_only(
+        Tensor,
+        lambda t: t.to(dtype) if t.is_floating_point() else t,
+        (args, kwargs),
+    )
+
+
+def _copy(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if value.is_floating_point():
+        return value.detach().to(dtype or value.dtype, copy=True)
+    return value.detach().clone()

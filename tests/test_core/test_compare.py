@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmlapp.core.compare import (
+    ROUGH_TOLERANCE,
     TRIAL_TOLERANCE,
     agree,
     relative_error,
@@ -47,7 +48,8 @@ def test_what_has_no_values_is_left_out():
 
 
 @pytest.mark.parametrize(('factor', 'same'), [(0.9, True), (1.1, False)])
-def test_the_tolerance_of_the_trial(factor, same):
+@pytest.mark.parametrize('tolerance', [TRIAL_TOLERANCE, ROUGH_TOLERANCE])
+def test_the_tolerance_of_the_trial(factor, same, tolerance):
     a = torch.full((4,), 2.0).double()
-    b = a * (1 + factor * TRIAL_TOLERANCE)
-    assert agree([a], [b]) is same
+    b = a * (1 + factor * tolerance)
+    assert agree([a], [b], tolerance) is same

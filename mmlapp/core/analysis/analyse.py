@@ -15,8 +15,8 @@ from ..trace import trace
 from ..units import UNITS, Request, Unit
 from .refusals import check_network, check_repeats, checked, example_of
 from .result import Analysis
-from .trial import verify_groups
 from .unreached import check_reach, follow
+from .verify import verify_groups
 from .ways import Way, as_ways, on_trial
 
 

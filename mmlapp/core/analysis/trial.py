@@ -1,42 +1,40 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a network runs when it is narrowed, and which groups hinder it.
+"""Whether a network runs when it is narrowed, and computes the same.
 
 A trace sees operators, not Python: a block may keep the number of its
 channels in an attribute and use it as it was. What does not run, or computes
 something else than its masked twin, is found here and left alone.
+
+Two numbers of channels are tried: a prime one, another for every group, and
+one of every group. The network gets fixed random values in which no gate is
+near zero, computes in float64, and must agree with its masked twin but for
+rounding: the verdict does not depend on the weights that the user happens to
+have. Large images are cut to a corner if the same modules run on it, which
+takes less time. A network that cannot do all this is tried as closely to it
+as it can, see :data:`STAGES`. In training mode, where other heads may wake
+up, it only has to run.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import Tensor
 
 from ..compare import agree
 from ..errors import PruningWarning
-from ..groups import ChannelGroup, Groups, Member
+from ..groups import ChannelGroup, Groups
 from ..narrowing.narrow import narrow
 from ..plan.layout import tensor_shapes
 from ..plan.plan import ChannelPlan
-from ..snapshot import exact, restored
-from ..trace import running_modules, tensors_in
 from ..units import Request, Unit
+from .counts import Count, trial_mask
 from .result import Analysis
-
-GOLDEN = (5**0.5 - 1) / 2
-CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict
-# How often a network is narrowed on trial before all suspects are frozen.
-TRIALS = 200
-REASON_ERROR = 'does not run with fewer of them'
-REASON_TRAIN = f'{REASON_ERROR} in training'
-REASON_OTHER = 'narrowed, the network would compute something else'
+from .stages import STAGES, WHOLE, Failure, Left, Outcome, Runner, Stage
 
 
 @dataclass
@@ -47,62 +45,39 @@ class FixedGate:
     active: bool = True
 
 
-@dataclass
-class Failure:
-    """What went wrong with a narrowed network.
+@dataclass(frozen=True)
+class Check:
+    """What is tried.
 
     Args:
-        module (str): Innermost module that was running, empty if none.
-        error (str): The exception; empty if only the outputs differ.
-        train (bool): Whether it was in training mode. Defaults to False.
+        count (Count): How many channels of each group are left. Defaults to
+            some.
+        way (int): Which way to run the network; 0 is that of the trace.
+            Defaults to 0.
+        train (bool): Whether in training mode, in which it only has to run.
+            Defaults to False.
     """
 
-    module: str = ''
-    error: str = ''
+    count: Count = Count.SOME
+    way: int = 0
     train: bool = False
 
 
-def _differing(
-    masked: Sequence[Sequence[Tensor]], narrowed: Sequence[Sequence[Tensor]]
-) -> set[int]:
-    """Numbers of the ways whose outputs are not the same."""
-    pairs = enumerate(zip(masked, narrowed, strict=False))
-    return {number for number, pair in pairs if not agree(*pair)}
-
-
-def verify_groups(
-    request: Request, unit: Unit, gather: Callable[[], Groups]
-) -> Groups:
-    """Narrows a network on trial and freezes what it cannot do without.
+@dataclass(frozen=True)
+class Removal:
+    """What is removed.
 
     Args:
-        request (Request): The network; it is put back as it was. Its trace
-            receives what is frozen.
-        unit (Unit): What is removed.
-        gather (Callable): Gathers the groups of the trace anew.
-
-    Returns:
-        Groups: With which the narrowed network runs and agrees.
+        mask (Tensor): Kept channels, bool in global order, ``[channels]``.
+        plan (ChannelPlan): What that means for each tensor.
     """
-    trial = Trial(request, unit)
-    # Each turn freezes at least one prunable group, so that this ends.
-    while True:
-        groups = gather()
-        failure = trial.run(groups, groups.prunable)
-        if failure is None:
-            failure = trial.run(groups, groups.prunable, train=True)
-        if failure is None:
-            return groups
-        for group, reason in trial.culprits(groups, failure):
-            for member in group.members:
-                nodes = torch.arange(member.site.size) + member.site.start
-                request.record.graph.freeze(
-                    nodes[member.channels >= 0], reason
-                )
+
+    mask: Tensor
+    plan: ChannelPlan
 
 
 class Trial:
-    """Runs a network without about half of the channels of some groups.
+    """Runs a network without some channels of some groups.
 
     Args:
         request (Request): The network, an example and its trace.
@@ -110,60 +85,83 @@ class Trial:
     """
 
     def __init__(self, request: Request, unit: Unit) -> None:
-        self.model = request.model
-        self.record, self.unit = request.record, unit
-        self.left = TRIALS
-        # How the whole network runs, the forward of the trace first.
-        also = [way for way in request.also if self._runs(way)]
-        self.ways = [request.forward, *also]
-
-    def _analysis(self, groups: Groups) -> Analysis:
-        """As it is without branches, which are added after the trial."""
-        return Analysis(self.record, groups, {}, {}, self.unit, None)
-
-    @cached_property
-    def trains(self) -> bool:
-        """Whether the whole network runs on the example in training mode."""
-        return self._runs(self.ways[0], train=True)
-
-    def _runs(self, way: Callable[[], Any], train: bool = False) -> bool:
-        with restored(self.model):
-            return self._outputs([way], train)[1] is None
+        self.model, self.record = request.model, request.record
+        self.unit = unit
+        self.ways = [request.forward, *request.also]
+        self.runner = Runner(
+            self.model, self.record.order, alone=len(self.ways) > 1
+        )
+        # Number of the stage of each check, once it is known.
+        self._settled: dict[Check, int] = {}
+        self._whole: dict[tuple[int, bool, Stage], tuple[bool, bool]] = {}
+        self._groups: Groups | None = None
+        # In what way the whole network does not run, no part of it has to.
+        ways = [
+            way
+            for way in range(len(self.ways))
+            if way == 0 or self._runs(Check(way=way), STAGES[-1])
+        ]
+        self.checks = [Check(count, way) for count in Count for way in ways]
+        self.checks.append(Check(Count.ONE, train=True))
 
     def run(
         self,
         groups: Groups,
         chosen: Sequence[ChannelGroup],
+        check: Check,
         compare: bool = True,
-        train: bool = False,
     ) -> Failure | None:
         """Removes channels of the chosen groups; returns what went wrong.
 
         Args:
             groups (Groups): All groups.
             chosen (Sequence[ChannelGroup]): Which ones lose channels.
+            check (Check): What is tried.
             compare (bool): Whether the outputs must be those of the masked
                 network. Defaults to True.
-            train (bool): Whether to run in training mode, where auxiliary
-                heads wake up; outputs are not compared. Defaults to False.
         """
         if not chosen:
             return None
-        self.left -= 1
-        mask, plan = self._plan(groups, chosen)
-        narrowed, failure = self._narrowed(plan, train)
-        if train:
-            return failure if failure and self.trains else None
+        removal = self.removal(groups, chosen, check.count)
+        if check.train:
+            return self._training(removal, check)
+        masked = self._settle(removal, check)
+        stage = STAGES[self._settled[check]]
+        narrowed, failure = self.narrowed(removal, check, stage)
         if failure is not None or not compare:
             return failure
-        masked, failure = self._masked(mask, groups)
-        if failure is not None or not _differing(masked, narrowed):
+        if masked is None:
+            masked, failure = self.masked(removal, check, stage)
+        if failure is not None or agree(masked, narrowed, stage.tolerance):
             return failure
+        return self._difference(masked, narrowed, removal, check)
+
+    def _difference(
+        self,
+        masked: list[Tensor],
+        narrowed: list[Tensor],
+        removal: Removal,
+        check: Check,
+    ) -> Failure | None:
+        """Whether a difference of outputs tells something."""
+        stage = self.stage(check)
         # Twice the same network: if even that differs, nothing can be said.
-        again, _ = self._masked(mask, groups, seed=1)
-        noisy = _differing(masked, again)
-        if 0 in noisy:
-            finite = all(bool(t.isfinite().all()) for t in masked[0])
+        again, _ = self.masked(removal, check, stage, seed=1)
+        if not agree(masked, again, stage.tolerance):
+            return self._unlike_itself(masked, check)
+        if agree(masked, narrowed) and self.runner.is_rough(
+            self.ways[check.way], stage
+        ):
+            return None
+        return Failure()
+
+    def _unlike_itself(
+        self, masked: list[Tensor], check: Check
+    ) -> Failure | None:
+        finite = _finite(masked)
+        if not finite and self._dense(check, self.stage(check))[1]:
+            return Failure()  # because of the masks
+        if check.way == 0:
             what = 'other outputs at every call' if finite else 'NaN or Inf'
             warnings.warn(
                 f'the network gives {what}: whether it computes the same when '
@@ -171,200 +169,148 @@ class Trial:
                 PruningWarning,
                 stacklevel=2,
             )
-        if noisy >= _differing(masked, narrowed):
-            return None
-        # Rounding may have done it; float64 tells.
-        with exact(self.model):
-            masked, failure = self._masked(mask, groups)
-            narrowed, _ = self._narrowed(plan)
-        if failure is None and noisy >= _differing(masked, narrowed):
-            return None
-        return Failure()
+        return None
 
-    def _narrowed(
-        self, plan: ChannelPlan, train: bool = False
-    ) -> tuple[list[list[Tensor]], Failure | None]:
-        with restored(self.model):
-            narrow(self.model, plan)
-            # Further ways are tried as they are, the forward in both modes.
-            return self._outputs(self.ways[:1] if train else self.ways, train)
+    def stage(self, check: Check) -> Stage:
+        """Returns what the network computes with in a check that has run."""
+        return STAGES[self._settled[check]]
 
-    def _masked(
-        self, mask: Tensor, groups: Groups, seed: int = 0
-    ) -> tuple[list[list[Tensor]], Failure | None]:
-        with restored(self.model):
-            source = FixedGate(mask.float())
-            self.unit.add_masks(self.model, source, self._analysis(groups))
-            return self._outputs(self.ways, seed=seed)
-
-    def _plan(
-        self, groups: Groups, chosen: Sequence[ChannelGroup]
-    ) -> tuple[Tensor, ChannelPlan]:
-        generator = torch.Generator().manual_seed(0)
-        names = {group.name for group in chosen}
-        parts = []
-        for number, group in enumerate(groups.prunable):
-            # A quarter to three quarters, spread by the golden ratio: equal
-            # widths would hide that code relies on them.
-            # Of groups 0 1 2 3: 0.25, 0.56, 0.37, 0.68.
-            share = 0.25 + 0.5 * (number * GOLDEN % 1)
-            order = torch.randperm(group.size, generator=generator)
-            part = torch.ones(group.size, dtype=torch.bool)
-            if group.name in names:
-                part[order[: max(1, round(share * group.size))]] = False
-            parts.append(part)
-        # Group by group is the global order, [channels].
-        mask = torch.cat(parts)
-        layout = replace(
-            self.unit.layout(self.model, self._analysis(groups)),
-            shapes=tensor_shapes(self.model),
-        )
-        device = next(self.model.parameters()).device
-        return mask.to(device), layout.plan(mask, {}, {})
-
-    def _outputs(
-        self,
-        ways: Sequence[Callable[[], Any]],
-        train: bool = False,
-        seed: int = 0,
-    ) -> tuple[list[list[Tensor]], Failure | None]:
-        """Outputs of each way, in one of the modes; ``restored`` ends that."""
-        twins: dict[int, Tensor] = {}
-        for module in self.model.modules():
-            # The example may be too small for statistics of a batch.
-            module.training = train and not isinstance(module, _NormBase)
-            for name, value in module._buffers.items():
-                if value is not None:  # may be changed in place
-                    twin = twins.setdefault(id(value), value.clone())
-                    module._buffers[name] = twin
-        names = {module: name for name, module in self.model.named_modules()}
-        with (
-            torch.no_grad(),
-            torch.random.fork_rng(self._devices()),
-            running_modules(self.model) as stack,
-        ):
-            # What draws numbers of the same shapes gets the same ones.
-            torch.manual_seed(seed)
-            try:
-                return [list(tensors_in(way())) for way in ways], None
-            except Exception as error:
-                text = str(error) or type(error).__name__
-                name = names[stack[-1]] if stack else ''
-                return [], Failure(name, text, train)
-
-    def _devices(self) -> list[torch.device]:
-        """Graphics cards on which random numbers may be drawn."""
-        found = {p.device for p in self.model.parameters()}
-        return [device for device in found if device.type == 'cuda']
-
-    def culprits(
-        self, groups: Groups, failure: Failure
-    ) -> list[tuple[ChannelGroup, str]]:
-        """Finds out which groups a failure is due to.
+    def removal(
+        self, groups: Groups, chosen: Sequence[ChannelGroup], count: Count
+    ) -> Removal:
+        """Returns what is removed, made once for each count.
 
         Args:
             groups (Groups): All groups.
-            failure (Failure): Of all prunable groups together.
-
-        Returns:
-            list[tuple[ChannelGroup, str]]: Groups to freeze, and why.
+            chosen (Sequence[ChannelGroup]): Which ones lose channels.
+            count (Count): How many of them are left.
         """
-        near = _below(groups.prunable, failure.module)
-        if not self._fails(groups, near, failure):
-            near = groups.prunable
-        found = self._search(groups, near, failure)
-        if not failure.error:
-            return [(group, REASON_OTHER) for group in found]
-        block = self._block(failure.module)
-        name = 'the network'
-        if block:
-            name = type(self.model.get_submodule(block)).__name__
-            found = self._alike(groups, found, block)
-        reason = REASON_TRAIN if failure.train else REASON_ERROR
-        return [(group, f'{name} {reason}') for group in found]
+        if groups is not self._groups:
+            # As it is without branches, which are added after the trial.
+            found = Analysis(self.record, groups, {}, {}, self.unit, None)
+            self._layout = replace(
+                self.unit.layout(self.model, found),
+                shapes=tensor_shapes(self.model),
+            )
+            self._groups, self._analysis = groups, found
+            self._removals: dict[tuple[object, ...], Removal] = {}
+        names = frozenset(group.name for group in chosen)
+        if (count, names) not in self._removals:
+            floor = max(1, self.unit.floor)
+            mask = trial_mask(groups, names, count, floor)
+            plan = self._layout.plan(mask, {}, {})
+            device = next(self.model.parameters()).device
+            self._removals[count, names] = Removal(mask.to(device), plan)
+        return self._removals[count, names]
 
-    def _block(self, name: str) -> str:
-        """The innermost module that somebody wrote for a network.
+    def _settle(self, removal: Removal, check: Check) -> list[Tensor] | None:
+        """Finds the stage of a check; returns the outputs by the way."""
+        if check in self._settled:
+            return None
+        numbers = self._stages(check)
+        for number in numbers:
+            masked, failure = self.masked(removal, check, STAGES[number])
+            if failure is None and _finite(masked):
+                self._settled[check] = number
+                return masked
+        # The masks may be what it does not run with.
+        self._settled[check] = next(
+            (n for n in numbers if self._runs(check, STAGES[n])), numbers[-1]
+        )
+        return None
 
-        A layer of PyTorch fails for what it is given, and a container holds
-        what somebody else calls.
-        """
-        while name:
-            module = self.model.get_submodule(name)
-            library = type(module).__module__.startswith('torch.nn.')
-            if not library and not isinstance(module, CONTAINERS):
-                break
-            name = name.rpartition('.')[0]
-        return name
-
-    def _fails(
-        self,
-        groups: Groups,
-        chosen: Sequence[ChannelGroup],
-        failure: Failure,
-    ) -> bool:
-        """Whether some groups alone lead to a failure of the same kind."""
-        again = self.run(groups, chosen, not failure.error, failure.train)
-        return again is not None
-
-    def _search(
-        self,
-        groups: Groups,
-        suspects: Sequence[ChannelGroup],
-        failure: Failure,
-    ) -> list[ChannelGroup]:
-        """Halves the suspects as long as one half fails alone."""
-        # As a bisection, while one half is enough to make it fail.
-        # A single suspect has middle 0 and is returned as it is.
-        middle = len(suspects) // 2
-        for half in (suspects[:middle], suspects[middle:]):
-            if middle and self.left > 0 and self._fails(groups, half, failure):
-                return self._search(groups, half, failure)
-        return list(suspects)
-
-    def _alike(
-        self, groups: Groups, found: list[ChannelGroup], name: str
-    ) -> list[ChannelGroup]:
-        """Adds what plays the same part in other blocks of the class.
-
-        The modules around must be of the same classes too: everybody uses
-        small blocks such as a convolution with its norm.
-        """
-        kind = self._lineage(name)
-        # Which tensors of the block the found groups touch, by their names in
-        # the block; then the same tensors of every other block.
-        parts = {
-            (member.site.name.removeprefix(f'{name}.'), member.site.dim)
-            for group in found
-            for member in _members_below(group, name)
-        }
-        sites = {
-            (f'{other}.{part}', dim)
-            for other, _ in self.model.named_modules()
-            if self._lineage(other) == kind
-            for part, dim in parts
-        }
+    def _stages(self, check: Check) -> list[int]:
+        """Numbers of the stages to try, from one that it is known to need."""
+        same = [n for c, n in self._settled.items() if c.way == check.way]
         return [
-            group
-            for group in groups.prunable
-            if group in found
-            or any((m.site.name, m.site.dim) in sites for m in group.members)
+            number
+            for number in range(max(same, default=0), len(STAGES))
+            # What goes with the images may tell where things are in them.
+            if not (check.way and STAGES[number].corner)
         ]
 
-    def _lineage(self, name: str) -> list[type]:
-        """Classes of a module, of its parent and of the parent of that."""
-        found = [type(self.model.get_submodule(name))]
-        while name and len(found) < 3:
-            name = name.rpartition('.')[0]
-            found.append(type(self.model.get_submodule(name)))
-        return found
+    def _training(self, removal: Removal, check: Check) -> Failure | None:
+        """Runs a network in training mode where the whole one does."""
+        for number in self._stages(check):
+            stage = STAGES[number]
+            _, failure = self.narrowed(removal, check, stage)
+            if failure is None or self._runs(check, stage):
+                return failure
+        return None
+
+    def _runs(self, check: Check, stage: Stage) -> bool:
+        """Whether the whole network runs."""
+        return self._dense(check, stage)[0]
+
+    def _dense(self, check: Check, stage: Stage) -> tuple[bool, bool]:
+        """Whether the whole network runs, and gives finite numbers."""
+        key = check.way, check.train, stage
+        if key not in self._whole:
+            with self.runner.computing(stage, WHOLE, False):
+                found, failure = self._outputs(check, stage)
+            self._whole[key] = failure is None, _finite(found)
+        return self._whole[key]
+
+    def narrowed(
+        self,
+        removal: Removal,
+        check: Check,
+        stage: Stage,
+        left: Left = lambda *_: None,
+    ) -> Outcome:
+        """Runs the narrowed network.
+
+        Args:
+            removal (Removal): What is removed.
+            check (Check): The way to run it.
+            stage (Stage): What it computes with.
+            left (Callable): Called when a module has run. Defaults to
+                nothing.
+        """
+        with self._computing(removal, check, stage):
+            narrow(self.model, removal.plan)
+            return self._outputs(check, stage, left=left)
+
+    def masked(
+        self,
+        removal: Removal,
+        check: Check,
+        stage: Stage,
+        left: Left = lambda *_: None,
+        seed: int = 0,
+    ) -> Outcome:
+        """Runs the masked network; arguments as for the narrowed one.
+
+        Args:
+            removal (Removal): What is removed.
+            check (Check): The way to run it.
+            stage (Stage): What it computes with.
+            left (Callable): Called when a module has run. Defaults to
+                nothing.
+            seed (int): Of random numbers that it draws. Defaults to 0.
+        """
+        with self._computing(removal, check, stage):
+            source = FixedGate(removal.mask.float())
+            self.unit.add_masks(self.model, source, self._analysis)
+            return self._outputs(check, stage, left, seed)
+
+    def _computing(
+        self, removal: Removal, check: Check, stage: Stage
+    ) -> AbstractContextManager[None]:
+        # One channel alone would often be silenced by a rectifier.
+        positive = check.count is Count.ONE
+        return self.runner.computing(stage, removal.plan.slices, positive)
+
+    def _outputs(
+        self,
+        check: Check,
+        stage: Stage,
+        left: Left = lambda *_: None,
+        seed: int = 0,
+    ) -> Outcome:
+        forward = self.ways[check.way]
+        return self.runner.outputs(forward, stage, check.train, seed, left)
 
 
-def _members_below(group: ChannelGroup, name: str) -> list[Member]:
-    prefix = f'{name}.' if name else ''
-    return [m for m in group.members if m.site.name.startswith(prefix)]
-
-
-def _below(groups: Sequence[ChannelGroup], name: str) -> list[ChannelGroup]:
-    """Groups with a member in a module or below it."""
-    return [group for group in groups if _members_below(group, name)]
+def _finite(tensors: Sequence[Tensor]) -> bool:
+    return all(t.is_meta or bool(t.isfinite().all()) for t in tensors)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from mmlapp.core import PruningWarning, analyse, attach, narrow
-from mmlapp.core.analysis.trial import REASON_OTHER
+
+OTHER = 'with fewer of them, the network would compute something else'
 
 
 class Counting(nn.Module):
@@ -52,9 +53,7 @@ def test_what_would_compute_something_else_is_frozen(
         return m.c(m.b(y / y.shape[1]))
 
     model = net(forward, a=conv(3, 8), b=conv(8, 6), c=conv(6, 5))
-    assert frozen(model, image)['a'] == (
-        'narrowed, the network would compute something else'
-    )
+    assert frozen(model, image)['a'] == (OTHER)
     assert agree(model, image).groups == {'b': 6}
 
 
@@ -253,7 +252,7 @@ class Detector(nn.Module):
     ('way', 'expected'),
     [
         ('crashing', {'a': 'the network does not run with fewer of them'}),
-        ('comparing', {'b': REASON_OTHER}),
+        ('comparing', {'b': OTHER}),
     ],
 )
 def test_further_ways_to_run(conv, image, frozen, way, expected):
@@ -276,3 +275,152 @@ def test_a_further_way_leaves_no_trace(conv, image):
     analyse(model, image, also=[way])
     assert model.calls == 0
     assert torch.equal(torch.get_rng_state(), random)
+
+
+class Normed(nn.Module):
+    """A residual branch whose last norm begins with zero."""
+
+    def __init__(self, conv, between):
+        super().__init__()
+        self.a, self.b = conv(8, 16, bias=False), conv(16, 8, bias=False)
+        self.norm, self.between = nn.BatchNorm2d(8), between
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x):
+        return x + self.norm(self.b(self.between(self.a(x).relu())))
+
+
+class Rezero(nn.Module):
+    """A residual branch behind a scale that begins with zero or near it."""
+
+    def __init__(self, conv, between, start=0.0):
+        super().__init__()
+        self.a, self.b, self.between = conv(8, 16), conv(16, 8), between
+        self.scale = nn.Parameter(torch.tensor(start))
+
+    def forward(self, x):
+        return x + self.scale * self.b(self.between(self.a(x).relu()))
+
+
+class Attention(nn.Module):
+    """A single head behind a small LayerScale."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.q, self.k, self.v = (conv(8, n, 1) for n in (6, 6, 8))
+        self.gamma = nn.Parameter(torch.full((8, 1, 1), 1e-5))
+
+    def forward(self, x):
+        q, k, v = (layer(x).flatten(2) for layer in (self.q, self.k, self.v))
+        weights = (q.transpose(1, 2) @ k / q.size(1) ** 0.5).softmax(-1)
+        return x + self.gamma * (v @ weights).view_as(x)
+
+
+class Excited(nn.Module):
+    """Squeeze and excitation, which nothing is wrong with."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.a, self.down, self.up = (
+            conv(8, 16),
+            conv(16, 6, 1),
+            conv(6, 16, 1),
+        )
+        self.b = conv(16, 8)
+        nn.init.zeros_(self.b.weight)
+
+    def forward(self, x):
+        y = self.a(x)
+        pooled = y.mean((2, 3), keepdim=True)
+        return self.b(y * self.up(self.down(pooled).relu()).sigmoid())
+
+
+class Joined(nn.Module):
+    """Two branches of one layer each, side by side."""
+
+    def __init__(self, conv, groups=1):
+        super().__init__()
+        self.a, self.b = conv(8, 12), conv(8, 6)
+        self.c, self.d = conv(18, 18, groups=groups), conv(18, 8)
+        nn.init.zeros_(self.d.weight)
+
+    def forward(self, x):
+        y = torch.cat([self.a(x), self.b(x)], dim=1)
+        return x + self.d(self.c(y).relu())
+
+
+def shuffled(y):
+    n, c, h, w = y.shape
+    return y.view(n, 8, c // 8, h, w).transpose(1, 2).reshape(y.shape)
+
+
+def counted(y):
+    return y / y.shape[1]
+
+
+def rounded(y):
+    return y * (y.shape[1] // 4 * 4 / 16)
+
+
+def first_half(y):
+    return y * (1 if y.shape[1] > 1 else 2)
+
+
+# Network -> layers of the block that may be pruned, at any initial weights.
+BLOCKS = {
+    'norm': (lambda c: Normed(c, nn.Identity()), {'a': 16}),
+    'norm, counted': (lambda c: Normed(c, Between(counted)), {}),
+    'norm, shuffled': (lambda c: Normed(c, Between(shuffled)), {}),
+    'scale': (lambda c: Rezero(c, nn.Identity()), {'a': 16}),
+    'scale, rounded': (lambda c: Rezero(c, Between(rounded)), {}),
+    'scale, one': (lambda c: Rezero(c, Between(first_half), 1e-6), {}),
+    'attention': (Attention, {}),
+    'excitation': (Excited, {'a': 16, 'down': 6, 'b': 8}),
+    'joined': (Joined, {'a': 12, 'b': 6, 'c': 18}),
+    'grouped': (lambda c: Joined(c, groups=18), {'a': 12, 'b': 6}),
+}
+
+
+class Between(nn.Module):
+    """What code does in the middle of a branch."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, y):
+        return self.function(y)
+
+
+def initialise(model, seed):
+    """Weights of every kind that people begin with."""
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if seed and hasattr(module, 'reset_parameters'):
+            gates = isinstance(module, nn.BatchNorm2d)
+            if not gates or seed % 3:
+                module.reset_parameters()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if seed in (3, 4):
+                parameter.fill_(seed - 3)
+            elif seed in (5, 6):
+                parameter.mul_(1e-6 if seed == 5 else 1e3)
+    model.train(seed % 2 == 1)
+    return model.to((torch.float32, torch.float64, torch.bfloat16)[seed % 3])
+
+
+@pytest.mark.parametrize('name', BLOCKS)
+def test_the_groups_of_any_initial_weights(name, conv):
+    build, expected = BLOCKS[name]
+    found = set()
+    for seed in range(12):
+        block = build(conv)
+        model = initialise(nn.Sequential(block, conv(8, 5)), seed)
+        image = torch.rand(2, 8, 6, 6).to(model[1].weight.dtype)
+        groups = analyse(model, image).groups
+        found.add(tuple((g.name, g.size, g.frozen) for g in groups.items))
+        sizes = {g.name[2:]: g.size for g in groups.prunable}
+        sizes.pop('', None)
+        assert sizes == expected
+    assert len(found) == 1

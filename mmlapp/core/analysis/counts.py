@@ -1,0 +1,77 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""How many channels a network on trial keeps, and which."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from ..groups import Groups
+
+GOLDEN = (5**0.5 - 1) / 2
+
+
+class Count(Enum):
+    """How much of each group is left; the value is how a reason says it."""
+
+    SOME = 'fewer of them'
+    ONE = 'one of them left'
+
+
+def kept_count(size: int, number: int, count: Count) -> int:
+    """Returns how many channels a group keeps.
+
+    Some: a quarter to three quarters, spread by the golden ratio, for equal
+    widths would hide that code relies on them, and an odd prime: code that
+    divides channels into equal parts fails as if one channel were gone.
+
+    Args:
+        size (int): Channels of the group.
+        number (int): Which group it is.
+        count (Count): How much is left.
+
+    Examples:
+        >>> [kept_count(64, number, Count.SOME) for number in range(4)]
+        [47, 29, 41, 19]
+        >>> [kept_count(size, 0, Count.SOME) for size in range(2, 10)]
+        [1, 2, 3, 3, 5, 5, 5, 7]
+    """
+    if count is Count.ONE:
+        return 1
+    # Of groups 0 1 2 3: 0.75, 0.44, 0.63, 0.32.
+    target = round((0.75 - 0.5 * (number * GOLDEN % 1)) * size)
+    near = (k for step in range(size) for k in (target - step, target + step))
+    return next((k for k in near if 2 < k < size and _is_prime(k)), size - 1)
+
+
+def _is_prime(number: int) -> bool:
+    return all(number % d for d in range(2, math.isqrt(number) + 1))
+
+
+def trial_mask(
+    groups: Groups, names: Collection[str], count: Count, floor: int
+) -> Tensor:
+    """Returns which channels are kept, bool in global order, [channels].
+
+    Args:
+        groups (Groups): All groups.
+        names (Collection[str]): Those that lose channels.
+        count (Count): How much of them is left.
+        floor (int): Fewest channels that a group keeps.
+    """
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for number, group in enumerate(groups.prunable):
+        order = torch.randperm(group.size, generator=generator)
+        part = torch.ones(group.size, dtype=torch.bool)
+        if group.name in names:
+            kept = max(floor, kept_count(group.size, number, count))
+            part[order[kept:]] = False
+        parts.append(part)
+    # Group by group is the global order.
+    return torch.cat(parts)

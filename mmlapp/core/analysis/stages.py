@@ -1,0 +1,257 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What a network on trial computes with, and one run of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from ..compare import ROUGH_TOLERANCE, TRIAL_TOLERANCE
+from ..plan.kept import Kept
+from ..snapshot import Twins, computing, values_of
+from ..trace import running_modules, tensors_in
+from .values import random_values
+
+# Edge of the corner that images are cut to, and above which they are.
+CORNER, LARGE = 64, 96
+# What is kept of a network that loses nothing.
+WHOLE: Mapping[str, Mapping[int, Kept]] = MappingProxyType({})
+OTHER_MODULES = 'calls other modules than those that were followed'
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a network computes with.
+
+    Args:
+        random (bool): Whether with random values, or with its own.
+        dtype (torch.dtype, optional): The precision; None leaves it.
+        corner (bool): Whether large images are cut to a corner. Defaults to
+            False.
+    """
+
+    random: bool
+    dtype: torch.dtype | None
+    corner: bool = False
+
+    @property
+    def tolerance(self) -> float:
+        """Largest relative error that rounding may lead to."""
+        exact = self.dtype is torch.float64
+        return TRIAL_TOLERANCE if exact else ROUGH_TOLERANCE
+
+
+# The first one counts in which the network runs and gives finite numbers.
+STAGES = (
+    Stage(True, torch.float64, corner=True),
+    Stage(True, torch.float64),
+    # Some kernels know float32 alone.
+    Stage(True, torch.float32, corner=True),
+    Stage(True, torch.float32),
+    Stage(False, torch.float64),
+    Stage(False, None),
+)
+
+
+@dataclass
+class Failure:
+    """What went wrong with a network.
+
+    Args:
+        module (str): Innermost module that was running, empty if none.
+        error (str): The exception; empty if only the outputs differ.
+    """
+
+    module: str = ''
+    error: str = ''
+
+
+# Outputs, none where it failed, and what went wrong.
+Outcome = tuple[list[Tensor], Failure | None]
+# Called with a module that has run, its arguments and what it returned.
+Left = Callable[[nn.Module, Any, Any], None]
+
+
+class Runner:
+    """Runs a network in stages; it is put back as it was each time.
+
+    Args:
+        model (nn.Module): The network.
+        order (list[str]): Modules that its example calls, in order.
+        alone (bool): Whether no parameter may share memory with another
+            one: some ways to run a network change them in place.
+    """
+
+    def __init__(
+        self, model: nn.Module, order: list[str], alone: bool
+    ) -> None:
+        self.model, self.order, self.alone = model, order, alone
+        self.names: dict[nn.Module, str] = {
+            module: name for name, module in model.named_modules()
+        }
+        self.devices = {p.device for p in model.parameters()}
+        # Of the last stage and plan: masked and narrowed network share them.
+        self._values: Twins = {}
+        self._made_for: tuple[object, ...] = ()
+
+    @contextmanager
+    def computing(
+        self,
+        stage: Stage,
+        kept: Mapping[str, Mapping[int, Kept]],
+        positive: bool,
+    ) -> Iterator[None]:
+        """Lets the network compute as a stage says.
+
+        Args:
+            stage (Stage): The stage.
+            kept (Mapping): What a plan keeps of each dimension.
+            positive (bool): Whether random weights have no signs.
+        """
+        wanted = stage.random, stage.dtype, _Same(kept), positive
+        if self.alone or self._made_for != wanted:
+            self._values = {}  # before the next ones: memory for one set
+            if not stage.random or stage.dtype is None:
+                values = values_of(self.model, stage.dtype)
+            else:
+                values = random_values(
+                    self.model, stage.dtype, kept, positive, self.alone
+                )
+            self._values, self._made_for = values, wanted
+        with computing(self.model, self._values, stage.dtype):
+            yield
+
+    def outputs(
+        self,
+        forward: Callable[[], Any],
+        stage: Stage,
+        train: bool = False,
+        seed: int = 0,
+        left: Left = lambda *_: None,
+    ) -> Outcome:
+        """Runs the network once, inside of :meth:`computing`.
+
+        Args:
+            forward (Callable): How.
+            stage (Stage): The stage.
+            train (bool): Whether in training mode. Defaults to False.
+            seed (int): Of the random numbers that it draws. Defaults to 0.
+            left (Callable): Called when a module has run. Defaults to
+                nothing.
+        """
+        self._prepare(train)
+        called: list[str] = []
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(seeded(self.devices, seed))
+            if stage.corner:
+                handle = self.model.register_forward_pre_hook(
+                    _cut, with_kwargs=True
+                )
+                stack.callback(handle.remove)
+            running = stack.enter_context(
+                running_modules(
+                    self.model, lambda m: called.append(self.names[m]), left
+                )
+            )
+            try:
+                found = list(tensors_in(forward()))
+            except Exception as error:
+                name = self.names[running[-1]] if running else ''
+                return [], Failure(name, str(error) or type(error).__name__)
+        # Further ways may have been followed behind the example.
+        order = self.order[: len(called)] if self.alone else self.order
+        if stage.corner and not train and called != order:
+            return [], Failure('', OTHER_MODULES)
+        return found, None
+
+    def _prepare(self, train: bool) -> None:
+        """Sets the mode, and buffers that may be changed in place."""
+        twins: Twins = {}
+        for module in self.model.modules():
+            # The example may be too small for statistics of a batch.
+            module.training = train and not isinstance(module, _NormBase)
+            for name, value in module._buffers.items():
+                if value is not None:
+                    twin = twins.setdefault(id(value), value.clone())
+                    module._buffers[name] = twin
+
+    def is_rough(self, forward: Callable[[], Any], stage: Stage) -> bool:
+        """Whether the network itself computes something in less than float64.
+
+        Args:
+            forward (Callable): How it runs.
+            stage (Stage): One of float64.
+        """
+        precision = _Precision()
+        with self.computing(stage, WHOLE, False), precision:
+            self.outputs(forward, stage)
+        return precision.rough
+
+
+@dataclass(frozen=True, eq=False)
+class _Same:
+    """Equal if it holds the same object."""
+
+    held: object
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.held is other.held
+
+    def __hash__(self) -> int:
+        return id(self.held)
+
+
+class _Precision(TorchDispatchMode):
+    """Notes whether an operator gives less than float64."""
+
+    rough = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.rough |= any(
+            isinstance(t, Tensor) and t.is_floating_point() and t.itemsize < 8
+            for t in tree_leaves(out)
+        )
+        return out
+
+
+@contextmanager
+def seeded(devices: set[torch.device], seed: int) -> Iterator[None]:
+    """Lets random numbers begin anew, and puts their states back.
+
+    Args:
+        devices (set[torch.device]): Where the network is.
+        seed (int): Of the numbers.
+    """
+    cuda = [device for device in devices if device.type == 'cuda']
+    with torch.random.fork_rng(cuda):
+        # Of other devices nothing is to change, so that all are not seeded.
+        torch.default_generator.manual_seed(seed)
+        for device in cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def _cut(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    return tree_map_only(Tensor, _corner, (args, kwargs))
+
+
+def _corner(tensor: Tensor) -> Tensor:
+    """A corner of images, [..., C, H, W]; all of anything else."""
+    if tensor.dim() < 4 or min(tensor.shape[-2:]) <= LARGE:
+        return tensor
+    return tensor[..., :CORNER, :CORNER]

@@ -1,0 +1,44 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import itertools
+
+import pytest
+import torch
+
+from mmlapp.core import analyse
+from mmlapp.core.analysis.counts import Count, kept_count, trial_mask
+
+PRIMES = {3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61}
+
+
+@pytest.mark.parametrize('size', range(4, 65))
+def test_some_are_an_odd_prime(size):
+    counts = {kept_count(size, number, Count.SOME) for number in range(40)}
+    assert counts <= PRIMES
+    assert max(counts) < size
+
+
+@pytest.mark.parametrize('size', [2, 3])
+def test_what_has_no_odd_prime_loses_one(size):
+    assert kept_count(size, 0, Count.SOME) == size - 1
+
+
+def test_neighbours_of_one_size_keep_different_numbers():
+    counts = [kept_count(64, number, Count.SOME) for number in range(20)]
+    assert all(a != b for a, b in itertools.pairwise(counts))
+    assert len(set(counts)) > 6
+
+
+@pytest.mark.parametrize(
+    ('count', 'floor', 'kept'),
+    [(Count.ONE, 1, 1), (Count.ONE, 3, 3), (Count.SOME, 1, 5)],
+)
+def test_a_mask_keeps_that_many(model, images, count, floor, kept):
+    groups = analyse(model, images).groups
+    state = torch.get_rng_state()
+    mask = trial_mask(groups, {'b'}, count, floor)
+    assert torch.equal(torch.get_rng_state(), state)
+    sizes = [group.size for group in groups.prunable]
+    parts = mask.split(sizes)
+    assert [int(p.sum()) for p in parts] == [sizes[0], kept, *sizes[2:]]
+    assert torch.equal(mask, trial_mask(groups, {'b'}, count, floor))

@@ -1,0 +1,154 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What a network on trial computes with, and what it falls back to."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core import analyse
+from mmlapp.core.analysis.stages import (
+    OTHER_MODULES,
+    STAGES,
+    WHOLE,
+    Runner,
+    seeded,
+)
+from mmlapp.core.analysis.trial import Trial
+from mmlapp.core.trace import trace
+
+
+class Noted(nn.Module):
+    """Computes something in the middle, and notes what it met."""
+
+    def __init__(self, conv, function=lambda y: y):
+        super().__init__()
+        self.a, self.b, self.function = conv(3, 8), conv(8, 4), function
+        self.met = []
+
+    def forward(self, x):
+        y = self.a(x)
+        self.met.append((y.dtype, tuple(y.shape[2:])))
+        return self.b(self.function(y))
+
+
+def settled(model, image):
+    """The numbers of the stages that a trial takes."""
+    found = []
+    original = Trial._settle
+
+    def settle(self, removal, check):
+        outputs = original(self, removal, check)
+        found.append(self._settled[check])
+        return outputs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trial, '_settle', settle)
+        groups = analyse(model, lambda: model(image)).groups
+    return set(found), {g.name: g.size for g in groups.prunable}
+
+
+def narrow_kernel(y):
+    if y.dtype != torch.float32:
+        raise RuntimeError('not implemented for this type')
+    return y
+
+
+def small_numbers(y):
+    """Finite for the weights of the test alone."""
+    return y + (1 - y.abs()).log()
+
+
+def tiny(y):
+    return y * y.new_tensor(1.0, dtype=torch.float16)
+
+
+@pytest.mark.parametrize(
+    ('function', 'edge', 'number'),
+    [
+        (lambda y: y, 8, 0),
+        (narrow_kernel, 8, 2),
+        (small_numbers, 8, 4),
+        (lambda y: y[..., 80:], 100, 1),
+    ],
+)
+def test_the_first_stage_in_which_a_network_runs(conv, function, edge, number):
+    model = Noted(conv, function)
+    with torch.no_grad():
+        model.a.weight.mul_(0.01)
+    image = torch.rand(1, 3, edge, edge)
+    found, groups = settled(model, image)
+    assert found == {number}
+    assert groups == {'a': 8}
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_is_tried_in_float64(conv, dtype):
+    model = Noted(conv).to(dtype)
+    found, groups = settled(model, torch.rand(1, 3, 8, 8).to(dtype))
+    assert (found, groups) == ({0}, {'a': 8})
+    assert {d for d, _ in model.met[2:]} == {torch.float64}
+    assert model.a.weight.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ('shape', 'cut'),
+    [((128, 100), (64, 64)), ((128, 96), (128, 96)), ((32, 32), (32, 32))],
+)
+def test_large_images_are_cut_to_a_corner(conv, shape, cut):
+    model = Noted(conv)
+    analyse(model, torch.rand(1, 3, *shape))
+    assert model.met[0][1] == shape  # of the trace
+    assert {met for _, met in model.met[2:]} == {cut}
+
+
+def test_no_corner_if_other_modules_run_on_it(conv):
+    model = Noted(conv)
+    model.extra = conv(8, 8)
+    model.function = lambda y: model.extra(y) if y.shape[2] > 64 else y
+    image = torch.rand(1, 3, 100, 100)
+    runner = Runner(model, trace(model, lambda: model(image)).order, False)
+    for stage, what in (STAGES[0], OTHER_MODULES), (STAGES[1], None):
+        with runner.computing(stage, WHOLE, False):
+            _, failure = runner.outputs(lambda: model(image), stage)
+        assert (failure and failure.error) == what
+    assert settled(model, image)[0] == {1}
+
+
+@pytest.mark.parametrize('function', [tiny, narrow_kernel])
+def test_what_is_less_exact_inside(conv, function):
+    """The network itself computes in less, or not at all."""
+    model = Noted(conv, function)
+    image = torch.rand(1, 3, 8, 8)
+    runner = Runner(model, [], False)
+    assert runner.is_rough(lambda: model(image), STAGES[1]) is (
+        function is tiny
+    )
+
+
+def test_random_numbers_begin_anew_and_are_put_back():
+    before = torch.get_rng_state()
+    drawn = []
+    for seed in (0, 0, 1):
+        with seeded({torch.device('cpu')}, seed):
+            drawn.append(float(torch.rand(())))
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_buffers_that_a_run_changes_begin_anew(conv):
+    model = Noted(conv)
+    model.register_buffer('calls', torch.zeros(()))
+
+    def count(y):
+        model.calls += 1
+        assert model.calls == 1
+        return y
+
+    model.function = count
+    image = torch.rand(1, 3, 8, 8)
+    runner = Runner(model, [], False)
+    for _ in range(2):
+        with runner.computing(STAGES[1], WHOLE, False):
+            assert runner.outputs(lambda: model(image), STAGES[1])[1] is None
+    assert model.calls == 0
