@@ -21,6 +21,7 @@ from mmlapp.core.methods.budget import check_divisor, reachable
 
 from ..deployment.recipe import dense_config, own_settings
 from ..models.architecture import example_forward
+from ..models.arguments import check_settings
 from ..models.complexity import COUNTED, counted_flops, operator_flops
 
 OPERATOR = 'an operator without parameters'
@@ -123,6 +124,7 @@ def analyse_config(
     own = own_settings(cfg.model)
     chosen = {key: own[key] for key in ANALYSED}
     chosen.update(settings or {})
+    check_settings(chosen)
     progress('building the model')
     with DefaultScope.overwrite_default_scope(
         cfg.get('default_scope') or 'mmengine'

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmlapp.core import PruningError
 
+from .arguments import check_shape
 from .proposals import chosen_proposals
 
 
@@ -108,11 +109,7 @@ def example_inputs(
     Raises:
         PruningError: If the shape is not three positive numbers.
     """
-    shape = tuple(input_shape)
-    if len(shape) != 3 or any(int(s) < 1 for s in shape):
-        raise PruningError(
-            f'input_shape={input_shape!r}: expected (channels, height, width)'
-        )
+    shape = check_shape(input_shape)
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, *shape, generator=generator)
     device = next(model.parameters()).device

@@ -11,12 +11,13 @@ from typing import Any
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
-from mmlapp.core import PruningWarning, attach
+from mmlapp.core import Pruner, PruningError, PruningWarning, attach
 from mmlapp.core.attach import COST_NAMES
 from mmlapp.core.progress import Phase
 from mmlapp.registry import MODELS
 
 from .architecture import build_architecture, example_forward
+from .arguments import check_settings, check_unknown
 
 # Name of what the method adds to the losses of a step.
 LOSS = 'loss_pruning'
@@ -78,41 +79,53 @@ def prunable_model(
         nn.Module: The model, with a child ``pruner``.
 
     Raises:
-        PruningError: For unknown names, a scope that matches nothing, a
-            divisor below 1, or a model that does not run on ``input_shape``.
+        PruningError: For unknown names and arguments, values of the wrong
+            kind, a scope that matches nothing, a divisor with which nothing
+            can be removed, or a model that does not run on ``input_shape``.
     """
+    own: dict[str, Any] = dict(
+        scope=scope,
+        ignore=ignore,
+        unit=unit,
+        bypass=bypass,
+        method=method,
+        score=score,
+        normalisation=normalisation,
+        costs=costs,
+        divisor=divisor,
+    )
+    check_settings({**own, 'input_shape': input_shape})
+    check_unknown(architecture, settings)
     model = build_architecture(architecture, settings, data_preprocessor)
-    pruner = attach(
-        model,
-        example_forward(model, input_shape),
-        scope=scope,
-        ignore=ignore,
-        unit=unit,
-        bypass=bypass,
-        method=method,
-        score=score,
-        normalisation=normalisation,
-        costs=costs,
-        divisor=divisor,
-    )
+    pruner = attach(model, example_forward(model, input_shape), **own)
+    check_removable(pruner)
     pruner.input_shape = tuple(input_shape)
-    pruner.settings = dict(
-        scope=scope,
-        ignore=ignore,
-        unit=unit,
-        bypass=bypass,
-        method=method,
-        score=score,
-        normalisation=normalisation,
-        costs=costs,
-        divisor=divisor,
-        input_shape=input_shape,
-    )
+    pruner.settings = {**own, 'input_shape': input_shape}
     if pruner.method.adds_loss:
         handle = model.register_forward_hook(_add_loss, with_kwargs=True)
         pruner.hook_ids.append(handle.id)
     expect_hook(model, True)
     return model
+
+
+def check_removable(pruner: Pruner) -> None:
+    """Refuses a divisor with which all groups keep all their channels.
+
+    Args:
+        pruner (Pruner): Of the network.
+
+    Raises:
+        PruningError: With the divisor and the size of the largest group.
+    """
+    pairs = zip(pruner.sizes, pruner.floors, strict=True)
+    # Fewer are a multiple; none would be one, where a floor allows it.
+    if any(size > pruner.divisor or floor == 0 for size, floor in pairs):
+        return
+    raise PruningError(
+        f'divisor={pruner.divisor}: no group has more than '
+        f'{max(pruner.sizes)} channels, so that nothing could be removed. '
+        'Choose a smaller one'
+    )
 
 
 def expect_hook(model: nn.Module, expected: bool) -> None:

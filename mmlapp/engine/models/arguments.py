@@ -1,0 +1,167 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments of ``mmlapp.PrunableModel``, checked before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from inspect import Parameter, signature
+from typing import Any
+
+from mmengine.registry import MODELS
+
+from mmlapp.core import PruningError
+from mmlapp.core.methods.budget import check_divisor
+from mmlapp.core.numbers import check_number
+
+# What the registry itself reads.
+OF_BUILD = ('_scope_',)
+SHAPE = 'expected channels, height and width, such as (3, 224, 224)'
+
+
+def check_shape(shape: Any) -> tuple[int, int, int]:
+    """Returns the shape of an image, or raises.
+
+    Args:
+        shape (Any): What a user gave as ``input_shape``.
+
+    Raises:
+        PruningError: If it is not three whole numbers from 1 on.
+    """
+    said = f'input_shape={shape!r}'
+    if not isinstance(shape, Sequence) or isinstance(shape, str):
+        raise PruningError(f'{said}: {SHAPE}')
+    try:
+        for size in shape:
+            check_number('size', size, least=1, whole=True)
+        channels, height, width = shape
+    except ValueError as error:  # a PruningError is one
+        raise PruningError(f'{said}: {SHAPE}') from error
+    return channels, height, width
+
+
+def check_names(name: str, value: Any, empty: bool = True) -> None:
+    """Refuses what is no name and no list of names.
+
+    Args:
+        name (str): Of the argument, for the error text.
+        value (Any): What a user gave.
+        empty (bool): Whether the list may be empty. Defaults to True.
+
+    Raises:
+        PruningError: With the name and the value.
+    """
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    parts = value if several else [value]
+    if not all(isinstance(part, str) for part in parts):
+        raise PruningError(
+            f'{name}={value!r}: expected a name of modules or a list of them, '
+            "such as 'backbone'"
+        )
+    if not parts and not empty:
+        raise PruningError(f'{name}={value!r}: it names nothing')
+
+
+def check_choice(name: str, value: Any) -> None:
+    """Refuses what is no name and no dictionary of one with its settings.
+
+    Args:
+        name (str): Of the argument, for the error text.
+        value (Any): What a user gave.
+
+    Raises:
+        PruningError: With the name and the value.
+    """
+    if not isinstance(value, (str, Mapping)):
+        raise PruningError(
+            f'{name}={value!r}: expected one name, or '
+            'dict(type=name) with its settings'
+        )
+
+
+def check_costs(name: str, value: Any) -> None:
+    """Refuses what is no list of costs.
+
+    Args:
+        name (str): Of the argument, for the error text.
+        value (Any): What a user gave.
+
+    Raises:
+        PruningError: With the name and the value.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+        raise PruningError(
+            f"{name}={value!r}: expected a list of costs, such as ['flops']"
+        )
+    for cost in value:
+        check_choice(f'{name}: cost', cost)
+
+
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    'scope': lambda name, value: check_names(name, value, empty=False),
+    'ignore': check_names,
+    'unit': check_choice,
+    'bypass': lambda name, value: value is None or check_choice(name, value),
+    'method': check_choice,
+    'score': check_choice,
+    'normalisation': check_names,
+    'costs': check_costs,
+    'divisor': lambda name, value: check_divisor(value),
+    'input_shape': lambda name, value: check_shape(value),
+}
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuses arguments of the wrong kind.
+
+    Args:
+        settings (Mapping[str, Any]): Arguments of ``PrunableModel`` by name.
+
+    Raises:
+        PruningError: With the first one and what was expected.
+    """
+    for name, value in settings.items():
+        CHECKS[name](name, value)
+
+
+def check_unknown(architecture: Any, arguments: Iterable[str]) -> None:
+    """Refuses arguments that neither we nor the architecture take.
+
+    Args:
+        architecture (Any): Type of the model.
+        arguments (Iterable[str]): Names that would be passed on to it.
+
+    Raises:
+        PruningError: With the first one, and the name that may be meant.
+    """
+    taken = _parameters(architecture)
+    for name in arguments:
+        if name in (taken or ()) or name in OF_BUILD:
+            continue
+        meant = get_close_matches(name, CHECKS, 1, cutoff=0.75)
+        if meant:
+            raise PruningError(
+                f'{name}: mmlapp.PrunableModel has no such argument; did you '
+                f'mean {meant[0]}?'
+            )
+        if taken is not None:
+            raise PruningError(
+                f'{name}: neither mmlapp.PrunableModel nor {architecture} has '
+                f'such an argument. Ours are {", ".join(CHECKS)}'
+            )
+
+
+def _parameters(architecture: Any) -> set[str] | None:
+    """Names that a type of model takes; None if that is any, or not known."""
+    kind = architecture
+    if isinstance(kind, str):
+        # As `build` looks it up: in the default scope first.
+        with MODELS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    if not callable(kind):
+        return None
+    parameters = signature(kind).parameters.values()
+    if any(each.kind == Parameter.VAR_KEYWORD for each in parameters):
+        return None
+    return {each.name for each in parameters}
