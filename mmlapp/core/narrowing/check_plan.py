@@ -38,6 +38,11 @@ def check_plan(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
     Raises:
         PruningError: If the plan does not fit.
     """
+    if not isinstance(plan, ChannelPlan):
+        raise PruningError(
+            f'plan is of type {type(plan).__name__}: expected a ChannelPlan, '
+            'as pruner.plan() makes it and ChannelPlan.load reads it'
+        )
     _check_tensors(model, plan)
     for name, dims in plan.slices.items():
         shape = stored(model, name).shape
@@ -96,7 +101,8 @@ def _additions(model: nn.Module) -> list[str]:
     """Beginnings of the names of what pruning added to a dense network."""
     names = [
         f'{name}.bypass.' if name else 'bypass.'
-        for name, module in model.named_modules()
+        # A layer may have several names, and its branch has as many.
+        for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, Bypassed)
     ]
     if isinstance(model._modules.get('pruner'), Pruner):

@@ -265,3 +265,26 @@ def test_other_buffers_that_no_state_dict_has_fit(planned, make, image):
     model.register_buffer('grid', torch.zeros(7), persistent=False)
     narrow(model, plan)
     assert len(model(image)) == 2
+
+
+@pytest.mark.parametrize('unit', ['channels', 'filters'])
+def test_a_layer_with_two_names_and_a_branch(net, conv, image, unit):
+    model = net(
+        lambda m, x: m.b(m.a(x)),
+        a=(a := conv(3, 12)),
+        b=conv(12, 2),
+        more=nn.ModuleList([a]),
+    ).eval()
+    pruner = attach(model, image, unit=unit, bypass='depthwise')
+    pruner.begin({'flops': 0.6}, 1)
+    pruner.step()
+    expected = model(image)
+    narrow(model, pruner.plan())
+    assert torch.allclose(model(image), expected)
+    assert model.more[0] is model.a
+
+
+@pytest.mark.parametrize('plan', [None, 'a.plan.json', {'version': 3}])
+def test_what_is_no_plan(make, plan):
+    with pytest.raises(PruningError, match=r'expected a ChannelPlan, .*load'):
+        narrow(make(), plan)
