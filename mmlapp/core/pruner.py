@@ -219,6 +219,12 @@ class Pruner(nn.Module):
         Args:
             target (Mapping[str, float]): Fractions by name of the cost.
         """
+        if self.gate.is_meta:
+            raise PruningError(
+                'the network is on the device meta, where nothing has '
+                'values: move it with to_empty and load its weights before '
+                'it is pruned'
+            )
         for name, value in check_targets(target, self.costs).items():
             cost = self.cost(name)
             lowest = reachable(

@@ -357,3 +357,9 @@ def test_masks_and_progress_are_taken_over(make, images, model, pruner):
     assert other.pruner.phase == Phase.FINISHED
     assert torch.equal(other.pruner.mask, pruner.mask)
     assert other.pruner.method.threshold is not pruner.method.threshold
+
+
+def test_a_network_without_values_is_not_pruned(model, pruner):
+    model.to('meta')
+    with pytest.raises(PruningError, match='on the device meta, where nothi'):
+        pruner.begin({'flops': 0.5}, 1)
