@@ -29,6 +29,7 @@ from ..hook_list import (
 )
 from ..models.prunable import LOSS
 from .averages import mask_averages
+from .batch_shape import compare_shapes
 from .best_scores import forget_entry, hold, start_anew, warn_of_others
 from .calibration import prepare_score
 from .compiled import leave_uncompiled
@@ -119,6 +120,7 @@ class PruningHook(Hook):
         self._infinite: frozenset[str] = frozenset()
         self.plan: ChannelPlan | None = None
         self._phase: int | None = None
+        self._compared = False
         self._loaded: RunSettings | None = None
         self._step_time = StepTime(interval)
 
@@ -214,7 +216,7 @@ class PruningHook(Hook):
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None
     ) -> None:
-        """Starts the phase.
+        """Starts the phase; looks at the size of the first images.
 
         Args:
             runner (Runner): The runner of the training process.
@@ -224,6 +226,9 @@ class PruningHook(Hook):
         if self.plan is not None:
             return
         pruner = find_pruner(runner.model)
+        if not self._compared:
+            self._compared = True
+            compare_shapes(runner, pruner.input_shape, data_batch)
         if pruner.phase == Phase.DENSE and (
             runner.iter >= self.length.begin_iters
         ):
