@@ -20,7 +20,12 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from mmlapp.engine.analysis.model_report import ModelReport, analyse_config
-from mmlapp.engine.analysis.tables import console, layers_table, totals_table
+from mmlapp.engine.analysis.tables import (
+    console,
+    groups_table,
+    layers_table,
+    totals_table,
+)
 from mmlapp.engine.config_files import add_config_arguments, read_config
 from mmlapp.engine.failures import tells_failures
 
@@ -95,6 +100,7 @@ def show(report: ModelReport, target: str | None) -> None:
         return
     out = console()
     out.print(layers_table(report))
+    out.print(groups_table(report))
     out.print(totals_table(report))
     if target is not None:
         with open(target, 'w', encoding='utf-8') as file:

@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
+from mmlapp.core import ChannelPlan
 from mmlapp.core.compare import DEPLOYED_TOLERANCE
-from mmlapp.engine.analysis.tables import console, figures_table
+from mmlapp.engine.analysis.tables import console, figures_table, widths_table
 from mmlapp.engine.config_files import (
     add_config_arguments,
     check_checkpoint,
@@ -57,6 +58,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 def report(result: Deployment) -> None:
     """Print figures, checks, remarks and paths."""
     out = console()
+    out.print(widths_table(ChannelPlan.load(result.plan)))
     out.print(figures_table(result.figures))
     for check in result.checks:
         out.print(

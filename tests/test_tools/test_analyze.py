@@ -1,6 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
 import json
+import re
 
 import pytest
 
@@ -46,6 +47,7 @@ def test_tables_of_a_plain_config(analyse):
     assert 'backbone.layer4.1.conv2' in out
     assert 'no: output of the network' in out
     assert 'reachable minimum' in out
+    assert re.search(r'│ +1 │ backbone.conv1 +│ +8 │', out)
 
 
 def test_json_on_standard_output_is_nothing_but_json(analyse):

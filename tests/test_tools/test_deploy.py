@@ -84,6 +84,7 @@ def test_a_stock_call_loads_the_classifier(
     printed = capsys.readouterr().out
     assert printed.count('same outputs on random') == 2
     assert 'same outputs on 4 images of test_dataloader' in printed
+    assert re.search(r'│ backbone\.layer1\.0\.conv1 +│ +16 → \d+ │', printed)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from typing import IO
 from rich.console import Console
 from rich.table import Table
 
+from mmlapp.core import ChannelPlan
+
 from ..deployment.deploy import Figure
 from .model_report import LayerReport, ModelReport
 
@@ -65,6 +67,38 @@ def figures_table(figures: Sequence[Figure]) -> Table:
             f'{figure.ratio:.2%}',
             target,
         )
+    return table
+
+
+def widths_table(plan: ChannelPlan) -> Table:
+    """Returns the widths of all groups of a pruned network.
+
+    Args:
+        plan (ChannelPlan): What was kept.
+    """
+    table = Table()
+    table.add_column('group', overflow='fold')
+    for name in ('channels', 'kept'):
+        table.add_column(name, justify='right', no_wrap=True)
+    for name, kept in plan.groups.items():
+        left = kept.count
+        share = left / kept.size
+        table.add_row(name, f'{kept.size} → {left}', f'{share:.1%}')
+    return table
+
+
+def groups_table(report: ModelReport) -> Table:
+    """Returns the prunable groups by the numbers that the layers name.
+
+    Args:
+        report (ModelReport): The analysis of the model.
+    """
+    table = Table()
+    table.add_column('group', justify='right', no_wrap=True)
+    table.add_column('name', overflow='fold')
+    table.add_column('channels', justify='right', no_wrap=True)
+    for number, (name, size) in enumerate(report.groups.items(), start=1):
+        table.add_row(str(number), name, str(size))
     return table
 
 

@@ -41,6 +41,7 @@ from .phase_length import PhaseLength
 from .ranks import RankCheckHook
 from .report import (
     StepTime,
+    channels_text,
     count_parameters,
     group_scalars,
     ratios_text,
@@ -165,7 +166,8 @@ class PruningHook(Hook):
             check_finished(plan_target(self.plan), self.target)
             runner.logger.info(
                 'Pruning: the model is narrow already, '
-                f'{ratios_text(self.plan.ratios())}; there is no phase'
+                f'{ratios_text(self.plan.ratios())}, '
+                f'{channels_text(self.plan)}; there is no phase'
             )
             return
         pruner = find_pruner(runner.model)
@@ -189,11 +191,7 @@ class PruningHook(Hook):
         """Trains on after a phase of a former run."""
         check_places(self._loaded, self._settings(pruner))
         check_finished(pruner.progress.target, self.target)
-        runner.logger.info(
-            'Pruning: the phase is over, '
-            f'{ratios_text(pruner.ratios(list(self.target)))}; masks stay as '
-            'they are'
-        )
+        report_groups(runner.logger, pruner)
         self._end(runner, pruner)
 
     def _check(self, runner: Runner, pruner: Pruner) -> None:

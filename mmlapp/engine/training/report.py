@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
@@ -50,22 +50,57 @@ def group_scalars(pruner: Pruner) -> dict[str, float]:
 
 def report_groups(logger: MMLogger, pruner: Pruner) -> None:
     """Writes a table of all groups to the log."""
-    keep = pruner.keep_ratios()
-    shown = pruner.method.by_group(pruner)
-    width = max(map(len, [*keep, 'group']))
-    head = f'{"group":<{width}}  {"kept":>6}'
-    head += ''.join(f'  {name:>9}' for name in shown)
-    rows = [f'{name:<{width}}  {share:>6.1%}' for name, share in keep.items()]
-    for values in shown.values():
-        pairs = zip(rows, values.tolist(), strict=True)
-        rows = [f'{row}  {value:>9.4f}' for row, value in pairs]
+    columns = {
+        'group': list(pruner.by_group(pruner.gate)),
+        'channels': [
+            f'{len(mask)} → {int(mask.sum())}'
+            for mask in pruner.by_group(pruner.mask.cpu()).values()
+        ],
+        'kept': [f'{share:.1%}' for share in pruner.keep_ratios().values()],
+    }
+    for name, values in pruner.method.by_group(pruner).items():
+        columns[name] = [f'{value:.4f}' for value in values.tolist()]
     finished = pruner.phase == Phase.FINISHED
     ratios = pruner.ratios()
     reached = {name: ratios[name] for name in pruner.progress.target}
     logger.info(
         f'Pruning{" finished" if finished else ""}: {ratios_text(reached)}, '
-        f'target {_percent(pruner.targets())}\n' + '\n'.join([head, *rows])
+        f'target {_percent(pruner.targets())}\n{aligned(columns)}'
     )
+
+
+def aligned(columns: Mapping[str, Sequence[str]]) -> str:
+    """Writes columns below their names: the first to the left.
+
+    Args:
+        columns (Mapping[str, Sequence[str]]): Cells by name of the column.
+
+    Examples:
+        >>> print(aligned({'group': ['stem', 'a'], 'kept': ['9', '10']}))
+        group  kept
+        stem      9
+        a        10
+    """
+    first, *others = ([name, *cells] for name, cells in columns.items())
+    parts = [_padded(first, str.ljust)]
+    parts += [_padded(cells, str.rjust) for cells in others]
+    return '\n'.join('  '.join(row) for row in zip(*parts, strict=True))
+
+
+def _padded(cells: Sequence[str], pad: Callable[[str, int], str]) -> list[str]:
+    width = max(map(len, cells))
+    return [pad(cell, width) for cell in cells]
+
+
+def channels_text(plan: ChannelPlan) -> str:
+    """Writes how many channels all groups of a plan had, and have.
+
+    Args:
+        plan (ChannelPlan): The plan.
+    """
+    dense = sum(kept.size for kept in plan.groups.values())
+    left = sum(kept.count for kept in plan.groups.values())
+    return f'channels {dense:,} → {left:,} in {len(plan.groups)} groups'
 
 
 def _percent(ratios: Mapping[str, float]) -> str:
@@ -82,12 +117,13 @@ def report_narrowing(
 ) -> None:
     """Writes costs and parameters before and after narrowing to the log."""
     costs = [
-        f'{name} {cost["dense"]:.4g} to {cost["pruned"]:.4g} '
+        f'{name} {cost["dense"]:.4g} → {cost["pruned"]:.4g} '
         f'({cost["pruned"] / cost["dense"]:.2%})'
         for name, cost in plan.costs.items()
         if name != 'parameters'
     ]
-    costs.append(f'parameters {before:,} to {after:,} ({after / before:.2%})')
+    costs.append(f'parameters {before:,} → {after:,} ({after / before:.2%})')
+    costs.append(channels_text(plan))
     logger.info(f'Pruning: the model is narrow now: {", ".join(costs)}')
 
 

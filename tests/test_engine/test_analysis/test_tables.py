@@ -4,15 +4,20 @@ import io
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
 
+from mmlapp.core import attach
 from mmlapp.engine.analysis import tables
 from mmlapp.engine.analysis.model_report import LayerReport, ModelReport
 from mmlapp.engine.analysis.tables import (
     console,
     figures_table,
+    groups_table,
     layers_table,
     short_number,
     totals_table,
+    widths_table,
 )
 from mmlapp.engine.deployment.deploy import Figure
 
@@ -180,3 +185,15 @@ def test_totals_that_are_told_if_there_are_any(change, row):
 def test_a_count_that_is_missing_is_no_row():
     report = replace(REPORT, mmengine_flops=None)
     assert rows(totals_table(report)) == rows(totals_table(REPORT))
+
+
+def test_groups_have_the_numbers_of_the_layers():
+    found = rows(groups_table(REPORT))
+    assert found == [['1', 'stem', '6'], ['2', 'stem#2', '2']]
+
+
+def test_widths_before_and_after():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+    pruner = attach(model, torch.rand(1, 3, 8, 8))
+    pruner.set_mask(torch.arange(8) < 3)
+    assert rows(widths_table(pruner.plan())) == [['0', '8 → 3', '37.5%']]

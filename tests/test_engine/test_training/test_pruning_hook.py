@@ -299,12 +299,18 @@ def test_the_network_of_the_phase_is_forgotten_at_its_end(
     assert 'best_score' not in runner.message_hub.runtime_info
 
 
-def test_a_phase_that_does_not_end_is_named(make_runner: MakeRunner) -> None:
-    runner = make_runner()
+def test_a_phase_without_an_end_and_images_of_another_size_are_named(
+    make_runner: MakeRunner,
+) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config['model']['input_shape'] = (3, 32, 32)
+
+    runner = make_runner(change)
     runner.register_hook(Stop())
     said: list[str] = []
     runner.logger.warning = said.append
     runner.train()
+    said = [text for text in said if text.startswith('Pruning:')]
     assert len(said) == 2
     assert 'input_shape=(3, 32, 32), but images of the first ba' in said[0]
     assert 'not ended (step 4 of 8)' in said[1]

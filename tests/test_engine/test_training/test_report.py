@@ -53,7 +53,11 @@ def test_the_table_says_how_far_the_phase_is(pruner: Pruner) -> None:
     assert log.text.startswith(
         'Pruning: flops 25.00 % of the dense network, target '
     )
-    assert log.text.splitlines()[-1].split()[:2] == ['0', '25.0%']
+    head, row = log.text.splitlines()[-2:]
+    assert head.split() == ['group', 'channels', 'kept', 'threshold']
+    threshold = f'{pruner.method.threshold.item():.4f}'
+    assert row.split() == ['0', '8', '→', '2', '25.0%', threshold]
+    assert len(head) == len(row)
     pruner.finish()
     report_groups(log, pruner)
     assert 'Pruning finished: flops 50.00 % of' in log.text
@@ -63,7 +67,8 @@ def test_narrowing_is_reported_with_parameters(pruner: Pruner) -> None:
     pruner.finish()
     log: Any = Log()
     report_narrowing(log, pruner.plan(), 1000, 400)
-    assert '(50.00%), parameters 1,000 to 400 (40.00%)' in log.text
+    assert '(50.00%), parameters 1,000 → 400 (40.00%)' in log.text
+    assert log.text.endswith(', channels 8 → 4 in 1 groups')
 
 
 def test_shared_parameters_count_once() -> None:
