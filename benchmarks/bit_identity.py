@@ -27,7 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from torch import Tensor
+
+from mmlapp.engine.checkpoints.reading import read_trained
+from mmlapp.engine.deployment.masked import masked_model
+from mmlapp.engine.models.plans import KEY
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -392,9 +397,18 @@ def run_case(
 
 
 def last_checkpoint(folder: Path) -> dict[str, Any]:
-    """Loads what a run wrote last."""
+    """Loads what a run wrote last, with the plan where the reference has it.
+
+    This tree has the plan among the weights, or the masks alone.
+    """
     path = (folder / 'last_checkpoint').read_text().strip()
     data: dict[str, Any] = torch.load(path, weights_only=False)
+    if REFERENCE.plan not in data:
+        model = masked_model(
+            Config.fromstring(data['meta']['cfg'], '.py'), read_trained(path)
+        )
+        data[NEW.plan] = model.pruner.plan().to_dict()
+        data['state_dict'].pop(KEY, None)
     return data
 
 

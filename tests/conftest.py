@@ -159,7 +159,6 @@ def _finished_run(folder, text, target):
             'message_hub': {'loss': HistoryBuffer([1.0, 0.5], [1, 1])},
             'optimizer': {'state': {0: torch.zeros(100_000)}},
             'state_dict': model.state_dict(),
-            'pruning_plan': pruner.plan().to_dict(),
         },
         checkpoint,
     )

@@ -69,7 +69,11 @@ class ChannelPlan:
 
         data = {
             'version': VERSION,
-            'costs': {name: dict(c) for name, c in self.costs.items()},
+            # Numbers as they are read again, so that the text is the same.
+            'costs': {
+                name: {key: float(value) for key, value in cost.items()}
+                for name, cost in self.costs.items()
+            },
             'groups': {k: number(v) for k, v in self.groups.items()},
             'unit': self.unit,
             'branches': {
@@ -175,6 +179,14 @@ class ChannelPlan:
                 for name, cost in self.costs.items()
             },
         )
+
+    def same_shape(self, other: ChannelPlan) -> bool:
+        """Whether both narrow a network to the same one, whatever it costs.
+
+        Args:
+            other (ChannelPlan): The other plan.
+        """
+        return self == replace(other, costs=self.costs, groups=self.groups)
 
     def ratios(self) -> dict[str, float]:
         """Returns the fraction of each cost that is left, by name."""

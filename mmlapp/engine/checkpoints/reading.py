@@ -17,11 +17,11 @@ from mmengine.logging import HistoryBuffer
 from packaging.version import Version
 from torch import Tensor
 
-from mmlapp.core import ChannelPlan, PruningError
+from mmlapp.core import PruningError
 from mmlapp.core.progress import Phase
 
+from ..models.plans import KEY, Plans, plans_in
 from .archive import describe, find_damage, is_archive, is_legacy
-from .state import PruningState
 from .weights import check_state_dict
 
 TORCH = Version(torch.__version__)
@@ -40,20 +40,21 @@ class Trained:
             and its bypasses; the averaged ones if the run averaged them.
         state (dict[str, Tensor]): Gate and state of the method, by their
             names in the child ``pruner``.
-        plan (ChannelPlan, optional): The plan that the hook wrote at the end
-            of the pruning phase.
+        plans (tuple[ChannelPlan, ...]): What the network was narrowed to.
         meta (dict): Such as ``dataset_meta``.
         averaged (bool): Whether the weights are averages (EMA).
-        narrowed (bool): Whether the weights are narrow already, as ``plan``
-            says.
     """
 
     weights: dict[str, Tensor]
     state: dict[str, Tensor]
-    plan: ChannelPlan | None
+    plans: Plans
     meta: dict[str, Any]
     averaged: bool
-    narrowed: bool = False
+
+    @property
+    def masked(self) -> bool:
+        """Whether the network has masks, at the end of the phase still."""
+        return 'gate' in self.state
 
 
 def read_trained(path: str | Path) -> Trained:
@@ -89,23 +90,23 @@ def read_trained(path: str | Path) -> Trained:
         if name.startswith(PREFIX)
     }
     try:
-        pruning = PruningState.read(data)
+        plans = plans_in(tensors)
     except PruningError as error:
         raise PruningError(f'checkpoint={str(path)!r}: {error}') from error
-    if pruning.plan is None:
+    # A network that is pruned again has masks and a plan of before.
+    if state or not plans:
         _check_phase(path, state)
     return Trained(
         weights={
             name: value
             for name, value in tensors.items()
-            if not name.startswith(PREFIX)
+            if not name.startswith(PREFIX) and name != KEY
         },
         state=state,
-        plan=pruning.plan,
+        plans=plans,
         meta=dict(meta),
         # EMAHook puts the averages into `state_dict`.
         averaged='ema_state_dict' in data,
-        narrowed=pruning.narrowed,
     )
 
 

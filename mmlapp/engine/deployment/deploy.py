@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmlapp.core import ChannelPlan, PruningError, merge_bypasses, narrow
+from mmlapp.core import ChannelPlan, PruningError, merge_bypasses
 from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.trace import trace
 from mmlapp.version import __version__
@@ -29,9 +29,10 @@ from ..models.comparison import (
     refuse_differences,
 )
 from ..models.complexity import counted_flops, operator_flops
+from ..models.plans import narrow_model, replace_plan
 from ..training.report import count_parameters
 from .folder import check_folder, staged_folder
-from .masked import build_model, masked_model
+from .masked import build_model, masked_model, narrow_weights_model
 from .real_data import real_batch
 from .recipe import (
     check_prunable,
@@ -131,15 +132,19 @@ def deploy(
     with DefaultScope.overwrite_default_scope(scope):
         progress('building the trained model')
         masked = masked_model(cfg, trained)
+        plan = masked.pruner.plan()
         shape = tuple(own_settings(cfg.model)['input_shape'])
         progress('running the trained model')
         probes, notes = _probes(cfg, masked, shape)
         comparison = Comparison(masked, probes)
-        plan = trained.plan if trained.narrowed else masked.pruner.plan()
-        assert plan is not None
-        small = masked if trained.narrowed else narrow(masked, plan)
+        small = (
+            narrow_model(masked, plan)
+            if trained.masked
+            else narrow_weights_model(cfg, trained)
+        )
         if merge:
             plan, note = _merge(small, plan, shape)
+            replace_plan(small, plan)
             notes.append(note)
         with staged_folder(out) as folder:
             progress('writing and loading the narrowed model')

@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""The model of a pruning run as it was: weights, with masks or narrow."""
+"""The model of a pruning run at its end: with masks, and narrow."""
 
 from __future__ import annotations
 
@@ -10,48 +10,109 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmlapp.core import Pruner, PruningError, narrow
+from mmlapp.core import ChannelPlan, Pruner, PruningError
 from mmlapp.core.progress import Progress
 
-from ..checkpoints.reading import Trained
+from ..checkpoints.reading import PREFIX, Trained
 from ..checkpoints.weights import check_weights
+from ..models.plans import KEY, missing_plans, narrow_model, plans_of
 from .recipe import without_pretrained
+from .scatter import scatter_weights
 
 
 def masked_model(cfg: Config, trained: Trained) -> Any:
-    """Builds the model of a pruning run as it was at the end of it.
+    """Builds the masked model of a pruning run, narrow weights or not.
+
+    Narrow ones are put at their places among garbage, which the masks must
+    hide: a twin that has nothing of how the model was narrowed.
 
     Args:
         cfg (Config): Config of the run.
         trained (Trained): Its checkpoint.
 
     Returns:
-        nn.Module: The model in evaluation mode: with masks, or narrow if the
-        run had narrowed it.
+        nn.Module: The model in evaluation mode, with masks.
 
     Raises:
         PruningError: If the two do not belong together.
     """
     model = build_model(cfg)
-    if trained.narrowed:
-        assert trained.plan is not None
-        narrow(model, trained.plan)
+    weights = trained.weights
+    plan = run_plan(model, trained)
+    if plan is not None:
+        _set_masks(model.pruner, plan)
+        wide = {
+            name: value
+            for name, value in model.state_dict().items()
+            if not name.startswith(PREFIX) and name != KEY
+        }
+        try:
+            weights = scatter_weights(wide, weights, plan)
+        except PruningError as error:
+            raise _misfit([str(error)]) from error
     check_weights(model, trained.weights)
+    _load(model, weights)
+    if plan is None:
+        _load_masks(model.pruner, trained.state)
+    return model.eval()
+
+
+def narrow_weights_model(cfg: Config, trained: Trained) -> Any:
+    """Builds the model of a run that narrowed it, as it was at the end.
+
+    Args:
+        cfg (Config): Config of the run.
+        trained (Trained): Its checkpoint.
+
+    Returns:
+        nn.Module: The narrow model in evaluation mode.
+    """
+    model = build_model(cfg)
+    plan = run_plan(model, trained)
+    assert plan is not None
+    narrow_model(model, plan)
+    check_weights(model, trained.weights)
+    _load(model, trained.weights)
+    return model.eval()
+
+
+def run_plan(model: nn.Module, trained: Trained) -> ChannelPlan | None:
+    """Returns the plan of a run that narrowed its model; else None.
+
+    Args:
+        model (nn.Module): The model of its config.
+        trained (Trained): Its checkpoint.
+
+    Raises:
+        PruningError: If the two do not belong together.
+    """
+    missing = missing_plans(model, trained.plans)
+    if len(missing) == (0 if trained.masked else 1):
+        return missing[0] if missing else None
+    before, times = len(plans_of(model)), len(trained.plans)
+    raise _misfit(
+        [
+            f'it was narrowed {times} times, and the model of the config '
+            f'{before} times before the run'
+        ]
+    )
+
+
+def _load(model: nn.Module, weights: dict[str, Tensor]) -> None:
     try:
-        found = model.load_state_dict(trained.weights, strict=False)
+        found = model.load_state_dict(weights, strict=False)
+    except PruningError as error:
+        raise _misfit([str(error)]) from error
     except RuntimeError as error:
         raise _misfit(str(error).splitlines()[1:]) from error
-    missing = [k for k in found.missing_keys if not k.startswith('pruner.')]
+    missing = [k for k in found.missing_keys if not k.startswith(PREFIX)]
     if missing or found.unexpected_keys:
         raise _misfit(
             [f'{key} is missing' for key in missing]
             + [f'{key} is unknown' for key in found.unexpected_keys]
         )
-    if not trained.narrowed:
-        _set_masks(model.pruner, trained)
-    return model.eval()
 
 
 def build_model(cfg: Config) -> Any:
@@ -79,16 +140,12 @@ def _misfit(details: list[str]) -> PruningError:
     )
 
 
-def _set_masks(pruner: Pruner, trained: Trained) -> None:
-    """Takes the masks from the plan; averaging spoils those in the weights.
+def _set_masks(pruner: Pruner, plan: ChannelPlan) -> None:
+    """Takes the masks from a plan.
 
     Raises:
-        PruningError: If they belong to other groups.
+        PruningError: If it is of other groups.
     """
-    plan, state = trained.plan, trained.state
-    if plan is None:
-        _load_masks(pruner, state)
-        return
     sizes = {group.name: group.size for group in pruner.groups}
     planned = {name: kept.size for name, kept in plan.groups.items()}
     if sizes != planned:
@@ -105,12 +162,7 @@ def _set_masks(pruner: Pruner, trained: Trained) -> None:
         if 'target' in cost
     }
     pruner.set_mask(mask, targets)
-    fitting = pruner.plan()
-    if (fitting.slices, fitting.branches, fitting.details) != (
-        plan.slices,
-        plan.branches,
-        plan.details,
-    ):
+    if not pruner.plan().same_shape(plan):
         raise PruningError(
             'the plan in the checkpoint does not fit the model of the config:'
             ' its groups reach other layers. Give the config that it was '
@@ -125,6 +177,12 @@ def _load_masks(pruner: Pruner, state: dict[str, Tensor]) -> None:
             'the masks in the checkpoint do not fit the model of the config: '
             f'{len(gate)} channels, not {len(pruner.gate)}. Give the config '
             'that it was trained with'
+        )
+    if not ((gate == 0) | (gate == 1)).all():
+        raise PruningError(
+            'the masks in the checkpoint are neither 0 nor 1: something '
+            'averaged them with those of before. Give a checkpoint of '
+            'mmlapp.PruningHook itself'
         )
     if len(state['progress']) != len(pruner.progress.to_tensor(pruner.costs)):
         raise PruningError(

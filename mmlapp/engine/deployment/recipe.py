@@ -13,7 +13,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmlapp.core import ChannelPlan, PruningError
 
-from ..models.deployed import deployed_model
+from ..models.deployed import deployed_model, read_plans
 from ..models.prunable import prunable_model
 
 # of a pruning config: of the plain one that takes its place
@@ -86,20 +86,38 @@ def dense_config(cfg: Config) -> ConfigDict:
     """
     model = _plain(cfg.model)
     if is_prunable(model) or is_deployed(model):
-        model = _unwrap(model)
+        model = inner_config(model)
     preprocessor = cfg.get('data_preprocessor')
     if preprocessor is not None:
         model.setdefault('data_preprocessor', _plain(preprocessor))
     return ConfigDict(without_pretrained(model))
 
 
-def _unwrap(model: dict[str, Any]) -> dict[str, Any]:
-    own = {*own_settings(model), 'plan', 'type', 'architecture'}
-    rest = {key: value for key, value in model.items() if key not in own}
-    architecture = model.get('architecture')
-    if isinstance(architecture, dict):
+def inner_config(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the config of the model inside one of ours.
+
+    Args:
+        model (Mapping): Config of a prunable or a deployed model.
+
+    Returns:
+        dict: With the type of that model as ``type``.
+    """
+    ours = {'type', *_arguments(model)} - {'data_preprocessor'}
+    rest = {key: value for key, value in model.items() if key not in ours}
+    architecture = model['architecture']
+    if isinstance(architecture, Mapping):
         return {**rest, **architecture}
     return {'type': architecture, **rest}
+
+
+def _arguments(model: Mapping[str, Any]) -> list[str]:
+    """Names that one of our two functions does not pass on."""
+    function = prunable_model if is_prunable(model) else deployed_model
+    return [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind != parameter.VAR_KEYWORD
+    ]
 
 
 def deployed_config(cfg: Config, plan: ChannelPlan) -> Config:
@@ -118,12 +136,11 @@ def deployed_config(cfg: Config, plan: ChannelPlan) -> Config:
     """
     check_prunable(cfg)
     data = {k: v for k, v in _plain(cfg).items() if k not in RUN_KEYS}
-    model = without_pretrained(_plain(data['model']))
-    data['model'] = {
-        'type': 'mmlapp.DeployedModel',
-        'plan': plan.to_json(),
-        **_flat(_unwrap(model), cfg.get('default_scope')),
-    }
+    data['model'] = _deployed_model(
+        inner_config(without_pretrained(_plain(data['model']))),
+        plan,
+        cfg.get('default_scope'),
+    )
     data['custom_imports'] = _imports(data.get('custom_imports'))
     for wrapper in find_dicts(data.get('optim_wrapper')):
         kind = short_name(wrapper.get('type', ''))
@@ -156,16 +173,32 @@ def check_prunable(cfg: Config) -> None:
     raise PruningError(f'config: model.type={kind!r}; {text}')
 
 
-def _flat(model: dict[str, Any], scope: str | None) -> dict[str, Any]:
-    """Arguments of the architecture beside its name, as stock tools expect.
-
-    Another scope than the default one holds for everything inside, which
-    only a whole config can say.
-    """
-    if model.get('_scope_', scope) != scope:
-        return {'architecture': model}
+def _deployed_model(
+    model: dict[str, Any], plan: ChannelPlan, scope: str | None
+) -> dict[str, Any]:
+    """The config of a model that is narrowed; again, if it is narrow."""
+    plans = [plan]
+    while is_deployed(model):
+        plans = [*read_plans(model['plan']), *plans]
+        model = inner_config(model)
+    texts = [p.to_json() for p in plans]
+    ours = {
+        'type': 'mmlapp.DeployedModel',
+        'plan': texts if len(texts) > 1 else texts[0],
+    }
+    # Stock tools look for the arguments of the architecture beside its name.
+    # Only a whole config can say another scope, which holds for everything
+    # inside, or an argument that has the name of one of ours.
+    other_scope = model.get('_scope_', scope) != scope
+    if other_scope or _taken(ours, model):
+        return {**ours, 'architecture': model}
     model.pop('_scope_', None)
-    return {'architecture': model.pop('type'), **model}
+    return {**ours, 'architecture': model.pop('type'), **model}
+
+
+def _taken(ours: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
+    names = set(_arguments(ours)) - {'data_preprocessor'}
+    return bool(names & set(model))
 
 
 def _imports(imports: Any) -> dict[str, Any]:

@@ -4,22 +4,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from mmlapp.core import ChannelPlan, PruningError, narrow
+from mmlapp.core import ChannelPlan, PruningError
 from mmlapp.registry import MODELS
 
 from .architecture import build_architecture
+from .plans import carry_plans, narrow_model
+
+Plan = str | Path | Mapping[str, Any]
 
 
 @MODELS.register_module(name='DeployedModel')
 def deployed_model(
     architecture: str | Mapping[str, Any],
-    plan: str | Path | Mapping[str, Any],
+    plan: Plan | Sequence[Plan],
     data_preprocessor: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> nn.Module:
@@ -31,8 +34,9 @@ def deployed_model(
     Args:
         architecture (str or Mapping): Type of the dense model, its arguments
             following as arguments here, or its whole config.
-        plan (str, Path or Mapping): The channel plan, as a dictionary or as
-            JSON text, or the path of its file.
+        plan (str, Path or Mapping, or a sequence of them): The channel plan,
+            as a dictionary or as JSON text, or the path of its file. Several
+            are those of a model that was pruned again, in order.
         data_preprocessor (Mapping, optional): Passed on to the model.
         **settings (Any): Arguments of the model, if ``architecture`` is its
             type.
@@ -43,12 +47,27 @@ def deployed_model(
     Raises:
         PruningError: If the plan is damaged or does not fit the model.
     """
-    channels = read_plan(plan)
+    plans = read_plans(plan)
     model = build_architecture(architecture, settings, data_preprocessor)
-    return narrow(model, channels)
+    for one in plans:
+        narrow_model(model, one)
+    carry_plans(model, (item for one in plans for item in one.slices.items()))
+    return model
 
 
-def read_plan(plan: str | Path | Mapping[str, Any]) -> ChannelPlan:
+def read_plans(plan: Plan | Sequence[Plan]) -> list[ChannelPlan]:
+    """Reads one plan or several.
+
+    Args:
+        plan (str, Path or Mapping, or a sequence of them): See
+            :func:`read_plan`.
+    """
+    if isinstance(plan, (str, Path, Mapping)):
+        return [read_plan(plan)]
+    return [read_plan(one) for one in plan]
+
+
+def read_plan(plan: Plan) -> ChannelPlan:
     """Reads a plan in any of the forms that a config may hold.
 
     Args:

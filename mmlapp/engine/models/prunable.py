@@ -18,6 +18,7 @@ from mmlapp.registry import MODELS
 
 from .architecture import build_architecture, example_forward
 from .arguments import check_settings, check_unknown
+from .plans import carry_plans
 
 # Name of what the method adds to the losses of a step.
 LOSS = 'loss_pruning'
@@ -46,8 +47,10 @@ def prunable_model(
     """Builds a model of OpenMMLab and makes it prunable in place.
 
     The result is the model itself: its class and its state-dict keys stay,
-    so that every hook, wrapper, evaluator and inferencer works. What is said
-    by a name alone may also be a dictionary of it as ``type`` and settings.
+    so that every hook, wrapper, evaluator and inferencer works. Weights of
+    the narrowed model make it narrow, whoever loads them; weights of another
+    width are refused. What is said by a name alone may also be a dictionary
+    of it as ``type`` and settings.
 
     Args:
         architecture (str or Mapping): Type of the model, its arguments
@@ -101,6 +104,8 @@ def prunable_model(
     check_removable(pruner)
     pruner.input_shape = tuple(input_shape)
     pruner.settings = {**own, 'input_shape': input_shape}
+    sites = [site for site, _ in pruner.layout.sites if not site.attribute]
+    carry_plans(model, ((site.name, [site.dim]) for site in sites))
     if pruner.method.adds_loss:
         handle = model.register_forward_hook(_add_loss, with_kwargs=True)
         pruner.hook_ids.append(handle.id)

@@ -9,8 +9,9 @@ from typing import Any
 
 from mmengine.runner import Runner
 
-from mmlapp.core import ChannelPlan, Pruner, narrow
+from mmlapp.core import ChannelPlan, Pruner
 
+from ..models.plans import narrow_model
 from .parts import find_pruner
 
 
@@ -43,7 +44,7 @@ def narrow_averages(runner: Runner, plan: ChannelPlan) -> None:
         plan (ChannelPlan): What to keep.
     """
     for averaged in averaged_models(runner):
-        narrow(averaged.module, plan)
+        narrow_model(averaged.module, plan)
         averaged.avg_parameters = (
             averaged.module.state_dict()
             if getattr(averaged, 'update_buffers', False)

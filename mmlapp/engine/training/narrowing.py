@@ -9,9 +9,10 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmlapp.core import ChannelPlan, narrow
+from mmlapp.core import ChannelPlan
 from mmlapp.core.narrowing.optimizer_state import check_states
 
+from ..models.plans import narrow_model
 from .averages import narrow_averages
 from .model_wrapper import PruningDistributedDataParallel
 from .parts import run_optimizer, unwrap
@@ -40,7 +41,7 @@ def narrow_run(runner: Runner, plan: ChannelPlan) -> None:
             cannot follow.
     """
     model, optimizer = unwrap(runner.model), run_optimizer(runner)
-    narrow(model, plan, optimizer)
+    narrow_model(model, plan, optimizer)
     narrow_averages(runner, plan)
     if isinstance(runner.model, DistributedDataParallel):
         _wrap_anew(runner, model)

@@ -20,13 +20,13 @@ from mmlapp.registry import HOOKS
 from ..checkpoints.checked_loading import check_loading
 from ..checkpoints.random_state import RandomStateHook
 from ..checkpoints.safe_checkpoint import save_safely
-from ..checkpoints.state import PruningState
 from ..hook_list import (
     check_before,
     check_single,
     has_hook,
     insert_before,
 )
+from ..models.plans import missing_plans, plans_in
 from ..models.prunable import LOSS
 from .averages import mask_averages
 from .batch_shape import compare_shapes
@@ -342,21 +342,15 @@ class PruningHook(Hook):
     def before_save_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds state and, from the end of the phase on, the plan.
+        """Refuses what is not finite; adds settings while there are masks.
 
         Args:
             runner (Runner): The runner of the training process.
             checkpoint (dict): The checkpoint to be saved.
         """
         check_saved(runner, self._infinite)
-        if self.plan is not None:
-            state = PruningState(self.plan, narrowed=True)
-        else:
-            pruner = find_pruner(runner.model)
-            finished = pruner.phase == Phase.FINISHED
-            state = PruningState(pruner.plan() if finished else None)
-            self._settings(pruner).write(checkpoint)
-        state.write(checkpoint)
+        if self.plan is None:
+            self._settings(find_pruner(runner.model)).write(checkpoint)
 
     def after_load_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
@@ -367,11 +361,12 @@ class PruningHook(Hook):
             runner (Runner): The runner.
             checkpoint (dict): The loaded checkpoint.
         """
-        state = PruningState.read(checkpoint)
         self._loaded = RunSettings.read(checkpoint)
-        if state.narrowed and self.plan is None:
-            assert state.plan is not None
-            self._narrow(runner, state.plan)
+        # Before the weights would do it, without averages and optimizer.
+        found = plans_in(checkpoint.get('state_dict', checkpoint))
+        if found:
+            for plan in missing_plans(unwrap(runner.model), found):
+                self._narrow(runner, plan)
         # A FlexibleRunner loads before it calls ``before_run``.
         for hook in self._add_hooks(runner):
             hook.after_load_checkpoint(runner, checkpoint)

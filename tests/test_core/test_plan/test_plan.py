@@ -41,6 +41,26 @@ def test_a_plan_is_json(plan):
     assert ChannelPlan.from_json(plan.to_json()) == plan
 
 
+def test_a_plan_is_written_as_it_was_read(plan):
+    """Costs may be counted in whole numbers."""
+    costs = {'flops': {'dense': 100, 'pruned': 41}}
+    text = replace(plan, costs=costs).to_json()
+    assert ChannelPlan.from_json(text).to_json() == text
+
+
+def test_plans_of_one_shape(plan):
+    assert plan.same_shape(replace(plan, costs={}, groups={}))
+    two = Kept(3, (0, 2))
+    for change in (
+        dict(slices={**plan.slices, 'b.weight': {0: two}}),
+        dict(attributes={}),
+        dict(branches={}),
+        dict(details={}),
+        dict(unit='channels'),
+    ):
+        assert not plan.same_shape(replace(plan, **change))
+
+
 def test_a_plan_is_frozen(plan):
     with pytest.raises(AttributeError):
         plan.groups = {}

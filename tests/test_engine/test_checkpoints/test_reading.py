@@ -219,6 +219,7 @@ def test_weights_and_state_are_told_apart(save):
     trained = read_trained(save(state_dict=tensors, meta={'epoch': 3}))
     assert list(trained.weights) == ['conv.weight']
     assert list(trained.state) == ['gate', 'progress']
-    assert trained.plan is None
+    assert trained.plans == ()
+    assert trained.masked
     assert trained.meta == {'epoch': 3}
     assert not trained.averaged

@@ -12,11 +12,11 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mmlapp.core import ChannelPlan, PruningError, narrow
+from mmlapp.core import ChannelPlan, PruningError
 from mmlapp.core.compare import DEPLOYED_TOLERANCE
-from mmlapp.engine.checkpoints.state import PruningState
 from mmlapp.engine.deployment import deploy as module
 from mmlapp.engine.deployment.deploy import Figure, deploy, load_deployed
+from mmlapp.engine.models.plans import KEY, narrow_model, replace_plan
 
 SHAPE = 3, 16, 16
 # ResNet-8 at 16 pixels: the stem, three blocks, the classifier
@@ -186,39 +186,41 @@ def test_filters_have_details_in_the_plan(classifier_run, tmp_path):
     assert_same_outputs(load(result), run.model)
 
 
-def test_averaged_weights_and_the_plan_count(classifier_run, tmp_path):
+def test_averaged_weights_are_noted(classifier_run, tmp_path):
     run = classifier_run()
-
-    def average(data):
-        # EMAHook with update_buffers averages everything but the mask,
-        # which stays as it was at the first iteration.
-        data['ema_state_dict'] = {}
-        data['state_dict']['pruner.gate'].fill_(1)
-        data['state_dict']['pruner.progress'].fill_(0.7)
-
-    run.change(average)
+    run.change(lambda data: data.update(ema_state_dict={}))
     result = deploy(run.config, run.checkpoint, tmp_path / 'out')
     assert result.notes == ['the weights are the averaged ones (EMA)']
     assert ChannelPlan.load(result.plan) == run.model.pruner.plan()
 
 
-def test_without_a_plan_the_masks_count(classifier_run, tmp_path):
-    run = classifier_run()
-    run.change(lambda data: data.pop('pruning_plan'))
-    result = deploy(run.config, run.checkpoint, tmp_path / 'out')
-    assert ChannelPlan.load(result.plan) == run.model.pruner.plan()
+def narrow_checkpoint(run, edit=lambda plan: plan):
+    """As if the run had narrowed its model, to the plan or what it says."""
 
-
-def test_a_run_that_has_narrowed_its_model(classifier_run, tmp_path):
-    run = classifier_run()
-    plan = run.model.pruner.plan()
-
-    def narrowed(data):
-        model = narrow(copy.deepcopy(run.model), plan)
+    def change(data):
+        plan = run.model.pruner.plan()
+        model = narrow_model(copy.deepcopy(run.model), plan)
+        replace_plan(model, edit(plan))
         data['state_dict'] = model.state_dict()
-        PruningState(plan, narrowed=True).write(data)
 
-    run.change(narrowed)
+    run.change(change)
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        dict(),
+        dict(bypass='depthwise', target=0.6),
+        dict(bypass='grouped', target=0.6),
+        dict(bypass=dict(type='pointwise', norm=True), target=0.6),
+        dict(bypass='depthwise', unit='filters', target=0.6),
+    ],
+    ids=['plain', 'depthwise', 'grouped', 'norms', 'filters'],
+)
+def test_a_run_that_has_narrowed_its_model(classifier_run, tmp_path, settings):
+    run = classifier_run(**settings)
+    plan = run.model.pruner.plan()
+    narrow_checkpoint(run)
     result = deploy(run.config, run.checkpoint, tmp_path / 'out')
     assert ChannelPlan.load(result.plan) == plan
     assert figures_of(result)['FLOPs, analytic'].before == DENSE_FLOPS
@@ -261,41 +263,27 @@ def test_a_model_of_one_size_is_compared_at_it(
 
 
 def unfinished(data):
-    del data['pruning_plan']
     data['state_dict']['pruner.progress'].copy_(
         torch.tensor([1, 7, 20, 0.5, 0])
     )
 
 
 def not_begun(data):
-    del data['pruning_plan']
     data['state_dict']['pruner.progress'].zero_()
 
 
 def dense(data):
-    del data['pruning_plan']
     for key in list(data['state_dict']):
         if key.startswith('pruner.'):
             del data['state_dict'][key]
 
 
+def averaged_masks(data):
+    data['state_dict']['pruner.gate'].mul_(0.5)
+
+
 def broken_plan(data):
-    del data['pruning_plan']['slices']
-
-
-def without_last(data, field):
-    """As the run of another network would have written it."""
-    plan = ChannelPlan.from_dict(data['pruning_plan'])
-    entries = dict(list(getattr(plan, field).items())[:-1])
-    data['pruning_plan'] = replace(plan, **{field: entries}).to_dict()
-
-
-def other_groups(data):
-    without_last(data, 'groups')
-
-
-def other_slices(data):
-    without_last(data, 'slices')
+    data['state_dict'][KEY] = torch.tensor([91, 123], dtype=torch.uint8)
 
 
 def other_layer(data):
@@ -316,9 +304,8 @@ def other_width(data):
         (unfinished, 'its pruning phase has not finished (step 7 of 20)'),
         (not_begun, 'its pruning phase has not begun'),
         (dense, 'has neither a channel plan nor masks'),
-        (broken_plan, 'the channel plan is damaged'),
-        (other_groups, 'channel groups differ, such as backbone.'),
-        (other_slices, 'its groups reach other layers'),
+        (averaged_masks, 'the masks in the checkpoint are neither 0 nor 1'),
+        (broken_plan, 'pruning_plans in the weights is not to be read'),
         (other_layer, 'does not fit the model of the config: backbone.extra'),
         (missing_layer, 'of the config: head.fc.bias is missing. Give'),
         (other_width, 'head.fc.bias: copying a param with shape'),
@@ -328,6 +315,47 @@ def other_width(data):
 def test_checkpoints_that_are_refused(fail, classifier_run, edit, text):
     run = classifier_run()
     run.change(edit)
+    assert text in fail(run)
+
+
+def test_a_narrow_run_is_compared_with_a_masked_twin(fail, classifier_run):
+    """Not with its own copy, which has the same mistakes."""
+    run = classifier_run('depthwise', unit='filters', target=0.6)
+    narrow_checkpoint(run)
+
+    def to_wrong_places(data):
+        weights = data['state_dict']
+        name = next(key for key in weights if key.endswith('.kept'))
+        weights[name] = weights[name].roll(1)
+
+    run.change(to_wrong_places)
+    assert 'does not compute what the masked one does' in fail(run)
+
+
+def without_a_group(plan):
+    return replace(plan, groups=dict(list(plan.groups.items())[1:]))
+
+
+def without_a_tensor(plan):
+    return replace(plan, slices=dict(list(plan.slices.items())[1:]))
+
+
+def with_a_detail(plan):
+    kept = next(iter(plan.groups.values()))
+    return replace(plan, details={'backbone.conv1': {'outputs': kept}})
+
+
+@pytest.mark.parametrize(
+    ('edit', 'text'),
+    [
+        (without_a_group, 'channel groups differ, such as backbone.'),
+        (without_a_tensor, 'its groups reach other layers'),
+        (with_a_detail, 'its groups reach other layers'),
+    ],
+)
+def test_plans_that_are_refused(fail, classifier_run, edit, text):
+    run = classifier_run()
+    narrow_checkpoint(run, edit)
     assert text in fail(run)
 
 

@@ -10,6 +10,7 @@ from mmlapp.core import ChannelPlan, PruningError
 from mmlapp.core.plan.kept import Kept
 from mmlapp.core.plan.layout import tensor_shapes
 from mmlapp.engine import deployed_model
+from mmlapp.engine.models.plans import KEY
 
 SETTINGS = dict(
     backbone=dict(type='mmlapp.CIFARResNet', depth=8),
@@ -60,7 +61,7 @@ def test_it_is_the_architecture_only_narrower():
     model = build()
     dense = MODELS.build(dict(type='ImageClassifier', **SETTINGS))
     assert type(model) is ImageClassifier
-    assert list(model.state_dict()) == list(dense.state_dict())
+    assert list(model.state_dict()) == [*dense.state_dict(), KEY]
     block = model.backbone.layer1[0]
     assert (block.conv1.out_channels, block.conv2.in_channels) == (8, 8)
     assert block.bn1.num_features == 8

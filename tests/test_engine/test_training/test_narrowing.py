@@ -3,6 +3,7 @@
 """The model becomes small inside a run of MMEngine, and the run goes on."""
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 
 from mmlapp.core import ChannelPlan, PruningError, narrow
 from mmlapp.engine.deployment.deploy import deploy, load_deployed
+from mmlapp.engine.models.plans import KEY, narrow_model, plans_in
 from mmlapp.engine.training import trial
 from mmlapp.engine.training.limits import check_finite
 from mmlapp.engine.training.parts import narrowed_plan
@@ -129,8 +131,8 @@ def test_twenty_narrow_steps_equal_twenty_masked_ones(
     assert narrowed_plan(slim) == plan
     assert narrowed_plan(masked) is None
     assert not hasattr(slim.model, 'lapp')
-    assert_equal(slim.model, narrow(masked.model, plan), 1e-10)
-    assert_equal(averaged(slim), narrow(averaged(masked), plan), 1e-10)
+    assert_equal(slim.model, narrow_model(masked.model, plan), 1e-10)
+    assert_equal(averaged(slim), narrow_model(averaged(masked), plan), 1e-10)
     rates = [r.optim_wrapper.get_lr()['lr'] for r in (masked, slim)]
     assert rates[0] == rates[1]
 
@@ -256,7 +258,9 @@ def test_an_unknown_version_is_refused(
     first.train()
     path = tmp_path / 'a' / 'epoch_3.pth'
     data = torch.load(path, weights_only=False)
-    data['pruning_state']['version'] = 7
+    (plan,) = plans_in(data['state_dict'])
+    text = json.dumps([{**plan.to_dict(), 'version': 7}])
+    data['state_dict'][KEY] = torch.tensor(list(text.encode()))
     torch.save(data, path)
 
     def load(config: dict[str, Any]) -> None:
@@ -264,7 +268,7 @@ def test_an_unknown_version_is_refused(
 
     second = make_runner(load, work_dir=tmp_path / 'b', narrow=True)
     with pytest.raises(
-        PruningError, match='version 7: this release reads version 1'
+        PruningError, match='version 7: this release reads version'
     ):
         second.train()
 
