@@ -213,6 +213,12 @@ class ChannelPlan:
         Raises:
             PruningError: If the file is no complete plan.
         """
+        # Not a folder, nor a device that never ends.
+        if not Path(path).is_file():
+            raise PruningError(
+                f'plan={str(path)!r}: there is no such file. Give the path of '
+                'a plan that tools/deploy.py wrote'
+            )
         try:
             return cls.from_json(Path(path).read_text('utf-8-sig'))
         except UnicodeDecodeError as error:
@@ -222,8 +228,7 @@ class ChannelPlan:
             ) from error
         except OSError as error:
             raise PruningError(
-                f'plan={str(path)!r} cannot be read ({error.strerror}): give '
-                'the path of a plan that tools/deploy.py wrote'
+                f'plan={str(path)!r} cannot be read ({error.strerror})'
             ) from error
         except PruningError as error:
             raise PruningError(f'plan={str(path)!r}: {error}') from error

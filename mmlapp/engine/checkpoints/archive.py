@@ -12,6 +12,7 @@ import struct
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from pickletools import genops
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import torch
@@ -19,6 +20,8 @@ import torch
 # First bytes of an archive, and of the pickles of torch before 1.6.
 ARCHIVE, LEGACY = b'PK\x03\x04', b'\x80'
 SERIALIZATION_ID = '.data/serialization_id'
+# As protocol 2 and later ones name it.
+BYTEARRAY = '__builtin__ bytearray', 'builtins bytearray'
 # What zipfile raises where a part of a file is wrong, such as OSError for an
 # offset and RuntimeError for a flag that says that there is a password.
 UNREADABLE = (
@@ -80,6 +83,7 @@ def find_damage(path: str | Path) -> str | None:
                 _refused(records, Path(path).stat().st_size)
                 or _first_damaged(archive)
                 or _mixed_up(archive, records)
+                or _asks_for_memory(archive, records)
             )
     except UNREADABLE as error:
         return f'{type(error).__name__}: {error}'
@@ -154,6 +158,23 @@ def _checksum(
     if noted is None or len(noted) != 40 or not noted.isdigit():
         return None
     return int(noted[20:]), total
+
+
+def _asks_for_memory(
+    archive: ZipFile, records: Sequence[ZipInfo]
+) -> str | None:
+    """Whether the pickle makes a bytearray, of a length that it just names.
+
+    torch reads these from anybody, and never writes them.
+    """
+    for record in records:
+        if not record.filename.endswith('/data.pkl'):
+            continue
+        # Operators one after the other, without running them.
+        for operator, argument, _ in genops(archive.read(record)):
+            if operator.name == 'GLOBAL' and argument in BYTEARRAY:
+                return f'its record {record.filename} makes a bytearray'
+    return None
 
 
 @cache

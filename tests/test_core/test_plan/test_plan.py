@@ -115,12 +115,21 @@ def test_an_unknown_version(plan, version):
 
 
 def test_what_is_no_file(tmp_path):
-    for path, reason in (
-        (tmp_path, 'Is a directory'),
-        (tmp_path / 'none.json', 'No such file'),
-    ):
-        with pytest.raises(PruningError, match=f"plan='{path}' .*{reason}"):
+    for path in (tmp_path, tmp_path / 'none.json', '/dev/zero'):
+        with pytest.raises(PruningError, match=f"='{path}': there is no such"):
             ChannelPlan.load(path)
+
+
+def test_a_file_that_may_not_be_read(plan, tmp_path, monkeypatch):
+    path = tmp_path / 'plan.json'
+    plan.save(path)
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr(type(path), 'read_text', refuse)
+    with pytest.raises(PruningError, match=r'plan\.json.*\(Permission denied'):
+        ChannelPlan.load(path)
 
 
 def test_a_mark_of_the_byte_order_is_no_damage(plan, tmp_path):

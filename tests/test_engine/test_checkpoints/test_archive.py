@@ -118,6 +118,18 @@ def test_other_archives(path, numbers):
     assert find_damage(path) == 'it is an archive, but none of torch.save'
 
 
+@pytest.mark.parametrize('module', [b'builtins', b'__builtin__'])
+def test_a_pickle_that_asks_for_memory(path, module):
+    """Torch would make a bytearray of 2 ** 40 zeros."""
+    entries = dict(entries_of(path.read_bytes()))
+    name = next(name for name in entries if name.endswith('/data.pkl'))
+    call = b'c' + module + b'\nbytearray\n\x8a\x06' + bytes(5) + b'\x01\x85R'
+    entries[name] = b'\x80\x02}X\x01\x00\x00\x00a' + call + b's.'
+    kept = [e for e in entries.items() if 'serialization_id' not in e[0]]
+    path.write_bytes(archive_of(kept))
+    assert 'makes a bytearray' in find_damage(path)
+
+
 @pytest.mark.parametrize(
     ('content', 'text'),
     [

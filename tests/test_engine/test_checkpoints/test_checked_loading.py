@@ -32,12 +32,11 @@ class Command:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.fixture(params=[True, False])
-def evil(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """In either format of torch."""
+@pytest.fixture
+def evil(tmp_path: Path) -> Path:
     data = {'state_dict': {}, 'meta': {}, 'x': Command(tmp_path / 'made')}
     path = tmp_path / 'evil.pth'
-    torch.save(data, path, _use_new_zipfile_serialization=request.param)
+    torch.save(data, path)
     return path
 
 
