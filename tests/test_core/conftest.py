@@ -135,6 +135,18 @@ def fvcore_macs():
     return count
 
 
+class Reads(nn.Module):
+    """Reads a parameter of a layer as forwards do."""
+
+    def forward(self, layer, name='weight'):
+        return getattr(layer, name)
+
+
+@pytest.fixture
+def read():
+    return Reads()
+
+
 def relative_error(a, b):
     return float((a - b).abs().max() / b.abs().max())
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from ..mixins import derive, take_off
+from ..trace.running import in_forward
 
 
 class GateSource(Protocol):
@@ -91,6 +92,23 @@ class ApplyGate(Function):
         return grad * shaped, grad_gate, None
 
 
+def apply_gate(parameter: Tensor, gate: Tensor, dim: int) -> Tensor:
+    """Multiplies a parameter by the gate along one dimension.
+
+    Args:
+        parameter (Tensor): Any shape.
+        gate (Tensor): Factors along ``dim``, shape ``[size]``.
+        dim (int): The gated dimension.
+    """
+    # vmap and torch.func.grad differentiate on their own.
+    if torch._C._are_functorch_transforms_active():
+        view = [1] * parameter.dim()
+        view[dim] = -1
+        return parameter * gate.to(parameter.dtype).view(view)
+    product: Tensor = ApplyGate.apply(parameter, gate, dim)
+    return product
+
+
 def _sum_but(tensor: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
     """Sums over all dimensions but one."""
     if tensor.dim() == 1:  # of a norm, which most masks belong to
@@ -142,9 +160,7 @@ class ParameterMask:
             factor = gate[channels]
         else:
             factor = at_channels(gate, channels)
-        return ApplyGate.apply(  # type: ignore[no-any-return]
-            parameter, factor, self.dim
-        )
+        return apply_gate(parameter, factor, self.dim)
 
 
 def _as_slice(channels: Tensor) -> Tensor | slice:
@@ -166,7 +182,9 @@ def _masked_class(cls: type, names: frozenset[str]) -> type:
     """A subclass whose named parameters are properties.
 
     The parameters stay where ``nn.Module`` keeps them: state dict,
-    optimizers and initialisers see them unmasked.
+    optimizers and initialisers see them unmasked. So does whoever reads the
+    property outside of a forward, since writes must reach the parameter and
+    not its product with the gate.
     """
     body = {name: _masked_property(name) for name in names}
     return derive(cls, (cls, Masked), (_masked_class, (cls, names)), **body)
@@ -176,8 +194,10 @@ def _masked_property(name: str) -> property:
     def read(self: nn.Module) -> Tensor | None:
         value: Tensor | None = self._parameters[name]
         masks: dict[str, list[ParameterMask]] = self.__dict__['_masks']
+        if value is None or not in_forward():
+            return value
         for mask in masks[name]:
-            if mask.active and value is not None:
+            if mask.active:
                 value = mask(value)
         return value
 

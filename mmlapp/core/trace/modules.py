@@ -53,6 +53,9 @@ def running_modules(
             hooks.register_module_forward_hook(leave, with_kwargs=True),
         ):
             stack.callback(handle.remove)
+            # PyTorch forgets what it noted of keywords.
+            noted: Any = hooks._global_forward_hooks_with_kwargs
+            stack.callback(noted.pop, handle.id, None)
         yield running
 
 

@@ -21,6 +21,11 @@ from .labels import Axis, Labels
 from .own_calls import OwnCalls
 from .record import Maker, Site, Trace
 from .rule import Rule
+from .running import in_forward
+
+# A mask is a product with the gate, made where a forward reads a parameter.
+OUTSIDE = 'of a parameter that is read outside of every forward'
+WRITTEN = 'of a parameter that the forward changes in place'
 
 
 class Tracer(TorchDispatchMode):
@@ -139,11 +144,22 @@ class Tracer(TorchDispatchMode):
         for labels in entries:
             if labels.stale:
                 self.freeze(labels, 'changed in place through a view')
+        self._check_masks(call, entries)
         rule.follow(self, call)
         self._mark_stale(call)
         carries_mask = rule.carries_mask(call)
         for labels in entries:
             self.note_reader(labels, carries_mask)
+
+    def _check_masks(self, call: Call, entries: list[Labels]) -> None:
+        """Freezes parameters that are used where masks do not reach."""
+        masks = [labels for labels in entries if labels.maskable]
+        if masks and not in_forward():
+            for labels in masks:
+                self.freeze(labels, OUTSIDE)
+        for target in call.written():
+            if (labels := self.labels(target)).maskable:
+                self.freeze(labels, WRITTEN)
 
     def note_reader(self, labels: Labels, carries_mask: bool = False) -> None:
         """Notes who reads the raw output of a layer.

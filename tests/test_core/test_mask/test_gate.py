@@ -1,11 +1,13 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
 import copy
+import operator
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mmlapp.core import attach, narrow
 from mmlapp.core.mask.gate import (
@@ -78,11 +80,11 @@ def mask_rows(source, learn=True):
     return ParameterMask(source, torch.arange(8), 0, learn)
 
 
-def test_a_module_reads_its_parameter_masked(layer, source):
+def test_a_module_reads_its_parameter_masked(layer, source, read):
     weight = layer.weight
     add_mask(layer, 'weight', mask_rows(source))
     expected = weight * source.gate.detach()[:, None, None, None]
-    torch.testing.assert_close(layer.weight, expected)
+    torch.testing.assert_close(read(layer), expected)
     x = torch.randn(1, 4, 2, 2).double()
     torch.testing.assert_close(
         layer(x), nn.functional.conv2d(x, expected, layer.bias)
@@ -94,6 +96,68 @@ def test_everyone_else_sees_it_unmasked(layer, source):
     add_mask(layer, 'weight', mask_rows(source))
     assert dict(layer.named_parameters())['weight'] is weight
     torch.testing.assert_close(layer.state_dict()['weight'], before)
+
+
+WRITES = {
+    'zero': lambda layer: layer.weight.zero_(),
+    'data': lambda layer: layer.weight.data.fill_(3),
+    'new data': lambda layer: setattr(
+        layer.weight, 'data', torch.ones(8, 4, 1, 1).double()
+    ),
+    'a view': lambda layer: layer.weight[2:].fill_(3),
+    'augmented': lambda layer: setattr(
+        layer, 'weight', operator.iadd(layer.weight, 1)
+    ),
+    'initialiser': lambda layer: nn.init.kaiming_normal_(layer.weight),
+    'own initialiser': lambda layer: layer.reset_parameters(),
+    'applied': lambda layer: layer.apply(lambda m: m.weight.mul_(2)),
+}
+
+
+@pytest.mark.parametrize('name', WRITES)
+def test_writes_reach_the_parameter(layer, source, name):
+    """As they do without a mask."""
+    plain = copy.deepcopy(layer)
+    weight = layer.weight
+    add_mask(layer, 'weight', mask_rows(source))
+    for each in (plain, layer):
+        torch.manual_seed(3)
+        with torch.no_grad():
+            WRITES[name](each)
+    assert layer.weight is weight
+    assert torch.equal(weight, plain.weight)
+
+
+def test_a_backward_that_runs_a_forward_again_reads_masked(layer, source):
+    """Checkpointed is what it is without, also outside of every module."""
+    add_mask(layer, 'weight', mask_rows(source))
+    model = nn.Module()
+    x = torch.randn(2, 4, 3, 3).double().requires_grad_()
+
+    def inner(x):
+        return nn.functional.conv2d(x, layer.weight).square()
+
+    found = []
+    for run in (inner, lambda x: checkpoint(inner, x, use_reentrant=False)):
+        model.forward = run
+        inputs = x, source.gate, layer.weight
+        found.append(torch.autograd.grad(model(x).sum(), inputs))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
+def test_vmap_and_grad_see_the_mask(layer, source):
+    add_mask(layer, 'weight', mask_rows(source))
+    x = torch.randn(2, 3, 4, 5, 5).double()
+    mapped = torch.vmap(layer)(x)
+    torch.testing.assert_close(mapped, torch.stack([layer(t) for t in x]))
+    (expected,) = torch.autograd.grad(layer(x[0]).sum(), layer.weight)
+
+    def loss(weight):
+        parameters = {'weight': weight}
+        return torch.func.functional_call(layer, parameters, x[0]).sum()
+
+    found = torch.func.grad(loss)(layer.weight.detach())
+    torch.testing.assert_close(found, expected)
 
 
 def test_the_class_keeps_its_name(layer, source):
@@ -113,34 +177,34 @@ def test_an_inactive_mask_gives_the_parameter_itself(layer, source):
     assert (layer.state_dict()['weight'] == 3).all()
 
 
-def test_a_parameter_may_be_replaced(layer, source):
+def test_a_parameter_may_be_replaced(layer, source, read):
     add_mask(layer, 'weight', mask_rows(source))
     fresh = nn.Parameter(torch.rand(8, 4, 1, 1).double())
     layer.weight = fresh
     assert dict(layer.named_parameters())['weight'] is fresh
-    assert (layer.weight[source.gate == 0] == 0).all()
+    assert (read(layer)[source.gate == 0] == 0).all()
 
 
-def test_a_parameter_that_is_none_stays_none(source):
+def test_a_parameter_that_is_none_stays_none(source, read):
     layer = nn.Conv2d(4, 8, 1, bias=False)
-    add_mask(layer, 'bias', mask_rows(source))
-    assert layer.bias is None
+    add_mask(layer, 'bias', mask_rows(source, read))
+    assert read(layer, 'bias') is None
 
 
-def test_two_masks_on_two_dimensions(source):
+def test_two_masks_on_two_dimensions(source, read):
     layer = nn.Linear(8, 8).double()
     weight = layer.weight
-    add_mask(layer, 'weight', mask_rows(source))
+    add_mask(layer, 'weight', mask_rows(source, read))
     add_mask(layer, 'weight', ParameterMask(source, torch.arange(8), 1))
-    add_mask(layer, 'bias', mask_rows(source))
+    add_mask(layer, 'bias', mask_rows(source, read))
     mask = source.gate.detach()
     torch.testing.assert_close(
-        layer.weight, weight * mask[:, None] * mask[None]
+        read(layer), weight * mask[:, None] * mask[None]
     )
-    assert ((layer.bias == 0) == (mask == 0)).all()
+    assert ((read(layer, 'bias') == 0) == (mask == 0)).all()
 
 
-def test_channels_in_any_order_and_always_kept_ones(layer, source):
+def test_channels_in_any_order_and_always_kept_ones(layer, source, read):
     """Index -1 stands for a channel that nobody removes."""
     channels = torch.tensor([3, -1, 2, -1, 7, 1, -1, 5])
     weight = layer.weight
@@ -150,9 +214,9 @@ def test_channels_in_any_order_and_always_kept_ones(layer, source):
         [1.0 if c < 0 else float(gate[c]) for c in channels.tolist()]
     ).double()
     torch.testing.assert_close(
-        layer.weight, weight * factor[:, None, None, None]
+        read(layer), weight * factor[:, None, None, None]
     )
-    layer.weight.square().sum().backward()
+    read(layer).square().sum().backward()
     # d/dg of (g w)^2 is 2 g w^2
     squares = weight.detach().flatten(1).square().sum(1)
     expected = torch.zeros(8).double()
@@ -162,17 +226,17 @@ def test_channels_in_any_order_and_always_kept_ones(layer, source):
     torch.testing.assert_close(source.gate.grad, expected)
 
 
-def test_a_mask_that_does_not_learn(layer, source):
+def test_a_mask_that_does_not_learn(layer, source, read):
     add_mask(layer, 'weight', mask_rows(source, learn=False))
-    layer.weight.sum().backward()
+    read(layer).sum().backward()
     assert source.gate.grad is None
     assert dict(layer.named_parameters())['weight'].grad is not None
 
 
-def test_a_frozen_parameter_still_teaches_the_gate(layer, source):
+def test_a_frozen_parameter_still_teaches_the_gate(layer, source, read):
     layer.requires_grad_(False)
     add_mask(layer, 'weight', mask_rows(source))
-    layer.weight.sum().backward()
+    read(layer).sum().backward()
     assert (source.gate.grad != 0).all()
 
 
@@ -187,14 +251,14 @@ def test_removing_masks_gives_the_class_back(layer, source):
     remove_masks(layer)  # harmless where there are none
 
 
-def test_copies_are_independent(layer, source):
+def test_copies_are_independent(layer, source, read):
     add_mask(layer, 'weight', mask_rows(source))
     other = copy.deepcopy(layer)
     masks = other.__dict__['_masks']['weight']
     assert masks[0].source is not source
     masks[0].source.gate.data.zero_()
-    assert (other.weight == 0).all()
-    assert (layer.weight != 0).any()
+    assert (read(other) == 0).all()
+    assert (read(layer) != 0).any()
 
 
 def test_a_mask_on_one_layer_leaves_its_class_alone(layer, source):

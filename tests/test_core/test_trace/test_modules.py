@@ -90,6 +90,7 @@ def test_hooks_are_gone_afterwards():
         model(torch.rand(2))
     model(torch.rand(2))
     assert seen == [model]
+    assert not torch.nn.modules.module._has_any_global_hook()
 
 
 def test_calls_are_in_the_order_in_which_they_begin():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlapp.core.trace import trace
+from mmlapp.core.trace.tracer import OUTSIDE, WRITTEN
 
 
 def emitted(record, name):
@@ -140,3 +141,24 @@ def test_operators_without_a_rule_are_taken_apart(net, conv, image):
     assert whole.sites == usual.sites
     assert whole.producers == usual.producers
     assert torch.equal(whole.graph.resolve(), usual.graph.resolve())
+
+
+def test_a_parameter_that_masks_would_not_reach(net, conv, image):
+    """Read by a function that no module runs."""
+    model = net(lambda m, x: m.b(x), a=conv(3, 8), b=conv(8, 6))
+    outside = trace(
+        model,
+        lambda: model(nn.functional.conv2d(image, model.a.weight, padding=1)),
+    )
+    assert emitted(outside, 'a') == {OUTSIDE}
+
+
+def test_a_parameter_that_the_forward_writes(net, conv, image):
+    def forward(m, x):
+        m.a.weight.data.clamp_(-1, 1)
+        m.b.weight[:2].mul_(0.5)
+        return m.c(m.b(m.a(x)))
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 6), c=conv(6, 5))
+    record = trace(model, lambda: model(image))
+    assert emitted(record, 'a') == emitted(record, 'b') == {WRITTEN}

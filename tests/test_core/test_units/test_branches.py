@@ -101,7 +101,7 @@ def test_a_branch_is_where_the_trace_saw_its_layer(
     model = net(
         lambda m, x: m.d(m.c(forward(m.a, m.b(x)))),
         b=conv(3, 8),
-        a=kind(8, 8, 3, padding=1),
+        a=kind(8, 8, 3, padding=1, bias=False),
         c=conv(8, 8),
         d=conv(8, 5),
     )
