@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import Any
@@ -125,29 +125,30 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         CHECKS[name](name, value)
 
 
-def check_unknown(architecture: Any, arguments: Iterable[str]) -> None:
+def check_unknown(architecture: Any, settings: Mapping[str, Any]) -> None:
     """Refuses arguments that neither we nor the architecture take.
 
     Args:
         architecture (Any): Type of the model.
-        arguments (Iterable[str]): Names that would be passed on to it.
+        settings (Mapping[str, Any]): What would be passed on to it.
 
     Raises:
         PruningError: With the first one, and the name that may be meant.
     """
     taken = _parameters(architecture)
-    for name in arguments:
+    for name, value in settings.items():
         if name in (taken or ()) or name in OF_BUILD:
             continue
         meant = get_close_matches(name, CHECKS, 1, cutoff=0.75)
         if meant:
             raise PruningError(
-                f'{name}: mmlapp.PrunableModel has no such argument; did you '
-                f'mean {meant[0]}?'
+                f'{name}={value!r}: mmlapp.PrunableModel has no such argument; '
+                f'did you mean {meant[0]}?'
             )
         if taken is not None:
             raise PruningError(
-                f'{name}: neither mmlapp.PrunableModel nor {architecture} has '
+                f'{name}={value!r}: neither mmlapp.PrunableModel nor '
+                f'{architecture} has '
                 f'such an argument. Ours are {", ".join(CHECKS)}'
             )
 

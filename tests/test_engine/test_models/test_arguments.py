@@ -109,14 +109,14 @@ def net():
 )
 def test_misspelled_arguments_are_recognised(net, name, meant):
     for kind in (net, 'UnknownNet'):
-        with pytest.raises(PruningError, match=f'{name}: .*mean {meant}?'):
-            check_unknown(kind, ['backbone', name])
+        with pytest.raises(PruningError, match=f'{name}=8: .*mean {meant}?'):
+            check_unknown(kind, {'backbone': {}, name: 8})
 
 
 def test_arguments_of_the_model_are_its_own(net):
-    check_unknown(net, ['backbone', 'scopes', '_scope_'])
-    check_unknown(MODELS.get(net), ['backbone', 'scopes'])
+    check_unknown(net, dict.fromkeys(['backbone', 'scopes', '_scope_']))
+    check_unknown(MODELS.get(net), dict.fromkeys(['backbone', 'scopes']))
     # What takes anything, and what is not known, is asked later.
-    check_unknown('UnknownNet', ['backbone', 'neck', 'test_cfg'])
-    with pytest.raises(PruningError, match=r'depth: neither .* nor NearNet'):
-        check_unknown(net, ['backbone', 'depth'])
+    check_unknown('UnknownNet', dict.fromkeys(['neck', 'test_cfg']))
+    with pytest.raises(PruningError, match=r'depth=None: neither .* nor Near'):
+        check_unknown(net, dict.fromkeys(['backbone', 'depth']))
