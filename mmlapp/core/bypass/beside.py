@@ -54,5 +54,6 @@ def add_bypass(layer: nn.Module, branch: Branch) -> None:
         branch (Branch): What to add.
     """
     mix_in(layer, Bypassed)
-    layer.add_module('bypass', branch)
+    # New modules are in training mode, the network may not be.
+    layer.add_module('bypass', branch.train(layer.training))
     layer.register_buffer('kept', None)

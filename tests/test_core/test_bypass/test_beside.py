@@ -57,3 +57,10 @@ def test_more_than_an_input_is_refused():
     add_bypass(layer, BRANCHES.build('depthwise', layer))
     with pytest.raises(PruningError, match='its input alone, not 1 more'):
         layer(torch.rand(2, 4, 5, 5), [11, 11])
+
+
+@pytest.mark.parametrize('train', [True, False])
+def test_a_branch_is_in_the_mode_of_its_layer(train):
+    layer = nn.Conv2d(4, 6, 3, padding=1).train(train)
+    add_bypass(layer, BRANCHES.build({'type': 'grouped', 'norm': True}, layer))
+    assert {module.training for module in layer.modules()} == {train}
