@@ -25,9 +25,11 @@ class Layer:
             parts: the output's alone for channels.
         channels (Tensor): Channel of the group at every index of those
             dimensions, flattened; -1 for none.
-        norm (nn.Module, optional): The affine norm that follows.
+        norm (nn.Module, optional): The owner of the scale of the norm that
+            follows.
         weight (str): Name of the weight in the module. Defaults to
             ``weight``.
+        scale (str): Name of the scale in its owner. Defaults to ``weight``.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Layer:
     channels: Tensor
     norm: nn.Module | None = None
     weight: str = 'weight'
+    scale: str = 'weight'
 
 
 @dataclass
@@ -125,8 +128,8 @@ def layer_context(layer: Layer) -> ScoreContext:
     assert weight is not None
     scale = None
     if layer.norm is not None:
-        norm = layer.norm._parameters['weight']
-        scale = None if norm is None else norm.detach()
+        found = layer.norm._parameters[layer.scale]
+        scale = None if found is None else found.detach()
 
     # Dimensions as they lie in memory: flattening then copies nothing.
     # [.., N, ..] -> [N, D], the largest stride first.

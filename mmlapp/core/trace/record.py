@@ -119,7 +119,8 @@ class Trace:
         lasting (list[Tensor]): Labels along dimensions that would vanish if
             one index was left; each ``[size]``.
         calls (list[LayerCall]): Layers and products, in order.
-        norms (dict[str, str]): Layer to the affine norm right behind it.
+        norms (dict[str, str]): Layer to the scale of the norm right behind
+            it.
         living_modules (dict[str, LivingModule]): Modules that run on the
             living channels alone while others are masked.
         unknown (dict[str, int]): Operators without a rule, with the number

@@ -292,11 +292,11 @@ class Tracer(TorchDispatchMode):
         for axis in labels.axes.values():
             self.graph.freeze(axis.ids, reason.format(operator))
 
-    def link_norm(self, maker: int | None, norm: str) -> None:
-        """Remembers which affine norm reads a layer's output."""
+    def link_norm(self, maker: int | None, scale: str) -> None:
+        """Remembers the scale of the norm that reads a layer's output."""
         if maker is not None:
             layer = self._makers[maker].sites[0].module
-            self.trace.norms[layer] = norm.rpartition('.')[0]
+            self.trace.norms[layer] = scale
 
     def allow_updates(self, model: nn.Module) -> None:
         """Lets parameters and buffers change, from now on.

@@ -120,15 +120,16 @@ class Unit(ABC):
         layers = []
         for member in group.producers(record.producers):
             name = member.site.module
-            norm = record.norms.get(name)
+            norm, _, scale = record.norms.get(name, '').rpartition('.')
             layers.append(
                 Layer(
                     name,
                     model.get_submodule(name),
                     (member.site.dim,),
                     member.channels,
-                    None if norm is None else model.get_submodule(norm),
+                    model.get_submodule(norm) if scale else None,
                     member.site.name.rpartition('.')[2],
+                    scale,
                 )
             )
         return layers

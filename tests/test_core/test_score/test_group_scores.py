@@ -42,3 +42,12 @@ def test_filters_are_not_copied():
     module = nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last)
     found = layer_context(Layer('', module, (0,), torch.arange(8)))
     assert found.filters.data_ptr() == module.weight.data_ptr()
+
+
+def test_the_scale_of_a_norm_may_be_anywhere():
+    """A functional norm, whose scale is a parameter of the network."""
+    owner = nn.ParameterDict({'gain': torch.rand(5)})
+    layer = Layer(
+        '', nn.Linear(3, 5), (0,), torch.arange(5), owner, scale='gain'
+    )
+    assert torch.equal(layer_context(layer).scale, owner['gain'])

@@ -46,7 +46,7 @@ def test_a_norm_is_masked_in_place_of_its_layer(record):
     masked = {name for name, _ in names(record.masked)}
     assert {'norm.weight', 'norm.bias', 'b.weight'} <= masked
     assert 'a.weight' not in masked
-    assert record.norms == {'a': 'norm'}
+    assert record.norms == {'a': 'norm.weight'}
 
 
 def test_who_reads_what_is_not_zero_is_a_reader(record):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mmlapp.core import attach
 from mmlapp.core.trace import trace
 from mmlapp.core.trace.tracer import OUTSIDE, WRITTEN
 
@@ -115,7 +116,29 @@ def test_the_norm_right_behind_a_layer_is_known(net, conv, image):
         norm=nn.BatchNorm2d(8),
         b=conv(8, 5),
     )
-    assert trace(model, lambda: model(image)).norms == {'a': 'norm'}
+    assert trace(model, lambda: model(image)).norms == {'a': 'norm.weight'}
+
+
+def test_the_scale_of_a_norm_that_is_no_module_is_known(net, conv, image):
+    def norm(m, x):
+        return nn.functional.batch_norm(
+            x, m.mean, m.variance, m.gain, m.shift
+        )
+
+    model = net(
+        lambda m, x: m.b(norm(m, m.a(x)).relu()),
+        a=conv(3, 8),
+        gain=nn.Parameter(torch.rand(8)),
+        shift=nn.Parameter(torch.rand(8)),
+        mean=torch.zeros(8),
+        variance=torch.ones(8),
+        b=conv(8, 5),
+    )
+    assert trace(model, lambda: model(image)).norms == {'a': 'gain'}
+    pruner = attach(model, image, score='bn_scale')
+    pruner.begin({'flops': 0.5}, 1)
+    # Ranks of the magnitudes of the scale.
+    assert torch.equal(pruner.scores.argsort(), model.gain.argsort())
 
 
 def test_random_numbers_of_the_caller_are_not_consumed(net, conv, image):

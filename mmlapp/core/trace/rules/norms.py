@@ -32,7 +32,8 @@ def batch_norm(tracer: Tracer, call: Call) -> None:
     for name in affine:
         if name is not None:
             tracer.trace.masked.add(tracer.site(name, 0, x.shape[1]))
-            tracer.link_norm(tracer.labels(x).maker, name)
+    if affine[0] is not None:
+        tracer.link_norm(tracer.labels(x).maker, affine[0])
     others = all_but(tracer.labels(x), 1)
     batch = others.axes.pop(0, None)
     tracer.freeze(others, 'normalised over channels by batch_norm')
