@@ -49,11 +49,8 @@ def trace(
         Trace: Channel nodes, ties, sites and multiply-adds.
     """
     modes = {module: module.training for module in model.modules()}
-    fused = torch.backends.mha.get_fastpath_enabled()
     tracer = Tracer(model, RULES, FALLBACK)
     try:
-        # One operator for a whole layer of attention has no rule.
-        torch.backends.mha.set_fastpath_enabled(False)
         for module in modes:
             module.training = False
         with (
@@ -68,7 +65,6 @@ def trace(
             tracer.allow_updates(model)
             outputs += [way() for way in also]
     finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
         for module, mode in modes.items():
             module.training = mode
     tracer.trace.calls, tracer.trace.order = calls, order

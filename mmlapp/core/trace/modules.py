@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules import module as hooks
 
@@ -48,6 +49,7 @@ def running_modules(
         left(module, (*placed, *others.values()), out)
 
     with ExitStack() as stack:
+        stack.enter_context(_unfused())
         for handle in (
             hooks.register_module_forward_pre_hook(enter),
             hooks.register_module_forward_hook(leave, with_kwargs=True),
@@ -80,6 +82,20 @@ def in_order(
         return tuple(args), {}
     bound = signature(module.forward).bind(*args, **kwargs)
     return bound.args, bound.kwargs
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Lets layers of attention call their modules one by one.
+
+    Without gradients PyTorch runs one operator for all of them.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextmanager

@@ -115,3 +115,14 @@ def test_inside_a_whole_neither_operators_nor_wholes_have_rules(monkeypatch):
     assert seen == [model]
     assert record.unknown == {}
     assert record.order == ['', 'inner']
+
+
+def test_fused_attention_calls_its_modules():
+    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).eval()
+    seen = []
+    before = torch.backends.mha.get_fastpath_enabled()
+    with torch.no_grad(), running_modules(layer, seen.append):
+        layer(torch.rand(1, 3, 4))
+    # All but those that take turns with nothing in evaluation mode.
+    assert {layer.self_attn, layer.linear1, layer.norm2} <= set(seen)
+    assert torch.backends.mha.get_fastpath_enabled() == before
