@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ..bypass.beside import Bypassed
 from ..errors import PruningError
 from ..snapshot import restored
 from ..trace import running_modules, tensors_in
 
 
 def check_network(model: nn.Module) -> None:
-    """Refuses what is wrapped, compiled or not yet initialised.
+    """Refuses what is wrapped, compiled, bypassed or not yet initialised.
 
     Args:
         model (nn.Module): The network.
@@ -40,6 +41,13 @@ def check_network(model: nn.Module) -> None:
             raise PruningError(
                 f'{where} was made by torch.compile: prune it first and '
                 'compile it afterwards'
+            )
+        if isinstance(module, Bypassed):
+            raise PruningError(
+                f'{where} has a bypass from an earlier pruning, which would '
+                'not be narrowed: call merge_bypasses(model) before. Where a '
+                'bypass fills removed filters, the model cannot be pruned '
+                'again'
             )
         if isinstance(module, torch.jit.ScriptModule):
             raise PruningError(

@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import PruningError, PruningWarning, analyse, attach
+from mmlapp.core import (
+    PruningError,
+    PruningWarning,
+    analyse,
+    attach,
+    merge_bypasses,
+    narrow,
+)
 
 
 @pytest.fixture
@@ -103,6 +110,26 @@ def test_outputs_that_are_no_numbers(parts, image):
     model = parts(lambda m, x: m.c(m.b(m.a(x / 0.0))))
     with pytest.warns(PruningWarning, match='gives NaN or Inf: whether'):
         attach(model, image)
+
+
+def test_fused_layers_of_attention_are_no_other_modules():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.Sequential(nn.Linear(4, 8), layer, nn.Linear(8, 3)).eval()
+    x = torch.rand(2, 5, 4)
+    assert '1.linear1' in attach(model, x).keep_ratios()
+
+
+def test_a_network_with_bypasses_is_refused(conv, image):
+    """Until they are merged, nobody would narrow them."""
+    model = nn.Sequential(conv(3, 8), conv(8, 4)).double()
+    pruner = attach(model, image, bypass='pointwise')
+    pruner.begin({'flops': 0.9}, 1)
+    pruner.step()
+    narrow(model, pruner.plan())
+    with pytest.raises(PruningError, match='0 of the model has a bypass from'):
+        attach(model, image)
+    assert merge_bypasses(model) == {'0': None}
+    assert attach(model, image).sizes == [pruner.mask.sum()]
 
 
 def test_a_scripted_network_is_refused(conv, image):
