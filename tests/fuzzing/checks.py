@@ -37,6 +37,7 @@ NOTHING = (
     'no channel can be pruned',
     'no convolution or linear layer that emits more than one channel',
     'no layer can take a bypass',
+    'has a bypass from an earlier pruning',
 )
 BRANCHES = 'depthwise', 'pointwise', 'grouped'
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -309,8 +310,9 @@ def copies(case: Case) -> None:
 
 
 def prunes_again(case: Case) -> None:
-    """A narrowed network can be pruned once more."""
+    """A narrowed network can be pruned once more, its bypasses merged."""
     small = case.narrowed(case.mask('half'))
+    merge_bypasses(small)
     try:
         pruner = attach(small, case.example, unused=case.network.unused)
     except PruningError as error:

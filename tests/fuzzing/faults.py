@@ -123,9 +123,6 @@ def checks_of(seed: int, most: int = len(CHECKS)) -> list[str]:
     names = list(CHECKS)
     if 'bypass' not in SETTINGS[setting_of(seed)]:
         names.remove('merges')
-    else:
-        # Not mended yet.
-        names = [n for n in names if n not in ('merges', 'prunes again')]
     Random(seed).shuffle(names)
     return names[:most]
 

@@ -111,19 +111,16 @@ def unit_length(w: Writer) -> None:
 @block(MAP)
 def functional_norm(w: Writer) -> None:
     _after_layer(w)
+    if w.chance(0.3):
+        w('x = functional.layer_norm(x, x.shape[1:])')
+        return
     scale, shift = w.parameter(w.c), w.parameter(w.c)
-    mean, var = (
-        w.buffer(f'torch.randn({w.c})'),
-        w.buffer(f'torch.rand({w.c}) + 0.5'),
-    )
-    w(
-        w.one_of(
-            f'x = functional.batch_norm(x, {mean}, {var}, {scale}, {shift})',
-            f'x = functional.group_norm(x, 1, {scale}, {shift})',
-            'x = functional.layer_norm(x, x.shape[1:])',
-            f'x = (x - {mean}.view({w.ones})) / {var}.view({w.ones})',
-        )
-    )
+    if w.chance():
+        w(f'x = functional.group_norm(x, 1, {scale}, {shift})')
+        return
+    mean = w.buffer(f'torch.randn({w.c})')
+    var = w.buffer(f'torch.rand({w.c}) + 0.5')
+    w(f'x = functional.batch_norm(x, {mean}, {var}, {scale}, {shift})')
 
 
 @block(MAP)

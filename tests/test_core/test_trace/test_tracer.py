@@ -121,9 +121,7 @@ def test_the_norm_right_behind_a_layer_is_known(net, conv, image):
 
 def test_the_scale_of_a_norm_that_is_no_module_is_known(net, conv, image):
     def norm(m, x):
-        return nn.functional.batch_norm(
-            x, m.mean, m.variance, m.gain, m.shift
-        )
+        return nn.functional.batch_norm(x, m.mean, m.variance, m.gain, m.shift)
 
     model = net(
         lambda m, x: m.b(norm(m, m.a(x)).relu()),
