@@ -14,7 +14,7 @@ from ..errors import PruningError
 from ..files import replace_text
 from .entries import BranchPlan, read_entries
 from .kept import Kept
-from .reading import digest, parse_json, plain
+from .reading import digest, parse_json, plain, shown
 
 VERSION = 3
 
@@ -121,7 +121,7 @@ class ChannelPlan:
         version = data['version']
         if type(version) is not int or version != VERSION:
             raise PruningError(
-                f'channel plan of version {version!r:.80}: this release '
+                f'channel plan of version {shown(version)}: this release '
                 f'reads version {VERSION}'
             )
         try:

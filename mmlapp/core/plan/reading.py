@@ -30,11 +30,19 @@ def refuse(value: Any, where: str, expected: str) -> NoReturn:
         where (str): Where it stands.
         expected (str): What belongs there.
     """
+    raise PruningError(f'{where} is {shown(value)}: expected {expected}')
+
+
+def shown(value: Any) -> str:
+    """Returns a short text of a value, however long it is.
+
+    Args:
+        value (Any): Anything.
+    """
     try:
-        shown = reprlib.repr(value)
+        return reprlib.repr(value)
     except ValueError:  # more digits than Python writes
-        shown = 'a number of thousands of digits'
-    raise PruningError(f'{where} is {shown}: expected {expected}')
+        return 'a number of thousands of digits'
 
 
 def text(value: Any, where: str) -> str:

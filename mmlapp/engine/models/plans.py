@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from mmlapp.core import ChannelPlan, PruningError, narrow
 from mmlapp.core.narrowing.check_plan import stored
+from mmlapp.core.plan.reading import parse_json
 
 # The entry of a state dict: the JSON of all plans as bytes, uint8 [length].
 KEY = 'pruning_plans'
@@ -55,7 +56,7 @@ def plans_in(state_dict: Mapping[str, Any], prefix: str = '') -> Plans:
         return ()
     try:
         text = bytes(entry.to(torch.uint8).tolist()).decode()
-        return tuple(ChannelPlan.from_dict(d) for d in json.loads(text))
+        return tuple(ChannelPlan.from_dict(d) for d in parse_json(text))
     except (AttributeError, TypeError, ValueError) as error:
         raise PruningError(
             f'{prefix}{KEY} in the weights is not to be read ({error}). '

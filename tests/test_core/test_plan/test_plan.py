@@ -199,3 +199,8 @@ def test_mutations_are_refused_or_mean_the_same(plan):
             continue
         assert mutated == plan, f'seed {seed}'
     assert refused > 300
+
+
+def test_a_version_of_many_digits(plan):
+    with pytest.raises(PruningError, match='version a number of thousands of'):
+        ChannelPlan.from_dict({**plan.to_dict(), 'version': 10**5000})
