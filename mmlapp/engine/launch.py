@@ -19,6 +19,7 @@ from mmlapp.core import PruningError
 
 from .checkpoints.checked_loading import check_loading, checked_loading
 from .config_files import add_config_arguments, read_config
+from .training.plain_models import PlainModelHook
 
 
 def add_launch_arguments(parser: ArgumentParser) -> None:
@@ -130,7 +131,7 @@ def build_runner(cfg: Config) -> Runner:
     """Build the runner of a config, in the processes that it asks for.
 
     It reads local checkpoints without running code that they hold, and
-    refuses damaged ones.
+    refuses damaged ones, and narrow weights for a plain model.
 
     Args:
         cfg (Config): The complete config.
@@ -146,4 +147,5 @@ def build_runner(cfg: Config) -> Runner:
         else:
             runner = Runner.from_cfg(cfg)
     check_loading(runner, ('train', 'val', 'test'))
+    runner.register_hook(PlainModelHook())
     return runner

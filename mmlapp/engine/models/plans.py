@@ -132,12 +132,21 @@ def carry_plans(
             shrink, and its dimensions where it does.
     """
     # All of these are public from torch 2.5 on.
-    if _write_plans not in model._state_dict_hooks.values():
+    if not carries_plans(model):
         model._register_state_dict_hook(_write_plans)
         model._register_load_state_dict_pre_hook(_read_plans, with_module=True)
     for part, names in _by_module(model, dims).items():
         check = _WidthCheck(names)
         part._register_load_state_dict_pre_hook(check, with_module=True)
+
+
+def carries_plans(model: nn.Module) -> bool:
+    """Whether the shape of a model travels with its weights.
+
+    Args:
+        model (nn.Module): Any model, not wrapped.
+    """
+    return _write_plans in model._state_dict_hooks.values()
 
 
 def _by_module(

@@ -1,0 +1,50 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.model import BaseTTAModel
+from torch import nn
+
+from mmlapp.core import PruningError, attach
+from mmlapp.engine.models.plans import carry_plans, narrow_model
+from mmlapp.engine.training.plain_models import PlainModelHook
+
+
+class Twice(BaseTTAModel):
+    def merge_preds(self, data_samples_list):
+        """Never called."""
+
+
+def layers():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+    model.test_step = None
+    return model
+
+
+def narrow_weights():
+    model = layers()
+    pruner = attach(model, torch.rand(1, 3, 8, 8))
+    carry_plans(model, [])
+    pruner.begin({'flops': 0.5}, 1)
+    pruner.finish()
+    return narrow_model(model, pruner.plan()).state_dict()
+
+
+def load(model, weights, wrap):
+    runner = SimpleNamespace(model=wrap(model))
+    PlainModelHook().after_load_checkpoint(runner, weights)
+
+
+@pytest.mark.parametrize('wrap', [lambda model: model, Twice])
+@pytest.mark.parametrize('published', [True, False])
+def test_a_plain_model_gets_no_narrow_weights(wrap, published):
+    weights = narrow_weights()
+    checkpoint = {'state_dict': weights} if published else weights
+    with pytest.raises(PruningError, match=r'plain Sequential\. Give the con'):
+        load(layers(), checkpoint, wrap)
+    aware = layers()
+    carry_plans(aware, [])
+    load(aware, checkpoint, wrap)
+    load(layers(), layers().state_dict(), wrap)
