@@ -178,7 +178,8 @@ def _deployed_model(
 ) -> dict[str, Any]:
     """The config of a model that is narrowed; again, if it is narrow."""
     plans = [plan]
-    while is_deployed(model):
+    # One of a part keeps its own arguments.
+    while is_deployed(model) and not model.get('prefix'):
         plans = [*read_plans(model['plan']), *plans]
         model = inner_config(model)
     texts = [p.to_json() for p in plans]

@@ -144,6 +144,47 @@ def test_the_dense_config():
     assert recipe.dense_config(deployed) == expected
 
 
+def test_a_model_that_is_pruned_again_has_both_plans(tmp_path):
+    """Flat, since stock tools look for the backbone beside the name."""
+    first = recipe.deployed_config(config(), PLAN)
+    other = ChannelPlan({'a': Kept(2, (1,))}, {})
+    for times in (2, 3):
+        cfg = config()
+        cfg.model = dict(
+            type='mmlapp.PrunableModel', architecture=first.model, divisor=2
+        )
+        assert recipe.dense_config(cfg) == first.model
+        first = recipe.deployed_config(cfg, other)
+        model = first.model
+        assert model.architecture == 'RetinaNet'
+        assert model.backbone == dict(type='ResNet', depth=50)
+        plans = [ChannelPlan.from_json(text) for text in model.plan]
+        assert plans == [PLAN, *[other] * (times - 1)]
+    dense = recipe.dense_config(config())
+    assert recipe.dense_config(first) == dense
+
+
+@pytest.mark.parametrize('name', ['plan', 'architecture', 'prefix'])
+def test_arguments_that_are_called_like_ours(name):
+    cfg = config()
+    whole = {'type': 'Net', name: 'tiny', 'scope': 3}
+    cfg.model = dict(type='mmlapp.PrunableModel', architecture=whole)
+    found = recipe.deployed_config(cfg, PLAN)
+    assert found.model.architecture == whole
+    assert ChannelPlan.from_json(found.model.plan) == PLAN
+    assert recipe.dense_config(cfg) == whole
+    assert recipe.dense_config(found) == whole
+
+
+def test_arguments_that_are_called_like_those_of_pruning():
+    """A deployed model passes them on to its architecture."""
+    cfg = config()
+    whole = dict(type='Net', scope=3, divisor=4)
+    cfg.model = dict(type='mmlapp.PrunableModel', architecture=whole)
+    found = recipe.deployed_config(cfg, PLAN)
+    assert recipe.dense_config(found) == whole
+
+
 def test_own_settings():
     found = recipe.own_settings(config().model)
     assert found['divisor'] == 8
