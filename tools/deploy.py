@@ -65,6 +65,8 @@ def report(result: Deployment) -> None:
             f'same outputs on {check.name}: relative error {check.error:.1e}, '
             f'at most {DEPLOYED_TOLERANCE:g}'
         )
+    if result.widths:
+        out.print(f'outputs of the backbone: {result.widths}')
     for note in result.notes:
         out.print(f'note: {note}')
     for path in (result.config, result.checkpoint, result.plan):

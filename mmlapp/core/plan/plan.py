@@ -180,6 +180,40 @@ class ChannelPlan:
             },
         )
 
+    def below(self, prefix: str) -> ChannelPlan:
+        """Returns the plan of a part of the network, such as its backbone.
+
+        Args:
+            prefix (str): Name of the part, with or without a dot behind.
+
+        Returns:
+            ChannelPlan: With the names inside the part, and without costs,
+            which are those of the whole network.
+
+        Raises:
+            PruningError: If the plan knows no such part.
+        """
+        start = f'{prefix.rstrip(".")}.'
+
+        def own(entries: Mapping[str, Any]) -> Any:
+            return {
+                name.removeprefix(start): entry
+                for name, entry in entries.items()
+                if name.startswith(start)
+            }
+
+        names = 'groups', 'slices', 'attributes', 'branches', 'details'
+        part: dict[str, Any] = {
+            name: own(getattr(self, name)) for name in (*names, 'shapes')
+        }
+        if not part['shapes']:
+            parts = sorted({name.partition('.')[0] for name in self.shapes})
+            raise PruningError(
+                f'prefix={prefix!r}: the plan has no such part; those of its '
+                f'network are {", ".join(parts)}'
+            )
+        return replace(self, costs={}, **part)
+
     def same_shape(self, other: ChannelPlan) -> bool:
         """Whether both narrow a network to the same one, whatever it costs.
 

@@ -30,6 +30,7 @@ from ..models.comparison import (
 )
 from ..models.complexity import counted_flops, operator_flops
 from ..models.plans import narrow_model, replace_plan
+from ..models.widths import output_widths
 from ..training.report import count_parameters
 from .folder import check_folder, staged_folder
 from .masked import build_model, masked_model, narrow_weights_model
@@ -76,6 +77,8 @@ class Deployment:
         figures (list[Figure]): FLOPs, parameters, size of the file.
         checks (list[Check]): Inputs on which outputs were compared.
         notes (list[str]): What could not be done, and other remarks.
+        widths (str): Of the outputs of the backbone, as the config of what
+            reads them says it; empty if there is none.
     """
 
     config: Path
@@ -84,6 +87,7 @@ class Deployment:
     figures: list[Figure]
     checks: list[Check]
     notes: list[str]
+    widths: str
 
 
 def deploy(
@@ -156,10 +160,11 @@ def deploy(
             progress('counting FLOPs')
             figures = _figures(cfg, shape, plan, slim)
             figures.append(_file_sizes(checkpoint, paths[1]))
+            widths = _backbone_widths(slim, shape)
     if trained.averaged:
         notes.append('the weights are the averaged ones (EMA)')
     written = (out / path.name for path in paths)
-    return Deployment(*written, figures, checks, notes)
+    return Deployment(*written, figures, checks, notes, widths)
 
 
 def _probes(
@@ -180,6 +185,13 @@ def _probes(
         count = len(batch['inputs'])
         probes.append(Probe(f'{count} images of {text}', batch=batch))
     return probes, notes
+
+
+def _backbone_widths(model: nn.Module, shape: tuple[int, ...]) -> str:
+    """How wide what reads the backbone must be, in another model too."""
+    if model._modules.get('backbone') is None:
+        return ''
+    return output_widths(model, 'backbone', example_forward(model, shape))
 
 
 def _merge(

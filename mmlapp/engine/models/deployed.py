@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmengine.logging import print_log
 from torch import nn
 
 from mmlapp.core import ChannelPlan, PruningError
@@ -15,6 +16,8 @@ from mmlapp.registry import MODELS
 
 from .architecture import build_architecture
 from .plans import carry_plans, narrow_model
+from .prunable import INPUT_SHAPE
+from .widths import backbone_widths
 
 Plan = str | Path | Mapping[str, Any]
 
@@ -24,6 +27,8 @@ def deployed_model(
     architecture: str | Mapping[str, Any],
     plan: Plan | Sequence[Plan],
     data_preprocessor: Mapping[str, Any] | None = None,
+    prefix: str = '',
+    input_shape: Sequence[int] = INPUT_SHAPE,
     **settings: Any,
 ) -> nn.Module:
     """Builds a model of OpenMMLab and narrows it to a plan.
@@ -38,6 +43,12 @@ def deployed_model(
             as a dictionary or as JSON text, or the path of its file. Several
             are those of a model that was pruned again, in order.
         data_preprocessor (Mapping, optional): Passed on to the model.
+        prefix (str): Name of the part of the plan's network that this model
+            is, such as ``backbone.``: the pruned backbone of a classifier
+            becomes that of a detector. The log says how wide its outputs
+            are. Defaults to none, the whole network.
+        input_shape (Sequence[int]): Of the image on which the outputs are
+            measured: channels, height and width. Defaults to (3, 224, 224).
         **settings (Any): Arguments of the model, if ``architecture`` is its
             type.
 
@@ -45,13 +56,20 @@ def deployed_model(
         nn.Module: The narrowed model.
 
     Raises:
-        PruningError: If the plan is damaged or does not fit the model.
+        PruningError: If the plan is damaged, does not fit the model or has
+            no part of that name.
     """
     plans = read_plans(plan)
+    if prefix:
+        plans = [one.below(prefix) for one in plans]
     model = build_architecture(architecture, settings, data_preprocessor)
     for one in plans:
         narrow_model(model, one)
     carry_plans(model, (item for one in plans for item in one.slices.items()))
+    if prefix:
+        widths = backbone_widths(model, input_shape)
+        text = f'DeployedModel: outputs of {type(model).__name__}: {widths}'
+        print_log(text, logger='current')
     return model
 
 

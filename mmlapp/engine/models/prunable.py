@@ -20,6 +20,7 @@ from .architecture import build_architecture, example_forward
 from .arguments import check_settings, check_unknown
 from .plans import carry_plans
 
+INPUT_SHAPE = 3, 224, 224
 # Name of what the method adds to the losses of a step.
 LOSS = 'loss_pruning'
 NO_HOOK = (
@@ -40,7 +41,7 @@ def prunable_model(
     normalisation: str = 'rank',
     costs: Sequence[str | Mapping[str, Any]] = COST_NAMES,
     divisor: int = 1,
-    input_shape: Sequence[int] = (3, 224, 224),
+    input_shape: Sequence[int] = INPUT_SHAPE,
     data_preprocessor: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> nn.Module:

@@ -61,6 +61,32 @@ def test_plans_of_one_shape(plan):
         assert not plan.same_shape(replace(plan, **change))
 
 
+def test_the_plan_of_a_part():
+    half = Kept(4, (0, 2))
+    whole = ChannelPlan(
+        groups={'body.a': half, 'head': half},
+        slices={'body.a.weight': {0: half}, 'head.weight': {1: half}},
+        attributes={'body.a.out_channels': half},
+        branches={'body.a': BranchPlan({'type': 'depthwise'}, half, half)},
+        details={'body.a': {'outputs': half}},
+        costs={'flops': {'dense': 2.0, 'pruned': 1.0}},
+        shapes={'body.a.weight': (4, 4), 'head.weight': (2, 4)},
+    )
+    for prefix in ('body', 'body.'):
+        part = whole.below(prefix)
+        assert part == ChannelPlan(
+            groups={'a': half},
+            slices={'a.weight': {0: half}},
+            attributes={'a.out_channels': half},
+            branches=dict(a=whole.branches['body.a']),
+            details={'a': {'outputs': half}},
+            shapes={'a.weight': (4, 4)},
+        )
+        assert ChannelPlan.from_json(part.to_json()) == part
+    with pytest.raises(PruningError, match=r"'bo': .* are body, head"):
+        whole.below('bo')
+
+
 def test_a_plan_is_frozen(plan):
     with pytest.raises(AttributeError):
         plan.groups = {}

@@ -16,7 +16,13 @@ from mmlapp.core import ChannelPlan, PruningError
 from mmlapp.core.compare import DEPLOYED_TOLERANCE
 from mmlapp.engine.deployment import deploy as module
 from mmlapp.engine.deployment.deploy import Figure, deploy, load_deployed
-from mmlapp.engine.models.plans import KEY, narrow_model, replace_plan
+from mmlapp.engine.deployment.masked import build_model
+from mmlapp.engine.models.plans import (
+    KEY,
+    narrow_model,
+    plans_of,
+    replace_plan,
+)
 
 SHAPE = 3, 16, 16
 # ResNet-8 at 16 pixels: the stem, three blocks, the classifier
@@ -110,6 +116,7 @@ def test_what_was_compared_and_written(classifier_run, tmp_path):
     ]
     assert all(0 <= c.error <= DEPLOYED_TOLERANCE for c in result.checks)
     assert result.notes == []
+    assert result.widths == f'in_channels={load(result).head.fc.in_features}'
     assert told[0] == 'reading the checkpoint'
     assert told[-1] == 'counting FLOPs'
     files = {result.config, result.checkpoint, result.plan}
@@ -225,6 +232,37 @@ def test_a_run_that_has_narrowed_its_model(classifier_run, tmp_path, settings):
     assert ChannelPlan.load(result.plan) == plan
     assert figures_of(result)['FLOPs, analytic'].before == DENSE_FLOPS
     assert_same_outputs(load(result), run.model)
+
+
+def test_a_deployed_model_is_pruned_and_deployed_again(
+    classifier_run, tmp_path
+):
+    """And again, always to what the last one computes."""
+    run = classifier_run()
+    checkpoint, cfg = run.checkpoint, Config.fromfile(run.config)
+    again = run.model
+    for times in range(3):
+        result = deploy(cfg, checkpoint, tmp_path / f'{times}', name='slim')
+        model = load(result)
+        assert len(plans_of(model)) == times + 1
+        assert_same_outputs(model, again)
+        slim = Config.fromfile(result.config).model.to_dict()
+        assert slim['backbone']['type'] == 'mmlapp.CIFARResNet'
+        cfg.model = dict(
+            type='mmlapp.PrunableModel',
+            architecture=slim,
+            input_shape=(3, 16, 16),
+        )
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            again = build_model(cfg)
+        again.load_state_dict(model.state_dict(), strict=False)
+        assert_same_outputs(again, model)
+        again.pruner.begin({'flops': 0.8}, steps=1)
+        again.pruner.finish()
+        if times:  # once with masks, then narrow
+            narrow_model(again, again.pruner.plan())
+        checkpoint = tmp_path / f'{times}.pth'
+        torch.save({'state_dict': again.state_dict()}, checkpoint)
 
 
 def test_without_real_images_the_reason_is_told(classifier_run, tmp_path):

@@ -5,12 +5,13 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.models import ImageClassifier
+from torch import nn
 
 from mmlapp.core import ChannelPlan, PruningError
 from mmlapp.core.plan.kept import Kept
 from mmlapp.core.plan.layout import tensor_shapes
 from mmlapp.engine import deployed_model
-from mmlapp.engine.models.plans import KEY
+from mmlapp.engine.models.plans import KEY, narrow_model
 
 SETTINGS = dict(
     backbone=dict(type='mmlapp.CIFARResNet', depth=8),
@@ -123,3 +124,95 @@ def test_a_plan_for_another_width():
 def test_broken_plans(plan, text):
     with pytest.raises(PruningError, match=text):
         build(plan)
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    """A pruned ResNet-8 with its plan and its weights in files."""
+    model = MODELS.build(
+        dict(
+            type='mmlapp.PrunableModel',
+            architecture='ImageClassifier',
+            input_shape=(3, 8, 8),
+            **SETTINGS,
+        )
+    )
+    model.pruner.begin({'flops': 0.5}, steps=1)
+    model.pruner.step()
+    model.pruner.plan().save(tmp_path / 'slim.plan.json')
+    narrow_model(model, model.pruner.plan()).eval()
+    weights = {'state_dict': model.state_dict()}
+    torch.save(weights, tmp_path / 'slim.pth')
+    return model
+
+
+def part(tmp_path, **settings):
+    checkpoint = str(tmp_path / 'slim.pth')
+    config = dict(
+        type='mmlapp.DeployedModel',
+        architecture='mmlapp.CIFARResNet',
+        depth=8,
+        plan=str(tmp_path / 'slim.plan.json'),
+        prefix='backbone.',
+        input_shape=(3, 8, 8),
+        init_cfg=dict(
+            type='Pretrained', checkpoint=checkpoint, prefix='backbone.'
+        ),
+    )
+    return {**config, **settings}
+
+
+def test_a_backbone_is_used_elsewhere(classifier, tmp_path, monkeypatch):
+    """With outputs of all stages, whose widths the log tells."""
+    told = []
+    monkeypatch.setattr(
+        'mmlapp.engine.models.deployed.print_log',
+        lambda text, logger: told.append(text),
+    )
+    backbone = MODELS.build(part(tmp_path, out_indices=(0, 1, 2)))
+    backbone.init_weights()
+    image = torch.rand(2, 3, 8, 8)
+    *_, stage2, last = backbone.eval()(image)
+    assert torch.equal(last, classifier.backbone(image)[-1])
+    widths = [backbone.layer1[0].conv2.out_channels, stage2.shape[1]]
+    text = f'in_channels=[{widths[0]}, {widths[1]}, {last.shape[1]}]'
+    assert told == [f'DeployedModel: outputs of CIFARResNet: {text}']
+    # Inside of another model, its plan goes where the backbone is.
+    whole = nn.Module()
+    whole.backbone = backbone
+    assert f'backbone.{KEY}' in whole.state_dict()
+    whole.load_state_dict(whole.state_dict())
+
+
+def test_a_backbone_that_is_pruned_again_inside(classifier, tmp_path):
+    settings = dict(
+        SETTINGS,
+        backbone=part(tmp_path),
+        head=dict(
+            type='LinearClsHead',
+            num_classes=4,
+            in_channels=classifier.head.fc.in_features,
+        ),
+    )
+    config = dict(
+        type='mmlapp.PrunableModel',
+        architecture='ImageClassifier',
+        input_shape=(3, 8, 8),
+        **settings,
+    )
+    model = MODELS.build(config)
+    model.init_weights()
+    model.pruner.begin({'flops': 0.7}, steps=1)
+    model.pruner.step()
+    narrow_model(model, model.pruner.plan()).eval()
+    image = torch.rand(2, 3, 8, 8)
+    again = MODELS.build(config)
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.eval()(image), model(image))
+
+
+def test_parts_that_a_plan_does_not_have(classifier, tmp_path):
+    with pytest.raises(PruningError, match="prefix='neck': the plan has no"):
+        MODELS.build(part(tmp_path, prefix='neck'))
+    with pytest.raises(PruningError, match='plan does not fit the model'):
+        MODELS.build(part(tmp_path, depth=14))
