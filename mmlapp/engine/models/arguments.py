@@ -142,8 +142,8 @@ def check_unknown(architecture: Any, settings: Mapping[str, Any]) -> None:
         meant = get_close_matches(name, CHECKS, 1, cutoff=0.75)
         if meant:
             raise PruningError(
-                f'{name}={value!r}: mmlapp.PrunableModel has no such argument; '
-                f'did you mean {meant[0]}?'
+                f'{name}={value!r}: mmlapp.PrunableModel has no such '
+                f'argument; did you mean {meant[0]}?'
             )
         if taken is not None:
             raise PruningError(
