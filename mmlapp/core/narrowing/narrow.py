@@ -26,10 +26,12 @@ from .check_plan import check_plan, stored
 from .follow_layers import follow_layers, widths
 from .held import Place, place_of, replace_held
 from .optimizer_state import (
+    check_optimizer,
     check_states,
     move_gradients,
     move_optimizer_state,
 )
+from .stale import remember
 
 # Where a module keeps its hooks, and what it knows of them, by their number.
 HOOK_STORES = (
@@ -85,8 +87,11 @@ def narrow(
     # Plan and states are checked before the first change: a refusal leaves
     # all as it was.
     if optimizer is not None:
+        check_optimizer(optimizer, model)
         check_states(optimizer, _wide(model, plan))
+    names = {p: name for name, p in model.named_parameters()}
     heirs = _narrow_model(model, plan)
+    remember(model, {p: names[p] for p in heirs if p in names})
     move_gradients(heirs)
     if optimizer is not None:
         move_optimizer_state(optimizer, heirs)

@@ -15,6 +15,26 @@ from ..errors import PruningError
 from ..heirs import Heir, Heirs
 
 
+def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
+    """Raises PruningError if an optimizer is not one of this network.
+
+    Args:
+        optimizer (Optimizer): The optimizer.
+        model (nn.Module): The network, before it is narrowed.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise PruningError(
+            f'optimizer={type(optimizer).__name__}: expected one of '
+            'torch.optim, or none'
+        )
+    own = set(model.parameters())
+    if not any(p in own for g in optimizer.param_groups for p in g['params']):
+        raise PruningError(
+            f'optimizer={type(optimizer).__name__} holds no parameter of the '
+            'network that is narrowed: give the one that trains it, or none'
+        )
+
+
 def check_states(optimizer: Optimizer, wide: Sequence[Tensor]) -> None:
     """Raises PruningError if a state could not follow its parameter.
 
