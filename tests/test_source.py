@@ -44,6 +44,7 @@ ORDER = {
         'score',
         'units',
         'methods',
+        'misuse',
         'pruner',
         'narrowing',
         'analysis',

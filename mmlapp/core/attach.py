@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .analysis.analyse import analyse
@@ -158,8 +159,8 @@ def _refuse_second(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, (RunsOnLiving, Masked, Pruner)):
             raise PruningError(
-                f'{name} of the model is already prunable: attach either '
-                'the part or the whole'
+                f'{name or "the layer"} of the model is already prunable: '
+                'attach either the part or the whole'
             )
 
 
@@ -170,6 +171,8 @@ def _activate(module: nn.Module, args: object) -> None:
         restore_masks(module, pruner.applied_masks)
         pruner.complete = True
     pruner.active = True
+    if not torch.compiler.is_compiling():
+        pruner.before_forward(module.training)
 
 
 def build_costs(

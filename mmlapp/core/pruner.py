@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,11 +14,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .cost.base import Cost
-from .errors import PruningError
+from .errors import PruningError, PruningWarning
 from .mask.gate import AppliedMask
 from .methods.base import Method
 from .methods.budget import Budget, reachable, snap
 from .methods.schedule import Schedule, check_targets
+from .misuse import (
+    StepWatch,
+    check_finished,
+    check_mask,
+    warn_of_frozen,
+    warn_of_short_phase,
+)
+from .numbers import check_number
 from .plan.layout import Layout
 from .plan.plan import ChannelPlan
 from .progress import Phase, Progress
@@ -69,6 +78,9 @@ class Pruner(nn.Module):
         self.progress = Progress()
         # Masks apply from the first forward on; before it, weights are set.
         self.active, self.complete = False, False
+        # Whether the gate was set from outside of any phase.
+        self.given, self.warned = False, False
+        self.watch = StepWatch(self.groups)
         self.applied_masks: list[AppliedMask] = []
         # Of the hooks on the network that go when the pruner goes.
         self.hook_ids: list[int] = []
@@ -186,18 +198,27 @@ class Pruner(nn.Module):
             steps (int): Length of the phase in optimizer steps.
 
         Raises:
-            PruningError: If a target is unknown or cannot be reached, or if
-                the score was not prepared.
+            PruningError: If a target is unknown or cannot be reached, if the
+                score was not prepared, or in the middle of a phase.
         """
+        if self.phase == Phase.PRUNING:
+            raise PruningError(
+                f'begin: the pruning phase is at step {self.progress.done} of '
+                f'{self.progress.steps} and begins only once. Call '
+                'pruner.finish() or pruner.reset() before another phase'
+            )
         target = check_targets(target, self.costs)
         for value in target.values():
             Schedule(value, steps)  # checks both
         self.check_reachable(target)
         self.scorer.check_prepared()
+        warn_of_short_phase(target, steps)
+        warn_of_frozen(self.groups)
         self._update_scores(0)
         self.progress = Progress(Phase.PRUNING, 0, steps, target)
-        self.active = True
+        self.active, self.given = True, False
         self._forget()
+        self.watch.stepped()
         self.gate.requires_grad_(self.method.uses_gradient)
         self._set_gate(self.method.begin(self))
 
@@ -211,7 +232,7 @@ class Pruner(nn.Module):
         self._forget()
         self._set_gate(torch.ones_like(self.scores))
         self.scores.zero_()
-        self.progress = Progress()
+        self.progress, self.given = Progress(), False
 
     def check_reachable(self, target: Mapping[str, float]) -> None:
         """Raises PruningError if a target lies below what must be kept.
@@ -250,25 +271,31 @@ class Pruner(nn.Module):
     def step(self, loss_scale: float = 1.0) -> None:
         """Lets the method decide; call it after ``optimizer.step()``.
 
-        The last step of the phase fixes the gate within the budget.
+        The last step of the phase fixes the gate within the budget. After
+        the phase it does nothing, and before it warns of that.
 
         Args:
             loss_scale (float): Factor on the losses, as a gradient scaler
                 applies it. Defaults to 1.
 
         Raises:
-            PruningError: If importance scores are not finite.
+            PruningError: If importance scores are not finite, or the factor
+                is not positive.
         """
+        check_number('loss_scale', loss_scale, above=0)
         if self.phase != Phase.PRUNING:
             self._forget()
+            self._warn_before_begin()
             return
         before = self.progress
+        self.watch.stepped()
         self._update_scores(before.done + 1)
         self.loss_scale = loss_scale
         self.gradient = self._reduced_gradient()
         # Counted up first: the method decides about the network after this
         # step, whose target it is to meet.
         self.progress = replace(before, done=before.done + 1)
+        self.given = False
         try:
             self._set_gate(self.method.step(self))
         except Exception:
@@ -327,21 +354,27 @@ class Pruner(nn.Module):
                 over, and these were its targets. Defaults to None.
 
         Raises:
-            PruningError: If the mask is of another network.
+            PruningError: If the mask is of another network, or keeps less of
+                a group than its floor.
         """
-        if mask.shape != self.gate.shape:
-            raise PruningError(
-                f'mask of shape {tuple(mask.shape)}: the network has '
-                f'{len(self.gate)} prunable channels'
-            )
+        check_mask(mask, self.groups)
         self._set_gate(mask)
-        self.active = True
+        self.active = self.given = True
         if target is not None:
             self.progress = Progress(Phase.FINISHED, target=dict(target))
 
     def plan(self) -> ChannelPlan:
-        """Returns what the gate keeps, ready for ``narrow``."""
+        """Returns what the gate keeps, ready for ``narrow``.
+
+        Raises:
+            PruningError: Before the end of the phase, unless a mask was set
+                from outside.
+        """
         mask, costs = self.mask, {}
+        # Before any phase only a mask from outside removes channels.
+        dense = self.phase == Phase.DENSE and bool(mask.all())
+        if not self.given and (dense or self.phase == Phase.PRUNING):
+            check_finished(self.progress)
         for name in self.costs:
             cost = self.cost(name)
             # As the living count, which is what the narrow network will cost.
@@ -370,6 +403,27 @@ class Pruner(nn.Module):
             batches (Iterable): See :meth:`Scorer.prepare`.
         """
         self.scorer.prepare(model, self.groups, batches)
+
+    # What is no use.
+
+    def before_forward(self, training: bool) -> None:
+        """Called when the network is about to run.
+
+        Args:
+            training (bool): Whether in training mode.
+        """
+        if training and self.phase == Phase.PRUNING:
+            self.watch.before_forward()
+
+    def _warn_before_begin(self) -> None:
+        if self.phase == Phase.DENSE and not self.warned:
+            self.warned = True
+            warnings.warn(
+                'step: the pruning phase has not begun, and nothing is pruned '
+                'before pruner.begin(target, steps)',
+                PruningWarning,
+                stacklevel=4,
+            )
 
     # State.
 

@@ -205,6 +205,7 @@ def test_gradients_do_not_pile_up(model, images, pruner):
     assert pruner.gate.grad is None
 
 
+@pytest.mark.filterwarnings('ignore:step. the pruning phase has not')
 @pytest.mark.parametrize('stepped', [True, False])
 def test_what_came_before_the_phase_is_forgotten(
     model, images, pruner, stepped

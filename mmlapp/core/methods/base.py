@@ -82,7 +82,8 @@ class Method(nn.Module, ABC):
         Args:
             pruner (Pruner): ``scores`` are those of the live weights,
                 ``gradient`` is that of the task loss by the gate, mean over
-                processes, or None where there is none.
+                processes, or None where there is none; ``progress.done`` and
+                ``targets()`` count this step already.
 
         Returns:
             Tensor: The gate, float in [0, 1], ``[channels]``.

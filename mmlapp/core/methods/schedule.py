@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PruningError
+from ..numbers import check_number
 
 
 def check_targets(
@@ -84,11 +85,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         check_targets({'cost': self.target})
-        if self.steps < 1:
-            raise PruningError(
-                f'steps={self.steps}: the pruning phase needs at least one '
-                'optimizer step'
-            )
+        check_number('steps', self.steps, least=1, whole=True)
         if not 0 < self.ramp <= 1:
             raise PruningError(
                 f'ramp={self.ramp}: expected a share of the phase in (0, 1]'

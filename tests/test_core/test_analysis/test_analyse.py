@@ -37,6 +37,7 @@ def test_an_analysis_spares_the_forwards(model, images):
     pruner = attach(model, fail, analysis=found)
     assert [g.name for g in pruner.groups] == ['b']
     assert pruner.floors == [0]
+    pruner.set_mask(pruner.mask)
     assert pruner.plan().unit == 'filters'
     assert set(pruner.plan().branches) == {'b'}
 

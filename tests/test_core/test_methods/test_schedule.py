@@ -66,8 +66,11 @@ def test_a_target_of_one_stays():
     [
         (dict(target=0, steps=10), '=0: '),
         (dict(target=1.2, steps=10), r'=1\.2'),
-        (dict(target=0.5, steps=0), 'steps=0.*at least one'),
-        (dict(target=0.5, steps=-4), 'steps=-4.*at least one'),
+        (dict(target=0.5, steps=0), 'steps=0: expected a whole number from 1'),
+        (
+            dict(target=0.5, steps=-4),
+            'steps=-4: expected a whole number from 1',
+        ),
         (dict(target=0.5, steps=10, ramp=0), 'ramp=0'),
         (dict(target=0.5, steps=10, ramp=1.5), r'ramp=1\.5'),
     ],

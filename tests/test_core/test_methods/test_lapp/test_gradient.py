@@ -156,6 +156,7 @@ def test_the_optimizer_steps_as_torch_does(
                 lapp.update.move(lapp, pruner)
             optimizer.step()
         torch.testing.assert_close(lapp.threshold, expected)
+        pruner.finish()
 
 
 @pytest.mark.parametrize(

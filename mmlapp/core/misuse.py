@@ -1,0 +1,157 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Phases that cannot do what was asked for, noticed while they run."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from .errors import PruningError, PruningWarning
+from .methods.schedule import Schedule
+from .progress import Phase, Progress
+from .score.group_scores import GroupInfo
+
+# Share of what is left that a single step should remove at most.
+STEEPEST = 0.15
+# Optimizer steps without one of the pruner, until that is said.
+FORGOTTEN = 10
+
+
+def warn_of_short_phase(target: Mapping[str, float], steps: int) -> None:
+    """Warns if a phase has so few steps that each one removes much.
+
+    One step is the way to prune at once, and no mistake.
+
+    Args:
+        target (Mapping[str, float]): Fractions by name of the cost.
+        steps (int): Length of the phase in optimizer steps.
+    """
+    # The cost falls by the factor target^(1 / (ramp S)) in every step of the
+    # ramp; S is what makes this 1 - STEEPEST.
+    needed = {
+        name: math.ceil(
+            math.log(value) / math.log(1 - STEEPEST) / Schedule.ramp
+        )
+        for name, value in target.items()
+    }
+    name = max(needed, key=lambda name: needed[name])
+    if 1 < steps < needed[name]:
+        warnings.warn(
+            f'a phase of steps={steps} is short for {name}={target[name]}: '
+            f'from {needed[name]} steps on no step removes more than '
+            f'{STEEPEST:.0%} of what is left',
+            PruningWarning,
+            stacklevel=3,
+        )
+
+
+def warn_of_frozen(groups: Sequence[GroupInfo]) -> None:
+    """Warns of groups whose weights do not require a gradient.
+
+    Args:
+        groups (Sequence[GroupInfo]): All groups.
+    """
+    frozen = [
+        group.name
+        for group in groups
+        if not any(weight.requires_grad for weight in _weights(group))
+    ]
+    if frozen:
+        warnings.warn(
+            f'{", ".join(frozen)}: pruned like all others, but their weights '
+            'do not require a gradient, so that what stays cannot adapt. '
+            f'Unfreeze them, or keep them whole with ignore={frozen}',
+            PruningWarning,
+            stacklevel=3,
+        )
+
+
+def check_finished(progress: Progress) -> None:
+    """Raises PruningError if the budget is not met yet.
+
+    Args:
+        progress (Progress): Where the pruning stands.
+    """
+    if progress.phase == Phase.DENSE:
+        raise PruningError(
+            'plan: the pruning phase has not begun. Call pruner.begin(target, '
+            'steps), and pruner.step() after every optimizer.step()'
+        )
+    if progress.phase == Phase.PRUNING:
+        raise PruningError(
+            f'plan: the pruning phase is at step {progress.done} of '
+            f'{progress.steps}, and its target {dict(progress.target)} is not '
+            'met yet. Go on with pruner.step() after every optimizer.step(), '
+            'or end the phase here with pruner.finish()'
+        )
+
+
+def check_mask(mask: Tensor, groups: Sequence[GroupInfo]) -> None:
+    """Raises PruningError if a mask is not one of these groups.
+
+    Args:
+        mask (Tensor): Which channels live, bool ``[channels]``.
+        groups (Sequence[GroupInfo]): All groups.
+    """
+    sizes = [group.size for group in groups]
+    if not isinstance(mask, Tensor) or mask.shape != (sum(sizes),):
+        shape = tuple(getattr(mask, 'shape', ()))
+        raise PruningError(
+            f'mask={type(mask).__name__} of shape {shape}: the network has '
+            f'{sum(sizes)} prunable channels, in one tensor'
+        )
+    for group, part in zip(groups, mask.split(sizes), strict=True):
+        if (kept := int((part > 0).sum())) < group.floor:
+            raise PruningError(
+                f'mask: keeps {kept} channels of {group.name}, which needs '
+                f'{group.floor} or more'
+            )
+
+
+class StepWatch:
+    """Notices an optimizer that steps while the pruner does not.
+
+    Weights change between two forwards if the optimizer stepped; with
+    gradient accumulation they do not. What changes them otherwise, such as
+    loading or averaging, does so seldom.
+
+    Args:
+        groups (Sequence[GroupInfo]): All groups.
+    """
+
+    def __init__(self, groups: Sequence[GroupInfo]) -> None:
+        self.groups = groups
+        self.stepped()
+
+    def stepped(self) -> None:
+        """The pruner was stepped."""
+        self.versions: list[int] | None = None
+        self.forgotten = 0
+
+    def before_forward(self) -> None:
+        """The network is about to run in training mode, in the phase."""
+        # Counted up by every change in place, whatever the optimizer is.
+        versions = [w._version for g in self.groups for w in _weights(g)]
+        changed = self.versions not in (None, versions)
+        self.versions = versions
+        self.forgotten += changed
+        if changed and self.forgotten == FORGOTTEN:
+            warnings.warn(
+                f'the weights changed {FORGOTTEN} times in the pruning phase '
+                'without a pruner.step(), so that nothing is pruned: call it '
+                'after every optimizer.step()',
+                PruningWarning,
+                stacklevel=2,
+            )
+
+
+def _weights(group: GroupInfo) -> list[Tensor]:
+    """What the layers of a group learn."""
+    found = [
+        layer.module._parameters.get(layer.weight) for layer in group.layers
+    ]
+    return [weight for weight in found if weight is not None]

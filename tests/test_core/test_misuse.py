@@ -1,0 +1,174 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Loops that forget something hear of it at the first moment possible."""
+
+import warnings
+
+import pytest
+import torch
+from pruning_steps import task_loss, train
+
+from mmlapp.core import Phase, PruningError, PruningWarning, attach
+
+SHORT = 'a phase of steps='
+
+
+@pytest.mark.parametrize(
+    ('target', 'steps', 'needed'), [(0.5, 5, 6), (0.3, 9, 10), (0.1, 17, 18)]
+)
+def test_a_phase_too_short_for_its_target(pruner, target, steps, needed):
+    """From the named length on, a step takes 15 % of what is left at most."""
+    with pytest.warns(PruningWarning, match=rf'{SHORT}{steps} .*{needed} st'):
+        pruner.begin({'parameters': 0.9, 'flops': target}, steps)
+    pruner.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        pruner.begin({'parameters': 0.9, 'flops': target}, needed)
+    shares, before = [], 1.0
+    for done in range(1, needed + 1):
+        now = target ** min(done / (0.8 * needed), 1)
+        shares.append(1 - now / before)
+        before = now
+    assert 0.1 < max(shares) <= 0.15
+
+
+def test_one_step_prunes_at_once(pruner):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        pruner.begin({'flops': 0.5}, 1)
+        pruner.step()
+    assert pruner.plan().ratios()['flops'] <= 0.5
+
+
+def test_frozen_weights_are_named_and_pruned(model, images, pruner):
+    model.b.requires_grad_(False)
+    with pytest.warns(PruningWarning, match=r"^b: .*ignore=\['b'\]"):
+        pruner.begin({'flops': 0.5}, 10)
+    train(model, images, 10)
+    assert pruner.keep_ratios()['b'] < 1
+
+
+def test_ignored_layers_need_no_gradient(model, images):
+    model.b.requires_grad_(False)
+    pruner = attach(model, images, ignore='b')
+    pruner.begin({'flops': 0.6}, 10)
+    assert list(pruner.keep_ratios()) == ['a', 'c']
+
+
+def test_a_frozen_network_is_named(model, images, pruner):
+    model.requires_grad_(False)
+    with pytest.warns(PruningWarning, match='^a, b, c: .*cannot adapt'):
+        pruner.begin({'flops': 0.5}, 10)
+
+
+def test_a_plan_before_the_phase(pruner):
+    with pytest.raises(PruningError, match=r'not begun. Call pruner.begin\('):
+        pruner.plan()
+
+
+@pytest.mark.parametrize('done', [0, 1, 9])
+def test_a_plan_in_the_middle_of_the_phase(model, images, pruner, done):
+    pruner.begin({'flops': 0.5}, 10)
+    train(model, images, done)
+    with pytest.raises(
+        PruningError, match=rf"at step {done} of 10.*'flops': 0.5.*finish\(\)"
+    ):
+        pruner.plan()
+    pruner.finish()
+    assert pruner.plan().ratios()['flops'] <= 0.5
+
+
+@pytest.mark.parametrize('phase', [False, True])
+def test_a_mask_from_outside_can_be_planned(make, images, pruner, phase):
+    if phase:
+        pruner.begin({'flops': 0.5}, 10)
+    mask = torch.ones_like(pruner.mask)
+    pruner.set_mask(mask)
+    assert pruner.plan().ratios()['flops'] == 1
+    mask[0] = False
+    pruner.set_mask(mask)
+    assert pruner.plan().ratios()['flops'] < 1
+    if phase:  # The next step decides anew.
+        pruner.step()
+        with pytest.raises(PruningError, match='at step 1 of 10'):
+            pruner.plan()
+
+
+def test_a_mask_from_outside_survives_a_checkpoint(make, model, images):
+    attach(model, images)
+    model.pruner.set_mask(torch.arange(36) % 3 > 0)
+    other = make()
+    attach(other, images).load_state_dict(model.pruner.state_dict())
+    assert other.pruner.plan() == model.pruner.plan()
+
+
+@pytest.mark.parametrize(
+    ('mask', 'match'),
+    [
+        ([True] * 36, 'mask=list'),
+        (torch.ones(35), r'\(35,\)'),
+        (torch.zeros(36), 'mask: keeps 0 channels of a, which needs 1'),
+    ],
+)
+def test_masks_that_fit_no_network(pruner, mask, match):
+    with pytest.raises(PruningError, match=match):
+        pruner.set_mask(mask)
+    assert pruner.mask.all()
+
+
+def test_a_phase_begins_once(model, images, pruner):
+    """As in a loop over epochs that begins in each of them."""
+    pruner.begin({'flops': 0.5}, 10)
+    train(model, images, 3)
+    with pytest.raises(PruningError, match=r'step 3 of 10 .*only once.*reset'):
+        pruner.begin({'flops': 0.5}, 10)
+    assert pruner.progress.done == 3
+
+
+def test_steps_before_the_phase_are_said_once(pruner):
+    with pytest.warns(PruningWarning, match=r'step: .*pruner.begin\(target'):
+        pruner.step()
+    pruner.step()
+
+
+@pytest.mark.parametrize('scale', [0.0, -1.0, float('nan'), None])
+def test_factors_on_the_loss_are_positive(pruner, scale):
+    with pytest.raises(PruningError, match=f'loss_scale={scale}'):
+        pruner.step(scale)
+
+
+def loop(model, images, steps, accumulated=1):
+    """A loop that never steps the pruner."""
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    for _ in range(steps):
+        for _ in range(accumulated):
+            task_loss(model, images).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model(images)
+
+
+def test_a_forgotten_step_is_said(model, images, pruner):
+    pruner.begin({'flops': 0.5}, 40)
+    loop(model, images, 9)
+    with pytest.warns(PruningWarning, match='changed 10 times .*every optim'):
+        loop(model, images, 1)
+    loop(model, images, 20)
+    with pytest.raises(PruningError, match='at step 0 of 40'):
+        pruner.plan()
+
+
+def test_accumulated_gradients_are_no_forgotten_step(model, images, pruner):
+    pruner.begin({'flops': 0.5}, 40)
+    for _ in range(3):
+        loop(model, images, 1, accumulated=20)
+        pruner.step()
+    loop(model.eval(), images, 20)
+
+
+def test_outside_the_phase_nobody_waits_for_a_step(model, images, pruner):
+    loop(model, images, 12)
+    pruner.begin({'flops': 0.5}, 1)
+    pruner.step()
+    assert pruner.phase == Phase.FINISHED
+    loop(model, images, 12)
