@@ -194,11 +194,15 @@ def build_costs(
         analysis.unit.tensors(model, analysis),
         analysis.groups,
     )
-    costs = {}
-    for choice in choices:
-        name = choice if isinstance(choice, str) else str(choice.get('type'))
-        costs[name] = COSTS.build(choice, context)
-    return costs
+    if isinstance(choices, str) or not (names := list(choices)):
+        raise PruningError(
+            f'costs={choices!r}: expected a list of one or more costs, such '
+            f'as {list(COST_NAMES)}'
+        )
+    return {
+        COSTS.spelled_out(choice)['type']: COSTS.build(choice, context)
+        for choice in names
+    }
 
 
 def _infos(model: nn.Module, analysis: Analysis) -> list[GroupInfo]:

@@ -18,6 +18,8 @@ class Choices(Generic[T]):
 
     Args:
         kind (str): What the entries are, for error texts.
+        made (type, optional): What an entry makes, which may be given in
+            its place. Defaults to None: names alone are taken.
 
     Examples:
         >>> greetings = Choices('greeting')
@@ -28,8 +30,8 @@ class Choices(Generic[T]):
         'hi'
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, made: type | None = None) -> None:
+        self.kind, self.made = kind, made
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -55,10 +57,10 @@ class Choices(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         """Returns an entry; an unknown name is an error that lists all."""
-        if name not in self._entries:
-            known = ', '.join(sorted(self._entries))
+        if not isinstance(name, str) or name not in self._entries:
             raise PruningError(
-                f'{self.kind}={name!r} is unknown; choose one of: {known}'
+                f'{self.kind}={name!r} is unknown; choose one of: '
+                f'{self._known()}'
             )
         return self._entries[name]
 
@@ -71,11 +73,13 @@ class Choices(Generic[T]):
         Raises:
             PruningError: If it says no name, or an unknown one.
         """
+        if not isinstance(choice, (str, Mapping)):
+            raise PruningError(self._misfit(choice))
         settings = {'type': choice} if isinstance(choice, str) else {**choice}
         if 'type' not in settings:
             raise PruningError(
                 f'{self.kind}={settings} says no type; choose one of: '
-                f'{", ".join(sorted(self._entries))}'
+                f'{self._known()}'
             )
         self[settings['type']]
         return settings
@@ -89,7 +93,8 @@ class Choices(Generic[T]):
             *args (Any): Given to the entry before the settings.
 
         Raises:
-            PruningError: If the name is unknown or a setting is.
+            PruningError: If the name is unknown or a setting is, or if what
+                was made is something else.
 
         Examples:
             >>> numbers = Choices('number')
@@ -99,7 +104,7 @@ class Choices(Generic[T]):
             >>> numbers.build(dict(type='power', exponent=3), 2)
             8
         """
-        if not isinstance(choice, (str, Mapping)):
+        if self.made is not None and isinstance(choice, self.made):
             return choice
         settings = self.spelled_out(choice)
         name = settings.pop('type')
@@ -113,6 +118,21 @@ class Choices(Generic[T]):
                 f'{", ".join(known) or "no settings"}'
             ) from error
         return entry(*args, **settings)
+
+    def _known(self) -> str:
+        return ', '.join(sorted(self._entries))
+
+    def _misfit(self, choice: Any) -> str:
+        """What to give instead of something that is no choice."""
+        ways = ['a name', 'a dictionary with it as type and settings']
+        if self.made is not None:
+            ways.append(f'an instance of {self.made.__name__}')
+        # A function or a class as it stands, not what it makes.
+        given = getattr(choice, '__name__', None) or repr(choice)
+        return (
+            f'{self.kind}={given}: expected {" or ".join(ways)}; names are '
+            f'{self._known()}, others are registered first'
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

@@ -7,8 +7,9 @@ from __future__ import annotations
 import fnmatch
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -290,6 +291,32 @@ def _no_match(argument: str, pattern: str, names: Sequence[str]) -> None:
     if argument == 'scope':
         raise PruningError(text)
     warnings.warn(text, PruningWarning, stacklevel=4)
+
+
+def as_patterns(argument: str, value: Any) -> tuple[str, ...]:
+    """Returns one pattern or several as a tuple, or raises.
+
+    Args:
+        argument (str): What they are given as, for the error text.
+        value (str or Sequence[str]): The patterns.
+
+    Raises:
+        PruningError: If they are no texts.
+
+    Examples:
+        >>> as_patterns('scope', 'backbone')
+        ('backbone',)
+    """
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, (Sequence, Set)) or not all(
+        isinstance(pattern, str) for pattern in value
+    ):
+        raise PruningError(
+            f'{argument}={value!r}: expected a pattern of module names such '
+            "as 'backbone', or a list of patterns"
+        )
+    return tuple(value)
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:

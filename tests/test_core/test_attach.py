@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from mmlapp.core import (
+    LAPP,
     PruningError,
     analyse,
     attach,
@@ -371,3 +372,23 @@ def test_a_slim_network_can_be_pickled(model, images):
     slim = narrow(model, pruner.plan()).eval()
     again = pickle.loads(pickle.dumps(slim))
     assert torch.equal(again(images), slim(images))
+
+
+@pytest.mark.parametrize(
+    ('settings', 'match'),
+    [
+        (dict(score=torch.nn.functional.relu), 'score=relu: expected a name'),
+        (dict(method=LAPP), 'method=LAPP: .*an instance of Method'),
+        (dict(unit=None), 'unit=None: .*names are channels, filters'),
+        (dict(bypass=['depthwise']), r"bypass=\['depthwise'\]: expected"),
+        (dict(normalisation=['rank']), 'normalisation=.* is unknown'),
+        (dict(method=dict(type='lapp', update=5)), 'update=5: expected'),
+        (dict(costs='flops'), "costs='flops': expected a list"),
+        (dict(costs=[]), r'costs=\[\]: expected a list'),
+        (dict(costs=[5]), 'cost=5: expected a name'),
+    ],
+)
+def test_what_is_no_choice(model, images, settings, match):
+    with pytest.raises(PruningError, match=match):
+        attach(model, images, **settings)
+    assert not hasattr(model, 'pruner')

@@ -37,3 +37,40 @@ def test_a_name_is_taken_once(table):
     with pytest.raises(PruningError, match="score='a' is already registered"):
         table.register('a')
     assert table['a'] == 1
+
+
+class Made:
+    """What the entries of a table make."""
+
+
+@pytest.fixture
+def makers():
+    table = Choices('method', Made)
+    table.register('made')(Made)
+    return table
+
+
+def test_what_was_made_is_taken_as_it_is(makers):
+    made = Made()
+    assert makers.build(made) is made
+    assert isinstance(makers.build('made'), Made)
+
+
+@pytest.mark.parametrize(
+    'choice', [Made, lambda: Made(), ['made'], None, 5, object()]
+)
+def test_what_is_no_choice(makers, choice):
+    """A class, a function that makes one, a list: all need a name."""
+    with pytest.raises(
+        PruningError,
+        match=r'method=.*: expected a name or .* of Made; .* made,',
+    ):
+        makers.build(choice)
+
+
+@pytest.mark.parametrize('choice', [['a'], None, 5, {'type': ['a']}])
+def test_names_alone(table, choice):
+    with pytest.raises(PruningError, match='score='):
+        table.build(choice)
+    with pytest.raises(PruningError, match='score='):
+        table[choice]

@@ -198,3 +198,10 @@ def test_of_two_that_are_squeezed_none_can_go(net, conv, image, frozen):
         c=nn.Linear(2, 5),
     )
     assert frozen(model, image)['b'] == PAIR
+
+
+@pytest.mark.parametrize('value', [None, 5, [5], {'a': 1}])
+@pytest.mark.parametrize('argument', ['scope', 'ignore'])
+def test_patterns_are_texts(model, images, argument, value):
+    with pytest.raises(PruningError, match=f'{argument}=.*expected a pattern'):
+        analyse(model, lambda: model(images), **{argument: value})

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..bypass import check_bypass
-from ..groups import Groups
+from ..groups import Groups, as_patterns
 from ..trace import trace
 from ..units import UNITS, Request, Unit
 from .refusals import check_network, check_repeats, checked, example_of
@@ -65,10 +65,9 @@ def analyse(
     check_network(model)
     kind: Unit = UNITS.build(unit)
     chosen = None if bypass is None else check_bypass(bypass)
-    scope = (scope,) if isinstance(scope, str) else tuple(scope)
-    ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    scope, ignore = as_patterns('scope', scope), as_patterns('ignore', ignore)
     forward = example_of(model, example)
-    unused = (unused,) if isinstance(unused, str) else tuple(unused)
+    unused = as_patterns('unused', unused)
     ways = as_ways(also)
     record = trace(model, checked(forward))
     check_repeats(model, forward, record.order)

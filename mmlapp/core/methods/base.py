@@ -119,7 +119,7 @@ class Method(nn.Module, ABC):
         return {}
 
 
-METHODS: Choices[type[Method]] = Choices('method')
+METHODS: Choices[type[Method]] = Choices('method', Method)
 
 
 def register_method(name: str) -> Callable[[type[Method]], type[Method]]:

@@ -95,7 +95,7 @@ class FunctionScore(Score):
         return self.function(context)
 
 
-SCORES: Choices[Callable[..., Score]] = Choices('score')
+SCORES: Choices[Callable[..., Score]] = Choices('score', Score)
 Entry = TypeVar('Entry', bound=Callable[..., Any])
 
 

@@ -77,7 +77,7 @@ def group_scores(
     """
     parts = []
     for layer in group.layers:
-        raw = score(layer_context(layer)).float()
+        raw = _checked(score, layer).float()
         index = layer.channels.to(raw.device)
         owned = index >= 0
         index, raw = index[owned], raw[owned]
@@ -88,6 +88,27 @@ def group_scores(
         total = blank.index_add(0, index, raw)
         parts.append(_openly(normalise, total / count.clamp_min(1)))
     return _openly(normalise, torch.stack(parts).mean(dim=0))
+
+
+def _checked(score: Score, layer: Layer) -> Tensor:
+    """What a score says of a layer, without the graph that it came from."""
+    context = layer_context(layer)
+    found = score(context)
+    wanted = (len(context.filters),)
+    if not isinstance(found, Tensor) or found.shape != wanted:
+        shape = tuple(getattr(found, 'shape', ()))
+        raise PruningError(
+            f'score={score_name(score)} of {layer.name}: expected a tensor '
+            f'of shape {wanted}, one number per channel, got '
+            f'{type(found).__name__} of shape {shape}'
+        )
+    return found.detach()
+
+
+def score_name(score: Score) -> str:
+    """How messages call a score."""
+    function = getattr(score, 'function', None)
+    return str(getattr(function, '__name__', type(score).__name__))
 
 
 def _openly(normalise: Callable[[Tensor], Tensor], scores: Tensor) -> Tensor:

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..errors import PruningError
 from .base import SCORES, Score
-from .group_scores import GroupInfo, group_scores
+from .group_scores import GroupInfo, group_scores, score_name
 from .normalise import NORMALISATIONS
 
 
@@ -50,9 +51,11 @@ class Scorer:
         Args:
             groups (Sequence[GroupInfo]): All groups, in order.
         """
-        return torch.cat(
+        found = torch.cat(
             [group_scores(g, self.score, self.normalise) for g in groups]
         )
+        self._check_kept()
+        return found
 
     def prepare(
         self,
@@ -82,6 +85,7 @@ class Scorer:
             for module in modes:
                 module.training = False
             self.score.prepare(model, layers, batches)
+            self._check_kept()
             self.prepared = True
         finally:
             for module, mode in modes.items():
@@ -89,10 +93,21 @@ class Scorer:
             for tensor, gradient in gradients.items():
                 tensor.grad = gradient
 
+    def _check_kept(self) -> None:
+        """A graph cannot be copied, and with it neither can the network."""
+        for name, value in vars(self.score).items():
+            leaves = tree_leaves(value)
+            if any(getattr(leaf, 'grad_fn', None) for leaf in leaves):
+                raise PruningError(
+                    f'score={score_name(self.score)} keeps {name} with the '
+                    'graph that it was computed by, so that the network '
+                    'cannot be copied any more: keep what detach() returns'
+                )
+
     def check_prepared(self) -> None:
         """Raises PruningError if batches are wanted and were not shown."""
         if not self.prepared:
-            name = type(self.score).__name__
+            name = score_name(self.score)
             raise PruningError(
                 f'score={name} looks at {self.score.batches} calibration '
                 'batches: call pruner.prepare(model, batches) before begin'

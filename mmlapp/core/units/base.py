@@ -246,7 +246,7 @@ class Unit(ABC):
         return {}
 
 
-UNITS: Choices[Callable[..., Unit]] = Choices('unit')
+UNITS: Choices[Callable[..., Unit]] = Choices('unit', Unit)
 
 
 def register_unit(name: str) -> Callable[[type[Unit]], type[Unit]]:

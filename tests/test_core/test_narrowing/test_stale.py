@@ -36,7 +36,8 @@ def test_an_optimizer_of_wide_parameters_cannot_step(
     narrow(model, planned)
     task_loss(model, images).backward()
     with pytest.raises(
-        PruningError, match=rf'{kind} still holds .*weight as .*plan, optimizer\)'
+        PruningError,
+        match=rf'{kind} still holds .*weight as .*plan, optimizer\)',
     ):
         optimizer.step()
     # Others go on, those of copies too.

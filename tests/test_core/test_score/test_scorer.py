@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """When scores are computed, and what calibration may change."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -94,3 +96,62 @@ def test_scores_are_computed_when_they_are_due(model, images, refresh, calls):
     for _ in range(6):
         pruner.step()
     assert score.calls == calls
+
+
+def weight(context):
+    """As the layer learns it, not detached."""
+    return context.module._parameters['weight']
+
+
+class Keeps(Score):
+    """Keeps what it computed from, or what it returned."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def __call__(self, context):
+        scores = weight(context).abs().sum((1, 2, 3))
+        self.kept = {'nothing': None, 'all': [scores]}.get(
+            self.what, scores.detach()
+        )
+        return scores
+
+
+def test_a_score_that_keeps_its_graph_is_named(model, images):
+    pruner = attach(model, images, score=Keeps('all'))
+    with pytest.raises(
+        PruningError, match=r'score=Keeps keeps kept with.*det'
+    ):
+        pruner.begin({'flops': 0.5}, 10)
+    assert pruner.phase == 0
+
+
+@pytest.mark.parametrize('what', ['nothing', 'values'])
+def test_what_a_score_returns_loses_its_graph(model, images, what):
+    pruner = attach(model, images, score=Keeps(what))
+    pruner.begin({'flops': 0.5}, 10)
+    copied = copy.deepcopy(model)
+    assert torch.equal(copied.pruner.scores, pruner.scores)
+    assert not pruner.scores.requires_grad
+
+
+@pytest.mark.parametrize(
+    ('returned', 'match'),
+    [
+        (lambda context: weight(context).sum(), r'Tensor of shape \(\)'),
+        (lambda context: weight(context), r'shape \(8, 3, 3, 3\)'),
+        (lambda context: context.filters.sum(1)[:3], r'shape \(3,\)'),
+        (lambda context: [1.0] * 8, 'got list'),
+        (lambda context: None, 'got NoneType'),
+    ],
+)
+def test_a_score_has_one_number_per_channel(model, images, returned, match):
+    class Wrong(Score):
+        def __call__(self, context):
+            return returned(context)
+
+    pruner = attach(model, images, score=Wrong())
+    with pytest.raises(
+        PruningError, match=rf'score=Wrong of 0: .*shape \(8,\).*{match}'
+    ):
+        pruner.begin({'flops': 0.5}, 10)

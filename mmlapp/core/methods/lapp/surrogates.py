@@ -41,7 +41,7 @@ class Surrogate(ABC):
         """Its derivative, in the shape of ``x``."""
 
 
-SURROGATES: Choices[type[Surrogate]] = Choices('surrogate')
+SURROGATES: Choices[type[Surrogate]] = Choices('surrogate', Surrogate)
 
 
 @SURROGATES.register('sigmoid')

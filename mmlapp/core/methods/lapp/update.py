@@ -55,4 +55,4 @@ class Update(nn.Module, ABC):
         """
 
 
-UPDATES: Choices[type[Update]] = Choices('update')
+UPDATES: Choices[type[Update]] = Choices('update', Update)
