@@ -323,6 +323,8 @@ class Pruner(nn.Module):
             self.group,
             self.floors,
             self.divisor,
+            # To a point below the target, a hundredth of the dense network.
+            1 - 0.01 / max(self.progress.target.values()),
         )
         self.gate.requires_grad_(False)
         self.set_mask(mask)

@@ -194,15 +194,16 @@ def snap(
     group: Tensor,
     floors: Sequence[int],
     divisor: int = 1,
+    enough: float = 0.99,
 ) -> Tensor:
     """Finds the largest network within a budget.
 
     Bisection on a common offset of the ranking gives the last network that
     fits; channels just below the offset are then added one by one while
     they still fit, since one channel of a wide group can be worth more than
-    the tolerance. Where that leaves more than a hundredth of the budget, a
-    search over the numbers of kept channels looks for a network near this
-    one that uses more (``exchange.py``).
+    the tolerance. Where that uses less than is enough, a search over the
+    numbers of kept channels looks for a network near this one that uses more
+    (``exchange.py``).
 
     Args:
         budget (Budget): Never to be exceeded.
@@ -211,6 +212,8 @@ def snap(
         floors (Sequence[int]): Fewest channels to keep, per group.
         divisor (int): What the number of kept channels of a group is a
             multiple of, unless all are kept. Defaults to 1.
+        enough (float): Share of the budget to use where some network does.
+            Defaults to 0.99.
 
     Returns:
         Tensor: Bool mask, ``[channels]``.
@@ -234,8 +237,8 @@ def snap(
         )
     order = margin.argsort(descending=True, stable=True)
     mask = _fill(used, _bisect(used, order, floor), order, group)
-    if used(mask) < 0.99:
-        mask = exchange(used, mask, group, parts.floors)
+    if used(mask) < enough:
+        mask = exchange(used, mask, group, parts.floors, enough)
         mask = _fill(used, mask, order, group)
     return mask[parts.owner]
 

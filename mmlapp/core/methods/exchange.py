@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,13 +20,14 @@ def exchange(
     mask: Tensor,
     group: Tensor,
     floors: Sequence[int],
-    enough: float = 0.99,
+    enough: float,
 ) -> Tensor:
     """Looks for numbers of kept entries that use more of a budget.
 
-    Branch and bound over the numbers of a few groups at a time, the ones
-    next to those there are first: what is too large with all further groups
-    at their least, or no better with all of them whole, is not looked into.
+    Branch and bound over the numbers of a few groups at a time: what is too
+    large with all further groups at their least, or no better with all of
+    them at their most, is not looked into. At first no number may change by
+    more than one, then by two, four and so on: the ranking decided well.
 
     Args:
         used (Callable): Used share of the budget of a mask; it fits up to 1.
@@ -34,7 +35,7 @@ def exchange(
             the first ones.
         group (Tensor): Group of every entry, ``[entries]``, ascending.
         floors (Sequence[int]): Fewest entries to keep, per group.
-        enough (float): Where the search ends. Defaults to 0.99.
+        enough (float): Used share at which the search ends.
 
     Returns:
         Tensor: A mask that fits and uses no less, likewise.
@@ -43,14 +44,19 @@ def exchange(
         >>> group = torch.tensor([0, 0, 0, 1, 1])
         >>> price = torch.tensor([2.0, 2, 2, 3, 3])
         >>> mask = torch.tensor([1, 1, 1, 0, 0]).bool()
-        >>> exchange(lambda m: float(price[m].sum()) / 8, mask, group, [1, 0])
+        >>> def used(kept):
+        ...     return float(price[kept].sum()) / 8
+        >>> exchange(used, mask, group, [1, 0], enough=0.9)
         tensor([ True, False, False,  True,  True])
     """
     search = _Search(used, mask, group, floors, enough)
     # The finest last: they take up what a change of the others leaves.
     order = search.coarse_to_fine()
-    for end in range(len(order), 0, -WINDOW):
-        search.visit(order[max(end - WINDOW, 0) : end])
+    reach = 1
+    while search.goes_on() and reach < 2 * max(search.size):
+        for end in range(len(order), 0, -WINDOW):
+            search.visit(order[max(end - WINDOW, 0) : end], reach)
+        reach *= 2
     return search.mask(search.best)
 
 
@@ -73,8 +79,13 @@ class _Search:
         self.place = torch.arange(len(group), device=group.device)
         self.place = self.place - starts[group]
         kept = group[mask].bincount(minlength=len(floors))
-        self.best: list[int] = kept.tolist()
-        self.share = self.used(self.best)
+        self.start: list[int] = kept.tolist()
+        self.best = self.start
+        self.known: dict[tuple[int, ...], float] = {}
+        self.share = 0.0
+        self.used(self.best)
+        # Numbers that every group may have for the time being.
+        self.ranges: list[list[int]] = []
 
     def mask(self, counts: Sequence[int]) -> Tensor:
         """The first entries of every group, bool ``[entries]``."""
@@ -83,11 +94,17 @@ class _Search:
 
     def used(self, counts: Sequence[int]) -> float:
         """Used share of the budget; notes what fits and is better."""
-        self.trials -= 1
-        share = self.of_mask(self.mask(counts))
-        if getattr(self, 'share', 0.0) < share <= 1:
-            self.best, self.share = list(counts), share
-        return share
+        key = tuple(counts)
+        if key not in self.known:
+            self.trials -= 1
+            self.known[key] = self.of_mask(self.mask(counts))
+        if self.share < self.known[key] <= 1:
+            self.best, self.share = list(counts), self.known[key]
+        return self.known[key]
+
+    def goes_on(self) -> bool:
+        """Whether there is something to find, and a trial left."""
+        return self.share < self.enough and self.trials > 0
 
     def coarse_to_fine(self) -> list[int]:
         """Groups by what one entry of them costs, the dearest first."""
@@ -99,14 +116,25 @@ class _Search:
             counts[g] = kept
         return sorted(range(len(cost)), key=lambda g: -cost[g])
 
-    def visit(self, free: Sequence[int]) -> None:
-        """Tries numbers for these groups; the others stay."""
+    def visit(self, free: Sequence[int], reach: int) -> None:
+        """Tries numbers for these groups; the others stay.
+
+        Args:
+            free (Sequence[int]): Their groups.
+            reach (int): How far a number may go from where it began.
+        """
+        self.ranges = [
+            _around(kept, reach, least, size)
+            for kept, least, size in zip(
+                self.start, self.least, self.size, strict=True
+            )
+        ]
         self._visit(list(self.best), free)
 
     def _visit(self, counts: list[int], free: Sequence[int]) -> None:
         g, rest = free[0], free[1:]
-        for value in self._near(g, counts[g]):
-            if self.share >= self.enough or self.trials <= 0:
+        for value in self.ranges[g]:
+            if not self.goes_on():
                 return
             tried = list(counts)
             tried[g] = value
@@ -115,14 +143,15 @@ class _Search:
             elif not rest:
                 self.used(tried)
 
-    def _near(self, g: int, start: int) -> Iterator[int]:
-        """All numbers that a group may have, the nearest first."""
-        values = range(self.least[g], self.size[g] + 1)
-        return iter(sorted(values, key=lambda value: abs(value - start)))
-
     def _promises(self, counts: list[int], rest: Sequence[int]) -> bool:
         """Whether a better network may lie between the two ends."""
         low, high = list(counts), list(counts)
         for g in rest:
-            low[g], high[g] = self.least[g], self.size[g]
+            low[g], high[g] = min(self.ranges[g]), max(self.ranges[g])
         return self.used(low) <= 1 and self.used(high) > self.share
+
+
+def _around(middle: int, reach: int, least: int, most: int) -> list[int]:
+    """Numbers within bounds, the nearest first: 5 4 6 3 7."""
+    near = range(max(middle - reach, least), min(middle + reach, most) + 1)
+    return sorted(near, key=lambda value: abs(value - middle))

@@ -26,13 +26,13 @@ class Uniform(FixedOrder):
         >>> import torch
         >>> from mmlapp.core import attach
         >>> net = torch.nn.Sequential(
-        ...     *(torch.nn.Conv2d(8, 8, 1) for _ in range(3))
+        ...     *(torch.nn.Conv2d(20, 20, 1) for _ in range(3))
         ... )
-        >>> pruner = attach(net, torch.rand(1, 8, 4, 4), method='uniform')
+        >>> pruner = attach(net, torch.rand(1, 20, 4, 4), method='uniform')
         >>> pruner.begin({'flops': 0.5}, steps=1)
         >>> pruner.step()
         >>> pruner.keep_ratios()
-        {'0': 0.625, '1': 0.5}
+        {'0': 0.6, '1': 0.55}
     """
 
     def ranking(self, pruner: Pruner) -> Tensor:

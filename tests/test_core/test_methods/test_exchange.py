@@ -82,5 +82,5 @@ def test_the_search_ends():
             0.5 if not tried.any() else 0.5 + 0.6 * float(tried.float().sum())
         )
 
-    assert torch.equal(exchange(used, mask, group, [0] * 12), mask)
+    assert torch.equal(exchange(used, mask, group, [0] * 12, 0.99), mask)
     assert len(seen) <= TRIALS + 30
