@@ -202,27 +202,45 @@ def check_reach(model: nn.Module, groups: Groups, reach: Reach) -> None:
     ]
     if risky:
         first = f'{risky[0]} {list(shapes[risky[0]])}'
-        text = _listed(risky)
+        places = _places(model, risky, reach.left)
         raise PruningError(
-            f'no forward reaches {text} (such as {first}): what they read '
-            'cannot be known, and it may be pruned. Give also=[...] with '
-            'functions that run the network so that it reaches them, or '
-            f'unused={[_owner(risky[0])]!r}, patterns of names, if they read '
-            'nothing that is pruned'
+            f'no forward reaches {_listed(places)} (such as {first}): what '
+            'they read cannot be known, and it may be pruned. Give '
+            'also=[...] with functions that run the network so that it '
+            f'reaches them, or unused={places[:1]!r}, patterns of names, if '
+            'they read nothing that is pruned'
         )
     if shapes:
+        places = _places(model, list(shapes), reach.left)
         warnings.warn(
-            f'no forward reaches {_listed(list(shapes))}: they stay as they '
-            'are. Their shapes fit nothing that is pruned',
+            f'no forward reaches {_listed(places)}: they stay as they are. '
+            'Their shapes fit nothing that is pruned',
             PruningWarning,
             stacklevel=2,
         )
 
 
-def _listed(names: Sequence[str]) -> str:
-    modules = list(dict.fromkeys(map(_owner, names)))
-    text = ', '.join(map(repr, modules[:SHOWN]))
-    more = len(modules) - SHOWN
+def _places(
+    model: nn.Module, names: Sequence[str], left: Sequence[str]
+) -> list[str]:
+    """Modules of which nothing is read, or single tensors, by name."""
+    partly = {
+        _owner(name)
+        for name, _ in model.named_parameters()
+        if name not in left
+    }
+    # The network itself has no name that a pattern could match.
+    return list(
+        dict.fromkeys(
+            name if _owner(name) in {*partly, ''} else _owner(name)
+            for name in names
+        )
+    )
+
+
+def _listed(places: Sequence[str]) -> str:
+    text = ', '.join(map(repr, places[:SHOWN]))
+    more = len(places) - SHOWN
     return f'{text} and {more} more' if more > 0 else text
 
 

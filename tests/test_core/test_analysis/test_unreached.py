@@ -88,11 +88,25 @@ def test_a_parameter_of_a_module_that_runs(conv, image):
     model = Experts(conv, dark=3)
     del model.dark
     model.token = nn.Parameter(torch.rand(1, 8, 1, 1))
-    with pytest.raises(PruningError, match=r'such as token \[1, 8, 1, 1\]'):
+    match = r"reaches 'token' \(such as token \[1, 8, 1, 1\].*=\['token'\]"
+    with pytest.raises(PruningError, match=match):
         analyse(model, image.float().abs())
     with torch.no_grad():
         model.token.requires_grad_(False)
     analyse(model, image.float().abs(), unused='token')
+
+
+def test_a_tensor_of_a_layer_whose_weight_is_used(net, conv, image):
+    """The remedy names it alone, and it helps."""
+    model = net(
+        lambda m, x: m.b(nn.functional.conv2d(x, m.a.weight)),
+        a=conv(3, 8),
+        b=conv(8, 4),
+    )
+    match = r"reaches 'a.bias' \(such as a.bias \[8\].*unused=\['a.bias'\]"
+    with pytest.raises(PruningError, match=match):
+        analyse(model, image)
+    analyse(model, image, unused=['a.bias'])
 
 
 def test_a_way_that_does_not_run(conv, image):
