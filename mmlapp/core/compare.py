@@ -13,6 +13,8 @@ from torch import Tensor
 # one image, where rounding is all that may differ; of float64, or of what is
 # less exact.
 TRIAL_TOLERANCE = 1e-9
+# Beyond it float32 has to be looked at again in float64.
+SCREEN_TOLERANCE = 1e-5
 ROUGH_TOLERANCE = 1e-3
 # Between a trained network and what is deployed, and in the zoo.
 DEPLOYED_TOLERANCE = 1e-4

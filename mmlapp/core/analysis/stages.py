@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from ..compare import ROUGH_TOLERANCE, TRIAL_TOLERANCE
+from ..compare import ROUGH_TOLERANCE, SCREEN_TOLERANCE, TRIAL_TOLERANCE
 from ..plan.kept import Kept
 from ..snapshot import Twins, computing, values_of
 from ..trace import running_modules, tensors_in
@@ -38,23 +38,30 @@ class Stage:
         dtype (torch.dtype, optional): The precision; None leaves it.
         corner (bool): Whether large images are cut to a corner. Defaults to
             False.
+        screen (bool): Whether a difference is looked at again in float64,
+            for that takes long with large images. Defaults to False.
     """
 
     random: bool
     dtype: torch.dtype | None
     corner: bool = False
+    screen: bool = False
 
     @property
     def tolerance(self) -> float:
         """Largest relative error that rounding may lead to."""
+        if self.screen:
+            return SCREEN_TOLERANCE
         exact = self.dtype is torch.float64
         return TRIAL_TOLERANCE if exact else ROUGH_TOLERANCE
 
 
+EXACT = Stage(True, torch.float64)
 # The first one counts in which the network runs and gives finite numbers.
 STAGES = (
     Stage(True, torch.float64, corner=True),
-    Stage(True, torch.float64),
+    Stage(True, torch.float32, screen=True),
+    EXACT,
     # Some kernels know float32 alone.
     Stage(True, torch.float32, corner=True),
     Stage(True, torch.float32),
@@ -100,6 +107,8 @@ class Runner:
             module: name for name, module in model.named_modules()
         }
         self.devices = {p.device for p in model.parameters()}
+        # Whether a corner of the images would be less.
+        self.large = False
         # Of the last stage and plan: masked and narrowed network share them.
         self._values: Twins = {}
         self._made_for: tuple[object, ...] = ()
@@ -156,7 +165,7 @@ class Runner:
             stack.enter_context(seeded(self.devices, seed))
             if stage.corner:
                 handle = self.model.register_forward_pre_hook(
-                    _cut, with_kwargs=True
+                    self._cut, with_kwargs=True
                 )
                 stack.callback(handle.remove)
             running = stack.enter_context(
@@ -185,6 +194,11 @@ class Runner:
                 if value is not None:
                     twin = twins.setdefault(id(value), value.clone())
                     module._buffers[name] = twin
+
+    def _cut(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        leaves = tree_leaves((args, kwargs))
+        self.large |= any(isinstance(a, Tensor) and _large(a) for a in leaves)
+        return tree_map_only(Tensor, _corner, (args, kwargs))
 
     def is_rough(self, forward: Callable[[], Any], stage: Stage) -> bool:
         """Whether the network itself computes something in less than float64.
@@ -246,12 +260,10 @@ def seeded(devices: set[torch.device], seed: int) -> Iterator[None]:
         yield
 
 
-def _cut(module: nn.Module, args: Any, kwargs: Any) -> Any:
-    return tree_map_only(Tensor, _corner, (args, kwargs))
+def _large(tensor: Tensor) -> bool:
+    """Whether these are large images, [..., C, H, W]."""
+    return tensor.dim() >= 4 and min(tensor.shape[-2:]) > LARGE
 
 
 def _corner(tensor: Tensor) -> Tensor:
-    """A corner of images, [..., C, H, W]; all of anything else."""
-    if tensor.dim() < 4 or min(tensor.shape[-2:]) <= LARGE:
-        return tensor
-    return tensor[..., :CORNER, :CORNER]
+    return tensor[..., :CORNER, :CORNER] if _large(tensor) else tensor

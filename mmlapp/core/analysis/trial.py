@@ -19,13 +19,13 @@ up, it only has to run.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ..compare import agree
+from ..compare import ROUGH_TOLERANCE, agree
 from ..errors import PruningWarning
 from ..groups import ChannelGroup, Groups
 from ..narrowing.narrow import narrow
@@ -34,7 +34,16 @@ from ..plan.plan import ChannelPlan
 from ..units import Request, Unit
 from .counts import Count, trial_mask
 from .result import Analysis
-from .stages import STAGES, WHOLE, Failure, Left, Outcome, Runner, Stage
+from .stages import (
+    EXACT,
+    STAGES,
+    WHOLE,
+    Failure,
+    Left,
+    Outcome,
+    Runner,
+    Stage,
+)
 
 
 @dataclass
@@ -149,11 +158,28 @@ class Trial:
         again, _ = self.masked(removal, check, stage, seed=1)
         if not agree(masked, again, stage.tolerance):
             return self._unlike_itself(masked, check)
+        if stage.screen:
+            return self._look_again(masked, narrowed, removal, check)
         if agree(masked, narrowed) and self.runner.is_rough(
             self.ways[check.way], stage
         ):
             return None
         return Failure()
+
+    def _look_again(
+        self,
+        masked: list[Tensor],
+        narrowed: list[Tensor],
+        removal: Removal,
+        check: Check,
+    ) -> Failure | None:
+        """Tells rounding of float32 from a difference, if float64 runs."""
+        tolerance = ROUGH_TOLERANCE
+        exact, failure = self.masked(removal, check, EXACT)
+        if failure is None and _finite(exact):
+            masked, tolerance = exact, EXACT.tolerance
+            narrowed, _ = self.narrowed(removal, check, EXACT)
+        return None if agree(masked, narrowed, tolerance) else Failure()
 
     def _unlike_itself(
         self, masked: list[Tensor], check: Check
@@ -207,27 +233,28 @@ class Trial:
         """Finds the stage of a check; returns the outputs by the way."""
         if check in self._settled:
             return None
-        numbers = self._stages(check)
-        for number in numbers:
+        for number in self._stages(check):
             masked, failure = self.masked(removal, check, STAGES[number])
             if failure is None and _finite(masked):
                 self._settled[check] = number
                 return masked
         # The masks may be what it does not run with.
-        self._settled[check] = next(
-            (n for n in numbers if self._runs(check, STAGES[n])), numbers[-1]
-        )
+        numbers = self._stages(check)
+        runs = (n for n in numbers if self._runs(check, STAGES[n]))
+        self._settled[check] = next(runs, len(STAGES) - 1)
         return None
 
-    def _stages(self, check: Check) -> list[int]:
+    def _stages(self, check: Check) -> Iterator[int]:
         """Numbers of the stages to try, from one that it is known to need."""
         same = [n for c, n in self._settled.items() if c.way == check.way]
-        return [
-            number
-            for number in range(max(same, default=0), len(STAGES))
+        for number in range(max(same, default=0), len(STAGES)):
+            stage = STAGES[number]
             # What goes with the images may tell where things are in them.
-            if not (check.way and STAGES[number].corner)
-        ]
+            apart = stage.corner and check.way
+            # Small ones are nearly as fast in float64. The corner tells.
+            fast = stage.screen and not self.runner.large
+            if not (apart or fast):
+                yield number
 
     def _training(self, removal: Removal, check: Check) -> Failure | None:
         """Runs a network in training mode where the whole one does."""

@@ -8,14 +8,19 @@ from torch import nn
 
 from mmlapp.core import analyse
 from mmlapp.core.analysis.stages import (
+    EXACT,
     OTHER_MODULES,
     STAGES,
     WHOLE,
     Runner,
+    Stage,
     seeded,
 )
 from mmlapp.core.analysis.trial import Trial
 from mmlapp.core.trace import trace
+
+CORNER_STAGE = Stage(True, torch.float64, corner=True)
+SCREEN = Stage(True, torch.float32, screen=True)
 
 
 class Noted(nn.Module):
@@ -33,13 +38,13 @@ class Noted(nn.Module):
 
 
 def settled(model, image):
-    """The numbers of the stages that a trial takes."""
+    """The stages that a trial takes."""
     found = []
     original = Trial._settle
 
     def settle(self, removal, check):
         outputs = original(self, removal, check)
-        found.append(self._settled[check])
+        found.append(STAGES[self._settled[check]])
         return outputs
 
     with pytest.MonkeyPatch.context() as patch:
@@ -59,26 +64,34 @@ def small_numbers(y):
     return y + (1 - y.abs()).log()
 
 
+def far(y):
+    if y.shape[2] < 80:
+        raise RuntimeError('needs a larger image')
+    return y
+
+
 def tiny(y):
     return y * y.new_tensor(1.0, dtype=torch.float16)
 
 
 @pytest.mark.parametrize(
-    ('function', 'edge', 'number'),
+    ('function', 'edge', 'stage'),
     [
-        (lambda y: y, 8, 0),
-        (narrow_kernel, 8, 2),
-        (small_numbers, 8, 4),
-        (lambda y: y[..., 80:], 100, 1),
+        (lambda y: y, 8, CORNER_STAGE),
+        (lambda y: y, 100, CORNER_STAGE),
+        (narrow_kernel, 8, Stage(True, torch.float32, corner=True)),
+        (small_numbers, 8, Stage(False, torch.float64)),
+        (far, 100, SCREEN),
+        (far, 90, CORNER_STAGE),
     ],
 )
-def test_the_first_stage_in_which_a_network_runs(conv, function, edge, number):
+def test_the_first_stage_in_which_a_network_runs(conv, function, edge, stage):
     model = Noted(conv, function)
     with torch.no_grad():
         model.a.weight.mul_(0.01)
     image = torch.rand(1, 3, edge, edge)
     found, groups = settled(model, image)
-    assert found == {number}
+    assert found == {stage}
     assert groups == {'a': 8}
 
 
@@ -86,7 +99,7 @@ def test_the_first_stage_in_which_a_network_runs(conv, function, edge, number):
 def test_half_precision_is_tried_in_float64(conv, dtype):
     model = Noted(conv).to(dtype)
     found, groups = settled(model, torch.rand(1, 3, 8, 8).to(dtype))
-    assert (found, groups) == ({0}, {'a': 8})
+    assert (found, groups) == ({CORNER_STAGE}, {'a': 8})
     assert {d for d, _ in model.met[2:]} == {torch.float64}
     assert model.a.weight.dtype == dtype
 
@@ -108,11 +121,27 @@ def test_no_corner_if_other_modules_run_on_it(conv):
     model.function = lambda y: model.extra(y) if y.shape[2] > 64 else y
     image = torch.rand(1, 3, 100, 100)
     runner = Runner(model, trace(model, lambda: model(image)).order, False)
-    for stage, what in (STAGES[0], OTHER_MODULES), (STAGES[1], None):
+    for stage, what in (CORNER_STAGE, OTHER_MODULES), (EXACT, None):
         with runner.computing(stage, WHOLE, False):
             _, failure = runner.outputs(lambda: model(image), stage)
         assert (failure and failure.error) == what
-    assert settled(model, image)[0] == {1}
+    assert settled(model, image)[0] == {SCREEN}
+
+
+@pytest.mark.parametrize(
+    ('function', 'groups'),
+    [
+        (lambda y: (y * 1e5).sin(), {'a': 8}),  # rounding of float32 alone
+        (lambda y: y + y.shape[1] * 1e-4, {}),
+        (lambda y: y + y.shape[1] * 1e-8, {'a': 8}),
+    ],
+)
+def test_a_difference_in_float32_is_looked_at_in_float64(
+    conv, function, groups
+):
+    model = Noted(conv, lambda y: function(far(y)))
+    found = settled(model, torch.rand(1, 3, 100, 100))
+    assert found == ({SCREEN}, groups)
 
 
 @pytest.mark.parametrize('function', [tiny, narrow_kernel])
@@ -121,9 +150,7 @@ def test_what_is_less_exact_inside(conv, function):
     model = Noted(conv, function)
     image = torch.rand(1, 3, 8, 8)
     runner = Runner(model, [], False)
-    assert runner.is_rough(lambda: model(image), STAGES[1]) is (
-        function is tiny
-    )
+    assert runner.is_rough(lambda: model(image), EXACT) is (function is tiny)
 
 
 def test_random_numbers_begin_anew_and_are_put_back():
@@ -149,6 +176,6 @@ def test_buffers_that_a_run_changes_begin_anew(conv):
     image = torch.rand(1, 3, 8, 8)
     runner = Runner(model, [], False)
     for _ in range(2):
-        with runner.computing(STAGES[1], WHOLE, False):
-            assert runner.outputs(lambda: model(image), STAGES[1])[1] is None
+        with runner.computing(EXACT, WHOLE, False):
+            assert runner.outputs(lambda: model(image), EXACT)[1] is None
     assert model.calls == 0
