@@ -84,6 +84,10 @@ def _check_tensors(model: nn.Module, plan: ChannelPlan) -> None:
             raise _misfit(
                 f'{name} has shape {found[name]}, the plan expects {shape}'
             )
+    pruner = model._modules.get('pruner')
+    if isinstance(pruner, Pruner) and pruner.layout.shapes == plan.shapes:
+        # Its own network: what was added to it since is the user's.
+        return
     for name in found:
         if name not in plan.shapes:
             raise _misfit(f'the plan does not know {name}')

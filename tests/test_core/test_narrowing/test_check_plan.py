@@ -288,3 +288,17 @@ def test_a_layer_with_two_names_and_a_branch(net, conv, image, unit):
 def test_what_is_no_plan(make, plan):
     with pytest.raises(PruningError, match=r'expected a ChannelPlan, .*load'):
         narrow(make(), plan)
+
+
+def test_what_is_added_after_attach_stays(planned, make, image):
+    """Such as a queue that a hook keeps in the model."""
+    model, plan, masked = planned()
+    model.register_buffer('queue', torch.zeros(3))
+    model.extra = nn.Linear(2, 2)
+    narrow(model, plan)
+    assert torch.allclose(model(image), masked)
+    assert len(model.queue) == 3
+    other = make()
+    other.register_buffer('queue', torch.zeros(3))
+    with pytest.raises(PruningError, match='the plan does not know queue'):
+        narrow(other, plan)
