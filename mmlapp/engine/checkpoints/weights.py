@@ -85,6 +85,29 @@ def check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
             )
 
 
+def load_weights(model: nn.Module, entries: Any, where: str) -> None:
+    """Loads every weight of a new model, once all were checked.
+
+    Args:
+        model (nn.Module): The model as its config builds it.
+        entries (Any): What a file held as its state dict.
+        where (str): Where it was, for error texts.
+
+    Raises:
+        PruningError: If an entry is no tensor, does not fit or is not
+            finite, or if one is missing or unknown.
+    """
+    check_state_dict(entries, where)
+    check_weights(model, entries)
+    try:
+        model.load_state_dict(entries)
+    except RuntimeError as error:
+        reasons = '; '.join(map(str.strip, str(error).splitlines()[1:4]))
+        raise PruningError(
+            f'{where} does not fit the model of the config: {reasons:.300}'
+        ) from error
+
+
 def _may_be(value: Tensor, mine: Tensor) -> bool:
     """Whether a tensor is infinite only where that of the new model is."""
     if value.shape != mine.shape:

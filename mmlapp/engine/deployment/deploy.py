@@ -20,6 +20,7 @@ from mmlapp.core.trace import trace
 from mmlapp.version import __version__
 
 from ..checkpoints.reading import Trained, load_checkpoint, read_trained
+from ..checkpoints.weights import load_weights
 from ..models.architecture import example_forward
 from ..models.comparison import (
     Check,
@@ -250,10 +251,17 @@ def load_deployed(config: str | Path, checkpoint: str | Path) -> nn.Module:
 
     Returns:
         nn.Module: The model, in evaluation mode.
+
+    Raises:
+        PruningError: If the checkpoint is damaged or does not fit.
     """
     cfg = Config.fromfile(config)
     model = build_model(cfg)
-    model.load_state_dict(load_checkpoint(checkpoint)['state_dict'])
+    load_weights(
+        model,
+        load_checkpoint(checkpoint).get('state_dict'),
+        f'state_dict of checkpoint={str(checkpoint)!r}',
+    )
     return model.eval()
 
 

@@ -5,7 +5,11 @@ import torch
 from torch import nn
 
 from mmlapp.core import PruningError
-from mmlapp.engine.checkpoints.weights import check_state_dict, check_weights
+from mmlapp.engine.checkpoints.weights import (
+    check_state_dict,
+    check_weights,
+    load_weights,
+)
 
 NAN, INF = float('nan'), float('inf')
 
@@ -83,3 +87,27 @@ def test_another_type_would_be_rounded(kind):
 def test_values_that_are_not_finite(name, value):
     with pytest.raises(PruningError, match=f'in {name} that are not finite'):
         check_weights(Masked(), {name: torch.tensor(value)})
+
+
+def test_all_weights_are_loaded():
+    model, other = nn.Linear(2, 3), nn.Linear(2, 3)
+    load_weights(model, other.state_dict(), 'here')
+    assert torch.equal(model.weight, other.weight)
+
+
+@pytest.mark.parametrize(
+    ('entries', 'text'),
+    [
+        (None, 'here is a NoneType: expected tensors by name'),
+        ({}, 'here does not fit .*Missing key.* "weight"'),
+        (
+            {**nn.Linear(2, 3).state_dict(), 'c': torch.ones(1)},
+            'Unexpected.* "c"',
+        ),
+        ({'weight': torch.ones(3, 3)}, 'here does not fit'),
+        ({'bias': torch.tensor([1, NAN, 1])}, 'in bias that are not finite'),
+    ],
+)
+def test_weights_that_do_not_fit(entries, text):
+    with pytest.raises(PruningError, match=text):
+        load_weights(nn.Linear(2, 3), entries, 'here')
