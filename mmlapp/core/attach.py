@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .analysis.analyse import analyse
+from .analysis.refusals import check_network
 from .analysis.result import Analysis
 from .analysis.ways import Way
 from .bypass.beside import add_bypass
@@ -114,6 +115,7 @@ def attach(
           )
         )
     """
+    check_network(model)
     _refuse_second(model)
     check_divisor(divisor)
     decides = METHODS.build(method)
@@ -194,14 +196,15 @@ def build_costs(
         analysis.unit.tensors(model, analysis),
         analysis.groups,
     )
-    if isinstance(choices, str) or not (names := list(choices)):
+    named = isinstance(choices, str) or not isinstance(choices, Sequence)
+    if named or not choices:
         raise PruningError(
             f'costs={choices!r}: expected a list of one or more costs, such '
             f'as {list(COST_NAMES)}'
         )
     return {
         COSTS.spelled_out(choice)['type']: COSTS.build(choice, context)
-        for choice in names
+        for choice in choices
     }
 
 

@@ -384,6 +384,7 @@ def test_a_slim_network_can_be_pickled(model, images):
         (dict(normalisation=['rank']), 'normalisation=.* is unknown'),
         (dict(method=dict(type='lapp', update=5)), 'update=5: expected'),
         (dict(costs='flops'), "costs='flops': expected a list"),
+        (dict(costs=None), 'costs=None: expected a list'),
         (dict(costs=[]), r'costs=\[\]: expected a list'),
         (dict(costs=[5]), 'cost=5: expected a name'),
     ],

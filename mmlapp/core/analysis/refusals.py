@@ -28,6 +28,8 @@ def check_network(model: nn.Module) -> None:
         PruningError: With what to give instead.
     """
     kind = type(model).__name__
+    if not isinstance(model, nn.Module):
+        raise PruningError(f'model={kind}: expected an nn.Module')
     if isinstance(
         model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
     ):
@@ -71,10 +73,19 @@ def example_of(
         model (nn.Module): The network.
         example (Tensor, tuple or Callable): Its input, its positional
             arguments, or the function.
+
+    Raises:
+        PruningError: If there is no tensor in it.
     """
     if callable(example) and not isinstance(example, Tensor):
         return example
     args = example if isinstance(example, tuple) else (example,)
+    if next(tensors_in(args), None) is None:
+        raise PruningError(
+            f'example={type(example).__name__}: there is no tensor in it. '
+            'Give an input as it is trained on, a tuple of its arguments, or '
+            'a function without arguments that runs it'
+        )
     return lambda: model(*args)
 
 

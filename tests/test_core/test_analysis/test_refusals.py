@@ -175,3 +175,19 @@ def test_several_inputs(conv):
         assert [(g.name, g.size) for g in pruner.groups] == [('a', 8)]
     with pytest.raises(PruningError, match='a tuple of its arguments'):
         attach(Two(), x)
+
+
+@pytest.mark.parametrize(
+    'example',
+    [None, torch.rand(1, 3, 8, 8).numpy(), (3, 8, 8), [8], {'x': None}, ()],
+)
+def test_an_example_without_a_tensor(model, example):
+    name = type(example).__name__
+    with pytest.raises(PruningError, match=f'example={name}: there is no ten'):
+        attach(model, example)
+
+
+@pytest.mark.parametrize('kind', [None, nn.Conv2d, len])
+def test_a_model_that_is_none(kind, image):
+    with pytest.raises(PruningError, match=r'model=.*expected an nn.Module'):
+        attach(kind, image)
