@@ -57,7 +57,13 @@ from .run_settings import (
     plan_target,
 )
 from .trial import find_obstacle
-from .unfinished import start_afresh, warn_unfinished
+from .unfinished import (
+    forget_phase,
+    loaded_phase,
+    start_afresh,
+    takes_weights_alone,
+    warn_unfinished,
+)
 
 TARGET = {'flops': 0.5}
 LOGGED_LOSS = f'train/{LOSS}'
@@ -189,7 +195,6 @@ class PruningHook(Hook):
 
     def _go_on(self, runner: Runner, pruner: Pruner) -> None:
         """Trains on after a phase of a former run."""
-        check_places(self._loaded, self._settings(pruner))
         check_finished(pruner.progress.target, self.target)
         report_groups(runner.logger, pruner)
         self._end(runner, pruner)
@@ -200,8 +205,6 @@ class PruningHook(Hook):
         settings, steps = self._settings(pruner), self.length.steps(runner)
         if pruner.phase == Phase.PRUNING:
             check_resumed(self._loaded, settings, pruner.progress, steps)
-        elif runner.iter > 0:
-            check_dense(self._loaded, settings)
         self.length.check(runner, pruner)
         pruner.check_reachable(self.target)
         runner.logger.info(
@@ -316,19 +319,14 @@ class PruningHook(Hook):
                 report_groups(runner.logger, pruner)
 
     def before_val(self, runner: Runner) -> None:
-        """Refuses masks of another network; keeps patience in the phase.
+        """Keeps what waits for better scores from acting in the phase.
 
         Args:
-            runner (Runner): The runner of the training or test process.
+            runner (Runner): The runner of the training process.
         """
         pruner = getattr(unwrap(runner.model), 'pruner', None)
-        if not isinstance(pruner, Pruner):
-            return
-        hold(runner, pruner.phase)
-        if pruner.phase != Phase.DENSE:
-            check_places(self._loaded, self._settings(pruner))
-
-    before_test = before_val
+        if isinstance(pruner, Pruner):
+            hold(runner, pruner.phase)
 
     def after_train(self, runner: Runner) -> None:
         """Says so if training ended before the phase did.
@@ -367,6 +365,21 @@ class PruningHook(Hook):
         if found:
             for plan in missing_plans(unwrap(runner.model), found):
                 self._narrow(runner, plan)
+        self._take_over(runner, checkpoint)
         # A FlexibleRunner loads before it calls ``before_run``.
         for hook in self._add_hooks(runner):
             hook.after_load_checkpoint(runner, checkpoint)
+
+    def _take_over(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Refuses masks of another network; forgets a phase that ends here."""
+        pruner = getattr(unwrap(runner.model), 'pruner', None)
+        phase = loaded_phase(checkpoint)
+        if phase is None or not isinstance(pruner, Pruner):
+            return
+        settings, alone = self._settings(pruner), takes_weights_alone(runner)
+        if phase == Phase.FINISHED or (phase == Phase.PRUNING and not alone):
+            check_places(self._loaded, settings)
+            return
+        if runner._resume:
+            check_dense(self._loaded, settings)
+        forget_phase(runner, checkpoint, pruner)

@@ -14,8 +14,8 @@ from mmlapp.core.progress import Progress
 from ..checkpoints.state import check_version
 
 KEY, VERSION = 'pruning_settings', 1
-# What decides where masks and bypasses are, and so which weights there are.
-PLACES = 'scope', 'ignore', 'unit', 'bypass', 'groups'
+# What decides where masks and bypasses are, and so what a checkpoint has.
+PLACES = 'scope', 'ignore', 'unit', 'bypass', 'costs', 'groups'
 # Arguments that may be said by one name alone.
 LISTS = 'scope', 'ignore', 'costs'
 CHOICES = 'unit', 'bypass', 'method', 'score'
@@ -24,8 +24,8 @@ BEGUN = (
     'old value, or start a new run from its weights: load_from, without resume'
 )
 OTHER_NETWORK = (
-    'the masks and the bypasses of the checkpoint belong to that. Use the old '
-    'value, or start a new run from the weights'
+    'masks, bypasses and costs of the checkpoint belong to that. Use the old '
+    'value, or start a new run from its weights: load_from, without resume'
 )
 FINISHED = (
     'the network of the checkpoint is pruned, and there is no second phase. '

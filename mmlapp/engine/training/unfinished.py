@@ -4,12 +4,67 @@
 
 from __future__ import annotations
 
-from mmengine.runner import Runner
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.runner import BaseLoop, Runner
 
 from mmlapp.core import Pruner
 from mmlapp.core.progress import Phase
 
 from .averages import mask_averages
+
+# Of the pruner's names in the state dict of its model.
+PREFIX = 'pruner.'
+
+
+def loaded_phase(checkpoint: Mapping[str, Any]) -> Phase | None:
+    """Returns where the pruning of a checkpoint's model stands.
+
+    Args:
+        checkpoint (Mapping): Any checkpoint.
+
+    Returns:
+        Phase or None: None if it knows of no pruning.
+    """
+    progress = (checkpoint.get('state_dict') or {}).get(f'{PREFIX}progress')
+    return None if progress is None else Phase(int(progress[0]))
+
+
+def takes_weights_alone(runner: Runner) -> bool:
+    """Whether what is loaded is where a new training begins.
+
+    Args:
+        runner (Runner): The runner, while it loads.
+    """
+    # A runner that tests or validates has only the config of this loop.
+    return isinstance(runner._train_loop, BaseLoop) and not runner._resume
+
+
+def forget_phase(
+    runner: Runner, checkpoint: Mapping[str, Any], pruner: Pruner
+) -> None:
+    """Puts the state of a phase that has not begun into a checkpoint.
+
+    That of the checkpoint may be of other groups or of another method.
+
+    Args:
+        runner (Runner): The runner, before it loads the weights.
+        checkpoint (Mapping): Changed in place, averaged weights included.
+        pruner (Pruner): Of its model, as it was built.
+    """
+    if loaded_phase(checkpoint) == Phase.PRUNING:
+        runner.logger.info(
+            'Pruning: the checkpoint is from within a phase, and only its '
+            'weights are taken; a new phase begins with all channels'
+        )
+    for part, prefix in (('state_dict', ''), ('ema_state_dict', 'module.')):
+        state = checkpoint.get(part, {})
+        for name in [n for n in state if n.startswith(prefix + PREFIX)]:
+            del state[name]
+        if state:
+            mine = pruner.state_dict(prefix=prefix + PREFIX)
+            state.update({k: v.clone() for k, v in mine.items()})
 
 
 def start_afresh(runner: Runner, pruner: Pruner) -> None:

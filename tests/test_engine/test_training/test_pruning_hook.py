@@ -252,6 +252,21 @@ def test_settings_of_a_checkpoint_are_held_against_those_of_the_run(
             runner.train()
 
 
+def test_masks_of_another_scope_are_refused_before_they_are_loaded(
+    make_runner: MakeRunner, trained: Path, tmp_path: Path
+) -> None:
+    """By name, not by what cannot load them."""
+
+    def change(config: dict[str, Any]) -> None:
+        go_on(trained / 'epoch_1.pth', True)(config)
+        config['model'].update(scope='backbone.layer1', bypass='depthwise')
+        config['custom_hooks'].append(dict(type='EMAHook'))
+
+    runner = make_runner(change, work_dir=tmp_path / 'again')
+    with pytest.raises(PruningError, match=r'scope=.*bypass=.* belong to'):
+        runner.train()
+
+
 def test_weights_from_within_a_phase_start_a_fresh_one(
     make_runner: MakeRunner, trained: Path, tmp_path: Path
 ) -> None:
