@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from ..models.comparison import (
     Probe,
     random_probes,
     refuse_differences,
+    runnable,
 )
 from ..models.complexity import counted_flops, operator_flops
 from ..models.plans import narrow_model, replace_plan
@@ -184,8 +185,24 @@ def _probes(
         notes.append(f'no real images were compared, only random ones: {text}')
     else:
         count = len(batch['inputs'])
-        probes.append(Probe(f'{count} images of {text}', batch=batch))
+        real = Probe(f'{count} images of {text}', batch=batch)
+        probes += [real, *_modes(model, real, ['predict', 'loss'], notes)]
+    probes += _modes(model, first, ['predict'], notes)
     return probes, notes
+
+
+def _modes(
+    model: nn.Module, probe: Probe, modes: Sequence[str], notes: list[str]
+) -> list[Probe]:
+    """The same input in other modes, as far as the trained model has them."""
+    found = []
+    for mode in modes:
+        other, reason = runnable(model, probe.in_mode(mode))
+        if other is None:
+            notes.append(f'not compared: {probe.name}, {mode}: {reason}')
+        else:
+            found.append(other)
+    return found
 
 
 def _backbone_widths(model: nn.Module, shape: tuple[int, ...]) -> str:

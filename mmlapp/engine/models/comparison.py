@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,10 +16,16 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from mmlapp.core import PruningError
-from mmlapp.core.compare import DEPLOYED_TOLERANCE, relative_errors
+from mmlapp.core.compare import (
+    DEPLOYED_TOLERANCE,
+    relative_error,
+    relative_errors,
+)
+from mmlapp.core.snapshot import exact
 
-from .architecture import example_forward
-from .proposals import chosen_proposals
+from .architecture import example_forward, example_inputs
+from .proposals import chosen_proposals, in_single
+from .prunable import LOSS
 
 
 @dataclass(frozen=True)
@@ -47,20 +54,97 @@ class Probe:
         name (str): What it is, for the report.
         shape (tuple[int, ...], optional): Of a random image.
         batch (Any): What a data loader gives. Defaults to None.
+        mode (str): Of the forward: ``tensor``, ``predict`` or ``loss``.
+            Defaults to ``tensor``.
+        double (bool): Whether to compute in float64: where scores are
+            compared with a threshold, rounding chooses other ones. Defaults
+            to False.
     """
 
     name: str
     shape: tuple[int, ...] | None = None
     batch: Any = None
+    mode: str = 'tensor'
+    double: bool = False
 
     def run(self, model: nn.Module) -> list[Tensor]:
         """Returns all output tensors of a model in evaluation mode."""
         model.eval()
-        with torch.no_grad():
-            if self.shape is not None:
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)  # of samplers in the loss
+            if self.shape is not None and self.mode == 'tensor':
                 return flat_tensors(example_forward(model, self.shape)())
-            data = model.data_preprocessor(copy.deepcopy(self.batch), False)
-            return flat_tensors(model(**data, mode='tensor'))
+            with _exact_features(model) if self.double else nullcontext():
+                output = model(**self._data(model), mode=self.mode)
+        if isinstance(output, dict):
+            # What a method adds while there are masks.
+            output = {k: v for k, v in output.items() if k != LOSS}
+        return flat_tensors(output)
+
+    def _data(self, model: nn.Module) -> dict[str, Any]:
+        if self.shape is not None:
+            image, samples = example_inputs(model, self.shape)
+            return dict(inputs=image, data_samples=samples)
+        preprocess: Any = model.data_preprocessor
+        data: dict[str, Any] = preprocess(copy.deepcopy(self.batch), False)
+        return data
+
+    def in_mode(self, mode: str) -> Probe:
+        """Returns the same input for another mode.
+
+        Args:
+            mode (str): Of the forward.
+        """
+        return replace(self, name=f'{self.name}, {mode}', mode=mode)
+
+    def error(
+        self, expected: Sequence[Tensor], found: Sequence[Tensor]
+    ) -> float:
+        """Largest error of the outputs of another model.
+
+        Args:
+            expected (Sequence[Tensor]): Outputs of the right one.
+            found (Sequence[Tensor]): Outputs of the other one.
+        """
+        if self.mode == 'tensor':
+            return largest_error(expected, found)
+        return prediction_error(expected, found)
+
+
+def runnable(model: nn.Module, probe: Probe) -> tuple[Probe | None, str]:
+    """Tries a mode that not every model has.
+
+    Args:
+        model (nn.Module): The model that is right.
+        probe (Probe): An input in that mode.
+
+    Returns:
+        tuple[Probe or None, str]: The probe, in float64 if the model runs in
+        it; or None and the reason.
+    """
+    reason = ''
+    for attempt in (replace(probe, double=True), probe):
+        try:
+            attempt.run(model)
+        except Exception as error:  # whatever the user's code raises
+            reason = f'{type(error).__name__}: {error}'.partition('\n')[0]
+        else:
+            return attempt, ''
+    return None, reason
+
+
+@contextmanager
+def _exact_features(model: nn.Module) -> Iterator[None]:
+    """Float64 up to what chooses boxes: mmcv's suppression has float32."""
+    with exact(model):
+        heads = [
+            (module, module.predict_by_feat)
+            for module in model.modules()
+            if hasattr(module, 'predict_by_feat')
+        ]
+        for head, method in heads:
+            head.predict_by_feat = in_single(method)
+        yield
 
 
 def random_probes(input_shape: Sequence[int]) -> list[Probe]:
@@ -95,6 +179,45 @@ def flat_tensors(output: Any) -> list[Tensor]:
             fields = dict(sorted(leaf.items()))
             found.extend(flat_tensors(fields))
     return found
+
+
+def prediction_error(
+    expected: Sequence[Tensor], found: Sequence[Tensor]
+) -> float:
+    """Largest error of predictions or losses, whose order does not count.
+
+    Args:
+        expected (Sequence[Tensor]): Outputs of one model.
+        found (Sequence[Tensor]): Outputs of the other one.
+
+    Returns:
+        float: Infinite if they differ in number or shape; of whole numbers,
+        such as labels, the share that differs; 0 where nothing was found.
+
+    Examples:
+        >>> labels = torch.tensor([3, 1, 1, 2])
+        >>> prediction_error([labels], [torch.tensor([1, 3, 2, 5])])
+        0.25
+    """
+    if [t.shape for t in expected] != [t.shape for t in found]:
+        return float('inf')
+    pairs = zip(expected, found, strict=True)
+    errors = [_either_order(a, b) for a, b in pairs if a.numel()]
+    return float(torch.tensor([0.0, *errors]).max())
+
+
+def _either_order(a: Tensor, b: Tensor) -> float:
+    error = _value_error(a, b)
+    if error <= DEPLOYED_TOLERANCE or a.dim() == 0:
+        return error
+    # [found, ...]: equal scores may come in any order.
+    return _value_error(a.sort(dim=0).values, b.sort(dim=0).values)
+
+
+def _value_error(a: Tensor, b: Tensor) -> float:
+    if a.is_floating_point():
+        return relative_error(a, b)
+    return float((a != b).double().mean())
 
 
 def largest_error(
@@ -146,11 +269,14 @@ class Comparison:
 
         Args:
             model (nn.Module): The other model.
+
+        Raises:
+            PruningError: If it does not run on one of them.
         """
         noted = iter(self._proposals)
         found = self._outputs(model, lambda proposals: next(noted))
         pairs = zip(self.probes, self.expected, found, strict=True)
-        return [Check(p.name, largest_error(a, b)) for p, a, b in pairs]
+        return [Check(p.name, p.error(a, b)) for p, a, b in pairs]
 
     def _outputs(
         self, model: nn.Module, choose: Callable[[Any], Any]
@@ -158,7 +284,13 @@ class Comparison:
         results = []
         with chosen_proposals(model, choose) as raw:
             for probe in self.probes:
-                results.append([*probe.run(model), *raw])
+                try:
+                    results.append([*probe.run(model), *raw])
+                except Exception as error:
+                    raise PruningError(
+                        f'the model does not run on {probe.name} '
+                        f'({type(error).__name__}: {error})'
+                    ) from error
                 raw.clear()
         return results
 

@@ -47,10 +47,7 @@ def chosen_proposals(
 
     head.predict = predict
     if by_feat is not None:  # suppression of mmcv knows float32 alone
-        head.predict_by_feat = lambda *args, **kwargs: by_feat(
-            *tree_map_only(Tensor, _single, args),
-            **tree_map_only(Tensor, _single, kwargs),
-        )
+        head.predict_by_feat = in_single(by_feat)
     handle = head.register_forward_hook(
         lambda module, args, output: raw.extend(tensors_in(output))
     )
@@ -60,6 +57,22 @@ def chosen_proposals(
         handle.remove()
         del head.predict
         vars(head).pop('predict_by_feat', None)
+
+
+def in_single(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that gets float32 where it would get float64.
+
+    Args:
+        function (Callable): Takes tensors in any containers.
+    """
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return function(
+            *tree_map_only(Tensor, _single, args),
+            **tree_map_only(Tensor, _single, kwargs),
+        )
+
+    return run
 
 
 def _single(tensor: Tensor) -> Tensor:

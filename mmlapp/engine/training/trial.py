@@ -14,7 +14,7 @@ from torch import nn
 from mmlapp.core import ChannelPlan, PruningError, narrow
 from mmlapp.core.compare import DEPLOYED_TOLERANCE
 
-from ..models.comparison import Comparison, random_probes
+from ..models.comparison import Comparison, random_probes, runnable
 from .narrowing import check_optimizer
 from .parts import unwrap
 
@@ -44,6 +44,8 @@ def try_narrowing(
 ) -> None:
     """Compares a narrowed copy with the masked model on a random image.
 
+    In the mode ``predict`` too, if the masked model has it.
+
     Args:
         model (nn.Module): The masked model; it stays as it is.
         plan (ChannelPlan): What to keep.
@@ -59,10 +61,13 @@ def try_narrowing(
     for module in masked.modules():
         # Activation checkpointing puts one here that is bound to the original.
         module.__dict__.pop('forward', None)
-    comparison = Comparison(masked, random_probes(input_shape)[:1])
-    (check,) = comparison.check(narrow(masked, plan))
-    if not check.passed:
-        raise PruningError(
-            f'on {check.name} the narrowed model differs from the masked one '
-            f'by {check.error:.2g}, more than {DEPLOYED_TOLERANCE:g}'
-        )
+    probe = random_probes(input_shape)[0]
+    predict, _ = runnable(masked, probe.in_mode('predict'))
+    probes = [probe] if predict is None else [probe, predict]
+    comparison = Comparison(masked, probes)
+    for check in comparison.check(narrow(masked, plan)):
+        if not check.passed:
+            raise PruningError(
+                f'on {check.name} the narrowed model differs from the masked '
+                f'one by {check.error:.2g}, more than {DEPLOYED_TOLERANCE:g}'
+            )

@@ -113,6 +113,9 @@ def test_what_was_compared_and_written(classifier_run, tmp_path):
         'random 3x16x16',
         'random 3x32x32',
         '4 images of test_dataloader',
+        '4 images of test_dataloader, predict',
+        '4 images of test_dataloader, loss',
+        'random 3x16x16, predict',
     ]
     assert all(0 <= c.error <= DEPLOYED_TOLERANCE for c in result.checks)
     assert result.notes == []
@@ -163,7 +166,7 @@ def test_merged_bypasses(classifier_run, tmp_path, unit):
     """Fewer FLOPs and the same outputs; what fills removed filters stays."""
     run = classifier_run('depthwise', target=0.6, unit=unit)
     result = deploy(run.config, run.checkpoint, tmp_path / 'out', merge=True)
-    assert len(result.checks) == 3
+    assert len(result.checks) == 6
     model, plan = load(result), ChannelPlan.load(result.plan)
     assert_same_outputs(model, run.model)
     figures = figures_of(result)
@@ -270,7 +273,7 @@ def test_without_real_images_the_reason_is_told(classifier_run, tmp_path):
     cfg = Config.fromfile(run.config)
     cfg.test_dataloader.dataset.type = 'Nowhere'
     result = deploy(cfg, run.checkpoint, tmp_path / 'out')
-    assert len(result.checks) == 2
+    assert len(result.checks) == 3
     (note,) = result.notes
     assert note.startswith(
         'no real images were compared, only random ones: test_dataloader: '
@@ -294,6 +297,9 @@ def test_a_model_of_one_size_is_compared_at_it(
     assert [check.name for check in result.checks] == [
         'random 3x16x16',
         '4 images of test_dataloader',
+        '4 images of test_dataloader, predict',
+        '4 images of test_dataloader, loss',
+        'random 3x16x16, predict',
     ]
     assert result.notes == [
         'one random size only: no output on random 5x32x32'
@@ -368,6 +374,40 @@ def test_a_narrow_run_is_compared_with_a_masked_twin(fail, classifier_run):
 
     run.change(to_wrong_places)
     assert 'does not compute what the masked one does' in fail(run)
+
+
+def test_a_model_that_does_not_predict_is_not_written(
+    fail, classifier_run, monkeypatch
+):
+    """Its features alone are right."""
+    run = classifier_run()
+    original = module.load_deployed
+
+    def broken(config, checkpoint):
+        model = original(config, checkpoint)
+        predict = model.head.predict
+        model.head.predict = lambda feats, samples=None: predict(
+            [feat[:, 1:] for feat in feats], samples
+        )
+        return model
+
+    monkeypatch.setattr(module, 'load_deployed', broken)
+    text = fail(run)
+    assert 'does not run on 4 images of test_dataloader, predict' in text
+
+    def other(config, checkpoint):
+        model = original(config, checkpoint)
+        predict = model.head.predict
+        model.head.predict = lambda feats, samples=None: predict(
+            [feat * 1.1 for feat in feats], samples
+        )
+        return model
+
+    monkeypatch.setattr(module, 'load_deployed', other)
+    text = fail(run)
+    assert 'does not compute what the masked one does' in text
+    assert 'random 3x16x16, predict' in text
+    assert ', loss' not in text
 
 
 def without_a_group(plan):

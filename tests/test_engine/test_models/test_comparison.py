@@ -17,8 +17,10 @@ from mmlapp.engine.models.comparison import (
     Probe,
     flat_tensors,
     largest_error,
+    prediction_error,
     random_probes,
     refuse_differences,
+    runnable,
 )
 
 
@@ -68,6 +70,73 @@ def test_refusal(error, passed):
         refuse_differences(checks)
 
 
+PROBES = [Probe('a', (3, 4, 4)), Probe('b', (3, 6, 6))]
+
+
+def test_predictions_in_any_order():
+    """As where two scores are equal; labels count by their share."""
+    boxes = torch.rand(5, 4)
+    turned = boxes[[0, 1, 3, 2, 4]]
+    assert prediction_error([boxes], [turned]) == 0
+    assert prediction_error([boxes], [turned * 1.5]) > 0.1
+    labels = torch.arange(4)
+    assert prediction_error([boxes, labels], [turned, labels.flip(0)]) == 0
+    assert prediction_error([labels], [torch.tensor([0, 1, 2, 9])]) == 0.25
+    assert prediction_error([boxes], [boxes[1:]]) == math.inf
+    assert prediction_error([boxes], []) == math.inf
+    assert prediction_error([boxes[:0]], [boxes[:0]]) == 0
+    assert math.isnan(prediction_error([boxes], [boxes * math.nan]))
+
+
+class Modes(nn.Module):
+    """A model that has features, predictions by a threshold, and no loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.side = nn.Conv2d(3, 2, 1), nn.Linear(2, 1)
+        self.kinds = []
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        features = self.conv(inputs)
+        self.kinds.append(features.dtype)
+        if mode == 'predict':
+            return self.predict_by_feat(self.side(features.mean((2, 3))))
+        if mode == 'loss':
+            raise KeyError('gt_label')
+        return features
+
+    def predict_by_feat(self, scores):
+        assert scores.dtype == torch.float32
+        return [InstanceData(scores=scores, labels=scores[:, 0] > 0)]
+
+
+def test_other_modes_are_compared_where_there_are_any():
+    torch.manual_seed(0)
+    first, probe = Modes(), PROBES[0]
+    assert runnable(first, probe.in_mode('loss')) == (
+        None,
+        "KeyError: 'gt_label'",
+    )
+    predict, _ = runnable(first, probe.in_mode('predict'))
+    assert (predict.name, predict.double) == ('a, predict', True)
+    assert first.kinds[-1] == torch.float64
+    assert 'predict_by_feat' not in vars(first)
+    assert first.conv.weight.dtype == torch.float32
+    other = copy.deepcopy(first)
+    other.side.bias.data.add_(1)
+    checks = Comparison(first, [probe, predict]).check(other)
+    assert [check.passed for check in checks] == [True, False]
+
+
+def test_a_model_that_does_not_run_is_told():
+    first = Modes()
+    predict, _ = runnable(first, PROBES[0].in_mode('predict'))
+    comparison = Comparison(first, [predict])
+    first.side = nn.Linear(3, 1)
+    with pytest.raises(PruningError, match='does not run on a, predict'):
+        comparison.check(first)
+
+
 class Head(nn.Module):
     """Keeps the two pixels with the highest scores."""
 
@@ -95,9 +164,6 @@ class TwoStage(nn.Module):
         (chosen,) = self.rpn_head.predict(image)
         pixels = image[0].flatten(1).T[chosen.index]
         return self.second(chosen.scores[None] @ pixels)
-
-
-PROBES = [Probe('a', (3, 4, 4)), Probe('b', (3, 6, 6))]
 
 
 def test_both_models_get_the_same_proposals():

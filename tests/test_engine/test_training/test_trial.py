@@ -61,6 +61,29 @@ def test_other_outputs_are_told(
     try_narrowing(model, plan, None)
 
 
+class Predicting(Net):
+    """Reads the narrowed layer in another mode with a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer('scale', torch.ones(8, 1, 1))
+
+    def forward(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get('mode') != 'predict':
+            return super().forward(inputs)
+        return self.last(self.first(inputs) * self.scale)
+
+
+def test_predictions_are_tried_too() -> None:
+    torch.manual_seed(0)
+    model = Predicting()
+    attach(model, torch.rand(1, *SHAPE))
+    model.pruner.begin({'flops': 0.5}, 1)
+    model.pruner.finish()
+    with pytest.raises(PruningError, match='run on random 3x8x8, predict'):
+        try_narrowing(model, model.pruner.plan(), SHAPE)
+
+
 def test_what_any_process_finds_counts_for_all(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
