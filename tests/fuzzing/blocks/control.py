@@ -78,3 +78,41 @@ def dictionary(w: Writer) -> None:
     w(f'y = {{key: layer(x) for key, layer in {layers}.items()}}')
     w('x = y["a"].relu() - y["b"]')
     w.c = width
+
+
+@block()
+def hooked(w: Writer) -> None:
+    width = w.width()
+    layer = w.layer(w.c, width)
+    hook = w.one_of(
+        'register_forward_hook(lambda module, args, y: y * 2)',
+        'register_forward_hook(lambda module, args, y: y.relu())',
+        'register_forward_pre_hook(lambda module, args: (args[0] - 1,))',
+    )
+    w.after(f'{layer}.{hook}')
+    w(f'x = {layer}(x)')
+    w.c = width
+
+
+@block()
+def recursive(w: Writer) -> None:
+    layer = w.layer(w.c, w.c)
+    w('def again(y, depth):')
+    w(f'    return y if depth == 0 else again({layer}(y).tanh(), depth - 1)')
+    w('x = again(x, 3)')
+
+
+@block()
+def list_of_parameters(w: Writer) -> None:
+    scales = ', '.join(f'torch.randn({w.c})' for _ in range(2))
+    parts = w.part(f'nn.ParameterList([{scales}])')
+    w(f'for scale in {parts}:')
+    w(f'    x = (x * scale.view({w.ones})).relu()')
+
+
+@block()
+def mapped(w: Writer) -> None:
+    width = w.width()
+    layer = w.layer(w.c, width)
+    w(f'x = torch.vmap({layer})(x[None])[0]')
+    w.c = width

@@ -253,3 +253,49 @@ def repeated_interleaved(w: Writer) -> None:
         )
     )
     w.c *= 2
+
+
+@block()
+def scattered(w: Writer) -> None:
+    width = w.width()
+    w(f'x = {w.layer(w.c, width)}(x)')
+    w.c = width
+    order = w.buffer(f'torch.randperm({width})')
+    d = w.dim
+    w(
+        w.one_of(
+            f'x = torch.zeros_like(x).index_copy({d}, {order}, x)',
+            f'x = x.index_add({d}, {order}, x)',
+            f'x = torch.take_along_dim(x, x.argsort({d}), {d})',
+            f'x = torch.cat([x.select({d}, i).unsqueeze({d}) for i in range(x.shape[{d}])], {d})',
+            f'x = x.index_select({d}, torch.arange(x.shape[{d}] - 1, -1, -1))',
+        )
+    )
+
+
+@block(MAP)
+def nested_lists(w: Writer) -> None:
+    """Every layer reads all before it."""
+    width = w.width() // 4 + 1
+    w('found = [x]')
+    for _ in range(3):
+        layer = w.conv(w.c, width)
+        w(f'found.append({layer}(torch.cat(found, 1)).relu())')
+        w.c += width
+    w('x = torch.cat(found, 1)')
+    w.to_width(w.width())
+
+
+@block(MAP)
+def split_and_summed(w: Writer) -> None:
+    width = w.width()
+    layer = w.conv(w.c, 3 * width)
+    w(f'y = {layer}(x)')
+    w(
+        w.one_of(
+            f'x = y.view(len(y), 3, {width}, *y.shape[2:]).sum(1)',
+            'x = sum(y.chunk(3, 1))',
+            f'x = y[:, :{width}] * y[:, {width}:{2 * width}] + y[:, {2 * width}:]',
+        )
+    )
+    w.c = width

@@ -53,6 +53,7 @@ def in_place(w: Writer) -> None:
 @block()
 def view_in_place(w: Writer) -> None:
     _own(w)
+    w('x = x.contiguous()')
     w('y = x.view(-1)')
     w(w.one_of('y += 1', 'y.mul_(0.5)', 'y[:3] = 0', 'functional.relu_(y)'))
     if w.chance():

@@ -199,6 +199,6 @@ def flatten_positions(w: Writer) -> None:
     w.fixed, width = True, w.width()
     layer = w.linear(w.c * w.positions, width)
     w(
-        f'x = {layer}({w.one_of("x.flatten(1)", "x.view(len(x), -1)", "x.reshape(x.size(0), -1)")})'
+        f'x = {layer}({w.one_of("x.flatten(1)", "x.contiguous().view(len(x), -1)", "x.reshape(x.size(0), -1)")})'
     )
     w.kind, w.size, w.c = VECTOR, (), width

@@ -113,3 +113,39 @@ def state_space(w: Writer) -> None:
     w(f'    h = h * {decay}.sigmoid() + y')
     w('    steps.append(h)')
     w('x = torch.stack(steps, 1)')
+
+
+@block(TOKENS)
+def tied_embedding(w: Writer) -> None:
+    words = 7
+    table = w.part(f'nn.Embedding({words}, {w.c})')
+    w(f'y = functional.linear(x, {table}.weight)')
+    w(
+        w.one_of(
+            f'x = x + {table}(y.argmax(-1))',
+            f'x = y.softmax(-1) @ {table}.weight',
+        )
+    )
+
+
+@block(TOKENS)
+def spectrum(w: Writer) -> None:
+    w(
+        w.one_of(
+            'x = torch.fft.fft(x, dim=1).real',
+            'x = torch.fft.irfft(torch.fft.rfft(x, dim=1), x.shape[1], dim=1)',
+            'x = torch.fft.fft(x, dim=2).real',
+        )
+    )
+
+
+@block(TOKENS)
+def cross_attention(w: Writer) -> None:
+    w.to_multiple(2)
+    width = w.width()
+    other = w.linear(w.c, width)
+    layer = w.part(
+        f'nn.MultiheadAttention({w.c}, 2, kdim={width}, vdim={width}, batch_first=True)'
+    )
+    w(f'y = {other}(x)')
+    w(f'x = {layer}(x, y, y)[0]')
