@@ -63,6 +63,20 @@ def check_names(name: str, value: Any, empty: bool = True) -> None:
         raise PruningError(f'{name}={value!r}: it names nothing')
 
 
+def check_name(name: str, value: Any) -> None:
+    """Refuses what is no name.
+
+    Args:
+        name (str): Of the argument, for the error text.
+        value (Any): What a user gave.
+
+    Raises:
+        PruningError: With the name and the value.
+    """
+    if not isinstance(value, str):
+        raise PruningError(f'{name}={value!r}: expected one name')
+
+
 def check_choice(name: str, value: Any) -> None:
     """Refuses what is no name and no dictionary of one with its settings.
 
@@ -105,7 +119,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     'bypass': lambda name, value: value is None or check_choice(name, value),
     'method': check_choice,
     'score': check_choice,
-    'normalisation': check_names,
+    'normalisation': check_name,
     'costs': check_costs,
     'divisor': lambda name, value: check_divisor(value),
     'input_shape': lambda name, value: check_shape(value),

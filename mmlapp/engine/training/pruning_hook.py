@@ -167,8 +167,8 @@ class PruningHook(Hook):
             if isinstance(hook, RankCheckHook):
                 check_before(runner, hook, PruningHook)
         self._infinite = infinite_buffers(unwrap(runner.model))
-        forget_entry(runner.message_hub, LOGGED_LOSS)
         if self.plan is not None:
+            forget_entry(runner.message_hub, LOGGED_LOSS)
             check_finished(plan_target(self.plan), self.target)
             runner.logger.info(
                 'Pruning: the model is narrow already, '
@@ -196,6 +196,7 @@ class PruningHook(Hook):
     def _go_on(self, runner: Runner, pruner: Pruner) -> None:
         """Trains on after a phase of a former run."""
         check_finished(pruner.progress.target, self.target)
+        forget_entry(runner.message_hub, LOGGED_LOSS)
         report_groups(runner.logger, pruner)
         self._end(runner, pruner)
 

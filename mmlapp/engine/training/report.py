@@ -61,11 +61,13 @@ def report_groups(logger: MMLogger, pruner: Pruner) -> None:
     for name, values in pruner.method.by_group(pruner).items():
         columns[name] = [f'{value:.4f}' for value in values.tolist()]
     finished = pruner.phase == Phase.FINISHED
+    # A mask that was set from outside has targets, but no schedule.
+    asked = pruner.progress.target if finished else pruner.targets()
     ratios = pruner.ratios()
     reached = {name: ratios[name] for name in pruner.progress.target}
     logger.info(
         f'Pruning{" finished" if finished else ""}: {ratios_text(reached)}, '
-        f'target {_percent(pruner.targets())}\n{aligned(columns)}'
+        f'target {_percent(asked)}\n{aligned(columns)}'
     )
 
 

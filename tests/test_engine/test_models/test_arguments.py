@@ -56,6 +56,7 @@ def test_settings_of_the_right_kind_pass(setting):
         ('method', 3),
         ('score', None),
         ('normalisation', 1),
+        ('normalisation', ['rank']),
         ('costs', 'flops'),
         ('costs', []),
         ('costs', [1]),

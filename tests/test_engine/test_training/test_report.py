@@ -63,6 +63,13 @@ def test_the_table_says_how_far_the_phase_is(pruner: Pruner) -> None:
     assert 'Pruning finished: flops 50.00 % of' in log.text
 
 
+def test_a_mask_from_outside_is_reported(pruner: Pruner) -> None:
+    pruner.set_mask(torch.arange(8) < 4, {'flops': 0.6})
+    log: Any = Log()
+    report_groups(log, pruner)
+    assert 'flops 50.00 % of the dense network, target 60.00 %' in log.text
+
+
 def test_narrowing_is_reported_with_parameters(pruner: Pruner) -> None:
     pruner.finish()
     log: Any = Log()
