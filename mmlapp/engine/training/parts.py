@@ -12,6 +12,8 @@ from torch.optim import Optimizer
 
 from mmlapp.core import ChannelPlan, Pruner, PruningError
 
+from ..models.plans import plans_of
+
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Returns the model inside wrappers for distributed training or TTA."""
@@ -35,6 +37,13 @@ def find_pruner(model: nn.Module) -> Pruner:
     """
     inner = unwrap(model)
     pruner = getattr(inner, 'pruner', None)
+    if not isinstance(pruner, Pruner) and plans_of(inner):
+        raise PruningError(
+            f'{type(inner).__name__} is narrow already, and not by '
+            'mmlapp.PruningHook. To train it, name its weights in load_from, '
+            'or leave the hook out of a run of mmlapp.DeployedModel; to prune '
+            'it further, make that the architecture of mmlapp.PrunableModel'
+        )
     if not isinstance(pruner, Pruner):
         raise PruningError(
             f'{type(inner).__name__} has no pruner: build it with '

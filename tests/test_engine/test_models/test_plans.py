@@ -5,6 +5,7 @@
 import copy
 import pickle
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -117,6 +118,59 @@ def by_init(model, state_dict, tmp_path):
 
 
 ROADS = by_torch, by_mmengine, by_tta, by_wrapper, by_init
+
+
+def publish(run):
+    """Leaves the narrow weights of a run alone, as publishing does."""
+    narrow_model(run.model, run.model.pruner.plan())
+    state_dict = run.model.state_dict()
+    run.change(lambda data: data.pop('optimizer'))
+    run.change(lambda data: data.update(state_dict=state_dict))
+    return str(run.config), str(run.checkpoint)
+
+
+def classifiers(config, checkpoint):
+    from mmpretrain.apis import (
+        ImageClassificationInferencer,
+        get_model,
+        init_model,
+    )
+
+    yield get_model(config, pretrained=checkpoint)
+    yield init_model(config, checkpoint, device='cpu')
+    yield ImageClassificationInferencer(
+        config, pretrained=checkpoint, device='cpu'
+    ).model
+
+
+def detectors(config, checkpoint):
+    from mmdet.apis import DetInferencer, init_detector
+
+    yield init_detector(config, checkpoint, device='cpu', palette='coco')
+    path = Path(config)
+    load = "dict(type='LoadImageFromFile'), dict(type='PackDetInputs')"
+    text = path.read_text().replace('pipeline=[]', f'pipeline=[{load}]')
+    path.write_text(f"{text}\nvisualizer = dict(type='DetLocalVisualizer')\n")
+    yield DetInferencer(config, checkpoint, device='cpu').model
+
+
+@pytest.mark.slow  # for what it imports
+@pytest.mark.parametrize('kind', ['classifier', 'detector'])
+def test_stock_calls_take_the_config_of_the_run(
+    classifier_run, detector_run, monkeypatch, kind
+):
+    """Without our hook, and of a checkpoint that has the weights alone."""
+    run = (classifier_run if kind == 'classifier' else detector_run)()
+    calls = classifiers if kind == 'classifier' else detectors
+    image = torch.rand(1, 3, 64, 64)
+    expected = None
+    for model in calls(*publish(run)):
+        with torch.no_grad():
+            if expected is None:
+                expected = run.model.eval().backbone(image)
+            found = model.backbone(image)
+        assert all(map(torch.equal, found, expected))
+        assert plans_of(model)
 
 
 @pytest.mark.parametrize('into', ['prunable', 'deployed', 'copy'])

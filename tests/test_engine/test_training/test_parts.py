@@ -13,7 +13,8 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
 
-from mmlapp.core import PruningError
+from mmlapp.core import PruningError, attach
+from mmlapp.engine.models.plans import narrow_model
 from mmlapp.engine.training.parts import (
     find_pruner,
     narrowed_plan,
@@ -49,6 +50,17 @@ def test_a_model_without_a_pruner_is_named() -> None:
         find_pruner(Augmented(Tiny(2, 2)))
 
 
+def test_a_narrow_model_without_a_pruner_is_told_apart() -> None:
+    """Its weights made it narrow, or its config did."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+    pruner = attach(model, torch.rand(1, 3, 8, 8))
+    pruner.begin({'flops': 0.5}, 1)
+    pruner.finish()
+    narrow_model(model, pruner.plan())
+    with pytest.raises(PruningError, match='narrow already, and not by mml'):
+        find_pruner(model)
+
+
 def test_the_optimizer_is_found_once_it_is_built() -> None:
     optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
     wrapper = OptimWrapper(optimizer)
@@ -73,7 +85,7 @@ def test_the_plan_of_a_run_is_that_of_its_hook(
     plan = narrowed_plan(runner)
     assert plan is not None
     assert plan.groups.keys() == {group.name for group in pruner.groups}
-    # Nothing is left in the model of the user.
-    assert set(vars(runner.model)) <= inside
+    # Nothing but the plan is left in the model of the user.
+    assert set(vars(runner.model)) <= inside | {'_pruning_plans'}
     assert not hasattr(runner.model, 'lapp')
     assert runner.optim_wrapper.pruner is None
