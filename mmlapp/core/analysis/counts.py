@@ -62,7 +62,7 @@ def trial_mask(
         groups (Groups): All groups.
         names (Collection[str]): Those that lose channels.
         count (Count): How much of them is left.
-        floor (int): Fewest channels that a group keeps.
+        floor (int): Fewest channels that any group keeps.
     """
     generator = torch.Generator().manual_seed(0)
     parts = []
@@ -70,7 +70,8 @@ def trial_mask(
         order = torch.randperm(group.size, generator=generator)
         part = torch.ones(group.size, dtype=torch.bool)
         if group.name in names:
-            kept = max(floor, kept_count(group.size, number, count))
+            kept = kept_count(group.size, number, count)
+            kept = max(floor, group.floor, kept)
             part[order[kept:]] = False
         parts.append(part)
     # Group by group is the global order.

@@ -1,6 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,3 +43,12 @@ def test_a_mask_keeps_that_many(model, images, count, floor, kept):
     parts = mask.split(sizes)
     assert [int(p.sum()) for p in parts] == [sizes[0], kept, *sizes[2:]]
     assert torch.equal(mask, trial_mask(groups, {'b'}, count, floor))
+
+
+def test_a_mask_keeps_what_a_group_needs(model, images):
+    groups = analyse(model, images).groups
+    items = [replace(group, floor=2) for group in groups.items]
+    groups = replace(groups, items=tuple(items))
+    mask = trial_mask(groups, {g.name for g in items}, Count.ONE, 1)
+    parts = mask.split([group.size for group in groups.prunable])
+    assert {int(part.sum()) for part in parts} == {2}
