@@ -31,6 +31,8 @@ from .units import Unit
 COST_NAMES = 'flops', 'parameters'
 
 
+# What is made in inference mode cannot be trained.
+@torch.inference_mode(False)
 def attach(
     model: nn.Module,
     example: Tensor | tuple[Any, ...] | Callable[[], Any],

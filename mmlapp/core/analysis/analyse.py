@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..bypass import check_bypass
@@ -20,6 +21,8 @@ from .verify import verify_groups
 from .ways import Way, as_ways, on_trial
 
 
+# Operators would come otherwise than they do in training.
+@torch.inference_mode(False)
 def analyse(
     model: nn.Module,
     example: Tensor | tuple[Any, ...] | Callable[[], Any],

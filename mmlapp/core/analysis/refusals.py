@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_map_only
 
 from ..bypass.beside import Bypassed
 from ..errors import PruningError
@@ -56,12 +57,21 @@ def check_network(model: nn.Module) -> None:
                 f'{where} is a TorchScript module, whose parts cannot be '
                 'changed: prune the module that it was made of'
             )
-        for key, value in module._parameters.items():
-            if is_lazy(value):
-                raise PruningError(
-                    f'{key} of {where} has no shape yet: run the model once '
-                    'before'
-                )
+        for key, value in {**module._parameters, **module._buffers}.items():
+            if value is not None:
+                _check_tensor(f'{key} of {where}', value)
+
+
+def _check_tensor(what: str, value: Tensor) -> None:
+    if is_lazy(value):
+        raise PruningError(
+            f'{what} has no shape yet: run the model once before'
+        )
+    if value.is_inference():
+        raise PruningError(
+            f'{what} was made in torch.inference_mode, where nothing can be '
+            'trained: build the model outside of it'
+        )
 
 
 def example_of(
@@ -86,7 +96,13 @@ def example_of(
             'Give an input as it is trained on, a tuple of its arguments, or '
             'a function without arguments that runs it'
         )
+    args = tree_map_only(Tensor, _usual, args)
     return lambda: model(*args)
+
+
+def _usual(tensor: Tensor) -> Tensor:
+    """A tensor that may be changed in place outside of inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def checked(forward: Callable[[], Any]) -> Callable[[], Any]:

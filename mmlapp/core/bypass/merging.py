@@ -14,6 +14,7 @@ from ..mixins import take_off
 from .beside import Bypassed
 
 
+@torch.inference_mode(False)  # a new bias could not be trained
 @torch.no_grad()
 def merge_bypasses(model: nn.Module) -> dict[str, str | None]:
     r"""Adds bypasses to the filters of their convolutions, in place.

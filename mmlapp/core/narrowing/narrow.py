@@ -43,6 +43,8 @@ HOOK_STORES = (
 )
 
 
+# What is made in inference mode cannot be trained.
+@torch.inference_mode(False)
 def narrow(
     model: nn.Module, plan: ChannelPlan, optimizer: Optimizer | None = None
 ) -> nn.Module:

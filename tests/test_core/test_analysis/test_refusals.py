@@ -191,3 +191,32 @@ def test_an_example_without_a_tensor(model, example):
 def test_a_model_that_is_none(kind, image):
     with pytest.raises(PruningError, match=r'model=.*expected an nn.Module'):
         attach(kind, image)
+
+
+def in_inference_mode(function, *args, **arguments):
+    with torch.inference_mode():
+        return function(*args, **arguments)
+
+
+def test_what_was_prunable_in_inference_mode_can_be_trained(parts, image):
+    """Attached, narrowed and merged: every parameter learns."""
+    image = in_inference_mode(image.clone)
+    model = parts(lambda m, x: m.c(m.b(m.a(x.mul_(1))).relu()))
+    pruner = in_inference_mode(attach, model, image, bypass='depthwise')
+    pruner.begin({'flops': 0.7}, 1)
+    pruner.step()
+    in_inference_mode(narrow, model, pruner.plan())
+    in_inference_mode(merge_bypasses, model)
+    model(torch.rand(2, 3, 8, 8).double()).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize('kind', [nn.Conv2d, nn.BatchNorm2d])
+def test_a_network_made_in_inference_mode(conv, kind):
+    model = nn.Sequential(conv(3, 8), conv(8, 4))
+    layer = in_inference_mode(kind, *((4, 2, 1) if kind is nn.Conv2d else [4]))
+    model.append(layer)
+    with pytest.raises(
+        PruningError, match=r'weight of 2 of the model was made in .*outside'
+    ):
+        attach(model, torch.rand(1, 3, 8, 8))
