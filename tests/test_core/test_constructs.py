@@ -8,7 +8,10 @@ have caught; see the fixture ``agree``.
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
+from torch.nn.utils import parametrizations, parametrize, weight_norm
+from torch.utils.checkpoint import checkpoint
 
 CUT = 'cut at a position'
 PART = 'in place through a view'
@@ -218,3 +221,123 @@ def test_functions(net, conv, image, agree, frozen, name):
         assert expected in reasons['a']
     free = {} if isinstance(expected, str) else {'a': expected}
     assert agree(model, image).groups == {**free, 'b': 6}
+
+
+class Halved(nn.Module):
+    def forward(self, weight):
+        return weight / 2
+
+
+def parametrised():
+    layer = nn.Conv2d(8, 8, 3, padding=1)
+    parametrize.register_parametrization(layer, 'weight', Halved())
+    return layer
+
+
+def embedded(m, x):
+    return x + m.part((x[:, 0] * 0).long()).movedim(3, 1)
+
+
+@pytest.mark.filterwarnings('ignore::FutureWarning')
+def old_weight_norm():
+    return weight_norm(nn.Conv2d(8, 8, 3, padding=1))
+
+
+# A module in between, how it is called, what it emits, and how many of the 8
+# channels before it and of its own are free, or why those before it are not.
+PARTS = {
+    'weight norm': (
+        lambda: parametrizations.weight_norm(nn.Conv2d(8, 8, 3, padding=1)),
+        lambda m, x: m.part(x),
+        {'part.parametrizations.weight': 8},
+        'measured by weight_norm',
+    ),
+    'old weight norm': (
+        old_weight_norm,
+        lambda m, x: m.part(x),
+        {'part': 8},
+        'measured by weight_norm',
+    ),
+    'spectral norm': (
+        lambda: parametrizations.spectral_norm(nn.Conv2d(8, 8, 3, padding=1)),
+        lambda m, x: m.part(x),
+        {},
+        'aten::mv',
+    ),
+    'parametrised': (
+        parametrised,
+        lambda m, x: m.part(x),
+        {'a': 8, 'part.parametrizations.weight': 8},
+        None,
+    ),
+    'attention': (
+        lambda: nn.MultiheadAttention(8, 2, batch_first=True),
+        lambda m, x: maps(m.part(*[tokens(x)] * 3)[0]),
+        {'part.out_proj': 8},
+        'does not run with',
+    ),
+    'recurrent': (
+        lambda: nn.LSTM(8, 8, batch_first=True),
+        lambda m, x: maps(m.part(tokens(x))[0]),
+        {},
+        'does not run with',
+    ),
+    'bilinear': (
+        lambda: nn.Bilinear(8, 8, 8),
+        lambda m, x: x * m.part(*[x.mean((2, 3))] * 2)[..., None, None],
+        {},
+        '_trilinear',
+    ),
+    'embedding': (
+        lambda: nn.Embedding(4, 8),
+        embedded,
+        {},
+        CUT,
+    ),
+    'checkpointed': (
+        lambda: nn.Conv2d(8, 8, 3, padding=1),
+        lambda m, x: checkpoint(m.part, x, use_reentrant=False),
+        {'a': 8, 'part': 8},
+        None,
+    ),
+    'mapped': (
+        lambda: nn.Conv1d(8, 8, 3, padding=1),
+        lambda m, x: torch.vmap(m.part, 3, 3)(x),
+        {'a': 8, 'part': 8},
+        None,
+    ),
+    'by name': (
+        lambda: nn.Sequential(nn.GroupNorm(2, 8), nn.Conv2d(8, 8, 1)),
+        lambda m, x: m.part[1](input=m.part[0](input=x)),
+        {'a': 4, 'part.1': 8},
+        None,
+    ),
+    'rows': (
+        lambda: nn.Linear(8, 8),
+        lambda m, x: m.part(x),
+        {'a': 8},
+        None,
+    ),
+    'without a batch': (
+        lambda: nn.Conv2d(8, 8, 3, padding=1),
+        lambda m, x: torch.stack([m.part(t) for t in x]),
+        {'a': 8, 'part': 8},
+        None,
+    ),
+}
+
+
+@pytest.mark.filterwarnings('ignore::FutureWarning')
+@pytest.mark.parametrize('name', PARTS)
+def test_modules(net, conv, image, agree, frozen, name):
+    build, call, expected, reason = PARTS[name]
+    model = net(
+        lambda m, x: m.c(m.b(call(m, m.a(x)))),
+        a=conv(3, 8),
+        part=build(),
+        b=conv(8, 6),
+        c=conv(6, 5),
+    )
+    if reason is not None:
+        assert reason in frozen(model, image)['a']
+    assert agree(model, image).groups == {**expected, 'b': 6}

@@ -11,6 +11,7 @@ that computes over its channels as a whole.
 from . import (
     batch_norm,
     channel_norms,
+    checkpointing,
     cross_stage,
     deformable,
     edgenext,
@@ -29,6 +30,7 @@ from . import (
 __all__ = [
     'batch_norm',
     'channel_norms',
+    'checkpointing',
     'cross_stage',
     'deformable',
     'edgenext',

@@ -7,14 +7,17 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.nn.utils.parametrize import is_parametrized
 
 
 def shape_of(module: Any, name: str) -> tuple[int, ...]:
     """Shape of a parameter or buffer.
 
     Read from the tables of the module: the attribute of a masked parameter
-    is computed.
+    is computed. So is that of a parametrised one, which is in no table.
     """
+    if is_parametrized(module, name):
+        return tuple(getattr(module, name).shape)
     tensor: Tensor | None = module._parameters.get(name)
     tensor = module._buffers[name] if tensor is None else tensor
     assert tensor is not None

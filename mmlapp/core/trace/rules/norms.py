@@ -58,6 +58,31 @@ def over_channels(tracer: Tracer, call: Call) -> None:
     tracer.set(call.outputs()[0], labels)
 
 
+def weight_norm(tracer: Tracer, call: Call) -> None:
+    """W = g v / |v|: a filter goes with its length g, whose mask is its own.
+
+    Weight normalisation (arXiv 1602.07868). Inputs stay, since |v| is taken
+    over them.
+    """
+    direction, length = (tracer.labels(tensor) for tensor in call.args[:2])
+    dim, size = int(call.argument(2, 'dim', 0)), call.args[0].shape
+    inputs = without_zero(all_but(direction, dim))
+    tracer.freeze(inputs, 'measured by weight_norm')
+    # v [out, in, ..] and g [out, 1, ..] along the same dimension. Of the
+    # labels those of g go on: v masked would be divided by its norm, zero.
+    ids = ids_of(length, dim, size[dim])
+    tracer.graph.unite(ids, ids_of(direction, dim, size[dim]), INPUT_REASON)
+    made = {dim: Axis(ids, zero=False)} if dim in length.axes else {}
+    tracer.set(
+        call.outputs()[0],
+        Labels(
+            {**inputs.axes, **made},
+            parameter=True,
+            maskable=length.maskable,
+        ),
+    )
+
+
 RULES = {
     **rules_of_aten(
         {
@@ -68,5 +93,10 @@ RULES = {
         },
         carries_mask=has_own_scale,
     ),
-    **rules_of_aten({over_channels: 'native_layer_norm native_group_norm'}),
+    **rules_of_aten(
+        {
+            over_channels: 'native_layer_norm native_group_norm',
+            weight_norm: '_weight_norm_interface',
+        }
+    ),
 }

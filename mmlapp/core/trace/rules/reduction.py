@@ -26,6 +26,10 @@ def pooled(tracer: Tracer, call: Call) -> None:
         tracer.set(output, Labels(dict(kept)))
 
 
+# Operators whose name has one of them tell how large something is.
+_MEASURES = 'norm', 'std', 'var'
+
+
 def reduced(tracer: Tracer, call: Call) -> None:
     """mean, sum, amax ... over dimensions; channels may only be summed."""
     source = call.args[0]
@@ -52,8 +56,8 @@ def reduced(tracer: Tracer, call: Call) -> None:
             tracer.graph.freeze(
                 axis.ids, f'reduced over channels by {call.op}'
             )
-    if labels.parameter and 'norm' in call.op:
-        # Usually divided by: the norm of a masked filter is zero.
+    if labels.parameter and any(word in call.op for word in _MEASURES):
+        # Usually divided by: that of a masked filter is zero.
         tracer.freeze(result, f'measured by {call.op}')
     for output in call.outputs():
         tracer.set(output, result)

@@ -1,6 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from mmlapp.core.trace.blocks.shapes import inputs_of, shape_of
 
@@ -12,3 +13,7 @@ def test_parameters_and_buffers():
 
 def test_inputs_of_a_grouped_convolution():
     assert inputs_of(nn.Conv2d(6, 4, 3, groups=2)) == 6
+
+
+def test_parametrised_tensors_are_in_no_table():
+    assert shape_of(weight_norm(nn.Conv2d(6, 4, 3)), 'weight') == (4, 6, 3, 3)

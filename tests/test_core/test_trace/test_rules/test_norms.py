@@ -3,8 +3,10 @@
 """Norms, as operators: batch norms are followed, others frozen."""
 
 import pytest
+import torch
 from torch import nn
-from torch.nn import functional
+from torch.nn import functional, utils
+from torch.nn.utils import parametrizations
 
 
 @pytest.mark.parametrize('affine', [True, False])
@@ -98,3 +100,40 @@ def test_a_norm_that_is_no_module_is_frozen(net, conv, image, frozen):
 
     model = net(forward, a=conv(3, 8), b=conv(8, 5))
     assert frozen(model, image)['a'] == 'normalised by layer_norm'
+
+
+@pytest.mark.filterwarnings('ignore::FutureWarning')
+@pytest.mark.parametrize('normed', [False, True])
+@pytest.mark.parametrize(
+    'weight_norm', [parametrizations.weight_norm, utils.weight_norm]
+)
+def test_weight_normalised_filters_go_with_their_lengths(
+    net, conv, image, agree, weight_norm, normed
+):
+    """The filters that are left are g v / |v|, as they were."""
+    model = net(
+        lambda m, x: m.c(m.norm(m.b(m.a(x))).relu()),
+        a=conv(3, 8),
+        b=weight_norm(conv(8, 6)),
+        norm=nn.BatchNorm2d(6) if normed else nn.Identity(),
+        c=conv(6, 5),
+    )
+    result = agree(model, image)
+    (name,) = result.groups
+    stored = result.slim.get_submodule(name)._parameters
+    length, direction = (v for k, v in stored.items() if k != 'bias')
+    norm = direction.flatten(1).norm(dim=1)[:, None, None, None]
+    found = result.slim.b.weight
+    torch.testing.assert_close(found, length * direction / norm)
+    assert len(found) == 3
+
+
+@pytest.mark.filterwarnings('ignore::FutureWarning')
+def test_inputs_of_weight_normalised_filters_stay(net, conv, image, frozen):
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x))),
+        a=conv(3, 8),
+        b=parametrizations.weight_norm(conv(8, 6)),
+        c=conv(6, 5),
+    )
+    assert frozen(model, image)['a'] == 'measured by weight_norm'

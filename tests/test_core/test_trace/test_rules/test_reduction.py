@@ -157,3 +157,20 @@ def test_unknown_operators_freeze_and_are_named(
         b=conv(3, 5),
     )
     assert frozen(model, image)['a'].endswith('unknown here')
+
+
+@pytest.mark.parametrize('measure', ['std', 'norm'])
+def test_a_weight_divided_by_its_size_is_frozen(
+    net, conv, image, frozen, measure
+):
+    """Masked, a filter would be zero by zero."""
+
+    def forward(m, x):
+        size = getattr(m.weight.flatten(1), measure)(dim=1)
+        weight = m.weight / size[:, None, None, None]
+        return m.b(functional.conv2d(x, weight, padding=1))
+
+    weight = nn.Parameter(torch.randn(8, 3, 3, 3))
+    model = net(forward, weight=weight, b=conv(8, 5))
+    (reason,) = {v for k, v in frozen(model, image).items() if k != 'b'}
+    assert reason.startswith('measured by aten::')
