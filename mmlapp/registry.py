@@ -12,6 +12,7 @@ from .compat import check_versions
 check_versions()
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODEL_WRAPPERS as MMENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -47,4 +48,11 @@ DATASETS = Registry(
     parent=MMENGINE_DATASETS,
     scope='mmlapp',
     locations=['mmlapp.datasets'],
+)
+# Inputs of models that no shape describes, see ``input_shape``.
+FUNCTIONS = Registry(
+    'function',
+    parent=MMENGINE_FUNCTIONS,
+    scope='mmlapp',
+    locations=['mmlapp.engine'],
 )

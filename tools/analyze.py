@@ -68,6 +68,13 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         help='the image at which FLOPs are counted',
     )
     parser.add_argument(
+        '--unused',
+        nargs='+',
+        metavar='PATTERN',
+        help='names of modules that run in no mode and read nothing that is '
+        'pruned',
+    )
+    parser.add_argument(
         '--json',
         metavar='FILE',
         help='write the analysis to FILE as well; - writes it to standard '
@@ -87,6 +94,7 @@ def settings(args: Namespace) -> dict[str, Any]:
             'bypass',
             'input_shape',
             'divisor',
+            'unused',
         )
         if getattr(args, key) is not None
     }

@@ -22,7 +22,6 @@ from mmlapp.core import Pruner, analyse, attach, narrow
 from mmlapp.core.compare import relative_error
 from mmlapp.core.snapshot import exact
 from mmlapp.engine.deployment.recipe import dense_config
-from mmlapp.engine.models.architecture import example_forward, example_inputs
 from mmlapp.engine.models.comparison import (
     Check,
     Comparison,
@@ -30,6 +29,7 @@ from mmlapp.engine.models.comparison import (
     flat_tensors,
 )
 from mmlapp.engine.models.complexity import counted_flops, operator_flops
+from mmlapp.engine.models.example import ExampleForward, example_of
 
 from .foreign import LIBRARIES, build_foreign
 from .memory import peak_memory
@@ -174,10 +174,19 @@ class _Run:
 
     def trace(self) -> None:
         """Groups, FLOPs and what is frozen."""
-        forward = example_forward(self.model, self.entry.shape)
+        example = example_of(self.model, self.entry.shape)
+        if example.forward.reason:
+            name = example.forward.name
+            self.result.notes.append(f'the whole does not run, only {name}')
         with peak_memory() as peak:
             start = time.process_time()
-            found = analyse(self.model, forward, self.entry.scope)
+            found = analyse(
+                self.model,
+                example.forward,
+                self.entry.scope,
+                also=example.also,
+                unused=example.unused,
+            )
             self.result.trace_s = time.process_time() - start
         self.result.memory_mib = peak[0]
         self.result.flops = found.flops
@@ -187,7 +196,7 @@ class _Run:
         self.result.frozen = frozen_channels(found)
         if not found.groups.prunable:
             raise RuntimeError('no channel can be pruned')
-        attach(self.model, forward, analysis=found)
+        attach(self.model, example.forward, analysis=found)
 
     def agree(self) -> None:
         """Masked against narrowed, for two plans."""
@@ -234,17 +243,11 @@ class _Run:
 
     def learn(self) -> None:
         """A backward through the narrowed network in training mode."""
-        image, samples = example_inputs(self.slim, self.entry.shape)
+        forward = ExampleForward(self.slim, self.entry.shape, count=2)
         self.slim.train()
         if hasattr(self.slim, 'head'):  # in training some only give losses
             self.slim.head.eval()
-        outputs = flat_tensors(
-            self.slim(
-                torch.cat([image, image.flip(3)]),
-                None if samples is None else samples * 2,
-                mode='tensor',
-            )
-        )
+        outputs = flat_tensors(forward())
         loss = sum((t.float() ** 2).mean() for t in outputs if t.requires_grad)
         assert isinstance(loss, Tensor), 'no output has a gradient'
         loss.backward()

@@ -85,7 +85,7 @@ class Pruner(nn.Module):
         # Of the hooks on the network that go when the pruner goes.
         self.hook_ids: list[int] = []
         # Of the image at which costs were counted, where that is known.
-        self.input_shape: tuple[int, ...] | None = None
+        self.input_shape: Any = None
         # By name of the argument, where it is known how pruning was asked for.
         self.settings: dict[str, Any] = {}
         self.gradient: Tensor | None = None

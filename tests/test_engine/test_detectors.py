@@ -10,7 +10,7 @@ from zoo import Entry
 from zoo.measure import build
 
 from mmlapp.core import attach, narrow
-from mmlapp.engine.models.architecture import example_forward
+from mmlapp.engine.models.example import ExampleForward
 
 SHAPE = (3, 128, 128)
 DETECTORS = [
@@ -77,7 +77,7 @@ def test_training_goes_on_narrowed(name):
         model = build(Entry(f'mmdet::{name}.py'))
         if hasattr(model, 'level_embed'):  # made as memory as it was
             torch.nn.init.normal_(model.level_embed)
-        pruner = attach(model, example_forward(model, shape), scope='backbone')
+        pruner = attach(model, ExampleForward(model, shape), scope='backbone')
         model.train()
         pruner.begin({'flops': target}, steps=2)
         masked = list(steps(model, shape, pruner))

@@ -61,6 +61,7 @@ def test_json_on_standard_output_is_nothing_but_json(analyse):
         unit='channels',
         bypass=None,
         divisor=1,
+        unused=[],
     )
 
 
@@ -79,6 +80,7 @@ def test_arguments(analyse, tmp_path):
         '--bypass', 'grouped',
         '--unit', 'filters',
         '--divisor', '4',
+        '--unused', 'head.side',
         '--cfg-options', 'model.head.num_classes=7',
         '--json', str(path),
     )  # fmt: skip
@@ -90,6 +92,7 @@ def test_arguments(analyse, tmp_path):
         unit='filters',
         bypass='grouped',
         divisor=4,
+        unused=['head.side'],
     )
     assert report['layers'][-1]['outputs'] == 7
     assert all('layer2' not in name for name in report['groups'])
@@ -105,7 +108,10 @@ def test_arguments(analyse, tmp_path):
         (['--divisor', '0'], 'divisor=0: expected a whole number'),
         (['--unit', 'filters'], "unit='filters' needs a bypass"),
         (['--unit', 'blocks'], "unit='blocks' is unknown; choose one of"),
-        (['--input-shape', '1', '9', '9'], 'does not run on an image of'),
+        (
+            ['--input-shape', '1', '9', '9'],
+            'does not run on input_shape=(1, 9',
+        ),
     ],
 )
 def test_errors_are_one_line(analyse, argv, text):

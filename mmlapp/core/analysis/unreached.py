@@ -29,6 +29,22 @@ TRAINING = 'the example in training mode'
 SHOWN = 8
 
 
+class UnreachedError(PruningError):
+    """A module may read what is pruned, and no forward reaches it.
+
+    Args:
+        reason (str): Which ones.
+        remedy (str): What to say if they do not.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        self.reason, self.remedy = reason, remedy
+        super().__init__(
+            f'{reason}. Give also=[...] with functions that run the network '
+            f'so that it reaches them, or {remedy}'
+        )
+
+
 @dataclass
 class Reach:
     """Which modules ran in which way.
@@ -203,12 +219,11 @@ def check_reach(model: nn.Module, groups: Groups, reach: Reach) -> None:
     if risky:
         first = f'{risky[0]} {list(shapes[risky[0]])}'
         places = _places(model, risky, reach.left)
-        raise PruningError(
+        raise UnreachedError(
             f'no forward reaches {_listed(places)} (such as {first}): what '
-            'they read cannot be known, and it may be pruned. Give '
-            'also=[...] with functions that run the network so that it '
-            f'reaches them, or unused={places[:1]!r}, patterns of names, if '
-            'they read nothing that is pruned'
+            'they read cannot be known, and it may be pruned',
+            f'unused={places[:1]!r}, patterns of names, if they read nothing '
+            'that is pruned',
         )
     if shapes:
         places = _places(model, list(shapes), reach.left)

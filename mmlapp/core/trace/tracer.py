@@ -154,7 +154,8 @@ class Tracer(TorchDispatchMode):
     def _check_masks(self, call: Call, entries: list[Labels]) -> None:
         """Freezes parameters that are used where masks do not reach."""
         masks = [labels for labels in entries if labels.maskable]
-        if masks and not in_forward():
+        # A view is no use yet: it is looked at where somebody reads it.
+        if masks and not in_forward() and not call.func.is_view:
             for labels in masks:
                 self.freeze(labels, OUTSIDE)
         for target in call.written():

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -20,13 +20,22 @@ from mmlapp.core.groups import SINGLE
 from mmlapp.core.methods.budget import check_divisor, reachable
 
 from ..deployment.recipe import dense_config, own_settings
-from ..models.architecture import example_forward
 from ..models.arguments import check_settings
 from ..models.complexity import COUNTED, counted_flops, operator_flops
+from ..models.example import Example, example_of, notes_of
+from ..models.inputs import InputShape
 
 OPERATOR = 'an operator without parameters'
 # Arguments of ``PrunableModel`` that an analysis depends on.
-ANALYSED = 'input_shape', 'scope', 'ignore', 'unit', 'bypass', 'divisor'
+ANALYSED = (
+    'input_shape',
+    'scope',
+    'ignore',
+    'unit',
+    'bypass',
+    'divisor',
+    'unused',
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,10 @@ class ModelReport:
             of PyTorch, counted nowhere; or why that is not known.
         unknown (dict[str, int]): Calls of operators that the tracer has no
             rule for; what they read is not prunable.
+        reach (dict[str, str]): Modules that the example does not run, and
+            how they were reached. Defaults to none.
+        notes (list[str]): What of the model was not run, and why. Defaults
+            to none.
     """
 
     settings: dict[str, Any]
@@ -93,6 +106,8 @@ class ModelReport:
     uncounted: dict[str, int]
     foreign: dict[str, int] | str
     unknown: dict[str, int]
+    reach: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain numbers, strings, lists and dicts."""
@@ -152,14 +167,18 @@ def analyse_model(
         ModelReport: Layers and sums.
     """
     shape = settings['input_shape']
-    found = analyse(
-        model,
-        example_forward(model, shape),
-        settings['scope'],
-        settings['ignore'],
-        settings['bypass'],
-        settings['unit'],
-    )
+    example = example_of(model, shape, settings.get('unused', ()))
+    with example.explained():
+        found = analyse(
+            model,
+            example.forward,
+            settings['scope'],
+            settings['ignore'],
+            settings['bypass'],
+            settings['unit'],
+            example.also,
+            example.unused,
+        )
     total, floor = _limits(model, found, check_divisor(settings['divisor']))
     progress('counting operators')
     counted, uncounted, foreign = _counts(model, shape)
@@ -175,7 +194,30 @@ def analyse_model(
         uncounted=uncounted,
         foreign=foreign,
         unknown=dict(found.trace.unknown),
+        reach=_reach(found, example),
+        notes=notes_of(example.forward, example.modes),
     )
+
+
+def _reach(found: Analysis, example: Example) -> dict[str, str]:
+    """How every module was reached that the example does not run."""
+    reach = found.reach
+    reached = {
+        name: f'through {way}' + _untraced(reach.untraced.get(way))
+        for way, names in reach.ways.items()
+        for name in names
+    }
+    copies = {c.name: f'as a copy of {c.original}' for c in reach.copies}
+    left = {
+        name.rpartition('.')[0]: 'in no way: they fit nothing that is pruned'
+        for name in reach.left
+    }
+    unused = dict.fromkeys(example.unused, 'in no way: said to be unused')
+    return {**reached, **copies, **left, **unused}
+
+
+def _untraced(reason: str | None) -> str:
+    return '' if reason is None else f', on trial alone ({reason})'
 
 
 def _plain(value: Any) -> Any:
@@ -258,7 +300,7 @@ def _prunable_flops(found: Analysis) -> int:
 
 
 def _counts(
-    model: nn.Module, shape: Sequence[int]
+    model: nn.Module, shape: InputShape
 ) -> tuple[int | None, dict[str, int], dict[str, int] | str]:
     """Multiply-adds as MMEngine counts them: ours, others, and the rest."""
     try:

@@ -14,6 +14,7 @@ from rich.table import Table
 from mmlapp.core import ChannelPlan
 
 from ..deployment.deploy import Figure
+from ..models.inputs import shape_text
 from .model_report import LayerReport, ModelReport
 
 SCALES = (1e12, 'T'), (1e9, 'G'), (1e6, 'M'), (1e3, 'k')
@@ -155,7 +156,7 @@ def totals_table(report: ModelReport) -> Table:
 
 
 def _totals(report: ModelReport) -> Iterator[tuple[str, str]]:
-    shape = 'x'.join(map(str, report.settings['input_shape']))
+    shape = shape_text(report.settings['input_shape'])
     channels = sum(report.groups.values())
     uncounted = sum(report.uncounted.values())
     yield f'FLOPs at {shape}', _number(report.flops)
@@ -176,6 +177,14 @@ def _totals(report: ModelReport) -> Iterator[tuple[str, str]]:
     yield 'not counted: norms, pooling ...', _number(uncounted)
     yield 'not counted: foreign operators', _calls(report.foreign)
     yield 'operators without a rule', _calls(report.unknown)
+    for note in report.notes:
+        yield 'not run', note
+    # Modules by how they were reached, for there may be many.
+    by_way: dict[str, list[str]] = {}
+    for module, way in report.reach.items():
+        by_way.setdefault(way, []).append(module)
+    for way, modules in by_way.items():
+        yield f'reached {way}', ', '.join(modules)
 
 
 def _number(value: int) -> str:

@@ -21,7 +21,7 @@ from mmlapp.version import __version__
 
 from ..checkpoints.reading import Trained, load_checkpoint, read_trained
 from ..checkpoints.weights import load_weights
-from ..models.architecture import example_forward
+from ..models.arguments import check_shape
 from ..models.comparison import (
     Check,
     Comparison,
@@ -31,6 +31,8 @@ from ..models.comparison import (
     runnable,
 )
 from ..models.complexity import counted_flops, operator_flops
+from ..models.example import ExampleForward
+from ..models.inputs import InputShape
 from ..models.plans import narrow_model, replace_plan
 from ..models.widths import output_widths
 from ..training.report import count_parameters
@@ -139,7 +141,7 @@ def deploy(
         progress('building the trained model')
         masked = masked_model(cfg, trained)
         plan = masked.pruner.plan()
-        shape = tuple(own_settings(cfg.model)['input_shape'])
+        shape = check_shape(own_settings(cfg.model)['input_shape'])
         progress('running the trained model')
         probes, notes = _probes(cfg, masked, shape)
         comparison = Comparison(masked, probes)
@@ -170,16 +172,17 @@ def deploy(
 
 
 def _probes(
-    cfg: Config, model: nn.Module, shape: tuple[int, ...]
+    cfg: Config, model: nn.Module, shape: InputShape
 ) -> tuple[list[Probe], list[str]]:
     """Inputs to compare on, and what could not be had."""
-    first, second = random_probes(shape)
+    first, *others = random_probes(shape)
     probes, notes = [first], []
-    try:
-        second.run(model)
-        probes.append(second)
-    except PruningError:
-        notes.append(f'one random size only: no output on {second.name}')
+    for other in others:
+        try:
+            other.run(model)
+            probes.append(other)
+        except PruningError:
+            notes.append(f'one random size only: no output on {other.name}')
     batch, text = real_batch(cfg)
     if batch is None:
         notes.append(f'no real images were compared, only random ones: {text}')
@@ -205,19 +208,19 @@ def _modes(
     return found
 
 
-def _backbone_widths(model: nn.Module, shape: tuple[int, ...]) -> str:
+def _backbone_widths(model: nn.Module, shape: InputShape) -> str:
     """How wide what reads the backbone must be, in another model too."""
     if model._modules.get('backbone') is None:
         return ''
-    return output_widths(model, 'backbone', example_forward(model, shape))
+    return output_widths(model, 'backbone', ExampleForward(model, shape))
 
 
 def _merge(
-    model: nn.Module, plan: ChannelPlan, shape: tuple[int, ...]
+    model: nn.Module, plan: ChannelPlan, shape: InputShape
 ) -> tuple[ChannelPlan, str]:
     """Merges bypasses; returns the plan of the result and what was done."""
     merged = merge_bypasses(model)
-    forward = example_forward(model, shape)
+    forward = ExampleForward(model, shape)
     flops = sum(map(multiply_adds, trace(model, forward).calls))
     pruned = {'flops': flops, 'parameters': count_parameters(model)}
     stay = sorted({reason for reason in merged.values() if reason})
@@ -283,7 +286,7 @@ def load_deployed(config: str | Path, checkpoint: str | Path) -> nn.Module:
 
 
 def _figures(
-    cfg: Config, shape: tuple[int, ...], plan: ChannelPlan, slim: nn.Module
+    cfg: Config, shape: InputShape, plan: ChannelPlan, slim: nn.Module
 ) -> list[Figure]:
     dense: nn.Module = MODELS.build(dense_config(cfg))
     dense.eval()

@@ -17,28 +17,46 @@ from mmlapp.core.numbers import check_number
 
 # What the registry itself reads.
 OF_BUILD = ('_scope_',)
-SHAPE = 'expected channels, height and width, such as (3, 224, 224)'
+SHAPE = (
+    'expected the shape of an input without the batch, such as (3, 224, 224), '
+    'a dictionary of such shapes for inputs with names, or dict(type=NAME) of '
+    'a function in mmlapp.registry.FUNCTIONS that returns the arguments of '
+    "the model's forward"
+)
 
 
-def check_shape(shape: Any) -> tuple[int, int, int]:
-    """Returns the shape of an image, or raises.
+def check_shape(shape: Any) -> Any:
+    """Returns what a model is run on, in tuples, or raises.
 
     Args:
-        shape (Any): What a user gave as ``input_shape``.
+        shape (Any): What a user gave as ``input_shape``: the shape of one
+            input without its batch dimension, a dictionary of shapes, or one
+            with the ``type`` of a function.
 
     Raises:
-        PruningError: If it is not three whole numbers from 1 on.
+        PruningError: If a shape is no list of whole numbers from 1 on.
     """
-    said = f'input_shape={shape!r}'
-    if not isinstance(shape, Sequence) or isinstance(shape, str):
-        raise PruningError(f'{said}: {SHAPE}')
+    if isinstance(shape, Mapping):
+        if 'type' in shape:
+            return dict(shape)
+        found = {name: _sizes(value) for name, value in shape.items()}
+    else:
+        found = {'': _sizes(shape)}
+    if not found or None in found.values():
+        raise PruningError(f'input_shape={shape!r}: {SHAPE}')
+    return found if isinstance(shape, Mapping) else found['']
+
+
+def _sizes(shape: Any) -> tuple[int, ...] | None:
+    """Returns a shape as a tuple; None if it is none."""
+    if not isinstance(shape, Sequence) or isinstance(shape, str) or not shape:
+        return None
     try:
         for size in shape:
             check_number('size', size, least=1, whole=True)
-        channels, height, width = shape
-    except ValueError as error:  # a PruningError is one
-        raise PruningError(f'{said}: {SHAPE}') from error
-    return channels, height, width
+    except PruningError:
+        return None
+    return tuple(shape)
 
 
 def check_names(name: str, value: Any, empty: bool = True) -> None:
@@ -123,6 +141,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     'costs': check_costs,
     'divisor': lambda name, value: check_divisor(value),
     'input_shape': lambda name, value: check_shape(value),
+    'unused': check_names,
 }
 
 

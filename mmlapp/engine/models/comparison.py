@@ -23,7 +23,10 @@ from mmlapp.core.compare import (
 )
 from mmlapp.core.snapshot import exact
 
-from .architecture import example_forward, example_inputs
+from .arguments import check_shape
+from .example import ExampleForward
+from .inputs import InputShape, example_batch, shape_text
+from .modes import first_way
 from .proposals import chosen_proposals, in_single
 from .prunable import LOSS
 
@@ -52,7 +55,7 @@ class Probe:
 
     Args:
         name (str): What it is, for the report.
-        shape (tuple[int, ...], optional): Of a random image.
+        shape (Sequence[int] or Mapping, optional): Of a random input.
         batch (Any): What a data loader gives. Defaults to None.
         mode (str): Of the forward: ``tensor``, ``predict`` or ``loss``.
             Defaults to ``tensor``.
@@ -62,7 +65,7 @@ class Probe:
     """
 
     name: str
-    shape: tuple[int, ...] | None = None
+    shape: InputShape | None = None
     batch: Any = None
     mode: str = 'tensor'
     double: bool = False
@@ -73,21 +76,21 @@ class Probe:
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)  # of samplers in the loss
             if self.shape is not None and self.mode == 'tensor':
-                return flat_tensors(example_forward(model, self.shape)())
+                return flat_tensors(ExampleForward(model, self.shape)())
             with _exact_features(model) if self.double else nullcontext():
-                output = model(**self._data(model), mode=self.mode)
+                output = self._output(model)
         if isinstance(output, dict):
             # What a method adds while there are masks.
             output = {k: v for k, v in output.items() if k != LOSS}
         return flat_tensors(output)
 
-    def _data(self, model: nn.Module) -> dict[str, Any]:
+    def _output(self, model: nn.Module) -> Any:
         if self.shape is not None:
-            image, samples = example_inputs(model, self.shape)
-            return dict(inputs=image, data_samples=samples)
+            batch = example_batch(model, self.shape)
+            return first_way(model, batch, self.mode, 1).run()
         preprocess: Any = model.data_preprocessor
         data: dict[str, Any] = preprocess(copy.deepcopy(self.batch), False)
-        return data
+        return model(**data, mode=self.mode)
 
     def in_mode(self, mode: str) -> Probe:
         """Returns the same input for another mode.
@@ -147,14 +150,19 @@ def _exact_features(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def random_probes(input_shape: Sequence[int]) -> list[Probe]:
-    """Random images of the given size and of another one."""
-    channels, *size = input_shape
-    other = tuple(_other_size(edge) for edge in size)
-    return [
-        Probe(f'random {"x".join(map(str, shape))}', shape)
-        for shape in (tuple(input_shape), (channels, *other))
-    ]
+def random_probes(input_shape: InputShape) -> list[Probe]:
+    """Random inputs of the given size and, for images, of another one.
+
+    Args:
+        input_shape (Sequence[int] or Mapping): See
+            :func:`~mmlapp.engine.models.inputs.example_batch`.
+    """
+    shape = check_shape(input_shape)
+    shapes = [shape]
+    if isinstance(shape, tuple) and len(shape) > 2:
+        *rest, height, width = shape
+        shapes.append((*rest, _other_size(height), _other_size(width)))
+    return [Probe(f'random {shape_text(s)}', s) for s in shapes]
 
 
 def _other_size(edge: int) -> int:

@@ -14,23 +14,23 @@ import torch
 from mmengine.analysis import FlopAnalyzer
 from torch import Tensor, nn
 
-from .architecture import example_inputs
 from .comparison import flat_tensors
+from .example import ExampleForward
+from .inputs import InputShape
 
 # What the budget counts; MMEngine also counts norms, pooling and resizing.
 COUNTED = ('conv', 'linear', 'addmm', 'mm', 'bmm', 'matmul', 'einsum')
 
 
 class _Tensors(nn.Module):
-    """A model as a function from one tensor to tensors, as tracing needs."""
+    """A model as a function to tensors, as tracing needs."""
 
-    def __init__(self, model: nn.Module, samples: list[Any] | None) -> None:
+    def __init__(self, model: nn.Module, forward: ExampleForward) -> None:
         super().__init__()
-        self.model, self.samples = model, samples
+        self.model, self.run = model, forward
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        output = self.model(image, self.samples, mode='tensor')
-        return tuple(flat_tensors(output))
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(flat_tensors(self.run(*tensors)))
 
 
 def _shapes(inputs: Sequence[Any], outputs: Sequence[Any]) -> list[list[int]]:
@@ -66,21 +66,23 @@ HANDLES = {
 
 
 def operator_flops(
-    model: nn.Module, input_shape: Sequence[int]
+    model: nn.Module, input_shape: InputShape
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Counts multiply-adds by operator, with MMEngine's copy of fvcore.
 
     Args:
         model (nn.Module): A model in evaluation mode, without masks.
-        input_shape (Sequence[int]): Channels, height and width.
+        input_shape (Sequence[int] or Mapping): See
+            :func:`~mmlapp.engine.models.inputs.example_batch`.
 
     Returns:
         tuple[dict[str, int], dict[str, int]]: Multiply-adds of every
         operator, and calls of those written outside of PyTorch that are not
         counted.
     """
-    image, samples = example_inputs(model, input_shape)
-    analyzer = FlopAnalyzer(_Tensors(model, samples), (image,))
+    forward = ExampleForward(model, input_shape)
+    tensors = tuple(forward.attempt.tensors)
+    analyzer = FlopAnalyzer(_Tensors(model, forward), tensors)
     analyzer.set_op_handle(**HANDLES)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with torch.no_grad(), warnings.catch_warnings():

@@ -15,6 +15,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mmlapp.core.trace import tensors_in
 
+from .ground_truth import spread_boxes
+
 
 @contextmanager
 def chosen_proposals(
@@ -22,7 +24,9 @@ def chosen_proposals(
 ) -> Iterator[list[Tensor]]:
     """Sends the proposals of a two-stage detector through a function.
 
-    They are chosen by rank, which a rounding error may change. Inside of
+    They are chosen by rank, which a rounding error may change. Without
+    training they may all lie where nothing is, so that the second stage
+    would depend on nothing: they are spread over the image. Inside of
     another choice this one does nothing.
 
     Args:
@@ -41,7 +45,8 @@ def chosen_proposals(
     original, by_feat = head.predict, getattr(head, 'predict_by_feat', None)
 
     def predict(*args: Any, **kwargs: Any) -> Any:
-        chosen = copy.deepcopy(choose(original(*args, **kwargs)))
+        found = spread(original(*args, **kwargs), (args, kwargs))
+        chosen = copy.deepcopy(choose(found))
         dtypes = [t.dtype for t in tree_leaves(args) if isinstance(t, Tensor)]
         return _cast(chosen, dtypes[0])
 
@@ -73,6 +78,24 @@ def in_single(function: Callable[..., Any]) -> Callable[..., Any]:
         )
 
     return run
+
+
+def spread(proposals: Any, arguments: Any) -> Any:
+    """Spreads proposals over their images, as many as there are.
+
+    Args:
+        proposals (list[InstanceData]): Of each image.
+        arguments (Any): What the proposals were asked with; samples among
+            them tell the sizes of the images. Without, nothing is moved.
+    """
+    samples = [s for s in tree_leaves(arguments) if hasattr(s, 'img_shape')]
+    # Not strict: who passes no samples, or others, gets what there is.
+    for image, sample in zip(proposals, samples, strict=False):
+        boxes = getattr(image, 'bboxes', None)
+        if isinstance(boxes, Tensor):
+            size = sample.img_shape[:2]
+            image.bboxes = spread_boxes(len(boxes), *size).to(boxes)
+    return proposals
 
 
 def _single(tensor: Tensor) -> Tensor:

@@ -16,8 +16,10 @@ from mmlapp.core.attach import COST_NAMES
 from mmlapp.core.progress import Phase
 from mmlapp.registry import MODELS
 
-from .architecture import build_architecture, example_forward
-from .arguments import check_settings, check_unknown
+from .architecture import build_architecture
+from .arguments import check_settings, check_shape, check_unknown
+from .example import example_of
+from .inputs import InputShape
 from .plans import carry_plans
 
 INPUT_SHAPE = 3, 224, 224
@@ -41,7 +43,8 @@ def prunable_model(
     normalisation: str = 'rank',
     costs: Sequence[str | Mapping[str, Any]] = COST_NAMES,
     divisor: int = 1,
-    input_shape: Sequence[int] = INPUT_SHAPE,
+    input_shape: InputShape = INPUT_SHAPE,
+    unused: str | Sequence[str] = (),
     data_preprocessor: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> nn.Module:
@@ -73,8 +76,15 @@ def prunable_model(
             ``flops`` and ``parameters``.
         divisor (int): What the number of kept channels of a group is a
             multiple of, unless all are kept. Defaults to 1.
-        input_shape (Sequence[int]): Channels, height and width of the image
-            at which costs are counted. Defaults to (3, 224, 224).
+        input_shape (Sequence[int] or Mapping): Channels, height and width of
+            the image at which costs are counted; any shape, a dictionary of
+            shapes, or ``type`` and arguments of a function in
+            ``mmlapp.registry.FUNCTIONS`` that returns the arguments of the
+            model's forward, see
+            :func:`~mmlapp.engine.models.inputs.example_batch`. Defaults to
+            (3, 224, 224).
+        unused (str or Sequence[str]): Patterns of modules that run in no
+            mode and read nothing that is pruned. Defaults to none.
         data_preprocessor (Mapping, optional): Passed on to the model.
         **settings (Any): Arguments of the model, if ``architecture`` is its
             type.
@@ -98,12 +108,21 @@ def prunable_model(
         costs=costs,
         divisor=divisor,
     )
-    check_settings({**own, 'input_shape': input_shape})
+    extra = dict(input_shape=input_shape, unused=unused)
+    check_settings({**own, **extra})
     check_unknown(architecture, settings)
     model = build_architecture(architecture, settings, data_preprocessor)
-    pruner = attach(model, example_forward(model, input_shape), **own)
+    example = example_of(model, input_shape, unused)
+    with example.explained():
+        pruner = attach(
+            model,
+            example.forward,
+            **own,
+            also=example.also,
+            unused=example.unused,
+        )
     check_removable(pruner)
-    pruner.input_shape = tuple(input_shape)
+    pruner.input_shape = check_shape(input_shape)
     pruner.settings = {**own, 'input_shape': input_shape}
     sites = [site for site, _ in pruner.layout.sites if not site.attribute]
     carry_plans(model, ((site.name, [site.dim]) for site in sites))

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 
 from mmengine import dist
 from mmengine.runner import Runner
@@ -15,19 +14,20 @@ from mmlapp.core import ChannelPlan, PruningError, narrow
 from mmlapp.core.compare import DEPLOYED_TOLERANCE
 
 from ..models.comparison import Comparison, random_probes, runnable
+from ..models.inputs import InputShape
 from .narrowing import check_optimizer
 from .parts import unwrap
 
 
 def find_obstacle(
-    runner: Runner, plan: ChannelPlan, input_shape: Sequence[int] | None
+    runner: Runner, plan: ChannelPlan, input_shape: InputShape | None
 ) -> str | None:
     """Returns what speaks against narrowing, on any of the processes.
 
     Args:
         runner (Runner): The runner; all processes must call this.
         plan (ChannelPlan): What to keep.
-        input_shape (Sequence[int], optional): See :func:`try_narrowing`.
+        input_shape (optional): See :func:`try_narrowing`.
     """
     reason = None
     try:
@@ -40,7 +40,7 @@ def find_obstacle(
 
 
 def try_narrowing(
-    model: nn.Module, plan: ChannelPlan, input_shape: Sequence[int] | None
+    model: nn.Module, plan: ChannelPlan, input_shape: InputShape | None
 ) -> None:
     """Compares a narrowed copy with the masked model on a random image.
 
@@ -49,8 +49,8 @@ def try_narrowing(
     Args:
         model (nn.Module): The masked model; it stays as it is.
         plan (ChannelPlan): What to keep.
-        input_shape (Sequence[int], optional): Channels, height and width of
-            the image; without it there is no comparison.
+        input_shape (Sequence[int] or Mapping, optional): What it is run on;
+            without it there is no comparison.
 
     Raises:
         PruningError: If they differ, or the model does not run on the image.

@@ -12,6 +12,7 @@ from mmlapp.core.analysis.ways import (
     kept,
     on_trial,
 )
+from mmlapp.core.snapshot import exact
 
 
 def test_functions_get_the_names_of_their_places():
@@ -72,3 +73,16 @@ def test_what_need_not_be_equal_is_not_returned():
     assert on_trial(model, Way(run, '', compare=False))() is None
     assert torch.equal(model.weight, before)
     assert on_trial(model, Way(run, ''))() is model.weight
+
+
+def test_in_float64_there_is_nothing_but_outputs_to_compare():
+    model = nn.Linear(2, 2)
+
+    def run():
+        assert model.weight.dtype == torch.float32
+        return model.weight
+
+    tried = on_trial(model, Way(run, '', compare=False))
+    tried()
+    with exact(model):
+        assert tried() is None

@@ -97,6 +97,7 @@ def test_settings_of_a_lapp_config_count(lapp_config):
         unit='channels',
         bypass=None,
         divisor=1,
+        unused=[],
     )
     layers = {layer.name: layer for layer in report.layers}
     assert layers['backbone.layer1.0.conv1'].reason == 'ignored by the user'

@@ -135,6 +135,20 @@ def test_layers(change, cells):
     assert rows(layers_table(report)) == [cells]
 
 
+def test_what_was_not_run_and_how_the_rest_was_reached():
+    report = replace(
+        REPORT,
+        notes=['two notes', 'of one line'],
+        reach={'a': 'through x', 'b': 'as a copy of c', 'd': 'through x'},
+    )
+    assert rows(totals_table(report))[-4:] == [
+        ['not run', 'two notes'],
+        ['not run', 'of one line'],
+        ['reached through x', 'a, d'],
+        ['reached as a copy of c', 'b'],
+    ]
+
+
 def test_a_long_name_is_folded_not_cut():
     name = 'backbone.' + 'stage.' * 40 + 'conv'
     report = replace(REPORT, layers=[replace(LAYER, name=name)])

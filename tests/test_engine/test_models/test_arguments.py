@@ -64,7 +64,6 @@ def test_settings_of_the_right_kind_pass(setting):
         ('divisor', True),
         ('divisor', 8.0),
         ('input_shape', 64),
-        ('input_shape', (64, 64)),
         ('input_shape', (3, 64.0, 64)),
         ('input_shape', (3, 0, 64)),
         ('input_shape', (True, 8, 8)),
@@ -81,8 +80,19 @@ def test_settings_of_another_kind_are_named(name, value):
     assert re.search(r'expected|names nothing', message)
 
 
-def test_a_shape_is_three_numbers():
+def test_shapes_of_configs_become_tuples():
     assert check_shape([3, 8, 16]) == (3, 8, 16)
+    assert check_shape([7]) == (7,)
+    assert check_shape(dict(a=[3, 4])) == dict(a=(3, 4))
+    assert check_shape(dict(type='f', n=[2])) == dict(type='f', n=[2])
+
+
+@pytest.mark.parametrize(
+    'shape', [(), (3, 0, 8), (3, True, 8), {}, dict(a=(3, 0)), dict(a=3)]
+)
+def test_what_is_no_shape(shape):
+    with pytest.raises(PruningError, match=r'input_shape=.*: expected the sh'):
+        check_shape(shape)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from torch import nn
 
 from mmlapp.core import PruningError
 from mmlapp.core.snapshot import exact
-from mmlapp.engine.models.architecture import example_forward
 from mmlapp.engine.models.comparison import (
     Check,
     Comparison,
@@ -22,6 +21,7 @@ from mmlapp.engine.models.comparison import (
     refuse_differences,
     runnable,
 )
+from mmlapp.engine.models.example import ExampleForward
 
 
 def test_relative_error():
@@ -190,7 +190,7 @@ def test_both_models_get_the_same_proposals():
 @torch.no_grad()
 def test_proposals_have_the_precision_of_the_model():
     model = TwoStage()
-    forward = example_forward(model, (3, 4, 4))
+    forward = ExampleForward(model, (3, 4, 4))
     single, _ = forward()
     with exact(model):
         double, _ = forward()

@@ -7,7 +7,8 @@ import torch
 from mmengine.structures import InstanceData
 from torch import nn
 
-from mmlapp.engine.models.proposals import chosen_proposals
+from mmlapp.engine.models.ground_truth import spread_boxes
+from mmlapp.engine.models.proposals import chosen_proposals, spread
 
 
 class Head(nn.Module):
@@ -150,3 +151,24 @@ def test_a_head_of_another_form(head, image):
     assert len(found) == 2
     assert raw == []
     assert is_untouched(head)
+
+
+class Sample:
+    img_shape = (40, 80)
+
+
+def test_proposals_are_spread_over_their_images():
+    """As many as there are, each over its own image, in its precision."""
+    boxes = torch.zeros(6, 4, dtype=torch.float64)
+    images = [
+        InstanceData(bboxes=boxes, scores=torch.rand(6)),
+        InstanceData(scores=torch.rand(3)),
+    ]
+    scores = images[0].scores.clone()
+    first, second = spread(images, (torch.rand(1), [Sample(), Sample()]))
+    assert first.bboxes.dtype == torch.float64
+    torch.testing.assert_close(first.bboxes, spread_boxes(6, 40, 80).double())
+    assert torch.equal(first.scores, scores)
+    assert 'bboxes' not in second
+    unmoved = [InstanceData(bboxes=boxes)]
+    assert torch.equal(spread(unmoved, ())[0].bboxes, boxes)

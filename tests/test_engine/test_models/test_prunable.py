@@ -9,11 +9,14 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.models import ImageClassifier
+from torch import nn
 
-from mmlapp.core import PruningError, PruningWarning, attach
+from mmlapp.core import PruningError, PruningWarning, attach, narrow
 from mmlapp.engine import prunable_model
+from mmlapp.engine.models.modes import running_steps
 from mmlapp.engine.models.prunable import expect_hook
 
 SETTINGS = dict(
@@ -49,6 +52,104 @@ def build(**kwargs):
         **SETTINGS,
     )
     return MODELS.build({**config, **kwargs})
+
+
+class SideHead(BaseModel):
+    """A classifier with a second head on an earlier stage."""
+
+    def __init__(self, only):
+        super().__init__()
+        self.only = only
+        self.backbone = nn.ModuleList(
+            [nn.Conv2d(3, 16, 3), nn.Conv2d(16, 8, 3)]
+        )
+        self.fc, self.side = nn.Linear(8, 5), nn.Linear(16, 5)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        early = self.backbone[0](inputs)
+        late = self.backbone[1](early.relu())
+        out = self.fc(late.mean((2, 3)))
+        if mode == self.only:
+            out = out + self.side(early.mean((2, 3)))
+        return dict(loss=out.mean()) if mode == 'loss' else out
+
+
+def removed(model):
+    """Narrows a model to half of its channels."""
+    pruner = model.pruner
+    pruner.set_mask(
+        torch.cat([torch.arange(size) % 2 == 0 for size in pruner.sizes])
+    )
+    return narrow(model, pruner.plan())
+
+
+@pytest.mark.parametrize('only', ['loss', 'predict'])
+def test_what_only_another_mode_runs_is_narrowed_with_it(only):
+    MODELS.register_module(module=SideHead, name='TestSideHead', force=True)
+    model = removed(
+        prunable_model('TestSideHead', only=only, input_shape=SHAPE)
+    )
+    assert model.backbone[0].out_channels == model.side.in_features == 8
+    for mode in ('tensor', 'loss', 'predict'):
+        model(torch.rand(2, *SHAPE), mode=mode)
+
+
+MLP = dict(type='NonLinearNeck', hid_channels=32, out_channels=16)
+CONTRAST = dict(type='CosineSimilarityLoss')
+BYOL = dict(
+    type='BYOL',
+    backbone=dict(type='mmlapp.CIFARResNet', depth=8),
+    neck=dict(MLP, in_channels=64),
+    head=dict(
+        type='LatentPredictHead',
+        loss=CONTRAST,
+        predictor=dict(MLP, in_channels=16, with_avg_pool=False),
+    ),
+)
+
+
+def test_a_momentum_encoder_keeps_the_shape_of_its_original():
+    model = prunable_model(BYOL, input_shape=SHAPE)
+    expect_hook(model, False)
+    views = [torch.rand(4, *SHAPE) for _ in range(2)]
+
+    def step():
+        with running_steps():
+            sum(model(list(views), mode='loss').values()).backward()
+
+    step()
+    before = model.target_net.module[0].layer1[0].conv1.weight[::2].clone()
+    removed(model)
+    after = model.target_net.module[0].layer1[0].conv1.weight
+    assert torch.equal(after, before)
+    step()
+    # An average of both, parameter by parameter.
+    names = model.target_net.avg_parameters
+    assert names['0.layer1.0.conv1.weight'] is after
+    assert not torch.equal(after, before)
+    assert after.shape == model.backbone.layer1[0].conv1.weight.shape
+
+
+class Fusion(BaseModel):
+    """Two modalities."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.depth = nn.Conv2d(3, 8, 3), nn.Conv2d(1, 8, 3)
+        self.head = nn.Conv2d(16, 4, 1)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        both = self.backbone(inputs['rgb']), self.depth(inputs['depth'])
+        return self.head(torch.cat(both, dim=1))
+
+
+def test_inputs_with_names():
+    MODELS.register_module(module=Fusion, name='TestFusion', force=True)
+    shapes = dict(rgb=[3, 8, 8], depth=[1, 8, 8])
+    model = prunable_model('TestFusion', input_shape=shapes)
+    assert model.pruner.input_shape == dict(rgb=(3, 8, 8), depth=(1, 8, 8))
+    assert removed(model).head.in_channels == 12
+    model(dict(rgb=torch.rand(1, 3, 9, 9), depth=torch.rand(1, 1, 9, 9)))
 
 
 def dense():
@@ -199,7 +300,7 @@ def test_the_data_preprocessor_is_passed_on():
         (dict(costs=['time']), "cost='time' is unknown; choose"),
         (dict(bypass=dict(type='wide')), "bypass='wide' is unknown; choose"),
         (dict(scope='encoder'), "scope='encoder' matches no .* backbone"),
-        (dict(input_shape=(3, 8)), r'input_shape=\(3, 8\): expected chann'),
+        (dict(input_shape=(3, 0)), r'input_shape=\(3, 0\): expected the sh'),
         (dict(divisor=64), 'divisor=64: no group has more than 64 channels'),
         (
             dict(divsor=8),
@@ -222,6 +323,7 @@ CODE = """
 import sys
 from mmengine.config import Config
 from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS, init_default_scope
 cfg = Config.fromfile(sys.argv[1])
 print('mmlapp' in sys.modules)

@@ -1,0 +1,257 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""An example to run a model on, in the ways in which it runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from mmlapp.core import PruningError, Way
+from mmlapp.core.analysis.unreached import UnreachedError
+from mmlapp.core.analysis.ways import in_its_mode, kept
+from mmlapp.core.trace import running_modules, tensors_in
+
+from .arguments import check_shape
+from .ground_truth import plain_samples
+from .inputs import Batch, InputShape, example_batch, fresh
+from .modes import Modes, candidates, find_modes, fixed_chance, repeated
+from .proposals import chosen_proposals
+
+TENSOR, PREDICT = "mode='tensor'", "mode='predict'"
+FEATURES = 'extract_feat'
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to get outputs of a model.
+
+    Args:
+        name (str): The mode, or the method that is called.
+        function (Callable): Returns them.
+        args (tuple): What it is called with.
+        kwargs (dict): Likewise.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors among the arguments, in order."""
+        leaves = tree_leaves((self.args, self.kwargs))
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    def run(self, tensors: Sequence[Tensor]) -> Any:
+        """Calls the function with other tensors.
+
+        Args:
+            tensors (Sequence[Tensor]): As many as there are.
+        """
+        given = iter(tensors)
+        args, kwargs = tree_map_only(
+            Tensor, lambda _: next(given), (self.args, self.kwargs)
+        )
+        args, kwargs = fresh((args, kwargs))
+        return self.function(*args, **kwargs)
+
+
+class ExampleForward:
+    """A function that runs a model on one random input.
+
+    It runs in mode ``tensor`` where that works, with ground truth if it
+    wants some; else its backbone and neck alone, or in mode ``predict``. The
+    region proposals of a two-stage detector are chosen by rank, which a
+    rounding error may change: all calls get those of the first one.
+
+    Args:
+        model (nn.Module): A model with MMEngine's
+            ``forward(inputs, data_samples, mode)``.
+        input_shape (Sequence[int] or Mapping): See :func:`example_batch`.
+        count (int): Size of the batch, 1 or 2. Defaults to 1.
+
+    Raises:
+        PruningError: If the shape is none, or no attempt gives a tensor.
+
+    Attributes:
+        batch (Batch): What it is run on.
+        name (str): The mode, or the method that is called.
+        reason (str): Why not the whole model runs; empty if it does.
+        ran (set[str]): Modules that are called.
+    """
+
+    def __init__(
+        self, model: nn.Module, input_shape: InputShape, count: int = 1
+    ) -> None:
+        self.model = model
+        self.batch = example_batch(model, input_shape)
+        self._proposals: list[Any] = []
+        errors: list[str] = []
+        cause = None
+        for attempt in _attempts(model, self.batch, count):
+            self.attempt = attempt
+            try:
+                self.ran = self._try()
+            except Exception as error:
+                errors.append(f'{type(error).__name__}: {error}')
+                cause = cause or error
+                continue
+            self.name = attempt.name
+            whole = attempt.name == TENSOR
+            self.reason = '' if whole else errors[0]
+            return
+        raise PruningError(
+            f'the model does not run on input_shape={check_shape(input_shape)}'
+            f' ({errors[0]}). Set input_shape to what it is trained on: a '
+            'shape, a dictionary of shapes for inputs with names, or '
+            'dict(type=NAME) of a function in mmlapp.registry.FUNCTIONS that '
+            'returns the arguments of its forward'
+        ) from cause
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        """Returns the outputs, and what proposals are made from.
+
+        Args:
+            *tensors (Tensor): Inputs in place of its own. Defaults to these.
+        """
+
+        def first(proposals: Any) -> Any:
+            if not self._proposals:
+                self._proposals.append(proposals)
+            return self._proposals[0]
+
+        with fixed_chance(), chosen_proposals(self.model, first) as raw:
+            return [self.attempt.run(tensors or self.attempt.tensors), *raw]
+
+    def _try(self) -> set[str]:
+        names = {m: name for name, m in self.model.named_modules()}
+        ran: set[str] = set()
+        with (
+            kept(self.model),
+            running_modules(self.model, lambda m: ran.add(names[m])),
+        ):
+            torch.manual_seed(0)
+            outputs = in_its_mode(self.model, Way(self, ''))()
+        if next(tensors_in(outputs), None) is None:
+            raise PruningError('it returns no tensor')
+        return ran
+
+
+def _attempts(model: nn.Module, batch: Batch, count: int) -> Iterator[Attempt]:
+    def attempt(name: str, args: Any, kwargs: Any, mode: str) -> Attempt:
+        return Attempt(name, model, args, {**kwargs, 'mode': mode})
+
+    if not batch.own:
+        inputs = repeated(batch.args[0], count)
+        samples = plain_samples(model, inputs)
+        samples = None if samples is None else samples * count
+        yield attempt(TENSOR, (inputs, samples), {}, 'tensor')
+    for args, kwargs in candidates(model, batch, count):
+        yield attempt(TENSOR, args, kwargs, 'tensor')
+    if hasattr(model, FEATURES):
+        first = batch.args[0] if batch.args else batch.kwargs.get('inputs')
+        features = first if batch.own else repeated(first, count)
+        extract: Any = model.extract_feat
+        yield Attempt(FEATURES, extract, (features,))
+    for args, kwargs in candidates(model, batch, count):
+        yield attempt(PREDICT, args, kwargs, 'predict')
+
+
+@dataclass(frozen=True)
+class Example:
+    """All that an analysis of a model needs to run it.
+
+    Args:
+        forward (ExampleForward): Runs it on one input.
+        modes (Modes): Further ways in which it runs.
+        unused (list[str]): Patterns of modules that read nothing that is
+            pruned.
+    """
+
+    forward: ExampleForward
+    modes: Modes
+    unused: list[str]
+
+    @property
+    def also(self) -> list[Way]:
+        """Further ways to run the model."""
+        return self.modes.ways
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Adds to an error about modules out of reach what would help."""
+        try:
+            yield
+        except UnreachedError as error:
+            tried = ''.join(
+                f'. {name} does not run with the ground truth that was '
+                f'made up ({reason})'
+                for name, reason in self.modes.failed.items()
+            )
+            raise PruningError(
+                f'{error.reason}{tried}. Give inputs and ground truth with '
+                'which they run, by input_shape=dict(type=NAME) of a '
+                'function in mmlapp.registry.FUNCTIONS that returns the '
+                f'arguments of the forward, or {error.remedy}'
+            ) from error
+
+
+def example_of(
+    model: nn.Module, input_shape: InputShape, unused: str | Sequence[str] = ()
+) -> Example:
+    """Finds out how a model runs, and says what of it does not.
+
+    Args:
+        model (nn.Module): A model of OpenMMLab; it is put back as it was.
+        input_shape (Sequence[int] or Mapping): See :func:`example_batch`.
+        unused (str or Sequence[str]): Patterns of modules that read nothing
+            that is pruned. Defaults to none.
+
+    Returns:
+        Example: Its forward and its modes.
+
+    Raises:
+        PruningError: If the shape is none, or the model does not run on it.
+    """
+    forward = ExampleForward(model, input_shape)
+    modes = find_modes(model, forward.batch)
+    patterns = [unused] if isinstance(unused, str) else list(unused)
+    if forward.name == FEATURES:
+        # What lies behind reads the features alone, and they all stay.
+        ran = forward.ran | modes.ran
+        roots = {name.partition('.')[0] for name in ran}
+        patterns += [n for n, _ in model.named_children() if n not in roots]
+    for text in notes_of(forward, modes):
+        print_log(text, 'current', logging.WARNING)
+    return Example(forward, modes, patterns)
+
+
+def notes_of(forward: ExampleForward, modes: Modes) -> list[str]:
+    """Says what of a model was not run.
+
+    Args:
+        forward (ExampleForward): Its example.
+        modes (Modes): Its other modes.
+    """
+    notes = [
+        f'{name} was not tried: it does not run with the ground truth that '
+        f'was made up ({" ".join(reason.split())[:200]})'
+        for name, reason in modes.failed.items()
+    ]
+    if forward.reason:
+        part = {FEATURES: 'backbone and neck alone', PREDICT: PREDICT}
+        notes.append(
+            f'{TENSOR} does not run ({" ".join(forward.reason.split())[:200]})'
+            f': FLOPs are those of {part[forward.name]}'
+        )
+    return notes

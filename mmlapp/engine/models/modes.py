@@ -1,0 +1,189 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The modes in which a model of OpenMMLab runs, tried on an example."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import MessageHub
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from mmlapp.core import Way
+from mmlapp.core.analysis.ways import in_its_mode, kept
+from mmlapp.core.trace import running_modules
+
+from .ground_truth import annotations
+from .inputs import Batch, fresh
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+# Steps of a run that a schedule inside of the model may ask for.
+STEPS = dict(max_iters=1000, max_epochs=10, iter=0, epoch=0)
+
+
+@dataclass
+class Modes:
+    """Further ways in which a model runs on an example.
+
+    Args:
+        ways (list[Way]): Those that do.
+        failed (dict[str, str]): The others, and why.
+        ran (set[str]): Modules that any of the ways calls.
+    """
+
+    ways: list[Way] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    ran: set[str] = field(default_factory=set)
+
+
+def find_modes(model: nn.Module, batch: Batch) -> Modes:
+    """Finds out with which ground truth a model computes and predicts.
+
+    Args:
+        model (nn.Module): The model; it is put back as it was.
+        batch (Batch): What it is run on.
+    """
+    found = Modes()
+    # Samples that are drawn need two images; one is enough to predict.
+    for mode, count in (('loss', 2), ('predict', 1)):
+        try:
+            way = first_way(model, batch, mode, count, found.ran)
+        except Exception as error:  # whatever the user's code raises
+            kind = type(error).__name__
+            found.failed[_name(mode)] = f'{kind}: {error}'
+        else:
+            found.ways.append(way)
+    return found
+
+
+def _name(mode: str) -> str:
+    return f'mode={mode!r}'
+
+
+def first_way(
+    model: nn.Module,
+    batch: Batch,
+    mode: str,
+    count: int,
+    ran: set[str] | None = None,
+) -> Way:
+    """Returns the likeliest way to run a model in a mode that works.
+
+    Args:
+        model (nn.Module): The model; it is put back as it was.
+        batch (Batch): What it is run on.
+        mode (str): Of its forward.
+        count (int): Size of the batch.
+        ran (set[str], optional): Gets the modules that are called.
+
+    Raises:
+        Exception: What the likeliest one raised, if none works.
+    """
+    first: Exception | None = None
+    for arguments in candidates(model, batch, count):
+        run = _call(model, mode, arguments)
+        way = Way(run, _name(mode), mode == 'loss', False)
+        try:
+            called = _modules_of(model, way)
+        except Exception as error:
+            first = first or error
+            continue
+        if ran is not None:
+            ran |= called
+        return way
+    assert first is not None  # there is always a candidate
+    raise first
+
+
+def candidates(
+    model: nn.Module, batch: Batch, count: int
+) -> Iterator[Arguments]:
+    """Yields arguments of a forward, the likeliest first.
+
+    Args:
+        model (nn.Module): The model.
+        batch (Batch): Its inputs; a user's own are all that there are.
+        count (int): Size of the batch.
+    """
+    if batch.own:
+        yield batch.args, batch.kwargs
+        return
+    (inputs,) = batch.args
+    images = repeated(inputs, count)
+    for views in (images, [images, images]):  # self-supervised: a list
+        for more in annotations(model, inputs, count):
+            yield (views, *more), {}
+
+
+def repeated(inputs: Any, count: int) -> Any:
+    """Returns inputs, or both them and their mirror images.
+
+    Args:
+        inputs (Any): Tensors with a batch of one.
+        count (int): Size of the batch, 1 or 2.
+    """
+    return tree_map_only(
+        Tensor, lambda t: torch.cat([t, t.flip(-1)])[:count], inputs
+    )
+
+
+def _call(
+    model: nn.Module, mode: str, arguments: Arguments
+) -> Callable[[], Any]:
+    def run() -> Any:
+        args, kwargs = fresh(arguments)
+        with fixed_chance(), running_steps():
+            return model(*args, **kwargs, mode=mode)
+
+    return run
+
+
+def _modules_of(model: nn.Module, way: Way) -> set[str]:
+    """Runs a way; names of the modules that it calls."""
+    names = {module: name for name, module in model.named_modules()}
+    found: set[str] = set()
+    with (
+        kept(model),
+        running_modules(model, lambda module: found.add(names[module])),
+    ):
+        torch.manual_seed(0)
+        in_its_mode(model, way)()
+    return found
+
+
+@contextmanager
+def fixed_chance() -> Iterator[None]:
+    """Fixes random numbers of Python and NumPy for a while.
+
+    Those of PyTorch are the caller's.
+    """
+    before = random.getstate(), np.random.get_state()
+    random.seed(0)
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
+@contextmanager
+def running_steps() -> Iterator[None]:
+    """Tells a model that a run has begun, where none has."""
+    hub = MessageHub.get_current_instance()
+    missing = {k: v for k, v in STEPS.items() if hub.get_info(k) is None}
+    before = {k: hub.runtime_info[k] for k in missing if k in hub.runtime_info}
+    hub.runtime_info.update(missing)
+    try:
+        yield
+    finally:
+        for key in missing:
+            del hub.runtime_info[key]
+        hub.runtime_info.update(before)

@@ -1,0 +1,125 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import random
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import MessageHub
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from mmlapp.engine.models.inputs import Batch
+from mmlapp.engine.models.modes import (
+    find_modes,
+    fixed_chance,
+    repeated,
+    running_steps,
+)
+
+IMAGE = torch.rand(1, 3, 4, 4)
+
+
+class Tutorial(nn.Module):
+    """As in MMEngine's first tutorial; the loss has a head of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.side = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 2, 1)
+        self.register_buffer('calls', torch.zeros(()))
+
+    def forward(self, imgs, labels, mode):
+        x = self.conv(imgs).mean((2, 3))
+        if mode == 'loss':
+            assert self.training
+            assert len(imgs) == 2
+            self.calls += 1
+            self.side(imgs)
+            return dict(loss=cross_entropy(x, labels))
+        if mode == 'predict':
+            imgs.zero_()
+            return x, labels
+
+
+def test_modes_run_with_what_was_made_up():
+    model = Tutorial()
+    found = find_modes(model, Batch((IMAGE,)))
+    assert [way.name for way in found.ways] == [
+        "mode='loss'",
+        "mode='predict'",
+    ]
+    assert [way.train for way in found.ways] == [True, False]
+    assert not any(way.compare for way in found.ways)
+    assert found.failed == {}
+    assert found.ran == {'', 'conv', 'side'}
+    # The model is as it was, and so is the image.
+    assert (int(model.calls), model.training) == (0, True)
+    output, _ = found.ways[1].run()
+    assert torch.equal(output, model.conv(IMAGE).mean((2, 3)))
+
+
+def test_a_mode_that_does_not_run():
+    class Rigid(Tutorial):
+        def forward(self, imgs, labels, mode):
+            if mode == 'loss':
+                raise KeyError('boxes')
+            return super().forward(imgs, labels, mode)
+
+    found = find_modes(Rigid(), Batch((IMAGE,)))
+    assert [way.name for way in found.ways] == ["mode='predict'"]
+    assert found.failed == {"mode='loss'": "KeyError: 'boxes'"}
+
+
+def test_inputs_of_a_users_own_are_the_only_ones():
+    given = Batch((), dict(imgs=IMAGE, labels=torch.tensor([7])), own=True)
+    found = find_modes(Tutorial(), given)
+    assert [way.name for way in found.ways] == ["mode='predict'"]
+    assert 'AssertionError' in found.failed["mode='loss'"]
+    assert found.ways[0].run()[1].item() == 7
+
+
+class Views(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        first, second = inputs
+        assert isinstance(inputs, list)
+        return dict(loss=(self.conv(first) - self.conv(second)).mean())
+
+
+def test_views_of_self_supervised_training():
+    assert find_modes(Views(), Batch((IMAGE,))).failed == {}
+
+
+def test_both_images():
+    both = repeated(dict(a=IMAGE), 2)['a']
+    assert torch.equal(both, torch.cat([IMAGE, IMAGE.flip(3)]))
+    assert torch.equal(repeated(IMAGE, 1), IMAGE)
+
+
+def test_chance_is_fixed_and_goes_on():
+    def draw():
+        return random.random(), np.random.rand()
+
+    with fixed_chance():
+        first = draw()
+    random.seed(5)
+    np.random.seed(5)
+    expected = draw()
+    random.seed(5)
+    np.random.seed(5)
+    with fixed_chance():
+        assert draw() == first
+    assert draw() == expected
+
+
+@pytest.mark.parametrize('known', [{}, {'max_iters': 7}])
+def test_a_schedule_inside_of_a_model(known, monkeypatch):
+    hub = MessageHub.get_current_instance()
+    monkeypatch.setattr(hub, '_runtime_info', dict(known))
+    with running_steps():
+        assert hub.get_info('max_iters') == known.get('max_iters', 1000)
+        assert hub.get_info('epoch') == 0
+    assert hub.runtime_info == known
