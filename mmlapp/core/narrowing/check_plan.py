@@ -13,6 +13,7 @@ from ..bypass.beside import Bypassed
 from ..bypass.branch import BRANCHES, Branch
 from ..errors import PruningError
 from ..plan.entries import BranchPlan
+from ..plan.kept import Kept
 from ..plan.layout import tensor_shapes
 from ..plan.plan import ChannelPlan
 from ..pruner import Pruner
@@ -70,6 +71,7 @@ def check_plan(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
         if branch is not None:
             missing[name] = branch
     _check_details(model, plan)
+    _check_masks(model, plan)
     return missing
 
 
@@ -91,6 +93,27 @@ def _check_tensors(model: nn.Module, plan: ChannelPlan) -> None:
     for name in found:
         if name not in plan.shapes:
             raise _misfit(f'the plan does not know {name}')
+
+
+def _check_masks(model: nn.Module, plan: ChannelPlan) -> None:
+    """A plan must keep what the masks of a network keep.
+
+    Before masks remove something, any plan of the network fits.
+    """
+    pruner = model._modules.get('pruner')
+    if not isinstance(pruner, Pruner) or pruner.gate.is_meta:
+        return
+    mask = pruner.mask.cpu()
+    if mask.all():
+        return
+    for name, living in pruner.by_group(mask).items():
+        mine, kept = Kept.from_mask(living), plan.groups.get(name)
+        if kept is not None and kept != mine:
+            raise _misfit(
+                f'its masks keep {mine.count} of {mine.size} in {name}, the '
+                f'plan {kept.count}, or others. Narrow to pruner.plan(), or '
+                'detach the masks first'
+            )
 
 
 def _same_shape(

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.runner import Runner
 
 from mmlapp.core import ChannelPlan, Pruner
+from mmlapp.core.narrowing.narrow import detach
 
 from ..models.plans import narrow_model
 from .parts import find_pruner
@@ -44,7 +45,8 @@ def narrow_averages(runner: Runner, plan: ChannelPlan) -> None:
         plan (ChannelPlan): What to keep.
     """
     for averaged in averaged_models(runner):
-        narrow_model(averaged.module, plan)
+        # The plan is that of the model; averages of masks are none.
+        narrow_model(detach(averaged.module), plan)
         averaged.avg_parameters = (
             averaged.module.state_dict()
             if getattr(averaged, 'update_buffers', False)

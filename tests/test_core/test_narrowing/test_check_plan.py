@@ -302,3 +302,19 @@ def test_what_is_added_after_attach_stays(planned, make, image):
     other.register_buffer('queue', torch.zeros(3))
     with pytest.raises(PruningError, match='the plan does not know queue'):
         narrow(other, plan)
+
+
+def test_the_plan_of_another_run_does_not_fit_masks(planned, make, image):
+    """What it removes may be what the masks keep."""
+    model, plan, masked = planned()
+    _, other, _ = planned()
+    assert other.slices != plan.slices
+    before = picture(model)
+    with pytest.raises(PruningError, match=r'masks keep .* in \w+, the plan'):
+        narrow(model, other)
+    assert_same(before, picture(model))
+    assert torch.allclose(narrow(model, plan)(image), masked)
+    # Where nothing is masked yet, plans of other runs are as good.
+    dense = make()
+    attach(dense, image)
+    narrow(dense, other)
