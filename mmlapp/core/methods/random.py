@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..errors import PruningError
+from ..numbers import check_number
 from .base import register_method
 from .fixed_order import FixedOrder, rank_in_group
 
@@ -39,11 +39,8 @@ class Random(FixedOrder):
 
     def __init__(self, spread: float = 0.5, seed: int = 0) -> None:
         super().__init__()
-        if not spread >= 0:
-            raise PruningError(
-                f'method random spread={spread}: expected a number not below '
-                'zero'
-            )
+        check_number('method random spread', spread, least=0)
+        check_number('method random seed', seed, whole=True)
         self.spread, self.seed = spread, seed
 
     def setup(self, pruner: Pruner) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import PruningError
+from ...numbers import check_number
 from .constraint import common_shift
 from .sensitivity import SENSITIVITIES, Margin
 from .update import UPDATES, Update
@@ -68,17 +69,10 @@ class Balance(Update):
         order: int = 2,
     ) -> None:
         super().__init__()
-        for name, value in (('rate', rate), ('memory', memory)):
-            if not value > 0:
-                raise PruningError(
-                    f'update balance {name}={value}: expected a positive '
-                    'number'
-                )
-        if not task_weight >= 0:
-            raise PruningError(
-                f'update balance task_weight={task_weight}: expected a '
-                'number not below zero'
-            )
+        check_number('update balance rate', rate, above=0)
+        check_number('update balance memory', memory, above=0)
+        check_number('update balance task_weight', task_weight, least=0)
+        check_number('update balance order', order, whole=True)
         if order not in SENSITIVITIES:
             raise PruningError(
                 f'update balance order={order}: expected 1 (gradient of the '

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import PruningError
+from ...numbers import check_number
 from ..schedule import penalty
 from .thresholds import HardMask
 from .update import UPDATES, Update
@@ -55,13 +56,9 @@ class Gradient(Update):
         **settings: Any,
     ) -> None:
         super().__init__()
-        for name, value in (('rate', rate), ('cost_weight', cost_weight)):
-            if not value > 0:
-                raise PruningError(
-                    f'update gradient {name}={value}: expected a positive '
-                    'number'
-                )
-        kind = getattr(torch.optim, optimizer, None)
+        check_number('update gradient rate', rate, above=0)
+        check_number('update gradient cost_weight', cost_weight, above=0)
+        kind = getattr(torch.optim, str(optimizer), None)
         if not isinstance(kind, type):
             raise PruningError(
                 f'update gradient optimizer={optimizer!r}: torch.optim has '

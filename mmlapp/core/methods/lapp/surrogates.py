@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...choices import Choices
-from ...errors import PruningError
+from ...numbers import check_number
 
 
 class Surrogate(ABC):
@@ -25,11 +25,8 @@ class Surrogate(ABC):
     """
 
     def __init__(self, width: float = 0.1) -> None:
-        if not width > 0:
-            raise PruningError(
-                f'width={width}: expected a positive range of score minus '
-                'threshold'
-            )
+        # A range of score minus threshold.
+        check_number('surrogate width', width, above=0)
         self.width = width
 
     @abstractmethod

@@ -165,6 +165,10 @@ def test_noise_is_what_the_second_order_measures(second):
     [
         ('rate', 0),
         ('rate', -1),
+        ('rate', True),
+        ('memory', '0.1'),
+        ('task_weight', None),
+        ('order', True),
         ('memory', 0),
         ('task_weight', -0.1),
         ('order', 0),
@@ -172,7 +176,7 @@ def test_noise_is_what_the_second_order_measures(second):
     ],
 )
 def test_arguments_out_of_range(name, value):
-    with pytest.raises(PruningError, match=f'update balance {name}={value}'):
+    with pytest.raises(PruningError, match=f'balance {name}={value!r}'):
         Balance(**{name: value})
 
 

@@ -163,6 +163,8 @@ def test_the_optimizer_steps_as_torch_does(
     ('settings', 'match'),
     [
         (dict(rate=0), 'rate=0'),
+        (dict(rate='1'), "rate='1'"),
+        (dict(cost_weight=True), 'cost_weight=True'),
         (dict(cost_weight=-1), 'cost_weight=-1'),
         (dict(optimizer='Best'), "optimizer='Best'"),
     ],
