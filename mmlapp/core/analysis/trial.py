@@ -103,6 +103,8 @@ class Trial:
         # Number of the stage of each check, once it is known.
         self._settled: dict[Check, int] = {}
         self._whole: dict[tuple[int, bool, Stage], tuple[bool, bool]] = {}
+        # Ways that return no tensor: there is nothing to compare.
+        self._silent: set[int] = set()
         self._groups: Groups | None = None
         # In what way the whole network does not run, no part of it has to.
         ways = [
@@ -137,7 +139,7 @@ class Trial:
         masked = self._settle(removal, check)
         stage = STAGES[self._settled[check]]
         narrowed, failure = self.narrowed(removal, check, stage)
-        if failure is not None or not compare:
+        if failure is not None or not compare or check.way in self._silent:
             return failure
         if masked is None:
             masked, failure = self.masked(removal, check, stage)
@@ -233,10 +235,16 @@ class Trial:
         """Finds the stage of a check; returns the outputs by the way."""
         if check in self._settled:
             return None
+        some = replace(check, count=Count.SOME)
+        if check.way in self._silent and some in self._settled:
+            self._settled[check] = self._settled[some]
+            return []
         for number in self._stages(check):
             masked, failure = self.masked(removal, check, STAGES[number])
             if failure is None and _finite(masked):
                 self._settled[check] = number
+                if not masked:
+                    self._silent.add(check.way)
                 return masked
         # The masks may be what it does not run with.
         numbers = self._stages(check)

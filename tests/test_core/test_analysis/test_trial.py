@@ -424,3 +424,18 @@ def test_the_groups_of_any_initial_weights(name, conv):
         sizes.pop('', None)
         assert sizes == expected
     assert len(found) == 1
+
+
+def test_a_way_without_outputs_only_has_to_run(conv, image, frozen):
+    """What need not be equal is not run with masks more than once."""
+    model = Detector(conv).double()
+    widths = []
+
+    def way():
+        widths.append(model.a.out_channels)
+        model.a(image) + model.a(image).new_ones(model.a.out_channels, 1, 1)
+
+    assert frozen(model, image, also=[way]) == {'c': 'output of the network'}
+    # Narrowed to some and to one; whole when it is followed, and masked once.
+    assert sorted(set(widths)) == [1, 5, 8]
+    assert widths[widths.index(5) :].count(8) == 0
