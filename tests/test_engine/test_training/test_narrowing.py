@@ -149,10 +149,10 @@ def test_the_log_says_what_was_gained(
     plan = narrowed_plan(runner)
     share = plan.costs['flops']['pruned'] / plan.costs['flops']['dense']
     assert 0.49 <= share <= 0.5
-    assert f'flops {plan.costs["flops"]["dense"]:.4g} to ' in text
+    assert f'flops {plan.costs["flops"]["dense"]:.4g} → ' in text
     assert f'({share:.2%}), parameters ' in text
     count = sum(p.numel() for p in runner.model.parameters())
-    assert f' to {count:,} (' in text
+    assert f' → {count:,} (' in text
     assert 'Pruning: a training step takes 0.' in text
 
 
