@@ -67,8 +67,10 @@ def _reduce(self: Any, protocol: Any) -> Any:
     """Says how to make the class where others name it."""
     reduced: Any = object.__reduce_ex__(self, protocol)
     create, arguments, *state = reduced
-    # Of an object: `cls.__new__(cls)`, then its state.
-    assert create is copyreg.__newobj__  # type: ignore[attr-defined]
+    # Of an object: `cls.__new__(cls)`, then its state. Another answer is that
+    # of a class which says itself how it is made.
+    if create is not copyreg.__newobj__:  # type: ignore[attr-defined]
+        return reduced
     cls, *others = arguments
     return _new, (_spell(cls), *others), *state
 

@@ -45,6 +45,19 @@ def test_equal_classes_are_made_once():
     assert type(one) is type(two)
 
 
+class Own(nn.Identity):
+    """Says itself how it is copied."""
+
+    def __reduce__(self):
+        return Own, ()
+
+
+def test_a_class_that_says_it_itself_is_asked():
+    layer = Own()
+    mix_in(layer, Loud)
+    assert type(copy.deepcopy(layer)) is Own
+
+
 class Channels(nn.Module):
     """A norm over channels, which sees the living ones alone."""
 

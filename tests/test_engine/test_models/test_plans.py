@@ -269,6 +269,17 @@ def test_pruned_again_it_carries_both_plans(slim):
         smaller.load_state_dict(slim.state_dict())
 
 
+def test_an_optimizer_of_before_cannot_step(slim):
+    """It would train parameters that are gone."""
+    model = build()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    model.load_state_dict(slim.state_dict())
+    model(IMAGE, mode='tensor').sum().backward()
+    with pytest.raises(PruningError, match='as it was before narrowing'):
+        optimizer.step()
+    torch.optim.SGD(model.parameters(), 0.1).step()
+
+
 def without_plan(model):
     return {k: v for k, v in model.state_dict().items() if k != KEY}
 
