@@ -26,10 +26,6 @@ def pooled(tracer: Tracer, call: Call) -> None:
         tracer.set(output, Labels(dict(kept)))
 
 
-# Operators whose name has one of them tell how large something is.
-_MEASURES = 'norm', 'std', 'var'
-
-
 def reduced(tracer: Tracer, call: Call) -> None:
     """mean, sum, amax ... over dimensions; channels may only be summed."""
     source = call.args[0]
@@ -50,17 +46,33 @@ def reduced(tracer: Tracer, call: Call) -> None:
             # [N, T, C] over 1 is [N, C], labels at 2 move to 1. Over -1 it is
             # [N, T], labels at 1 stay. Each channel is reduced by itself.
             shift = 0 if keepdim else sum(d < dim for d in over)
+            if labels.maskable and _is_deviation(call):
+                axis = _masked(tracer, axis)
             result.axes[dim - shift] = axis
         elif call.op != 'aten::sum' or not axis.zero:
             # Zeros add nothing to a sum; a mean would divide by fewer.
             tracer.graph.freeze(
                 axis.ids, f'reduced over channels by {call.op}'
             )
-    if labels.parameter and any(word in call.op for word in _MEASURES):
-        # Usually divided by: that of a masked filter is zero.
+    if labels.parameter and 'norm' in call.op:
+        # Usually divided by: the norm of a masked filter is zero.
         tracer.freeze(result, f'measured by {call.op}')
     for output in call.outputs():
         tracer.set(output, result)
+
+
+def _is_deviation(call: Call) -> bool:
+    """Whether an operator is a standard deviation or a variance."""
+    return 'std' in call.op or 'var' in call.op
+
+
+def _masked(tracer: Tracer, axis: Axis) -> Axis:
+    """Filters that are masked, so that their deviation is zero.
+
+    Code divides by it: whether that is finite then is to be known.
+    """
+    tracer.trace.masked.update(tracer.sites_of(axis.ids))
+    return Axis(axis.ids, zero=True)
 
 
 def normalised(tracer: Tracer, call: Call) -> None:

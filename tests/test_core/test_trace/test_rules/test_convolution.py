@@ -318,7 +318,7 @@ def test_a_weight_divided_by_its_norm_is_frozen(net, conv, image, frozen):
         norm = m.a.weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         return m.b(functional.conv2d(x, m.a.weight / norm, padding=1))
 
-    model = net(forward, a=conv(3, 8), b=conv(8, 5))
+    model = net(forward, a=conv(3, 8, bias=False), b=conv(8, 5))
     assert frozen(model, image)['a'].startswith('measured by')
 
 

@@ -15,14 +15,15 @@ class Deformable(nn.Module):
     def __init__(self, fields=1, groups=1, modulated=False):
         super().__init__()
         self.offset = nn.Conv2d(8, fields * 2 * 9, 3, padding=1)
-        self.mask = nn.Conv2d(8, fields * 9, 3, padding=1)
-        self.modulated = modulated
+        self.mask = None
+        if modulated:
+            self.mask = nn.Conv2d(8, fields * 9, 3, padding=1)
         self.conv = torchvision.ops.DeformConv2d(
             8, 6, 3, padding=1, groups=groups
         )
 
     def forward(self, x):
-        mask = self.mask(x).sigmoid() if self.modulated else None
+        mask = None if self.mask is None else self.mask(x).sigmoid()
         return self.conv(x, self.offset(x), mask)
 
 
