@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +18,7 @@ from torch import Tensor
 from mmlapp.core import ChannelPlan, PruningError, narrow
 from mmlapp.engine.checkpoints.reading import read_trained
 from mmlapp.engine.checkpoints.weights import check_weights
+from mmlapp.engine.models.plans import KEY
 
 from .checks import Case, RefusedError, run
 from .networks import compose, draw
@@ -41,9 +43,11 @@ class Whole:
 
     def checkpoint(self, weights: dict[str, Tensor]) -> dict[str, Any]:
         """Returns what a file holds."""
+        # The plan travels in the weights, as bytes.
+        text = json.dumps([self.plan.to_dict()]).encode()
+        entry = torch.tensor(list(text), dtype=torch.uint8)
         return {
-            'state_dict': weights,
-            'pruning_plan': self.plan.to_dict(),
+            'state_dict': {**weights, KEY: entry},
             'meta': {'seed': self.case.network.spec.seed},
         }
 
@@ -87,8 +91,8 @@ def _forged_weights(made: Whole, seed: int, path: Path) -> None:
 
 def _read(made: Whole, path: Path, written: Mapping[str, Tensor]) -> None:
     trained = read_trained(path)
-    assert trained.plan is not None, 'the plan is lost'
-    _means_the_same(made, trained.plan, trained.weights, written)
+    assert len(trained.plans) == 1, 'the plan is lost'
+    _means_the_same(made, trained.plans[0], trained.weights, written)
 
 
 def _means_the_same(

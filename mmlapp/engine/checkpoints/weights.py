@@ -67,7 +67,8 @@ def check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     Raises:
         PruningError: With the first entry that does not fit.
     """
-    own = model.state_dict()
+    own = model.state_dict(keep_vars=True)
+    _check_shared(own, weights)
     for name, value in weights.items():
         mine = own.get(name)
         if mine is None:
@@ -83,6 +84,31 @@ def check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
                 f'the checkpoint has values in {name} that are not finite: '
                 'training had diverged. Give an earlier checkpoint'
             )
+
+
+def _check_shared(
+    own: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> None:
+    """Two names of one tensor must have one value: the last would win."""
+    first: dict[int, str] = {}
+    for name, tensor in own.items():
+        other = first.setdefault(id(tensor), name)
+        if other == name or name not in weights or other not in weights:
+            continue
+        a, b = weights[other], weights[name]
+        if not _equal(a, b):
+            raise PruningError(
+                f'the checkpoint has different values in {other} and {name}, '
+                'which are one tensor of the model. Give the checkpoint as '
+                'the run wrote it'
+            )
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
+        return False
+    # NaN, which equals nothing, is refused by its own name.
+    return torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
 def load_weights(model: nn.Module, entries: Any, where: str) -> None:

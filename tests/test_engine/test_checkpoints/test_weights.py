@@ -111,3 +111,15 @@ def test_all_weights_are_loaded():
 def test_weights_that_do_not_fit(entries, text):
     with pytest.raises(PruningError, match=text):
         load_weights(nn.Linear(2, 3), entries, 'here')
+
+
+def test_two_names_of_one_tensor_have_one_value():
+    """The last one would win, without a word."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    weights = {k: v.clone() for k, v in model.state_dict().items()}
+    check_weights(model, weights)
+    weights['1.weight'][0, 0] += 1
+    text = r'different values in 0\.weight and 1\.weight, which are one'
+    with pytest.raises(PruningError, match=text):
+        check_weights(model, weights)
