@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any
 
 import torch
@@ -26,6 +26,9 @@ from .values import random_values
 CORNER, LARGE = 64, 96
 # What is kept of a network that loses nothing.
 WHOLE: Mapping[str, Mapping[int, Kept]] = MappingProxyType({})
+# What can go with images without telling where things are in them.
+PLAIN = Tensor, str, int, float, NoneType
+TOLD = 'what goes with the images may tell their size'
 OTHER_MODULES = 'calls other modules than those that were followed'
 
 
@@ -197,7 +200,10 @@ class Runner:
 
     def _cut(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         leaves = tree_leaves((args, kwargs))
-        self.large |= any(isinstance(a, Tensor) and _large(a) for a in leaves)
+        large = any(isinstance(a, Tensor) and _large(a) for a in leaves)
+        self.large |= large
+        if large and not all(isinstance(a, PLAIN) for a in leaves):
+            raise RuntimeError(TOLD)
         return tree_map_only(Tensor, _corner, (args, kwargs))
 
     def is_rough(self, forward: Callable[[], Any], stage: Stage) -> bool:

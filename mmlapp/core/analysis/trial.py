@@ -10,10 +10,11 @@ Two numbers of channels are tried: a prime one, another for every group, and
 one of every group. The network gets fixed random values in which no gate is
 near zero, computes in float64, and must agree with its masked twin but for
 rounding: the verdict does not depend on the weights that the user happens to
-have. Large images are cut to a corner if the same modules run on it, which
-takes less time. A network that cannot do all this is tried as closely to it
-as it can, see :data:`STAGES`. In training mode, where other heads may wake
-up, it only has to run.
+have. Large images take long: where nothing else tells their size they are cut
+to a corner, if the same modules run on it, else float32 comes first. A
+network that cannot do all this is tried as closely to it as it can, see
+:data:`STAGES`. In training mode, where other heads may wake up, it only has
+to run.
 """
 
 from __future__ import annotations

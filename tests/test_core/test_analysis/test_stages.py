@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a network on trial computes with, and what it falls back to."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -49,7 +51,7 @@ def settled(model, image):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trial, '_settle', settle)
-        groups = analyse(model, lambda: model(image)).groups
+        groups = analyse(model, image).groups
     return set(found), {g.name: g.size for g in groups.prunable}
 
 
@@ -113,6 +115,22 @@ def test_large_images_are_cut_to_a_corner(conv, shape, cut):
     analyse(model, torch.rand(1, 3, *shape))
     assert model.met[0][1] == shape  # of the trace
     assert {met for _, met in model.met[2:]} == {cut}
+
+
+@pytest.mark.parametrize(
+    ('more', 'stage'),
+    [
+        ((None, 'tensor', 3), CORNER_STAGE),
+        ((SimpleNamespace(size=(100, 100)),), SCREEN),
+        (([{'size': SimpleNamespace()}],), SCREEN),
+    ],
+)
+def test_no_corner_if_something_else_tells_the_size(conv, more, stage):
+    model = Noted(conv)
+    model.forward = lambda x, *rest: Noted.forward(model, x)
+    image = torch.rand(1, 3, 100, 100)
+    found = settled(model, (image, *more))
+    assert found == ({stage}, {'a': 8})
 
 
 def test_no_corner_if_other_modules_run_on_it(conv):
