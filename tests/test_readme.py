@@ -24,9 +24,9 @@ def block(marker: str) -> str:
     return found
 
 
-def test_the_bare_loop_prunes_to_half_the_flops() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(
+def build_model() -> nn.Module:
+    """A network of two convolutions and a classifier."""
+    return nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1, bias=False),
         nn.BatchNorm2d(16),
         nn.ReLU(),
@@ -37,6 +37,12 @@ def test_the_bare_loop_prunes_to_half_the_flops() -> None:
         nn.Flatten(),
         nn.Linear(16, 4),
     )
+
+
+def run_the_loop() -> dict[str, Any]:
+    """Runs the bare loop; returns its names."""
+    torch.manual_seed(0)
+    model = build_model()
     batch = torch.rand(8, 3, 8, 8), torch.randint(0, 4, (8,))
     names = {
         'model': model,
@@ -45,14 +51,33 @@ def test_the_bare_loop_prunes_to_half_the_flops() -> None:
         'optimizer': torch.optim.SGD(model.parameters(), lr=0.05),
     }
     exec(block('pruner.begin'), names)
-    small = names['small']
+    return names
+
+
+def test_the_bare_loop_prunes_to_half_the_flops() -> None:
+    names = run_the_loop()
+    small, images = names['small'], names['images']
     assert isinstance(small, nn.Module)
     a, b = small[0].out_channels, small[3].out_channels
     dense = 64 * 9 * (3 * 16 + 16 * 16) + 16 * 4
     pruned = 64 * 9 * (3 * a + a * b) + b * 4
     assert 0.4 < pruned / dense <= 0.5
     small.eval()
-    assert small(batch[0]).shape == (8, 4)
+    assert small(images).shape == (8, 4)
+
+
+def test_a_narrow_network_is_saved_and_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = run_the_loop()
+    names['small'].eval()
+    monkeypatch.chdir(tmp_path)
+    names['build_model'] = build_model
+    exec(block('small.plan.json'), names)
+    names['model'].eval()
+    torch.testing.assert_close(
+        names['model'](names['images']), names['small'](names['images'])
+    )
 
 
 def test_the_settings_are_those_of_the_product() -> None:
