@@ -230,7 +230,10 @@ def example_of(
         # What lies behind reads the features alone, and they all stay.
         ran = forward.ran | modes.ran
         roots = {name.partition('.')[0] for name in ran}
-        patterns += [n for n, _ in model.named_children() if n not in roots]
+        names = {
+            name.partition('.')[0] for name, _ in model.named_parameters()
+        }
+        patterns += sorted(names - roots)
     for text in notes_of(forward, modes):
         print_log(text, 'current', logging.WARNING)
     return Example(forward, modes, patterns)

@@ -104,6 +104,8 @@ class Behind(nn.Module):
         super().__init__()
         self.backbone = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1))
         self.head = nn.Conv2d(8, 4, 1)
+        self.embedding = nn.Parameter(torch.rand(8))
+        self.preprocess = nn.Identity()
 
     def extract_feat(self, image):
         return self.backbone(image)
@@ -117,7 +119,7 @@ def test_backbone_and_neck_alone():
     model = Behind()
     example = example_of(model, SHAPE)
     assert example.forward.name == FEATURES
-    assert example.unused == ['head']
+    assert example.unused == ['embedding', 'head']
     found = analyse(
         model, example.forward, also=example.also, unused=example.unused
     )
