@@ -16,7 +16,7 @@ from ..trace import trace
 from ..units import UNITS, Request, Unit
 from .refusals import check_network, check_repeats, checked, example_of
 from .result import Analysis
-from .unreached import check_reach, follow
+from .unreached import check_branches, check_reach, follow
 from .verify import verify_groups
 from .ways import Way, as_ways, on_trial
 
@@ -84,6 +84,7 @@ def analyse(
         return groups
 
     found = kind.find(request, verify)
+    check_branches(found.branches, reach)
     return Analysis(
         record,
         found.groups,

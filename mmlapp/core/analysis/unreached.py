@@ -121,8 +121,8 @@ def follow(
         model, record.order, [n for n in names if matches(n, unused)]
     )
     tie_copies(record, reach.copies)
-    twins = [copy.name for copy in reach.copies]
-    reach.left = [n for n in reach.left if not (twins and matches(n, twins))]
+    read |= {twin for copy in reach.copies for twin in copy.twins(read)}
+    reach.left = [name for name in reach.left if name not in read]
     return record, reach
 
 
@@ -181,11 +181,13 @@ def _unread(
     Other buffers are tables of what the network computes with, not widths.
     """
     ran = set(order)
-    found = [name for name, _ in model.named_parameters()]
+    # A single number has no width.
+    found = [name for name, p in model.named_parameters() if p.numel() > 1]
     found += [
         name
-        for name, _ in model.named_buffers()
-        if _owner(name) not in ran
+        for name, buffer in model.named_buffers()
+        if buffer.numel() > 1
+        and _owner(name) not in ran
         and isinstance(model.get_submodule(_owner(name)), _NormBase)
     ]
     return [
@@ -251,6 +253,26 @@ def _places(
             for name in names
         )
     )
+
+
+def check_branches(names: Iterable[str], reach: Reach) -> None:
+    """Refuses branches beside layers whose copies would have none.
+
+    Args:
+        names (Iterable[str]): Layers that get a branch.
+        reach (Reach): What was reached.
+
+    Raises:
+        PruningError: With the first one.
+    """
+    for name in names:
+        for copy in reach.copies:
+            if matches(name, [copy.original]):
+                raise PruningError(
+                    f'bypass: {name} would get a branch and {copy.name}, '
+                    f'which copies {copy.original}, would not. Prune without '
+                    f'a bypass, or leave it alone: ignore=[{copy.original!r}]'
+                )
 
 
 def _listed(places: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ channels, whether or not the copy has run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,13 +26,28 @@ class Copy:
     """Two modules with the same tensors, of which one follows the other.
 
     Args:
-        name (str): The one that the example does not run, or that is not
-            trained.
-        original (str): The other one.
+        name (str): The one that is not trained.
+        original (str): The other one, whether it ran or not.
     """
 
     name: str
     original: str
+
+    def twins(self, names: Iterable[str]) -> Iterator[str]:
+        """Yields the other one of every tensor in either module.
+
+        Args:
+            names (Iterable[str]): Names of tensors anywhere.
+
+        Examples:
+            >>> list(Copy('twin', 'net').twins(['net.0.weight', 'fc.bias']))
+            ['twin.0.weight']
+        """
+        pairs = (self.original, self.name), (self.name, self.original)
+        for name in names:
+            for here, there in pairs:
+                if _inside(name, here):
+                    yield f'{there}{name.removeprefix(here)}'
 
 
 def find_copies(
@@ -75,8 +90,7 @@ def find_copies(
         ]
         other = _only(modules, name, alike)
         if other is not None:
-            pair = (other, name) if name in ran else (name, other)
-            found.append(Copy(*pair))
+            found.append(Copy(name, other))
     return found
 
 
@@ -161,9 +175,14 @@ def _tie(record: Trace, original: str, name: str) -> None:
                 if site in roles:
                     roles.add(twin)
     # The original is the one that is scored and named.
-    record.producers -= {
-        site for site in record.producers if _inside(site.name, name)
-    }
+    mine = {site for site in record.producers if _inside(site.name, name)}
+    record.producers -= mine
+    if not any(_inside(site.name, original) for site in record.producers):
+        _stand_in(record, original, name)
+        record.producers |= {
+            known[f'{original}{site.name.removeprefix(name)}', site.dim]
+            for site in mine
+        }
     for key, entry in list(record.living_modules.items()):
         if _inside(key, original):
             other = f'{name}{key.removeprefix(original)}'
@@ -173,6 +192,22 @@ def _tie(record: Trace, original: str, name: str) -> None:
         if _inside(key, original):
             other = f'{name}{key.removeprefix(original)}'
             record.widths.setdefault(other, calls)
+
+
+def _stand_in(record: Trace, original: str, name: str) -> None:
+    """Calls what the copy did by the names of the original, which did not."""
+
+    def renamed(path: str) -> str:
+        if not _inside(path, name):
+            return path
+        return f'{original}{path.removeprefix(name)}'
+
+    record.calls = [
+        replace(call, name=renamed(call.name)) for call in record.calls
+    ]
+    record.norms = {
+        renamed(layer): renamed(norm) for layer, norm in record.norms.items()
+    }
 
 
 def _nodes(site: Site) -> Tensor:

@@ -70,7 +70,7 @@ def test_what_reads_nothing_that_is_pruned(conv, image):
 def test_what_cannot_fit_is_told(conv, image):
     """All sums of 8 and 4 are even."""
     model = Experts(conv)
-    model.dark = nn.Linear(3, 1)
+    model.dark = nn.Linear(3, 3)
     with pytest.warns(PruningWarning, match="reaches 'dark'.*fit nothing"):
         found = analyse(model, image.float().abs())
     assert found.reach.left == ['dark.weight', 'dark.bias']
@@ -192,6 +192,17 @@ def test_a_loss_that_updates_a_twin(conv, image):
     keep(model, pruner)
     model.loss(image).backward()
     assert model.twin[0].weight.shape == model.net[0].weight.shape
+
+
+def test_a_copy_would_get_no_branch(conv, image):
+    model = Momentum(conv)
+    arguments = dict(unused='head', bypass='pointwise')
+    text = 'net.0 would get a branch and twin, which copies net, would not'
+    with pytest.raises(PruningError, match=text):
+        analyse(model, image.float(), **arguments)
+    with pytest.raises(PruningError, match='would get a branch'):
+        analyse(model, image.float(), unit='filters', **arguments)
+    analyse(model, image.float(), unused='head')
 
 
 @pytest.mark.parametrize(

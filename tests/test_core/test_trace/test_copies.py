@@ -113,12 +113,30 @@ def test_among_equals_that_with_the_values_is_followed():
     assert find_copies(model, ['a', 'b']) == []
 
 
-def test_the_one_that_runs_is_the_original():
-    """A teacher that is used, and a student that is trained."""
-    student = nn.Linear(4, 4)
-    model = modules(student=student, teacher=frozen(student))
-    assert find_copies(model, ['teacher']) == [Copy('student', 'teacher')]
-    assert find_copies(model, ['student']) == [Copy('teacher', 'student')]
+class Teacher(Student):
+    """What is used is the average, and not what is trained."""
+
+    def forward(self, x):
+        return self.twin(x)
+
+
+def test_the_one_that_is_trained_is_the_original(conv, image, count_macs):
+    model = Teacher(conv, frozen).double()
+    # Its norm carries the mask.
+    found = analyse(model, image, scope='net')
+    assert found.reach.copies == [Copy('twin', 'net')]
+    assert [g.name for g in found.groups.prunable] == ['net.0']
+    assert found.flops == count_macs(model, image)
+    pruner = attach(model, image, analysis=found)
+    assert [layer.name for layer in pruner.groups[0].layers] == [
+        'net.0',
+        'net.2',
+    ]
+    assert pruner.groups[0].layers[0].norm is model.net[1]
+    pruner.set_mask(torch.arange(8) < 4)
+    narrow(model, pruner.plan())
+    assert model.net[0].out_channels == model.twin[0].out_channels == 4
+    model(image)
 
 
 @pytest.mark.parametrize(
