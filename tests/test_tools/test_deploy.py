@@ -82,7 +82,7 @@ def test_a_stock_call_loads_the_classifier(
     before = sum(p.numel() for p in run.model.parameters())
     assert sum(p.numel() for p in model.parameters()) < before
     printed = capsys.readouterr().out
-    assert printed.count('same outputs on random') == 3
+    assert printed.count('same outputs on random') == 4
     assert 'same outputs on 4 images of test_dataloader' in printed
     assert re.search(r'│ backbone\.layer1\.0\.conv1 +│ +16 → \d+ │', printed)
 
@@ -104,7 +104,7 @@ def test_merged_bypasses(tool, classifier_run, tmp_path, capsys, unit, note):
     tool.main([*command, str(tmp_path / 'b'), '--merge-bypasses'])
     printed = capsys.readouterr().out
     assert re.search(note, printed, re.MULTILINE)
-    assert printed.count('same outputs on') == 12
+    assert printed.count('same outputs on') == 14
     plans = [ChannelPlan.load(tmp_path / x / 'run.plan.json') for x in 'ab']
     models = [
         init_model(str(tmp_path / x / 'run.py'), str(tmp_path / x / 'run.pth'))

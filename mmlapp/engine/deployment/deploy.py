@@ -46,6 +46,9 @@ from .recipe import (
     own_settings,
 )
 
+# Of the forward, beside `tensor`.
+OTHER_MODES = 'predict', 'loss'
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -189,8 +192,8 @@ def _probes(
     else:
         count = len(batch['inputs'])
         real = Probe(f'{count} images of {text}', batch=batch)
-        probes += [real, *_modes(model, real, ['predict', 'loss'], notes)]
-    probes += _modes(model, first, ['predict'], notes)
+        probes += [real, *_modes(model, real, OTHER_MODES, notes)]
+    probes += _modes(model, first, OTHER_MODES, notes)
     return probes, notes
 
 

@@ -116,6 +116,7 @@ def test_what_was_compared_and_written(classifier_run, tmp_path):
         '4 images of test_dataloader, predict',
         '4 images of test_dataloader, loss',
         'random 3x16x16, predict',
+        'random 3x16x16, loss',
     ]
     assert all(0 <= c.error <= DEPLOYED_TOLERANCE for c in result.checks)
     assert result.notes == []
@@ -166,7 +167,7 @@ def test_merged_bypasses(classifier_run, tmp_path, unit):
     """Fewer FLOPs and the same outputs; what fills removed filters stays."""
     run = classifier_run('depthwise', target=0.6, unit=unit)
     result = deploy(run.config, run.checkpoint, tmp_path / 'out', merge=True)
-    assert len(result.checks) == 6
+    assert len(result.checks) == 7
     model, plan = load(result), ChannelPlan.load(result.plan)
     assert_same_outputs(model, run.model)
     figures = figures_of(result)
@@ -273,7 +274,7 @@ def test_without_real_images_the_reason_is_told(classifier_run, tmp_path):
     cfg = Config.fromfile(run.config)
     cfg.test_dataloader.dataset.type = 'Nowhere'
     result = deploy(cfg, run.checkpoint, tmp_path / 'out')
-    assert len(result.checks) == 3
+    assert len(result.checks) == 4
     (note,) = result.notes
     assert note.startswith(
         'no real images were compared, only random ones: test_dataloader: '
@@ -300,6 +301,7 @@ def test_a_model_of_one_size_is_compared_at_it(
         '4 images of test_dataloader, predict',
         '4 images of test_dataloader, loss',
         'random 3x16x16, predict',
+        'random 3x16x16, loss',
     ]
     assert result.notes == [
         'one random size only: no output on random 5x32x32'
