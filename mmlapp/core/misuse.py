@@ -58,7 +58,9 @@ def warn_of_frozen(groups: Sequence[GroupInfo]) -> None:
     frozen = [
         group.name
         for group in groups
-        if not any(weight.requires_grad for weight in _weights(group))
+        # None where a weight is computed from others, by a parametrization.
+        if (weights := _weights(group))
+        and not any(weight.requires_grad for weight in weights)
     ]
     if frozen:
         warnings.warn(

@@ -7,8 +7,11 @@ import warnings
 import pytest
 import torch
 from pruning_steps import task_loss, train
+from torch import nn
 
 from mmlapp.core import Phase, PruningError, PruningWarning, attach
+from mmlapp.core.misuse import warn_of_frozen
+from mmlapp.core.score.group_scores import GroupInfo, Layer
 
 SHORT = 'a phase of steps='
 
@@ -53,6 +56,15 @@ def test_ignored_layers_need_no_gradient(model, images):
     pruner = attach(model, images, ignore='b')
     pruner.begin({'flops': 0.6}, 10)
     assert list(pruner.keep_ratios()) == ['a', 'c']
+
+
+def test_computed_weights_are_not_frozen():
+    """As spectral normalisation computes them from others."""
+    layer = torch.nn.utils.parametrizations.spectral_norm(nn.Linear(3, 4))
+    found = Layer('a', layer, (0,), torch.arange(4))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        warn_of_frozen([GroupInfo('a', 4, [found])])
 
 
 def test_a_frozen_network_is_named(model, images, pruner):
