@@ -72,9 +72,13 @@ def analyse(
     forward = example_of(model, example)
     unused = as_patterns('unused', unused)
     ways = as_ways(also)
-    record = trace(model, checked(forward))
-    check_repeats(model, forward, record.order)
-    record, reach = follow(model, checked(forward), record, ways, unused)
+    devices = {p.device for p in model.parameters()}
+    cards = [device for device in devices if device.type == 'cuda']
+    # Noise of the network is not taken from what the user draws later.
+    with torch.random.fork_rng(cards):
+        record = trace(model, checked(forward))
+        check_repeats(model, forward, record.order)
+        record, reach = follow(model, checked(forward), record, ways, unused)
     tried = [on_trial(model, way) for way in ways]
     request = Request(model, forward, record, scope, ignore, chosen, tried)
 

@@ -54,3 +54,16 @@ def test_an_analysis_spares_the_forwards(model, images):
 def test_unknown_choices(model, images, arguments, match):
     with pytest.raises(PruningError, match=match):
         analyse(model, lambda: model(images), **arguments)
+
+
+def test_noise_of_a_network_does_not_change_what_the_user_draws(net, conv):
+    model = net(
+        lambda m, x: m.b(m.a(x) + torch.rand_like(x[:, :1])),
+        a=conv(3, 8),
+        b=conv(8, 5),
+    )
+    before = torch.get_rng_state()
+    analyse(
+        model, torch.rand(1, 3, 8, 8, generator=torch.Generator()).double()
+    )
+    assert torch.equal(torch.get_rng_state(), before)
