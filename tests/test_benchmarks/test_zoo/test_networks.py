@@ -24,6 +24,16 @@ def test_every_config_is_installed(entry):
     assert (root / f'{path}.py').is_file()
 
 
+def test_whole_detectors_of_every_type():
+    path = Path(__file__).parents[3] / 'benchmarks' / 'detectors.txt'
+    entries = read_list(path.read_text('utf-8'))
+    configs = Path(get_installed_path('mmdet')) / '.mim' / 'configs'
+    names = [entry.config.removeprefix('mmdet::') for entry in entries]
+    assert [n for n in names if not (configs / f'{n}.py').is_file()] == []
+    assert len({name.partition('/')[0] for name in names}) >= 25
+    assert {entry.scope for entry in entries} == {('*',)}
+
+
 def test_a_list_of_ones_own():
     text = 'a.py\n\n# nothing\nb.py 64 # small\nc.py 1x8x9 a,b 0.8\n'
     assert read_list(text) == [
