@@ -99,7 +99,7 @@ def through_a_file(thing):
 
 
 @pytest.mark.parametrize('copied', [through_a_file, copy.deepcopy])
-@pytest.mark.parametrize('steps', [0, 3, 6])
+@pytest.mark.parametrize('steps', [0, 4])
 @pytest.mark.parametrize(
     'settings',
     [
@@ -110,7 +110,7 @@ def through_a_file(thing):
     ids=['channels', 'branches', 'filters'],
 )
 def test_a_masked_network_is_saved_and_goes_on(copied, steps, settings):
-    """Before its first forward, in the middle of the phase, and after it."""
+    """Before its first forward, and in the middle of the phase."""
     torch.manual_seed(0)
     model, images = sequence(), torch.rand(4, 3, 8, 8)
     attach(model, images, **settings)
@@ -124,6 +124,8 @@ def test_a_masked_network_is_saved_and_goes_on(copied, steps, settings):
             torch.manual_seed(1)
             step(*one, images)
         assert torch.equal(twin(images), model(images))
+    for one in (model, twin):
+        one.pruner.finish()
     plan = model.pruner.plan()
     assert twin.pruner.plan() == plan
     small = [narrow(m, plan).eval()(images) for m in (twin, model)]

@@ -31,8 +31,7 @@ def test_every_number_has_its_place():
     'bypass', ['depthwise', 'grouped', dict(type='pointwise', norm=True)]
 )
 @pytest.mark.parametrize('unit', ['channels', 'filters'])
-@pytest.mark.parametrize('keep', [0.2, 0.6])
-def test_it_undoes_narrowing(bypass, unit, keep):
+def test_it_undoes_narrowing(bypass, unit):
     """All that the narrow network has, branches split into parts included."""
     torch.manual_seed(0)
 
@@ -52,7 +51,7 @@ def test_it_undoes_narrowing(bypass, unit, keep):
     model, twin = build(), build()
     for one in (model, twin):
         attach(one, image, bypass=bypass, unit=unit)
-    mask = torch.rand(len(model.pruner.gate)) < keep
+    mask = torch.rand(len(model.pruner.gate)) < 0.4
     mask[[0, 16, 40]] = True  # one channel of every group
     for one in (model, twin):
         one.pruner.set_mask(mask, {'flops': 0.5})
