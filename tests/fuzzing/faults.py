@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from .checks import CHECKS, Case, RefusedError
+from .cases import Case, RefusedError
+from .checks import CHECKS
 from .networks import Network, compose, draw
 
 # What is attached, and how often: bypasses take longer.

@@ -20,7 +20,8 @@ from mmlapp.engine.checkpoints.reading import read_trained
 from mmlapp.engine.checkpoints.weights import check_weights
 from mmlapp.engine.models.plans import KEY
 
-from .checks import Case, RefusedError, run
+from .agreement import run
+from .cases import Case, RefusedError
 from .networks import compose, draw
 
 # Files made from one network.

@@ -76,6 +76,11 @@ class Network:
     fixed: bool
     unused: tuple[str, ...]
 
+    @property
+    def draws(self) -> bool:
+        """Whether it draws random numbers in training."""
+        return any(t in self.source for t in ('ropout', 'torch.rand(len'))
+
     def build(self) -> nn.Module:
         """Makes the network in float64 and evaluation mode, as it begins."""
         names: dict[str, Any] = dict(NAMES)
