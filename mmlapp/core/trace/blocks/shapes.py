@@ -14,10 +14,17 @@ def shape_of(module: Any, name: str) -> tuple[int, ...]:
     """Shape of a parameter or buffer.
 
     Read from the tables of the module: the attribute of a masked parameter
-    is computed. So is that of a parametrised one, which is in no table.
+    is computed. So is that of a parametrised one, which is in no table: in
+    evaluation mode, for some count how often they compute.
     """
     if is_parametrized(module, name):
-        return tuple(getattr(module, name).shape)
+        steps = [m for m in module.parametrizations.modules() if m.training]
+        for step in steps:
+            step.training = False
+        shape = tuple(getattr(module, name).shape)
+        for step in steps:
+            step.training = True
+        return shape
     tensor: Tensor | None = module._parameters.get(name)
     tensor = module._buffers[name] if tensor is None else tensor
     assert tensor is not None

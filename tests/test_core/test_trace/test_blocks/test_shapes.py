@@ -1,7 +1,8 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+import torch
 from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from mmlapp.core.trace.blocks.shapes import inputs_of, shape_of
 
@@ -17,3 +18,13 @@ def test_inputs_of_a_grouped_convolution():
 
 def test_parametrised_tensors_are_in_no_table():
     assert shape_of(weight_norm(nn.Conv2d(6, 4, 3)), 'weight') == (4, 6, 3, 3)
+
+
+def test_asking_changes_nothing():
+    """Each look at a spectral norm in training is a step of its own."""
+    module = spectral_norm(nn.Conv2d(6, 4, 3))
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    assert shape_of(module, 'weight') == (4, 6, 3, 3)
+    for name, value in module.state_dict().items():
+        assert torch.equal(before[name], value)
+    assert all(m.training for m in module.modules())
