@@ -18,7 +18,7 @@ from .agreement import close
 from .cases import Case, RefusedError
 
 # Rounding that a few steps of training have spread.
-TRAINED = 1e-6
+TRAINED = 1e-5
 # Far above rounding: a gradient that should be zero is noise, which they
 # would divide by its own size.
 EPS = 1e-4

@@ -126,7 +126,7 @@ def conditions(w: Writer) -> None:
             'x = x * (x > x.mean())',
             'x = x.clamp(-1, 1)',
             'x = x.clamp(min=0.2)',
-            'x = torch.nan_to_num(x.abs().log(), 0.0, 0.0, -20.0)',
+            'x = (x.abs() + 0.1).log()',
             'x = torch.maximum(x, x.mean())',
             'x = torch.lerp(x, x.relu(), 0.3)',
             'x = torch.addcmul(x, x, x.sigmoid())',
