@@ -231,7 +231,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 loss = loss + pruner.loss()
             loss.backward()
             optimizer.step()
-            if pruner:
+            if pruner and pruner.phase == Phase.PRUNING:
                 pruner.step()
             optimizer.zero_grad()
             scheduler.step()

@@ -77,7 +77,8 @@ def train(
         loss = functional.cross_entropy(model(batch), labels[index])
         (loss + pruner.loss()).backward()
         optimizer.step()
-        pruner.step()
+        if step >= steps // 2:
+            pruner.step()
         optimizer.zero_grad()
         scheduler.step()
         if step % 20 == 0:

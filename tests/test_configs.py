@@ -140,6 +140,9 @@ def test_lapp_config_leaves_the_recipe_alone(path: Path) -> None:
     model['type'] = model.pop('architecture')
     for key in ('scope', 'input_shape', 'divisor'):
         model.pop(key, None)
+    # What stays of a layer must adapt: all stages are trained.
+    if dense['model']['backbone'].pop('frozen_stages', -1) >= 0:
+        assert model['backbone'].pop('frozen_stages') == -1
     assert without_scope(cfg) == without_scope(dense)
 
 

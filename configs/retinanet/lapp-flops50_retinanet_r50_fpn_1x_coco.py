@@ -8,6 +8,7 @@ model = dict(
     scope=['backbone', 'neck', 'bbox_head'],
     input_shape=(3, 800, 1280),
     divisor=16,  # faster kernels
+    backbone=dict(frozen_stages=-1),  # what stays of a layer must adapt
 )
 optim_wrapper = dict(type='mmlapp.PruningOptimWrapper')
 custom_hooks = [

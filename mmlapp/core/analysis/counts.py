@@ -39,7 +39,7 @@ def kept_count(size: int, number: int, count: Count) -> int:
         >>> [kept_count(64, number, Count.SOME) for number in range(4)]
         [47, 29, 41, 19]
         >>> [kept_count(size, 0, Count.SOME) for size in range(2, 10)]
-        [1, 2, 3, 3, 5, 5, 5, 7]
+        [1, 2, 3, 3, 3, 5, 5, 7]
     """
     if count is Count.ONE:
         return 1

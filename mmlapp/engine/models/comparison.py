@@ -203,8 +203,8 @@ def prediction_error(
         such as labels, the share that differs; 0 where nothing was found.
 
     Examples:
-        >>> labels = torch.tensor([3, 1, 1, 2])
-        >>> prediction_error([labels], [torch.tensor([1, 3, 2, 5])])
+        >>> labels = torch.tensor([5, 1, 1, 2])
+        >>> prediction_error([labels], [torch.tensor([1, 6, 2, 1])])
         0.25
     """
     if [t.shape for t in expected] != [t.shape for t in found]:
