@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .errors import PruningError, PruningWarning
 from .trace import Site, Trace
+from .trace.graph import BASE
 
 OUT_OF_SCOPE = 'outside the scope'
 SINGLE = 'a single channel'
@@ -127,8 +128,7 @@ def find_groups(
     # for the same reason, are interchangeable: one group.
     by_key: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for component in emitted:
-        key = (*touched[component], reasons.get(component))
-        by_key[key].append(component)
+        by_key[touched[component], reasons.get(component)].append(component)
     # By component: number of its group, and its place in it; [nodes].
     position, owner = torch.full_like(root, -1), torch.full_like(root, -1)
     for number, components in enumerate(by_key.values()):
@@ -145,7 +145,7 @@ def find_groups(
             frozen = SINGLE
         # Keys below the number of sites are sites, the others are dimensions
         # of calls, which only tell groups apart.
-        met = [key for key, _ in touched[components[0]]]
+        met = [key // BASE for key in touched[components[0]]]
         sites = [trace.sites[k] for k in met if k < len(trace.sites)]
         members = tuple(_member(s, position, owner, number) for s in sites)
         name = next(s.module for s in sites if s in trace.producers)
@@ -219,35 +219,47 @@ def _rename(group: ChannelGroup, names: Counter[str]) -> ChannelGroup:
 
 def _emitted(trace: Trace, root: Tensor) -> list[int]:
     """Components that a layer emits, in order of the forward."""
-    seen: dict[int, None] = {}
-    for site in trace.sites:
-        if site in trace.producers:
-            for c in root[site.start : site.start + site.size].tolist():
-                seen.setdefault(c)
-    return list(seen)
+    spans = [
+        root[site.start : site.start + site.size]
+        for site in trace.sites
+        if site in trace.producers
+    ]
+    return list(dict.fromkeys(torch.cat(spans).tolist())) if spans else []
 
 
-def _touched_sites(
-    trace: Trace, root: Tensor
-) -> dict[int, tuple[tuple[int, int], ...]]:
+def _touched_sites(trace: Trace, root: Tensor) -> dict[int, tuple[int, ...]]:
     """For every component the sites and dimensions of calls it touches.
 
-    Counting how often keeps every factor linear in the number of kept
-    channels of a group.
+    Each is its number times :data:`BASE`, plus how often: counting keeps
+    every factor linear in the number of kept channels of a group.
     """
-    touched: dict[int, list[tuple[int, int]]] = defaultdict(list)
     # One entry per site, then one per dimension of a call; each lists the
     # components at its indices, [size].
     ranges = [root[s.start : s.start + s.size] for s in trace.sites]
     ranges += [
         _roots(root, ids) for c in trace.calls for ids in c.dims.values()
     ]
-    for key, components in enumerate(ranges):
-        # Behind a flatten of [C, 2, 2] a linear layer reads each channel at
-        # four of its 4 C inputs: the count is 4.
-        for component, count in Counter(components.tolist()).items():
-            touched[component].append((key, count))
-    return {c: tuple(keys) for c, keys in touched.items()}
+    # Number of the entry at every index of all of them: 0 0 0 1 1 2 ..
+    lengths = torch.tensor([len(part) for part in ranges])
+    numbers = torch.arange(len(ranges)).repeat_interleave(lengths)
+    # Behind a flatten of [C, 2, 2] a linear layer reads each channel at four
+    # of its 4 C inputs: the pair of channel and layer occurs four times.
+    pairs, counts = (torch.cat(ranges) * BASE + numbers).unique(
+        return_counts=True
+    )
+    keys = (pairs % BASE * BASE + counts).tolist()
+    # Pairs are sorted: those of a component follow each other.
+    components, sizes = (pairs // BASE).unique_consecutive(return_counts=True)
+    ends = sizes.cumsum(0)
+    return {
+        component: tuple(keys[start:end])
+        for component, start, end in zip(
+            components.tolist(),
+            (ends - sizes).tolist(),
+            ends.tolist(),
+            strict=True,
+        )
+    }
 
 
 def _roots(root: Tensor, ids: Tensor) -> Tensor:
