@@ -7,28 +7,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType, NoneType
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from ..compare import ROUGH_TOLERANCE, SCREEN_TOLERANCE, TRIAL_TOLERANCE
 from ..plan.kept import Kept
 from ..snapshot import Twins, computing, values_of
 from ..trace import running_modules, tensors_in
+from .corner import Corner
 from .values import random_values
 
-# Edge of the corner that images are cut to, and above which they are.
-CORNER, LARGE = 64, 96
 # What is kept of a network that loses nothing.
 WHOLE: Mapping[str, Mapping[int, Kept]] = MappingProxyType({})
-# What can go with images without telling where things are in them.
-PLAIN = Tensor, str, int, float, NoneType
-TOLD = 'what goes with the images may tell their size'
 OTHER_MODULES = 'calls other modules than those that were followed'
 
 
@@ -110,8 +106,7 @@ class Runner:
             module: name for name, module in model.named_modules()
         }
         self.devices = {p.device for p in model.parameters()}
-        # Whether a corner of the images would be less.
-        self.large = False
+        self.corner = Corner(model)
         # Of the last stage and plan: masked and narrowed network share them.
         self._values: Twins = {}
         self._made_for: tuple[object, ...] = ()
@@ -166,16 +161,13 @@ class Runner:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(seeded(self.devices, seed))
-            if stage.corner:
-                handle = self.model.register_forward_pre_hook(
-                    self._cut, with_kwargs=True
-                )
-                stack.callback(handle.remove)
             running = stack.enter_context(
                 running_modules(
                     self.model, lambda m: called.append(self.names[m]), left
                 )
             )
+            if stage.corner:
+                stack.enter_context(self.corner.cutting(running))
             try:
                 found = list(tensors_in(forward()))
             except Exception as error:
@@ -190,21 +182,15 @@ class Runner:
     def _prepare(self, train: bool) -> None:
         """Sets the mode, and buffers that may be changed in place."""
         twins: Twins = {}
-        for module in self.model.modules():
+        for module in self.names:
             # The example may be too small for statistics of a batch.
-            module.training = train and not isinstance(module, _NormBase)
+            mode = train and not isinstance(module, _NormBase)
+            if module.training is not mode:
+                module.training = mode
             for name, value in module._buffers.items():
                 if value is not None:
                     twin = twins.setdefault(id(value), value.clone())
                     module._buffers[name] = twin
-
-    def _cut(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        leaves = tree_leaves((args, kwargs))
-        large = any(isinstance(a, Tensor) and _large(a) for a in leaves)
-        self.large |= large
-        if large and not all(isinstance(a, PLAIN) for a in leaves):
-            raise RuntimeError(TOLD)
-        return tree_map_only(Tensor, _corner, (args, kwargs))
 
     def is_rough(self, forward: Callable[[], Any], stage: Stage) -> bool:
         """Whether the network itself computes something in less than float64.
@@ -264,12 +250,3 @@ def seeded(devices: set[torch.device], seed: int) -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
-
-
-def _large(tensor: Tensor) -> bool:
-    """Whether these are large images, [..., C, H, W]."""
-    return tensor.dim() >= 4 and min(tensor.shape[-2:]) > LARGE
-
-
-def _corner(tensor: Tensor) -> Tensor:
-    return tensor[..., :CORNER, :CORNER] if _large(tensor) else tensor

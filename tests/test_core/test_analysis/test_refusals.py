@@ -17,6 +17,8 @@ from mmlapp.core import (
     merge_bypasses,
     narrow,
 )
+from mmlapp.core.analysis.refusals import check_repeats
+from mmlapp.core.trace import trace
 
 
 @pytest.fixture
@@ -96,6 +98,26 @@ def test_a_network_that_only_stops_earlier(parts, image):
     model.ends = iter([lambda m, x: m.c(m.b(x)), lambda m, x: x])
     with pytest.raises(PruningError, match=r"\('b' once, none then\)"):
         analyse(model, lambda: model(image))
+
+
+def test_the_second_run_sees_a_corner_unless_other_modules_run_there(parts):
+    edges = []
+
+    def plain(m, x):
+        edges.append(x.shape[-1])
+        return m.c(m.b(m.a(x)))
+
+    def sized(m, x):
+        y = plain(m, x)
+        return m.c(m.b(m.a(x))) + y if x.shape[-1] > 64 else y
+
+    image = torch.rand(1, 3, 100, 100).double()
+    for function, expected in (plain, [64]), (sized, [64, 100]):
+        model = parts(function)
+        calls = trace(model, lambda m=model: m(image)).order
+        edges.clear()
+        check_repeats(model, lambda m=model: m(image), calls)
+        assert edges == expected
 
 
 def test_noise_is_no_other_module(parts, image):
