@@ -21,11 +21,11 @@ Twins = dict[int, Tensor]
 
 
 @contextmanager
-def restored(model: nn.Module) -> Iterator[None]:
+def restored(model: nn.Module) -> Iterator[list[nn.Module]]:
     """Puts a network back as it was: classes, tensors and attributes.
 
     No tensor is copied, so whatever happens inside must replace tensors and
-    not change them.
+    not change them. Yields its modules.
 
     Args:
         model (nn.Module): The network.
@@ -40,10 +40,11 @@ def restored(model: nn.Module) -> Iterator[None]:
         for module in model.modules()
     ]
     try:
-        yield
+        yield [module for module, *_ in before]
     finally:
         for module, cls, attributes, stores in before:
-            module.__class__ = cls
+            if type(module) is not cls:
+                module.__class__ = cls
             module.__dict__.clear()
             module.__dict__.update(attributes)
             # The very dictionaries of before; they get their old entries too.
@@ -106,8 +107,8 @@ def computing(
         dtype (torch.dtype, optional): What floating arguments of modules are
             cast to, and what new tensors get. Defaults to None: as they are.
     """
-    with restored(model), ExitStack() as stack:
-        for module in model.modules():
+    with restored(model) as modules, ExitStack() as stack:
+        for module in modules:
             for store in (module._parameters, module._buffers):
                 for name, value in store.items():
                     if value is not None:

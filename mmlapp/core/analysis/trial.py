@@ -29,7 +29,8 @@ from torch import Tensor
 from ..compare import ROUGH_TOLERANCE, agree
 from ..errors import PruningWarning
 from ..groups import ChannelGroup, Groups
-from ..narrowing.narrow import narrow
+from ..narrowing.check_plan import check_plan
+from ..narrowing.narrow import apply_plan
 from ..plan.layout import tensor_shapes
 from ..plan.plan import ChannelPlan
 from ..units import Request, Unit
@@ -228,6 +229,8 @@ class Trial:
             floor = max(1, self.unit.floor)
             mask = trial_mask(groups, names, count, floor)
             plan = self._layout.plan(mask, {}, {})
+            if not self._removals:  # of all groups; others remove less
+                check_plan(self.model, plan)
             device = next(self.model.parameters()).device
             self._removals[count, names] = Removal(mask.to(device), plan)
         return self._removals[count, names]
@@ -261,7 +264,7 @@ class Trial:
             # What goes with the images may tell where things are in them.
             apart = stage.corner and check.way
             # Small ones are nearly as fast in float64. The corner tells.
-            fast = stage.screen and not self.runner.large
+            fast = stage.screen and not self.runner.corner.large
             if not (apart or fast):
                 yield number
 
@@ -304,7 +307,7 @@ class Trial:
                 nothing.
         """
         with self._computing(removal, check, stage):
-            narrow(self.model, removal.plan)
+            apply_plan(self.model, removal.plan, {})
             return self._outputs(check, stage, left=left)
 
     def masked(

@@ -162,12 +162,15 @@ def skip_removed(
         groups (Groups): Its channel groups.
     """
     mine = groups.channels_at
+    sites: dict[str, list[Site]] = defaultdict(list)
+    for site in record.sites:
+        sites[site.module].append(site)
     for entry in record.living_modules.values():
         # Nodes of its input and output channels, [in + out].
         ends = torch.cat([entry.ids, entry.out])
         if (mine(ends) < 0).all():
             continue
-        own = [s for s in record.sites if s.module == entry.name]
+        own = sites[entry.name]
         ids = [torch.arange(s.start, s.start + s.size) for s in own]
         # (site, name in the module, channel at each index)
         named = [

@@ -8,13 +8,17 @@ updates. What is in it must be the narrowed ones.
 
 from __future__ import annotations
 
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from ..snapshot import STORES
+
+# Those that are looked into; others may do something when they are read.
+DICTIONARIES = dict, OrderedDict, defaultdict
 
 Place = tuple[int, int, tuple[int, ...]]
 
@@ -48,14 +52,17 @@ def replace_held(model: nn.Module, replaced: Mapping[Place, Tensor]) -> None:
 
     for module in model.modules():
         for key, value in list(vars(module).items()):
-            if key not in STORES and _holds(value, replaced):
+            container = isinstance(value, (dict, list, tuple))
+            if container and key not in STORES and _holds(value, replaced):
                 module.__dict__[key] = tree_map_only(Tensor, renew, value)
 
 
 def _holds(value: Any, replaced: Mapping[Place, Tensor]) -> bool:
-    if not isinstance(value, (dict, list, tuple)):
+    # Looked into by hand: nearly all attributes are empty or hold numbers.
+    if isinstance(value, Tensor):
+        return place_of(value) in replaced
+    if type(value) in DICTIONARIES:
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
         return False
-    return any(
-        isinstance(leaf, Tensor) and place_of(leaf) in replaced
-        for leaf in tree_leaves(value)
-    )
+    return any(_holds(part, replaced) for part in value)

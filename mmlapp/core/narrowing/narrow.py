@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..bypass.beside import Bypassed, add_bypass
+from ..bypass.branch import Branch
 from ..heirs import Heir, Heirs
 from ..mask.gate import remove_masks
 from ..mask.living import release
@@ -92,7 +93,7 @@ def narrow(
         check_optimizer(optimizer, model)
         check_states(optimizer, _wide(model, plan))
     names = {p: name for name, p in model.named_parameters()}
-    heirs = _narrow_model(model, plan)
+    heirs = apply_plan(model, plan, check_plan(model, plan))
     remember(model, {p: names[p] for p in heirs if p in names})
     move_gradients(heirs)
     if optimizer is not None:
@@ -111,9 +112,19 @@ def _wide(model: nn.Module, plan: ChannelPlan) -> list[Tensor]:
     return found
 
 
-def _narrow_model(model: nn.Module, plan: ChannelPlan) -> Heirs:
-    """Returns what took the place of every replaced parameter."""
-    branches = check_plan(model, plan)
+def apply_plan(
+    model: nn.Module, plan: ChannelPlan, branches: Mapping[str, Branch]
+) -> Heirs:
+    """Narrows a network to a plan that fits it.
+
+    Args:
+        model (nn.Module): The network.
+        plan (ChannelPlan): What to keep.
+        branches (Mapping[str, Branch]): Branches that it lacks.
+
+    Returns:
+        Heirs: What took the place of every replaced parameter.
+    """
     detach(model)
     dense = widths(model)
     for name, branch in branches.items():

@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from torch import Tensor
@@ -74,14 +73,17 @@ class Kept:
     @property
     def index(self) -> tuple[int, ...]:
         """The kept indices, ascending."""
-        return tuple(
-            chain.from_iterable(range(a, b + 1) for a, b in self.runs)
-        )
+        return tuple([i for a, b in self.runs for i in range(a, b + 1)])
 
     @property
     def count(self) -> int:
         """Number of kept indices."""
-        return sum(b - a + 1 for a, b in self.runs)
+        return sum([b - a + 1 for a, b in self.runs])
+
+    @property
+    def whole(self) -> bool:
+        """Whether all indices are kept."""
+        return self.runs == (((0, self.size - 1),) if self.size else ())
 
     def mask(self) -> Tensor:
         """Returns the indices as a bool mask, ``[size]``."""

@@ -57,17 +57,23 @@ class Layout:
         Returns:
             ChannelPlan: Dimensions that lose nothing are left out.
         """
+        # All dimensions of a group share one object.
+        known: dict[tuple[bool, ...], Kept] = {}
 
         def kept(channels: Tensor) -> Kept:
             # An index without a channel, -1, reads True: it stays.
-            return Kept.from_mask(at_channels(mask, channels))
+            living = at_channels(mask, channels)
+            key = tuple(living.tolist())
+            if key not in known:
+                known[key] = Kept.from_mask(living)
+            return known[key]
 
         slices: dict[str, dict[int, Kept]] = {}
         attributes: dict[str, Kept] = {}
         # Channel at every index -> whether it lives -> indices that stay.
         for site, channels in self.sites:
             entry = kept(channels)
-            if entry.count == entry.size:
+            if entry.whole:
                 continue
             if site.attribute:
                 attributes[site.name] = entry

@@ -62,9 +62,13 @@ def _watched(
     rule = function_rule(cls.__name__)
 
     def known(*args: Any, **kwargs: Any) -> Any:
-        tracer.note_read((args, kwargs))
-        with tracer.silence():
+        tracer.note_read(tree_leaves((args, kwargs)))
+        tracer.quiet += 1
+        try:
             out = forward(*args, **kwargs)
+        finally:
+            tracer.quiet -= 1
+        with tracer.silence():
             # By name, whether the network passes them by position or not.
             bound = signature(forward).bind(*args, **kwargs)
             bound.apply_defaults()
@@ -72,7 +76,7 @@ def _watched(
         return out
 
     def watched(*args: Any, **kwargs: Any) -> Any:
-        tracer.note_read((args, kwargs))
+        tracer.note_read(tree_leaves((args, kwargs)))
         out = forward(*args, **kwargs)
         outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         # Followed code leaves labels on its outputs. None there: a kernel ran

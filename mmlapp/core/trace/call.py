@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -33,10 +34,13 @@ class Call:
     out: Any
     shape: tuple[int, ...] = ()
 
+    @cached_property
+    def _tensors(self) -> list[Tensor]:
+        return list(operands(self.args, self.kwargs))
+
     def tensors(self) -> list[Tensor]:
         """Returns the tensor arguments, in order."""
-        leaves = tree_leaves((list(self.args), self.kwargs))
-        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        return self._tensors
 
     def outputs(self) -> list[Tensor]:
         """Returns the tensor results, in order."""
@@ -61,6 +65,22 @@ class Call:
         if index < len(self.args):
             return self.args[index]
         return self.kwargs.get(name, default)
+
+
+def operands(
+    args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Iterator[Tensor]:
+    """Tensors that an operator is given: alone or in a list, no deeper.
+
+    Args:
+        args (Sequence): Its arguments by position.
+        kwargs (Mapping): Its arguments by name.
+    """
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from (part for part in value if isinstance(part, Tensor))
 
 
 def tensors_in(outputs: Any) -> Iterator[Tensor]:

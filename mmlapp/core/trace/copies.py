@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -69,24 +70,24 @@ def find_copies(
         list[Copy]: None inside of another one.
     """
     modules = {n: m for n, m in model.named_modules() if n}
-    shapes = {name: _shapes(module) for name, module in modules.items()}
-    trained = {name: _is_trained(model, name) for name in modules}
+    trained = _trained(model)
+    shapes = cache(lambda name: _shapes(modules[name]))
     # A container runs when something inside of it does.
     ran = {parent for name in order for parent in _parents(name)}
     found: list[Copy] = []
     for name, module in modules.items():
         inside = any(_inside(name, copy.name) for copy in found)
-        if inside or name in own or trained[name] or not shapes[name]:
+        if inside or name in own or name in trained or not shapes(name):
             continue
         alike = [
             other
             for other, candidate in modules.items()
             if type(candidate) is type(module)
-            and shapes[other] == shapes[name]
-            and trained[other]
+            and other in trained
             and not (name in ran and other in ran)
             and not _inside(name, other)
             and not _inside(other, name)
+            and shapes(other) == shapes(name)
         ]
         other = _only(modules, name, alike)
         if other is not None:
@@ -104,13 +105,21 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_buffers(remove_duplicate=False)
 
 
-def _is_trained(model: nn.Module, name: str) -> bool:
-    """Whether any parameter of a module is updated by its gradient."""
-    around = [model.get_submodule(parent) for parent in _parents(name)]
+def _trained(model: nn.Module) -> set[str]:
+    """Modules of which a parameter is updated by its gradient."""
+    found = {
+        parent
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if parameter.requires_grad
+        for parent in _parents(name)
+    }
     # PyTorch's averages keep parameters that could have a gradient.
-    averaged = any(isinstance(module, AveragedModel) for module in around)
-    parameters = model.get_submodule(name).parameters()
-    return not averaged and any(p.requires_grad for p in parameters)
+    averages = [
+        name
+        for name, module in model.named_modules(remove_duplicate=False)
+        if name and isinstance(module, AveragedModel)
+    ]
+    return {n for n in found if not any(_inside(n, a) for a in averages)}
 
 
 def _parents(name: str) -> Iterator[str]:

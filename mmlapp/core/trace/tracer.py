@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import ref
@@ -13,9 +13,8 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from .call import Call, tensors_in
+from .call import Call, operands, tensors_in
 from .graph import NO_CHANNEL
 from .labels import Axis, Labels
 from .own_calls import OwnCalls
@@ -67,6 +66,8 @@ class Tracer(TorchDispatchMode):
         # Above zero operators have no rules: inside rules themselves, and in
         # modules that are followed as a whole.
         self.quiet = 0
+        # How many rules are running: their operators are not the network's.
+        self._ruling = 0
 
     def __torch_dispatch__(
         self,
@@ -76,7 +77,9 @@ class Tracer(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        self.note_read((args, kwargs))
+        if self._ruling:
+            return func(*args, **kwargs)
+        self.note_read(operands(args, kwargs))
         name = func._schema.name
         if not self.quiet and self._rule(name) is None:
             # What PyTorch writes with other operators comes here as those, but
@@ -103,14 +106,14 @@ class Tracer(TorchDispatchMode):
             and {_storage(t) for t in call.written()} <= self.updated
         )
 
-    def note_read(self, arguments: Any) -> None:
+    def note_read(self, values: Iterable[Any]) -> None:
         """Notes parameters and buffers among what somebody reads.
 
         Args:
-            arguments (Any): Tensors in nested containers.
+            values (Iterable): Whatever it is.
         """
-        for leaf in tree_leaves(arguments):
-            name = self._names.get(id(leaf))
+        for value in values:
+            name = self._names.get(id(value))
             if name is not None:
                 self.trace.read.add(name)
 
@@ -121,12 +124,14 @@ class Tracer(TorchDispatchMode):
 
     @contextmanager
     def silence(self) -> Iterator[None]:
-        """Lets operators run that are not the network's or need no rule."""
+        """Lets operators run that are not the network's."""
         self.quiet += 1
+        self._ruling += 1
         try:
             yield
         finally:
             self.quiet -= 1
+            self._ruling -= 1
 
     def cuts_follow(self) -> bool:
         """Whether the running module cuts where its attributes say.

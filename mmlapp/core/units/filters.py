@@ -141,7 +141,7 @@ class Filters(Unit):
     ) -> Heirs:
         """Notes at which outputs the filters that are left add."""
         kept = details['outputs']
-        if kept.count == kept.size:
+        if kept.whole:
             return {}
         weight = layer._parameters['weight']
         assert weight is not None

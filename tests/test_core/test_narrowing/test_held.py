@@ -29,3 +29,16 @@ def test_a_view_of_another_shape_is_another_tensor():
     assert place_of(weight) == place_of(weight.detach())
     assert place_of(weight) != place_of(weight[:2])
     assert place_of(weight) != place_of(weight.t())
+
+
+def test_what_does_something_when_it_is_read_is_left_alone():
+    class Lazy(dict):
+        def values(self):
+            raise RuntimeError
+
+    model = nn.Linear(4, 2)
+    model.settings, model.alias = Lazy(w=model.weight), model.weight.detach()
+    before = model.settings, model.alias
+    new = nn.Parameter(torch.rand(2, 3))
+    replace_held(model, {place_of(model.weight): new})
+    assert (model.settings is before[0], model.alias is before[1]) == (1, 1)

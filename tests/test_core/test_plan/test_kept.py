@@ -76,3 +76,10 @@ def test_neighbouring_ranges_are_one():
     assert Kept.parse(9, '0-1,2,3-4') == Kept(9, range(5))
     assert hash(Kept.parse(9, '0,1')) == hash(Kept(9, (0, 1)))
     assert Kept.parse(9, '0-1,2,4').count == 4
+
+
+@pytest.mark.parametrize('size', range(4))
+def test_whole_if_nothing_is_removed(size):
+    for bits in range(2**size):
+        index = [i for i in range(size) if bits >> i & 1]
+        assert Kept(size, index).whole is (len(index) == size)

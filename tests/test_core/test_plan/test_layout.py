@@ -49,3 +49,13 @@ def test_branches_details_and_costs():
     assert (branch.inputs, branch.outputs) == (Kept(2, (0, 1)), Kept(2, (0,)))
     assert found.details == {'a': {'outputs': Kept(2, (1,))}}
     assert found.ratios() == {'flops': 0.5}
+
+
+def test_dimensions_of_a_group_share_what_is_kept():
+    """A plan of a large network has few index lists and many places."""
+    channels = torch.arange(4)
+    names = [f'{name}.weight' for name in 'abc']
+    found = plan(
+        Layout('channels', [(Site(n, 0, 0, 4), channels) for n in names])
+    )
+    assert len({id(found.slices[name][0]) for name in names}) == 1

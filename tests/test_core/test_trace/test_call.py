@@ -22,8 +22,10 @@ def same(found, expected):
 
 
 def test_tensor_arguments_in_order_wherever_they_are():
-    call = call_of(torch.ops.aten.cat.default, [A, B], 0, mask={'a': (C,)})
-    assert same(call.tensors(), [A, B, C])
+    call = call_of(torch.ops.aten.cat.default, [A, None, B], 0, out=C)
+    assert same(call.tensors(), [A, B])
+    named = Call('aten::cat', torch.ops.aten.cat.out, ([A, B],), {'out': C}, C)
+    assert same(named.tensors(), [A, B, C])
 
 
 @pytest.mark.parametrize(
