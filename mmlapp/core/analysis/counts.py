@@ -20,7 +20,10 @@ class Count(Enum):
     """How much of each group is left; the value is how a reason says it."""
 
     SOME = 'fewer of them'
+    # A norm over a single channel returns its shift, whatever comes in, and
+    # hides what happened before: groups that it normalises keep some.
     ONE = 'one of them left'
+    ALONE = 'only one of them left'
 
 
 def kept_count(size: int, number: int, count: Count) -> int:
@@ -41,7 +44,7 @@ def kept_count(size: int, number: int, count: Count) -> int:
         >>> [kept_count(size, 0, Count.SOME) for size in range(2, 10)]
         [1, 2, 3, 3, 3, 5, 5, 7]
     """
-    if count is Count.ONE:
+    if count is not Count.SOME:
         return 1
     # Of groups 0 1 2 3: 0.75, 0.44, 0.63, 0.32.
     target = round((0.75 - 0.5 * (number * GOLDEN % 1)) * size)
@@ -54,7 +57,11 @@ def _is_prime(number: int) -> bool:
 
 
 def trial_mask(
-    groups: Groups, names: Collection[str], count: Count, floor: int
+    groups: Groups,
+    names: Collection[str],
+    count: Count,
+    floor: int,
+    normalised: Collection[str] = (),
 ) -> Tensor:
     """Returns which channels are kept, bool in global order, [channels].
 
@@ -63,6 +70,8 @@ def trial_mask(
         names (Collection[str]): Those that lose channels.
         count (Count): How much of them is left.
         floor (int): Fewest channels that any group keeps.
+        normalised (Collection[str]): Groups that some norm is computed over.
+            Defaults to none.
     """
     generator = torch.Generator().manual_seed(0)
     parts = []
@@ -70,7 +79,9 @@ def trial_mask(
         order = torch.randperm(group.size, generator=generator)
         part = torch.ones(group.size, dtype=torch.bool)
         if group.name in names:
-            kept = kept_count(group.size, number, count)
+            hidden = count is Count.ONE and group.name in normalised
+            own = Count.SOME if hidden else count
+            kept = kept_count(group.size, number, own)
             kept = max(floor, group.floor, kept)
             part[order[kept:]] = False
         parts.append(part)

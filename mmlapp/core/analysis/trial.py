@@ -33,6 +33,7 @@ from ..narrowing.check_plan import check_plan
 from ..narrowing.narrow import apply_plan
 from ..plan.layout import tensor_shapes
 from ..plan.plan import ChannelPlan
+from ..trace import Trace
 from ..units import Request, Unit
 from .counts import Count, trial_mask
 from .result import Analysis
@@ -114,8 +115,9 @@ class Trial:
             for way in range(len(self.ways))
             if way == 0 or self._runs(Check(way=way), STAGES[-1])
         ]
-        self.checks = [Check(count, way) for count in Count for way in ways]
-        self.checks.append(Check(Count.ONE, train=True))
+        counts = Count.SOME, Count.ONE
+        self.checks = [Check(count, way) for count in counts for way in ways]
+        self.checks.append(Check(Count.ALONE, train=True))
 
     def run(
         self,
@@ -223,11 +225,12 @@ class Trial:
                 shapes=tensor_shapes(self.model),
             )
             self._groups, self._analysis = groups, found
+            self._normalised = _normalised(self.record, groups)
             self._removals: dict[tuple[object, ...], Removal] = {}
         names = frozenset(group.name for group in chosen)
         if (count, names) not in self._removals:
             floor = max(1, self.unit.floor)
-            mask = trial_mask(groups, names, count, floor)
+            mask = trial_mask(groups, names, count, floor, self._normalised)
             plan = self._layout.plan(mask, {}, {})
             if not self._removals:  # of all groups; others remove less
                 check_plan(self.model, plan)
@@ -337,7 +340,7 @@ class Trial:
         self, removal: Removal, check: Check, stage: Stage
     ) -> AbstractContextManager[None]:
         # One channel alone would often be silenced by a rectifier.
-        positive = check.count is Count.ONE
+        positive = check.count is not Count.SOME
         return self.runner.computing(stage, removal.plan.slices, positive)
 
     def _outputs(
@@ -349,6 +352,15 @@ class Trial:
     ) -> Outcome:
         forward = self.ways[check.way]
         return self.runner.outputs(forward, stage, check.train, seed, left)
+
+
+def _normalised(record: Trace, groups: Groups) -> set[str]:
+    """Names of the prunable groups that some norm is computed over."""
+    found = set()
+    for module in record.living_modules.values():
+        ids = module.ids[module.ids >= 0]
+        found.update(groups.node_group[ids].unique().tolist())
+    return {groups.prunable[number].name for number in found if number >= 0}
 
 
 def _finite(tensors: Sequence[Tensor]) -> bool:

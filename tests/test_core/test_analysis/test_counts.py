@@ -52,3 +52,23 @@ def test_a_mask_keeps_what_a_group_needs(model, images):
     mask = trial_mask(groups, {g.name for g in items}, Count.ONE, 1)
     parts = mask.split([group.size for group in groups.prunable])
     assert {int(part.sum()) for part in parts} == {2}
+
+
+def test_what_a_norm_is_computed_over_is_not_left_alone(model, images):
+    groups = analyse(model, images).groups
+    names = {group.name for group in groups.prunable}
+
+    def kept(count, normalised):
+        mask = trial_mask(groups, names, count, 1, normalised)
+        sizes = [group.size for group in groups.prunable]
+        parts = dict(zip(names_of(groups), mask.split(sizes), strict=True))
+        return {name: int(part.sum()) for name, part in parts.items()}
+
+    some = kept(Count.SOME, ())['b']
+    assert some > 1
+    assert kept(Count.ONE, {'b'}) == dict.fromkeys(names, 1) | {'b': some}
+    assert set(kept(Count.ALONE, {'b'}).values()) == {1}
+
+
+def names_of(groups):
+    return [group.name for group in groups.prunable]

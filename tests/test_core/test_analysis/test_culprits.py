@@ -75,7 +75,7 @@ def test_with_how_many_in_training(conv, frozen, width):
         return y
 
     model = nn.Sequential(conv(3, 6), Gate(conv, function), conv(6, 5))
-    count = 'one of them left' if width == 1 else 'fewer of them'
+    count = 'only one of them left' if width == 1 else 'fewer of them'
     assert frozen(model, torch.rand(2, 3, 8, 8))['1.a'] == (
         f'Gate does not run with {count} in training'
     )

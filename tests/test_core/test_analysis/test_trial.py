@@ -439,3 +439,22 @@ def test_a_way_without_outputs_only_has_to_run(conv, image, frozen):
     # Narrowed to some and to one; whole when it is followed, and masked once.
     assert sorted(set(widths)) == [1, 5, 8]
     assert widths[widths.index(5) :].count(8) == 0
+
+
+class Hidden(nn.Module):
+    """Does another thing with few channels, before a norm over others."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 12), nn.Linear(12, 5)
+        self.norm, self.c = nn.LayerNorm(5), nn.Linear(5, 5)
+
+    def forward(self, x):
+        x = self.a(x)
+        x = x.relu() if x.shape[-1] > 5 else -x
+        return self.c(self.norm(self.b(x)).sigmoid())
+
+
+def test_a_norm_over_one_channel_hides_nothing():
+    groups = analyse(Hidden(), torch.randn(2, 2)).groups
+    assert [group.name for group in groups.prunable] == ['b']
