@@ -109,6 +109,8 @@ class Trial:
         # Ways that return no tensor: there is nothing to compare.
         self._silent: set[int] = set()
         self._groups: Groups | None = None
+        # What it was last seen to run without in training mode.
+        self._trains: Removal | None = None
         # In what way the whole network does not run, no part of it has to.
         ways = [
             way
@@ -273,6 +275,8 @@ class Trial:
 
     def _training(self, removal: Removal, check: Check) -> Failure | None:
         """Runs a network in training mode where the whole one does."""
+        if self._trains is removal:
+            return None
         for number in self._stages(check):
             stage = STAGES[number]
             _, failure = self.narrowed(removal, check, stage)
@@ -311,7 +315,13 @@ class Trial:
         """
         with self._computing(removal, check, stage):
             apply_plan(self.model, removal.plan, {})
-            return self._outputs(check, stage, left=left)
+            outcome = self._outputs(check, stage, left=left)
+            training = replace(check, train=True)
+            # One narrowed network is enough for both modes, if it runs.
+            if outcome[1] is None and training in self.checks:
+                _, failure = self._outputs(training, stage)
+                self._trains = removal if failure is None else None
+            return outcome
 
     def masked(
         self,

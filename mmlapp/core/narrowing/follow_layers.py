@@ -61,13 +61,14 @@ def follow_layers(dense: Widths) -> None:
         if isinstance(block, LAYERS):
             continue
         for name, value in numbers.items():
+            changed = getattr(block, name) != value
+            if changed or name in forward_names(block):
+                continue
             now = {
                 getattr(layer, name)
                 for layer in block.modules()
                 if isinstance(layer, LAYERS)
                 and dense.get(layer, {}).get(name) == value
             }
-            if name in forward_names(block):
-                continue
-            if getattr(block, name) == value and len(now) == 1:
+            if len(now) == 1:
                 setattr(block, name, now.pop())

@@ -9,7 +9,7 @@ updates. What is in it must be the narrowed ones.
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,13 +33,16 @@ def place_of(tensor: Tensor) -> Place:
     return storage, int(tensor.storage_offset()), tuple(tensor.shape)
 
 
-def replace_held(model: nn.Module, replaced: Mapping[Place, Tensor]) -> None:
+def replace_held(
+    modules: Iterable[nn.Module], replaced: Mapping[Place, Tensor]
+) -> None:
     """Puts new tensors into containers that hold old ones.
 
     Containers that change are new ones: whoever kept the old one has it.
 
     Args:
-        model (nn.Module): The network, whose own tensors are new already.
+        modules (Iterable[nn.Module]): All modules of a network, whose own
+            tensors are new already.
         replaced (Mapping): New tensor by the place of the old one.
     """
 
@@ -50,10 +53,11 @@ def replace_held(model: nn.Module, replaced: Mapping[Place, Tensor]) -> None:
         # As in a state dict, what is no parameter shares its values.
         return new if isinstance(tensor, nn.Parameter) else new.detach()
 
-    for module in model.modules():
+    for module in modules:
         for key, value in list(vars(module).items()):
-            container = isinstance(value, (dict, list, tuple))
-            if container and key not in STORES and _holds(value, replaced):
+            # Most are hooks that there are none of: empty dictionaries.
+            filled = isinstance(value, (dict, list, tuple)) and value
+            if filled and key not in STORES and _holds(value, replaced):
                 module.__dict__[key] = tree_map_only(Tensor, renew, value)
 
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -139,14 +139,15 @@ def apply_plan(
         if isinstance(old, nn.Parameter):
             assert isinstance(new, nn.Parameter)
             heirs[old] = [Heir(new, partial(_take, dims=dims))]
-    _replace(model, replaced)
-    replace_held(model, held)
+    modules = list(model.modules())
+    _replace(modules, replaced)
+    replace_held(modules, held)
     for name, kept in plan.attributes.items():
         owner, _, attribute = name.rpartition('.')
         setattr(model.get_submodule(owner), attribute, kept.count)
     # Blocks after their layers, whose attributes they may read.
-    # `modules` lists parents before their children; reversed, after them.
-    for module in reversed(list(model.modules())):
+    # Parents are listed before their children; reversed, after them.
+    for module in reversed(modules):
         adjust_attributes(module)
     follow_layers(dense)
     for name, entry in plan.branches.items():
@@ -204,9 +205,11 @@ def _slice(tensor: Tensor, dims: Mapping[int, Kept]) -> Tensor:
     return nn.Parameter(value, tensor.requires_grad and value.numel() > 0)
 
 
-def _replace(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
+def _replace(
+    modules: Iterable[nn.Module], replaced: Mapping[int, Tensor]
+) -> None:
     """Puts the new tensors everywhere the old ones were shared."""
-    for module in model.modules():
+    for module in modules:
         for store in (module._parameters, module._buffers):
             for key, value in store.items():
                 if value is not None and id(value) in replaced:

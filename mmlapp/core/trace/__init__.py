@@ -62,7 +62,8 @@ def trace(
         ):
             outputs = [forward()]
             calls, order = list(tracer.trace.calls), list(tracer.trace.order)
-            tracer.allow_updates(model)
+            if also:
+                tracer.allow_updates(model)
             outputs += [way() for way in also]
     finally:
         for module, mode in modes.items():

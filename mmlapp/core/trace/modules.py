@@ -32,7 +32,7 @@ def running_modules(
         left (Callable): Called with a module that has run, its arguments in
             the order of its forward and what it returned.
     """
-    known = {id(module) for module in model.modules()}
+    known = set(map(id, model.modules()))
     running: list[nn.Module] = []
 
     def enter(module: nn.Module, args: Any) -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from mmlapp.core import PruningWarning, analyse, attach, narrow
+from mmlapp.core.analysis import trial
+from mmlapp.core.narrowing.narrow import apply_plan
 
 OTHER = 'with fewer of them, the network would compute something else'
 
@@ -211,6 +213,19 @@ def test_what_training_needs_is_frozen(conv, image, agree, frozen):
     result = agree(model, image)
     assert result.groups == {'b': 6, 'head': 4}
     result.slim.train()(image).sum().backward()
+
+
+def test_both_modes_share_a_narrowed_network(conv, image, monkeypatch):
+    """Some channels, and one: that one runs in both modes."""
+    widths = []
+
+    def note(model, plan, branches):
+        widths.append(plan.slices['0.weight'][0].count)
+        return apply_plan(model, plan, branches)
+
+    monkeypatch.setattr(trial, 'apply_plan', note)
+    analyse(nn.Sequential(conv(3, 8), conv(8, 4)).double(), image)
+    assert widths == [5, 1]
 
 
 def test_a_trial_in_training_mode_leaves_no_trace(conv, image):

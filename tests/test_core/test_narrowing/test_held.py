@@ -13,7 +13,7 @@ def test_new_tensors_take_the_place_of_old_ones():
     model.untouched = (other, 1)
     mine, untouched = model.mine, model.untouched
     new = model.weight = nn.Parameter(torch.rand(2, 3))
-    replace_held(model, {place_of(old): new})
+    replace_held(model.modules(), {place_of(old): new})
     assert model.mine['w'] is new
     assert model.mine['b'][0] is other
     # An alias shares the values of the new one.
@@ -40,5 +40,5 @@ def test_what_does_something_when_it_is_read_is_left_alone():
     model.settings, model.alias = Lazy(w=model.weight), model.weight.detach()
     before = model.settings, model.alias
     new = nn.Parameter(torch.rand(2, 3))
-    replace_held(model, {place_of(model.weight): new})
+    replace_held(model.modules(), {place_of(model.weight): new})
     assert (model.settings is before[0], model.alias is before[1]) == (1, 1)
