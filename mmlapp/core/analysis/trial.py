@@ -229,6 +229,8 @@ class Trial:
             self._groups, self._analysis = groups, found
             self._normalised = _normalised(self.record, groups)
             self._removals: dict[tuple[object, ...], Removal] = {}
+        if count is Count.ALONE and not self._normalised:
+            count = Count.ONE  # which is the same then
         names = frozenset(group.name for group in chosen)
         if (count, names) not in self._removals:
             floor = max(1, self.unit.floor)
@@ -316,10 +318,10 @@ class Trial:
         with self._computing(removal, check, stage):
             apply_plan(self.model, removal.plan, {})
             outcome = self._outputs(check, stage, left=left)
-            training = replace(check, train=True)
             # One narrowed network is enough for both modes, if it runs.
-            if outcome[1] is None and training in self.checks:
-                _, failure = self._outputs(training, stage)
+            both = check == Check(Count.ONE) and not self._normalised
+            if both and outcome[1] is None:
+                _, failure = self._outputs(self.checks[-1], stage)
                 self._trains = removal if failure is None else None
             return outcome
 
