@@ -94,14 +94,12 @@ class Runner:
     Args:
         model (nn.Module): The network.
         order (list[str]): Modules that its example calls, in order.
-        alone (bool): Whether no parameter may share memory with another
-            one: some ways to run a network change them in place.
+        more (bool): Whether further ways were followed behind it, which the
+            order ends with.
     """
 
-    def __init__(
-        self, model: nn.Module, order: list[str], alone: bool
-    ) -> None:
-        self.model, self.order, self.alone = model, order, alone
+    def __init__(self, model: nn.Module, order: list[str], more: bool) -> None:
+        self.model, self.order, self.more = model, order, more
         self.names: dict[nn.Module, str] = {
             module: name for name, module in model.named_modules()
         }
@@ -117,6 +115,7 @@ class Runner:
         stage: Stage,
         kept: Mapping[str, Mapping[int, Kept]],
         positive: bool,
+        alone: bool = False,
     ) -> Iterator[None]:
         """Lets the network compute as a stage says.
 
@@ -124,15 +123,17 @@ class Runner:
             stage (Stage): The stage.
             kept (Mapping): What a plan keeps of each dimension.
             positive (bool): Whether random weights have no signs.
+            alone (bool): Whether parameters may be changed in place: none
+                shares memory with another one. Defaults to False.
         """
-        wanted = stage.random, stage.dtype, _Same(kept), positive
-        if self.alone or self._made_for != wanted:
+        wanted = stage.random, stage.dtype, _Same(kept), positive, alone
+        if alone or self._made_for != wanted:
             self._values = {}  # before the next ones: memory for one set
             if not stage.random or stage.dtype is None:
                 values = values_of(self.model, stage.dtype)
             else:
                 values = random_values(
-                    self.model, stage.dtype, kept, positive, self.alone
+                    self.model, stage.dtype, kept, positive, alone
                 )
             self._values, self._made_for = values, wanted
         with computing(self.model, self._values, stage.dtype):
@@ -157,6 +158,8 @@ class Runner:
                 nothing.
         """
         self._prepare(train)
+        if train:
+            self._made_for = ()  # it may change values in place
         called: list[str] = []
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
@@ -174,7 +177,7 @@ class Runner:
                 name = self.names[running[-1]] if running else ''
                 return [], Failure(name, str(error) or type(error).__name__)
         # Further ways may have been followed behind the example.
-        order = self.order[: len(called)] if self.alone else self.order
+        order = self.order[: len(called)] if self.more else self.order
         if stage.corner and not train and called != order:
             return [], Failure('', OTHER_MODULES)
         return found, None

@@ -101,7 +101,7 @@ class Trial:
         self.unit = unit
         self.ways = [request.forward, *request.also]
         self.runner = Runner(
-            self.model, self.record.order, alone=len(self.ways) > 1
+            self.model, self.record.order, more=len(self.ways) > 1
         )
         # Number of the stage of each check, once it is known.
         self._settled: dict[Check, int] = {}
@@ -111,14 +111,11 @@ class Trial:
         self._groups: Groups | None = None
         # What it was last seen to run without in training mode.
         self._trains: Removal | None = None
-        # In what way the whole network does not run, no part of it has to.
-        ways = [
-            way
+        self.checks = [
+            Check(count, way)
+            for count in (Count.SOME, Count.ONE)
             for way in range(len(self.ways))
-            if way == 0 or self._runs(Check(way=way), STAGES[-1])
         ]
-        counts = Count.SOME, Count.ONE
-        self.checks = [Check(count, way) for count in counts for way in ways]
         self.checks.append(Check(Count.ALONE, train=True))
 
     def run(
@@ -145,6 +142,10 @@ class Trial:
         masked = self._settle(removal, check)
         stage = STAGES[self._settled[check]]
         narrowed, failure = self.narrowed(removal, check, stage)
+        if failure is not None and check.way:
+            # In what way the whole network does not run, no part has to.
+            whole = self._runs(Check(way=check.way), STAGES[-1])
+            return failure if whole else None
         if failure is not None or not compare or check.way in self._silent:
             return failure
         if masked is None:
@@ -294,7 +295,8 @@ class Trial:
         """Whether the whole network runs, and gives finite numbers."""
         key = check.way, check.train, stage
         if key not in self._whole:
-            with self.runner.computing(stage, WHOLE, False):
+            alone = check.way > 0
+            with self.runner.computing(stage, WHOLE, False, alone):
                 found, failure = self._outputs(check, stage)
             self._whole[key] = failure is None, _finite(found)
         return self._whole[key]
@@ -353,7 +355,10 @@ class Trial:
     ) -> AbstractContextManager[None]:
         # One channel alone would often be silenced by a rectifier.
         positive = check.count is not Count.SOME
-        return self.runner.computing(stage, removal.plan.slices, positive)
+        # A loss may change parameters in place; the example does not.
+        return self.runner.computing(
+            stage, removal.plan.slices, positive, alone=check.way > 0
+        )
 
     def _outputs(
         self,
