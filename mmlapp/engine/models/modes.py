@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mmlapp.core import Way
 from mmlapp.core.analysis.ways import in_its_mode, kept
@@ -23,6 +23,9 @@ from mmlapp.core.trace import running_modules
 from .ground_truth import annotations
 from .inputs import Batch, fresh
 
+# Edge of the images for a loss or predictions: a detector's five levels of
+# features have 16 x 16 to 1 x 1 pixels there.
+CORNER = 128
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 # Steps of a run that a schedule inside of the model may ask for.
 STEPS = dict(max_iters=1000, max_epochs=10, iter=0, epoch=0)
@@ -53,14 +56,45 @@ def find_modes(model: nn.Module, batch: Batch) -> Modes:
     found = Modes()
     # Samples that are drawn need two images; one is enough to predict.
     for mode, count in (('loss', 2), ('predict', 1)):
-        try:
-            way = first_way(model, batch, mode, count, found.ran)
-        except Exception as error:  # whatever the user's code raises
-            kind = type(error).__name__
-            found.failed[_name(mode)] = f'{kind}: {error}'
-        else:
-            found.ways.append(way)
+        # What does not run on a corner may run on the whole image.
+        small = corner(batch)
+        for part in [small] if small is batch else [small, batch]:
+            try:
+                way = first_way(model, part, mode, count, found.ran)
+            except Exception as error:  # whatever the user's code raises
+                kind = type(error).__name__
+                found.failed[_name(mode)] = f'{kind}: {error}'
+            else:
+                found.ways.append(way)
+                found.failed.pop(_name(mode), None)
+                break
     return found
+
+
+def corner(batch: Batch) -> Batch:
+    """Cuts large images: what a mode reaches does not depend on their size.
+
+    Args:
+        batch (Batch): Inputs; a user's own, and small ones, stay as they are.
+    """
+    leaves = tree_leaves((batch.args, batch.kwargs))
+    if batch.own or not any(map(_is_large, leaves)):
+        return batch
+    args, kwargs = tree_map_only(
+        Tensor,
+        lambda t: t[..., :CORNER, :CORNER] if _is_large(t) else t,
+        (batch.args, batch.kwargs),
+    )
+    return Batch(args, kwargs)
+
+
+def _is_large(value: Any) -> bool:
+    """Whether it is a tensor of images, [..., channels, height, width]."""
+    return (
+        isinstance(value, Tensor)
+        and value.dim() > 3
+        and min(value.shape[-2:]) > CORNER
+    )
 
 
 def _name(mode: str) -> str:

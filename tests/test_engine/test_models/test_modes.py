@@ -123,3 +123,30 @@ def test_a_schedule_inside_of_a_model(known, monkeypatch):
         assert hub.get_info('max_iters') == known.get('max_iters', 1000)
         assert hub.get_info('epoch') == 0
     assert hub.runtime_info == known
+
+
+class Sized(Tutorial):
+    """Notes the sizes of its images; some it may not take."""
+
+    def __init__(self, least=0):
+        super().__init__()
+        self.least, self.seen = least, []
+
+    def forward(self, imgs, labels, mode):
+        self.seen.append(imgs.shape[-1])
+        assert imgs.shape[-1] >= self.least, 'too small'
+        return super().forward(imgs, labels, mode)
+
+
+def test_large_images_are_cut():
+    model = Sized()
+    assert find_modes(model, Batch((torch.rand(1, 3, 200, 200),))).failed == {}
+    assert set(model.seen) == {128}
+
+
+def test_whole_images_are_taken_where_a_corner_does_not_do():
+    model = Sized(least=150)
+    found = find_modes(model, Batch((torch.rand(1, 3, 200, 200),)))
+    assert found.failed == {}
+    found.ways[1].run()
+    assert model.seen[-1] == 200
