@@ -21,7 +21,7 @@ class Count(Enum):
 
     SOME = 'fewer of them'
     # A norm over a single channel returns its shift, whatever comes in, and
-    # hides what happened before: groups that it normalises keep some.
+    # hides what happened before: groups that it normalises stay whole.
     ONE = 'one of them left'
     ALONE = 'only one of them left'
 
@@ -79,9 +79,9 @@ def trial_mask(
         order = torch.randperm(group.size, generator=generator)
         part = torch.ones(group.size, dtype=torch.bool)
         if group.name in names:
-            hidden = count is Count.ONE and group.name in normalised
-            own = Count.SOME if hidden else count
-            kept = kept_count(group.size, number, own)
+            kept = kept_count(group.size, number, count)
+            if count is Count.ONE and group.name in normalised:
+                kept = group.size
             kept = max(floor, group.floor, kept)
             part[order[kept:]] = False
         parts.append(part)

@@ -459,10 +459,10 @@ def test_a_way_without_outputs_only_has_to_run(conv, image, frozen):
 class Hidden(nn.Module):
     """Does another thing with few channels, before a norm over others."""
 
-    def __init__(self):
+    def __init__(self, width):
         super().__init__()
-        self.a, self.b = nn.Linear(2, 12), nn.Linear(12, 5)
-        self.norm, self.c = nn.LayerNorm(5), nn.Linear(5, 5)
+        self.a, self.b = nn.Linear(2, 12), nn.Linear(12, width)
+        self.norm, self.c = nn.LayerNorm(width), nn.Linear(width, 5)
 
     def forward(self, x):
         x = self.a(x)
@@ -470,6 +470,7 @@ class Hidden(nn.Module):
         return self.c(self.norm(self.b(x)).sigmoid())
 
 
-def test_a_norm_over_one_channel_hides_nothing():
-    groups = analyse(Hidden(), torch.randn(2, 2)).groups
+@pytest.mark.parametrize('width', [2, 5])
+def test_a_norm_over_one_channel_hides_nothing(width):
+    groups = analyse(Hidden(width), torch.randn(2, 2)).groups
     assert [group.name for group in groups.prunable] == ['b']
