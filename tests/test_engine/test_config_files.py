@@ -59,12 +59,12 @@ def test_configs_of_packages_are_those_of_base(tmp_path, name, suffix):
 
 
 def test_a_dot_within_a_name_is_no_suffix(tmp_path, monkeypatch):
-    folder = tmp_path / 'zoo' / '.mim' / 'configs'
+    folder = tmp_path / 'dotted' / '.mim' / 'configs'
     folder.mkdir(parents=True)
-    (tmp_path / 'zoo' / '__init__.py').touch()
+    (tmp_path / 'dotted' / '__init__.py').touch()
     (folder / 'net_v1.5.py').touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ('zoo::net_v1.5', 'zoo::net_v1.5.py'):
+    for name in ('dotted::net_v1.5', 'dotted::net_v1.5.py'):
         assert find_config(name) == folder / 'net_v1.5.py'
 
 
