@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,16 +94,14 @@ def follow(
     reach = Reach(left=_unread(model, record.order, record.read, unused))
     order, read = list(record.order), set(record.read)
     traced: list[Callable[[], Any]] = []
-    training = Way(forward, TRAINING, train=True)
+    training = Way(_as_far_as_it_goes(forward), TRAINING, train=True)
     for way in [*([training] if reach.left else []), *ways]:
         run = in_its_mode(model, way)
         try:
             with kept(model):
                 ran, found = _runs(model, run)
         except Exception as error:
-            if way is not training:
-                raise _does_not_run(way, error) from error
-            continue
+            raise _does_not_run(way, error) from error
         order, read = [*order, *ran], read | found
         left = _unread(model, order, read, unused)
         new = [name for name in reach.left if name not in left]
@@ -124,6 +123,19 @@ def follow(
     read |= {twin for copy in reach.copies for twin in copy.twins(read)}
     reach.left = [name for name in reach.left if name not in read]
     return record, reach
+
+
+def _as_far_as_it_goes(forward: Callable[[], Any]) -> Callable[[], Any]:
+    """A forward whose failure ends it: what it read before is known.
+
+    Some networks refuse to be trained in their heads, or on one image.
+    """
+
+    def run() -> Any:
+        with suppress(Exception):
+            return forward()
+
+    return run
 
 
 def _does_not_run(way: Way, error: Exception) -> PruningError:

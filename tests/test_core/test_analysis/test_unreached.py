@@ -217,3 +217,28 @@ def test_a_copy_would_get_no_branch(conv, image):
 def test_possible_widths(sizes, largest, expected):
     bits = possible_widths(sizes, largest)
     assert [i for i in range(largest + 1) if bits >> i & 1] == expected
+
+
+class Refusing(nn.Module):
+    """Reads a table in training alone, and then refuses to be trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 8), nn.Linear(8, 2)
+        self.table = nn.Parameter(torch.rand(8))
+
+    def forward(self, x):
+        x = self.a(x)
+        if self.training:
+            x = x * self.table
+        out = self.b(x)
+        if self.training:
+            raise NotImplementedError('distillation')
+        return out
+
+
+def test_what_training_reads_before_it_fails_is_followed():
+    net = Refusing().eval()
+    pruner = attach(net, torch.rand(2, 3))
+    pruner.set_mask(torch.arange(8) < 3)
+    assert pruner.plan().slices['table'][0].count == 3
