@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ..call import Call
 from ..labels import Axis, Labels, blank, gather_axis, move, spread, tie_pieces
+from ..record import INPUT_REASON
 from ..rule import rules_of_aten
 from ..tracer import Tracer
+from .layer import ids_of
 
 CUT = 'cut at a position that is a constant of the code'
 SURPLUS = 'the surplus of a piece over the last one, where it is cut unevenly'
@@ -273,6 +275,13 @@ def written(tracer: Tracer, call: Call) -> None:
             tracer.graph.freeze(axis.ids, 'written into a part of a tensor')
     # Broadcast from the right: dim 0 of [C] is dim 1 of [N, C].
     shift = target.dim() - source.dim()
+    # Its shape stays that of what it was made like, or of a buffer: a channel
+    # that is left alone would be broadcast over a buffer that kept two.
+    for dim, axis in tracer.labels(target).axes.items():
+        d = dim - shift
+        if d >= 0 and source.shape[d] > 1:
+            ids = ids_of(labels, d, source.shape[d])
+            tracer.graph.unite(axis.ids, ids, INPUT_REASON)
     tracer.set(target, Labels({d + shift: a for d, a in labels.axes.items()}))
 
 

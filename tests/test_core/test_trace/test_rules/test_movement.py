@@ -309,3 +309,19 @@ def test_a_write_that_broadcasts_is_followed(net, conv, image, frozen):
     model = net(forward, a=conv(3, 8), b=conv(8, 5))
     assert 'reduced' not in frozen(model, image).get('a', '')
     assert frozen(model, image) == {'b': 'output of the network'}
+
+
+def test_a_buffer_that_is_written_has_the_channels_of_what_is_written():
+    class Noting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 2), nn.Linear(2, 4)
+            self.register_buffer('mean', torch.zeros(2))
+
+        def forward(self, x):
+            x = self.a(x)
+            self.mean.copy_(x.detach().mean(0))
+            return self.b(x)
+
+    (group,) = analyse(Noting(), torch.rand(5, 3)).groups.prunable
+    assert 'mean' in {member.site.name for member in group.members}
