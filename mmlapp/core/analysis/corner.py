@@ -63,17 +63,42 @@ class Corner:
 
     def _cut(self, arguments: Any) -> Any:
         leaves = tree_leaves(arguments)
-        large = any(isinstance(a, Tensor) and _large(a) for a in leaves)
+        large = any(is_large(leaf, LARGE) for leaf in leaves)
         self.large |= large
         if large and not all(isinstance(a, PLAIN) for a in leaves):
             raise RuntimeError(TOLD)
-        return tree_map_only(Tensor, _corner, arguments)
+        return cut_images(arguments, CORNER, LARGE)
 
 
-def _large(tensor: Tensor) -> bool:
-    """Whether these are large images, [..., C, H, W]."""
-    return tensor.dim() >= 4 and min(tensor.shape[-2:]) > LARGE
+def is_large(value: Any, above: int) -> bool:
+    """Whether it is a tensor of large images, [..., C, H, W].
+
+    Args:
+        value (Any): Anything.
+        above (int): The edge that both edges of large ones exceed.
+    """
+    return (
+        isinstance(value, Tensor)
+        and value.dim() >= 4
+        and min(value.shape[-2:]) > above
+    )
 
 
-def _corner(tensor: Tensor) -> Tensor:
-    return tensor[..., :CORNER, :CORNER] if _large(tensor) else tensor
+def cut_images(arguments: Any, edge: int, above: int) -> Any:
+    """Cuts large images to a corner; all else stays as it is.
+
+    Args:
+        arguments (Any): Tensors in nested containers.
+        edge (int): Edge of the corner.
+        above (int): See :func:`is_large`.
+
+    Examples:
+        >>> import torch
+        >>> cut_images([torch.rand(1, 3, 90, 80)], 64, 70)[0].shape
+        torch.Size([1, 3, 64, 64])
+    """
+    return tree_map_only(
+        Tensor,
+        lambda t: t[..., :edge, :edge] if is_large(t, above) else t,
+        arguments,
+    )

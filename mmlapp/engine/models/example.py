@@ -10,20 +10,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mmlapp.core import PruningError, Way
 from mmlapp.core.analysis.unreached import UnreachedError
-from mmlapp.core.analysis.ways import in_its_mode, kept
-from mmlapp.core.trace import running_modules, tensors_in
+from mmlapp.core.trace import tensors_in
 
 from .arguments import check_shape
 from .ground_truth import plain_samples
 from .inputs import Batch, InputShape, example_batch, fresh
-from .modes import Modes, candidates, find_modes, fixed_chance, repeated
+from .modes import (
+    Modes,
+    candidates,
+    find_modes,
+    fixed_chance,
+    repeated,
+    run_once,
+)
 from .proposals import chosen_proposals
 
 TENSOR, PREDICT = "mode='tensor'", "mode='predict'"
@@ -134,14 +139,7 @@ class ExampleForward:
             return [self.attempt.run(tensors or self.attempt.tensors), *raw]
 
     def _try(self) -> set[str]:
-        names = {m: name for name, m in self.model.named_modules()}
-        ran: set[str] = set()
-        with (
-            kept(self.model),
-            running_modules(self.model, lambda m: ran.add(names[m])),
-        ):
-            torch.manual_seed(0)
-            outputs = in_its_mode(self.model, Way(self, ''))()
+        outputs, ran = run_once(self.model, Way(self, ''))
         if next(tensors_in(outputs), None) is None:
             raise PruningError('it returns no tensor')
         return ran

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mmlapp.core import Way
+from mmlapp.core.analysis.corner import cut_images, is_large
 from mmlapp.core.analysis.ways import in_its_mode, kept
 from mmlapp.core.trace import running_modules
 
@@ -77,24 +78,12 @@ def corner(batch: Batch) -> Batch:
     Args:
         batch (Batch): Inputs; a user's own, and small ones, stay as they are.
     """
-    leaves = tree_leaves((batch.args, batch.kwargs))
-    if batch.own or not any(map(_is_large, leaves)):
+    arguments = batch.args, batch.kwargs
+    if batch.own or not any(
+        is_large(leaf, CORNER) for leaf in tree_leaves(arguments)
+    ):
         return batch
-    args, kwargs = tree_map_only(
-        Tensor,
-        lambda t: t[..., :CORNER, :CORNER] if _is_large(t) else t,
-        (batch.args, batch.kwargs),
-    )
-    return Batch(args, kwargs)
-
-
-def _is_large(value: Any) -> bool:
-    """Whether it is a tensor of images, [..., channels, height, width]."""
-    return (
-        isinstance(value, Tensor)
-        and value.dim() > 3
-        and min(value.shape[-2:]) > CORNER
-    )
+    return Batch(*cut_images(arguments, CORNER, CORNER))
 
 
 def _name(mode: str) -> str:
@@ -125,7 +114,7 @@ def first_way(
         run = _call(model, mode, arguments)
         way = Way(run, _name(mode), mode == 'loss', False)
         try:
-            called = _modules_of(model, way)
+            _, called = run_once(model, way)
         except Exception as error:
             first = first or error
             continue
@@ -179,17 +168,21 @@ def _call(
     return run
 
 
-def _modules_of(model: nn.Module, way: Way) -> set[str]:
-    """Runs a way; names of the modules that it calls."""
+def run_once(model: nn.Module, way: Way) -> tuple[Any, set[str]]:
+    """Runs a way; returns the outputs and names of the modules it calls.
+
+    Args:
+        model (nn.Module): The model; it is put back as it was.
+        way (Way): How it runs.
+    """
     names = {module: name for name, module in model.named_modules()}
-    found: set[str] = set()
+    ran: set[str] = set()
     with (
         kept(model),
-        running_modules(model, lambda module: found.add(names[module])),
+        running_modules(model, lambda module: ran.add(names[module])),
     ):
         torch.manual_seed(0)
-        in_its_mode(model, way)()
-    return found
+        return in_its_mode(model, way)(), ran
 
 
 @contextmanager
