@@ -92,6 +92,36 @@ def check_finished(progress: Progress) -> None:
         )
 
 
+def check_on_network(call: str, taken_off: bool) -> None:
+    """Raises PruningError if a pruner has no network any more.
+
+    Args:
+        call (str): What was asked of it, for the error text.
+        taken_off (bool): Whether it was taken off its network.
+    """
+    if taken_off:
+        raise PruningError(
+            f'{call}: the network of this pruner was narrowed, or the pruner '
+            'taken off it, and does not follow it any more. To prune it '
+            'further, call attach again'
+        )
+
+
+def check_all_live(mask: Tensor) -> None:
+    """Raises PruningError if a phase would bring channels back.
+
+    Args:
+        mask (Tensor): Which channels live, bool ``[channels]``.
+    """
+    if removed := int((~mask).sum()):
+        raise PruningError(
+            f'begin: {removed} of {len(mask)} channels are removed, and a '
+            'phase begins with all of them. To prune further, make the '
+            'network small with narrow(model, pruner.plan()) and attach '
+            'again; to begin anew, bring them back with pruner.reset()'
+        )
+
+
 def check_mask(mask: Tensor, groups: Sequence[GroupInfo]) -> None:
     """Raises PruningError if a mask is not one of these groups.
 

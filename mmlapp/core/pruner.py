@@ -21,8 +21,10 @@ from .methods.budget import Budget, reachable, snap
 from .methods.schedule import Schedule, check_targets
 from .misuse import (
     StepWatch,
+    check_all_live,
     check_finished,
     check_mask,
+    check_on_network,
     warn_of_frozen,
     warn_of_short_phase,
 )
@@ -80,6 +82,8 @@ class Pruner(nn.Module):
         self.active, self.complete = False, False
         # Whether the gate was set from outside of any phase.
         self.given, self.warned = False, False
+        # Whether narrowing took it off its network.
+        self.taken_off = False
         self.watch = StepWatch(self.groups)
         self.applied_masks: list[AppliedMask] = []
         # Of the hooks on the network that go when the pruner goes.
@@ -199,18 +203,22 @@ class Pruner(nn.Module):
 
         Raises:
             PruningError: If a target is unknown or cannot be reached, if the
-                score was not prepared, or in the middle of a phase.
+                score was not prepared, in the middle of a phase, while
+                channels are removed, or after narrowing.
         """
+        check_on_network('begin', self.taken_off)
         if self.phase == Phase.PRUNING:
             raise PruningError(
                 f'begin: the pruning phase is at step {self.progress.done} of '
                 f'{self.progress.steps} and begins only once. Call '
-                'pruner.finish() or pruner.reset() before another phase'
+                'pruner.finish() to end it here, or pruner.reset() before '
+                'another one'
             )
         target = check_targets(target, self.costs)
         for value in target.values():
             Schedule(value, steps)  # checks both
         self.check_reachable(target)
+        check_all_live(self.mask)
         self.scorer.check_prepared()
         warn_of_short_phase(target, steps)
         warn_of_frozen(self.groups)
@@ -279,14 +287,15 @@ class Pruner(nn.Module):
                 applies it. Defaults to 1.
 
         Raises:
-            PruningError: If importance scores are not finite, or the factor
-                is not positive.
+            PruningError: If importance scores are not finite, the factor is
+                not positive, or the phase goes on after narrowing.
         """
         check_number('loss_scale', loss_scale, above=0)
         if self.phase != Phase.PRUNING:
             self._forget()
             self._warn_before_begin()
             return
+        check_on_network('step', self.taken_off)
         before = self.progress
         self.watch.stepped()
         self._update_scores(before.done + 1)
@@ -311,8 +320,9 @@ class Pruner(nn.Module):
         """Ends the pruning phase: within the budget, 0 or 1, then fixed.
 
         Raises:
-            PruningError: If the phase has not begun.
+            PruningError: If the phase has not begun, or after narrowing.
         """
+        check_on_network('finish', self.taken_off)
         if self.phase == Phase.DENSE:
             raise PruningError(
                 'finish: the pruning phase has not begun; call begin first'
@@ -357,8 +367,9 @@ class Pruner(nn.Module):
 
         Raises:
             PruningError: If the mask is of another network, or keeps less of
-                a group than its floor.
+                a group than its floor, or after narrowing.
         """
+        check_on_network('set_mask', self.taken_off)
         check_mask(mask, self.groups)
         self._set_gate(mask)
         self.active = self.given = True

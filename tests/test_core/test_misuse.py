@@ -9,7 +9,7 @@ import torch
 from pruning_steps import task_loss, train
 from torch import nn
 
-from mmlapp.core import Phase, PruningError, PruningWarning, attach
+from mmlapp.core import Phase, PruningError, PruningWarning, attach, narrow
 from mmlapp.core.misuse import warn_of_frozen
 from mmlapp.core.score.group_scores import GroupInfo, Layer
 
@@ -135,6 +135,74 @@ def test_a_phase_begins_once(model, images, pruner):
     with pytest.raises(PruningError, match=r'step 3 of 10 .*only once.*reset'):
         pruner.begin({'flops': 0.5}, 10)
     assert pruner.progress.done == 3
+
+
+def finished(pruner):
+    pruner.begin({'flops': 0.5}, 1)
+    pruner.step()
+
+
+def set_from_outside(pruner):
+    mask = torch.ones(36, dtype=torch.bool)
+    mask[:3] = False
+    pruner.set_mask(mask)
+
+
+@pytest.mark.parametrize('remove', [finished, set_from_outside])
+def test_a_phase_brings_no_channels_back(pruner, remove):
+    remove(pruner)
+    before = pruner.mask.clone()
+    gone = int((~before).sum())
+    match = rf'begin: {gone} of 36 channels are .*narrow.*attach.*reset'
+    with pytest.raises(PruningError, match=match):
+        pruner.begin({'flops': 0.4}, 5)
+    assert torch.equal(pruner.mask, before)
+    pruner.reset()
+    pruner.begin({'flops': 0.4}, 5)
+    assert pruner.mask.all()
+
+
+def test_a_finished_network_that_is_loaded_begins_no_phase(
+    make, images, pruner, model
+):
+    finished(pruner)
+    other = attach(make(), images)
+    other.load_state_dict(pruner.state_dict())
+    with pytest.raises(PruningError, match='channels are removed'):
+        other.begin({'flops': 0.5}, 5)
+
+
+def test_a_phase_that_removed_nothing_is_followed_by_another(pruner):
+    pruner.begin({'flops': 1.0}, 1)
+    pruner.step()
+    pruner.begin({'flops': 0.5}, 5)
+    assert pruner.phase == Phase.PRUNING
+
+
+CALLS = {
+    'begin': lambda pruner: pruner.begin({'flops': 0.5}, 5),
+    'finish': lambda pruner: pruner.finish(),
+    'set_mask': lambda pruner: pruner.set_mask(pruner.mask),
+}
+
+
+@pytest.mark.parametrize('call', CALLS)
+def test_after_narrowing_a_pruner_prunes_nothing(model, pruner, call):
+    finished(pruner)
+    narrow(model, pruner.plan())
+    with pytest.raises(PruningError, match=f'{call}: .*narrowed.*attach ag'):
+        CALLS[call](pruner)
+    pruner.step()  # as loops over the rest of the training do
+
+
+def test_a_phase_does_not_go_on_after_narrowing(model, pruner):
+    set_from_outside(pruner)
+    plan = pruner.plan()
+    pruner.reset()
+    pruner.begin({'flops': 0.5}, 5)
+    narrow(model, plan)
+    with pytest.raises(PruningError, match=r'step: .*narrowed.*attach aga'):
+        pruner.step()
 
 
 def test_steps_before_the_phase_are_said_once(pruner):

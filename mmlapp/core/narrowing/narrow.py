@@ -176,6 +176,7 @@ def detach(model: nn.Module) -> nn.Module:
         for store in HOOK_STORES:
             for key in pruner.hook_ids:
                 getattr(model, store).pop(key, None)
+        pruner.taken_off = True
         del model.pruner
     return model
 

@@ -140,8 +140,9 @@ def test_the_optimizer_steps_as_torch_does(
     lapp, gradients = pruner.method, torch.randn(2, 6, 3)
     kind = getattr(torch.optim, settings.get('optimizer', 'SGD'))
     rest = {k: v for k, v in settings.items() if k != 'optimizer'}
-    # A second phase owes nothing to the first.
+    # A second phase owes nothing to the first, which is taken back.
     for phase in gradients:
+        pruner.reset()
         pruner.begin({'flops': 0.5}, 6)
         expected = lapp.threshold.detach().clone().requires_grad_()
         optimizer = kind([expected], lr=5 / 6, **rest)
