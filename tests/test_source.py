@@ -27,6 +27,7 @@ ORDER = {
     'core': [
         'errors',
         'numbers',
+        'arguments',
         'choices',
         'files',
         'forward_names',

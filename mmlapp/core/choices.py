@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from inspect import signature
 from typing import Any, Generic, TypeVar
 
+from .arguments import check_arguments
 from .errors import PruningError
 
 T = TypeVar('T')
@@ -109,14 +109,7 @@ class Choices(Generic[T]):
         settings = self.spelled_out(choice)
         name = settings.pop('type')
         entry: Any = self[name]
-        try:
-            signature(entry).bind(*args, **settings)
-        except TypeError as error:
-            known = list(signature(entry).parameters)[len(args) :]
-            raise PruningError(
-                f'{self.kind}={name!r} with {settings}: {error}; it takes '
-                f'{", ".join(known) or "no settings"}'
-            ) from error
+        check_arguments(f'{self.kind}={name!r}', entry, args, settings)
         return entry(*args, **settings)
 
     def _known(self) -> str:

@@ -1,17 +1,16 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments of ``mmlapp.PrunableModel``, checked before anything is built."""
+"""Arguments of our types of models, checked before anything is built."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
-from inspect import Parameter, signature
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from mmengine.registry import MODELS
 
 from mmlapp.core import PruningError
+from mmlapp.core.arguments import meant, taken_by
 from mmlapp.core.methods.budget import check_divisor
 from mmlapp.core.numbers import check_number
 
@@ -158,12 +157,21 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         CHECKS[name](name, value)
 
 
-def check_unknown(architecture: Any, settings: Mapping[str, Any]) -> None:
+def check_unknown(
+    architecture: Any,
+    settings: Mapping[str, Any],
+    kind: str = 'PrunableModel',
+    ours: Collection[str] = tuple(CHECKS),
+) -> None:
     """Refuses arguments that neither we nor the architecture take.
 
     Args:
         architecture (Any): Type of the model.
         settings (Mapping[str, Any]): What would be passed on to it.
+        kind (str): Which of our types passes it on. Defaults to
+            ``PrunableModel``.
+        ours (Collection[str]): Its own arguments. Defaults to those of
+            ``PrunableModel``.
 
     Raises:
         PruningError: With the first one, and the name that may be meant.
@@ -172,30 +180,23 @@ def check_unknown(architecture: Any, settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if name in (taken or ()) or name in OF_BUILD:
             continue
-        meant = get_close_matches(name, CHECKS, 1, cutoff=0.75)
-        if meant:
+        hint = meant(name, ours)
+        if hint:
             raise PruningError(
-                f'{name}={value!r}: mmlapp.PrunableModel has no such '
-                f'argument; did you mean {meant[0]}?'
+                f'{name}={value!r}: mmlapp.{kind} has no such argument; {hint}'
             )
         if taken is not None:
             raise PruningError(
-                f'{name}={value!r}: neither mmlapp.PrunableModel nor '
-                f'{architecture} has '
-                f'such an argument. Ours are {", ".join(CHECKS)}'
+                f'{name}={value!r}: neither mmlapp.{kind} nor {architecture} '
+                f'has such an argument. Ours are {", ".join(ours)}'
             )
 
 
-def _parameters(architecture: Any) -> set[str] | None:
+def _parameters(architecture: Any) -> list[str] | None:
     """Names that a type of model takes; None if that is any, or not known."""
     kind = architecture
     if isinstance(kind, str):
         # As `build` looks it up: in the default scope first.
         with MODELS.switch_scope_and_registry(None) as registry:
             kind = registry.get(kind)
-    if not callable(kind):
-        return None
-    parameters = signature(kind).parameters.values()
-    if any(each.kind == Parameter.VAR_KEYWORD for each in parameters):
-        return None
-    return {each.name for each in parameters}
+    return taken_by(kind) if callable(kind) else None

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mmlapp.core import ChannelPlan, PruningError
 from mmlapp.registry import MODELS
 
 from .architecture import build_architecture
+from .arguments import check_unknown
 from .plans import carry_plans, narrow_model
 from .prunable import INPUT_SHAPE
 from .widths import backbone_widths
@@ -56,9 +58,11 @@ def deployed_model(
         nn.Module: The narrowed model.
 
     Raises:
-        PruningError: If the plan is damaged, does not fit the model or has
-            no part of that name.
+        PruningError: For unknown arguments, and if the plan is damaged, does
+            not fit the model or has no part of that name.
     """
+    ours = signature(deployed_model).parameters
+    check_unknown(architecture, settings, 'DeployedModel', list(ours)[:-1])
     plans = read_plans(plan)
     if prefix:
         plans = [one.below(prefix) for one in plans]

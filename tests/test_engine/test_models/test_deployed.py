@@ -84,6 +84,19 @@ def test_forms_of_the_plan(form, tmp_path):
     assert build(plan).backbone.layer1[0].conv1.out_channels == 8
 
 
+@pytest.mark.parametrize(
+    ('name', 'match'),
+    [
+        ('prefx', r'prefx=1: mmlapp\.DeployedModel .*did you mean prefix\?'),
+        ('plans', r'plans=1: mmlapp\.DeployedModel .*did you mean plan\?'),
+        ('depth', r'depth=1: neither mmlapp\.DeployedModel nor ImageClass'),
+    ],
+)
+def test_arguments_that_nobody_takes(name, match):
+    with pytest.raises(PruningError, match=match):
+        build(**{name: 1})
+
+
 def test_nested_form_and_data_preprocessor():
     top = dict(type='ClsDataPreprocessor', mean=[1.0] * 3, std=[2.0] * 3)
     model = deployed_model(

@@ -1,0 +1,93 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments that somebody calls by a name that nobody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from inspect import Parameter, isclass, signature
+from typing import Any
+
+from .errors import PruningError
+
+# How alike two names are, from 0 to 1, to be taken for each other.
+ALIKE = 0.75
+BY_NAME = Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Returns a question after the name that was meant; empty if none is.
+
+    Args:
+        name (str): What somebody wrote.
+        known (Iterable[str]): What could be written.
+
+    Examples:
+        >>> meant('divsor', ['scope', 'divisor'])
+        'did you mean divisor?'
+    """
+    found = get_close_matches(name, list(known), 1, cutoff=ALIKE)
+    return f'did you mean {found[0]}?' if found else ''
+
+
+def taken_by(entry: Callable[..., Any]) -> list[str] | None:
+    """Returns the names of all arguments; None if any name is taken.
+
+    A class that passes other arguments on takes those of its bases.
+
+    Args:
+        entry (Callable): A class or a function.
+    """
+    calls = [entry]
+    if isclass(entry):
+        # Without `object`, which seems to take everything and takes nothing.
+        bases = entry.__mro__[:-1]
+        calls = [vars(b)['__init__'] for b in bases if '__init__' in vars(b)]
+    names: list[str] = []
+    for call in calls:
+        # Without `self` of a class.
+        parameters = [*signature(call).parameters.values()][isclass(entry) :]
+        names += [
+            each.name
+            for each in parameters
+            if each.kind in BY_NAME and each.name not in names
+        ]
+        if all(each.kind != Parameter.VAR_KEYWORD for each in parameters):
+            return names
+    return None if calls else names
+
+
+def check_arguments(
+    said: str,
+    entry: Callable[..., Any],
+    args: Sequence[Any],
+    settings: Mapping[str, Any],
+) -> None:
+    """Refuses arguments that a class or a function does not take.
+
+    Args:
+        said (str): What it is called by users, for the error text.
+        entry (Callable): The class or the function.
+        args (Sequence): Arguments without a name.
+        settings (Mapping): Arguments by name.
+
+    Raises:
+        PruningError: With the first unknown name, its value and the name
+            that may be meant; or with what is missing.
+    """
+    known = taken_by(entry)
+    # What the caller gives first is no setting of users.
+    takes = f'it takes {", ".join((known or [])[len(args) :]) or "none"}'
+    accepted = settings if known is None else known
+    unknown = [name for name in settings if name not in accepted]
+    if unknown:
+        hint = meant(unknown[0], accepted)
+        raise PruningError(
+            f'{unknown[0]}={settings[unknown[0]]!r}: {said} has no such '
+            f'argument; {hint}{" " if hint else ""}{takes}'
+        )
+    try:
+        signature(entry).bind(*args, **settings)
+    except TypeError as error:
+        raise PruningError(f'{said}: {error}; {takes}') from error
