@@ -33,6 +33,7 @@ ORDER = {
         'forward_names',
         'heirs',
         'mixins',
+        'held',
         'snapshot',
         'compare',
         'progress',

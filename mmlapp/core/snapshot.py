@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-# What a module keeps in dictionaries of its own.
-STORES = '_parameters', '_buffers', '_modules'
+from .held import STORES, Place, place_of, replace_held
+
 # What takes the place of a tensor, by its identity.
 Twins = dict[int, Tensor]
 
@@ -107,12 +107,14 @@ def computing(
         dtype (torch.dtype, optional): What floating arguments of modules are
             cast to, and what new tensors get. Defaults to None: as they are.
     """
+    held: dict[Place, Tensor] = {}
     with restored(model) as modules, ExitStack() as stack:
         for module in modules:
             for store in (module._parameters, module._buffers):
                 for name, value in store.items():
                     if value is not None:
-                        store[name] = twins[id(value)]  # type: ignore[assignment]
+                        twin = twins[id(value)]
+                        store[name] = held[place_of(value)] = twin  # type: ignore[assignment]
             if dtype is not None:
                 hook = partial(_cast, dtype)
                 handle = module.register_forward_pre_hook(
@@ -122,6 +124,7 @@ def computing(
         if dtype is not None:
             stack.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(dtype)
+        replace_held(modules, held)
         yield
 
 

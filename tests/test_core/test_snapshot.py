@@ -45,3 +45,12 @@ def test_float64_inside_and_float32_outside(small):
     assert small[0].weight.dtype == torch.float32
     torch.testing.assert_close(inside.float(), expected)
     assert not small._forward_pre_hooks
+
+
+def test_what_a_module_holds_besides_is_replaced_and_put_back(small):
+    mine = small.mine = {'w': small[0].weight}
+    with exact(small):
+        assert small.mine['w'] is small[0].weight
+        assert small.mine['w'].dtype == torch.float64
+    assert small.mine is mine
+    assert mine['w'] is small[0].weight

@@ -18,7 +18,7 @@ from .refusals import check_network, check_repeats, checked, example_of
 from .result import Analysis
 from .unreached import check_branches, check_reach, follow
 from .verify import verify_groups
-from .ways import Way, as_ways, on_trial
+from .ways import Way, as_ways
 
 
 # Operators would come otherwise than they do in training.
@@ -79,8 +79,7 @@ def analyse(
         record = trace(model, checked(forward))
         check_repeats(model, forward, record.order)
         record, reach = follow(model, checked(forward), record, ways, unused)
-    tried = [on_trial(model, way) for way in ways]
-    request = Request(model, forward, record, scope, ignore, chosen, tried)
+    request = Request(model, forward, record, scope, ignore, chosen, ways)
 
     def verify(gather: Callable[[], Groups]) -> Groups:
         groups = verify_groups(request, kind, gather)

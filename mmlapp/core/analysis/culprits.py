@@ -56,14 +56,20 @@ class Search:
         if not failure.error:
             name = self._name(self._block(self._differs(groups, found, check)))
             reason = f'with {count}, {name} would compute something else'
+            reason += self._where(check)
             return [(group, reason) for group in found]
         block = self._block(failure.module)
         if block:
             found = self._alike(groups, found, block)
         reason = f'{self._name(block)} does not run with {count}'
-        if check.train:
-            reason += ' in training'
+        reason += self._where(check)
         return [(group, reason) for group in found]
+
+    def _where(self, check: Check) -> str:
+        """In which way or mode, unless it is the example itself."""
+        if check.train:
+            return ' in training'
+        return f' in {self.trial.ways[check.way].name}' if check.way else ''
 
     def _count(
         self,

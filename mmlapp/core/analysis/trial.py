@@ -13,8 +13,8 @@ rounding: the verdict does not depend on the weights that the user happens to
 have. Large images take long: where nothing else tells their size they are cut
 to a corner, if the same modules run on it, else float32 comes first. A
 network that cannot do all this is tried as closely to it as it can, see
-:data:`STAGES`. In training mode, where other heads may wake up, it only has
-to run.
+:data:`STAGES`. In training mode, where other heads may wake up, and in ways
+whose outputs cannot be compared, such as a loss, it only has to run.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from ..compare import ROUGH_TOLERANCE, agree
@@ -47,6 +48,7 @@ from .stages import (
     Runner,
     Stage,
 )
+from .ways import Way
 
 
 @dataclass
@@ -99,7 +101,7 @@ class Trial:
     def __init__(self, request: Request, unit: Unit) -> None:
         self.model, self.record = request.model, request.record
         self.unit = unit
-        self.ways = [request.forward, *request.also]
+        self.ways = [Way(request.forward, 'the example'), *request.also]
         self.runner = Runner(
             self.model, self.record.order, more=len(self.ways) > 1
         )
@@ -109,14 +111,9 @@ class Trial:
         # Ways that return no tensor: there is nothing to compare.
         self._silent: set[int] = set()
         self._groups: Groups | None = None
-        # What it was last seen to run without in training mode.
-        self._trains: Removal | None = None
-        self.checks = [
-            Check(count, way)
-            for count in (Count.SOME, Count.ONE)
-            for way in range(len(self.ways))
-        ]
-        self.checks.append(Check(Count.ALONE, train=True))
+        # What it was last seen to run without, where it only has to run.
+        self._ran: dict[Check, Removal] = {}
+        self.checks = list(_checks(self.ways))
 
     def run(
         self,
@@ -137,8 +134,8 @@ class Trial:
         if not chosen:
             return None
         removal = self.removal(groups, chosen, check.count)
-        if check.train:
-            return self._training(removal, check)
+        if self._only_runs(check):
+            return self._running(removal, check)
         masked = self._settle(removal, check)
         stage = STAGES[self._settled[check]]
         narrowed, failure = self.narrowed(removal, check, stage)
@@ -170,7 +167,7 @@ class Trial:
         if stage.screen:
             return self._look_again(masked, narrowed, removal, check)
         if agree(masked, narrowed) and self.runner.is_rough(
-            self.ways[check.way], stage
+            self.ways[check.way].run, stage
         ):
             return None
         return Failure()
@@ -267,18 +264,25 @@ class Trial:
     def _stages(self, check: Check) -> Iterator[int]:
         """Numbers of the stages to try, from one that it is known to need."""
         same = [n for c, n in self._settled.items() if c.way == check.way]
+        loose = not self.ways[check.way].compare
         for number in range(max(same, default=0), len(STAGES)):
             stage = STAGES[number]
             # What goes with the images may tell where things are in them.
             apart = stage.corner and check.way
             # Small ones are nearly as fast in float64. The corner tells.
-            fast = stage.screen and not self.runner.corner.large
-            if not (apart or fast):
+            fast = stage.screen and (loose or not self.runner.corner.large)
+            # Some operators of losses and predictions do not know it.
+            exact = loose and stage.dtype is torch.float64
+            if not (apart or fast or exact):
                 yield number
 
-    def _training(self, removal: Removal, check: Check) -> Failure | None:
-        """Runs a network in training mode where the whole one does."""
-        if self._trains is removal:
+    def _only_runs(self, check: Check) -> bool:
+        """Whether the outputs of a check are not compared."""
+        return check.train or not self.ways[check.way].compare
+
+    def _running(self, removal: Removal, check: Check) -> Failure | None:
+        """Runs the narrowed network where the whole one runs."""
+        if self._ran.get(check) is removal:
             return None
         for number in self._stages(check):
             stage = STAGES[number]
@@ -320,12 +324,25 @@ class Trial:
         with self._computing(removal, check, stage):
             apply_plan(self.model, removal.plan, {})
             outcome = self._outputs(check, stage, left=left)
-            # One narrowed network is enough for both modes, if it runs.
-            both = check == Check(Count.ONE) and not self._normalised
-            if both and outcome[1] is None:
-                _, failure = self._outputs(self.checks[-1], stage)
-                self._trains = removal if failure is None else None
+            # One narrowed network is enough for all that has to run.
+            for other in self._beside(check) if outcome[1] is None else ():
+                if self._outputs(other, stage)[1] is None:
+                    self._ran[other] = removal
             return outcome
+
+    def _beside(self, check: Check) -> list[Check]:
+        """What else has to run with the same channels and numbers."""
+        if check == Check(Count.ONE) and not self._normalised:
+            return [other for other in self.checks if other.train]
+        if self.ways[check.way].compare:
+            return []
+        return [
+            other
+            for other in self.checks
+            if other.count is check.count
+            and not self.ways[other.way].compare
+            and other != check
+        ]
 
     def masked(
         self,
@@ -367,8 +384,25 @@ class Trial:
         left: Left = lambda *_: None,
         seed: int = 0,
     ) -> Outcome:
-        forward = self.ways[check.way]
-        return self.runner.outputs(forward, stage, check.train, seed, left)
+        way = self.ways[check.way]
+        train = check.train or way.train
+        return self.runner.outputs(way.run, stage, train, seed, left)
+
+
+def _checks(ways: Sequence[Way]) -> Iterator[Check]:
+    """What is tried, in order."""
+    for count in (Count.SOME, Count.ONE):
+        for number, way in enumerate(ways):
+            if way.compare:
+                yield Check(count, number)
+    # Where nothing is compared, a norm over one channel hides nothing.
+    for count in (Count.SOME, Count.ALONE):
+        for number, way in enumerate(ways):
+            if not way.compare:
+                yield Check(count, number)
+    # A loss is how a network is really trained.
+    if not any(way.train and not way.compare for way in ways):
+        yield Check(Count.ALONE, train=True)
 
 
 def _normalised(record: Trace, groups: Groups) -> set[str]:

@@ -96,6 +96,8 @@ def follow(
     traced: list[Callable[[], Any]] = []
     training = Way(_as_far_as_it_goes(forward), TRAINING, train=True)
     for way in [*([training] if reach.left else []), *ways]:
+        if way.proven and not reach.left:
+            continue  # there is nothing that it could reach
         run = in_its_mode(model, way)
         try:
             with kept(model):

@@ -30,12 +30,14 @@ class Way:
         compare (bool): Whether a narrowed network must return what the
             masked one does, and not just run. A loss that draws samples or
             ranks candidates need not. Defaults to True.
+        proven (bool): Whether it is known to run. Defaults to False.
     """
 
     run: Callable[[], Any]
     name: str
     train: bool = False
     compare: bool = True
+    proven: bool = False
 
 
 def as_ways(also: Sequence[Callable[[], Any] | Way]) -> list[Way]:
@@ -81,31 +83,6 @@ def in_its_mode(model: nn.Module, way: Way) -> Callable[[], Any]:
                 module.training = mode
 
     return run
-
-
-def on_trial(model: nn.Module, way: Way) -> Callable[[], Any]:
-    """Returns a function that runs a way and leaves the network as it was.
-
-    Args:
-        model (nn.Module): The network, perhaps masked or narrowed by then.
-        way (Way): How it runs. What need not be equal is not returned.
-    """
-    run, dtype = in_its_mode(model, way), _dtype(model)
-
-    def tried() -> Any:
-        # In float64 nothing but outputs is compared, and some operators of
-        # losses and predictions do not know it.
-        if not way.compare and _dtype(model) != dtype:
-            return None
-        with kept(model):
-            outputs = run()
-        return outputs if way.compare else None
-
-    return tried
-
-
-def _dtype(model: nn.Module) -> torch.dtype | None:
-    return next((p.dtype for p in model.parameters()), None)
 
 
 @contextmanager

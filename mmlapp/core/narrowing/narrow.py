@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from ..bypass.beside import Bypassed, add_bypass
 from ..bypass.branch import Branch
 from ..heirs import Heir, Heirs
+from ..held import Place, place_of, replace_held
 from ..mask.gate import remove_masks
 from ..mask.living import release
 from ..plan.entries import BranchPlan
@@ -25,7 +26,6 @@ from ..trace.blocks.registry import adjust_attributes
 from ..units import UNITS
 from .check_plan import check_plan, stored
 from .follow_layers import follow_layers, widths
-from .held import Place, place_of, replace_held
 from .optimizer_state import (
     check_optimizer,
     check_states,

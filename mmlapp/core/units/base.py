@@ -26,6 +26,7 @@ from ..trace import LayerCall, Trace
 
 if TYPE_CHECKING:
     from ..analysis.result import Analysis
+    from ..analysis.ways import Way
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Request:
         ignore (Sequence[str]): Patterns to leave alone.
         bypass (Mapping, optional): Type and settings of the branch of every
             pruned layer. Defaults to None: none.
-        also (Sequence[Callable]): Further ways in which the network runs,
-            which the trial tries too. Defaults to none.
+        also (Sequence[Way]): Further ways in which the network runs, which
+            the trial tries too. Defaults to none.
     """
 
     model: nn.Module
@@ -50,7 +51,7 @@ class Request:
     scope: Sequence[str]
     ignore: Sequence[str]
     bypass: Mapping[str, Any] | None = None
-    also: Sequence[Callable[[], Any]] = ()
+    also: Sequence[Way] = ()
 
 
 # Narrows on trial what a function gathers, see :meth:`Unit.find`.

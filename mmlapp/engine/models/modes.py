@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -112,7 +112,7 @@ def first_way(
     first: Exception | None = None
     for arguments in candidates(model, batch, count):
         run = _call(model, mode, arguments)
-        way = Way(run, _name(mode), mode == 'loss', False)
+        way = Way(run, _name(mode), mode == 'loss', compare=False)
         try:
             _, called = run_once(model, way)
         except Exception as error:
@@ -120,7 +120,7 @@ def first_way(
             continue
         if ran is not None:
             ran |= called
-        return way
+        return replace(way, proven=True)
     assert first is not None  # there is always a candidate
     raise first
 

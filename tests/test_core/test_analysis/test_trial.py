@@ -10,8 +10,10 @@ from torch import nn
 
 from mmlapp.core import PruningWarning, analyse, attach, narrow
 from mmlapp.core.analysis import trial
+from mmlapp.core.analysis.ways import Way
 from mmlapp.core.narrowing.narrow import apply_plan
 
+RIGID = 'the network does not run with fewer of them'
 OTHER = 'with fewer of them, the network would compute something else'
 
 
@@ -208,8 +210,7 @@ class Rigid(Auxiliary):
 
 def test_what_training_needs_is_frozen(conv, image, agree, frozen):
     model = Rigid(conv).double()
-    reason = 'the network does not run with fewer of them in training'
-    assert frozen(model, image)['a'] == reason
+    assert frozen(model, image)['a'] == f'{RIGID} in training'
     result = agree(model, image)
     assert result.groups == {'b': 6, 'head': 4}
     result.slim.train()(image).sum().backward()
@@ -266,8 +267,8 @@ class Detector(nn.Module):
 @pytest.mark.parametrize(
     ('way', 'expected'),
     [
-        ('crashing', {'a': 'the network does not run with fewer of them'}),
-        ('comparing', {'b': OTHER}),
+        ('crashing', {'a': f'{RIGID} in also[0]'}),
+        ('comparing', {'b': f'{OTHER} in also[0]'}),
     ],
 )
 def test_further_ways_to_run(conv, image, frozen, way, expected):
@@ -277,6 +278,67 @@ def test_further_ways_to_run(conv, image, frozen, way, expected):
     pruner = attach(model, image, also=[lambda: getattr(model, way)(image)])
     names = {group.name for group in pruner.groups}
     assert names == {'a', 'b'} - expected.keys()
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('train', [False, True])
+def test_a_loss_has_to_run_in_any_precision(conv, image, frozen, dtype, train):
+    """Small images are tried in float64, which a loss may not know."""
+    model = Detector(conv).to(dtype)
+    image = image.to(dtype)
+
+    def loss():
+        a = model.a(image)
+        assert a.dtype == dtype
+        assert model.training is train
+        return dict(loss=(a + a.new_ones(8, 1, 1)).mean())
+
+    ways = [Way(loss, 'loss', train, compare=False)]
+    found = frozen(model, image, also=ways)
+    assert found['a'] == f'{RIGID} in loss'
+    assert found.keys() == {'a', 'c'}
+
+
+def test_a_loss_of_one_channel_behind_a_norm(frozen):
+    """Where nothing is compared, all groups go down to one channel."""
+    model = Hidden(6)
+    x = torch.randn(2, 2)
+
+    def loss():
+        return model.b(model.a(x).relu()).squeeze()[:, 0]
+
+    way = Way(loss, 'loss', compare=False)
+    assert 'b' not in frozen(model, x)
+    assert frozen(model, x, also=[way])['b'] == (
+        'the network does not run with only one of them left in loss'
+    )
+
+
+def test_losses_and_predictions_share_narrowed_networks(
+    conv, image, monkeypatch
+):
+    model = Detector(conv)
+    narrowed, ran = [], []
+
+    def note(model, plan, branches):
+        narrowed.append(plan.slices['a.weight'][0].count)
+        return apply_plan(model, plan, branches)
+
+    def way(name):
+        def run():
+            ran.append((name, len(model.a.weight)))
+            return model(image.float())
+
+        return Way(run, name, name == 'loss', compare=False, proven=True)
+
+    monkeypatch.setattr(trial, 'apply_plan', note)
+    analyse(model, image.float(), also=[way('loss'), way('predict')])
+    # Of the example, and of both ways.
+    assert narrowed == [5, 1, 5, 1]
+    # Never masked or whole, each once; the loss is the run in training mode.
+    assert ran == [
+        (name, width) for width in (5, 1) for name in ('loss', 'predict')
+    ]
 
 
 def test_a_further_way_leaves_no_trace(conv, image):

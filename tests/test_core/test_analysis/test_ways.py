@@ -5,14 +5,7 @@ import torch
 from torch import nn
 
 from mmlapp.core import PruningError
-from mmlapp.core.analysis.ways import (
-    Way,
-    as_ways,
-    in_its_mode,
-    kept,
-    on_trial,
-)
-from mmlapp.core.snapshot import exact
+from mmlapp.core.analysis.ways import Way, as_ways, in_its_mode, kept
 
 
 def test_functions_get_the_names_of_their_places():
@@ -60,29 +53,3 @@ def test_a_network_is_put_back(error):
     assert torch.equal(torch.get_rng_state(), random)
     after = model.state_dict()
     assert all(torch.equal(after[key], before[key]) for key in before)
-
-
-def test_what_need_not_be_equal_is_not_returned():
-    model = nn.Linear(2, 2)
-
-    def run():
-        with torch.no_grad():
-            return model.weight.add_(1)
-
-    before = model.weight.detach().clone()
-    assert on_trial(model, Way(run, '', compare=False))() is None
-    assert torch.equal(model.weight, before)
-    assert on_trial(model, Way(run, ''))() is model.weight
-
-
-def test_in_float64_there_is_nothing_but_outputs_to_compare():
-    model = nn.Linear(2, 2)
-
-    def run():
-        assert model.weight.dtype == torch.float32
-        return model.weight
-
-    tried = on_trial(model, Way(run, '', compare=False))
-    tried()
-    with exact(model):
-        assert tried() is None

@@ -1,9 +1,9 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters that modules hold in containers of their own as well.
+"""Parameters that modules hold in attributes of their own as well.
 
 An averaged model, for one, keeps a dictionary of the parameters that it
-updates. What is in it must be the narrowed ones.
+updates. What is in it must be what the network computes with.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from ..snapshot import STORES
-
+# What a module keeps in dictionaries of its own.
+STORES = '_parameters', '_buffers', '_modules'
 # Those that are looked into; others may do something when they are read.
 DICTIONARIES = dict, OrderedDict, defaultdict
 
@@ -36,7 +36,7 @@ def place_of(tensor: Tensor) -> Place:
 def replace_held(
     modules: Iterable[nn.Module], replaced: Mapping[Place, Tensor]
 ) -> None:
-    """Puts new tensors into containers that hold old ones.
+    """Puts new tensors into attributes that hold old ones.
 
     Containers that change are new ones: whoever kept the old one has it.
 
@@ -55,14 +55,13 @@ def replace_held(
 
     for module in modules:
         for key, value in list(vars(module).items()):
-            # Most are hooks that there are none of: empty dictionaries.
-            filled = isinstance(value, (dict, list, tuple)) and value
-            if filled and key not in STORES and _holds(value, replaced):
+            if key not in STORES and _holds(value, replaced):
                 module.__dict__[key] = tree_map_only(Tensor, renew, value)
 
 
 def _holds(value: Any, replaced: Mapping[Place, Tensor]) -> bool:
-    # Looked into by hand: nearly all attributes are empty or hold numbers.
+    # Looked into by hand: nearly all are numbers, or hooks that there are
+    # none of: empty dictionaries.
     if isinstance(value, Tensor):
         return place_of(value) in replaced
     if type(value) in DICTIONARIES:

@@ -3,14 +3,14 @@
 import torch
 from torch import nn
 
-from mmlapp.core.narrowing.held import place_of, replace_held
+from mmlapp.core.held import place_of, replace_held
 
 
 def test_new_tensors_take_the_place_of_old_ones():
     model = nn.Linear(4, 2)
     old, other = model.weight, model.bias
     model.mine = {'w': old, 'b': [other, 'text'], 'alias': old.detach()}
-    model.untouched = (other, 1)
+    model.untouched, model.seen = (other, 1), old.data
     mine, untouched = model.mine, model.untouched
     new = model.weight = nn.Parameter(torch.rand(2, 3))
     replace_held(model.modules(), {place_of(old): new})
@@ -19,6 +19,7 @@ def test_new_tensors_take_the_place_of_old_ones():
     # An alias shares the values of the new one.
     assert model.mine['alias'].data_ptr() == new.data_ptr()
     assert not model.mine['alias'].requires_grad
+    assert model.seen.data_ptr() == new.data_ptr()
     assert model.untouched is untouched
     # The old container is as it was: a trial puts it back.
     assert mine['w'] is old
@@ -37,8 +38,7 @@ def test_what_does_something_when_it_is_read_is_left_alone():
             raise RuntimeError
 
     model = nn.Linear(4, 2)
-    model.settings, model.alias = Lazy(w=model.weight), model.weight.detach()
-    before = model.settings, model.alias
+    before = model.settings = Lazy(w=model.weight)
     new = nn.Parameter(torch.rand(2, 3))
     replace_held(model.modules(), {place_of(model.weight): new})
-    assert (model.settings is before[0], model.alias is before[1]) == (1, 1)
+    assert model.settings is before
