@@ -516,6 +516,11 @@ class Pruner(nn.Module):
         missing_keys: list[str],
         *args: Any,
     ) -> None:
+        if self._is_dense(state_dict, prefix):
+            # The method and costs read theirs from the same dictionary; who
+            # loads made it for this pruner.
+            state_dict.update(self.state_dict(prefix=prefix, keep_vars=True))
+            return
         key = f'{prefix}progress'
         # No buffer has this name: torch would report it as unexpected.
         super()._load_from_state_dict(
@@ -535,6 +540,16 @@ class Pruner(nn.Module):
             missing_keys.append(key)
         if f'{prefix}gate' in state_dict:
             self.active = True
+
+    def _is_dense(self, state_dict: Any, prefix: str) -> bool:
+        """Whether weights of a dense network come, and nothing was pruned.
+
+        What they lack of the pruner is then no fault of theirs.
+        """
+        known = any(name.startswith(prefix) for name in state_dict)
+        if known or not prefix or self.phase != Phase.DENSE:
+            return False
+        return self.gate.is_meta or bool(self.mask.all())
 
     def extra_repr(self) -> str:
         """Shows what is pruned."""

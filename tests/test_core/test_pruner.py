@@ -238,6 +238,51 @@ def test_a_state_dict_continues_the_run(make, model, images, pruner):
     assert fresh.pruner.phase == Phase.FINISHED
 
 
+@pytest.mark.parametrize('assign', [False, True])
+@pytest.mark.parametrize('update', ['balance', 'gradient'])
+def test_dense_weights_lack_nothing(make, images, update, assign):
+    model, dense = make(), make().state_dict()
+    method = dict(type='lapp', update=update)
+    pruner = attach(model, images, method=method)
+    before = copy.deepcopy(pruner.state_dict())
+    learns = [buffer.requires_grad for buffer in pruner.buffers()]
+    names = set(dense)
+    model.load_state_dict(dense, assign=assign)
+    assert set(dense) == names
+    assert torch.equal(parameter(model, 'a.weight'), dense['a.weight'])
+    for name, value in pruner.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert [buffer.requires_grad for buffer in pruner.buffers()] == learns
+    train_a_phase(model, images)
+
+
+def train_a_phase(model, images):
+    model.pruner.begin({'flops': 0.5}, 6)
+    train(model, images, 6)
+    assert model.pruner.phase == Phase.FINISHED
+
+
+def test_dense_weights_that_lack_a_weight(make, model, pruner):
+    dense = make().state_dict()
+    del dense['b.weight']
+    with pytest.raises(RuntimeError, match=r'Missing key.*: "b\.weight"\. $'):
+        model.load_state_dict(dense)
+
+
+def test_dense_weights_lack_what_a_phase_knows(make, images, model, pruner):
+    """Else its masks would stay on weights that they were not made for."""
+    pruner.begin({'flops': 0.5}, 4)
+    for steps in (0, 4):
+        train(model, images, steps)
+        with pytest.raises(RuntimeError, match=r'Missing key.*pruner\.gate'):
+            model.load_state_dict(make().state_dict())
+
+
+def test_a_pruner_alone_needs_its_state(pruner):
+    with pytest.raises(RuntimeError, match=r'Missing key.*gate'):
+        pruner.load_state_dict({})
+
+
 def test_dense_weights_do_not_activate_the_masks(make, model, pruner):
     """So that layers can still be initialised after they were loaded."""
     model.load_state_dict(make().state_dict(), strict=False)

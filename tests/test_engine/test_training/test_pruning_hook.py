@@ -3,6 +3,7 @@
 """The pruning phase inside a run of MMEngine."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -463,6 +464,26 @@ def test_checkpoint_hooks_that_act_early_still_come_after_random_numbers(
     names = kinds(runner)
     place = names.index('SafeCheckpointHook')
     assert names[place - 1] == 'RandomStateHook'
+
+
+def test_a_run_from_dense_weights_misses_nothing(
+    make_runner: MakeRunner,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Those of a usual pretraining; what they do lack is still said."""
+    dense = make_runner(plain=True).model.state_dict()
+    del dense['head.fc.bias']
+    torch.save({'state_dict': dense}, tmp_path / 'dense.pth')
+
+    def change(config: dict[str, Any]) -> None:
+        config['load_from'] = str(tmp_path / 'dense.pth')
+
+    runner = make_runner(change)
+    runner.call_hook('before_run')
+    runner.load_or_resume()
+    missing = re.findall('missing keys .*: (.*)', capsys.readouterr().out)
+    assert missing == ['head.fc.bias']
 
 
 @pytest.mark.parametrize('narrow', [False, True])
