@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 
-from mmlapp.core import ChannelPlan, Pruner
+from mmlapp.core import ChannelPlan, Pruner, PruningError
 from mmlapp.core.narrowing.narrow import detach
 
 from ..models.plans import narrow_model
@@ -22,6 +23,28 @@ def averaged_models(runner: Runner) -> Iterator[Any]:
         averaged = getattr(hook, 'ema_model', None)
         if averaged is not None:
             yield averaged
+
+
+def check_averages(runner: Runner) -> None:
+    """Refuses averages that are not there when a checkpoint is loaded.
+
+    ``EMAHook`` makes them in ``before_run``, which ``FlexibleRunner`` calls
+    after it has loaded, and fails without a word of that.
+
+    Args:
+        runner (Runner): The runner, while it loads.
+
+    Raises:
+        PruningError: With what works.
+    """
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook) and not hasattr(hook, 'ema_model'):
+            raise PruningError(
+                f'load_from or resume: {type(runner).__name__} loads before '
+                f'{type(hook).__name__} has made its averaged model, and '
+                'MMEngine cannot load it later. Use Runner, or leave '
+                f'{type(hook).__name__} out of custom_hooks'
+            )
 
 
 def mask_averages(runner: Runner, pruner: Pruner) -> None:

@@ -28,7 +28,7 @@ from ..hook_list import (
 )
 from ..models.plans import missing_plans, plans_in
 from ..models.prunable import LOSS
-from .averages import mask_averages
+from .averages import check_averages, mask_averages
 from .batch_shape import compare_shapes
 from .best_scores import forget_entry, hold, start_anew, warn_of_others
 from .calibration import prepare_score
@@ -360,6 +360,7 @@ class PruningHook(Hook):
             runner (Runner): The runner.
             checkpoint (dict): The loaded checkpoint.
         """
+        check_averages(runner)
         self._loaded = RunSettings.read(checkpoint)
         # Before the weights would do it, without averages and optimizer.
         found = plans_in(checkpoint.get('state_dict', checkpoint))

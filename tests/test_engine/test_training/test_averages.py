@@ -3,8 +3,9 @@
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.runner import FlexibleRunner
 
-from mmlapp.core import Phase
+from mmlapp.core import Phase, PruningError
 
 
 class Watch(Hook):
@@ -46,3 +47,21 @@ def test_averages_are_masked_like_the_model(
     # The weights are averages all the same.
     weight = saved['state_dict']['backbone.conv1.weight']
     assert not torch.equal(weight, runner.model.backbone.conv1.weight)
+
+
+@pytest.mark.parametrize('resume', [False, True])
+def test_averages_that_are_not_there_when_weights_come(
+    make_runner, tmp_path, resume
+):
+    """A flexible runner makes them too late, for MMEngine as well."""
+    dense = make_runner(plain=True).model.state_dict()
+    torch.save({'state_dict': dense, 'meta': {}}, tmp_path / 'a.pth')
+
+    def change(config):
+        config['custom_hooks'].append(dict(type='EMAHook'))
+        config['strategy'] = dict(type='mmengine.SingleDeviceStrategy')
+        config.update(load_from=str(tmp_path / 'a.pth'), resume=resume)
+
+    match = r'load_from or resume: FlexibleRunner loads before EMAHook .*Use R'
+    with pytest.raises(PruningError, match=match):
+        make_runner(change, kind=FlexibleRunner).train()

@@ -486,6 +486,42 @@ def test_a_run_from_dense_weights_misses_nothing(
     assert missing == ['head.fc.bias']
 
 
+def flexible(config: dict[str, Any]) -> None:
+    config['strategy'] = dict(type='mmengine.SingleDeviceStrategy')
+    config['val_dataloader'] = config['train_dataloader']
+    config.update(val_cfg={}, val_evaluator=dict(type='Accuracy'))
+
+
+def from_file(path: Path, **settings: Any) -> Callable[[dict[str, Any]], None]:
+    def change(config: dict[str, Any]) -> None:
+        flexible(config)
+        config.update(load_from=str(path), **settings)
+
+    return change
+
+
+@pytest.mark.slow
+def test_a_flexible_runner_takes_narrow_checkpoints(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    """To go on from, to begin with and to validate, as ``Runner`` does."""
+    kind = dict(kind=FlexibleRunner, narrow=True)
+    whole = make_runner(flexible, work_dir=tmp_path / 'a', epochs=4, **kind)
+    whole.train()
+    path = tmp_path / 'a' / 'epoch_3.pth'
+    resumed = make_runner(from_file(path, resume=True), epochs=4, **kind)
+    resumed.train()
+    expected = whole.model.state_dict()
+    for name, value in resumed.model.state_dict().items():
+        assert torch.equal(value, expected[name])
+    begun = make_runner(from_file(path), epochs=1, **kind)
+    begun.train()
+    assert narrowed_plan(begun) == narrowed_plan(whole)
+    last = make_runner(from_file(tmp_path / 'a' / 'epoch_4.pth'), **kind)
+    score = whole.message_hub.get_scalar('val/accuracy/top1').current()
+    assert last.val() == {'accuracy/top1': score}
+
+
 @pytest.mark.parametrize('narrow', [False, True])
 def test_a_flexible_runner_prunes_and_resumes(
     make_runner: MakeRunner, tmp_path: Path, narrow: bool
