@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map_only
 STORES = '_parameters', '_buffers', '_modules'
 # Those that are looked into; others may do something when they are read.
 DICTIONARIES = dict, OrderedDict, defaultdict
+KINDS = Tensor, dict, list, tuple
 
 Place = tuple[int, int, tuple[int, ...]]
 
@@ -54,14 +55,20 @@ def replace_held(
         return new if isinstance(tensor, nn.Parameter) else new.detach()
 
     for module in modules:
-        for key, value in list(vars(module).items()):
-            if key not in STORES and _holds(value, replaced):
+        # Nearly all are numbers, or empty dictionaries of hooks.
+        filled = [
+            (key, value)
+            for key, value in vars(module).items()
+            if isinstance(value, KINDS)
+            and (isinstance(value, Tensor) or value)
+            and key not in STORES
+        ]
+        for key, value in filled:
+            if _holds(value, replaced):
                 module.__dict__[key] = tree_map_only(Tensor, renew, value)
 
 
 def _holds(value: Any, replaced: Mapping[Place, Tensor]) -> bool:
-    # Looked into by hand: nearly all are numbers, or hooks that there are
-    # none of: empty dictionaries.
     if isinstance(value, Tensor):
         return place_of(value) in replaced
     if type(value) in DICTIONARIES:

@@ -62,7 +62,7 @@ def random_values(
     for number, (name, value) in enumerate(_varied(model)):
         dims = kept.get(name, {})
         fan_in = math.prod(
-            len(dims[dim].index) if dim in dims else size
+            dims[dim].count if dim in dims else size
             for dim, size in enumerate(value.shape)
             if dim
         )

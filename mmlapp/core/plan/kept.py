@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -70,7 +71,8 @@ class Kept:
         object.__setattr__(self, 'size', size)
         object.__setattr__(self, 'runs', tuple(found))
 
-    @property
+    # Dimensions of a group share one object, so that it is made once.
+    @cached_property
     def index(self) -> tuple[int, ...]:
         """The kept indices, ascending."""
         return tuple([i for a, b in self.runs for i in range(a, b + 1)])
