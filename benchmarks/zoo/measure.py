@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from mmlapp.engine.models.comparison import (
 )
 from mmlapp.engine.models.complexity import counted_flops, operator_flops
 from mmlapp.engine.models.example import ExampleForward, example_of
+from mmlapp.engine.models.inputs import example_batch
+from mmlapp.engine.models.modes import first_way
 
 from .foreign import LIBRARIES, build_foreign
 from .memory import peak_memory
@@ -65,8 +67,9 @@ class Measurement:
             counts it.
         miscounted (int, optional): Parameters of the narrowed network that
             the plan has too many or too few.
-        gradient (bool, optional): Whether every narrowed parameter that had
-            a gradient before got a finite one.
+        gradient (bool, optional): Whether narrowed parameters got gradients
+            in training, and finite ones: of the outputs, or of the losses
+            where the network does not train otherwise.
         trace_s (float, optional): Processor seconds of the analysis: a
             forward with labels, gathering the groups, and the forwards on
             trial of the masked and of the narrowed network.
@@ -144,9 +147,7 @@ def measure(entry: Entry) -> Measurement:
         try:
             step()
         except Exception as error:
-            text = ' '.join(str(error).split())[:300]
-            kind = type(error).__name__
-            run.result.failed = f'{step.__name__}: {kind}: {text}'
+            run.result.failed = f'{step.__name__}: {_one_line(error)}'
             break
     return run.result
 
@@ -242,23 +243,78 @@ class _Run:
             self.result.notes.append(f'not counted: {names}')
 
     def learn(self) -> None:
-        """A backward through the narrowed network in training mode."""
-        forward = ExampleForward(self.slim, self.entry.shape, count=2)
-        self.slim.train()
-        if hasattr(self.slim, 'head'):  # in training some only give losses
-            self.slim.head.eval()
-        outputs = flat_tensors(forward())
-        loss = sum((t.float() ** 2).mean() for t in outputs if t.requires_grad)
-        assert isinstance(loss, Tensor), 'no output has a gradient'
-        loss.backward()
+        """A backward through the narrowed network in training mode.
+
+        In the first mode in which the network trains before it is narrowed.
+        """
+        errors = []
+        for mode, loss in LOSSES.items():
+            try:
+                loss(self.slim, self.entry.shape).backward()
+            except Exception as error:
+                if self._trains(loss):
+                    raise
+                errors.append(f'mode={mode!r}: {_one_line(error)}')
+                continue
+            if errors:
+                self.result.notes.append(f'backward in mode={mode!r}')
+            self.result.gradient = self._finite()
+            return
+        self.result.notes.append(
+            f'does not train, dense or narrow ({"; ".join(errors)})'
+        )
+
+    def _trains(self, loss: Loss) -> bool:
+        """Whether the network does before it is narrowed."""
+        try:
+            loss(self.model, self.entry.shape).backward()
+        except Exception:
+            return False
+        return True
+
+    def _finite(self) -> bool:
+        """Whether narrowed parameters got gradients, and finite ones."""
         found = [
             p.grad
             for name, p in self.slim.named_parameters()
             if name in self.plan.slices and p.grad is not None
         ]
-        self.result.gradient = bool(found) and all(
-            bool(g.isfinite().all()) for g in found
-        )
+        return bool(found) and all(bool(g.isfinite().all()) for g in found)
+
+
+def _one_line(error: Exception) -> str:
+    text = ' '.join(str(error).split())[:300]
+    return f'{type(error).__name__}: {text}'
+
+
+def _of_outputs(model: nn.Module, shape: tuple[int, int, int]) -> Tensor:
+    """Mean squares of all outputs."""
+    forward = ExampleForward(model, shape, count=2)
+    model.train()
+    if isinstance(getattr(model, 'head', None), nn.Module):
+        model.head.eval()  # in training some only give losses
+    return _sum([(t.float() ** 2).mean() for t in _learned(forward())])
+
+
+def _of_losses(model: nn.Module, shape: tuple[int, int, int]) -> Tensor:
+    """All losses, with ground truth that is made up."""
+    way = first_way(model, example_batch(model, shape), 'loss', 2)
+    model.train()
+    return _sum([t.float().sum() for t in _learned(way.run())])
+
+
+def _learned(outputs: Any) -> list[Tensor]:
+    return [t for t in flat_tensors(outputs) if t.requires_grad]
+
+
+def _sum(terms: list[Tensor]) -> Tensor:
+    if not terms:
+        raise RuntimeError('no output has a gradient')
+    return torch.stack(terms).sum()
+
+
+Loss = Callable[[nn.Module, tuple[int, int, int]], Tensor]
+LOSSES: dict[str, Loss] = {'tensor': _of_outputs, 'loss': _of_losses}
 
 
 def _probes(shape: tuple[int, int, int]) -> list[Probe]:

@@ -4,12 +4,35 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmpretrain.models import ImageClassifier
+from mmpretrain.registry import MODELS
 from torch import nn
 from zoo import measure as module
 from zoo.measure import measure, random_masks
 from zoo.table import agrees
 
 from mmlapp.core import attach
+
+
+@MODELS.register_module()
+class HardToTrain(ImageClassifier):
+    """Refuses modes while it trains, as some detectors do."""
+
+    refused = ('tensor',)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        """Raises in training, else as usual."""
+        if self.training and mode in self.refused:
+            raise TypeError(f'{mode} is not for training')
+        return super().forward(inputs, data_samples, mode)
+
+
+@pytest.fixture
+def hard(entry):
+    path = Path(entry.config)
+    text = path.read_text().replace('ImageClassifier', 'HardToTrain')
+    path.write_text(text)
+    return entry
 
 
 def test_every_step(entry):
@@ -47,6 +70,52 @@ def test_a_network_that_fails_says_where(entry):
     path = Path(entry.config)
     path.write_text(path.read_text().replace('depth=8', 'depth=9'))
     assert measure(entry).failed.startswith('build: ')
+
+
+def test_what_does_not_train_by_outputs_trains_by_losses(hard):
+    found = measure(hard)
+    assert (found.failed, found.gradient) == (None, True)
+    assert found.notes == ["backward in mode='loss'"]
+
+
+def test_what_does_not_train_when_dense_is_no_failure(hard, monkeypatch):
+    monkeypatch.setattr(HardToTrain, 'refused', ('tensor', 'loss'))
+    found = measure(hard)
+    assert (found.failed, found.gradient) == (None, None)
+    assert found.notes[-1] == (
+        "does not train, dense or narrow (mode='tensor': TypeError: tensor "
+        "is not for training; mode='loss': TypeError: loss is not for "
+        'training)'
+    )
+
+
+def test_what_trains_when_dense_must_train_when_narrow(hard, monkeypatch):
+    """The losses of the narrow one would run, which must not hide it."""
+    original = module.narrow
+    monkeypatch.setattr(HardToTrain, 'refused', ())
+
+    def broken(model, plan):
+        original(model, plan)
+        model.refused = ('tensor',)
+
+    monkeypatch.setattr(module, 'narrow', broken)
+    found = measure(hard)
+    assert found.failed == 'learn: TypeError: tensor is not for training'
+    assert found.gradient is None
+
+
+def test_gradients_that_are_no_numbers_are_seen(hard, monkeypatch):
+    original = module.narrow
+
+    def broken(model, plan):
+        original(model, plan)
+        head = type(model.head)
+        monkeypatch.setattr(
+            head, 'loss', lambda *args: {'loss': (args[1][0] * 0).sqrt().sum()}
+        )
+
+    monkeypatch.setattr(module, 'narrow', broken)
+    assert measure(hard).gradient is False
 
 
 def test_random_masks_are_within_their_bounds():
