@@ -18,7 +18,7 @@ from mmlapp.engine.analysis.tables import console
 
 from .networks import NETWORKS, Entry, read_list
 from .run import Row, preload, run_all
-from .table import BUILT_IN, OWN, markdown, summary
+from .table import BUILT_IN, markdown, own_introduction, summary
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -33,8 +33,9 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         nargs='?',
         metavar='LIST',
         help='a file with lines of CONFIG [SIZE [SCOPE [BAR]]], where CONFIG '
-        'may be torchvision::NAME or timm::NAME too (default: one of every '
-        'family that the installed mmpretrain and mmdet have)',
+        'may be torchvision::NAME or timm::NAME too; comments in front say '
+        'what they are (default: one of every family that the installed '
+        'mmpretrain and mmdet have)',
     )
     parser.add_argument(
         '--json',
@@ -54,12 +55,18 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     return parser.parse_args(argv)
 
 
-def listed(source: str | None) -> list[Entry]:
-    """The networks of a file, or those that are built in."""
+def listed(source: str | None, out: Path) -> tuple[list[Entry], str]:
+    """The networks of a file, or those that are built in, and what they are.
+
+    Args:
+        source (str, optional): The file.
+        out (Path): Where the results go.
+    """
     if source is None:
-        return NETWORKS
+        return NETWORKS, BUILT_IN
     try:
-        return read_list(Path(source).read_text('utf-8'))
+        text = Path(source).read_text('utf-8')
+        return read_list(text), own_introduction(text, source, str(out))
     except (PruningError, OSError) as error:
         sys.exit(f'error: {source}: {error}')
 
@@ -87,11 +94,7 @@ def measure_all(
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, write the table and count what holds."""
     args = parse_args(argv)
-    rows = measure_all(listed(args.list), args.json, args.time_limit)
-    introduction = (
-        BUILT_IN
-        if args.list is None
-        else OWN.format(source=args.list, out=args.json)
-    )
+    entries, introduction = listed(args.list, args.json)
+    rows = measure_all(entries, args.json, args.time_limit)
     replace_text(args.json.with_suffix('.md'), markdown(rows, introduction))
     print(summary(rows))

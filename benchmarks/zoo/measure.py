@@ -29,7 +29,7 @@ from mmlapp.engine.models.comparison import (
     flat_tensors,
 )
 from mmlapp.engine.models.complexity import counted_flops, operator_flops
-from mmlapp.engine.models.example import ExampleForward, example_of
+from mmlapp.engine.models.example import ExampleForward, example_of, notes_of
 from mmlapp.engine.models.inputs import example_batch
 from mmlapp.engine.models.modes import first_way
 
@@ -176,9 +176,7 @@ class _Run:
     def trace(self) -> None:
         """Groups, FLOPs and what is frozen."""
         example = example_of(self.model, self.entry.shape)
-        if example.forward.reason:
-            name = example.forward.name
-            self.result.notes.append(f'the whole does not run, only {name}')
+        self.result.notes += notes_of(example.forward, example.modes)
         with peak_memory() as peak:
             start = time.process_time()
             found = analyse(

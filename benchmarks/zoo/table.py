@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from mmlapp.core.compare import DEPLOYED_TOLERANCE as TOLERANCE
@@ -25,10 +26,14 @@ def agrees(row: Row) -> bool:
 
     Only if the masks had an effect that is far above the tolerance.
     """
-    errors = list(row['errors'].values())
-    if not errors or row['effect'] < 100 * TOLERANCE:
-        return False
-    return all(error <= TOLERANCE for error in errors)
+    blind = not row['errors'] or not row['effect'] >= 100 * TOLERANCE
+    return not (blind or differs(row))
+
+
+def differs(row: Row) -> bool:
+    """Whether masked and narrowed network differed on any input."""
+    # Not `>`: NaN is no agreement.
+    return not all(e <= TOLERANCE for e in row['errors'].values())
 
 
 def reaches(row: Row) -> bool:
@@ -58,32 +63,54 @@ neck. Made by
 
     python benchmarks/zoo --json docs/zoo.json
 """
-OWN = """# Networks, measured
-
+OWN = """{about}
 Made by
 
     python benchmarks/zoo {source} --json {out}
 """
-MEASURE = """All weights and statistics are random. Half of the channels of
+UNTITLED = '# Networks, measured'
+MEASURE = f"""All weights and statistics are random. Half of the channels of
 every group is removed at random, then a random share between 10 % and 80 % of
 each; the masked network is compared with the narrowed one, also at another
 size of image. A comparison counts only if the masks changed the outputs by
-more than a hundredth.
+more than a hundredth. What could not be measured is told behind the table.
 
 - **FLOPs**: multiply-adds of the whole network at the size of the measure.
 - **prunable**: share of the multiply-adds of the convolutions in scope that
   involve a prunable channel; bold below the bar, which is 95 % for networks of
-  convolution and BatchNorm and 80 % for others.
-- **error**: largest relative error of any output, narrowed against masked.
+  convolution and BatchNorm and less for others.
+- **error**: largest relative error of any output, narrowed against masked; in
+  float64 where a remark says so; bold above {TOLERANCE:g}.
 - **plan**, **fvcore**: FLOPs of the random plan as a share of the dense ones,
   from the plan and as MMEngine's copy of fvcore counts the narrowed network.
 - **parameters off**: how many parameters of the narrowed network the plan
   has too many or too few.
 - **backward**: whether gradients through the narrowed network in training
-  mode are finite.
+  mode are finite: those of its outputs, or of its losses where a remark says
+  so.
 - **analysis**, **narrowing**: processor seconds, on one thread; **memory**:
   peak of the analysis above that of the model.
 """
+
+
+def own_introduction(text: str, source: str, out: str) -> str:
+    r"""Introduces a list of networks in the words that it begins with.
+
+    Args:
+        text (str): The list. Comments before its first other line tell what
+            the networks are: a title, then Markdown.
+        source (str): Where the list is.
+        out (str): Where the results are.
+
+    Examples:
+        >>> text = '# Mine\n#\n# All.\n\n# Edges are 64.\na.py 64'
+        >>> own_introduction(text, 'my.txt', 'my.json').splitlines()[:5]
+        ['# Mine', '', 'All.', '', 'Made by']
+    """
+    lines = takewhile(lambda line: line.startswith('#'), text.splitlines())
+    words = [line.removeprefix('#').removeprefix(' ') for line in lines]
+    about = [f'# {words[0]}', *words[1:]] if words else [UNTITLED]
+    return OWN.format(about='\n'.join(about) + '\n', source=source, out=out)
 
 
 def markdown(rows: Sequence[Row], introduction: str = BUILT_IN) -> str:
@@ -104,32 +131,34 @@ def markdown(rows: Sequence[Row], introduction: str = BUILT_IN) -> str:
         _line([':--', *['--:'] * (len(head) - 1)]),
         *(_line([cell(row) for _, cell in COLUMNS]) for row in rows),
         '',
-        '## Channels that stay',
-        '',
-        *(_frozen(row) for row in rows if row['frozen']),
     ]
-    notes = [_notes(row) for row in rows if row['notes'] or row['failed']]
-    if notes:
-        lines += ['', '## Remarks', '', *notes]
-    return '\n'.join(lines) + '\n'
+    for title, key, item in PARTS:
+        found = [
+            f'- {row["name"]}: {item(row[key])}' for row in rows if row[key]
+        ]
+        lines += [f'## {title}', '', *found, ''] if found else []
+    return '\n'.join(lines)
 
 
 def _line(cells: Sequence[str]) -> str:
     return f'| {" | ".join(cells)} |'
 
 
-def _frozen(row: Row) -> str:
-    reasons = list(row['frozen'].items())
+def _frozen(counts: Mapping[str, int]) -> str:
+    reasons = list(counts.items())
     texts = [f'{reason} ({count})' for reason, count in reasons[:REASONS]]
     if len(reasons) > REASONS:
         rest = sum(count for _, count in reasons[REASONS:])
         texts.append(f'{len(reasons) - REASONS} other reasons ({rest})')
-    return f'- {row["name"]}: {"; ".join(texts)}'
+    return '; '.join(texts)
 
 
-def _notes(row: Row) -> str:
-    texts = [*row['notes'], *([row['failed']] if row['failed'] else [])]
-    return f'- {row["name"]}: {"; ".join(texts)}'
+# What is told of single networks: title, key of the row, text of its value.
+PARTS: list[tuple[str, str, Callable[[Any], str]]] = [
+    ('What failed', 'failed', '`{}`'.format),
+    ('Channels that stay', 'frozen', _frozen),
+    ('Remarks', 'notes', '; '.join),
+]
 
 
 def _optional(key: str, form: str) -> Callable[[Row], str]:
@@ -147,7 +176,8 @@ def _share(row: Row) -> str:
 
 def _error(row: Row) -> str:
     errors = row['errors'].values()
-    return f'{max(errors):.1g}' if errors else ''
+    text = f'{max(errors):.1g}' if errors else ''
+    return f'**{text}**' if differs(row) else text
 
 
 def _flops(row: Row) -> str:

@@ -6,14 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from zoo.command import main, parse_args
+from zoo.command import listed, main, parse_args
+from zoo.table import markdown
 
 ROOT = Path(__file__).parents[3]
 
 
 def test_a_list_is_measured(tmp_path, entry, capsys):
     source, out = tmp_path / 'list.txt', tmp_path / 'new' / 'mine.json'
-    source.write_text(f'{entry.config} 32\n')
+    source.write_text(f'# Mine\n{entry.config} 32\n')
     main([str(source), '--json', str(out)])
     (row,) = json.loads(out.read_text())
     assert (row['name'], row['failed']) == ('small', None)
@@ -22,6 +23,7 @@ def test_a_list_is_measured(tmp_path, entry, capsys):
     )
     text = out.with_suffix('.md').read_text()
     assert f'    python benchmarks/zoo {source} --json {out}\n' in text
+    assert text.startswith('# Mine\n')
     assert '| small |' in text
 
 
@@ -32,6 +34,19 @@ def test_without_a_list_the_document_is_made_again(tmp_path):
     main(['--json', str(out)])
     text = out.with_suffix('.md').read_text()
     assert text == (docs / 'zoo.md').read_text()
+
+
+@pytest.mark.parametrize('name', ['libraries', 'detectors'])
+def test_documents_of_lists_are_of_their_results(name, monkeypatch):
+    """As with the built-in list, where they were measured."""
+    monkeypatch.chdir(ROOT)
+    source, out = f'benchmarks/{name}.txt', Path(f'docs/{name}.json')
+    if not out.exists():
+        pytest.skip('not measured yet')
+    entries, introduction = listed(source, out)
+    rows = {row['name']: row for row in json.loads(out.read_text())}
+    text = markdown([rows[e.name] for e in entries], introduction)
+    assert text == out.with_suffix('.md').read_text()
 
 
 def test_the_folder_is_a_script():
