@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,8 +27,9 @@ from .arguments import check_shape
 from .example import ExampleForward
 from .inputs import InputShape, example_batch, shape_text
 from .modes import first_way
-from .proposals import chosen_proposals, in_single
+from .proposals import chosen_proposals
 from .prunable import LOSS
+from .suppression import suppression_in_float64
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,10 @@ class Probe:
             torch.manual_seed(0)  # of samplers in the loss
             if self.shape is not None and self.mode == 'tensor':
                 return flat_tensors(ExampleForward(model, self.shape)())
-            with _exact_features(model) if self.double else nullcontext():
+            with ExitStack() as stack:
+                if self.double:
+                    stack.enter_context(exact(model))
+                    stack.enter_context(suppression_in_float64())
                 output = self._output(model)
         if isinstance(output, dict):
             # What a method adds while there are masks.
@@ -134,20 +138,6 @@ def runnable(model: nn.Module, probe: Probe) -> tuple[Probe | None, str]:
         else:
             return attempt, ''
     return None, reason
-
-
-@contextmanager
-def _exact_features(model: nn.Module) -> Iterator[None]:
-    """Float64 up to what chooses boxes: mmcv's suppression has float32."""
-    with exact(model):
-        heads = [
-            (module, module.predict_by_feat)
-            for module in model.modules()
-            if hasattr(module, 'predict_by_feat')
-        ]
-        for head, method in heads:
-            head.predict_by_feat = in_single(method)
-        yield
 
 
 def random_probes(input_shape: InputShape) -> list[Probe]:

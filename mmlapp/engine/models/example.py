@@ -30,6 +30,7 @@ from .modes import (
     run_once,
 )
 from .proposals import chosen_proposals
+from .suppression import suppression_in_float64
 
 TENSOR, PREDICT = "mode='tensor'", "mode='predict'"
 FEATURES = 'extract_feat'
@@ -135,7 +136,11 @@ class ExampleForward:
                 self._proposals.append(proposals)
             return self._proposals[0]
 
-        with fixed_chance(), chosen_proposals(self.model, first) as raw:
+        with (
+            fixed_chance(),
+            suppression_in_float64(),
+            chosen_proposals(self.model, first) as raw,
+        ):
             return [self.attempt.run(tensors or self.attempt.tensors), *raw]
 
     def _try(self) -> set[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from mmlapp.core.trace import tensors_in
 
@@ -42,7 +42,7 @@ def chosen_proposals(
     if head is None or 'predict' in vars(head):
         yield raw
         return
-    original, by_feat = head.predict, getattr(head, 'predict_by_feat', None)
+    original = head.predict
 
     def predict(*args: Any, **kwargs: Any) -> Any:
         found = spread(original(*args, **kwargs), (args, kwargs))
@@ -51,8 +51,6 @@ def chosen_proposals(
         return _cast(chosen, dtypes[0])
 
     head.predict = predict
-    if by_feat is not None:  # suppression of mmcv knows float32 alone
-        head.predict_by_feat = in_single(by_feat)
     handle = head.register_forward_hook(
         lambda module, args, output: raw.extend(tensors_in(output))
     )
@@ -61,23 +59,6 @@ def chosen_proposals(
     finally:
         handle.remove()
         del head.predict
-        vars(head).pop('predict_by_feat', None)
-
-
-def in_single(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function that gets float32 where it would get float64.
-
-    Args:
-        function (Callable): Takes tensors in any containers.
-    """
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        return function(
-            *tree_map_only(Tensor, _single, args),
-            **tree_map_only(Tensor, _single, kwargs),
-        )
-
-    return run
 
 
 def spread(proposals: Any, arguments: Any) -> Any:
@@ -96,10 +77,6 @@ def spread(proposals: Any, arguments: Any) -> Any:
             size = sample.img_shape[:2]
             image.bboxes = spread_boxes(len(boxes), *size).to(boxes)
     return proposals
-
-
-def _single(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype == torch.float64 else tensor
 
 
 def _cast(proposals: Any, dtype: torch.dtype) -> Any:
