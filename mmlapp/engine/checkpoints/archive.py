@@ -12,16 +12,15 @@ import struct
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from pickletools import genops
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import torch
 
+from .pickled import asks_for_memory
+
 # First bytes of an archive, and of the pickles of torch before 1.6.
 ARCHIVE, LEGACY = b'PK\x03\x04', b'\x80'
 SERIALIZATION_ID = '.data/serialization_id'
-# As protocol 2 and later ones name it.
-BYTEARRAY = '__builtin__ bytearray', 'builtins bytearray'
 # What zipfile raises where a part of a file is wrong, such as OSError for an
 # offset and RuntimeError for a flag that says that there is a password.
 UNREADABLE = (
@@ -78,12 +77,12 @@ def find_damage(path: str | Path) -> str | None:
     """
     try:
         with ZipFile(path) as archive:
-            records = archive.infolist()
+            records, size = archive.infolist(), Path(path).stat().st_size
             return (
-                _refused(records, Path(path).stat().st_size)
+                _refused(records, size)
                 or _first_damaged(archive)
                 or _mixed_up(archive, records)
-                or _asks_for_memory(archive, records)
+                or _forged(archive, records, size)
             )
     except UNREADABLE as error:
         return f'{type(error).__name__}: {error}'
@@ -160,20 +159,21 @@ def _checksum(
     return int(noted[20:]), total
 
 
-def _asks_for_memory(
-    archive: ZipFile, records: Sequence[ZipInfo]
+def _forged(
+    archive: ZipFile, records: Sequence[ZipInfo], size: int
 ) -> str | None:
-    """Whether the pickle makes a bytearray, of a length that it just names.
-
-    torch reads these from anybody, and never writes them.
-    """
+    """Whether the pickle asks for memory of a size that it just names."""
+    sizes = {
+        record.filename.rpartition('/')[2]: record.file_size
+        for record in records
+        if record.filename.rpartition('/')[0].endswith('/data')
+    }
     for record in records:
-        if not record.filename.endswith('/data.pkl'):
-            continue
-        # Operators one after the other, without running them.
-        for operator, argument, _ in genops(archive.read(record)):
-            if operator.name == 'GLOBAL' and argument in BYTEARRAY:
-                return f'its record {record.filename} makes a bytearray'
+        if record.filename.endswith('/data.pkl'):
+            data = io.BytesIO(archive.read(record))
+            fault = asks_for_memory(data, size, sizes)
+            if fault is not None:
+                return f'its record {record.filename}: {fault}'
     return None
 
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import pickle
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,14 @@ from mmlapp.core.progress import Phase
 
 from ..models.plans import KEY, Plans, plans_in
 from .archive import describe, find_damage, is_archive, is_legacy
+from .pickled import legacy_asks_for_memory
 from .weights import check_state_dict
 
 TORCH = Version(torch.__version__)
 # Older ones cannot be told what else is harmless.
 TELLS = Version('2.6')
+# NumPy 1 calls it otherwise.
+CORE: Any = getattr(np, '_core', None) or np.core
 PREFIX = 'pruner.'
 PHASES = 'not begun', 'not finished'
 
@@ -159,17 +161,21 @@ def _check_file(path: str | Path, name: str, legacy: bool) -> None:
         raise PruningError(f'{name} is a folder: give a file in it')
     if not Path(path).is_file():
         raise PruningError(f'{name}: there is no such file')
-    if is_legacy(path):
-        if legacy:
-            return
+    if is_legacy(path) and not legacy:
         raise PruningError(
             f'{name} is in the format of torch before 1.6, which has no '
             'checksums. Write it anew: torch.save(torch.load(path, '
             'weights_only=True), path)'
         )
-    damage = find_damage(path) if is_archive(path) else describe(path)
+    damage = _find_damage(path)
     if damage is not None:
         raise _damaged(name, damage)
+
+
+def _find_damage(path: str | Path) -> str | None:
+    if is_legacy(path):
+        return legacy_asks_for_memory(path)
+    return find_damage(path) if is_archive(path) else describe(path)
 
 
 def _load(path: str | Path, map_location: Any) -> Any:
@@ -181,15 +187,12 @@ def _load(path: str | Path, map_location: Any) -> Any:
 
 def _safe_globals() -> list[Any]:
     """What MMEngine puts into checkpoints besides tensors."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        core: Any = getattr(np, '_core', None) or np.core
     kinds = {type(np.dtype(code)) for code in '?bBhHiIlLqQefdgFDUSO'}
     functions = [
         (function, f'numpy.{module}.{name}')
         for name, function in (
             ('_reconstruct', _empty_array),
-            ('scalar', core.multiarray.scalar),
+            ('scalar', _scalar),
         )
         for module in ('_core.multiarray', 'core.multiarray')
     ]
@@ -203,6 +206,11 @@ def _empty_array(kind: Any, shape: Any, code: Any) -> Any:
     if kind is not np.ndarray:
         raise pickle.UnpicklingError(f'Unsupported array: {kind}')
     return np.ndarray(0, 'b')
+
+
+def _scalar(kind: Any, value: Any) -> Any:
+    """Without a value NumPy would make one of any size."""
+    return CORE.multiarray.scalar(kind, value)
 
 
 def _history_method(owner: Any, name: str) -> Any:
