@@ -18,6 +18,7 @@ from ..plan.layout import tensor_shapes
 from ..plan.plan import ChannelPlan
 from ..pruner import Pruner
 from ..units import UNITS
+from .agreement import find_disagreement
 
 
 def check_plan(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
@@ -72,6 +73,12 @@ def check_plan(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
             missing[name] = branch
     _check_details(model, plan)
     _check_masks(model, plan)
+    disagreement = find_disagreement(model, plan)
+    if disagreement is not None:
+        raise _misfit(
+            f'{disagreement}. It is damaged: write it again with '
+            'pruner.plan().save(path)'
+        )
     return missing
 
 
