@@ -2,11 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fuzzer finds what it looks for: faults that are put there."""
 
+from random import Random
+
 import pytest
 import torch
 from fuzzing.checks import CHECKS
 from fuzzing.faults import find_fault, smallest
-from fuzzing.networks import BLOCKS, Spec, compose, draw
+from fuzzing.networks import BLOCKS, NAMES, Spec, compose, draw
+from fuzzing.writer import Writer
 
 from mmlapp.core import Pruner
 from mmlapp.core.cost import flops
@@ -84,3 +87,19 @@ def test_every_block_is_drawn():
 
 def test_every_check_has_its_turn():
     assert set(PLANTED) <= set(CHECKS)
+
+
+@pytest.mark.parametrize('name', ['over_channels', 'along_space'])
+def test_a_single_value_makes_no_nan(name):
+    """Neither one channel nor one position; else any network is at fault."""
+    seen = set()
+    for seed in range(60):
+        writer = Writer(Random(seed))
+        writer.c, writer.size = 1, (1, 1)
+        BLOCKS[name][1](writer)
+        seen.add(line := ''.join(writer.lines))
+        names = {**NAMES, 'x': torch.tensor([[[[0.5]]], [[[-2.0]]]])}
+        if 'topk(2)' not in line:  # of one position there are no two
+            exec(line, names)
+        assert names['x'].isfinite().all(), line
+    assert any('.std(' in line for line in seen)

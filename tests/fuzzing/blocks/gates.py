@@ -56,19 +56,24 @@ def space_softmax(w: Writer) -> None:
     w('x = x * y.view_as(x)')
 
 
+def _spread(count: int) -> str:
+    """How a deviation of so many values is no NaN: of one it is 0 / 0."""
+    return '' if count > 1 else ', correction=0'
+
+
 @block()
 def over_channels(w: Writer) -> None:
-    d = w.dim
+    d, spread = w.dim, _spread(w.c)
     w(
         w.one_of(
             f'x = x - x.mean({d}, keepdim=True)',
-            f'x = x * x.std({d}, keepdim=True)',
+            f'x = x * x.std({d}, keepdim=True{spread})',
             f'x = x / (1 + x.abs().amax({d}, keepdim=True))',
             f'x = x * x.softmax({d})',
             f'x = x + x.log_softmax({d})',
             f'x = x / (x.norm(dim={d}, keepdim=True) + 1)',
             f'x = x + x.logsumexp({d}, keepdim=True)',
-            f'x = x * x.var({d}, keepdim=True)',
+            f'x = x * x.var({d}, keepdim=True{spread})',
             f'x = x + x.sum({d}, keepdim=True).sigmoid()',
             f'x = x * x.min({d}, keepdim=True).values',
             f'x = x + x.prod({d}, keepdim=True).tanh()',
@@ -104,7 +109,7 @@ def along_space(w: Writer) -> None:
             'x = x.flip(-1)',
             'x = x + x.amax(-1, keepdim=True)',
             'x = x - x.mean(-1, keepdim=True)',
-            'x = x / (1 + x.std(-1, keepdim=True))',
+            f'x = x / (1 + x.std(-1, keepdim=True{_spread(w.size[-1])}))',
             'x = x + x.flatten(2).topk(2).values.sum(-1).view(*x.shape[:2], *[1] * (x.dim() - 2))',
             'x = x * x.softmax(-1)',
             'x = x.gather(-1, x.argsort(-1))',
