@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from mmlapp.core import PruningError
+from mmlapp.engine.checkpoints.reading import load_checkpoint
 from mmlapp.engine.checkpoints.weights import (
     check_state_dict,
     check_weights,
@@ -113,13 +114,28 @@ def test_weights_that_do_not_fit(entries, text):
         load_weights(nn.Linear(2, 3), entries, 'here')
 
 
-def test_two_names_of_one_tensor_have_one_value():
-    """The last one would win, without a word."""
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    model[1].weight = model[0].weight
-    weights = {k: v.clone() for k, v in model.state_dict().items()}
-    check_weights(model, weights)
-    weights['1.weight'][0, 0] += 1
-    text = r'different values in 0\.weight and 1\.weight, which are one'
+class Levels(nn.Module):
+    """A head that shares its convolution, as those of detectors do."""
+
+    def __init__(self):
+        super().__init__()
+        conv = nn.Conv2d(2, 2, 1)
+        self.levels = nn.ModuleList(
+            nn.Sequential(conv, nn.BatchNorm2d(2)) for _ in range(2)
+        )
+
+
+def test_two_names_of_one_tensor_have_one_value(tmp_path):
+    model, path = Levels(), tmp_path / 'a.pth'
+    torch.save({'state_dict': Levels().state_dict()}, path)
+    weights = load_checkpoint(path)['state_dict']
+    load_weights(model, weights, 'here')
+    # A file keeps them one; somebody who changes one has two.
+    first, last = (f'levels.{i}.0.weight' for i in range(2))
+    weights[first] = weights[last] + 1
+    text = rf'different values in {first} and {last}, which are one'
     with pytest.raises(PruningError, match=text):
-        check_weights(model, weights)
+        load_weights(model, weights, 'here')
+    # The last one would win, without a word.
+    model.load_state_dict(weights)
+    assert torch.equal(model.state_dict()[first], weights[last])
