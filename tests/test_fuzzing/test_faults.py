@@ -44,7 +44,7 @@ PLANTED = {
         'mmlapp.core.plan.plan.ChannelPlan.__eq__',
         lambda self, other: False,
     ),
-    'meets budget': ('mmlapp.core.pruner.snap', everything),
+    'meets budget': ('mmlapp.core.pruner.pruner.snap', everything),
 }
 
 

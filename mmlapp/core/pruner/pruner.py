@@ -1,0 +1,280 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The child of a prunable network: the pruning phase and the plan."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..cost.base import Cost
+from ..errors import PruningError, PruningWarning
+from ..methods.base import Method
+from ..methods.budget import snap
+from ..methods.schedule import Schedule, check_targets
+from ..misuse import (
+    check_all_live,
+    check_finished,
+    check_mask,
+    check_on_network,
+    warn_of_frozen,
+    warn_of_short_phase,
+)
+from ..numbers import check_number
+from ..plan.layout import Layout
+from ..plan.plan import ChannelPlan
+from ..progress import Phase, Progress
+from ..score import Scorer
+from ..score.group_scores import GroupInfo, report_non_finite
+from .ranks import mean_gradient, mean_over_ranks
+from .targets import Targets
+
+
+class Pruner(Targets):
+    """Holds what every method needs; the method decides.
+
+    Masked parameters read :attr:`gate`, a buffer with one number in [0, 1]
+    per channel, and nothing else; its gradient is what methods learn from.
+
+    Args:
+        groups (Sequence[GroupInfo]): Prunable groups, in order.
+        layout (Layout): Where their channels live.
+        costs (Mapping[str, nn.Module]): What can be budgeted, by name.
+        method (Method): Who decides.
+        scorer (Scorer): How much each channel matters.
+        divisor (int): What the numbers of kept channels are multiples of
+            at the end of the phase. Defaults to 1.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[GroupInfo],
+        layout: Layout,
+        costs: Mapping[str, Cost],
+        method: Method,
+        scorer: Scorer,
+        divisor: int = 1,
+    ) -> None:
+        super().__init__(groups, layout, costs, method, scorer, divisor)
+        method.setup(self)
+
+    # The phase.
+
+    def begin(self, target: Mapping[str, float], steps: int) -> None:
+        """Starts the pruning phase.
+
+        Args:
+            target (Mapping[str, float]): Asked fraction of the dense
+                network's cost, by name of the cost. Several hold together.
+            steps (int): Length of the phase in optimizer steps.
+
+        Raises:
+            PruningError: If a target is unknown or cannot be reached, if the
+                score was not prepared, in the middle of a phase, while
+                channels are removed, or after narrowing.
+        """
+        check_on_network('begin', self.taken_off)
+        if self.phase == Phase.PRUNING:
+            raise PruningError(
+                f'begin: the pruning phase is at step {self.progress.done} of '
+                f'{self.progress.steps} and begins only once. Call '
+                'pruner.finish() to end it here, or pruner.reset() before '
+                'another one'
+            )
+        target = check_targets(target, self.costs)
+        for value in target.values():
+            Schedule(value, steps)  # checks both
+        self.check_reachable(target)
+        check_all_live(self.mask)
+        self.scorer.check_prepared()
+        warn_of_short_phase(target, steps)
+        warn_of_frozen(self.groups)
+        self._update_scores(0)
+        self.progress = Progress(Phase.PRUNING, 0, steps, target)
+        self.active, self.given = True, False
+        self._forget()
+        self.watch.stepped()
+        self.gate.requires_grad_(self.method.uses_gradient)
+        self._set_gate(self.method.begin(self))
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Forgets a phase, as if it had never begun: all channels live.
+
+        The method starts afresh when the next one begins.
+        """
+        self.gate.requires_grad_(False)
+        self._forget()
+        self._set_gate(torch.ones_like(self.scores))
+        self.scores.zero_()
+        self.progress, self.given = Progress(), False
+
+    def loss(self) -> Tensor:
+        """Returns what the method adds to the task loss; else zero."""
+        if self.phase != Phase.PRUNING:
+            return torch.zeros((), device=self.gate.device)
+        return self.method.loss(self)
+
+    @torch.no_grad()
+    def step(self, loss_scale: float = 1.0) -> None:
+        """Lets the method decide; call it after ``optimizer.step()``.
+
+        The last step of the phase fixes the gate within the budget. After
+        the phase it does nothing, and before it warns of that.
+
+        Args:
+            loss_scale (float): Factor on the losses, as a gradient scaler
+                applies it. Defaults to 1.
+
+        Raises:
+            PruningError: If importance scores are not finite, the factor is
+                not positive, or the phase goes on after narrowing.
+        """
+        check_number('loss_scale', loss_scale, above=0)
+        if self.phase != Phase.PRUNING:
+            self._forget()
+            self._warn_before_begin()
+            return
+        check_on_network('step', self.taken_off)
+        before = self.progress
+        self.watch.stepped()
+        self._update_scores(before.done + 1)
+        self.loss_scale = loss_scale
+        if self.method.uses_gradient:
+            self.gradient = mean_gradient(self.gate, loss_scale)
+        # Counted up first: the method decides about the network after this
+        # step, whose target it is to meet.
+        self.progress = replace(before, done=before.done + 1)
+        self.given = False
+        try:
+            self._set_gate(self.method.step(self))
+        except Exception:
+            self.progress = before
+            raise
+        finally:
+            self._forget()
+        if self.progress.done >= self.progress.steps:
+            self.finish()
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Ends the pruning phase: within the budget, 0 or 1, then fixed.
+
+        Raises:
+            PruningError: If the phase has not begun, or after narrowing.
+        """
+        check_on_network('finish', self.taken_off)
+        if self.phase == Phase.DENSE:
+            raise PruningError(
+                'finish: the pruning phase has not begun; call begin first'
+            )
+        mask = snap(
+            self.budget(self.progress.target),
+            self.method.ranking(self),
+            self.group,
+            self.floors,
+            self.divisor,
+            # To a point below the target, a hundredth of the dense network.
+            1 - 0.01 / max(self.progress.target.values()),
+        )
+        self.gate.requires_grad_(False)
+        self.set_mask(mask)
+        self.method.finish(self)
+        self.progress = replace(self.progress, phase=Phase.FINISHED)
+
+    def set_mask(
+        self, mask: Tensor, target: Mapping[str, float] | None = None
+    ) -> None:
+        """Fixes which channels live, from outside of any method.
+
+        Args:
+            mask (Tensor): Bool, ``[channels]``.
+            target (Mapping[str, float], optional): If given, the phase is
+                over, and these were its targets. Defaults to None.
+
+        Raises:
+            PruningError: If the mask is of another network, or keeps less of
+                a group than its floor, or after narrowing.
+        """
+        check_on_network('set_mask', self.taken_off)
+        check_mask(mask, self.groups)
+        self._set_gate(mask)
+        self.active = self.given = True
+        if target is not None:
+            self.progress = Progress(Phase.FINISHED, target=dict(target))
+
+    def plan(self) -> ChannelPlan:
+        """Returns what the gate keeps, ready for ``narrow``.
+
+        Raises:
+            PruningError: Before the end of the phase, unless a mask was set
+                from outside.
+        """
+        mask, costs = self.mask, {}
+        # Before any phase only a mask from outside removes channels.
+        dense = self.phase == Phase.DENSE and bool(mask.all())
+        if not self.given and (dense or self.phase == Phase.PRUNING):
+            check_finished(self.progress)
+        for name in self.costs:
+            cost = self.cost(name)
+            # As the living count, which is what the narrow network will cost.
+            pruned = float(cost(mask.double()))
+            costs[name] = {'dense': cost.dense, 'pruned': pruned}
+            if name in self.progress.target:
+                costs[name]['target'] = self.progress.target[name]
+        mask = mask.cpu()
+        return self.layout.plan(mask, self.by_group(mask), costs)
+
+    def prepare(self, model: nn.Module, batches: Iterable[Any]) -> None:
+        """Lets the score look at calibration batches, once.
+
+        Args:
+            model (nn.Module): The network that this prunes.
+            batches (Iterable): See :meth:`Scorer.prepare`.
+        """
+        self.scorer.prepare(model, self.groups, batches)
+
+    # What is no use.
+
+    def before_forward(self, training: bool) -> None:
+        """Called when the network is about to run.
+
+        Args:
+            training (bool): Whether in training mode.
+        """
+        if training and self.phase == Phase.PRUNING:
+            self.watch.before_forward()
+
+    def _warn_before_begin(self) -> None:
+        if self.phase == Phase.DENSE and not self.warned:
+            self.warned = True
+            warnings.warn(
+                'step: the pruning phase has not begun, and nothing is pruned '
+                'before pruner.begin(target, steps)',
+                PruningWarning,
+                stacklevel=4,
+            )
+
+    # Parts of a step.
+
+    @torch.no_grad()
+    def _set_gate(self, gate: Tensor) -> None:
+        self.gate.copy_(gate)
+
+    def _update_scores(self, step: int) -> None:
+        if not self.scorer.is_due(step):
+            return
+        scores = self.scorer.compute(self.groups)
+        if self.scorer.score.batches:  # each process saw some of its own
+            scores = mean_over_ranks(scores)
+        if not scores.isfinite().all():
+            report_non_finite(self.groups, self.scorer.score, step)
+        self.scores.copy_(scores)
+
+    def _forget(self) -> None:
+        self.gate.grad = self.gradient = None

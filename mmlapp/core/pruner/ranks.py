@@ -1,0 +1,46 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What the processes of a distributed run tell each other in a step."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """Averages over the processes of a distributed run.
+
+    Args:
+        tensor (Tensor): Of the same shape in all of them. It may be changed.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(tensor)
+        tensor = tensor / dist.get_world_size()
+    return tensor
+
+
+def mean_gradient(gate: Tensor, loss_scale: float) -> Tensor | None:
+    """Returns the gradient by the gate, mean over processes.
+
+    Args:
+        gate (Tensor): The gate after a backward, ``[channels]``.
+        loss_scale (float): Factor on the losses.
+
+    Returns:
+        Tensor or None: ``[channels]``; None if no process has one, or if it
+        is not finite.
+    """
+    gradient = gate.grad
+    found = gradient is not None
+    if gradient is None:
+        gradient = torch.zeros_like(gate)
+    # [channels + 1]: at the end the share of processes with a gradient.
+    # All processes must reduce, also those that had no backward.
+    reduced = mean_over_ranks(
+        torch.cat([gradient / loss_scale, gradient.new_tensor([found])])
+    )
+    # After an overflow a scaler skips the optimizer's step, too.
+    usable = reduced[-1] > 0 and reduced[:-1].isfinite().all()
+    return reduced[:-1] if usable else None

@@ -1,0 +1,225 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What a pruner holds, and how that is saved, loaded and moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..cost.base import Cost
+from ..mask.gate import AppliedMask
+from ..methods.base import Method
+from ..misuse import StepWatch
+from ..plan.layout import Layout
+from ..progress import Phase, Progress
+from ..score import Scorer
+from ..score.group_scores import GroupInfo
+
+
+class PrunerState(nn.Module):
+    """Gate, scores, costs and progress of a pruner, and no more.
+
+    The gate, scores and whatever a method keeps are buffers, not parameters:
+    no optimizer, weight decay, gradient clipping or DDP reducer touches
+    them.
+
+    Args:
+        groups (Sequence[GroupInfo]): Prunable groups, in order.
+        layout (Layout): Where their channels live.
+        costs (Mapping[str, nn.Module]): What can be budgeted, by name.
+        method (Method): Who decides.
+        scorer (Scorer): How much each channel matters.
+        divisor (int): What the numbers of kept channels are multiples of
+            at the end of the phase. Defaults to 1.
+    """
+
+    gate: Tensor
+    scores: Tensor
+    group: Tensor
+    method: Method
+
+    def __init__(
+        self,
+        groups: Sequence[GroupInfo],
+        layout: Layout,
+        costs: Mapping[str, Cost],
+        method: Method,
+        scorer: Scorer,
+        divisor: int = 1,
+    ) -> None:
+        super().__init__()
+        self.groups, self.layout = list(groups), layout
+        self.scorer, self.divisor = scorer, divisor
+        # No ModuleDict, which takes no child named `parameters`.
+        self.counted = nn.ModuleList(costs.values())
+        self.costs = list(costs)
+        # No buffer: read several times in each step, it stays on the CPU.
+        self._stored = Progress().to_tensor(list(costs))
+        self.progress = Progress()
+        # Masks apply from the first forward on; before it, weights are set.
+        self.active, self.complete = False, False
+        # Whether the gate was set from outside of any phase.
+        self.given, self.warned = False, False
+        # Whether narrowing took it off its network.
+        self.taken_off = False
+        self.watch = StepWatch(self.groups)
+        self.applied_masks: list[AppliedMask] = []
+        # Of the hooks on the network that go when the pruner goes.
+        self.hook_ids: list[int] = []
+        # Of the image at which costs were counted, where that is known.
+        self.input_shape: Any = None
+        # By name of the argument, where it is known how pruning was asked for.
+        self.settings: dict[str, Any] = {}
+        self.gradient: Tensor | None = None
+        self.loss_scale = 1.0
+        sizes = torch.tensor([g.size for g in self.groups])
+        # Group of every channel, [channels]: 0 0 0 1 1 2 2 2 2 ...
+        owner = torch.arange(len(sizes)).repeat_interleave(sizes)
+        self.register_buffer('group', owner, persistent=False)
+        self.register_buffer('gate', torch.ones(len(owner)))
+        self.register_buffer('scores', torch.zeros(len(owner)))
+        self.method = method
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns its input: an ``nn.Sequential`` runs its new child too."""
+        return x
+
+    # What there is.
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of channels of every group."""
+        return [g.size for g in self.groups]
+
+    @property
+    def floors(self) -> list[int]:
+        """Fewest channels to keep, of every group."""
+        return [g.floor for g in self.groups]
+
+    @property
+    def progress(self) -> Progress:
+        """Phase, steps and targets."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, progress: Progress) -> None:
+        self._progress = progress
+        self._stored.copy_(progress.to_tensor(self.costs))
+
+    @property
+    def phase(self) -> Phase:
+        """Before, in or after the pruning phase."""
+        return self.progress.phase
+
+    @property
+    def mask(self) -> Tensor:
+        """Which channels live, bool ``[channels]``."""
+        return self.gate.detach() > 0
+
+    def by_group(self, values: Tensor) -> dict[str, Tensor]:
+        """Splits values of channels, ``[channels]``, by name of the group."""
+        parts = values.split(self.sizes)
+        return dict(zip([g.name for g in self.groups], parts, strict=True))
+
+    def keep_ratios(self) -> dict[str, float]:
+        """Returns the share of living channels of every group."""
+        mask = self.mask.cpu()
+        return {
+            name: float(part.double().mean())
+            for name, part in self.by_group(mask).items()
+        }
+
+    def take_over(self, other: PrunerState) -> None:
+        """Makes gate, state and progress those of another one.
+
+        Args:
+            other (PrunerState): Of a copy of the same network.
+        """
+        for mine, theirs in zip(self.buffers(), other.buffers(), strict=True):
+            mine.data.copy_(theirs.data)
+        self.progress, self.active = other.progress, other.active
+
+    # State.
+
+    def _apply(self, fn: Any, recurse: bool = True) -> PrunerState:
+        """Follows the network to its device; types stay as they are.
+
+        Counts and costs need their range, and a buffer that learns must be
+        a leaf again after it was moved.
+        """
+        before = {
+            (module, name): value
+            for module in self.modules()
+            for name, value in module._buffers.items()
+        }
+        super()._apply(fn, recurse)
+        for (module, name), value in before.items():
+            moved = module._buffers[name]
+            if moved is None or value is None or moved is value:
+                continue
+            # Only the device of what `fn` made is taken, not its type. A
+            # tensor on meta has no values to move: what `fn` made stays.
+            if value.device.type != 'meta':
+                moved = value.detach().to(moved.device)
+            module._buffers[name] = moved.detach().requires_grad_(
+                value.requires_grad
+            )
+        return self
+
+    def _save_to_state_dict(
+        self, destination: Any, prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f'{prefix}progress'] = self._stored
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        *args: Any,
+    ) -> None:
+        if self._is_dense(state_dict, prefix):
+            # The method and costs read theirs from the same dictionary; who
+            # loads made it for this pruner.
+            state_dict.update(self.state_dict(prefix=prefix, keep_vars=True))
+            return
+        key = f'{prefix}progress'
+        # No buffer has this name: torch would report it as unexpected.
+        super()._load_from_state_dict(
+            {k: v for k, v in state_dict.items() if k != key},
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            *args,
+        )
+        if key in state_dict:
+            self.progress = Progress.from_tensor(state_dict[key], self.costs)
+            # As `begin` and `finish` would have left it.
+            learns = self.phase == Phase.PRUNING and self.method.uses_gradient
+            self.gate.requires_grad_(learns)
+        elif strict:
+            missing_keys.append(key)
+        if f'{prefix}gate' in state_dict:
+            self.active = True
+
+    def _is_dense(self, state_dict: Any, prefix: str) -> bool:
+        """Whether weights of a dense network come, and nothing was pruned.
+
+        What they lack of the pruner is then no fault of theirs.
+        """
+        known = any(name.startswith(prefix) for name in state_dict)
+        if known or not prefix or self.phase != Phase.DENSE:
+            return False
+        return self.gate.is_meta or bool(self.mask.all())
+
+    def extra_repr(self) -> str:
+        """Shows what is pruned."""
+        return f'groups={len(self.groups)}, channels={len(self.gate)}'

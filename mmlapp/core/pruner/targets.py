@@ -1,0 +1,100 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What the network of a pruner costs, and what it is to cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..cost.base import Cost
+from ..errors import PruningError
+from ..methods.budget import Budget, reachable
+from ..methods.schedule import Schedule, check_targets
+from .state import PrunerState
+
+
+class Targets(PrunerState):
+    """A pruner's state with the costs of its gate and their targets.
+
+    Takes the arguments of :class:`PrunerState`.
+    """
+
+    def cost(self, name: str) -> Cost:
+        """Returns one of the costs.
+
+        Args:
+            name (str): Its name.
+        """
+        cost = self.counted[self.costs.index(name)]
+        assert isinstance(cost, Cost)
+        return cost
+
+    def ratios(self, costs: Sequence[str] | None = None) -> dict[str, float]:
+        """Returns the current fractions of the dense network's costs.
+
+        Args:
+            costs (Sequence[str], optional): Which ones. Defaults to None:
+                all.
+        """
+        gate, names = (
+            self.gate.detach(),
+            self.costs if costs is None else costs,
+        )
+        return {name: float(self.cost(name).ratio(gate)) for name in names}
+
+    def targets(self) -> dict[str, float]:
+        """Returns where the schedule wants the ratios at this step."""
+        return {
+            name: Schedule(target, self.progress.steps).at(self.progress.done)
+            for name, target in self.progress.target.items()
+        }
+
+    def binding_cost(self) -> str:
+        """Returns the target that is missed most; of one, that one."""
+        targets = self.targets()
+        if len(targets) == 1:
+            return next(iter(targets))
+        ratios = self.ratios(list(targets))
+        # The largest ratio over its target.
+        return max(targets, key=lambda name: ratios[name] / targets[name])
+
+    def budget(self, target: Mapping[str, float]) -> Budget:
+        """Returns what may be spent on each cost.
+
+        Args:
+            target (Mapping[str, float]): Fractions of the dense network.
+        """
+        return Budget(
+            [
+                # A limit in the unit of the cost: 0.5 of 4e9 is 2e9.
+                (cost := self.cost(name), value * cost.dense)
+                for name, value in target.items()
+            ]
+        )
+
+    def check_reachable(self, target: Mapping[str, float]) -> None:
+        """Raises PruningError if a target lies below what must be kept.
+
+        Args:
+            target (Mapping[str, float]): Fractions by name of the cost.
+        """
+        if self.gate.is_meta:
+            raise PruningError(
+                'the network is on the device meta, where nothing has '
+                'values: move it with to_empty and load its weights before '
+                'it is pruned'
+            )
+        for name, value in check_targets(target, self.costs).items():
+            cost = self.cost(name)
+            lowest = reachable(
+                cost, self.scores, self.group, self.floors, self.divisor
+            )
+            # From multiply-adds or elements to a fraction, like the target.
+            lowest /= cost.dense
+            if value < lowest:
+                raise PruningError(
+                    f'target {name}={value} lies below the reachable minimum '
+                    f'of {lowest:.4f}: the rest belongs to layers that are '
+                    'not prunable or to bypasses. Raise the target or widen '
+                    'the scope'
+                )

@@ -1,0 +1,43 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Targets that cannot be, and those that can."""
+
+import pytest
+from pruning_steps import kept_by_group
+
+from mmlapp.core import Phase, PruningError, attach
+
+
+@pytest.mark.parametrize('target', [0, -1, 1.5, float('nan')])
+def test_targets_outside_their_range(pruner, target):
+    with pytest.raises(PruningError, match=r'target flops=.*\(0, 1\]'):
+        pruner.begin({'flops': target}, 10)
+    assert pruner.phase == Phase.DENSE
+
+
+def test_a_target_below_the_reachable_minimum(pruner):
+    """One channel in each of a, b and c."""
+    positions = 4 * 8 * 8
+    lowest = 9 * positions * (3 + 1 + 1 + 5) / pruner.cost('flops').dense
+    with pytest.raises(
+        PruningError, match=f'minimum of {lowest:.4f}.*Raise the target'
+    ):
+        pruner.begin({'flops': lowest * 0.9}, 10)
+    assert pruner.phase == Phase.DENSE
+    pruner.begin({'flops': lowest * 1.0001}, 10)
+    pruner.finish()
+    assert kept_by_group(pruner) == [1, 1, 1]
+
+
+def test_the_minimum_with_a_divisor(model, images):
+    pruner = attach(model, images, divisor=8)
+    with pytest.raises(PruningError, match='reachable minimum'):
+        pruner.begin(
+            {'flops': 0.2}, 10
+        )  # single channels would reach less than 0.1
+
+
+def test_a_network_without_values_is_not_pruned(model, pruner):
+    model.to('meta')
+    with pytest.raises(PruningError, match='on the device meta, where nothi'):
+        pruner.begin({'flops': 0.5}, 1)
