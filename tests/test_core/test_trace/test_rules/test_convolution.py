@@ -193,6 +193,7 @@ def test_a_weight_of_another_name(net, conv, image, agree):
     )
     result = agree(model, image)
     assert result.slim.kernel.shape == (4, 3, 3, 3)
+    result.model.pruner.reset()
     result.model.pruner.begin({'flops': 0.9}, 10)  # scores are read from it
 
 
@@ -207,6 +208,7 @@ def test_a_fixed_filter_in_a_buffer(net, conv, image, agree):
     )
     result = agree(model, image)
     assert result.slim.blur.shape == (4, 1, 3, 3)
+    result.model.pruner.reset()
     result.model.pruner.begin({'flops': 0.9}, 10)
 
 
