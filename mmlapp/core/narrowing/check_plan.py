@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -87,7 +88,7 @@ def _check_tensors(model: nn.Module, plan: ChannelPlan) -> None:
     found = tensor_shapes(model, _additions(model))
     for name, shape in plan.shapes.items():
         if name not in found:
-            raise _misfit(f'it has no {name}')
+            raise _misfit(f'it has no {name}{_part_of(plan, found)}')
         free = 0 not in plan.slices.get(name, {})
         if not _same_shape(found[name], shape, free):
             raise _misfit(
@@ -100,6 +101,21 @@ def _check_tensors(model: nn.Module, plan: ChannelPlan) -> None:
     for name in found:
         if name not in plan.shapes:
             raise _misfit(f'the plan does not know {name}')
+
+
+def _part_of(plan: ChannelPlan, found: Collection[str]) -> str:
+    """What to do where the network is a part of that of the plan."""
+    first = next(iter(found), None)
+    for name in plan.shapes if first else ():
+        # backbone.conv1.weight, of a network that has conv1.weight
+        start = name.removesuffix(f'.{first}')
+        if start != name and all(f'{start}.{n}' in plan.shapes for n in found):
+            return (
+                f'. Its tensors are those below {start!r} in the plan: narrow '
+                f'to plan.below({start!r}), which prefix={start!r} does in '
+                'the config of a DeployedModel'
+            )
+    return ''
 
 
 def _check_masks(model: nn.Module, plan: ChannelPlan) -> None:

@@ -318,3 +318,28 @@ def test_the_plan_of_another_run_does_not_fit_masks(planned, make, image):
     dense = make()
     attach(dense, image)
     narrow(dense, other)
+
+
+def test_the_plan_of_a_whole_network_for_a_part_of_it():
+    backbone = chain(conv(3, 8, 1), conv(8, 6, 1))
+    body = backbone()
+    model = nn.ModuleDict({'backbone': body, 'head': nn.Conv2d(6, 4, 1)})
+
+    def forward():
+        return model['head'](body(torch.rand(1, 3, 9, 9)))
+
+    pruner = attach(model, forward, method='uniform')
+    pruner.begin({'flops': 0.6}, 1)
+    pruner.step()
+    plan = pruner.plan()
+    part = backbone()
+    with pytest.raises(
+        PruningError, match=r"narrow to plan\.below\('backbone'\)"
+    ):
+        narrow(part, plan)
+    assert narrow(part, plan.below('backbone')) is part
+    other = nn.Sequential(
+        conv(3, 8), conv(8, 6), nn.BatchNorm2d(6), conv(6, 2)
+    )
+    with pytest.raises(PruningError, match=r'it has no backbone\.0\.weight$'):
+        narrow(other, plan)
