@@ -338,8 +338,6 @@ def test_the_plan_of_a_whole_network_for_a_part_of_it():
     ):
         narrow(part, plan)
     assert narrow(part, plan.below('backbone')) is part
-    other = nn.Sequential(
-        conv(3, 8), conv(8, 6), nn.BatchNorm2d(6), conv(6, 2)
-    )
+    other = chain(conv(3, 8, 1), conv(8, 6, 1), conv(6, 2, 1))()
     with pytest.raises(PruningError, match=r'it has no backbone\.0\.weight$'):
         narrow(other, plan)
