@@ -67,6 +67,7 @@ def test_batch_norm_without_scale_leaves_the_mask_to_the_convolution(
         b=conv(8, 5),
     )
     pruner = agree(model, image).pruner
+    pruner.reset()
     pruner.begin({'flops': 0.5}, 10)
     model(image).square().mean().backward()
     assert pruner.gate.grad.abs().sum() > 0
