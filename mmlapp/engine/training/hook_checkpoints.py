@@ -1,0 +1,72 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What the hook writes into checkpoints and does with loaded ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.runner import Runner
+
+from mmlapp.core import Pruner
+from mmlapp.core.progress import Phase
+
+from ..models.plans import missing_plans, plans_in
+from .averages import check_averages
+from .hook_state import HookState
+from .limits import check_saved
+from .parts import find_pruner, unwrap
+from .run_settings import RunSettings, check_dense, check_places
+from .unfinished import forget_phase, loaded_phase, takes_weights_alone
+
+
+class HookCheckpoints(HookState):
+    """The part of :class:`PruningHook` that saves and loads.
+
+    Takes its arguments.
+    """
+
+    def before_save_checkpoint(
+        self, runner: Runner, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuses what is not finite; adds settings while there are masks.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            checkpoint (dict): The checkpoint to be saved.
+        """
+        check_saved(runner, self._infinite)
+        if self.plan is None:
+            self._settings(find_pruner(runner.model)).write(checkpoint)
+
+    def after_load_checkpoint(
+        self, runner: Runner, checkpoint: dict[str, Any]
+    ) -> None:
+        """Gives the model the shape of the weights that follow.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): The loaded checkpoint.
+        """
+        check_averages(runner)
+        self._loaded = RunSettings.read(checkpoint)
+        # Before the weights would do it, without averages and optimizer.
+        found = plans_in(checkpoint.get('state_dict', checkpoint))
+        if found:
+            for plan in missing_plans(unwrap(runner.model), found):
+                self._narrow(runner, plan)
+        self._take_over(runner, checkpoint)
+
+    def _take_over(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Refuses masks of another network; forgets a phase that ends here."""
+        pruner = getattr(unwrap(runner.model), 'pruner', None)
+        phase = loaded_phase(checkpoint)
+        if phase is None or not isinstance(pruner, Pruner):
+            return
+        settings, alone = self._settings(pruner), takes_weights_alone(runner)
+        if phase == Phase.FINISHED or (phase == Phase.PRUNING and not alone):
+            check_places(self._loaded, settings)
+            return
+        if runner._resume:
+            check_dense(self._loaded, settings)
+        forget_phase(runner, checkpoint, pruner)

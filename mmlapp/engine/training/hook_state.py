@@ -1,0 +1,66 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What the hook was asked for, and what it narrowed the model to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmlapp.core import ChannelPlan, Pruner
+from mmlapp.core.methods.schedule import check_targets
+from mmlapp.core.numbers import check_flag, check_number
+
+from .narrowing import narrow_run
+from .optim_wrapper import _PrunerStep
+from .phase_length import PhaseLength
+from .report import StepTime
+from .run_settings import RunSettings
+
+TARGET = {'flops': 0.5}
+
+
+class HookState(Hook):
+    """Arguments and state of :class:`PruningHook`, which says what they are.
+
+    Raises:
+        PruningError: If an argument lies outside its range.
+    """
+
+    # Before EMAHook (NORMAL, in some configs 49) and LoggerHook.
+    priority = 'ABOVE_NORMAL'
+
+    def __init__(
+        self,
+        target: Mapping[str, float] = TARGET,
+        prune_epochs: float = 2,
+        prune_iters: int | None = None,
+        begin_iters: int = 0,
+        interval: int = 50,
+        narrow: bool = True,
+    ) -> None:
+        self.target = check_targets(target)
+        self.length = PhaseLength(prune_epochs, prune_iters, begin_iters)
+        self.interval = check_number('interval', interval, least=1, whole=True)
+        self.narrow = check_flag('narrow', narrow)
+        self._infinite: frozenset[str] = frozenset()
+        self.plan: ChannelPlan | None = None
+        self._phase: int | None = None
+        self._compared = False
+        self._loaded: RunSettings | None = None
+        self._step_time = StepTime(interval)
+
+    def _settings(self, pruner: Pruner) -> RunSettings:
+        return RunSettings.of(
+            pruner, {'target': self.target, **asdict(self.length)}
+        )
+
+    def _narrow(self, runner: Runner, plan: ChannelPlan) -> None:
+        narrow_run(runner, plan)
+        self.plan = plan
+        wrapper = getattr(runner, 'optim_wrapper', None)
+        if isinstance(wrapper, _PrunerStep):
+            wrapper.pruner = None

@@ -1,0 +1,34 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What a hook was asked for."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from mmengine.runner import Runner
+
+from mmlapp.core import PruningError
+from mmlapp.engine import PruningHook
+
+MakeRunner = Callable[..., Runner]
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'text'),
+    [
+        (dict(target=dict(flops=1.2)), r'target flops=1\.2.*\(0, 1\]'),
+        (dict(target=dict(flops=0)), 'target flops=0: '),
+        (dict(target=0.5), r'target=0\.5.*dict\(flops=0\.5\)'),
+        (dict(target=dict(flops=True)), 'target flops=True: '),
+        (dict(prune_epochs=0), 'prune_epochs=0: expected a number above 0'),
+        (dict(prune_iters=-3), 'prune_iters=-3'),
+        (dict(interval=0), 'interval=0'),
+        (dict(interval='50'), "interval='50': expected a whole number"),
+        (dict(begin_iters=-1), 'begin_iters=-1'),
+        (dict(narrow='False'), "narrow='False': expected True or False"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises(PruningError, match=text):
+        PruningHook(**arguments)
