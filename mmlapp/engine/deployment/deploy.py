@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmlapp.core import ChannelPlan, PruningError, merge_bypasses
+from mmlapp.core import ChannelPlan, merge_bypasses
 from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.trace import trace
 from mmlapp.version import __version__
@@ -29,6 +29,7 @@ from ..models.comparison import (
     random_probes,
     refuse_differences,
     runnable,
+    runs_alike,
 )
 from ..models.complexity import counted_flops, operator_flops
 from ..models.example import ExampleForward
@@ -181,10 +182,9 @@ def _probes(
     first, *others = random_probes(shape)
     probes, notes = [first], []
     for other in others:
-        try:
-            other.run(model)
+        if runs_alike(model, first, other):
             probes.append(other)
-        except PruningError:
+        else:
             notes.append(f'one random size only: no output on {other.name}')
     batch, text = real_batch(cfg)
     if batch is None:

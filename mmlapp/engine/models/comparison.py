@@ -140,6 +140,27 @@ def runnable(model: nn.Module, probe: Probe) -> tuple[Probe | None, str]:
     return None, reason
 
 
+def runs_alike(model: nn.Module, first: Probe, other: Probe) -> bool:
+    """Whether a model runs on another random input as it does on the first.
+
+    Where the whole does not run, backbone and neck alone may, whose outputs
+    a narrowed model has fewer channels of.
+
+    Args:
+        model (nn.Module): The model.
+        first (Probe): A random input in mode ``tensor``.
+        other (Probe): One of another shape.
+    """
+    names = set()
+    for probe in (first, other):
+        assert probe.shape is not None  # random ones have a shape
+        try:
+            names.add(ExampleForward(model, probe.shape).name)
+        except PruningError:
+            return False
+    return len(names) == 1
+
+
 def random_probes(input_shape: InputShape) -> list[Probe]:
     """Random inputs of the given size and, for images, of another one.
 

@@ -7,6 +7,7 @@ import torch
 from mmpretrain.models import ImageClassifier
 from mmpretrain.registry import MODELS
 from torch import nn
+from zoo import Entry
 from zoo import measure as module
 from zoo.measure import measure, random_masks
 from zoo.table import agrees
@@ -70,6 +71,32 @@ def test_a_network_that_fails_says_where(entry):
     path = Path(entry.config)
     path.write_text(path.read_text().replace('depth=8', 'depth=9'))
     assert measure(entry).failed.startswith('build: ')
+
+
+@MODELS.register_module()
+class OfLargeImages(ImageClassifier):
+    """Gives features of small images, but no outputs."""
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        """Raises for small images, else as usual."""
+        if min(inputs.shape[2:]) < 48:
+            raise RuntimeError('input image is smaller than kernel')
+        return super().forward(inputs, data_samples, mode)
+
+
+def test_features_are_not_compared_in_place_of_outputs(entry):
+    """Of those of the other size, which narrowed ones have fewer of."""
+    path = Path(entry.config)
+    text = path.read_text().replace('ImageClassifier', 'OfLargeImages')
+    path.write_text(text)
+    found = measure(Entry(str(path), (3, 64, 64)))
+    assert found.failed is None
+    assert 'does not run on random 3x32x32' in found.notes
+    assert list(found.errors) == [
+        'half, random 3x64x64',
+        'random, random 3x64x64',
+    ]
+    assert max(found.errors.values()) < 1e-5
 
 
 def test_what_does_not_train_by_outputs_trains_by_losses(hard):

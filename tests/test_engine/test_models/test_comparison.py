@@ -21,6 +21,7 @@ from mmlapp.engine.models.comparison import (
     random_probes,
     refuse_differences,
     runnable,
+    runs_alike,
 )
 from mmlapp.engine.models.example import ExampleForward
 
@@ -107,6 +108,31 @@ class Modes(nn.Module):
         if mode == 'loss':
             raise KeyError('gt_label')
         return features
+
+
+class OfLargeImages(nn.Module):
+    """Has features of any image, and outputs of large ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+
+    def extract_feat(self, inputs):
+        return self.conv(inputs)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        assert mode == 'tensor'
+        assert inputs.shape[-1] > 5
+        return self.extract_feat(inputs).mean((1, 2, 3))
+
+
+def test_another_size_is_one_on_which_the_same_runs():
+    small, large, larger = (Probe(str(n), (3, n, n)) for n in (4, 6, 8))
+    wrong = Probe('wrong', (5, 6, 6))
+    model = OfLargeImages()
+    assert runs_alike(model, large, larger)
+    assert not runs_alike(model, large, small)
+    assert not runs_alike(model, large, wrong)
 
 
 def test_other_modes_are_compared_where_there_are_any():
