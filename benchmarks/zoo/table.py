@@ -82,7 +82,8 @@ more than a hundredth. What could not be measured is told behind the table.
 - **error**: largest relative error of any output, narrowed against masked; in
   float64 where a remark says so; bold above {TOLERANCE:g}.
 - **plan**, **fvcore**: FLOPs of the random plan as a share of the dense ones,
-  from the plan and as MMEngine's copy of fvcore counts the narrowed network.
+  from the plan and as MMEngine's copy of fvcore counts the narrowed network,
+  without layers whose output nobody reads.
 - **parameters off**: how many parameters of the narrowed network the plan
   has too many or too few.
 - **backward**: whether gradients through the narrowed network in training
