@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from inspect import Parameter, isclass, signature
+from inspect import Parameter, Signature, isclass, signature
 from typing import Any
 
 from .errors import PruningError
@@ -46,8 +46,11 @@ def taken_by(entry: Callable[..., Any]) -> list[str] | None:
         calls = [vars(b)['__init__'] for b in bases if '__init__' in vars(b)]
     names: list[str] = []
     for call in calls:
+        expected = _signature(call)
+        if expected is None:
+            return None
         # Without `self` of a class.
-        parameters = [*signature(call).parameters.values()][isclass(entry) :]
+        parameters = [*expected.parameters.values()][isclass(entry) :]
         names += [
             each.name
             for each in parameters
@@ -56,6 +59,14 @@ def taken_by(entry: Callable[..., Any]) -> list[str] | None:
         if all(each.kind != Parameter.VAR_KEYWORD for each in parameters):
             return names
     return None if calls else names
+
+
+def _signature(call: Callable[..., Any]) -> Signature | None:
+    """None of what is written in C and tells no names."""
+    try:
+        return signature(call)
+    except ValueError:
+        return None
 
 
 def check_arguments(
@@ -87,7 +98,9 @@ def check_arguments(
             f'{unknown[0]}={settings[unknown[0]]!r}: {said} has no such '
             f'argument; {hint}{" " if hint else ""}{takes}'
         )
+    expected = _signature(entry)
     try:
-        signature(entry).bind(*args, **settings)
+        if expected is not None:
+            expected.bind(*args, **settings)
     except TypeError as error:
         raise PruningError(f'{said}: {error}; {takes}') from error

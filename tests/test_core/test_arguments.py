@@ -1,6 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
 import pytest
+import torch
 
 from mmlapp.core import PruningError, attach
 from mmlapp.core.arguments import check_arguments, meant, taken_by
@@ -43,6 +44,7 @@ def function(images, target=0.5):
         (Anything, None),
         (function, ['images', 'target']),
         (lambda **settings: None, None),
+        (torch.add, None),
     ],
 )
 def test_names_that_are_taken(entry, names):
@@ -69,6 +71,11 @@ def test_arguments_that_are_not_taken(settings, match):
     with pytest.raises(PruningError, match=match):
         check_arguments('f', function, ['images'], settings)
     check_arguments('f', function, ['images'], dict(target=2))
+
+
+def test_what_tells_no_names_is_asked_itself():
+    """As functions of C; they say on their own what they do not take."""
+    check_arguments('add', torch.add, [], dict(whatever=1))
 
 
 def test_what_is_missing_is_named():
