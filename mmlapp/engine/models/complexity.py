@@ -55,9 +55,17 @@ def _attention(inputs: Any, outputs: Any) -> Counter[str]:
     return Counter({'matmul': pairs * (query[-1] + value[-1])})
 
 
+def _product(inputs: Any, outputs: Any) -> Counter[str]:
+    """Counts a batch of matrix products that something is added to."""
+    first, second, _ = _shapes(inputs[1:3], outputs)
+    # [n, rows, in] by [n, in, columns].
+    return Counter({'bmm': math.prod(first) * second[-1]})
+
+
 # Operators that the table of MMEngine and fvcore lacks.
 HANDLES = {
     'aten::_convolution_mode': _convolution(1),
+    'aten::baddbmm': _product,
     'aten::scaled_dot_product_attention': _attention,
     'prim::PythonOp.DeformConv2dFunction': _convolution(2),
     'prim::PythonOp.ModulatedDeformConv2dFunction': _convolution(3),

@@ -42,6 +42,24 @@ def test_closed_form():
     assert foreign == {'Foreign': 2}
 
 
+class Attending(nn.Module):
+    """Adds products of queries and keys to a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.rand(1))
+
+    def forward(self, image, samples, mode):
+        tokens = image.flatten(2)
+        return torch.baddbmm(self.bias, tokens.mT, tokens)
+
+
+def test_products_that_something_is_added_to():
+    """24 queries by 24 keys of 3 numbers."""
+    counts, _ = operator_flops(Attending().eval(), (3, 6, 4))
+    assert counted_flops(counts) == 24 * 24 * 3
+
+
 def test_the_model_stays_as_it_is():
     net = Net()
     state = {k: v.clone() for k, v in net.state_dict().items()}
