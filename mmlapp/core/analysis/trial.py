@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..compare import ROUGH_TOLERANCE, agree
+from ..compare import ROUGH_TOLERANCE, agree, relative_errors
 from ..errors import PruningWarning
 from ..groups import ChannelGroup, Groups
 from ..narrowing.check_plan import check_plan
@@ -36,7 +36,7 @@ from ..plan.layout import tensor_shapes
 from ..plan.plan import ChannelPlan
 from ..trace import Trace
 from ..units import Request, Unit
-from .counts import Count, trial_mask
+from .counts import GOLDEN, Count, trial_mask
 from .result import Analysis
 from .stages import (
     EXACT,
@@ -49,6 +49,10 @@ from .stages import (
     Stage,
 )
 from .ways import Way
+
+# How often rounding is tried to make a difference.
+SHAKES = 4
+ROUNDED = 'where nothing but rounding differs'
 
 
 @dataclass
@@ -110,6 +114,8 @@ class Trial:
         self._whole: dict[tuple[int, bool, Stage], tuple[bool, bool]] = {}
         # Ways that return no tensor: there is nothing to compare.
         self._silent: set[int] = set()
+        # Numbers of the outputs that rounding alone changes.
+        self._chance: dict[tuple[Check, Stage], set[int]] = {}
         self._groups: Groups | None = None
         # What it was last seen to run without, where it only has to run.
         self._ran: dict[Check, Removal] = {}
@@ -170,6 +176,32 @@ class Trial:
             self.ways[check.way].run, stage
         ):
             return None
+        wrong = _differing(masked, narrowed, stage.tolerance)
+        return self._unless_rounded(wrong, masked, removal, check, stage)
+
+    def _unless_rounded(
+        self,
+        wrong: set[int],
+        masked: list[Tensor],
+        removal: Removal,
+        check: Check,
+        stage: Stage,
+    ) -> Failure | None:
+        """A failure, unless rounding alone changes the same outputs.
+
+        What chooses among equal values, such as local maxima of features
+        that were made larger, chooses by rounding.
+        """
+        key = check, stage
+        if key not in self._chance:
+            runs = (
+                self.masked(removal, check, stage, shake=shake)[0]
+                for shake in range(1, SHAKES + 1)
+            )
+            changed = (_differing(masked, r, ROUGH_TOLERANCE) for r in runs)
+            self._chance[key] = set().union(*changed)
+        if wrong <= self._chance[key]:
+            return self._unlike_itself(masked, check, ROUNDED)
         return Failure()
 
     def _look_again(
@@ -180,21 +212,24 @@ class Trial:
         check: Check,
     ) -> Failure | None:
         """Tells rounding of float32 from a difference, if float64 runs."""
-        tolerance = ROUGH_TOLERANCE
+        stage, tolerance = self.stage(check), ROUGH_TOLERANCE
         exact, failure = self.masked(removal, check, EXACT)
         if failure is None and _finite(exact):
-            masked, tolerance = exact, EXACT.tolerance
+            masked, stage, tolerance = exact, EXACT, EXACT.tolerance
             narrowed, _ = self.narrowed(removal, check, EXACT)
-        return None if agree(masked, narrowed, tolerance) else Failure()
+        wrong = _differing(masked, narrowed, tolerance)
+        if not wrong:
+            return None
+        return self._unless_rounded(wrong, masked, removal, check, stage)
 
     def _unlike_itself(
-        self, masked: list[Tensor], check: Check
+        self, masked: list[Tensor], check: Check, when: str = 'at every call'
     ) -> Failure | None:
         finite = _finite(masked)
         if not finite and self._dense(check, self.stage(check))[1]:
             return Failure()  # because of the masks
         if check.way == 0:
-            what = 'other outputs at every call' if finite else 'NaN or Inf'
+            what = f'other outputs {when}' if finite else 'NaN or Inf'
             warnings.warn(
                 f'the network gives {what}: whether it computes the same when '
                 'it is narrowed cannot be checked',
@@ -351,6 +386,7 @@ class Trial:
         stage: Stage,
         left: Left = lambda *_: None,
         seed: int = 0,
+        shake: int = 0,
     ) -> Outcome:
         """Runs the masked network; arguments as for the narrowed one.
 
@@ -361,9 +397,17 @@ class Trial:
             left (Callable): Called when a module has run. Defaults to
                 nothing.
             seed (int): Of random numbers that it draws. Defaults to 0.
+            shake (int): Number of a change of the channels' scales that is
+                as small as rounding. Defaults to 0, which is none.
         """
         with self._computing(removal, check, stage):
-            source = FixedGate(removal.mask.float())
+            gate = removal.mask.to(stage.dtype or torch.float32)
+            if shake:
+                # Within eight steps of the last place, by the golden ratio.
+                number = torch.arange(len(gate), dtype=torch.float64) + shake
+                step = ((number * shake * GOLDEN) % 1 - 0.5).to(gate)
+                gate = gate * (1 + 16 * torch.finfo(gate.dtype).eps * step)
+            source = FixedGate(gate)
             self.unit.add_masks(self.model, source, self._analysis)
             return self._outputs(check, stage, left, seed)
 
@@ -412,6 +456,17 @@ def _normalised(record: Trace, groups: Groups) -> set[str]:
         ids = module.ids[module.ids >= 0]
         found.update(groups.node_group[ids].unique().tolist())
     return {groups.prunable[number].name for number in found if number >= 0}
+
+
+def _differing(
+    expected: Sequence[Tensor], found: Sequence[Tensor], tolerance: float
+) -> set[int]:
+    """Numbers of the outputs that differ; all if they are of other shapes."""
+    errors = relative_errors(expected, found)
+    if errors is None:
+        return set(range(max(len(expected), len(found))))
+    # Not `>`: NaN is not equal.
+    return {n for n, error in enumerate(errors) if not error <= tolerance}
 
 
 def _finite(tensors: Sequence[Tensor]) -> bool:

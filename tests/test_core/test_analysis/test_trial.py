@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import interpolate, max_pool2d
 
 from mmlapp.core import PruningWarning, analyse, attach, narrow
 from mmlapp.core.analysis import trial
@@ -536,3 +537,33 @@ class Hidden(nn.Module):
 def test_a_norm_over_one_channel_hides_nothing(width):
     groups = analyse(Hidden(width), torch.randn(2, 2)).groups
     assert [group.name for group in groups.prunable] == ['b']
+
+
+class Peaks(nn.Module):
+    """Local maxima of features that are equal everywhere but at the border."""
+
+    def __init__(self, counts):
+        super().__init__()
+        self.counts = counts
+        self.convs = nn.ModuleList(
+            nn.Conv2d(width, 64, 3, padding=1) for width in (3, 64, 64, 64)
+        )
+
+    def forward(self, x):
+        x = interpolate(self.convs[0](x).relu(), size=24, mode='bilinear')
+        heat = self.convs[3](self.convs[2](self.convs[1](x).relu()).relu())
+        top = max_pool2d(heat, 2, stride=1, padding=1)[:, :, :-1, :-1]
+        peaks = heat * (top == heat)
+        # A number of channels which is another one when it is narrowed.
+        return [peaks, x.sum(1) / x.shape[1]] if self.counts else peaks
+
+
+@pytest.mark.parametrize('counts', [False, True])
+def test_what_rounding_chooses_hides_no_mistake(counts):
+    torch.manual_seed(0)
+    model = Peaks(counts).eval()
+    with pytest.warns(PruningWarning, match='nothing but rounding differs'):
+        found = analyse(model, torch.rand(1, 3, 1, 1))
+    first, *others = found.groups.items
+    assert (first.frozen is not None) == counts
+    assert [group.frozen for group in others[:2]] == [None, None]
