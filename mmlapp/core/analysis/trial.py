@@ -322,7 +322,10 @@ class Trial:
         for number in self._stages(check):
             stage = STAGES[number]
             _, failure = self.narrowed(removal, check, stage)
-            if failure is None or self._runs(check, stage):
+            if failure is None:
+                return None
+            # What the masked one does not run with is not due to narrowing.
+            if self.masked(removal, check, stage)[1] is None:
                 return failure
         return None
 

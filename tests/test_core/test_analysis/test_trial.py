@@ -567,3 +567,28 @@ def test_what_rounding_chooses_hides_no_mistake(counts):
     first, *others = found.groups.items
     assert (first.frozen is not None) == counts
     assert [group.frozen for group in others[:2]] == [None, None]
+
+
+class Choosing(nn.Module):
+    """Wants three scores that stand out."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1)
+        self.score = nn.Conv2d(16, 1, 1)
+
+    def forward(self, x):
+        return self.score(self.second(self.first(x).relu()).relu())
+
+    def predict(self, x):
+        scores = self(x).flatten()
+        far = (scores / scores.abs().mean() - 1).abs() > 0.4
+        return scores[far].topk(3)
+
+
+def test_what_masks_alone_prevent_is_not_due_to_narrowing():
+    torch.manual_seed(0)
+    model, image = Choosing().eval(), torch.rand(1, 3, 8, 8)
+    way = Way(lambda: model.predict(image), 'predict', compare=False)
+    found = analyse(model, image, also=[way])
+    assert [group.size for group in found.groups.prunable] == [16, 16]
