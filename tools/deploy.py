@@ -49,8 +49,9 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument(
         '--merge-bypasses',
         action='store_true',
-        help='add bypasses to the filters beside them where the sum is one '
-        'filter: a plain model with fewer FLOPs and the same outputs',
+        help='add all bypasses to the filters beside them where the sum is '
+        'one filter: a plain model with fewer FLOPs and the same outputs '
+        '(those that budgets do not count always are)',
     )
     return parser.parse_args(argv)
 

@@ -6,7 +6,7 @@ from .analysis.analyse import analyse
 from .analysis.result import Analysis
 from .analysis.ways import Way
 from .attach import attach
-from .bypass import Branch, ConvBranch, register_branch
+from .bypass import Branch, ConvBranch, Parallel, register_branch
 from .bypass.merging import merge_bypasses
 from .cost import Cost, MultilinearCost, register_cost
 from .errors import LayerRefusedError, PruningError, PruningWarning
@@ -29,6 +29,7 @@ __all__ = [
     'LayerRefusedError',
     'Method',
     'MultilinearCost',
+    'Parallel',
     'Phase',
     'Pruner',
     'PruningError',

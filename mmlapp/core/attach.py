@@ -69,7 +69,8 @@ def attach(
             single convolutions, whose outputs a bypass fills. Defaults to
             ``channels``.
         bypass (str or Mapping, optional): Branch beside every pruned layer:
-            ``depthwise``, ``pointwise``, ``grouped`` or a registered name,
+            ``depthwise``, ``pointwise``, ``grouped``, those that are merged
+            (``asymmetric``, ``repvgg``, ``twin``) or a registered name,
             or a dictionary of it as ``type`` and its settings. Defaults to
             none.
         method (str, Mapping or Method): Who decides which channels live:

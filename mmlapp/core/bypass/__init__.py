@@ -4,11 +4,13 @@
 
 from .branch import BRANCHES, Branch, check_bypass, register_branch
 from .convolution import ConvBranch
+from .parallel import Parallel
 
 __all__ = [
     'BRANCHES',
     'Branch',
     'ConvBranch',
+    'Parallel',
     'check_bypass',
     'register_branch',
 ]

@@ -29,13 +29,21 @@ class Branch(nn.Module, ABC):
 
     Most branches are convolutions, perhaps with a norm: see
     :class:`ConvBranch`.
+
+    Attributes:
+        merge (bool): Whether it becomes part of its layer at deployment.
+            Budgets count what is deployed, so it is free then.
     """
+
+    merge: bool = False
 
     @abstractmethod
     def calls(
         self, name: str, call: LayerCall, ends: Ends | None
     ) -> list[LayerCall]:
         """Returns its own calls at one call of its layer, for costs.
+
+        Of one that is merged what the layer gets in addition, such as a bias.
 
         Args:
             name (str): Name for the tables.

@@ -18,7 +18,7 @@ from ..errors import LayerRefusedError, PruningError
 from ..heirs import Heir
 from ..trace import LayerCall
 from .branch import Branch, Ends, register_branch
-from .kernels import merge_convolution
+from .kernels import check_mergeable, merge_convolution
 from .split import SplitConv, parts
 
 Conv = _ConvNd
@@ -39,82 +39,37 @@ NORMS: dict[int, type[_BatchNorm]] = {
 }
 
 
-class ConvBranch(Branch):
-    """A convolution without bias from the layer's input to its output.
+class NormedConv(Branch):
+    """A convolution without bias, and a norm where one is wanted.
 
     Args:
-        layer (nn.Module): The convolution that it runs beside.
-        norm (bool): Whether a BatchNorm follows it, as in branches that are
-            merged at deployment (RepVGG, arXiv 2101.03697). Defaults to
-            False.
+        layer (_ConvNd): The convolution that it runs beside.
+        conv (_ConvNd): From the layer's input to its output.
+        norm (bool): Whether a BatchNorm follows it.
+        merge (bool): Whether it is merged at deployment, and therefore free.
 
     Raises:
-        LayerRefusedError: If the layer can have none; with the reason.
+        LayerRefusedError: If it would cost too much, or is to be merged and
+            cannot be.
     """
 
     conv: nn.Module
     norm: nn.Module | None
 
-    def __init__(self, layer: nn.Module, norm: bool = False) -> None:
+    def __init__(
+        self, layer: Conv, conv: Conv, norm: bool, merge: bool
+    ) -> None:
         super().__init__()
-        checked = _check_layer(layer)
-        conv = self.make(checked)
-        self._check_made(checked, conv)
-        self.conv = conv
-        self.norm = None
+        self._check_made(layer, conv, merge)
+        self.merge, self.conv, self.norm = merge, conv, None
+        # What a merged norm shifts by needs a place.
+        self.adds_bias = norm and layer.bias is None
         if norm:
             # [out, in / groups, *kernel]: two dimensions are not the kernel.
             weight = conv.weight
             self.norm = NORMS[weight.dim() - 2](
                 conv.out_channels, device=weight.device, dtype=weight.dtype
             )
-
-    @abstractmethod
-    def make(self, layer: Conv) -> Conv:
-        """Returns the convolution beside a layer.
-
-        Args:
-            layer (_ConvNd): The layer.
-
-        Raises:
-            LayerRefusedError: If a layer can have none; with the reason.
-        """
-
-    @staticmethod
-    def beside(layer: Conv, groups: int) -> Conv:
-        """Makes a convolution like the layer with another number of groups.
-
-        Args:
-            layer (_ConvNd): The layer.
-            groups (int): A divisor of both its widths.
-
-        Raises:
-            LayerRefusedError: If it is none.
-        """
-        if layer.in_channels % groups or layer.out_channels % groups:
-            raise LayerRefusedError(
-                f'{groups} groups do not divide its channels, '
-                f'{layer.in_channels} and {layer.out_channels}'
-            )
-        kind: Any = _kind(layer)
-        extra = {}
-        if layer.transposed:
-            extra['output_padding'] = layer.output_padding
-        made: Conv = kind(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            stride=layer.stride,
-            padding=layer.padding,
-            dilation=layer.dilation,
-            groups=groups,
-            bias=False,
-            padding_mode=layer.padding_mode,
-            device=layer.weight.device,
-            dtype=layer.weight.dtype,
-            **extra,
-        )
-        return made
 
     def forward(self, x: Tensor) -> Tensor:
         """Runs the convolution, then the norm."""
@@ -124,7 +79,9 @@ class ConvBranch(Branch):
     def calls(
         self, name: str, call: LayerCall, ends: Ends | None
     ) -> list[LayerCall]:
-        """A convolution, and a norm if there is one."""
+        """A convolution, and a norm if there is one; a bias once merged."""
+        if self.merge:
+            return [bias_call(name, call, ends)] if self.adds_bias else []
         found = [self._conv_call(name, call, ends)]
         if self.norm is not None:
             width = found[0].outputs[1]
@@ -196,7 +153,7 @@ class ConvBranch(Branch):
         """Adds its filters, scaled by the norm, to those of the layer."""
         merge_convolution(layer, self.conv, self.norm)
 
-    def _check_made(self, layer: Conv, conv: object) -> None:
+    def _check_made(self, layer: Conv, conv: object, merge: bool) -> None:
         """Refuses what a registered branch should not have made."""
         name = type(self).__name__
         if (
@@ -209,10 +166,83 @@ class ConvBranch(Branch):
                 f'{name}.make returned {conv} beside {layer}: expected a '
                 'convolution without bias and with the same channels'
             )
+        if merge:
+            check_mergeable(layer, conv)
+            return
         # Beside a dense layer: 1 / G for G groups, 1 / 9 for 1x1 at 3x3.
         cost = conv.weight.numel() / layer.weight.numel()
         if cost > 0.5:
             raise LayerRefusedError(f'it would cost {cost:.0%} of the layer')
+
+
+class ConvBranch(NormedConv):
+    """A convolution without bias from the layer's input to its output.
+
+    Args:
+        layer (nn.Module): The convolution that it runs beside.
+        norm (bool): Whether a BatchNorm follows it, as in branches that are
+            merged at deployment (RepVGG, arXiv 2101.03697). Defaults to
+            False.
+        merge (bool): Whether it becomes part of the layer at deployment: it
+            is free then, since budgets count the deployed network. Defaults
+            to False.
+
+    Raises:
+        LayerRefusedError: If the layer can have none; with the reason.
+    """
+
+    def __init__(
+        self, layer: nn.Module, norm: bool = False, merge: bool = False
+    ) -> None:
+        checked = _check_layer(layer)
+        super().__init__(checked, self.make(checked), norm, merge)
+
+    @abstractmethod
+    def make(self, layer: Conv) -> Conv:
+        """Returns the convolution beside a layer.
+
+        Args:
+            layer (_ConvNd): The layer.
+
+        Raises:
+            LayerRefusedError: If a layer can have none; with the reason.
+        """
+
+    @staticmethod
+    def beside(layer: Conv, groups: int) -> Conv:
+        """Makes a convolution like the layer with another number of groups.
+
+        Args:
+            layer (_ConvNd): The layer.
+            groups (int): A divisor of both its widths.
+
+        Raises:
+            LayerRefusedError: If it is none.
+        """
+        if layer.in_channels % groups or layer.out_channels % groups:
+            raise LayerRefusedError(
+                f'{groups} groups do not divide its channels, '
+                f'{layer.in_channels} and {layer.out_channels}'
+            )
+        kind: Any = _kind(layer)
+        extra = {}
+        if layer.transposed:
+            extra['output_padding'] = layer.output_padding
+        made: Conv = kind(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            stride=layer.stride,
+            padding=layer.padding,
+            dilation=layer.dilation,
+            groups=groups,
+            bias=False,
+            padding_mode=layer.padding_mode,
+            device=layer.weight.device,
+            dtype=layer.weight.dtype,
+            **extra,
+        )
+        return made
 
 
 @register_branch('depthwise')
@@ -278,6 +308,19 @@ class Pointwise(ConvBranch):
             dtype=layer.weight.dtype,
         )
         return made
+
+
+def bias_call(name: str, call: LayerCall, ends: Ends | None) -> LayerCall:
+    """The bias that a layer gets from the norms of merged branches.
+
+    Args:
+        name (str): Name for the tables.
+        call (LayerCall): The call of the layer.
+        ends (tuple, optional): Channel nodes at its input and output.
+    """
+    dims = {} if ends is None else {'out': ends[1]}
+    shape = call.outputs
+    return LayerCall(name, 'bias', dims, shape, (shape[1],), shape)
 
 
 def _kind(conv: nn.Module) -> type[Conv] | None:

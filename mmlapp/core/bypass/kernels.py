@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from ..errors import PruningError
+from ..errors import LayerRefusedError, PruningError
 from .split import SplitConv
 
 
@@ -37,15 +37,10 @@ def merge_convolution(
             form.
     """
     target: Any = layer
-    if target.transposed or target.groups > 1:
-        raise PruningError('its convolution is grouped or transposed')
+    _check_plain(target)
     added = torch.zeros_like(target.weight)
     for part, rows, columns in _parts(conv):
-        offset = _offset(target, part)
-        if offset is None:
-            raise PruningError(
-                'its kernel does not lie inside that of its convolution'
-            )
+        offset = _inside(target, part)
         # A view of the taps, [out, in, *small]; all pairs are different.
         index = slice(None), slice(None), *offset
         taps = added[index]
@@ -57,9 +52,51 @@ def merge_convolution(
         # [out] -> [out, 1, 1, ...]
         added *= scale.view(-1, *[1] * (added.dim() - 1))
         if target.bias is None:
-            target.bias = nn.Parameter(torch.zeros_like(shift))
+            add_bias(target)
         target.bias += shift
     target.weight += added
+
+
+def add_bias(layer: Any) -> None:
+    """Gives a convolution a bias, of zeros.
+
+    Args:
+        layer (nn.Module): One without.
+    """
+    weight = layer.weight
+    layer.bias = nn.Parameter(weight.new_zeros(layer.out_channels))
+
+
+def check_mergeable(layer: nn.Module, conv: nn.Module) -> None:
+    """Refuses a convolution that could not be merged into another one.
+
+    Args:
+        layer (nn.Module): The convolution that has to cover it.
+        conv (nn.Module): The other one.
+
+    Raises:
+        LayerRefusedError: With the reason.
+    """
+    try:
+        _check_plain(layer)
+        _inside(layer, conv)
+    except PruningError as error:
+        raise LayerRefusedError(f'merge=True: {error}') from error
+
+
+def _check_plain(layer: Any) -> None:
+    if layer.transposed or layer.groups > 1:
+        raise PruningError('its convolution is grouped or transposed')
+
+
+def _inside(layer: Any, part: Any) -> tuple[slice, ...]:
+    """Where a kernel lies inside a larger one."""
+    offset = _offset(layer, part)
+    if offset is None:
+        raise PruningError(
+            'its kernel does not lie inside that of its convolution'
+        )
+    return offset
 
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor]:

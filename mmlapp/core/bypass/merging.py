@@ -16,7 +16,9 @@ from .beside import Bypassed
 
 @torch.inference_mode(False)  # a new bias could not be trained
 @torch.no_grad()
-def merge_bypasses(model: nn.Module) -> dict[str, str | None]:
+def merge_bypasses(
+    model: nn.Module, free: bool = False
+) -> dict[str, str | None]:
     r"""Adds bypasses to the filters of their convolutions, in place.
 
     Nothing lies between both, so that with :math:`B'`, the bypass as filters
@@ -26,6 +28,8 @@ def merge_bypasses(model: nn.Module) -> dict[str, str | None]:
 
     Args:
         model (nn.Module): A network that was narrowed.
+        free (bool): Whether those alone that budgets do not count, of
+            ``merge=True``. Defaults to False: all of them.
 
     Returns:
         dict[str, str or None]: Every layer that had a bypass, with the
@@ -48,6 +52,8 @@ def merge_bypasses(model: nn.Module) -> dict[str, str | None]:
         if not isinstance(conv, Bypassed):
             continue
         if conv.bypass is not None:
+            if free and not conv.bypass.merge:
+                continue
             found[name] = _merge(conv)
         if conv.bypass is None:
             # The walk enters the children of conv after this, so one may go.

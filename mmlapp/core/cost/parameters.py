@@ -17,6 +17,11 @@ def weight(call: LayerCall) -> int:
     return math.prod(call.weight)
 
 
+def bias(call: LayerCall) -> int:
+    """A shift for every output."""
+    return call.weight[0]
+
+
 def affine(call: LayerCall) -> int:
     """Scale and shift."""
     return 2 * call.weight[0]
@@ -27,6 +32,7 @@ HANDLES: dict[str, Callable[[LayerCall], int]] = {
     'convolution': weight,
     'product': weight,
     'norm': affine,
+    'bias': bias,
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from ..bypass.beside import Bypassed
 from ..bypass.branch import BRANCHES, Branch
@@ -72,6 +73,7 @@ def check_plan(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
         branch = _check_branch(name, _module(model, name, name), entry)
         if branch is not None:
             missing[name] = branch
+    _check_biases(model, plan)
     _check_details(model, plan)
     _check_masks(model, plan)
     disagreement = find_disagreement(model, plan)
@@ -158,6 +160,14 @@ def _additions(model: nn.Module) -> list[str]:
     if isinstance(model._modules.get('pruner'), Pruner):
         names.append('pruner.')
     return names
+
+
+def _check_biases(model: nn.Module, plan: ChannelPlan) -> None:
+    """What gets a bias must be a convolution that has none."""
+    for name in plan.biases:
+        layer = _module(model, name, name)
+        if not isinstance(layer, _ConvNd) or layer.bias is not None:
+            raise _misfit(f'{name} cannot get a bias: {layer}')
 
 
 def _check_details(model: nn.Module, plan: ChannelPlan) -> None:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from ..bypass.beside import Bypassed, add_bypass
 from ..bypass.branch import Branch
+from ..bypass.kernels import add_bias
 from ..heirs import Heir, Heirs
 from ..held import Place, place_of, replace_held
 from ..mask.gate import remove_masks
@@ -150,6 +151,8 @@ def apply_plan(
     for module in reversed(modules):
         adjust_attributes(module)
     follow_layers(dense)
+    for name in plan.biases:
+        add_bias(model.get_submodule(name))
     for name, entry in plan.branches.items():
         heirs.update(_narrow_branch(model.get_submodule(name), entry))
     unit = UNITS.build(plan.unit)

@@ -87,6 +87,7 @@ def read_entries(data: Mapping[str, Any]) -> dict[str, Any]:
             ),
             'unit': text,
             'details': mapping(mapping(kept)),
+            'biases': sequence(text),
             'costs': mapping(record(COST, optional=['target'])),
         }
     )(data, 'plan')

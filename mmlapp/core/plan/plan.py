@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from .entries import BranchPlan, read_entries
 from .kept import Kept
 from .reading import digest, parse_json, plain, shown
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class ChannelPlan:
         shapes (Mapping[str, tuple[int, ...]]): Dense shape of every
             parameter and buffer that a state dict of the network without
             branches has: the plan fits no other network.
+        biases (Sequence[str]): Layers that get a bias which the dense ones
+            do not have, from the norms of merged branches.
     """
 
     groups: Mapping[str, Kept]
@@ -48,6 +50,7 @@ class ChannelPlan:
     unit: str = 'channels'
     details: Mapping[str, Mapping[str, Kept]] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    biases: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain numbers, strings, lists and dicts.
@@ -93,6 +96,7 @@ class ChannelPlan:
                 name: {str(d): number(k) for d, k in dims.items()}
                 for name, dims in self.slices.items()
             },
+            'biases': list(self.biases),
             'tensors': {k: shape(tuple(v)) for k, v in self.shapes.items()},
         }
         # Last, when everything above has its number; dicts keep that order.
@@ -161,6 +165,7 @@ class ChannelPlan:
         self,
         merged: Mapping[str, str | None],
         pruned: Mapping[str, float],
+        biases: Sequence[str] = (),
     ) -> ChannelPlan:
         """Returns the plan of a network whose branches were merged.
 
@@ -169,11 +174,14 @@ class ChannelPlan:
                 :func:`mmlapp.core.merge_bypasses` returned: a reason where
                 the branch stays.
             pruned (Mapping[str, float]): Costs afterwards, by name.
+            biases (Sequence[str]): Layers that got a bias by it. Defaults
+                to none.
         """
         return replace(
             self,
             # A reason: it is still there. None, or no entry: it is gone.
             branches={n: b for n, b in self.branches.items() if merged.get(n)},
+            biases=tuple(biases),
             costs={
                 name: {**cost, 'pruned': pruned.get(name, cost['pruned'])}
                 for name, cost in self.costs.items()
@@ -212,7 +220,9 @@ class ChannelPlan:
                 f'prefix={prefix!r}: the plan has no such part; those of its '
                 f'network are {", ".join(parts)}'
             )
-        return replace(self, costs={}, **part)
+        # The keys of a dictionary are as good as any.
+        biases = tuple(own(dict.fromkeys(self.biases)))
+        return replace(self, costs={}, biases=biases, **part)
 
     def same_shape(self, other: ChannelPlan) -> bool:
         """Whether both narrow a network to the same one, whatever it costs.

@@ -49,8 +49,8 @@ class LayerCall:
 
     Args:
         name (str): Name of the layer, or of the operator if it has none.
-        op (str): ``convolution``, ``product`` (a linear layer included) or
-            ``norm``.
+        op (str): ``convolution``, ``product`` (a linear layer included),
+            ``norm`` or ``bias``.
         dims (Mapping[str, Tensor]): Labels of each dimension that may
             shrink, by what it is for the call (``out``, ``in``, ``batch``,
             ``rows``), each ``[size]``; ``NO_CHANNEL`` entries stay.

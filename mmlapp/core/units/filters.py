@@ -67,6 +67,12 @@ class Filters(Unit):
         branches, without = plan_branches(
             request, wanted, lambda name, layer: None
         )
+        if any(branch.merge for branch in branches.values()):
+            raise PruningError(
+                f'bypass={request.bypass!r}: a branch that is merged cannot '
+                "fill removed filters, as unit='filters' asks of it. Take "
+                "unit='channels', or merge=False"
+            )
         reasons = {**dict.fromkeys(branches), **without}
         return Found(_groups(request, reasons), branches, without)
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,9 +121,10 @@ def deploy(
             None: that of the config's file.
         force (bool): Whether to replace a former deployment in ``out``.
             Defaults to False.
-        merge (bool): Whether to add bypasses to the filters of their
+        merge (bool): Whether to add all bypasses to the filters of their
             convolutions where both together are one linear map: same
-            outputs, fewer FLOPs than asked. Defaults to False.
+            outputs, fewer FLOPs than asked. Those that budgets do not count,
+            of ``merge=True``, always are. Defaults to False.
         progress (Callable): Is told what is being done. Defaults to nothing.
 
     Returns:
@@ -154,8 +155,9 @@ def deploy(
             if trained.masked
             else narrow_weights_model(cfg, trained)
         )
-        if merge:
-            plan, note = _merge(small, plan, shape)
+        merged = merge_bypasses(small, free=not merge)
+        if merge or merged:
+            plan, note = _merged(small, plan, shape, merged)
             replace_plan(small, plan)
             notes.append(note)
         with staged_folder(out) as folder:
@@ -218,19 +220,28 @@ def _backbone_widths(model: nn.Module, shape: InputShape) -> str:
     return output_widths(model, 'backbone', ExampleForward(model, shape))
 
 
-def _merge(
-    model: nn.Module, plan: ChannelPlan, shape: InputShape
+def _merged(
+    model: nn.Module,
+    plan: ChannelPlan,
+    shape: InputShape,
+    merged: Mapping[str, str | None],
 ) -> tuple[ChannelPlan, str]:
-    """Merges bypasses; returns the plan of the result and what was done."""
-    merged = merge_bypasses(model)
+    """The plan of a model whose bypasses were merged, and what was done."""
     forward = ExampleForward(model, shape)
     flops = sum(map(multiply_adds, trace(model, forward).calls))
     pruned = {'flops': flops, 'parameters': count_parameters(model)}
     stay = sorted({reason for reason in merged.values() if reason})
     count = sum(reason is None for reason in merged.values())
     note = f'{count} of {len(merged)} bypasses merged'
+    biases = [
+        name
+        for name, reason in merged.items()
+        if reason is None
+        and f'{name}.bias' not in plan.shapes
+        and model.get_submodule(name).bias is not None
+    ]
     return (
-        plan.without_branches(merged, pruned),
+        plan.without_branches(merged, pruned, biases),
         f'{note}; the others stay: {"; ".join(stay)}' if stay else note,
     )
 

@@ -341,3 +341,18 @@ def test_the_plan_of_a_whole_network_for_a_part_of_it():
     other = chain(conv(3, 8, 1), conv(8, 6, 1), conv(6, 2, 1))()
     with pytest.raises(PruningError, match=r'it has no backbone\.0\.weight$'):
         narrow(other, plan)
+
+
+@pytest.mark.parametrize(
+    ('layer', 'match'),
+    [
+        (nn.Conv2d(8, 6, 1), '2 cannot get a bias: Conv2d'),
+        (nn.ReLU(), '2 cannot get a bias: ReLU'),
+    ],
+)
+def test_a_bias_that_a_layer_cannot_get(layer, match):
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), layer)
+    shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    plan = ChannelPlan({}, {}, shapes=shapes, biases=['2'])
+    with pytest.raises(PruningError, match=match):
+        narrow(model, plan)

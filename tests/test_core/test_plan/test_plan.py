@@ -136,7 +136,7 @@ def test_what_is_no_plan(data, tmp_path):
 @pytest.mark.parametrize('version', [0, 1, '3', 3.0, True, None])
 def test_an_unknown_version(plan, version):
     data = {**plan.to_dict(), 'version': version}
-    with pytest.raises(PruningError, match=f'version {version!r}.*version 3'):
+    with pytest.raises(PruningError, match=f'version {version!r}.*version 4'):
         ChannelPlan.from_dict(data)
 
 

@@ -185,6 +185,27 @@ def test_merged_bypasses(classifier_run, tmp_path, unit):
         assert note.endswith('; the others stay: it fills removed filters')
 
 
+@pytest.mark.parametrize('kind', ['repvgg', 'asymmetric'])
+def test_free_bypasses_are_merged(classifier_run, tmp_path, kind):
+    """The budget is that of the plain model that is deployed."""
+    run = classifier_run(kind, target=0.6)
+    ratio = run.model.pruner.ratios()['flops']
+    result = deploy(run.config, run.checkpoint, tmp_path / 'out')
+    model, plan = load(result), ChannelPlan.load(result.plan)
+    assert_same_outputs(model, run.model)
+    figures = figures_of(result)
+    for name in ('FLOPs, analytic', 'FLOPs, counted by MMEngine'):
+        assert figures[name].after == pytest.approx(ratio * DENSE_FLOPS)
+    assert figures['parameters'].after == sum(
+        p.numel() for p in model.parameters()
+    )
+    assert not plan.branches
+    # ResNet's convolutions have no bias; the norms' shifts need one.
+    assert plan.biases
+    assert not [k for k in model.state_dict() if '.bypass.' in k]
+    assert any('bypasses merged' in note for note in result.notes)
+
+
 def test_filters_have_details_in_the_plan(classifier_run, tmp_path):
     """Without the channels that a bypass fills no layer could be built."""
     run = classifier_run('depthwise', target=0.6, unit='filters')
