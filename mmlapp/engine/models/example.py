@@ -30,6 +30,7 @@ from .modes import (
     run_once,
 )
 from .proposals import chosen_proposals
+from .roi_levels import levels_in_turn
 from .suppression import suppression_in_float64
 
 TENSOR, PREDICT = "mode='tensor'", "mode='predict'"
@@ -139,6 +140,7 @@ class ExampleForward:
         with (
             fixed_chance(),
             suppression_in_float64(),
+            levels_in_turn(self.model),
             chosen_proposals(self.model, first) as raw,
         ):
             return [self.attempt.run(tensors or self.attempt.tensors), *raw]
