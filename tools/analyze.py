@@ -61,6 +61,12 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         help='what numbers of kept channels are multiples of',
     )
     parser.add_argument(
+        '--min-keep',
+        type=share_or_name,
+        metavar='SHARE',
+        help='least share of every group that is kept, or by_width',
+    )
+    parser.add_argument(
         '--input-shape',
         nargs=3,
         type=int,
@@ -83,6 +89,14 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     return parser.parse_args(argv)
 
 
+def share_or_name(text: str) -> float | str:
+    """Return a number where a text is one."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def settings(args: Namespace) -> dict[str, Any]:
     """Return what a command line asks for instead of the config's."""
     return {
@@ -94,6 +108,7 @@ def settings(args: Namespace) -> dict[str, Any]:
             'bypass',
             'input_shape',
             'divisor',
+            'min_keep',
             'unused',
         )
         if getattr(args, key) is not None

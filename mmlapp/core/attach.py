@@ -22,6 +22,7 @@ from .mask.gate import Masked, restore_masks
 from .mask.living import RunsOnLiving
 from .methods import METHODS, Method
 from .methods.budget import check_divisor
+from .methods.min_keep import LeastShare, least_share
 from .plan.layout import tensor_shapes
 from .pruner import Pruner
 from .score import Score, Scorer
@@ -46,6 +47,7 @@ def attach(
     normalisation: str = 'rank',
     costs: Sequence[str | Mapping[str, Any]] = COST_NAMES,
     divisor: int = 1,
+    min_keep: float | str | Mapping[str, Any] | LeastShare = 0,
     also: Sequence[Callable[[], Any] | Way] = (),
     unused: str | Sequence[str] = (),
     analysis: Analysis | None = None,
@@ -87,6 +89,11 @@ def attach(
         divisor (int): What the number of kept channels of a group is a
             multiple of, unless all are kept: 8 or 16 where the hardware
             wants it. Defaults to 1.
+        min_keep (float, str, Mapping or Callable): Least share of every
+            group that is kept, in [0, 1], rounded up to whole channels;
+            ``by_width`` or another registered name, with settings, or a
+            function from the width of a group to its share. Defaults to 0:
+            as few as the network runs with.
         also (Sequence[Callable]): Functions without arguments that run the
             network in further ways, such as for its loss or for predictions,
             see :func:`analyse`. Defaults to none.
@@ -100,8 +107,8 @@ def attach(
         Pruner: The added child.
 
     Raises:
-        PruningError: For an unknown name, a divisor below 1, and what
-            :func:`analyse` refuses.
+        PruningError: For an unknown name, a divisor below 1, a share outside
+            [0, 1], and what :func:`analyse` refuses.
 
     Examples:
         >>> import torch
@@ -121,6 +128,7 @@ def attach(
     check_network(model)
     _refuse_second(model)
     check_divisor(divisor)
+    least = least_share(min_keep)
     decides = METHODS.build(method)
     scorer = Scorer(score, normalisation)
     if analysis is None:
@@ -142,6 +150,7 @@ def attach(
         decides,
         scorer,
         divisor,
+        least,
     )
     # Branches first: masks are placed on them too.
     for name, branch in analysis.branches.items():

@@ -1,6 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
 import json
+import math
 import re
 
 import pytest
@@ -47,7 +48,7 @@ def test_tables_of_a_plain_config(analyse):
     assert 'backbone.layer4.1.conv2' in out
     assert 'no: output of the network' in out
     assert 'reachable minimum' in out
-    assert re.search(r'│ +1 │ backbone.conv1 +│ +8 │', out)
+    assert re.search(r'│ +1 │ backbone.conv1 +│ +8 │ +1 │', out)
 
 
 def test_json_on_standard_output_is_nothing_but_json(analyse):
@@ -61,6 +62,7 @@ def test_json_on_standard_output_is_nothing_but_json(analyse):
         unit='channels',
         bypass=None,
         divisor=1,
+        min_keep=0,
         unused=[],
     )
 
@@ -80,6 +82,7 @@ def test_arguments(analyse, tmp_path):
         '--bypass', 'grouped',
         '--unit', 'filters',
         '--divisor', '4',
+        '--min-keep', '0.3',
         '--unused', 'head.side',
         '--cfg-options', 'model.head.num_classes=7',
         '--json', str(path),
@@ -92,9 +95,13 @@ def test_arguments(analyse, tmp_path):
         unit='filters',
         bypass='grouped',
         divisor=4,
+        min_keep=0.3,
         unused=['head.side'],
     )
     assert report['layers'][-1]['outputs'] == 7
+    assert report['floors'] == {
+        name: math.ceil(0.3 * size) for name, size in report['groups'].items()
+    }
     assert all('layer2' not in name for name in report['groups'])
     assert all('conv2' not in name for name in report['groups'])
     assert 'backbone.layer3.0.conv1' in report['groups']
@@ -106,6 +113,8 @@ def test_arguments(analyse, tmp_path):
         (['--scope', 'encoder'], "scope='encoder' matches no"),
         (['--bypass', 'wide'], "bypass='wide' is unknown; choose one of"),
         (['--divisor', '0'], 'divisor=0: expected a whole number'),
+        (['--min-keep', '2'], 'min_keep=2.0: expected a number from 0 to 1'),
+        (['--min-keep', 'wide'], "min_keep='wide' is unknown; choose one of"),
         (['--unit', 'filters'], "unit='filters' needs a bypass"),
         (['--unit', 'blocks'], "unit='blocks' is unknown; choose one of"),
         (

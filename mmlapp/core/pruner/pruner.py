@@ -16,6 +16,7 @@ from ..cost.base import Cost
 from ..errors import PruningError, PruningWarning
 from ..methods.base import Method
 from ..methods.budget import snap
+from ..methods.min_keep import NONE, LeastShare
 from ..methods.schedule import Schedule, check_targets
 from ..misuse import (
     check_all_live,
@@ -49,6 +50,8 @@ class Pruner(Targets):
         scorer (Scorer): How much each channel matters.
         divisor (int): What the numbers of kept channels are multiples of
             at the end of the phase. Defaults to 1.
+        least (Callable): From the width of a group to the least share of it
+            that every network of the phase keeps. Defaults to none.
     """
 
     def __init__(
@@ -59,8 +62,9 @@ class Pruner(Targets):
         method: Method,
         scorer: Scorer,
         divisor: int = 1,
+        least: LeastShare = NONE,
     ) -> None:
-        super().__init__(groups, layout, costs, method, scorer, divisor)
+        super().__init__(groups, layout, costs, method, scorer, divisor, least)
         method.setup(self)
 
     # The phase.
@@ -199,7 +203,7 @@ class Pruner(Targets):
 
         Raises:
             PruningError: If the mask is of another network, or keeps less of
-                a group than its floor, or after narrowing.
+                a group than the network runs with, or after narrowing.
         """
         check_on_network('set_mask', self.taken_off)
         check_mask(mask, self.groups)

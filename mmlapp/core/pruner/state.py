@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..cost.base import Cost
 from ..mask.gate import AppliedMask
 from ..methods.base import Method
+from ..methods.min_keep import NONE, LeastShare, least_channels
 from ..misuse import StepWatch
 from ..plan.layout import Layout
 from ..progress import Phase, Progress
@@ -35,6 +36,8 @@ class PrunerState(nn.Module):
         scorer (Scorer): How much each channel matters.
         divisor (int): What the numbers of kept channels are multiples of
             at the end of the phase. Defaults to 1.
+        least (Callable): From the width of a group to the least share of it
+            that every network of the phase keeps. Defaults to none.
     """
 
     gate: Tensor
@@ -50,10 +53,15 @@ class PrunerState(nn.Module):
         method: Method,
         scorer: Scorer,
         divisor: int = 1,
+        least: LeastShare = NONE,
     ) -> None:
         super().__init__()
         self.groups, self.layout = list(groups), layout
         self.scorer, self.divisor = scorer, divisor
+        # Fewest channels that a method keeps, of every group.
+        self.floors = [
+            least_channels(least, g.size, g.floor) for g in self.groups
+        ]
         # No ModuleDict, which takes no child named `parameters`.
         self.counted = nn.ModuleList(costs.values())
         self.costs = list(costs)
@@ -94,11 +102,6 @@ class PrunerState(nn.Module):
     def sizes(self) -> list[int]:
         """Number of channels of every group."""
         return [g.size for g in self.groups]
-
-    @property
-    def floors(self) -> list[int]:
-        """Fewest channels to keep, of every group."""
-        return [g.floor for g in self.groups]
 
     @property
     def progress(self) -> Progress:

@@ -12,6 +12,15 @@ from ..methods.budget import Budget, reachable
 from ..methods.schedule import Schedule, check_targets
 from .state import PrunerState
 
+NOT_PRUNABLE = (
+    'the rest belongs to layers that are not prunable or to bypasses. Raise '
+    'the target or widen the scope'
+)
+HELD = (
+    'the rest belongs to layers that are not prunable, to bypasses, or to '
+    'what min_keep keeps. Raise the target, lower min_keep or widen the scope'
+)
+
 
 class Targets(PrunerState):
     """A pruner's state with the costs of its gate and their targets.
@@ -84,6 +93,7 @@ class Targets(PrunerState):
                 'values: move it with to_empty and load its weights before '
                 'it is pruned'
             )
+        held = self.floors != [group.floor for group in self.groups]
         for name, value in check_targets(target, self.costs).items():
             cost = self.cost(name)
             lowest = reachable(
@@ -94,7 +104,5 @@ class Targets(PrunerState):
             if value < lowest:
                 raise PruningError(
                     f'target {name}={value} lies below the reachable minimum '
-                    f'of {lowest:.4f}: the rest belongs to layers that are '
-                    'not prunable or to bypasses. Raise the target or widen '
-                    'the scope'
+                    f'of {lowest:.4f}: {HELD if held else NOT_PRUNABLE}'
                 )

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from mmlapp.core.attach import build_costs
 from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.groups import SINGLE
 from mmlapp.core.methods.budget import check_divisor, reachable
+from mmlapp.core.methods.min_keep import least_channels, least_share
 
 from ..deployment.recipe import dense_config, own_settings
 from ..models.arguments import check_settings
@@ -34,6 +35,7 @@ ANALYSED = (
     'unit',
     'bypass',
     'divisor',
+    'min_keep',
     'unused',
 )
 
@@ -72,10 +74,11 @@ class ModelReport:
 
     Args:
         settings (dict): What was analysed: ``input_shape``, ``scope``,
-            ``ignore``, ``unit``, ``bypass``, ``divisor``.
+            ``ignore``, ``unit``, ``bypass``, ``divisor``, ``min_keep``.
         layers (list[LayerReport]): In order of the forward.
         groups (dict[str, int]): Prunable groups and their sizes, in order of
             their numbers, which start at 1.
+        floors (dict[str, int]): Fewest channels that each of them keeps.
         flops (int): Multiply-adds of the network as it is.
         mmengine_flops (int, optional): The same as MMEngine counts them.
             None if it cannot run the model.
@@ -98,6 +101,7 @@ class ModelReport:
     settings: dict[str, Any]
     layers: list[LayerReport]
     groups: dict[str, int]
+    floors: dict[str, int]
     flops: int
     mmengine_flops: int | None
     bypass_flops: int
@@ -124,8 +128,8 @@ def analyse_config(
     Args:
         cfg (Config): The config; not changed.
         settings (Mapping, optional): ``scope``, ``ignore``, ``unit``,
-            ``bypass``, ``divisor`` or ``input_shape`` instead of the
-            config's, or, where it has none, of the defaults of
+            ``bypass``, ``divisor``, ``min_keep`` or ``input_shape`` instead
+            of the config's, or, where it has none, of the defaults of
             ``PrunableModel``.
         progress (Callable): Is told what is being done. Defaults to nothing.
 
@@ -160,7 +164,7 @@ def analyse_model(
     Args:
         model (nn.Module): A model of OpenMMLab.
         settings (Mapping): ``input_shape``, ``scope``, ``ignore``,
-            ``unit``, ``bypass`` and ``divisor``.
+            ``unit``, ``bypass``, ``divisor`` and ``min_keep``.
         progress (Callable): Is told what is being done. Defaults to nothing.
 
     Returns:
@@ -179,18 +183,21 @@ def analyse_model(
             example.also,
             example.unused,
         )
-    total, floor = _limits(model, found, check_divisor(settings['divisor']))
+    floors = _floors(found, settings.get('min_keep', 0))
+    divisor = check_divisor(settings['divisor'])
+    total, lowest = _limits(model, found, list(floors.values()), divisor)
     progress('counting operators')
     counted, uncounted, foreign = _counts(model, shape)
     return ModelReport(
         settings={key: _plain(value) for key, value in settings.items()},
         layers=_layers(model, found),
         groups={group.name: group.size for group in found.groups.prunable},
+        floors=floors,
         flops=found.flops,
         mmengine_flops=counted,
         bypass_flops=round(total) - found.flops,
         prunable_share=_prunable_flops(found) / max(found.flops, 1),
-        minimum=floor / max(found.flops, 1),
+        minimum=lowest / max(found.flops, 1),
         uncounted=uncounted,
         foreign=foreign,
         unknown=dict(found.trace.unknown),
@@ -277,13 +284,23 @@ def _width(module: nn.Module | None, side: str) -> int | None:
     return None
 
 
+def _floors(found: Analysis, min_keep: Any) -> dict[str, int]:
+    """Fewest channels that every group keeps."""
+    share = least_share(min_keep)
+    return {
+        group.name: least_channels(
+            share, group.size, found.unit.floor_of(group)
+        )
+        for group in found.groups.prunable
+    }
+
+
 def _limits(
-    model: nn.Module, found: Analysis, divisor: int
+    model: nn.Module, found: Analysis, floors: Sequence[int], divisor: int
 ) -> tuple[float, float]:
     """Multiply-adds with all channels and with as few as possible."""
     flops = build_costs(model, found, ['flops'])['flops']
     sizes = torch.tensor([group.size for group in found.groups.prunable])
-    floors = [found.unit.floor] * len(sizes)
     every = torch.ones(int(sizes.sum()), dtype=torch.float64)
     group = torch.arange(len(sizes)).repeat_interleave(sizes)
     lowest = reachable(flops, every, group, floors, divisor)

@@ -97,9 +97,10 @@ def groups_table(report: ModelReport) -> Table:
     table = Table()
     table.add_column('group', justify='right', no_wrap=True)
     table.add_column('name', overflow='fold')
-    table.add_column('channels', justify='right', no_wrap=True)
+    for column in ('channels', 'at least'):
+        table.add_column(column, justify='right', no_wrap=True)
     for number, (name, size) in enumerate(report.groups.items(), start=1):
-        table.add_row(str(number), name, str(size))
+        table.add_row(str(number), name, str(size), str(report.floors[name]))
     return table
 
 

@@ -12,6 +12,7 @@ from mmengine.registry import MODELS
 from mmlapp.core import PruningError
 from mmlapp.core.arguments import meant, taken_by
 from mmlapp.core.methods.budget import check_divisor
+from mmlapp.core.methods.min_keep import least_share
 from mmlapp.core.numbers import check_number
 
 # What the registry itself reads.
@@ -139,6 +140,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     'normalisation': check_name,
     'costs': check_costs,
     'divisor': lambda name, value: check_divisor(value),
+    'min_keep': lambda name, value: least_share(value),
     'input_shape': lambda name, value: check_shape(value),
     'unused': check_names,
 }

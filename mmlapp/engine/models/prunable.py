@@ -43,6 +43,7 @@ def prunable_model(
     normalisation: str = 'rank',
     costs: Sequence[str | Mapping[str, Any]] = COST_NAMES,
     divisor: int = 1,
+    min_keep: float | str | Mapping[str, Any] = 0,
     input_shape: InputShape = INPUT_SHAPE,
     unused: str | Sequence[str] = (),
     data_preprocessor: Mapping[str, Any] | None = None,
@@ -76,6 +77,9 @@ def prunable_model(
             ``flops`` and ``parameters``.
         divisor (int): What the number of kept channels of a group is a
             multiple of, unless all are kept. Defaults to 1.
+        min_keep (float, str or Mapping): Least share of every group that is
+            kept, in [0, 1], or ``by_width``. Defaults to 0: as few channels
+            as the network runs with.
         input_shape (Sequence[int] or Mapping): Channels, height and width of
             the image at which costs are counted; any shape, a dictionary of
             shapes, or ``type`` and arguments of a function in
@@ -94,8 +98,9 @@ def prunable_model(
 
     Raises:
         PruningError: For unknown names and arguments, values of the wrong
-            kind, a scope that matches nothing, a divisor with which nothing
-            can be removed, or a model that does not run on ``input_shape``.
+            kind, a scope that matches nothing, a divisor or floor with which
+            nothing can be removed, or a model that does not run on
+            ``input_shape``.
     """
     own: dict[str, Any] = dict(
         scope=scope,
@@ -107,6 +112,7 @@ def prunable_model(
         normalisation=normalisation,
         costs=costs,
         divisor=divisor,
+        min_keep=min_keep,
     )
     extra = dict(input_shape=input_shape, unused=unused)
     check_settings({**own, **extra})
@@ -121,9 +127,9 @@ def prunable_model(
             also=example.also,
             unused=example.unused,
         )
-    check_removable(pruner)
     pruner.input_shape = check_shape(input_shape)
     pruner.settings = {**own, 'input_shape': input_shape}
+    check_removable(pruner)
     sites = [site for site, _ in pruner.layout.sites if not site.attribute]
     carry_plans(model, ((site.name, [site.dim]) for site in sites))
     if pruner.method.adds_loss:
@@ -134,22 +140,36 @@ def prunable_model(
 
 
 def check_removable(pruner: Pruner) -> None:
-    """Refuses a divisor with which all groups keep all their channels.
+    """Refuses a divisor or floors with which all channels are kept.
 
     Args:
         pruner (Pruner): Of the network.
 
     Raises:
-        PruningError: With the divisor and the size of the largest group.
+        PruningError: With the divisor and the size of the largest group, or
+            with the setting of the floors.
     """
-    pairs = zip(pruner.sizes, pruner.floors, strict=True)
-    # Fewer are a multiple; none would be one, where a floor allows it.
-    if any(size > pruner.divisor or floor == 0 for size, floor in pairs):
+    if _any_removable(pruner, pruner.floors):
         return
+    if _any_removable(pruner, [group.floor for group in pruner.groups]):
+        raise PruningError(
+            f'min_keep={pruner.settings["min_keep"]!r} with '
+            f'divisor={pruner.divisor}: every group keeps all its channels. '
+            'Choose a smaller one'
+        )
     raise PruningError(
         f'divisor={pruner.divisor}: no group has more than '
         f'{max(pruner.sizes)} channels, so that nothing could be removed. '
         'Choose a smaller one'
+    )
+
+
+def _any_removable(pruner: Pruner, floors: Sequence[int]) -> bool:
+    """Whether a group has more parts of ``divisor`` channels than it keeps."""
+    # Rounded up, both: -(-7 // 4) = 2.
+    return any(
+        -(-size // pruner.divisor) > -(-floor // pruner.divisor)
+        for size, floor in zip(pruner.sizes, floors, strict=True)
     )
 
 

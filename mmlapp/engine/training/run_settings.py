@@ -18,7 +18,7 @@ KEY, VERSION = 'pruning_settings', 1
 PLACES = 'scope', 'ignore', 'unit', 'bypass', 'costs', 'groups'
 # Arguments that may be said by one name alone.
 LISTS = 'scope', 'ignore', 'costs'
-CHOICES = 'unit', 'bypass', 'method', 'score'
+CHOICES = 'unit', 'bypass', 'method', 'score', 'min_keep'
 BEGUN = (
     'the pruning phase of the checkpoint has begun with that. Resume with the '
     'old value, or start a new run from its weights: load_from, without resume'

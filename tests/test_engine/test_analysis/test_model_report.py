@@ -88,6 +88,34 @@ def test_a_divisor_raises_the_minimum(config):
     assert report.minimum == pytest.approx(lowest / report.flops)
 
 
+def test_a_floor_raises_the_minimum(config):
+    report = analyse_config(config, {**SHAPE, 'min_keep': 0.5})
+    # Half of the 16, 32 and 64 channels, inside blocks and outside.
+    assert set(report.floors.values()) == {8, 16, 32}
+    lowest = 64 * 9 * 8 * (3 + 8 + 8)
+    lowest += 16 * 16 * (9 * 8 + 9 * 16 + 8)
+    lowest += 4 * 32 * (9 * 16 + 9 * 32 + 16) + 32 * 10
+    assert report.minimum == pytest.approx(lowest / report.flops)
+
+
+def test_channels_that_would_be_squeezed_away_keep_two():
+    """As in the phase, whatever the unit needs."""
+
+    class Squeezed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.whole = nn.Conv2d(3, 8, 1)
+            self.last = nn.Conv2d(8, 2, 1)
+
+        def forward(self, image, samples, mode):
+            return self.last(self.whole(image).squeeze())
+
+    report = analyse_model(Squeezed().eval(), SETTINGS)
+    assert report.floors == {'whole': 2}
+    # 16 positions; 2 of 8 channels on both sides of `whole`.
+    assert report.minimum == pytest.approx((3 * 2 + 2 * 2) / (3 * 8 + 8 * 2))
+
+
 def test_settings_of_a_lapp_config_count(lapp_config):
     report = analyse_config(lapp_config)
     assert report.settings == dict(
@@ -97,6 +125,7 @@ def test_settings_of_a_lapp_config_count(lapp_config):
         unit='channels',
         bypass=None,
         divisor=1,
+        min_keep=0,
         unused=[],
     )
     layers = {layer.name: layer for layer in report.layers}

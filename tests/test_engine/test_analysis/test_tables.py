@@ -26,6 +26,7 @@ REPORT = ModelReport(
     settings=dict(input_shape=[3, 4, 5]),
     layers=[LAYER],
     groups={'stem': 6, 'stem#2': 2},
+    floors={'stem': 3, 'stem#2': 1},
     flops=2000,
     mmengine_flops=2000,
     bypass_flops=0,
@@ -203,7 +204,7 @@ def test_a_count_that_is_missing_is_no_row():
 
 def test_groups_have_the_numbers_of_the_layers():
     found = rows(groups_table(REPORT))
-    assert found == [['1', 'stem', '6'], ['2', 'stem#2', '2']]
+    assert found == [['1', 'stem', '6', '3'], ['2', 'stem#2', '2', '1']]
 
 
 def test_widths_before_and_after():

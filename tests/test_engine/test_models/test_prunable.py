@@ -40,6 +40,7 @@ def test_defaults_are_those_of_attach():
     here, core = signature(prunable_model), signature(attach)
     shared = set(here.parameters) & set(core.parameters) - {'scope'}
     assert {'unit', 'method', 'score', 'costs', 'divisor'} < shared
+    assert 'min_keep' in shared
     for name in shared:
         default = here.parameters[name].default
         assert default == core.parameters[name].default, name
@@ -318,6 +319,12 @@ def test_the_data_preprocessor_is_passed_on():
         (dict(scope='encoder'), "scope='encoder' matches no .* backbone"),
         (dict(input_shape=(3, 0)), r'input_shape=\(3, 0\): expected the sh'),
         (dict(divisor=64), 'divisor=64: no group has more than 64 channels'),
+        (dict(min_keep=1), 'min_keep=1 with divisor=1: every group keeps all'),
+        (
+            dict(min_keep=0.6, divisor=32),
+            'min_keep=0.6 with divisor=32: every group keeps all',
+        ),
+        (dict(min_keep=2), 'min_keep=2: expected a number from 0 to 1'),
         (
             dict(divsor=8),
             'divsor=8: .* no such argument; did you mean div',

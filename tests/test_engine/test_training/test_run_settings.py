@@ -25,7 +25,11 @@ PHASE = dict(
     target={'flops': 0.5}, prune_epochs=2, prune_iters=None, begin_iters=0
 )
 NETWORK = dict(
-    scope=['backbone'], method={'type': 'lapp'}, bypass=None, groups={'a': 8}
+    scope=['backbone'],
+    method={'type': 'lapp'},
+    bypass=None,
+    min_keep=0,
+    groups={'a': 8},
 )
 PROGRESS = Progress(Phase.PRUNING, 2, 8, {'flops': 0.5})
 
@@ -61,6 +65,8 @@ def test_the_same_settings_pass() -> None:
         (dict(scope=['head']), 8),
         (dict(method={'type': 'uniform'}), 8),
         (dict(bypass={'type': 'depthwise'}), 8),
+        (dict(min_keep=0.3), 8),
+        (dict(min_keep={'type': 'by_width'}), 8),
     ],
 )
 def test_inside_the_phase_all_settings_stay(

@@ -1,0 +1,121 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The floor of a group: the least share of its channels that is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..choices import Choices
+from ..numbers import check_number
+
+# From the width of a group to the least share of it, in [0, 1].
+LeastShare = Callable[[int], float]
+MIN_KEEPS: Choices[Callable[..., LeastShare]] = Choices('min_keep')
+
+
+class Flat:
+    """The same share of every group.
+
+    Args:
+        share (float): In [0, 1].
+    """
+
+    def __init__(self, share: float) -> None:
+        check_number('min_keep', share, least=0, most=1)
+        self.share = share
+
+    def __call__(self, width: int) -> float:
+        """Returns the share.
+
+        Args:
+            width (int): Channels of the group.
+        """
+        return self.share
+
+
+NONE = Flat(0)
+
+
+@MIN_KEEPS.register('by_width')
+class ByWidth:
+    r"""Narrow groups keep more: :math:`1 - a (1 - e^{-k N})` of N channels.
+
+    The function of OCSPruner (arXiv 2501.13439), which says how much of a
+    group may go.
+
+    Args:
+        most (float): :math:`a`, the share of a very wide group that may go.
+            Defaults to 0.75.
+        rate (float): :math:`k`, by channel. Defaults to 0.015.
+
+    Raises:
+        PruningError: If ``most`` lies outside [0, 1] or ``rate`` is not
+            positive.
+
+    Examples:
+        >>> share = ByWidth()
+        >>> [round(share(width), 2) for width in (16, 64, 512)]
+        [0.84, 0.54, 0.25]
+    """
+
+    def __init__(self, most: float = 0.75, rate: float = 0.015) -> None:
+        check_number('min_keep by_width most', most, least=0, most=1)
+        check_number('min_keep by_width rate', rate, above=0)
+        self.most, self.rate = most, rate
+
+    def __call__(self, width: int) -> float:
+        """Returns the least share that is kept.
+
+        Args:
+            width (int): Channels of the group.
+        """
+        return 1 - self.most * (1 - math.exp(-self.rate * width))
+
+
+def least_share(
+    choice: float | str | Mapping[str, Any] | LeastShare,
+) -> LeastShare:
+    """Returns a choice of the floor as a function of the width.
+
+    Args:
+        choice (float, str, Mapping or Callable): One share for all groups,
+            a registered name, a dictionary of it as ``type`` and settings,
+            or the function itself.
+
+    Raises:
+        PruningError: If it is none of that, or a number outside [0, 1].
+
+    Examples:
+        >>> least_share(0.3)(64)
+        0.3
+    """
+    if isinstance(choice, (str, Mapping)):
+        built: LeastShare = MIN_KEEPS.build(choice)
+        return built
+    if callable(choice):
+        return choice
+    return Flat(choice)
+
+
+def least_channels(share: LeastShare, width: int, floor: int) -> int:
+    """Returns the fewest channels that a group keeps.
+
+    Args:
+        share (Callable): See :func:`least_share`.
+        width (int): Channels of the group.
+        floor (int): Without which the network would not run.
+
+    Raises:
+        PruningError: If the function returns no number in [0, 1].
+
+    Examples:
+        >>> least_channels(least_share(0.3), 16, 1)
+        5
+    """
+    name = f'min_keep of a group of {width} channels'
+    value: float = check_number(name, share(width), least=0, most=1)
+    # Rounded up; 0.07 * 100 is a little more than 7 in floating point.
+    return max(floor, math.ceil(value * width - 1e-9))

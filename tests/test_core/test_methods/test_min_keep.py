@@ -1,0 +1,172 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The least share of every group, whatever the method is."""
+
+import itertools
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from pruning_steps import at_step, decide, kept_by_group, train
+
+from mmlapp.core import PruningError, attach
+from mmlapp.core.methods.min_keep import (
+    ByWidth,
+    least_channels,
+    least_share,
+)
+
+METHODS = (
+    'lapp',
+    dict(type='lapp', update='gradient'),
+    'uniform',
+    dict(type='random', spread=2.0),
+)
+# Of the groups of the shared network: a, b and c.
+WIDTHS = 8, 12, 16
+
+
+def test_shares_are_rounded_up_exactly():
+    """Against whole numbers: 0.07 of 100 channels are 7, not 8."""
+    for percent, width in itertools.product(range(101), range(1, 130)):
+        expected = math.ceil(Fraction(percent, 100) * width)
+        share = least_share(percent / 100)
+        assert least_channels(share, width, 0) == expected
+
+
+def test_what_a_network_needs_is_kept():
+    assert least_channels(least_share(0), 64, 1) == 1
+    assert least_channels(least_share(0.5), 3, 2) == 2
+    assert least_channels(least_share(1), 3, 2) == 3
+
+
+def test_shares_by_width_are_those_of_ocspruner():
+    """Of 16, 64 and 512 channels 16, 46 and 75 % may go."""
+    for width, share in ((16, 0.16), (64, 0.46), (512, 0.75)):
+        assert 1 - ByWidth()(width) == pytest.approx(share, abs=0.005)
+    limited = least_share(dict(type='by_width', most=0.5, rate=1.0))
+    assert least_channels(limited, 100, 1) == 50
+
+
+@pytest.mark.parametrize(
+    ('choice', 'text'),
+    [
+        (1.5, 'min_keep=1.5: expected a number from 0 to 1'),
+        (-0.1, 'min_keep=-0.1: expected'),
+        (True, 'min_keep=True: expected'),
+        (None, 'min_keep=None: expected'),
+        (float('nan'), 'min_keep=nan: expected'),
+        ('wide', "min_keep='wide' is unknown; choose one of: by_width"),
+        ('0.3', "min_keep='0.3' is unknown"),
+        (dict(type='by_width', most=2), 'min_keep by_width most=2: expected'),
+        (dict(type='by_width', rate=0), 'min_keep by_width rate=0: expected'),
+        (dict(type='by_width', limit=1), 'limit=1: .* no such argument'),
+        (lambda width: width, 'min_keep of a group of 8 channels=8: expect'),
+        (lambda width: None, 'min_keep of a group of 8 channels=None: exp'),
+    ],
+)
+def test_what_is_no_share(model, images, choice, text):
+    with pytest.raises(PruningError, match=text):
+        attach(model, images, min_keep=choice)
+    assert not hasattr(model, 'pruner')
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_no_network_of_the_phase_keeps_less(model, images, method):
+    pruner = attach(model, images, method=method, min_keep=0.4)
+    # Rounded up: 3.2, 4.8 and 6.4.
+    assert pruner.floors == [4, 5, 7]
+    pruner.begin({'flops': 0.38}, 12)
+    for _ in range(12):
+        train(model, images, 1)
+        pairs = zip(kept_by_group(pruner), pruner.floors, strict=True)
+        assert all(kept >= floor for kept, floor in pairs)
+    assert pruner.ratios()['flops'] <= 0.38
+
+
+def flops(counts):
+    """Multiply-adds of the shared network by widths, at 8 x 8 and 3 x 3."""
+    a, b, c = counts
+    return 64 * 9 * (3 * a + a * b + b * c + 5 * c)
+
+
+def allowed(width, share, divisor):
+    """Multiples of the divisor, or all, that hold the share."""
+    least = math.ceil(Fraction(share) * width)
+    counts = {*range(0, width, divisor), width}
+    return sorted(count for count in counts if count >= max(least, 1))
+
+
+@pytest.mark.parametrize('divisor', [1, 3])
+@pytest.mark.parametrize('share', ['1/10', '3/10', '1/2', '3/4'])
+def test_the_end_of_the_phase_against_every_network(
+    make, images, share, divisor
+):
+    """Reachable minimum and exact budget, of all that a floor allows."""
+    choices = [allowed(width, share, divisor) for width in WIDTHS]
+    ratios = sorted(
+        flops(counts) / flops(WIDTHS) for counts in itertools.product(*choices)
+    )
+    for target in (ratios[0], 0.3, 0.55, 0.8):
+        if target < ratios[0]:
+            continue
+        model = make()
+        pruner = attach(
+            model,
+            images,
+            method='uniform',
+            divisor=divisor,
+            min_keep=float(Fraction(share)),
+        )
+        with pytest.raises(PruningError, match=r'lower min_keep|reachable'):
+            pruner.begin({'flops': ratios[0] - 1e-9}, 1)
+        # Rounded, the smallest one might lie above itself.
+        target += 1e-12
+        pruner.begin({'flops': target}, 1)
+        pruner.step()
+        found = pruner.ratios()['flops']
+        best = max(ratio for ratio in ratios if ratio <= target)
+        assert min(best, target - 0.01) - 1e-6 <= found <= target
+        for kept, counts in zip(kept_by_group(pruner), choices, strict=True):
+            assert kept in counts
+
+
+def test_the_refusal_names_the_floor(model, images):
+    pruner = attach(model, images, min_keep=0.5)
+    with pytest.raises(PruningError, match=r'min_keep keeps.*lower min_k'):
+        pruner.begin({'flops': 0.1}, 10)
+    assert pruner.phase == 0
+
+
+@pytest.mark.parametrize('update', ['balance', 'gradient'])
+def test_thresholds_leave_the_floor_again(model, images, update):
+    """What holds a group does not hold its threshold."""
+    method = dict(type='lapp', update=update)
+    pruner = attach(model, images, method=method, min_keep=0.5)
+    pruner.begin({'flops': 0.5}, 200)
+    with torch.no_grad():
+        pruner.method.threshold.fill_(100)
+    decide(pruner)
+    assert kept_by_group(pruner) == [4, 6, 8]
+    # A target far above: the constraint lets channels back.
+    at_step(pruner, 20)
+    most = [0, 0, 0]
+    for _ in range(30):
+        train(model, images, 1)
+        most = list(map(max, most, kept_by_group(pruner)))
+    assert all(
+        kept > floor for kept, floor in zip(most, pruner.floors, strict=True)
+    )
+
+
+def test_a_mask_from_outside_needs_what_runs(model, images):
+    """The floor is a wish about the budget, like the divisor."""
+    pruner = attach(model, images, min_keep=0.5, divisor=4)
+    mask = torch.zeros(sum(WIDTHS), dtype=torch.bool)
+    mask[[0, 8, 20]] = True
+    pruner.set_mask(mask)
+    assert kept_by_group(pruner) == [1, 1, 1]
+    mask[0] = False
+    with pytest.raises(PruningError, match='keeps 0 channels of a, which n'):
+        pruner.set_mask(mask)
