@@ -7,7 +7,7 @@ from __future__ import annotations
 import fnmatch
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from .errors import PruningError, PruningWarning
-from .trace import Site, Trace
+from .trace import LayerCall, Site, Trace
 from .trace.graph import BASE
 
 OUT_OF_SCOPE = 'outside the scope'
+UNREAD = 'nothing that ran reads them'
 SINGLE = 'a single channel'
 PAIR = 'two channels, of which one alone would vanish in a squeeze'
 
@@ -122,6 +123,7 @@ def find_groups(
     root = trace.graph.resolve()
     reasons = trace.graph.frozen_reasons(root)
     _freeze_by_name(trace, root, reasons, scope, ignore)
+    _freeze_unread(trace, root, reasons)
     touched = _touched_sites(trace, root)
     emitted = _emitted(trace, root)
     # Channels that touch the same dimensions equally often, and are frozen
@@ -153,6 +155,34 @@ def find_groups(
         items.append(item if frozen else _rename(item, names))
     _raise_floors(trace, items, owner)
     return Groups(tuple(items), *_numbered(items, position, owner))
+
+
+def _freeze_unread(
+    trace: Trace, root: Tensor, reasons: dict[int, str]
+) -> None:
+    """Leaves alone what nothing reads in any way that was followed.
+
+    Code that chooses by values, such as the size of a box, may read it on
+    other images, and expect its full width.
+    """
+    ends = [ids for call in trace.calls for ids in _inputs(call)]
+    read = {
+        component
+        for ids in (*ends, *trace.summed)
+        for component in _roots(root, ids).unique().tolist()
+    }
+    for component in _emitted(trace, root):
+        if component not in read:
+            reasons.setdefault(component, UNREAD)
+
+
+def _inputs(call: LayerCall) -> Iterator[Tensor]:
+    """Labels of all that a call reads, but for the outputs of its weight."""
+    for name, ids in call.dims.items():
+        if name != 'out':
+            yield ids
+    if call.pairs is not None:
+        yield call.pairs[0]
 
 
 def _raise_floors(

@@ -205,3 +205,50 @@ def test_of_two_that_are_squeezed_none_can_go(net, conv, image, frozen):
 def test_patterns_are_texts(model, images, argument, value):
     with pytest.raises(PruningError, match=f'{argument}=.*expected a pattern'):
         analyse(model, lambda: model(images), **{argument: value})
+
+
+class Pyramid(nn.Module):
+    """Looks for bright images in one level, for dark ones in the other."""
+
+    def __init__(self, conv, rest):
+        super().__init__()
+        self.fine, self.coarse, self.head = conv(3, 8), conv(3, 8), conv(8, 4)
+        self.rest = rest
+
+    def forward(self, x):
+        fine, coarse = self.fine(x), self.coarse(x)
+        if x.mean() > 0:
+            return self.head(fine) + self.rest(coarse)
+        return self.head(coarse) + self.rest(fine)
+
+
+@pytest.mark.parametrize(
+    'rest',
+    [
+        lambda unused: 0,
+        lambda unused: unused.sum() * 0,
+        lambda unused: sum(part.sum() for part in unused.relu().split(2)) * 0,
+    ],
+)
+def test_what_nothing_reads_stays(conv, image, rest):
+    """Another image may lead to what reads it, at its full width."""
+    model = Pyramid(conv, rest).double()
+    groups = analyse(model, image.abs()).groups
+    frozen = {group.name: group.frozen for group in groups.items}
+    assert frozen == {
+        'fine': None,
+        'coarse': 'nothing that ran reads them',
+        'head': 'output of the network',
+    }
+    # Both images together tell that one head reads both levels.
+    groups = analyse(model, lambda: [model(image), model(-image)]).groups
+    assert [(g.name, g.size) for g in groups.prunable] == [('fine', 8)]
+
+
+def test_a_sum_over_channels_reads_them(conv, image, net, agree):
+    model = net(
+        lambda m, x: (m.q(x) * m.k(x)).sum(1, keepdim=True),
+        q=conv(3, 8),
+        k=conv(3, 8),
+    )
+    assert agree(model, image).groups == {'q': 8}

@@ -118,6 +118,8 @@ class Trace:
             are not zero where removed, and must be masked there.
         lasting (list[Tensor]): Labels along dimensions that would vanish if
             one index was left; each ``[size]``.
+        summed (list[Tensor]): Labels that a sum adds up, of each such sum;
+            ``[size]``.
         calls (list[LayerCall]): Layers and products, in order.
         norms (dict[str, str]): Layer to the scale of the norm right behind
             it.
@@ -141,6 +143,7 @@ class Trace:
     masked: set[Site] = field(default_factory=set)
     readers: set[Site] = field(default_factory=set)
     lasting: list[Tensor] = field(default_factory=list)
+    summed: list[Tensor] = field(default_factory=list)
     calls: list[LayerCall] = field(default_factory=list)
     norms: dict[str, str] = field(default_factory=dict)
     living_modules: dict[str, LivingModule] = field(default_factory=dict)

@@ -54,6 +54,10 @@ def reduced(tracer: Tracer, call: Call) -> None:
             tracer.graph.freeze(
                 axis.ids, f'reduced over channels by {call.op}'
             )
+        elif len(over) < rank:
+            # All summed up to one number is how unused tensors are kept in
+            # the graph of a loss: x.sum() * 0.
+            tracer.trace.summed.append(axis.ids)
     if labels.parameter and 'norm' in call.op:
         # Usually divided by: the norm of a masked filter is zero.
         tracer.freeze(result, f'measured by {call.op}')
