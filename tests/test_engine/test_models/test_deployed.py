@@ -131,7 +131,7 @@ def test_a_plan_for_another_width():
         ('nowhere.plan.json', "plan='nowhere.plan.json': there is no such"),
         (PLAN.to_json()[:-9], 'no complete JSON .* may be truncated'),
         ({'groups': {}}, 'no channel plan: it has no version'),
-        ({'version': 99}, 'version 99: this release reads version 3'),
+        ({'version': 99}, 'version 99: this release reads version 4'),
     ],
 )
 def test_broken_plans(plan, text):
