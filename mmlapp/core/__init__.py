@@ -15,6 +15,7 @@ from .narrowing.narrow import narrow
 from .plan.plan import ChannelPlan
 from .progress import Phase
 from .pruner import Pruner
+from .pruner.stability import StableEnd
 from .score import Score, ScoreContext, register_score
 from .trace.blocks.registry import register_block
 from .units import Unit, register_unit
@@ -36,6 +37,7 @@ __all__ = [
     'PruningWarning',
     'Score',
     'ScoreContext',
+    'StableEnd',
     'Unit',
     'Way',
     'analyse',

@@ -68,7 +68,10 @@ class OtherMask(Hook):
 
 
 def averages_and_accumulation(config: dict[str, Any]) -> None:
-    """MMEngine's own wrapper."""
+    """MMEngine's own wrapper; the phase ends before its length is over."""
+    config['custom_hooks'][0]['end'] = dict(
+        type='stable', epoch=1, similarity=0.5
+    )
     config['custom_hooks'].insert(0, dict(type='EMAHook', momentum=0.1))
     config['optim_wrapper']['accumulative_counts'] = 2
     config['model_wrapper_cfg'] = dict(type='MMDistributedDataParallel')

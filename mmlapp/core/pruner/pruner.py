@@ -32,7 +32,8 @@ from ..plan.plan import ChannelPlan
 from ..progress import Phase, Progress
 from ..score import Scorer
 from ..score.group_scores import GroupInfo, report_non_finite
-from .ranks import mean_gradient, mean_over_ranks
+from .ranks import holds_on_all, mean_gradient, mean_over_ranks
+from .stability import ENDS, NEAR, Stability, StableEnd
 from .targets import Targets
 
 
@@ -69,13 +70,21 @@ class Pruner(Targets):
 
     # The phase.
 
-    def begin(self, target: Mapping[str, float], steps: int) -> None:
+    def begin(
+        self,
+        target: Mapping[str, float],
+        steps: int,
+        end: str | Mapping[str, Any] | StableEnd | None = None,
+    ) -> None:
         """Starts the pruning phase.
 
         Args:
             target (Mapping[str, float]): Asked fraction of the dense
                 network's cost, by name of the cost. Several hold together.
             steps (int): Length of the phase in optimizer steps.
+            end (str, Mapping or StableEnd, optional): What ends it earlier,
+                such as ``StableEnd(epoch=len(loader))``. Defaults to None:
+                nothing does.
 
         Raises:
             PruningError: If a target is unknown or cannot be reached, if the
@@ -93,6 +102,7 @@ class Pruner(Targets):
         target = check_targets(target, self.costs)
         for value in target.values():
             Schedule(value, steps)  # checks both
+        stability = self._stability(end, steps)
         self.check_reachable(target)
         check_all_live(self.mask)
         self.scorer.check_prepared()
@@ -100,6 +110,7 @@ class Pruner(Targets):
         warn_of_frozen(self.groups)
         self._update_scores(0)
         self.progress = Progress(Phase.PRUNING, 0, steps, target)
+        self.stability = stability
         self.active, self.given = True, False
         self._forget()
         self.watch.stepped()
@@ -117,6 +128,7 @@ class Pruner(Targets):
         self._set_gate(torch.ones_like(self.scores))
         self.scores.zero_()
         self.progress, self.given = Progress(), False
+        self.stability = None
 
     def loss(self) -> Tensor:
         """Returns what the method adds to the task loss; else zero."""
@@ -128,8 +140,9 @@ class Pruner(Targets):
     def step(self, loss_scale: float = 1.0) -> None:
         """Lets the method decide; call it after ``optimizer.step()``.
 
-        The last step of the phase fixes the gate within the budget. After
-        the phase it does nothing, and before it warns of that.
+        The last step of the phase fixes the gate within the budget, and so
+        does the one at which it ends early. After the phase it does nothing,
+        and before it warns of that.
 
         Args:
             loss_scale (float): Factor on the losses, as a gradient scaler
@@ -162,7 +175,7 @@ class Pruner(Targets):
             raise
         finally:
             self._forget()
-        if self.progress.done >= self.progress.steps:
+        if self._ends_early() or self.progress.done >= self.progress.steps:
             self.finish()
 
     @torch.no_grad()
@@ -211,6 +224,7 @@ class Pruner(Targets):
         self.active = self.given = True
         if target is not None:
             self.progress = Progress(Phase.FINISHED, target=dict(target))
+            self.stability = None
 
     def plan(self) -> ChannelPlan:
         """Returns what the gate keeps, ready for ``narrow``.
@@ -264,7 +278,25 @@ class Pruner(Targets):
                 stacklevel=4,
             )
 
-    # Parts of a step.
+    # Parts of a phase and of a step.
+
+    def _stability(self, end: Any, steps: int) -> Stability | None:
+        if end is None:
+            return None
+        found: StableEnd = ENDS.build(end)
+        found.check(steps)
+        return Stability.begin(found, len(self.gate))
+
+    def _ends_early(self) -> bool:
+        """Whether the kept channels have settled, at the end of an epoch."""
+        known, progress = self.stability, self.progress
+        if known is None or progress.done % known.end.epoch:
+            return False
+        self.stability = known.noted(self.mask)
+        used = self.budget(progress.target).used(self.mask.double())
+        settled = self.stability.is_stable(self.sizes) and used <= NEAR
+        # All processes end at one step, or none does.
+        return holds_on_all(settled, self.gate.device)
 
     @torch.no_grad()
     def _set_gate(self, gate: Tensor) -> None:

@@ -21,6 +21,17 @@ def mean_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def holds_on_all(flag: bool, device: torch.device) -> bool:
+    """Whether something holds on every process of a distributed run.
+
+    Args:
+        flag (bool): Whether it holds on this one.
+        device (torch.device): Where the processes exchange tensors.
+    """
+    votes = mean_over_ranks(torch.tensor(float(flag), device=device))
+    return float(votes) == 1
+
+
 def mean_gradient(gate: Tensor, loss_scale: float) -> Tensor | None:
     """Returns the gradient by the gate, mean over processes.
 

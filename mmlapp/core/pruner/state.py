@@ -19,6 +19,7 @@ from ..plan.layout import Layout
 from ..progress import Phase, Progress
 from ..score import Scorer
 from ..score.group_scores import GroupInfo
+from .stability import KEPT, RULE, Stability
 
 
 class PrunerState(nn.Module):
@@ -68,6 +69,8 @@ class PrunerState(nn.Module):
         # No buffer: read several times in each step, it stays on the CPU.
         self._stored = Progress().to_tensor(list(costs))
         self.progress = Progress()
+        # Of a phase that may end early.
+        self.stability: Stability | None = None
         # Masks apply from the first forward on; before it, weights are set.
         self.active, self.complete = False, False
         # Whether the gate was set from outside of any phase.
@@ -145,6 +148,7 @@ class PrunerState(nn.Module):
         for mine, theirs in zip(self.buffers(), other.buffers(), strict=True):
             mine.data.copy_(theirs.data)
         self.progress, self.active = other.progress, other.active
+        self.stability = other.stability
 
     # State.
 
@@ -178,6 +182,9 @@ class PrunerState(nn.Module):
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[f'{prefix}progress'] = self._stored
+        if self.stability is not None and self.phase == Phase.PRUNING:
+            for name, value in self.stability.to_tensors().items():
+                destination[f'{prefix}{name}'] = value
 
     def _load_from_state_dict(
         self,
@@ -194,9 +201,10 @@ class PrunerState(nn.Module):
             state_dict.update(self.state_dict(prefix=prefix, keep_vars=True))
             return
         key = f'{prefix}progress'
-        # No buffer has this name: torch would report it as unexpected.
+        # No buffer has such a name: torch would report it as unexpected.
+        own = {name: f'{prefix}{name}' for name in ('progress', RULE, KEPT)}
         super()._load_from_state_dict(
-            {k: v for k, v in state_dict.items() if k != key},
+            {k: v for k, v in state_dict.items() if k not in own.values()},
             prefix,
             local_metadata,
             strict,
@@ -205,6 +213,13 @@ class PrunerState(nn.Module):
         )
         if key in state_dict:
             self.progress = Progress.from_tensor(state_dict[key], self.costs)
+            self.stability = (
+                Stability.from_tensors(
+                    state_dict[own[RULE]], state_dict[own[KEPT]]
+                )
+                if own[RULE] in state_dict
+                else None
+            )
             # As `begin` and `finish` would have left it.
             learns = self.phase == Phase.PRUNING and self.method.uses_gradient
             self.gate.requires_grad_(learns)

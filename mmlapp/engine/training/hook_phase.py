@@ -22,6 +22,7 @@ from .parts import find_pruner, unwrap
 from .report import (
     count_parameters,
     group_scalars,
+    report_end,
     report_groups,
     report_narrowing,
 )
@@ -57,7 +58,11 @@ class HookPhase(HookCheckpoints):
             runner.iter >= self.length.begin_iters
         ):
             prepare_score(runner, pruner)
-            pruner.begin(self.target, self.length.steps(runner))
+            pruner.begin(
+                self.target,
+                self.length.steps(runner),
+                self.length.end_rule(runner, self.end),
+            )
         self._phase = pruner.phase
 
     def after_train_iter(
@@ -101,6 +106,7 @@ class HookPhase(HookCheckpoints):
                 group_scalars(pruner), step=runner.iter + 1
             )
         if ended:
+            report_end(runner.logger, pruner)
             report_groups(runner.logger, pruner)
             forget_entry(runner.message_hub, LOGGED_LOSS)
             self._end(runner, pruner)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -13,10 +14,11 @@ from mmengine.runner import Runner
 from mmlapp.core import ChannelPlan, Pruner
 from mmlapp.core.methods.schedule import check_targets
 from mmlapp.core.numbers import check_flag, check_number
+from mmlapp.core.pruner.stability import StableEnd
 
 from .narrowing import narrow_run
 from .optim_wrapper import _PrunerStep
-from .phase_length import PhaseLength
+from .phase_length import PhaseLength, check_end
 from .report import StepTime
 from .run_settings import RunSettings
 
@@ -41,9 +43,11 @@ class HookState(Hook):
         begin_iters: int = 0,
         interval: int = 50,
         narrow: bool = True,
+        end: str | Mapping[str, Any] | StableEnd | None = None,
     ) -> None:
         self.target = check_targets(target)
         self.length = PhaseLength(prune_epochs, prune_iters, begin_iters)
+        self.end = check_end(end)
         self.interval = check_number('interval', interval, least=1, whole=True)
         self.narrow = check_flag('narrow', narrow)
         self._infinite: frozenset[str] = frozenset()
@@ -55,7 +59,8 @@ class HookState(Hook):
 
     def _settings(self, pruner: Pruner) -> RunSettings:
         return RunSettings.of(
-            pruner, {'target': self.target, **asdict(self.length)}
+            pruner,
+            {'target': self.target, 'end': self.end, **asdict(self.length)},
         )
 
     def _narrow(self, runner: Runner, plan: ChannelPlan) -> None:

@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from mmengine.runner import Runner
 
 from mmlapp.core import Pruner, PruningError
 from mmlapp.core.numbers import check_number
 from mmlapp.core.progress import Phase
+from mmlapp.core.pruner.stability import ENDS, StableEnd
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,28 @@ class PhaseLength:
             runner (Runner): The runner, which may accumulate gradients.
         """
         return max(self.iters(runner) // accumulated(runner), 1)
+
+    def end_rule(
+        self, runner: Runner, end: Mapping[str, Any] | None
+    ) -> StableEnd | None:
+        """Returns what ends the phase of a run before its length is over.
+
+        Args:
+            runner (Runner): The runner, whose epochs have a length.
+            end (Mapping, optional): See :func:`check_end`.
+
+        Raises:
+            PruningError: If a phase of this length could not end earlier.
+        """
+        if end is None:
+            return None
+        epoch = end['epoch']
+        if epoch is None:
+            every = accumulated(runner)
+            epoch = max(len(runner.train_dataloader) // every, 1)
+        rule = StableEnd(epoch, end['similarity'])
+        rule.check(self.steps(runner))
+        return rule
 
     def begin(self, runner: Runner) -> int:
         """Returns the iteration at which a phase begins that has not yet.
@@ -116,6 +141,29 @@ class PhaseLength:
                 f'prune_iters={self.prune_iters} in a new run, or '
                 f'begin_iters={self.begin_iters}'
             )
+
+
+def check_end(end: Any) -> dict[str, Any] | None:
+    """Returns the settings of what ends a phase early, all of them.
+
+    Args:
+        end (str, Mapping or StableEnd, optional): As a config has it.
+
+    Raises:
+        PruningError: If a name or a setting is unknown or out of range.
+
+    Examples:
+        >>> check_end('stable')
+        {'epoch': None, 'similarity': 0.999}
+    """
+    if end is None:
+        return None
+    if isinstance(end, StableEnd):
+        return asdict(end)
+    settings = ENDS.spelled_out(end)
+    # Of an epoch of one step, where the run says how long it is.
+    built = ENDS.build({'epoch': 1, **settings})
+    return {**asdict(built), 'epoch': settings.get('epoch')}
 
 
 def accumulated(runner: Runner) -> int:

@@ -60,6 +60,11 @@ class PruningHook(HookPhase):
             processes of a distributed run. Defaults to 50.
         narrow (bool): Whether to narrow the model when the phase ends. If
             not, masks stay to the end of the run. Defaults to True.
+        end (str or Mapping, optional): What ends the phase before its length
+            is over: ``stable``, kept channels that were the same over two
+            epochs, with ``similarity`` (0.999) and ``epoch`` (steps of the
+            optimizer; those of the data loader) as settings. Defaults to
+            None: nothing does.
 
     Attributes:
         plan (ChannelPlan, optional): What the model of the run was narrowed
@@ -153,6 +158,8 @@ class PruningHook(HookPhase):
         settings, steps = self._settings(pruner), self.length.steps(runner)
         if pruner.phase == Phase.PRUNING:
             check_resumed(self._loaded, settings, pruner.progress, steps)
+        else:
+            self.length.end_rule(runner, self.end)
         self.length.check(runner, pruner)
         pruner.check_reachable(self.target)
         runner.logger.info(

@@ -71,6 +71,22 @@ def report_groups(logger: MMLogger, pruner: Pruner) -> None:
     )
 
 
+def report_end(logger: MMLogger, pruner: Pruner) -> None:
+    """Writes when and why a phase ended that could have ended earlier."""
+    known, progress = pruner.stability, pruner.progress
+    if known is None:
+        return
+    found = known.similarity(pruner.sizes)
+    early = progress.done < progress.steps
+    text = 'fewer epochs' if found is None else f'a similarity of {found:.4f}'
+    logger.info(
+        f'Pruning: the phase ended {"early, " if early else ""}at step '
+        f'{progress.done} of {progress.steps}; the kept channels had {text} '
+        f"over the last two epochs, where end='stable' asks for "
+        f'{known.end.similarity:g} with the targets met'
+    )
+
+
 def aligned(columns: Mapping[str, Sequence[str]]) -> str:
     """Writes columns below their names: the first to the left.
 

@@ -4,7 +4,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mmlapp.core.pruner.ranks import mean_gradient, mean_over_ranks
+from mmlapp.core.pruner.ranks import (
+    holds_on_all,
+    mean_gradient,
+    mean_over_ranks,
+)
 
 
 @pytest.fixture(params=[1, 3])
@@ -27,6 +31,11 @@ def gate_of(gradient):
 def test_equal_tensors_have_that_mean(ranks):
     mean = mean_over_ranks(torch.tensor([1.0, -4.0]))
     assert mean.tolist() == [1, -4]
+
+
+@pytest.mark.parametrize('flag', [True, False])
+def test_what_holds_here_holds_on_equal_processes(ranks, flag):
+    assert holds_on_all(flag, torch.device('cpu')) == flag
 
 
 def test_a_gradient_without_the_factor_of_the_loss(ranks):

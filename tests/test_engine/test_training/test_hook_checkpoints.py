@@ -73,6 +73,35 @@ def test_a_resumed_run_equals_an_unbroken_one(
         torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize('epoch', [2, 3])
+def test_a_resumed_phase_ends_early_at_the_same_step(
+    make_runner: MakeRunner, tmp_path: Path, epoch: int
+) -> None:
+    """With an average of the model, whose entries MMEngine exchanges."""
+
+    def change(config: dict[str, Any]) -> None:
+        config['custom_hooks'][0].update(
+            prune_epochs=4,
+            end=dict(type='stable', epoch=1, similarity=0.9),
+        )
+        config['custom_hooks'].append(dict(type='EMAHook', momentum=0.1))
+
+    def resume(config: dict[str, Any]) -> None:
+        change(config)
+        config['resume'] = True
+        config['load_from'] = str(tmp_path / 'whole' / f'epoch_{epoch}.pth')
+
+    whole = make_runner(change, work_dir=tmp_path / 'whole', epochs=4)
+    whole.train()
+    broken = make_runner(resume, work_dir=tmp_path / 'broken', epochs=4)
+    broken.train()
+    assert broken.model.pruner.progress == whole.model.pruner.progress
+    assert whole.model.pruner.progress.done < 16
+    expected = whole.model.state_dict()
+    for name, value in broken.model.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
+
+
 class Poison(Hook):
     """Spoils the weights of one layer in the second epoch."""
 

@@ -144,6 +144,50 @@ def test_the_averaged_model_has_the_masks_of_the_source(
     assert silent.float().mean() == pytest.approx(1 - kept)
 
 
+def stable(config: dict[str, Any]) -> None:
+    """Ends early: an epoch of one step, at a rate that changes nothing."""
+    config['model']['method'] = 'uniform'
+    config['optim_wrapper']['optimizer']['lr'] = 0.0
+    config['custom_hooks'][0].update(
+        prune_epochs=4, end=dict(type='stable', epoch=1)
+    )
+
+
+@pytest.mark.parametrize('narrow', [True, False])
+def test_a_phase_ends_with_kept_channels_that_stay(
+    make_runner: MakeRunner, narrow: bool
+) -> None:
+    runner = make_runner(stable, narrow=narrow, epochs=5)
+    runner.logger.info = (said := []).append
+    runner.train()
+    # 16 steps; the target is there after 80 % of them, in the 13th.
+    text = next(text for text in said if 'the phase ended early' in text)
+    assert 'at step 15 of 16' in text
+    assert 'had a similarity of 1.0000 over the last two epochs' in text
+    ended = [text for text in said if text.startswith('Pruning finished')]
+    assert len(ended) == 1
+    hub = runner.message_hub.log_scalars['train/flops_ratio']
+    assert hub.current() <= 0.5
+    if narrow:
+        assert not hasattr(runner.model, 'pruner')
+
+
+def test_a_phase_that_could_have_ended_early_says_so(
+    make_runner: MakeRunner,
+) -> None:
+    def change(config: dict[str, Any]) -> None:
+        stable(config)
+        # Noted at steps 5, 10 and 15, and the schedule prunes in between.
+        config['custom_hooks'][0]['end']['epoch'] = 5
+
+    runner = make_runner(change, epochs=4)
+    runner.logger.info = (said := []).append
+    runner.train()
+    (text,) = [text for text in said if 'the phase ended' in text]
+    assert 'ended at step 16 of 16; the kept channels had a similarity' in text
+    assert 'of 0.' in text
+
+
 class Stop(Hook):
     """Ends the training after the first epoch."""
 

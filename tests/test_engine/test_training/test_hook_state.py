@@ -27,6 +27,17 @@ MakeRunner = Callable[..., Runner]
         (dict(interval='50'), "interval='50': expected a whole number"),
         (dict(begin_iters=-1), 'begin_iters=-1'),
         (dict(narrow='False'), "narrow='False': expected True or False"),
+        (dict(end='settled'), "end='settled' is unknown; choose one of: sta"),
+        (dict(end=0.999), r'end=0\.999: expected a name or a dictionary'),
+        (
+            dict(end=dict(type='stable', similarity=2)),
+            'end similarity=2: expected a number above 0 to 1',
+        ),
+        (dict(end=dict(type='stable', epoch=0)), 'end epoch=0: expected a wh'),
+        (
+            dict(end=dict(type='stable', epochs=3)),
+            'epochs=3: .* no such argument; did you mean epoch',
+        ),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], text: str) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from mmlapp.core import PruningError
+from mmlapp.core import PruningError, StableEnd
 from mmlapp.core.progress import Phase, Progress
-from mmlapp.engine.training.phase_length import PhaseLength
+from mmlapp.engine.training.phase_length import PhaseLength, check_end
 
 
 def run(at: int = 0, every: int = 1, last: int = 12) -> Any:
@@ -88,3 +88,20 @@ def test_wrong_arguments(arguments: tuple[Any, ...], text: str) -> None:
     with pytest.raises(PruningError) as info:
         PhaseLength(*arguments)
     assert text in str(info.value)
+
+
+def test_an_epoch_is_that_of_the_loader() -> None:
+    """Four batches, in steps of the optimizer."""
+    phase = PhaseLength(5, None, 0)
+    for every, epoch in ((1, 4), (2, 2), (3, 1), (5, 1)):
+        rule = phase.end_rule(run(every=every, last=99), check_end('stable'))
+        assert rule == StableEnd(epoch)
+    said = check_end(dict(type='stable', epoch=2, similarity=0.9))
+    assert phase.end_rule(run(), said) == StableEnd(2, 0.9)
+    assert check_end(StableEnd(2, 0.9)) == said
+    assert phase.end_rule(run(), check_end(None)) is None
+
+
+def test_a_phase_of_three_epochs_cannot_end_earlier() -> None:
+    with pytest.raises(PruningError, match=r'4 steps: a phase of 12 steps c'):
+        PhaseLength(3, None, 0).end_rule(run(), check_end('stable'))

@@ -22,7 +22,11 @@ from mmlapp.engine.training.run_settings import (
 )
 
 PHASE = dict(
-    target={'flops': 0.5}, prune_epochs=2, prune_iters=None, begin_iters=0
+    target={'flops': 0.5},
+    end=None,
+    prune_epochs=2,
+    prune_iters=None,
+    begin_iters=0,
 )
 NETWORK = dict(
     scope=['backbone'],
@@ -62,6 +66,7 @@ def test_the_same_settings_pass() -> None:
         (dict(prune_epochs=4), 16),
         (dict(prune_iters=5), 5),
         (dict(begin_iters=3), 8),
+        (dict(end={'epoch': None, 'similarity': 0.999}), 8),
         (dict(scope=['head']), 8),
         (dict(method={'type': 'uniform'}), 8),
         (dict(bypass={'type': 'depthwise'}), 8),
