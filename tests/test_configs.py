@@ -20,6 +20,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 
 from mmlapp.core import Pruner
+from mmlapp.engine import equal_cost
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
@@ -119,9 +120,9 @@ def test_data_and_schedule_are_complete(path: Path) -> None:
 def test_name_of_lapp_config_says_what_it_does(path: Path) -> None:
     parent, _ = parent_of(path)
     hook = load(path).custom_hooks[-1]
-    assert (
-        path.stem == f'lapp-flops{round(hook.target["flops"] * 100)}_{parent}'
-    )
+    percent = round(hook.target['flops'] * 100)
+    cost = '-equal-cost' if hook.get('train_cost') == 'dense' else ''
+    assert path.stem == f'lapp-flops{percent}{cost}_{parent}'
 
 
 @pytest.mark.parametrize('path', LAPP_CONFIGS, ids=name_of)
@@ -155,6 +156,17 @@ def without_scope(value: object) -> object:
     if isinstance(value, list | tuple):
         return [without_scope(item) for item in value]
     return value
+
+
+def test_equal_cost_is_told_beside_the_config() -> None:
+    name = 'lapp-flops40-equal-cost_resnet20_b128_cifar10-folder'
+    cfg = equal_cost(load(ROOT / 'configs' / 'resnet' / f'{name}.py'))
+    # 200 / (10 + 190 * 0.403) * 200 = 462.01
+    assert cfg.train_cfg.max_epochs == 462
+    assert cfg.param_scheduler.milestones == [231, 347]
+    assert cfg.custom_hooks[-1].prune_epochs == pytest.approx(23.1)
+    readme = (ROOT / 'configs' / 'resnet' / 'README.md').read_text()
+    assert re.search(rf'`{name}` +\| +462 ', readme)
 
 
 def test_ratios_of_the_paper() -> None:

@@ -59,6 +59,7 @@ ORDER = {
         'checkpoints',
         'config_files',
         'training',
+        'lengthening',
         'launch',
         'deployment',
         'analysis',

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from mmengine.config import Config
 
 from mmlapp.core import PruningError
+from mmlapp.engine import equal_cost
 from mmlapp.engine.config_files import check_checkpoint
 from mmlapp.engine.failures import tells_failures
 from mmlapp.engine.launch import (
@@ -118,7 +119,7 @@ def configure(args: Namespace) -> Config:
     if cfg.get('load_from'):
         name = 'load_from' if args.resume is None else '--resume'
         check_checkpoint(name, cfg.load_from)
-    return cfg
+    return equal_cost(cfg)
 
 
 @tells_failures

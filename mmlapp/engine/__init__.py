@@ -4,6 +4,7 @@
 
 from .checkpoints.random_state import RandomStateHook
 from .checkpoints.safe_checkpoint import SafeCheckpointHook
+from .lengthening.equal_cost import equal_cost
 from .models.deployed import deployed_model
 from .models.prunable import prunable_model
 from .training.model_wrapper import PruningDistributedDataParallel
@@ -20,5 +21,6 @@ __all__ = [
     'RankCheckHook',
     'SafeCheckpointHook',
     'deployed_model',
+    'equal_cost',
     'prunable_model',
 ]

@@ -85,6 +85,43 @@ def test_resume(configure, argv, load_from):
     assert cfg.load_from == load_from
 
 
+def test_what_is_saved_is_trained_for(train, tmp_path):
+    (tmp_path / 'base.py').write_text(
+        """
+custom_hooks = [
+    dict(type='mmlapp.PruningHook', target=dict(flops=0.5), prune_epochs=2)
+]
+model = dict(type='mmlapp.PrunableModel')
+param_scheduler = dict(type='MultiStepLR', milestones=[3])
+train_cfg = dict(by_epoch=True, max_epochs=6)
+"""
+    )
+    path = tmp_path / 'recipe.py'
+    path.write_text(
+        """
+_base_ = './base.py'
+hooks = _base_.custom_hooks
+custom_hooks = [dict(train_cost='dense', **hooks[0])]
+"""
+    )
+
+    def configure(*argv):
+        return train.configure(train.parse_args([str(path), *argv]))
+
+    cfg = configure()
+    assert cfg.train_cfg.max_epochs == 9
+    assert cfg.param_scheduler.milestones == [5]
+    assert cfg.custom_hooks[0].prune_epochs == 3
+    assert configure('--resume').train_cfg == cfg.train_cfg
+    # 1 + 11 / 2 = 6.5 of 12.
+    cfg = configure(
+        '--cfg-options',
+        'train_cfg.max_epochs=12',
+        'custom_hooks.0.prune_epochs=1',
+    )
+    assert cfg.train_cfg.max_epochs == 22
+
+
 def test_auto_scale_lr(configure):
     assert configure('--auto-scale-lr').auto_scale_lr.enable is True
 

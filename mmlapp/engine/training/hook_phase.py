@@ -121,6 +121,7 @@ class HookPhase(HookCheckpoints):
         if obstacle is not None:
             runner.logger.warning(
                 f'Pruning: the model is not narrowed; masks stay: {obstacle}'
+                f'{self.cost.without_narrowing(runner)}'
             )
             self.narrow = False
             return

@@ -18,9 +18,10 @@ from mmlapp.core.pruner.stability import StableEnd
 
 from .narrowing import narrow_run
 from .optim_wrapper import _PrunerStep
-from .phase_length import PhaseLength, check_end
+from .phase_length import BoundedLength, PhaseLength, check_end
 from .report import StepTime
 from .run_settings import RunSettings
+from .train_cost import TrainCost
 
 TARGET = {'flops': 0.5}
 
@@ -44,9 +45,14 @@ class HookState(Hook):
         interval: int = 50,
         narrow: bool = True,
         end: str | Mapping[str, Any] | StableEnd | None = None,
+        train_cost: float | str | None = None,
+        dense_length: Mapping[str, int] | None = None,
     ) -> None:
         self.target = check_targets(target)
-        self.length = PhaseLength(prune_epochs, prune_iters, begin_iters)
+        self.cost = TrainCost(train_cost, dense_length)
+        self.cost.check_settings(self.target, narrow)
+        kind = PhaseLength if train_cost is None else BoundedLength
+        self.length = kind(prune_epochs, prune_iters, begin_iters)
         self.end = check_end(end)
         self.interval = check_number('interval', interval, least=1, whole=True)
         self.narrow = check_flag('narrow', narrow)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -47,7 +48,10 @@ class PhaseLength:
         """
         if self.prune_iters is not None:
             return self.prune_iters
-        return max(1, round(self.prune_epochs * len(runner.train_dataloader)))
+        return self._rounded(self.prune_epochs * len(runner.train_dataloader))
+
+    def _rounded(self, iters: float) -> int:
+        return max(1, round(iters))
 
     def steps(self, runner: Runner) -> int:
         """Returns the length in steps of the optimizer.
@@ -141,6 +145,14 @@ class PhaseLength:
                 f'prune_iters={self.prune_iters} in a new run, or '
                 f'begin_iters={self.begin_iters}'
             )
+
+
+class BoundedLength(PhaseLength):
+    """The same in a run with a bound on its cost: never rounded up."""
+
+    def _rounded(self, iters: float) -> int:
+        # What is a whole number may come out a little below it.
+        return max(1, math.floor(iters + 1e-6))
 
 
 def check_end(end: Any) -> dict[str, Any] | None:

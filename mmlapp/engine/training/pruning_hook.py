@@ -65,6 +65,14 @@ class PruningHook(HookPhase):
             epochs, with ``similarity`` (0.999) and ``epoch`` (steps of the
             optimizer; those of the data loader) as settings. Defaults to
             None: nothing does.
+        train_cost (float or str, optional): What the whole run may cost as a
+            fraction of dense training, ``'dense'`` for all of it: training
+            and its schedule are made longer by what is saved, see
+            :func:`~mmlapp.engine.equal_cost`. Defaults to None: lengths are
+            those of the config.
+        dense_length (Mapping[str, int], optional): Length that training had
+            before, as ``epochs`` or ``iters``, which ``equal_cost`` notes.
+            Defaults to None.
 
     Attributes:
         plan (ChannelPlan, optional): What the model of the run was narrowed
@@ -120,6 +128,7 @@ class PruningHook(HookPhase):
         Args:
             runner (Runner): The runner of the training process.
         """
+        self.cost.check_applied()
         for hook in runner.hooks:
             if isinstance(hook, RankCheckHook):
                 check_before(runner, hook, PruningHook)
@@ -162,6 +171,8 @@ class PruningHook(HookPhase):
             self.length.end_rule(runner, self.end)
         self.length.check(runner, pruner)
         pruner.check_reachable(self.target)
+        end = self.length.end(runner, pruner)
+        self.cost.check(runner, pruner, self.target, end)
         runner.logger.info(
             f'Pruning: {len(pruner.groups)} groups, {len(pruner.gate)} '
             f'channels; {ratios_text(self.target)} '

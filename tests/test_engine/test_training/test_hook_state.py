@@ -3,6 +3,7 @@
 """What a hook was asked for."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,8 +39,23 @@ MakeRunner = Callable[..., Runner]
             dict(end=dict(type='stable', epochs=3)),
             'epochs=3: .* no such argument; did you mean epoch',
         ),
+        (dict(train_cost='half'), "train_cost='half': expected 'dense', or"),
+        (dict(train_cost=1, narrow=False), 'train_cost=1 with narrow=False'),
+        (
+            dict(train_cost=1, target=dict(parameters=0.5)),
+            "train_cost=1 with target={'parameters': 0.5}",
+        ),
+        (dict(dense_length=dict(epochs=2)), 'without train_cost'),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(PruningError, match=text):
         PruningHook(**arguments)
+
+
+def test_a_phase_with_a_bound_on_its_cost_is_not_rounded_up() -> None:
+    run: Any = SimpleNamespace(train_dataloader=range(4))
+    hook = PruningHook(prune_epochs=1.65)
+    assert hook.length.iters(run) == 7
+    hook = PruningHook(prune_epochs=1.65, train_cost='dense')
+    assert hook.length.iters(run) == 6

@@ -9,7 +9,11 @@ import pytest
 
 from mmlapp.core import PruningError, StableEnd
 from mmlapp.core.progress import Phase, Progress
-from mmlapp.engine.training.phase_length import PhaseLength, check_end
+from mmlapp.engine.training.phase_length import (
+    BoundedLength,
+    PhaseLength,
+    check_end,
+)
 
 
 def run(at: int = 0, every: int = 1, last: int = 12) -> Any:
@@ -41,6 +45,17 @@ def test_iterations_and_steps(
     phase = PhaseLength(*length)
     assert phase.iters(run(every=every)) == iters
     assert phase.steps(run(every=every)) == steps
+
+
+@pytest.mark.parametrize(
+    ('epochs', 'plain', 'bounded'),
+    [(1.4, 6, 5), (1.65, 7, 6), (0.1, 1, 1), (1.75, 7, 7), (2 - 1e-9, 8, 8)],
+)
+def test_a_bounded_phase_is_not_rounded_up(
+    epochs: float, plain: int, bounded: int
+) -> None:
+    assert PhaseLength(epochs, None, 0).iters(run()) == plain
+    assert BoundedLength(epochs, None, 0).iters(run()) == bounded
 
 
 def test_a_phase_begins_at_the_earliest_now() -> None:
