@@ -38,22 +38,38 @@ def stretch_entry(
         list[str]: Names of the settings that may hold epochs or iterations,
         and stay as they are since nobody knows.
     """
-    roles = roles_of(kind, table)
     settings = {**defaults_of(kind), **entry}
-    before = dict(settings)
-    for name, role in roles.items():
-        if settings.get(name) is None:
+    strange = _unknown(settings, entry, kind, table)
+    for name, role in roles_of(kind, table).items():
+        value = settings.get(name)
+        if value is None:
             continue
-        value = role(stretch, before, settings[name])
-        if value != settings[name]:
-            entry[name] = value
+        try:
+            new = role(stretch, settings, value)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            # Of another form than it should have: MMEngine will say so.
+            strange.append(name)
+            continue
+        if new != value:
+            entry[name] = new
+    return [f'{name}={settings[name]!r}' for name in strange]
+
+
+def _unknown(
+    settings: Mapping[str, Any],
+    given: Mapping[str, Any],
+    kind: type,
+    table: Table,
+) -> list[str]:
+    """Names of settings that no row knows and that may be times."""
     if kind.__name__ in table:
         return []
-    known = roles.keys() | COMMON | _known_arguments(kind, table)
+    known = COMMON | roles_of(kind, table).keys()
+    known |= _known_arguments(kind, table)
     return [
-        f'{name}={value!r}'
+        name
         for name, value in settings.items()
-        if name not in known and may_be_time(name, value, name not in entry)
+        if name not in known and may_be_time(name, value, name not in given)
     ]
 
 

@@ -20,6 +20,7 @@ from mmengine.registry import (
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
 from mmlapp.core import PruningError, PruningWarning
+from mmlapp.core.numbers import check_number
 
 from ..training.pruning_hook import PruningHook
 from . import tables
@@ -131,7 +132,10 @@ def find_phase(cfg: Mapping[str, Any]) -> Phase | None:
             continue
         loop = cfg['train_cfg']
         for unit in ('epochs', 'iters'):
-            if loop.get(f'max_{unit}') is not None:
+            name = f'max_{unit}'
+            if loop.get(name) is not None:
+                said = f'train_cfg {name}'
+                check_number(said, loop[name], least=1, whole=True)
                 return Phase(entry, unit)
         raise PruningError(
             f'train_cost={entry["train_cost"]!r}: train_cfg={dict(loop)} has '

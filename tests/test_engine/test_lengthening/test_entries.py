@@ -51,6 +51,12 @@ def test_what_becomes_of_itself_is_not_written() -> None:
     assert entry == dict(type='Known')
 
 
+def test_a_value_of_another_form_is_named_and_stays() -> None:
+    entry: dict[str, Any] = dict(type='Known', start=[2], tail=None)
+    assert stretch_entry(HALF_MORE, entry, Known, TABLE) == ['start=[2]']
+    assert entry == dict(type='Known', start=[2], tail=None)
+
+
 def test_own_settings_of_a_subclass_are_named() -> None:
     entry: dict[str, Any] = dict(type='Derived', start=4, size=9, priority=49)
     found = stretch_entry(HALF_MORE, entry, Derived, TABLE)

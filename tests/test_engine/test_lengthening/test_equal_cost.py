@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.registry import HOOKS, LOOPS
+from mmengine.runner import BaseLoop, Runner
 
 from mmlapp.core import PruningError, PruningWarning
 from mmlapp.engine import equal_cost
@@ -250,6 +250,13 @@ def test_a_loop_without_a_length_is_refused() -> None:
         equal_cost(config)
 
 
+@pytest.mark.parametrize('length', ['6', 6.5, 0, True])
+def test_a_length_of_another_form_is_refused(length: Any) -> None:
+    text = rf'train_cfg max_epochs={length!r}: expected a whole number from 1'
+    with pytest.raises(PruningError, match=text):
+        equal_cost(settings(length, train_cost='dense'))
+
+
 def test_a_phase_in_epochs_of_a_run_by_iterations_is_refused() -> None:
     config = settings(train_cost='dense')
     config['train_cfg'] = dict(by_epoch=False, max_iters=9)
@@ -298,6 +305,27 @@ def test_what_is_not_known_is_named() -> None:
         'custom_hooks[1] (Mine): start=4; custom_hooks[2], an object of Mine; '
         'model.head[0].initial_epoch=4'
     )
+
+
+def test_a_loop_of_ones_own() -> None:
+    class Mine(BaseLoop):
+        def __init__(
+            self, runner: Any, dataloader: Any, max_epochs: int, cool: int = 1
+        ) -> None:
+            pass
+
+        def run(self) -> None:
+            pass
+
+    LOOPS.register_module('MyLoop', True, Mine)
+    config = settings(train_cost='dense')
+    loop = dict(type='MyLoop', max_epochs=6, val_begin=3, cool=2)
+    config['train_cfg'] = loop
+    with pytest.warns(
+        PruningWarning, match=r'are: train_cfg \(Mine\): cool=2$'
+    ):
+        found = equal_cost(config)
+    assert found['train_cfg'] == {**loop, 'max_epochs': 9, 'val_begin': 4}
 
 
 def test_nothing_is_said_of_what_is_known() -> None:
