@@ -25,6 +25,7 @@ from .methods.budget import check_divisor
 from .methods.min_keep import LeastShare, least_share
 from .plan.layout import tensor_shapes
 from .pruner import Pruner
+from .pruner.shrinking import check_shrink_steps
 from .score import Score, Scorer
 from .score.group_scores import GroupInfo
 from .units import Unit
@@ -48,6 +49,7 @@ def attach(
     costs: Sequence[str | Mapping[str, Any]] = COST_NAMES,
     divisor: int = 1,
     min_keep: float | str | Mapping[str, Any] | LeastShare = 0,
+    shrink_steps: int = 1,
     also: Sequence[Callable[[], Any] | Way] = (),
     unused: str | Sequence[str] = (),
     analysis: Analysis | None = None,
@@ -94,6 +96,9 @@ def attach(
             ``by_width`` or another registered name, with settings, or a
             function from the width of a group to its share. Defaults to 0:
             as few as the network runs with.
+        shrink_steps (int): Steps of the optimizer in which the gate of a
+            channel falls from one to zero once the method has condemned it.
+            Defaults to 1: at once.
         also (Sequence[Callable]): Functions without arguments that run the
             network in further ways, such as for its loss or for predictions,
             see :func:`analyse`. Defaults to none.
@@ -107,8 +112,8 @@ def attach(
         Pruner: The added child.
 
     Raises:
-        PruningError: For an unknown name, a divisor below 1, a share outside
-            [0, 1], and what :func:`analyse` refuses.
+        PruningError: For an unknown name, a number outside its range, and
+            what :func:`analyse` refuses.
 
     Examples:
         >>> import torch
@@ -129,6 +134,7 @@ def attach(
     _refuse_second(model)
     check_divisor(divisor)
     least = least_share(min_keep)
+    check_shrink_steps(shrink_steps)
     decides = METHODS.build(method)
     scorer = Scorer(score, normalisation)
     if analysis is None:
@@ -151,6 +157,7 @@ def attach(
         scorer,
         divisor,
         least,
+        shrink_steps,
     )
     # Branches first: masks are placed on them too.
     for name, branch in analysis.branches.items():

@@ -33,6 +33,7 @@ from ..progress import Phase, Progress
 from ..score import Scorer
 from ..score.group_scores import GroupInfo, report_non_finite
 from .ranks import holds_on_all, mean_gradient, mean_over_ranks
+from .shrinking import shrunk, warn_of_late_ends
 from .stability import ENDS, NEAR, Stability, StableEnd
 from .targets import Targets
 
@@ -53,6 +54,8 @@ class Pruner(Targets):
             at the end of the phase. Defaults to 1.
         least (Callable): From the width of a group to the least share of it
             that every network of the phase keeps. Defaults to none.
+        shrink_steps (int): Steps in which the gate of a condemned channel
+            falls to zero. Defaults to 1.
     """
 
     def __init__(
@@ -64,8 +67,18 @@ class Pruner(Targets):
         scorer: Scorer,
         divisor: int = 1,
         least: LeastShare = NONE,
+        shrink_steps: int = 1,
     ) -> None:
-        super().__init__(groups, layout, costs, method, scorer, divisor, least)
+        super().__init__(
+            groups,
+            layout,
+            costs,
+            method,
+            scorer,
+            divisor,
+            least,
+            shrink_steps,
+        )
         method.setup(self)
 
     # The phase.
@@ -107,6 +120,7 @@ class Pruner(Targets):
         check_all_live(self.mask)
         self.scorer.check_prepared()
         warn_of_short_phase(target, steps)
+        warn_of_late_ends(self.shrink_steps, steps)
         warn_of_frozen(self.groups)
         self._update_scores(0)
         self.progress = Progress(Phase.PRUNING, 0, steps, target)
@@ -169,7 +183,8 @@ class Pruner(Targets):
         self.progress = replace(before, done=before.done + 1)
         self.given = False
         try:
-            self._set_gate(self.method.step(self))
+            decided = self.method.step(self)
+            self._set_gate(shrunk(self.gate, decided, self.shrink_steps))
         except Exception:
             self.progress = before
             raise
@@ -294,7 +309,8 @@ class Pruner(Targets):
             return False
         self.stability = known.noted(self.mask)
         used = self.budget(progress.target).used(self.mask.double())
-        settled = self.stability.is_stable(self.sizes) and used <= NEAR
+        met = used <= NEAR and torch.equal(self.gate, self.decided)
+        settled = met and self.stability.is_stable(self.sizes)
         # All processes end at one step, or none does.
         return holds_on_all(settled, self.gate.device)
 

@@ -32,8 +32,9 @@ class StableEnd:
 
     as in OCSPruner (arXiv 2501.13439). At the end of every epoch of the
     phase the kept channels are compared with those one and two epochs ago;
-    the phase ends if both indices are at least ``similarity`` and all
-    targets are met, up to a twentieth. The exact budget follows as ever.
+    the phase ends if both indices are at least ``similarity``, all targets
+    are met, up to a twentieth, and no channel shrinks any more. The exact
+    budget follows as ever.
 
     Args:
         epoch (int): Length of an epoch in steps of the optimizer.

@@ -39,6 +39,8 @@ class PrunerState(nn.Module):
             at the end of the phase. Defaults to 1.
         least (Callable): From the width of a group to the least share of it
             that every network of the phase keeps. Defaults to none.
+        shrink_steps (int): Steps in which the gate of a condemned channel
+            falls to zero. Defaults to 1.
     """
 
     gate: Tensor
@@ -55,10 +57,12 @@ class PrunerState(nn.Module):
         scorer: Scorer,
         divisor: int = 1,
         least: LeastShare = NONE,
+        shrink_steps: int = 1,
     ) -> None:
         super().__init__()
         self.groups, self.layout = list(groups), layout
         self.scorer, self.divisor = scorer, divisor
+        self.shrink_steps = shrink_steps
         # Fewest channels that a method keeps, of every group.
         self.floors = [
             least_channels(least, g.size, g.floor) for g in self.groups
@@ -123,8 +127,17 @@ class PrunerState(nn.Module):
 
     @property
     def mask(self) -> Tensor:
-        """Which channels live, bool ``[channels]``."""
-        return self.gate.detach() > 0
+        """Which channels live, bool ``[channels]``.
+
+        Those that shrink are condemned, and live no more.
+        """
+        gate = self.gate.detach()
+        return gate > 0 if self.shrink_steps == 1 else gate == 1
+
+    @property
+    def decided(self) -> Tensor:
+        """The gate with zeros for what does not live, ``[channels]``."""
+        return torch.where(self.mask, self.gate.detach(), 0)
 
     def by_group(self, values: Tensor) -> dict[str, Tensor]:
         """Splits values of channels, ``[channels]``, by name of the group."""

@@ -45,10 +45,7 @@ class Targets(PrunerState):
             costs (Sequence[str], optional): Which ones. Defaults to None:
                 all.
         """
-        gate, names = (
-            self.gate.detach(),
-            self.costs if costs is None else costs,
-        )
+        gate, names = self.decided, self.costs if costs is None else costs
         return {name: float(self.cost(name).ratio(gate)) for name in names}
 
     def targets(self) -> dict[str, float]:

@@ -44,6 +44,7 @@ def prunable_model(
     costs: Sequence[str | Mapping[str, Any]] = COST_NAMES,
     divisor: int = 1,
     min_keep: float | str | Mapping[str, Any] = 0,
+    shrink_steps: int = 1,
     input_shape: InputShape = INPUT_SHAPE,
     unused: str | Sequence[str] = (),
     data_preprocessor: Mapping[str, Any] | None = None,
@@ -80,6 +81,8 @@ def prunable_model(
         min_keep (float, str or Mapping): Least share of every group that is
             kept, in [0, 1], or ``by_width``. Defaults to 0: as few channels
             as the network runs with.
+        shrink_steps (int): Steps of the optimizer in which a condemned
+            channel shrinks to nothing. Defaults to 1: at once.
         input_shape (Sequence[int] or Mapping): Channels, height and width of
             the image at which costs are counted; any shape, a dictionary of
             shapes, or ``type`` and arguments of a function in
@@ -113,6 +116,7 @@ def prunable_model(
         costs=costs,
         divisor=divisor,
         min_keep=min_keep,
+        shrink_steps=shrink_steps,
     )
     extra = dict(input_shape=input_shape, unused=unused)
     check_settings({**own, **extra})

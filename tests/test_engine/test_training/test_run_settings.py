@@ -33,6 +33,7 @@ NETWORK = dict(
     method={'type': 'lapp'},
     bypass=None,
     min_keep=0,
+    shrink_steps=1,
     groups={'a': 8},
 )
 PROGRESS = Progress(Phase.PRUNING, 2, 8, {'flops': 0.5})
@@ -71,6 +72,7 @@ def test_the_same_settings_pass() -> None:
         (dict(method={'type': 'uniform'}), 8),
         (dict(bypass={'type': 'depthwise'}), 8),
         (dict(min_keep=0.3), 8),
+        (dict(shrink_steps=4), 8),
         (dict(min_keep={'type': 'by_width'}), 8),
     ],
 )

@@ -92,7 +92,7 @@ class Balance(Update):
     def move(self, lapp: LAPP, pruner: Pruner) -> None:
         """Changes the thresholds by :meth:`change`, then all alike."""
         assert pruner.gradient is not None
-        dear = _channel_costs(pruner)
+        dear = channel_costs(pruner)
         # d log F / dt_g = -sum_i h_i d log F / dm_i over the channels of g.
         direction = _per_group(pruner, -lapp.slope * dear)
         margin = Margin(
@@ -149,9 +149,13 @@ class Balance(Update):
 
 
 @torch.enable_grad()
-def _channel_costs(pruner: Pruner) -> Tensor:
-    """Gradient of the log cost that binds by the gate, ``[channels]``."""
-    gate = pruner.gate.detach().clone().requires_grad_()
+def channel_costs(pruner: Pruner) -> Tensor:
+    """Gradient of the log cost that binds by the gate, ``[channels]``.
+
+    Args:
+        pruner (Pruner): Of the network.
+    """
+    gate = pruner.decided.requires_grad_()
     ratio = pruner.cost(pruner.binding_cost()).ratio(gate)
     (gradient,) = torch.autograd.grad(ratio.log(), gate)
     return gradient
