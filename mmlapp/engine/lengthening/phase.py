@@ -23,6 +23,7 @@ from ..training.train_cost import COST, StepCost, TrainCost, step_cost
 from .stretch import Stretch
 
 LENGTHS = 'prune_epochs', 'prune_iters', 'begin_iters'
+COSTS = 'train_cost', 'dense_length', 'epoch_iters'
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Phase:
         }
         self.target = check_targets(said['target'])
         self.length = PhaseLength(*(said[name] for name in LENGTHS))
-        self.cost = TrainCost(said['train_cost'], said['dense_length'])
+        self.cost = TrainCost(*(said[name] for name in COSTS))
         self.cost.check_settings(self.target, said['narrow'])
 
     @property
@@ -53,26 +54,26 @@ class Phase:
         """Where the phase ends, in the unit of the run.
 
         Raises:
-            PruningError: If it is said in the other one: how many iterations
-                an epoch has is not known before the data are read.
+            PruningError: If it is said in the other one, and not how many
+                iterations an epoch has: the data are not read yet.
         """
-        length, asked = self.length, f'train_cost={self.cost.asked!r}'
-        if self.unit == 'iters':
-            if length.prune_iters is None:
-                raise PruningError(
-                    f'{asked}: training is counted in iterations, and the '
-                    f'phase in epochs, prune_epochs={length.prune_epochs}. '
-                    'Give its length as prune_iters'
-                )
-            return length.begin_iters + length.prune_iters
-        if length.prune_iters is not None or length.begin_iters:
+        length, by_epoch = self.length, self.unit == 'epochs'
+        iters = length.begin_iters + (length.prune_iters or 0)
+        epochs = length.prune_epochs if length.prune_iters is None else 0
+        if by_epoch:
+            return epochs + (iters and iters / self._epoch_iters())
+        return iters + (epochs and epochs * self._epoch_iters())
+
+    def _epoch_iters(self) -> int:
+        if self.cost.epoch_iters is None:
+            said = [f'{name}={getattr(self.length, name)}' for name in LENGTHS]
             raise PruningError(
-                f'{asked}: training is counted in epochs, and the phase in '
-                f'iterations, prune_iters={length.prune_iters} and '
-                f'begin_iters={length.begin_iters}. Give its length as '
-                'prune_epochs alone, or train by iterations'
+                f'train_cost={self.cost.asked!r}: training is counted in '
+                f'{self.unit}, and the phase, {", ".join(said)}, is not. Say '
+                'in mmlapp.PruningHook how many iterations an epoch has, '
+                'epoch_iters=..., or count both in one unit'
             )
-        return length.prune_epochs
+        return self.cost.epoch_iters
 
     def stretch(self, stretch: Stretch) -> None:
         """Stretches the entry in place, and notes the length that it had.
@@ -80,17 +81,18 @@ class Phase:
         Args:
             stretch (Stretch): The training.
         """
-        length, scale = self.length, stretch.new / stretch.old
-        if self.unit == 'epochs':
-            self.entry['prune_epochs'] = length.prune_epochs * scale
+        length, old, new = self.length, stretch.old, stretch.new
+        # Rounded down: the rest of the run is the cheaper part.
+        begin = length.begin_iters * new // old
+        if length.prune_iters is None:
+            self.entry['prune_epochs'] = length.prune_epochs * new / old
         else:
-            # Rounded down: the rest of the run is the cheaper part.
-            end = int(self.end) * stretch.new // stretch.old
-            begin = length.begin_iters * stretch.new // stretch.old
+            end = (length.begin_iters + length.prune_iters) * new // old
             begin = max(min(begin, end - 1), 0)
-            self.entry['begin_iters'] = begin
             self.entry['prune_iters'] = max(end - begin, 1)
-        self.entry['dense_length'] = {self.unit: stretch.old}
+        if length.begin_iters:
+            self.entry['begin_iters'] = begin
+        self.entry['dense_length'] = {self.unit: old}
 
 
 def step_cost_of(cfg: Mapping[str, Any], phase: Phase) -> StepCost:

@@ -47,9 +47,10 @@ class HookState(Hook):
         end: str | Mapping[str, Any] | StableEnd | None = None,
         train_cost: float | str | None = None,
         dense_length: Mapping[str, int] | None = None,
+        epoch_iters: int | None = None,
     ) -> None:
         self.target = check_targets(target)
-        self.cost = TrainCost(train_cost, dense_length)
+        self.cost = TrainCost(train_cost, dense_length, epoch_iters)
         self.cost.check_settings(self.target, narrow)
         kind = PhaseLength if train_cost is None else BoundedLength
         self.length = kind(prune_epochs, prune_iters, begin_iters)

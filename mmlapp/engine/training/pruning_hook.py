@@ -73,6 +73,9 @@ class PruningHook(HookPhase):
         dense_length (Mapping[str, int], optional): Length that training had
             before, as ``epochs`` or ``iters``, which ``equal_cost`` notes.
             Defaults to None.
+        epoch_iters (int, optional): Iterations of an epoch, which
+            ``train_cost`` needs where the phase is counted in another unit
+            than training. Defaults to None.
 
     Attributes:
         plan (ChannelPlan, optional): What the model of the run was narrowed

@@ -131,31 +131,42 @@ class TrainCost:
         asked (float or str, optional): ``'dense'``, or a fraction of it.
         dense_length (Mapping[str, int], optional): Length of dense training,
             as ``epochs`` or ``iters``, which ``equal_cost`` notes.
+        epoch_iters (int, optional): Iterations of an epoch, where the phase
+            is counted in another unit than training. Defaults to None.
 
     Raises:
-        PruningError: If an argument lies outside its range, or one of them
-            makes no sense without the other.
+        PruningError: If an argument lies outside its range, or makes no sense
+            without the first.
     """
 
     asked: float | str | None
     dense_length: Mapping[str, int] | None
+    epoch_iters: int | None = None
 
     def __post_init__(self) -> None:
         if self.asked is not None:
             check_asked(self.asked)
-        if self.dense_length is None:
-            return
+        if self.epoch_iters is not None:
+            check_number('epoch_iters', self.epoch_iters, least=1, whole=True)
+            if self.asked is None:
+                raise PruningError(
+                    f'epoch_iters={self.epoch_iters} has no effect without '
+                    'train_cost. Leave it out, or add train_cost'
+                )
+        if self.dense_length is not None:
+            self._check_dense_length(self.dense_length)
+
+    def _check_dense_length(self, length: Mapping[str, int]) -> None:
+        said = f'dense_length={dict(length)}'
         if self.asked is None:
             raise PruningError(
-                f'dense_length={dict(self.dense_length)} without train_cost: '
-                'mmlapp.engine.equal_cost notes it in a config whose training '
-                'it has lengthened. Leave both out and take the lengths of '
-                'dense training, or leave both in'
+                f'{said} without train_cost: mmlapp.engine.equal_cost notes '
+                'it in a config whose training it has lengthened. Leave both '
+                'out and take the lengths of dense training, or leave both in'
             )
-        if len(self.dense_length) != 1 or self.unit not in UNITS:
+        if len(length) != 1 or self.unit not in UNITS:
             raise PruningError(
-                f'dense_length={dict(self.dense_length)}: expected '
-                'dict(epochs=...) or dict(iters=...)'
+                f'{said}: expected dict(epochs=...) or dict(iters=...)'
             )
         check_number('dense_length', self.dense, least=1, whole=True)
 
@@ -236,6 +247,8 @@ class TrainCost:
         """
         if self.asked is None:
             return
+        if pruner.phase == Phase.DENSE:
+            self._check_epoch(runner)
         step = step_cost(unwrap(runner.model), pruner, target)
         dense = self._dense_iters(runner)
         share = step.of_run(end, runner.max_iters) / dense
@@ -256,6 +269,17 @@ class TrainCost:
                 'where its phase should have begun before. Take dense_length '
                 'out of mmlapp.PruningHook and give all lengths as for dense '
                 'training, or leave both train_cost and dense_length out'
+            )
+
+    def _check_epoch(self, runner: Runner) -> None:
+        if self.epoch_iters is None:
+            return
+        iters = len(runner.train_dataloader)
+        if iters != self.epoch_iters:
+            raise PruningError(
+                f'epoch_iters={self.epoch_iters}, but an epoch has {iters} '
+                'iterations with this batch size and number of processes: '
+                'set that in mmlapp.PruningHook'
             )
 
     def without_narrowing(self, runner: Runner) -> str:

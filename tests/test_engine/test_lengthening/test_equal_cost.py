@@ -149,6 +149,35 @@ def test_a_run_by_iterations(train: Callable[..., Any]) -> None:
     assert changes == [14, 29]
 
 
+def test_a_phase_that_begins_at_an_iteration(
+    train: Callable[..., Any],
+) -> None:
+    def change(config: dict[str, Any]) -> None:
+        ask(config, prune_epochs=1, begin_iters=3, epoch_iters=ITERS)
+
+    runner, recorder = train(change, epochs=4)
+    # 1.75 + 2.25 / 2 = 2.875 of 4: 5.57 epochs, the phase ends at 8.75
+    # iterations, rounded down where it begins, 3.75, and where it ends.
+    assert runner.max_epochs == 5
+    assert recorder.costs.count(1.0) == 8
+    assert 3 * ITERS - 1 < sum(recorder.costs) <= 4 * ITERS
+
+
+def test_an_epoch_of_another_length_is_refused(
+    make_runner: Callable[..., Runner],
+) -> None:
+    def from_cfg(**config: Any) -> Runner:
+        ask(config, begin_iters=3, epoch_iters=5)
+        return Runner.from_cfg(equal_cost(Config(config)))
+
+    runner = make_runner(kind=from_cfg, narrow=True, epochs=6)
+    with pytest.raises(
+        PruningError, match=r'epoch_iters=5, .* an epoch has 4'
+    ):
+        runner.train()
+    assert runner.iter == 0
+
+
 def test_a_run_that_cannot_be_narrowed_says_what_it_costs(
     train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,8 +256,14 @@ def test_a_hook_of_a_subclass_and_its_place_do_not_matter() -> None:
         (dict(train_cost=True), 'train_cost=True: expected a number'),
         (dict(train_cost=0.1), 'train_cost=0.1 is less than one of 6 epochs'),
         (dict(train_cost='dense', narrow=False), 'narrow=False: .*nothing is'),
-        (dict(train_cost='dense', begin_iters=5), 'begin_iters=5.*as prune_e'),
-        (dict(train_cost='dense', prune_iters=5), 'prune_iters=5.*as prune_e'),
+        (
+            dict(train_cost='dense', begin_iters=5),
+            'begin_iters=5, is.*epoch_iters',
+        ),
+        (
+            dict(train_cost='dense', prune_iters=5),
+            'prune_iters=5, .*epoch_iters',
+        ),
     ],
 )
 def test_what_is_refused(change: dict[str, Any], text: str) -> None:
@@ -260,9 +295,7 @@ def test_a_length_of_another_form_is_refused(length: Any) -> None:
 def test_a_phase_in_epochs_of_a_run_by_iterations_is_refused() -> None:
     config = settings(train_cost='dense')
     config['train_cfg'] = dict(by_epoch=False, max_iters=9)
-    with pytest.raises(
-        PruningError, match=r'prune_epochs=2\. Give its length'
-    ):
+    with pytest.raises(PruningError, match=r'prune_epochs=2, .*epoch_iters='):
         equal_cost(config)
 
 

@@ -44,6 +44,9 @@ def phase(unit: str, **hook: Any) -> Phase:
         ('epochs', dict(), 2),
         ('iters', dict(prune_iters=6), 6),
         ('iters', dict(prune_iters=6, begin_iters=3), 9),
+        ('epochs', dict(begin_iters=2, epoch_iters=4), 2.5),
+        ('epochs', dict(prune_iters=6, begin_iters=4, epoch_iters=4), 2.5),
+        ('iters', dict(begin_iters=3, epoch_iters=4), 11),
     ],
 )
 def test_the_end(unit: str, hook: dict[str, Any], end: float) -> None:
@@ -64,7 +67,7 @@ def test_iterations_are_rounded_down(
 ) -> None:
     found = phase('iters', **hook)
     found.stretch(Stretch(100, new))
-    assert found.entry['begin_iters'] == begin
+    assert found.entry.get('begin_iters', 0) == begin
     assert found.entry['prune_iters'] == length
     assert found.entry['dense_length'] == dict(iters=100)
 
@@ -74,6 +77,14 @@ def test_epochs_need_not_be_whole() -> None:
     found.stretch(Stretch(200, 318))
     assert found.entry['prune_epochs'] == pytest.approx(3.18)
     assert found.entry['dense_length'] == dict(epochs=200)
+
+
+def test_a_begin_in_iterations_beside_epochs() -> None:
+    found = phase('epochs', begin_iters=5, epoch_iters=4)
+    found.stretch(Stretch(6, 9))
+    assert found.entry['begin_iters'] == 7
+    assert found.entry['prune_epochs'] == pytest.approx(3)
+    assert 'prune_iters' not in found.entry
 
 
 def test_bad_arguments_are_refused_as_by_the_hook() -> None:

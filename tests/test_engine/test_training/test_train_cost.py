@@ -99,6 +99,8 @@ def test_the_longest_run_within_the_cost(
         ((None, dict(epochs=6)), "'epochs': 6} without train_cost"),
         ((1, dict(steps=6)), "'steps': 6}: expected dict"),
         ((1, dict(epochs=6, iters=7)), 'expected dict'),
+        ((None, None, 4), 'epoch_iters=4 has no effect without train_cost'),
+        ((1, None, 0.5), 'epoch_iters=0.5: expected a whole number'),
         ((1, dict(epochs=0)), 'dense_length=0: expected a whole number'),
     ],
 )
