@@ -19,7 +19,8 @@ from ..checkpoints.random_state import random_state, set_random_state
 from ..training.parts import find_pruner
 from ..training.phase_length import PhaseLength
 from ..training.pruning_hook import PruningHook
-from ..training.train_cost import COST, StepCost, TrainCost, step_cost
+from ..training.step_cost import COST, StepCost, step_cost
+from ..training.train_cost import TrainCost
 from .stretch import Stretch
 
 LENGTHS = 'prune_epochs', 'prune_iters', 'begin_iters'
