@@ -73,9 +73,8 @@ def test_a_resumed_run_equals_an_unbroken_one(
         torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize('epoch', [3, 4])
 def test_a_resumed_phase_ends_early_at_the_same_step(
-    make_runner: MakeRunner, tmp_path: Path, epoch: int
+    make_runner: MakeRunner, tmp_path: Path
 ) -> None:
     """With an average of the model, whose entries MMEngine exchanges.
 
@@ -93,7 +92,7 @@ def test_a_resumed_phase_ends_early_at_the_same_step(
     def resume(config: dict[str, Any]) -> None:
         change(config)
         config['resume'] = True
-        config['load_from'] = str(tmp_path / 'whole' / f'epoch_{epoch}.pth')
+        config['load_from'] = str(tmp_path / 'whole' / 'epoch_3.pth')
 
     whole = make_runner(change, work_dir=tmp_path / 'whole', epochs=5)
     whole.train()
