@@ -30,7 +30,7 @@ class StableEnd:
     .. math:: J(A, B) = \frac{1}{G} \sum_g
               \frac{|A_g \cap B_g|}{|A_g \cup B_g|},
 
-    as in OCSPruner (arXiv 2501.13439). At the end of every epoch of the
+    after OCSPruner (arXiv 2501.13439). At the end of every epoch of the
     phase the kept channels are compared with those one and two epochs ago;
     the phase ends if both indices are at least ``similarity``, all targets
     are met, up to a twentieth, and no channel shrinks any more. The exact
