@@ -8,6 +8,8 @@ in one shows up against the other.
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Mapping
 
 import torch
@@ -18,6 +20,8 @@ from mmlapp.core.plan.plan import BranchPlan, Kept
 
 # Large beside any weight: a mask that hides it is no matter of rounding.
 GARBAGE = 10.0
+# Of a branch that consists of several, each with tensors of the same names.
+PART = re.compile(r'parts\.\d+\.')
 
 
 def scatter_weights(
@@ -91,7 +95,22 @@ def _scatter_branch(
     prefix: str,
     entry: BranchPlan,
 ) -> None:
-    """Writes a branch; nothing of it is left where nothing runs through."""
+    """Writes a branch, or all that it consists of."""
+    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, value in branch.items():
+        part = PART.match(name, len(prefix))
+        parts[f'{prefix}{part[0] if part else ""}'][name] = value
+    for start, tensors in parts.items():
+        _scatter_conv(found, tensors, start, entry)
+
+
+def _scatter_conv(
+    found: dict[str, Tensor],
+    branch: Mapping[str, Tensor],
+    prefix: str,
+    entry: BranchPlan,
+) -> None:
+    """Writes one; nothing of it is left where nothing runs through."""
     weight = f'{prefix}conv.weight'
     whole = all(len(k.index) == k.size for k in (entry.inputs, entry.outputs))
     for name, value in branch.items():

@@ -185,11 +185,15 @@ def test_merged_bypasses(classifier_run, tmp_path, unit):
         assert note.endswith('; the others stay: it fills removed filters')
 
 
-@pytest.mark.parametrize('kind', ['repvgg', 'asymmetric'])
-def test_free_bypasses_are_merged(classifier_run, tmp_path, kind):
+@pytest.mark.parametrize(
+    ('kind', 'narrow'), [('repvgg', True), ('asymmetric', False)]
+)
+def test_free_bypasses_are_merged(classifier_run, tmp_path, kind, narrow):
     """The budget is that of the plain model that is deployed."""
     run = classifier_run(kind, target=0.6)
     ratio = run.model.pruner.ratios()['flops']
+    if narrow:
+        narrow_checkpoint(run)
     result = deploy(run.config, run.checkpoint, tmp_path / 'out')
     model, plan = load(result), ChannelPlan.load(result.plan)
     assert_same_outputs(model, run.model)

@@ -1,5 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
@@ -28,9 +30,16 @@ def test_every_number_has_its_place():
 
 
 @pytest.mark.parametrize(
-    'bypass', ['depthwise', 'grouped', dict(type='pointwise', norm=True)]
+    ('bypass', 'unit'),
+    [
+        *product(
+            ['depthwise', 'grouped', dict(type='pointwise', norm=True)],
+            ['channels', 'filters'],
+        ),
+        ('repvgg', 'channels'),
+        (dict(type='asymmetric', norm=False), 'channels'),
+    ],
 )
-@pytest.mark.parametrize('unit', ['channels', 'filters'])
 def test_it_undoes_narrowing(bypass, unit):
     """All that the narrow network has, branches split into parts included."""
     torch.manual_seed(0)
