@@ -59,7 +59,7 @@ SCHEDULERS: Table = {
 }
 HOOKS: Table = {
     # mmengine
-    'CheckpointHook': {},
+    'CheckpointHook': {'save_begin': point},
     'DistSamplerSeedHook': {},
     'EarlyStoppingHook': {'patience': keep},
     'EMAHook': {'begin_iter': point, 'begin_epoch': point},

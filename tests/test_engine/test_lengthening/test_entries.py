@@ -130,3 +130,10 @@ def test_hooks_of_detectors() -> None:
     entry: dict[str, Any] = dict(type='YOLOXModeSwitchHook')
     stretch_entry(Stretch(300, 480), entry, YOLOXModeSwitchHook, HOOKS)
     assert entry['num_last_epochs'] == 24
+
+
+def test_checkpoints_begin_at_a_point() -> None:
+    kind = REGISTRY.get('CheckpointHook')
+    entry: dict[str, Any] = dict(save_begin=5, interval=2)
+    assert stretch_entry(Stretch(10, 16), entry, kind, HOOKS) == []
+    assert entry == dict(save_begin=8, interval=2)
