@@ -16,6 +16,7 @@ from .analysis.refusals import check_network
 from .analysis.result import Analysis
 from .analysis.ways import Way
 from .bypass.beside import add_bypass
+from .bypass.branch import Branch
 from .cost import COSTS, Cost, CostContext
 from .errors import PruningError
 from .mask.gate import Masked, restore_masks
@@ -190,6 +191,9 @@ def _activate(module: nn.Module, args: object) -> None:
     pruner: Any = module.pruner
     if not pruner.complete:
         restore_masks(module, pruner.applied_masks)
+        for part in module.modules():
+            if isinstance(part, Branch):
+                part.start()
         pruner.complete = True
     pruner.active = True
     if not torch.compiler.is_compiling():

@@ -78,6 +78,12 @@ class Branch(nn.Module, ABC):
             left of it; and what took the place of every parameter.
         """
 
+    def start(self) -> None:
+        """Called before the first forward, when all weights are set.
+
+        Restores what no initialiser may choose. Defaults to nothing.
+        """
+
     def merge_into(self, layer: nn.Module) -> None:
         """Becomes part of a layer's weights, with equal outputs.
 

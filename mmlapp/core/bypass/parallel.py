@@ -13,6 +13,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from ..errors import LayerRefusedError
 from ..heirs import Heir
@@ -146,6 +147,14 @@ class RepVGG(Parallel):
             nn.init.ones_(identity.weight).requires_grad_(False)
             convs.append(identity)
         return convs
+
+    def start(self) -> None:
+        """Makes the identity one again: initialisers set all convolutions."""
+        for module in self.parts[1:].modules():
+            if isinstance(module, _ConvNd):
+                weight = module._parameters['weight']
+                assert weight is not None
+                nn.init.ones_(weight)
 
 
 @register_branch('twin')

@@ -110,6 +110,19 @@ def test_training_moves_every_branch(net, conv, image):
     )
 
 
+def test_initialisers_leave_the_identity_alone(net, conv, image):
+    """MMEngine sets all convolutions of a model that is built already."""
+    model = chain(net, conv)
+    attach(model, image, bypass='repvgg')
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight)
+    model(image)
+    point, identity = model.b.bypass.parts
+    assert identity.conv.weight.unique().tolist() == [1]
+    assert point.conv.weight.unique().numel() == 144
+
+
 @pytest.mark.parametrize(
     ('widths', 'stride', 'parts'),
     [((8, 8), 1, 2), ((8, 8), 2, 1), ((8, 16), 1, 1)],
