@@ -181,7 +181,8 @@ class StepTime:
         if 'train/time' not in scalars or 'train/data_time' not in scalars:
             return None
         whole, data = (
-            scalars[f'train/{name}'].mean(self.window)
-            for name in ('time', 'data_time')
+            scalars[f'train/{name}'].data[0] for name in ('time', 'data_time')
         )
-        return float(whole - data)
+        # This step waited for its data, and is not over: one entry more.
+        data, last = data[: len(whole)], slice(-self.window, None)
+        return float(whole[last].mean() - data[last].mean())

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from mmlapp.core import Pruner, attach
@@ -83,23 +84,17 @@ def test_shared_parameters_count_once() -> None:
     assert count_parameters(nn.Sequential(layer, layer)) == 8
 
 
-class Mean:
-    """A history whose mean is known."""
-
-    def __init__(self, value: float) -> None:
-        self.value = value
-
-    def mean(self, window: int) -> float:
-        assert window == 5
-        return self.value
-
-
 def run(step: int, **scalars: float) -> Any:
     return SimpleNamespace(
         iter=step,
         logger=Log(),
         message_hub=SimpleNamespace(
-            log_scalars={f'train/{n}': Mean(v) for n, v in scalars.items()}
+            log_scalars={
+                f'train/{name}': HistoryBuffer(
+                    [9.0] * 3 + [value] * 5, [1] * 8
+                )
+                for name, value in scalars.items()
+            }
         ),
     )
 
@@ -127,3 +122,13 @@ def test_without_a_timer_nothing_is_said() -> None:
     runner = run(30, time=1.5, data_time=0.5)
     timer.after_step(runner)
     assert runner.logger.text == ''
+
+
+def test_time_and_waiting_are_of_the_same_steps() -> None:
+    """The timer notes the wait before a step, and its time after our hook."""
+    timer, runner = StepTime(2), run(4, time=0.0, data_time=0.0)
+    scalars = runner.message_hub.log_scalars
+    scalars['train/time'] = HistoryBuffer([0.5, 3.0, 4.0], [1] * 3)
+    scalars['train/data_time'] = HistoryBuffer([0.1, 1.0, 2.0, 7.0], [1] * 4)
+    timer.narrowed(runner)
+    assert timer.before == 2
