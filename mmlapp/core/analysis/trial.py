@@ -19,6 +19,7 @@ whose outputs cannot be compared, such as a loss, it only has to run.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -50,8 +51,9 @@ from .stages import (
 )
 from .ways import Way
 
-# How often rounding is tried to make a difference.
-SHAKES = 4
+# How often rounding is tried to make a difference, and how much larger than
+# what it makes then a difference may be that is due to it.
+SHAKES, AMPLE = 4, 16
 ROUNDED = 'where nothing but rounding differs'
 
 
@@ -114,8 +116,8 @@ class Trial:
         self._whole: dict[tuple[int, bool, Stage], tuple[bool, bool]] = {}
         # Ways that return no tensor: there is nothing to compare.
         self._silent: set[int] = set()
-        # Numbers of the outputs that rounding alone changes.
-        self._chance: dict[tuple[Check, Stage], set[int]] = {}
+        # Largest relative change of every output that rounding alone makes.
+        self._rounding: dict[tuple[Check, Stage], list[float]] = {}
         self._groups: Groups | None = None
         # What it was last seen to run without, where it only has to run.
         self._ran: dict[Check, Removal] = {}
@@ -176,33 +178,69 @@ class Trial:
             self.ways[check.way].run, stage
         ):
             return None
-        wrong = _differing(masked, narrowed, stage.tolerance)
-        return self._unless_rounded(wrong, masked, removal, check, stage)
+        tolerance = stage.tolerance
+        return self._unless_rounded(
+            masked, narrowed, removal, check, stage, tolerance
+        )
 
     def _unless_rounded(
         self,
-        wrong: set[int],
+        masked: list[Tensor],
+        narrowed: list[Tensor],
+        removal: Removal,
+        check: Check,
+        stage: Stage,
+        tolerance: float,
+    ) -> Failure | None:
+        """A failure, unless rounding alone makes such a difference.
+
+        A network may make rounding larger, as one that divides by small
+        numbers does. What chooses among equal values, such as local maxima
+        of features that were made larger, even chooses by it.
+        """
+        errors = relative_errors(masked, narrowed)
+        if errors is None:
+            return Failure()
+        rounding = self._rounding_of(masked, removal, check, stage)
+        largest = 0.0
+        for error, by_chance in zip(errors, rounding, strict=True):
+            if error <= tolerance:
+                continue
+            # Not `>`: NaN is not equal.
+            if not error <= AMPLE * by_chance:
+                return Failure()
+            largest = max(largest, error)
+        if largest <= ROUGH_TOLERANCE:
+            return None
+        return self._unlike_itself(masked, check, ROUNDED)
+
+    def _rounding_of(
+        self,
         masked: list[Tensor],
         removal: Removal,
         check: Check,
         stage: Stage,
-    ) -> Failure | None:
-        """A failure, unless rounding alone changes the same outputs.
-
-        What chooses among equal values, such as local maxima of features
-        that were made larger, chooses by rounding.
-        """
+    ) -> list[float]:
+        """Largest relative change of every output by rounding."""
         key = check, stage
-        if key not in self._chance:
-            runs = (
-                self.masked(removal, check, stage, shake=shake)[0]
+        if key not in self._rounding:
+            runs = [
+                relative_errors(
+                    masked,
+                    self.masked(removal, check, stage, shake=shake)[0],
+                )
                 for shake in range(1, SHAKES + 1)
-            )
-            changed = (_differing(masked, r, ROUGH_TOLERANCE) for r in runs)
-            self._chance[key] = set().union(*changed)
-        if wrong <= self._chance[key]:
-            return self._unlike_itself(masked, check, ROUNDED)
-        return Failure()
+            ]
+            # Of other shapes: as many as values choose.
+            count = len(relative_errors(masked, masked) or [])
+            self._rounding[key] = [
+                max(errors)
+                for errors in zip(
+                    *(run or [math.inf] * count for run in runs),
+                    strict=True,
+                )
+            ]
+        return self._rounding[key]
 
     def _look_again(
         self,
@@ -217,10 +255,11 @@ class Trial:
         if failure is None and _finite(exact):
             masked, stage, tolerance = exact, EXACT, EXACT.tolerance
             narrowed, _ = self.narrowed(removal, check, EXACT)
-        wrong = _differing(masked, narrowed, tolerance)
-        if not wrong:
+        if agree(masked, narrowed, tolerance):
             return None
-        return self._unless_rounded(wrong, masked, removal, check, stage)
+        return self._unless_rounded(
+            masked, narrowed, removal, check, stage, tolerance
+        )
 
     def _unlike_itself(
         self, masked: list[Tensor], check: Check, when: str = 'at every call'
@@ -459,17 +498,6 @@ def _normalised(record: Trace, groups: Groups) -> set[str]:
         ids = module.ids[module.ids >= 0]
         found.update(groups.node_group[ids].unique().tolist())
     return {groups.prunable[number].name for number in found if number >= 0}
-
-
-def _differing(
-    expected: Sequence[Tensor], found: Sequence[Tensor], tolerance: float
-) -> set[int]:
-    """Numbers of the outputs that differ; all if they are of other shapes."""
-    errors = relative_errors(expected, found)
-    if errors is None:
-        return set(range(max(len(expected), len(found))))
-    # Not `>`: NaN is not equal.
-    return {n for n, error in enumerate(errors) if not error <= tolerance}
 
 
 def _finite(tensors: Sequence[Tensor]) -> bool:

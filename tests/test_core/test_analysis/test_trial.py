@@ -593,3 +593,27 @@ def test_what_masks_alone_prevent_is_not_due_to_narrowing():
     way = Way(lambda: model.predict(image), 'predict', compare=False)
     found = analyse(model, image, also=[way])
     assert [group.size for group in found.groups.prunable] == [16, 16]
+
+
+@pytest.mark.parametrize('size', [1e5, 1e9, 1e13])
+def test_rounding_that_a_network_makes_larger(
+    net, conv, image, frozen, recwarn, size
+):
+    """Differences of 1e-12, of 1e-8, and all that a sine can do."""
+    model = net(
+        lambda m, x: (m.b(m.a(x)) * size).sin(), a=conv(3, 8), b=conv(8, 4)
+    )
+    assert frozen(model, image) == {'b': 'output of the network'}
+    warned = [str(w.message) for w in recwarn]
+    assert len(warned) == (size == 1e13)
+    assert all('where nothing but rounding differs' in w for w in warned)
+
+
+@pytest.mark.parametrize('size', [1e5, 1e9])
+def test_a_mistake_beside_larger_rounding(net, conv, image, frozen, size):
+    model = net(
+        lambda m, x: (m.b(m.a(x)) * size).sin() + m.a(x).shape[1],
+        a=conv(3, 8),
+        b=conv(8, 4),
+    )
+    assert frozen(model, image)['a'] == OTHER
