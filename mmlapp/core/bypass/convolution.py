@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..errors import LayerRefusedError, PruningError
 from ..heirs import Heir
+from ..numbers import check_flag
 from ..trace import LayerCall
 from .branch import Branch, Ends, register_branch
 from .kernels import check_mergeable, merge_convolution
@@ -51,6 +52,7 @@ class NormedConv(Branch):
     Raises:
         LayerRefusedError: If it would cost too much, or is to be merged and
             cannot be.
+        PruningError: If a choice is neither True nor False.
     """
 
     conv: nn.Module
@@ -60,8 +62,10 @@ class NormedConv(Branch):
         self, layer: Conv, conv: Conv, norm: bool, merge: bool
     ) -> None:
         super().__init__()
+        check_flag('bypass norm', norm)
+        self.merge = check_flag('bypass merge', merge)
         self._check_made(layer, conv, merge)
-        self.merge, self.conv, self.norm = merge, conv, None
+        self.conv, self.norm = conv, None
         # What a merged norm shifts by needs a place.
         self.adds_bias = norm and layer.bias is None
         if norm:

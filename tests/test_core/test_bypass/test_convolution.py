@@ -12,7 +12,7 @@ from mmlapp.core import (
 )
 from mmlapp.core.bypass import BRANCHES
 from mmlapp.core.bypass.convolution import _pairs
-from mmlapp.core.errors import LayerRefusedError
+from mmlapp.core.errors import LayerRefusedError, PruningError
 
 KINDS = ['depthwise', 'pointwise', 'grouped']
 UNIT_NAMES = ['filters', 'channels']
@@ -115,6 +115,14 @@ def test_a_branch_with_a_norm(plain, normed, image, agree, kind, unit, keep):
     for model in (plain(), normed()):
         result = agree(model, image, keep=keep, bypass=bypass, unit=unit)
         assert any('bypass.norm' in n for n in result.slim.state_dict())
+
+
+@pytest.mark.parametrize('kind', ['depthwise', 'repvgg'])
+@pytest.mark.parametrize('setting', [dict(norm='no'), dict(merge=None)])
+def test_choices_are_truth_values(conv, kind, setting):
+    """Text would be true, whatever it says."""
+    with pytest.raises(PruningError, match='expected True or False'):
+        BRANCHES.build(dict(type=kind, **setting), conv(4, 4))
 
 
 def test_a_norm_that_is_left_alone_still_shifts(net, conv, image, agree):
