@@ -132,9 +132,10 @@ def _columns(conv: _ConvNd) -> Tensor:
 
 def _offset(conv: _ConvNd, part: _ConvNd) -> tuple[slice, ...] | None:
     """Where a kernel lies inside a larger one; None if it does not."""
-    # A kernel of one pixel never sees the padding.
-    alike = conv.padding_mode == part.padding_mode
-    if conv.stride != part.stride or not (alike or max(part.kernel_size) == 1):
+    # A kernel of one pixel without padding never sees any.
+    inside = max(part.kernel_size) == 1 and not any(map(int, part.padding))
+    alike = inside or conv.padding_mode == part.padding_mode
+    if conv.stride != part.stride or not alike:
         return None
     spans = []
     for size, small, pad, inner, step, other in zip(

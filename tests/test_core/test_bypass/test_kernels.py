@@ -47,6 +47,11 @@ def beside(conv):
             OUTSIDE,
         ),
         (
+            nn.Conv2d(8, 8, 3, padding=2),
+            nn.Conv2d(8, 8, 1, padding=1, padding_mode='reflect'),
+            OUTSIDE,
+        ),
+        (
             nn.Conv2d(8, 8, 3, padding=4, dilation=3),
             nn.Conv2d(8, 8, 1, padding=0),
             OUTSIDE,
