@@ -92,22 +92,21 @@ class Parallel(Branch):
     ) -> tuple[Branch | None, Mapping[nn.Parameter, Sequence[Heir]]]:
         """Narrows each of them; those of which nothing is left are gone."""
         heirs: dict[nn.Parameter, Sequence[Heir]] = {}
-        left = []
-        for _, part in self._numbered():
+        for number, part in list(self._numbered()):
             narrowed, found = part.narrow(kept_in, kept_out)
             heirs.update(found)
-            if narrowed is not None:
-                left.append(narrowed)
-        self.parts = nn.ModuleList(left)
-        return (self if left else None), heirs
+            if narrowed is None:
+                # The others keep their numbers, as in the wide network.
+                del self.parts._modules[number]
+        return (self if len(self.parts) else None), heirs
 
     def merge_into(self, layer: nn.Module) -> None:
         """Adds the filters of all of them to those of the layer."""
         for _, part in self._numbered():
             part.merge_into(layer)
 
-    def _numbered(self) -> Iterator[tuple[int, NormedConv]]:
-        for number, part in enumerate(self.parts):
+    def _numbered(self) -> Iterator[tuple[str, NormedConv]]:
+        for number, part in self.parts.named_children():
             assert isinstance(part, NormedConv)
             yield number, part
 

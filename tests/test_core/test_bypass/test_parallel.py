@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from mmlapp.core import ChannelPlan, PruningError, attach, merge_bypasses
 from mmlapp.core import narrow as narrow_to
@@ -92,6 +93,18 @@ def test_free_ones_alone_are_merged(net, conv, image, mask_randomly):
     assert merge_bypasses(model, free=True) == {}
     assert isinstance(model.b, Bypassed)
     assert 'b' in merge_bypasses(model)
+
+
+def test_what_is_left_keeps_its_name(conv):
+    """An identity between channels that do not live together is gone."""
+    branch = BRANCHES.build(dict(type='repvgg', norm=False), conv(4, 4))
+    branch.parts = nn.ModuleList(reversed(branch.parts))
+    weight = branch.parts[1].conv.weight[2:, :2]
+    low = torch.arange(4) < 2
+    narrowed, _ = branch.narrow(low, ~low)
+    assert [*narrowed.state_dict()] == ['parts.1.conv.weight']
+    x = torch.rand(1, 2, 3, 3, dtype=weight.dtype)
+    torch.testing.assert_close(narrowed(x), functional.conv2d(x, weight))
 
 
 def test_training_moves_every_branch(net, conv, image):
