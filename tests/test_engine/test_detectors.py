@@ -86,7 +86,8 @@ def test_training_goes_on_narrowed(name):
         narrow(model, plan)
         narrowed = list(steps(model, shape))
     assert all(torch.tensor([*masked, *narrowed]).isfinite())
-    assert len(plan.slices) > 40
+    # Some groups may stay whole: six tensors belong to each of ResNet-18.
+    assert len(plan.slices) > 20
     sizes = dict(model.named_parameters())
     for key, dims in plan.slices.items():
         for dim, kept in dims.items():

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ from .suppression import suppression_in_float64
 
 TENSOR, PREDICT = "mode='tensor'", "mode='predict'"
 FEATURES = 'extract_feat'
+# Behind an assertion that failed in C++.
+SOURCE = re.compile(r' INTERNAL ASSERT FAILED at "[^"]*":\d+')
 
 
 @dataclass(frozen=True)
@@ -253,13 +256,18 @@ def notes_of(forward: ExampleForward, modes: Modes) -> list[str]:
     """
     notes = [
         f'{name} was not tried: it does not run with the ground truth that '
-        f'was made up ({" ".join(reason.split())[:200]})'
+        f'was made up ({_brief(reason)})'
         for name, reason in modes.failed.items()
     ]
     if forward.reason:
         part = {FEATURES: 'backbone and neck alone', PREDICT: PREDICT}
         notes.append(
-            f'{TENSOR} does not run ({" ".join(forward.reason.split())[:200]})'
-            f': FLOPs are those of {part[forward.name]}'
+            f'{TENSOR} does not run ({_brief(forward.reason)}): FLOPs are '
+            f'those of {part[forward.name]}'
         )
     return notes
+
+
+def _brief(reason: str) -> str:
+    """An error on one line, without where in its sources a library failed."""
+    return SOURCE.sub('', ' '.join(reason.split()))[:200]

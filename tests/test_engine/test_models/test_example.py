@@ -1,5 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.structures import InstanceData
@@ -13,6 +15,7 @@ from mmlapp.engine.models.example import (
     example_of,
     notes_of,
 )
+from mmlapp.engine.models.modes import Modes
 
 SHAPE = (3, 4, 4)
 
@@ -173,3 +176,10 @@ def test_what_would_help():
     )
     with pytest.raises(PruningError, match=text), example.explained():
         analyse(example.forward.model, example.forward, also=example.also)
+
+
+def test_a_note_does_not_tell_where_a_library_was_built():
+    error = 'RuntimeError: a >= 0 INTERNAL ASSERT FAILED at "./build/a.cpp":13'
+    modes = Modes(failed={"mode='loss'": f'{error}, please report it'})
+    (note,) = notes_of(SimpleNamespace(reason=''), modes)
+    assert note.endswith('made up (RuntimeError: a >= 0, please report it)')
