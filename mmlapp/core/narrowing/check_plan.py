@@ -67,7 +67,11 @@ def check_plan(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
     # The other way round: a branch that the plan does not know.
     for name, module in model.named_modules():
         if isinstance(module, Bypassed) and name not in plan.branches:
-            raise _misfit(f'{name} has a bypass, the plan none')
+            raise _misfit(
+                f'{name} has a bypass, the plan none. It is that of a network '
+                'without, or whose bypasses were merged: build it without a '
+                'bypass, as the config of tools/deploy.py does'
+            )
     missing = {}
     for name, entry in plan.branches.items():
         branch = _check_branch(name, _module(model, name, name), entry)
