@@ -355,7 +355,7 @@ class Trial:
         return check.train or not self.ways[check.way].compare
 
     def _running(self, removal: Removal, check: Check) -> Failure | None:
-        """Runs the narrowed network where the whole one runs."""
+        """Runs the narrowed network where the masked one runs."""
         if self._ran.get(check) is removal:
             return None
         for number in self._stages(check):

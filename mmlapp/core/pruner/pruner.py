@@ -5,18 +5,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..cost.base import Cost
 from ..errors import PruningError, PruningWarning
-from ..methods.base import Method
 from ..methods.budget import snap
-from ..methods.min_keep import NONE, LeastShare
 from ..methods.schedule import Schedule, check_targets
 from ..misuse import (
     check_all_live,
@@ -27,11 +24,9 @@ from ..misuse import (
     warn_of_short_phase,
 )
 from ..numbers import check_number
-from ..plan.layout import Layout
 from ..plan.plan import ChannelPlan
 from ..progress import Phase, Progress
-from ..score import Scorer
-from ..score.group_scores import GroupInfo, report_non_finite
+from ..score.group_scores import report_non_finite
 from .ranks import holds_on_all, mean_gradient, mean_over_ranks
 from .shrinking import shrunk, warn_of_late_ends
 from .stability import ENDS, NEAR, Stability, StableEnd
@@ -58,28 +53,8 @@ class Pruner(Targets):
             falls to zero. Defaults to 1.
     """
 
-    def __init__(
-        self,
-        groups: Sequence[GroupInfo],
-        layout: Layout,
-        costs: Mapping[str, Cost],
-        method: Method,
-        scorer: Scorer,
-        divisor: int = 1,
-        least: LeastShare = NONE,
-        shrink_steps: int = 1,
-    ) -> None:
-        super().__init__(
-            groups,
-            layout,
-            costs,
-            method,
-            scorer,
-            divisor,
-            least,
-            shrink_steps,
-        )
-        method.setup(self)
+    def _set_up(self) -> None:
+        self.method.setup(self)
 
     # The phase.
 

@@ -27,20 +27,7 @@ class PrunerState(nn.Module):
 
     The gate, scores and whatever a method keeps are buffers, not parameters:
     no optimizer, weight decay, gradient clipping or DDP reducer touches
-    them.
-
-    Args:
-        groups (Sequence[GroupInfo]): Prunable groups, in order.
-        layout (Layout): Where their channels live.
-        costs (Mapping[str, nn.Module]): What can be budgeted, by name.
-        method (Method): Who decides.
-        scorer (Scorer): How much each channel matters.
-        divisor (int): What the numbers of kept channels are multiples of
-            at the end of the phase. Defaults to 1.
-        least (Callable): From the width of a group to the least share of it
-            that every network of the phase keeps. Defaults to none.
-        shrink_steps (int): Steps in which the gate of a condemned channel
-            falls to zero. Defaults to 1.
+    them. Arguments are those of :class:`Pruner`.
     """
 
     gate: Tensor
@@ -98,6 +85,10 @@ class PrunerState(nn.Module):
         self.register_buffer('gate', torch.ones(len(owner)))
         self.register_buffer('scores', torch.zeros(len(owner)))
         self.method = method
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Lets the method make its buffers, once all the rest is there."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns its input: an ``nn.Sequential`` runs its new child too."""
