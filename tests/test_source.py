@@ -37,6 +37,7 @@ ORDER = {
         'snapshot',
         'compare',
         'progress',
+        'distillation',
         'trace',
         'groups',
         'bypass',

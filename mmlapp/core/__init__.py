@@ -9,6 +9,11 @@ from .attach import attach
 from .bypass import Branch, ConvBranch, Parallel, register_branch
 from .bypass.merging import merge_bypasses
 from .cost import Cost, MultilinearCost, register_cost
+from .distillation import (
+    Distillation,
+    LogitDistillation,
+    register_distillation,
+)
 from .errors import LayerRefusedError, PruningError, PruningWarning
 from .methods import LAPP, Method, register_method
 from .narrowing.narrow import narrow
@@ -27,7 +32,9 @@ __all__ = [
     'ChannelPlan',
     'ConvBranch',
     'Cost',
+    'Distillation',
     'LayerRefusedError',
+    'LogitDistillation',
     'Method',
     'MultilinearCost',
     'Parallel',
@@ -47,6 +54,7 @@ __all__ = [
     'register_block',
     'register_branch',
     'register_cost',
+    'register_distillation',
     'register_method',
     'register_score',
     'register_unit',

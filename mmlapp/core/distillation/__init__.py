@@ -1,0 +1,19 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What a small network learns from a large one beside the labels."""
+
+from .base import (
+    DISTILLATIONS,
+    Distillation,
+    freeze,
+    register_distillation,
+)
+from .logits import LogitDistillation
+
+__all__ = [
+    'DISTILLATIONS',
+    'Distillation',
+    'LogitDistillation',
+    'freeze',
+    'register_distillation',
+]
