@@ -79,13 +79,14 @@ def attach(
             or a dictionary of it as ``type`` and its settings. Defaults to
             none.
         method (str, Mapping or Method): Who decides which channels live:
-            ``lapp``, ``uniform``, ``random`` or a registered name, or a
-            dictionary of it as ``type`` and its settings. Defaults to
-            ``lapp``.
+            ``lapp``, ``ranking``, ``uniform``, ``random`` or a registered
+            name, or a dictionary of it as ``type`` and its settings. Defaults
+            to ``lapp``.
         score (str, Mapping or Score): Importance score, likewise. Defaults
             to ``l2``.
         normalisation (str): How scores of different layers become
-            comparable: ``rank``, ``mean`` or ``std``. Defaults to ``rank``.
+            comparable: ``rank``, ``mean``, ``std`` or ``none``. Defaults to
+            ``rank``.
         costs (Sequence[str or Mapping]): What can be a target: names of
             registered costs, or dictionaries of one as ``type`` and its
             settings. Defaults to ``flops`` and ``parameters``.

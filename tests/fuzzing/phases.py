@@ -15,7 +15,7 @@ from .agreement import run, same
 from .cases import Case
 from .training import train_step
 
-METHODS = 'lapp', 'uniform', 'random'
+METHODS = 'lapp', 'uniform', 'random', 'ranking'
 SCORES = 'l1', 'l2', 'bn_scale', 'fpgm', 'taylor'
 DIVISORS = 1, 1, 2, 4
 

@@ -5,6 +5,7 @@
 from .base import METHODS, Method, register_method
 from .lapp import LAPP
 from .random import Random
+from .ranking import Ranking
 from .uniform import Uniform
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     'METHODS',
     'Method',
     'Random',
+    'Ranking',
     'Uniform',
     'register_method',
 ]

@@ -53,6 +53,17 @@ class Method(nn.Module, ABC):
             pruner (Pruner): Of the network, before its first forward.
         """
 
+    def check(self, steps: int) -> None:
+        """Refuses a phase in which it could not do what it was asked to.
+
+        Args:
+            steps (int): Length of the phase in optimizer steps.
+
+        Raises:
+            PruningError: With the setting and the length.
+        """
+        return None
+
     def begin(self, pruner: Pruner) -> Tensor:
         """Starts the phase: all channels live.
 

@@ -91,6 +91,7 @@ class Pruner(Targets):
         for value in target.values():
             Schedule(value, steps)  # checks both
         stability = self._stability(end, steps)
+        self.method.check(steps)
         self.check_reachable(target)
         check_all_live(self.mask)
         self.scorer.check_prepared()
@@ -98,13 +99,19 @@ class Pruner(Targets):
         warn_of_late_ends(self.shrink_steps, steps)
         warn_of_frozen(self.groups)
         self._update_scores(0)
+        self._forget()
+        before = self.progress
         self.progress = Progress(Phase.PRUNING, 0, steps, target)
+        try:
+            gate = self.method.begin(self)
+        except Exception:
+            self.progress = before
+            raise
+        self._set_gate(gate)
         self.stability = stability
         self.active, self.given = True, False
-        self._forget()
         self.watch.stepped()
         self.gate.requires_grad_(self.method.uses_gradient)
-        self._set_gate(self.method.begin(self))
 
     @torch.no_grad()
     def reset(self) -> None:

@@ -14,6 +14,12 @@ from ..choices import Choices
 NORMALISATIONS: Choices[Callable[[Tensor], Tensor]] = Choices('normalisation')
 
 
+@NORMALISATIONS.register('none')
+def as_they_are(scores: Tensor) -> Tensor:
+    """Scores that mean the same in every layer, such as a rise of a loss."""
+    return scores
+
+
 @NORMALISATIONS.register('mean')
 def by_mean(scores: Tensor) -> Tensor:
     """Scores divided by their mean, so that layers become comparable."""

@@ -69,8 +69,8 @@ def prunable_model(
             beside a bypass. Defaults to ``channels``.
         bypass (str or Mapping, optional): Branch beside every pruned layer,
             such as ``depthwise``. Defaults to none.
-        method (str or Mapping): Who decides: ``lapp``, ``uniform``,
-            ``random`` or a registered one. Defaults to ``lapp``.
+        method (str or Mapping): Who decides: ``lapp``, ``ranking``,
+            ``uniform``, ``random`` or a registered one. Defaults to ``lapp``.
         score (str or Mapping): Importance score. Defaults to ``l2``.
         normalisation (str): How scores of different layers become
             comparable. Defaults to ``rank``.

@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Uniform and random rates, down to the budget in steps."""
+"""Orders of channels, down to the budget in steps."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from mmlapp.core import attach
 from mmlapp.core.methods.fixed_order import rank_in_group
 
 
-@pytest.mark.parametrize('method', ['uniform', 'random'])
+@pytest.mark.parametrize('method', ['uniform', 'random', 'ranking'])
 def test_the_cost_follows_the_schedule(model, images, method):
     pruner = attach(model, images, method=method)
     pruner.begin({'flops': 0.5}, 10)
@@ -21,7 +21,7 @@ def test_the_cost_follows_the_schedule(model, images, method):
     assert 0.48 < pruner.ratios()['flops'] <= 0.5
 
 
-@pytest.mark.parametrize('method', ['uniform', 'random'])
+@pytest.mark.parametrize('method', ['uniform', 'random', 'ranking'])
 def test_masks_ask_for_no_gradient(model, images, method):
     pruner = attach(model, images, method=method)
     pruner.begin({'flops': 0.5}, 4)

@@ -22,6 +22,7 @@ METHODS = (
     dict(type='lapp', update='gradient'),
     'uniform',
     dict(type='random', spread=2.0),
+    'ranking',
 )
 # Of the groups of the shared network: a, b and c.
 WIDTHS = 8, 12, 16

@@ -18,7 +18,7 @@ from mmlapp.core import (
     attach,
     narrow,
 )
-from mmlapp.core.methods.lapp.balance import channel_costs
+from mmlapp.core.methods.channel_costs import channel_costs
 from mmlapp.core.pruner.shrinking import shrunk
 from mmlapp.core.pruner.stability import NEAR
 
@@ -27,6 +27,7 @@ METHODS = (
     dict(type='lapp', update='gradient'),
     'uniform',
     'random',
+    'ranking',
 )
 
 
@@ -82,7 +83,7 @@ def test_what_a_channel_costs_beside_those_that_live(model, images):
     torch.testing.assert_close(found, expected[pruner.group])
 
 
-@pytest.mark.parametrize('method', ['uniform', 'random', 'lapp'])
+@pytest.mark.parametrize('method', ['uniform', 'random', 'ranking', 'lapp'])
 def test_who_decides_does_not_see_it(make, images, method):
     """Masks and costs are those of gates that fall at once.
 
@@ -162,7 +163,7 @@ def test_what_is_narrowed_computes_the_same(model, images):
 
 
 @pytest.mark.parametrize(
-    ('method', 'at'), list(zip(METHODS, (3, 9, 14, 9), strict=True))
+    ('method', 'at'), list(zip(METHODS, (3, 9, 14, 9, 5), strict=True))
 )
 def test_a_resumed_phase_shrinks_on(make, model, images, method, at):
     for network in (model, fresh := make()):

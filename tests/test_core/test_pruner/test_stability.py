@@ -142,7 +142,7 @@ def test_a_resumed_phase_ends_at_the_same_step(make, model, images, at):
         assert torch.equal(fresh.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize('method', ['uniform', 'random', 'lapp'])
+@pytest.mark.parametrize('method', ['uniform', 'random', 'ranking', 'lapp'])
 def test_the_end_is_the_first_step_that_allows_it(make, images, method):
     """Two ways: by the pruner, and from the masks of the whole phase."""
     sizes, networks = SIZES, [make() for _ in range(2)]

@@ -36,3 +36,8 @@ def test_normalisation_keeps_the_order(name):
 def test_equal_scores_stay_finite(name, value):
     found = NORMALISATIONS[name](torch.full((8,), value))
     assert found.isfinite().all()
+
+
+def test_nothing_is_done_where_nothing_is_asked():
+    scores = torch.rand(9)
+    assert torch.equal(NORMALISATIONS['none'](scores), scores)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...errors import PruningError
 from ...numbers import check_number
+from ..channel_costs import channel_costs
 from .constraint import common_shift
 from .sensitivity import SENSITIVITIES, Margin
 from .update import UPDATES, Update
@@ -146,19 +147,6 @@ class Balance(Update):
         log = (q / top).clamp_min(1e-3).log()
         # Who never said anything must not move the mean of the others.
         return (log - log[q > 0].mean()).clamp(-1, 1)
-
-
-@torch.enable_grad()
-def channel_costs(pruner: Pruner) -> Tensor:
-    """Gradient of the log cost that binds by the gate, ``[channels]``.
-
-    Args:
-        pruner (Pruner): Of the network.
-    """
-    gate = pruner.decided.requires_grad_()
-    ratio = pruner.cost(pruner.binding_cost()).ratio(gate)
-    (gradient,) = torch.autograd.grad(ratio.log(), gate)
-    return gradient
 
 
 def _per_group(pruner: Pruner, values: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..channel_costs import size_of
+
 
 @dataclass(frozen=True)
 class Margin:
@@ -49,7 +51,7 @@ def first_order(margin: Margin) -> Tensor:
         Tensor: Signed, ``[groups]``.
     """
     # m_i = step(s_i - t_g), so dm_i/dt_g = -h_i: dL/dt_g = -sum h_i p_i.
-    return margin.per_group(-margin.slope * margin.gate) / _size(margin.cost)
+    return margin.per_group(-margin.slope * margin.gate) / size_of(margin.cost)
 
 
 def second_order(margin: Margin) -> Tensor:
@@ -84,13 +86,7 @@ def second_order(margin: Margin) -> Tensor:
     harm = harm / margin.per_group(near).clamp_min(1e-12)
     # |f_g| = sum h_i c_i with c_i = d log F / dm_i, so that
     # |f_g| / sum h_i is the cost of one channel there.
-    return harm * margin.per_group(margin.slope) / _size(margin.cost)
-
-
-def _size(cost: Tensor) -> Tensor:
-    """Never so small that a group that costs nothing rules the others."""
-    size = cost.abs()
-    return size.clamp_min(1e-3 * float(size.amax()) + 1e-30)
+    return harm * margin.per_group(margin.slope) / size_of(margin.cost)
 
 
 SENSITIVITIES = {1: first_order, 2: second_order}

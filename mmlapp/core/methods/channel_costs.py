@@ -1,0 +1,81 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What a channel costs beside those that live, and importance per cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..choices import Choices
+
+if TYPE_CHECKING:
+    from ..pruner import Pruner
+
+# Multiply-adds, or elements, in which the softmax counts.
+MILLION = 1e6
+
+
+@torch.enable_grad()
+def channel_costs(pruner: Pruner) -> Tensor:
+    """Gradient of the log cost that binds by the gate, ``[channels]``.
+
+    Args:
+        pruner (Pruner): Of the network.
+    """
+    gate = pruner.decided.requires_grad_()
+    ratio = pruner.cost(pruner.binding_cost()).ratio(gate)
+    (gradient,) = torch.autograd.grad(ratio.log(), gate)
+    return gradient
+
+
+def size_of(cost: Tensor) -> Tensor:
+    """Never so small that what costs nothing rules all the rest.
+
+    Args:
+        cost (Tensor): Of any shape.
+    """
+    size = cost.abs()
+    return size.clamp_min(1e-3 * float(size.amax()) + 1e-30)
+
+
+CostTerm = Callable[['Pruner', Tensor], Tensor]
+COST_TERMS: Choices[CostTerm] = Choices('method cost')
+
+
+@COST_TERMS.register('divide')
+def per_cost(pruner: Pruner, importance: Tensor) -> Tensor:
+    r"""Importance per unit of cost, :math:`s_i / c_i`.
+
+    :math:`c_i = \partial \log F / \partial m_i` is the share of the cost
+    that the channel takes beside those that live.
+
+    Args:
+        pruner (Pruner): Of the network.
+        importance (Tensor): Not negative, ``[channels]``.
+    """
+    return importance / size_of(channel_costs(pruner))
+
+
+@COST_TERMS.register('softmax')
+def less_softmax(pruner: Pruner, importance: Tensor) -> Tensor:
+    r"""Importance of what is dear made less (OCSPruner, arXiv 2501.13439).
+
+    :math:`s_i (1 - \mathrm{softmax}_g(c_g))` with the cost :math:`c_g` of a
+    channel of group g beside those that live, in millions. Between groups
+    whose channels cost far less than a million it hardly decides.
+
+    Args:
+        pruner (Pruner): Of the network.
+        importance (Tensor): Not negative, ``[channels]``.
+    """
+    name = pruner.binding_cost()
+    total = float(pruner.cost(name)(pruner.decided))
+    # d F = F d log F; the mean over each group, [channels] -> [groups].
+    each = channel_costs(pruner) * total / MILLION
+    count = torch.bincount(pruner.group)
+    mean = each.new_zeros(len(count)).index_add(0, pruner.group, each) / count
+    return importance * (1 - mean.softmax(0)[pruner.group])

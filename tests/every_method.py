@@ -1,0 +1,26 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""One table of all methods, for tests of what every method must do."""
+
+# Name of the test: arguments of `attach`, the method first.
+EVERY_METHOD = {
+    'lapp': dict(method='lapp'),
+    'lapp by gradient': dict(method=dict(type='lapp', update='gradient')),
+    'uniform': dict(method='uniform'),
+    'random': dict(method=dict(type='random', spread=1.0)),
+    'ranking': dict(method='ranking'),
+    'ranking in steps': dict(
+        method=dict(type='ranking', steps=5, cost='divide'),
+        normalisation='none',
+    ),
+    'ranking once': dict(
+        method=dict(type='ranking', steps=1, cost='softmax'),
+        min_keep=0.2,
+    ),
+}
+
+
+def type_of(arguments):
+    """Registered name of the method in an entry of the table."""
+    method = arguments['method']
+    return method if isinstance(method, str) else method['type']

@@ -1,0 +1,105 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What every method must do, whatever decides."""
+
+import copy
+
+import pytest
+import torch
+from every_method import EVERY_METHOD, type_of
+
+from mmlapp.core import Phase, attach, narrow
+from mmlapp.core.methods import METHODS
+
+STEPS, TARGET = 12, 0.55
+every_method = pytest.mark.parametrize('name', EVERY_METHOD)
+every_network = pytest.mark.parametrize('network', ['chain', 'residual'])
+
+
+@pytest.fixture
+def networks(make, normed, images):
+    """By name: what makes a network, and its images."""
+    return {'chain': (make, images), 'residual': (normed, images.double())}
+
+
+def run(model, images, steps, seed=0):
+    """Steps on random images and targets, with weight decay."""
+    dice = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, weight_decay=1e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        moved = images + torch.rand(images.shape, generator=dice).to(images)
+        loss = (model(moved) - 1).square().mean() + model.pruner.loss()
+        loss.backward()
+        optimizer.step()
+        model.pruner.step()
+
+
+def state_of(model):
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def assert_equal(found, expected):
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+
+
+def test_the_table_has_every_method():
+    own = {n for n in METHODS if METHODS[n].__module__.startswith('mmlapp.')}
+    assert {type_of(entry) for entry in EVERY_METHOD.values()} == own
+
+
+@every_method
+@every_network
+def test_exact_budget_and_equal_outputs_when_narrow(networks, network, name):
+    make, images = networks[network]
+    model = make()
+    pruner = attach(model, images, **EVERY_METHOD[name])
+    pruner.begin({'flops': TARGET}, STEPS)
+    run(model, images, STEPS)
+    assert pruner.phase == Phase.FINISHED
+    assert set(pruner.gate.tolist()) == {0, 1}
+    # Widths are 8 to 16: a whole channel is a few hundredths.
+    assert TARGET - 0.05 < pruner.ratios()['flops'] <= TARGET
+    model.eval()
+    with torch.no_grad():
+        expected = model(images)
+        narrowed = narrow(copy.deepcopy(model), pruner.plan())
+        torch.testing.assert_close(narrowed(images), expected)
+
+
+@every_method
+@pytest.mark.parametrize('at', [3, 7])
+def test_a_phase_that_is_resumed_goes_on_bit_for_bit(make, images, name, at):
+    whole, part, resumed = make(), make(), make()
+    part.load_state_dict(whole.state_dict())
+    for network in (whole, part, resumed):
+        attach(network, images, **EVERY_METHOD[name])
+    for network in (whole, part):
+        network.pruner.begin({'flops': TARGET}, STEPS)
+        run(network, images, at)
+    resumed.load_state_dict(state_of(part))
+    for network in (whole, resumed):
+        run(network, images, STEPS - at, seed=1)
+    assert resumed.pruner.phase == Phase.FINISHED
+    assert_equal(state_of(resumed), state_of(whole))
+
+
+@every_method
+def test_a_second_phase_is_like_the_first(make, images, name):
+    """What a reset forgets does not decide."""
+    once, twice = make(), make()
+    for network in (once, twice):
+        attach(network, images, **EVERY_METHOD[name])
+    twice.pruner.begin({'flops': 0.9}, 7)
+    run(twice, images, 4)
+    twice.pruner.reset()
+    twice.load_state_dict(
+        {k: v for k, v in once.state_dict().items() if 'pruner' not in k},
+        strict=False,
+    )
+    for network in (once, twice):
+        network.pruner.begin({'flops': TARGET}, STEPS)
+        run(network, images, STEPS)
+    assert torch.equal(once.pruner.mask, twice.pruner.mask)
