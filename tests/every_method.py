@@ -11,6 +11,7 @@ EVERY_METHOD = {
     'ranking': dict(method='ranking'),
     'ranking in steps': dict(
         method=dict(type='ranking', steps=5, cost='divide'),
+        score='taylor',
         normalisation='none',
     ),
     'ranking once': dict(

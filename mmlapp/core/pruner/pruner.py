@@ -98,6 +98,8 @@ class Pruner(Targets):
         warn_of_short_phase(target, steps)
         warn_of_late_ends(self.shrink_steps, steps)
         warn_of_frozen(self.groups)
+        if self.harm is not None:
+            self.harm.begin()
         self._update_scores(0)
         self._forget()
         before = self.progress
@@ -111,7 +113,7 @@ class Pruner(Targets):
         self.stability = stability
         self.active, self.given = True, False
         self.watch.stepped()
-        self.gate.requires_grad_(self.method.uses_gradient)
+        self.gate.requires_grad_(self.uses_gradient)
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -156,10 +158,12 @@ class Pruner(Targets):
         check_on_network('step', self.taken_off)
         before = self.progress
         self.watch.stepped()
-        self._update_scores(before.done + 1)
         self.loss_scale = loss_scale
-        if self.method.uses_gradient:
+        if self.uses_gradient:
             self.gradient = mean_gradient(self.gate, loss_scale)
+        if self.harm is not None and self.gradient is not None:
+            self.harm.note(self.gradient, before.steps)
+        self._update_scores(before.done + 1)
         # Counted up first: the method decides about the network after this
         # step, whose target it is to meet.
         self.progress = replace(before, done=before.done + 1)
@@ -303,7 +307,8 @@ class Pruner(Targets):
     def _update_scores(self, step: int) -> None:
         if not self.scorer.is_due(step):
             return
-        scores = self.scorer.compute(self.groups)
+        harm = None if self.harm is None else self.harm.mean()
+        scores = self.scorer.compute(self.groups, harm)
         if self.scorer.score.batches:  # each process saw some of its own
             scores = mean_over_ranks(scores)
         if not scores.isfinite().all():

@@ -19,6 +19,7 @@ from ..plan.layout import Layout
 from ..progress import Phase, Progress
 from ..score import Scorer
 from ..score.group_scores import GroupInfo
+from ..score.harm import Harm
 from .stability import KEPT, RULE, Stability
 
 
@@ -84,6 +85,10 @@ class PrunerState(nn.Module):
         self.register_buffer('group', owner, persistent=False)
         self.register_buffer('gate', torch.ones(len(owner)))
         self.register_buffer('scores', torch.zeros(len(owner)))
+        score = scorer.score
+        self.harm = (
+            Harm(len(owner), score.memory) if score.uses_gradient else None
+        )
         self.method = method
         self._set_up()
 
@@ -95,6 +100,11 @@ class PrunerState(nn.Module):
         return x
 
     # What there is.
+
+    @property
+    def uses_gradient(self) -> bool:
+        """Whether the gradient of the task loss by the gate is asked for."""
+        return self.method.uses_gradient or self.harm is not None
 
     @property
     def sizes(self) -> list[int]:
@@ -225,7 +235,7 @@ class PrunerState(nn.Module):
                 else None
             )
             # As `begin` and `finish` would have left it.
-            learns = self.phase == Phase.PRUNING and self.method.uses_gradient
+            learns = self.phase == Phase.PRUNING and self.uses_gradient
             self.gate.requires_grad_(learns)
         elif strict:
             missing_keys.append(key)

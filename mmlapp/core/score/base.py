@@ -25,6 +25,9 @@ class ScoreContext:
             to ``filters``, same shape; None before the first backward.
         scale (Tensor, optional): Scale of the norm that follows the layer,
             shape ``[N]``; None if no affine norm does.
+        harm (Tensor, optional): Mean over steps of the squared gradient of
+            the task loss by the gate, shape ``[N]``; None before the first
+            backward, or if the score does not ask for it.
         name (str): Qualified name of the layer. Defaults to none.
         module (nn.Module, optional): The layer itself. Defaults to None.
     """
@@ -32,6 +35,7 @@ class ScoreContext:
     filters: Tensor
     gradient: Tensor | None = None
     scale: Tensor | None = None
+    harm: Tensor | None = None
     name: str = ''
     module: nn.Module | None = None
 
@@ -47,10 +51,16 @@ class Score(ABC):
             once, before the pruning phase. Defaults to 0: none.
         refresh (int): Optimizer steps between two computations in the
             phase; 0 computes once, when the phase begins. Defaults to 1.
+        uses_gradient (bool): Whether it asks for the harm of channels, by
+            the gradient of the task loss. Defaults to False.
+        memory (float): Steps over which the harm is averaged, as a share of
+            the phase. Defaults to 0.1.
     """
 
     batches = 0
     refresh = 1
+    uses_gradient = False
+    memory = 0.1
 
     def prepare(
         self,

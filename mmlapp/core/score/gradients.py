@@ -7,18 +7,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import ScoreContext, register_score
+from ..numbers import check_number
+from .base import Score, ScoreContext, register_score
 
 
 @register_score('taylor')
-def taylor(channels: ScoreContext) -> Tensor:
-    r"""First-order Taylor expansion of the loss (arXiv 1906.10771).
+class Taylor(Score):
+    r"""Rise of the loss where a channel goes (arXiv 1906.10771).
 
-    :math:`(\sum_d g_{nd} w_{nd})^2`. Before the first backward, when no
-    gradient exists, every channel scores alike.
+    The mean over steps of :math:`p^2`, :math:`p = \partial L / \partial m =
+    \langle \partial L / \partial w, w \rangle` over all that emits the
+    channel: the norm behind a layer where there is one, for the loss does
+    not change with the length of a filter that a norm follows. Before the
+    first backward every channel scores alike.
+
+    Args:
+        memory (float): Steps over which the mean runs, as a share of the
+            phase. Defaults to 0.1.
+
+    Raises:
+        PruningError: If ``memory`` is not positive.
     """
-    if channels.gradient is None:
-        return torch.ones_like(channels.filters[:, 0])
-    # To first order the loss changes by -<g_n, w_n>: [N, D] -> [N]. The
-    # square makes a rise and a fall alike.
-    return (channels.filters * channels.gradient).sum(dim=1).square()
+
+    uses_gradient = True
+
+    def __init__(self, memory: float = 0.1) -> None:
+        check_number('score taylor memory', memory, above=0)
+        self.memory = memory
+
+    def __call__(self, context: ScoreContext) -> Tensor:
+        """Returns the harm."""
+        if context.harm is None:
+            return torch.ones_like(context.filters[:, 0])
+        return context.harm

@@ -59,7 +59,10 @@ class GroupInfo:
 
 
 def group_scores(
-    group: GroupInfo, score: Score, normalise: Callable[[Tensor], Tensor]
+    group: GroupInfo,
+    score: Score,
+    normalise: Callable[[Tensor], Tensor],
+    harm: Tensor | None = None,
 ) -> Tensor:
     """Normalised scores of a group: the mean over its layers.
 
@@ -71,13 +74,15 @@ def group_scores(
         group (GroupInfo): The group.
         score (Score): Importance score of one layer.
         normalise (Callable): Makes scores of different layers comparable.
+        harm (Tensor, optional): Of its channels, ``[group.size]``. Defaults
+            to None.
 
     Returns:
         Tensor: Shape ``[group.size]``, float32.
     """
     parts = []
     for layer in group.layers:
-        raw = _checked(score, layer).float()
+        raw = _checked(score, layer, harm).float()
         index = layer.channels.to(raw.device)
         owned = index >= 0
         index, raw = index[owned], raw[owned]
@@ -90,9 +95,9 @@ def group_scores(
     return _openly(normalise, torch.stack(parts).mean(dim=0))
 
 
-def _checked(score: Score, layer: Layer) -> Tensor:
+def _checked(score: Score, layer: Layer, harm: Tensor | None) -> Tensor:
     """What a score says of a layer, without the graph that it came from."""
-    context = layer_context(layer)
+    context = layer_context(layer, harm)
     found = score(context)
     wanted = (len(context.filters),)
     if not isinstance(found, Tensor) or found.shape != wanted:
@@ -142,8 +147,14 @@ def report_non_finite(
         )
 
 
-def layer_context(layer: Layer) -> ScoreContext:
-    """What a score may look at, read past any mask."""
+def layer_context(layer: Layer, harm: Tensor | None = None) -> ScoreContext:
+    """What a score may look at, read past any mask.
+
+    Args:
+        layer (Layer): The layer.
+        harm (Tensor, optional): Of the channels of its group,
+            ``[group.size]``. Defaults to None.
+    """
     stored = {**layer.module._buffers, **layer.module._parameters}
     weight = stored[layer.weight]
     assert weight is not None
@@ -167,4 +178,10 @@ def layer_context(layer: Layer) -> ScoreContext:
         # Parts of a channel share its scale: [out] -> [N].
         scale = scale.repeat_interleave(len(filters) // len(scale))
     gradient = None if weight.grad is None else flat(weight.grad)
-    return ScoreContext(filters, gradient, scale, layer.name, layer.module)
+    if harm is not None:
+        # [group.size] -> [N]; what belongs to no channel does no harm.
+        index = layer.channels.to(harm.device)
+        harm = torch.where(index >= 0, harm[index.clamp_min(0)], 0)
+    return ScoreContext(
+        filters, gradient, scale, harm, layer.name, layer.module
+    )

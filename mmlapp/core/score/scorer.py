@@ -45,14 +45,23 @@ class Scorer:
         every = self.score.refresh
         return step == 0 if every == 0 else step % every == 0
 
-    def compute(self, groups: Sequence[GroupInfo]) -> Tensor:
+    def compute(
+        self, groups: Sequence[GroupInfo], harm: Tensor | None = None
+    ) -> Tensor:
         """Returns the scores of the live weights, ``[channels]``.
 
         Args:
             groups (Sequence[GroupInfo]): All groups, in order.
+            harm (Tensor, optional): Mean squared gradient of the task loss
+                by the gate, ``[channels]``. Defaults to None.
         """
+        sizes = [group.size for group in groups]
+        parts = [None] * len(sizes) if harm is None else harm.split(sizes)
         found = torch.cat(
-            [group_scores(g, self.score, self.normalise) for g in groups]
+            [
+                group_scores(group, self.score, self.normalise, part)
+                for group, part in zip(groups, parts, strict=True)
+            ]
         )
         self._check_kept()
         return found

@@ -10,6 +10,7 @@ from pruning_steps import decide, task_loss, train
 
 from mmlapp.core import Phase, PruningError, attach
 from mmlapp.core.score import NORMALISATIONS
+from mmlapp.core.score.base import FunctionScore
 
 
 def parameter(model, name):
@@ -95,7 +96,12 @@ def test_weights_that_are_not_finite(
 
 
 def test_a_score_that_is_not_finite(model, images):
-    pruner = attach(model, images, score='taylor')
+    def steepness(channels):
+        gradient = channels.gradient
+        found = channels.filters if gradient is None else gradient
+        return found.abs().sum(1)
+
+    pruner = attach(model, images, score=FunctionScore(steepness))
     pruner.begin({'flops': 0.5}, 10)
     task_loss(model, images).backward()
     parameter(model, 'b.weight').grad[0] = float('nan')
