@@ -4,6 +4,7 @@
 
     python benchmarks/step_time.py --json step_time.json
     python benchmarks/step_time.py --networks ResNet-18 --divisor 16
+    python benchmarks/step_time.py --batch 64 --device cuda --dtype bfloat16
 
 All models take turns in one process, step by step and in all orders, so that
 a change of the machine's speed meets them all; ratios are taken turn by turn.
@@ -20,6 +21,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,15 +55,21 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], float]] = {
 
 
 def make_step(
-    model: nn.Module, images: Tensor, labels: Tensor
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    dtype: torch.dtype = torch.float32,
 ) -> Callable[[], float]:
-    """Returns a training step that returns its seconds."""
+    """Returns a training step, cast to a type, that returns its seconds."""
+    device = images.device.type
+    cast = torch.autocast(device, dtype, enabled=dtype != torch.float32)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     pruner = getattr(model, 'pruner', None)
 
     def step() -> float:
-        started = time.perf_counter()
-        loss = functional.cross_entropy(model(images), labels)
+        started = now(device)
+        with cast:
+            loss = functional.cross_entropy(model(images), labels)
         if pruner is not None:
             loss = loss + pruner.loss()
         loss.backward()
@@ -69,9 +77,16 @@ def make_step(
         if pruner is not None:
             pruner.step()
         optimizer.zero_grad()
-        return time.perf_counter() - started
+        return now(device) - started
 
     return step
+
+
+def now(device: str) -> float:
+    """Seconds of the clock, once a GPU has done all that it was given."""
+    if device == 'cuda':
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def narrowed(
@@ -87,19 +102,25 @@ def narrowed(
 
 
 def measure(
-    name: str, steps: int, batch: int | None, divisor: int
-) -> dict[str, float]:
+    name: str,
+    steps: int,
+    batch: int | None,
+    divisor: int,
+    device: str = 'cpu',
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Any]:
     """Times one network; the first three turns warm up."""
     build, shape, target = CASES[name]
     shape = (batch or shape[0], *shape[1:])
     torch.manual_seed(0)
     images, labels = torch.randn(shape), torch.randint(0, 10, shape[:1])
-    dense = build().to(memory_format=torch.channels_last)
+    images, labels = images.to(device), labels.to(device)
+    dense = build().to(device, memory_format=torch.channels_last)
     images = images.contiguous(memory_format=torch.channels_last)
     pruned = copy.deepcopy(dense)
     attach(pruned, images[:1]).begin({'flops': target}, 100 * (steps + 3))
     slim = narrowed(dense, images, target, divisor)
-    runs = [make_step(m, images, labels) for m in (dense, pruned, slim)]
+    runs = [make_step(m, images, labels, dtype) for m in (dense, pruned, slim)]
     orders = itertools.cycle(itertools.permutations(range(len(runs))))
     turns = [turn(runs, next(orders)) for _ in range(steps + 3)][3:]
     columns = {
@@ -107,7 +128,12 @@ def measure(
         'narrow': [c / a for a, _, c in turns],
         'run': [(PHASE * b + (1 - PHASE) * c) / a for a, b, c in turns],
     }
-    result = {'share': target, 'divisor': divisor}
+    result = {
+        'share': target,
+        'divisor': divisor,
+        'batch': shape[0],
+        'device': device_name(device),
+    }
     for kind, column in zip(
         ('dense', 'pruning', 'narrow'), zip(*turns, strict=True), strict=True
     ):
@@ -118,6 +144,11 @@ def measure(
         result[f'{kind}_ratio_low'] = low
         result[f'{kind}_ratio_high'] = high
     return result
+
+
+def device_name(device: str) -> str:
+    """What is measured on, by the name of its maker."""
+    return torch.cuda.get_device_name() if device == 'cuda' else device
 
 
 def turn(
@@ -136,7 +167,7 @@ def quartiles(values: list[float]) -> tuple[float, float]:
     return ordered[quarter], ordered[-1 - quarter]
 
 
-def line(name: str, row: dict[str, float]) -> str:
+def line(name: str, row: dict[str, Any]) -> str:
     """What is printed of one network."""
     parts = [
         f'{text} {row[f"{kind}_ratio"]:.3f} '
@@ -150,7 +181,7 @@ def line(name: str, row: dict[str, float]) -> str:
     return (
         f'{name} at {row["share"]:.1%} of the FLOPs, multiples of '
         f'{row["divisor"]}, dense step '
-        f'{row["dense_seconds"]:.3f} s = 1: ' + ', '.join(parts)
+        f'{row["dense_seconds"]:.4f} s = 1: ' + ', '.join(parts)
     )
 
 
@@ -169,15 +200,33 @@ def main() -> None:
     parser.add_argument(
         '--networks', nargs='+', choices=list(CASES), default=list(CASES)
     )
+    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
+    parser.add_argument(
+        '--dtype',
+        nargs='+',
+        choices=['float32', 'bfloat16', 'float16'],
+        default=['float32'],
+        help='that operators are cast to; the loss is not scaled',
+    )
     parser.add_argument('--json', type=Path)
     args = parser.parse_args()
     results = {}
-    for name, divisor in itertools.product(args.networks, args.divisor):
-        row = measure(name, args.steps, args.batch, divisor)
-        results[f'{name}, divisor {divisor}'] = row
-        print(line(name, row), flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + '\n')
+    for name, dtype, divisor in itertools.product(
+        args.networks, args.dtype, args.divisor
+    ):
+        row = measure(
+            name,
+            args.steps,
+            args.batch,
+            divisor,
+            args.device,
+            getattr(torch, dtype),
+        )
+        label = name if dtype == 'float32' else f'{name}, {dtype}'
+        results[f'{label}, divisor {divisor}'] = row
+        print(line(label, row), flush=True)
+        if args.json:  # each time: a stopped run keeps what it has
+            args.json.write_text(json.dumps(results, indent=1) + '\n')
 
 
 if __name__ == '__main__':

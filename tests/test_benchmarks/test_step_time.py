@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is timed is what the names of the columns say."""
 
+import pytest
+import step_time
 import torch
 from step_time import CASES, line, make_step, measure, narrowed
 
@@ -33,3 +35,19 @@ def test_all_columns_are_measured(small):
         low, high = row[f'{kind}_ratio_low'], row[f'{kind}_ratio_high']
         assert 0 < low <= row[f'{kind}_ratio'] <= high
     assert '34.0% of the FLOPs' in line(small, row)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_a_step_is_cast(small, dtype):
+    build, shape, _ = CASES[small]
+    model, seen = build(), []
+    model.register_forward_hook(lambda m, args, out: seen.append(out.dtype))
+    make_step(model, torch.rand(shape), torch.tensor([0, 1]), dtype)()
+    assert seen == [dtype]
+
+
+def test_the_clock_waits_for_a_gpu(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: calls.append(1))
+    assert step_time.now('cpu') <= step_time.now('cuda')
+    assert calls == [1]
