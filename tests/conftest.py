@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finished pruning runs without training: a config file and a checkpoint."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,6 +186,18 @@ def detector_run(tmp_path):
         return _finished_run(tmp_path, DETECTOR, 0.6)
 
     return make
+
+
+@pytest.fixture(scope='session')
+def card():
+    """The GPU of tests that need one.
+
+    MMLAPP_TEST_CARD=cpu runs them without, to look for mistakes in them.
+    """
+    name = os.environ.get('MMLAPP_TEST_CARD', 'cuda')
+    if name == 'cuda' and not torch.cuda.is_available():
+        pytest.skip('needs a GPU: torch.cuda.is_available() is False')
+    return name
 
 
 @pytest.fixture(scope='session')
