@@ -26,7 +26,7 @@ from .methods.budget import check_divisor
 from .methods.min_keep import LeastShare, least_share
 from .plan.layout import tensor_shapes
 from .pruner import Pruner
-from .pruner.shrinking import check_shrink_steps
+from .pruner.shrinking import check_one_shrinks, check_shrink_steps
 from .score import Score, Scorer
 from .score.group_scores import GroupInfo
 from .units import Unit
@@ -79,9 +79,9 @@ def attach(
             or a dictionary of it as ``type`` and its settings. Defaults to
             none.
         method (str, Mapping or Method): Who decides which channels live:
-            ``lapp``, ``ranking``, ``uniform``, ``random`` or a registered
-            name, or a dictionary of it as ``type`` and its settings. Defaults
-            to ``lapp``.
+            ``lapp``, ``ranking``, ``one_cycle``, ``uniform``, ``random`` or a
+            registered name, or a dictionary of it as ``type`` and its
+            settings. Defaults to ``lapp``.
         score (str, Mapping or Score): Importance score, likewise. Defaults
             to ``l2``.
         normalisation (str): How scores of different layers become
@@ -138,6 +138,7 @@ def attach(
     least = least_share(min_keep)
     check_shrink_steps(shrink_steps)
     decides = METHODS.build(method)
+    check_one_shrinks(shrink_steps, decides)
     scorer = Scorer(score, normalisation)
     if analysis is None:
         analysis = analyse(

@@ -4,6 +4,7 @@
 
 from .base import METHODS, Method, register_method
 from .lapp import LAPP
+from .one_cycle import OneCycle
 from .random import Random
 from .ranking import Ranking
 from .uniform import Uniform
@@ -12,6 +13,7 @@ __all__ = [
     'LAPP',
     'METHODS',
     'Method',
+    'OneCycle',
     'Random',
     'Ranking',
     'Uniform',

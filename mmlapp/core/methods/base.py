@@ -29,6 +29,8 @@ class Method(nn.Module, ABC):
             loss by the gate, which costs a product per masked parameter.
         adds_loss (bool): Whether :meth:`loss` must be added to the task
             loss.
+        shrinks (bool): Whether condemned channels shrink as :meth:`fade`
+            says; :meth:`step` then decides between 0 and 1 alone.
 
     Examples:
         >>> class Keep(Method):
@@ -44,6 +46,7 @@ class Method(nn.Module, ABC):
 
     uses_gradient = False
     adds_loss = False
+    shrinks = False
 
     @abstractmethod
     def setup(self, pruner: Pruner) -> None:
@@ -99,6 +102,19 @@ class Method(nn.Module, ABC):
         Returns:
             Tensor: The gate, float in [0, 1], ``[channels]``.
         """
+
+    def fade(self, pruner: Pruner) -> Tensor:
+        """Returns the gate of condemned channels after a step.
+
+        Args:
+            pruner (Pruner): Of the network; its gate is that before the
+                step.
+
+        Returns:
+            Tensor: In [0, 1), ``[channels]``; zero at once unless the method
+            says more.
+        """
+        return torch.zeros_like(pruner.gate)
 
     @abstractmethod
     def ranking(self, pruner: Pruner) -> Tensor:

@@ -26,10 +26,18 @@ class FixedOrder(Method):
     def setup(self, pruner: Pruner) -> None:
         """Needs nothing."""
 
+    def wanted(self, pruner: Pruner) -> dict[str, float]:
+        """Returns what the network may cost after this step.
+
+        Args:
+            pruner (Pruner): Of the network.
+        """
+        return pruner.targets()
+
     def step(self, pruner: Pruner) -> Tensor:
         """Cuts the order where the target of this step is reached."""
         mask = first_fitting(
-            pruner.budget(pruner.targets()),
+            pruner.budget(self.wanted(pruner)),
             self.ranking(pruner),
             pruner.group,
             pruner.floors,

@@ -77,7 +77,8 @@ class Ranking(FixedOrder):
         """Makes the order that was last found."""
         if self.term is not None:
             # What every score is made of, whatever it is.
-            self._check_sign(pruner.scorer.normalise(torch.arange(3.0)))
+            normalised = pruner.scorer.normalise(torch.arange(3.0))
+            refuse_negative(f'method cost={self.cost!r}', normalised)
         self.register_buffer('order', torch.zeros_like(pruner.scores))
 
     def check(self, steps: int) -> None:
@@ -96,7 +97,7 @@ class Ranking(FixedOrder):
 
     def step(self, pruner: Pruner) -> Tensor:
         """Ranks, and cuts where the schedule wants it, if it is time to."""
-        if not self.is_due(pruner.progress.done, pruner.progress.steps):
+        if not self.is_due(pruner):
             return pruner.mask.to(pruner.gate.dtype)
         self.order.copy_(self.rank(pruner))
         return super().step(pruner)
@@ -105,16 +106,15 @@ class Ranking(FixedOrder):
         """Returns the last order, by which the kept channels were found."""
         return self.order
 
-    def is_due(self, done: int, steps: int) -> bool:
-        """Whether channels are ranked after a step of the phase.
+    def is_due(self, pruner: Pruner) -> bool:
+        """Whether channels are ranked after this step.
 
         Args:
-            done (int): Steps that are done, this one among them.
-            steps (int): Length of the phase.
+            pruner (Pruner): Of the network; its progress counts the step.
         """
         if self.steps is None:
             return True
-        ramp = _ramp(steps)
+        done, ramp = pruner.progress.done, _ramp(pruner.progress.steps)
         # Ranking k of n comes at step k * ramp / n, rounded up: n = 2 of a
         # ramp of 8 at 4 and 8. It lies in (done - 1, done] if n done / ramp
         # has passed a whole number.
@@ -132,17 +132,26 @@ class Ranking(FixedOrder):
         """
         if self.term is None:
             return pruner.scores
-        self._check_sign(pruner.scores)
+        refuse_negative(f'method cost={self.cost!r}', pruner.scores)
         return self.term(pruner, pruner.scores)
 
-    def _check_sign(self, scores: Tensor) -> None:
-        if (scores < 0).any():
-            raise PruningError(
-                f'method cost={self.cost!r}: there are scores below '
-                'zero, which a cost would turn around. Leave cost out, or '
-                "choose the normalisation 'none', 'mean' or 'rank' of a "
-                'score that is not negative'
-            )
+
+def refuse_negative(name: str, scores: Tensor) -> None:
+    """Refuses scores that a factor would turn around.
+
+    Args:
+        name (str): Of the setting that multiplies them.
+        scores (Tensor): Of any shape.
+
+    Raises:
+        PruningError: If there are some below zero.
+    """
+    if (scores < 0).any():
+        raise PruningError(
+            f'{name}: there are scores below zero, which a factor turns '
+            "around. Choose the normalisation 'none', 'mean' or 'rank' of a "
+            'score that is not negative'
+        )
 
 
 def _ramp(steps: int) -> int:

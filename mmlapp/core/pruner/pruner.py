@@ -170,7 +170,7 @@ class Pruner(Targets):
         self.given = False
         try:
             decided = self.method.step(self)
-            self._set_gate(shrunk(self.gate, decided, self.shrink_steps))
+            self._set_gate(self._shrunk(decided))
         except Exception:
             self.progress = before
             raise
@@ -299,6 +299,12 @@ class Pruner(Targets):
         settled = met and self.stability.is_stable(self.sizes)
         # All processes end at one step, or none does.
         return holds_on_all(settled, self.gate.device)
+
+    def _shrunk(self, decided: Tensor) -> Tensor:
+        """The gate after a step that decided, ``[channels]``."""
+        if self.method.shrinks:
+            return torch.where(decided == 1, decided, self.method.fade(self))
+        return shrunk(self.gate, decided, self.shrink_steps)
 
     @torch.no_grad()
     def _set_gate(self, gate: Tensor) -> None:

@@ -10,8 +10,26 @@ import torch
 from torch import Tensor
 
 from ..errors import PruningError, PruningWarning
+from ..methods.base import Method
 from ..methods.schedule import Schedule
 from ..numbers import check_number
+
+
+def check_one_shrinks(steps: int, method: Method) -> None:
+    """Refuses two ways of shrinking at once.
+
+    Args:
+        steps (int): Steps over which a gate falls.
+        method (Method): Who decides.
+
+    Raises:
+        PruningError: If the method has a way of its own.
+    """
+    if steps > 1 and method.shrinks:
+        raise PruningError(
+            f'shrink_steps={steps}: method {type(method).__name__} shrinks '
+            'channels itself. Leave shrink_steps out'
+        )
 
 
 def check_shrink_steps(steps: int) -> int:

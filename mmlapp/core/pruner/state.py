@@ -133,7 +133,12 @@ class PrunerState(nn.Module):
         Those that shrink are condemned, and live no more.
         """
         gate = self.gate.detach()
-        return gate > 0 if self.shrink_steps == 1 else gate == 1
+        return gate == 1 if self.shrinks else gate > 0
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether condemned channels shrink before they are gone."""
+        return self.shrink_steps > 1 or self.method.shrinks
 
     @property
     def decided(self) -> Tensor:

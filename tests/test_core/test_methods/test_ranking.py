@@ -4,6 +4,7 @@
 
 import math
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from pruning_steps import kept_by_group, train
 from mmlapp.core import Phase, PruningError, attach
 from mmlapp.core.methods.channel_costs import COST_TERMS
 from mmlapp.core.methods.ranking import Ranking
+from mmlapp.core.progress import Progress
 from mmlapp.core.score.base import FunctionScore
 
 # Of the groups of the shared network: a, b and c.
@@ -126,7 +128,13 @@ def test_it_ranks_evenly_until_the_target_is_reached(model, images, times):
 def test_rankings_of_phases_of_any_length(steps, times):
     ramp = math.ceil(Fraction(4, 5) * steps)
     method = Ranking(steps=min(times, ramp))
-    found = [k for k in range(1, steps + 1) if method.is_due(k, steps)]
+    found = [
+        done
+        for done in range(1, steps + 1)
+        if method.is_due(
+            SimpleNamespace(progress=Progress(Phase.PRUNING, done, steps))
+        )
+    ]
     assert len(found) == method.steps
     assert found[-1] == ramp
 
