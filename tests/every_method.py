@@ -18,6 +18,7 @@ EVERY_METHOD = {
         method=dict(type='ranking', steps=1, cost='softmax'),
         min_keep=0.2,
     ),
+    'psap': dict(method='psap'),
     'one cycle': dict(
         method=dict(type='one_cycle', interval=2), normalisation='mean'
     ),

@@ -5,6 +5,7 @@
 from .base import METHODS, Method, register_method
 from .lapp import LAPP
 from .one_cycle import OneCycle
+from .psap import PSAP
 from .random import Random
 from .ranking import Ranking
 from .uniform import Uniform
@@ -12,6 +13,7 @@ from .uniform import Uniform
 __all__ = [
     'LAPP',
     'METHODS',
+    'PSAP',
     'Method',
     'OneCycle',
     'Random',
