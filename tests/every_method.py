@@ -18,7 +18,8 @@ EVERY_METHOD = {
         method=dict(type='ranking', steps=1, cost='softmax'),
         min_keep=0.2,
     ),
-    'psap': dict(method='psap'),
+    'psap': dict(method='psap', protect=0.25),
+    'lapp with protection': dict(method='lapp', protect=0.25),
     'one cycle': dict(
         method=dict(type='one_cycle', interval=2), normalisation='mean'
     ),

@@ -26,6 +26,7 @@ from .methods.budget import check_divisor
 from .methods.min_keep import LeastShare, least_share
 from .plan.layout import tensor_shapes
 from .pruner import Pruner
+from .pruner.protection import check_protect
 from .pruner.shrinking import check_one_shrinks, check_shrink_steps
 from .score import Score, Scorer
 from .score.group_scores import GroupInfo
@@ -51,6 +52,7 @@ def attach(
     divisor: int = 1,
     min_keep: float | str | Mapping[str, Any] | LeastShare = 0,
     shrink_steps: int = 1,
+    protect: float = 0,
     also: Sequence[Callable[[], Any] | Way] = (),
     unused: str | Sequence[str] = (),
     analysis: Analysis | None = None,
@@ -79,9 +81,9 @@ def attach(
             or a dictionary of it as ``type`` and its settings. Defaults to
             none.
         method (str, Mapping or Method): Who decides which channels live:
-            ``lapp``, ``ranking``, ``one_cycle``, ``uniform``, ``random`` or a
-            registered name, or a dictionary of it as ``type`` and its
-            settings. Defaults to ``lapp``.
+            ``lapp``, ``ranking``, ``one_cycle``, ``psap``, ``uniform``,
+            ``random`` or a registered name, or a dictionary of it as ``type``
+            and its settings. Defaults to ``lapp``.
         score (str, Mapping or Score): Importance score, likewise. Defaults
             to ``l2``.
         normalisation (str): How scores of different layers become
@@ -101,6 +103,10 @@ def attach(
         shrink_steps (int): Steps of the optimizer in which the gate of a
             channel falls from one to zero once the method has condemned it.
             Defaults to 1: at once.
+        protect (float): Share of every group, in [0, 1), that no method
+            removes as long as the budget allows: the channels with the
+            largest gradient of the task loss, which come back if they were
+            removed. Defaults to 0.
         also (Sequence[Callable]): Functions without arguments that run the
             network in further ways, such as for its loss or for predictions,
             see :func:`analyse`. Defaults to none.
@@ -137,6 +143,7 @@ def attach(
     check_divisor(divisor)
     least = least_share(min_keep)
     check_shrink_steps(shrink_steps)
+    check_protect(protect)
     decides = METHODS.build(method)
     check_one_shrinks(shrink_steps, decides)
     scorer = Scorer(score, normalisation)
@@ -161,6 +168,7 @@ def attach(
         divisor,
         least,
         shrink_steps,
+        protect,
     )
     # Branches first: masks are placed on them too.
     for name, branch in analysis.branches.items():

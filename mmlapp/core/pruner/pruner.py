@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PruningError, PruningWarning
-from ..methods.budget import snap
+from ..methods.budget import Budget, first_fitting, snap
 from ..methods.schedule import Schedule, check_targets
 from ..misuse import (
     check_all_live,
@@ -27,8 +27,9 @@ from ..numbers import check_number
 from ..plan.plan import ChannelPlan
 from ..progress import Phase, Progress
 from ..score.group_scores import report_non_finite
+from .protection import lifted, protected
 from .ranks import holds_on_all, mean_gradient, mean_over_ranks
-from .shrinking import shrunk, warn_of_late_ends
+from .shrinking import check_hard, shrunk, warn_of_late_ends
 from .stability import ENDS, NEAR, Stability, StableEnd
 from .targets import Targets
 
@@ -51,6 +52,8 @@ class Pruner(Targets):
             that every network of the phase keeps. Defaults to none.
         shrink_steps (int): Steps in which the gate of a condemned channel
             falls to zero. Defaults to 1.
+        protect (float): Share of every group with the largest gradients,
+            which is spared as long as the budget allows. Defaults to 0.
     """
 
     def _set_up(self) -> None:
@@ -169,7 +172,7 @@ class Pruner(Targets):
         self.progress = replace(before, done=before.done + 1)
         self.given = False
         try:
-            decided = self.method.step(self)
+            decided = self._spared(self.method.step(self))
             self._set_gate(self._shrunk(decided))
         except Exception:
             self.progress = before
@@ -193,7 +196,7 @@ class Pruner(Targets):
             )
         mask = snap(
             self.budget(self.progress.target),
-            self.method.ranking(self),
+            self._order(),
             self.group,
             self.floors,
             self.divisor,
@@ -299,6 +302,37 @@ class Pruner(Targets):
         settled = met and self.stability.is_stable(self.sizes)
         # All processes end at one step, or none does.
         return holds_on_all(settled, self.gate.device)
+
+    @property
+    def protected(self) -> Tensor:
+        """Which channels are spared for their gradients, ``[channels]``."""
+        harm = None if self.harm is None else self.harm.mean()
+        if harm is None:
+            return torch.zeros_like(self.gate, dtype=torch.bool)
+        return protected(harm, self.sizes, self.protect)
+
+    def _order(self) -> Tensor:
+        """The order of the method, protected ones first, ``[channels]``."""
+        ranking, spared = self.method.ranking(self), self.protected
+        return lifted(ranking, spared) if spared.any() else ranking
+
+    def _spared(self, decided: Tensor) -> Tensor:
+        """What a method decided, with protected ones for those ranked last."""
+        if self.protect == 0:
+            return decided
+        check_hard('protect', self.protect, decided)
+        spared = self.protected
+        if decided[spared].all():
+            return decided
+        # First what is protected, then what the method keeps, then the rest:
+        # cut where the cost is that of what the method keeps.
+        order = lifted(self.method.ranking(self), decided == 1, spared)
+        limits = [
+            (cost := self.cost(name), float(cost(decided)))
+            for name in self.progress.target
+        ]
+        mask = first_fitting(Budget(limits), order, self.group, self.floors)
+        return mask.to(decided.dtype)
 
     def _shrunk(self, decided: Tensor) -> Tensor:
         """The gate after a step that decided, ``[channels]``."""

@@ -65,6 +65,24 @@ def warn_of_late_ends(shrink_steps: int, steps: int) -> None:
         )
 
 
+def check_hard(name: str, value: float, decided: Tensor) -> None:
+    """Refuses an option of methods that decide between 0 and 1 alone.
+
+    Args:
+        name (str): Of the option.
+        value (float): What it was set to.
+        decided (Tensor): What the method decided, ``[channels]``.
+
+    Raises:
+        PruningError: If the method decides on something in between.
+    """
+    if not ((decided == 0) | (decided == 1)).all():
+        raise PruningError(
+            f'{name}={value}: the method sets gates between 0 and 1 itself. '
+            f'Leave {name} out'
+        )
+
+
 def shrunk(gate: Tensor, decided: Tensor, steps: int) -> Tensor:
     """Returns the gate after a step in which condemned channels shrink.
 
@@ -88,11 +106,7 @@ def shrunk(gate: Tensor, decided: Tensor, steps: int) -> Tensor:
     """
     if steps == 1:
         return decided
-    if not ((decided == 0) | (decided == 1)).all():
-        raise PruningError(
-            f'shrink_steps={steps}: the method sets gates between 0 and 1 '
-            'itself. Leave shrink_steps out'
-        )
+    check_hard('shrink_steps', steps, decided)
     # In whole steps, so that no rounding piles up: 3/4 is 3 of 4, then 2.
     left = ((gate * steps).round() - 1).clamp_min(0)
     return torch.maximum(decided.to(gate.dtype), left / steps)

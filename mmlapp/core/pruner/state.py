@@ -46,11 +46,12 @@ class PrunerState(nn.Module):
         divisor: int = 1,
         least: LeastShare = NONE,
         shrink_steps: int = 1,
+        protect: float = 0,
     ) -> None:
         super().__init__()
         self.groups, self.layout = list(groups), layout
         self.scorer, self.divisor = scorer, divisor
-        self.shrink_steps = shrink_steps
+        self.shrink_steps, self.protect = shrink_steps, protect
         # Fewest channels that a method keeps, of every group.
         self.floors = [
             least_channels(least, g.size, g.floor) for g in self.groups
@@ -86,9 +87,8 @@ class PrunerState(nn.Module):
         self.register_buffer('gate', torch.ones(len(owner)))
         self.register_buffer('scores', torch.zeros(len(owner)))
         score = scorer.score
-        self.harm = (
-            Harm(len(owner), score.memory) if score.uses_gradient else None
-        )
+        asked = score.uses_gradient or protect > 0
+        self.harm = Harm(len(owner), score.memory) if asked else None
         self.method = method
         self._set_up()
 

@@ -45,6 +45,7 @@ def prunable_model(
     divisor: int = 1,
     min_keep: float | str | Mapping[str, Any] = 0,
     shrink_steps: int = 1,
+    protect: float = 0,
     input_shape: InputShape = INPUT_SHAPE,
     unused: str | Sequence[str] = (),
     data_preprocessor: Mapping[str, Any] | None = None,
@@ -83,6 +84,9 @@ def prunable_model(
             as the network runs with.
         shrink_steps (int): Steps of the optimizer in which a condemned
             channel shrinks to nothing. Defaults to 1: at once.
+        protect (float): Share of every group, in [0, 1), that is spared as
+            long as the budget allows: the channels with the largest
+            gradients. Defaults to 0.
         input_shape (Sequence[int] or Mapping): Channels, height and width of
             the image at which costs are counted; any shape, a dictionary of
             shapes, or ``type`` and arguments of a function in
@@ -117,6 +121,7 @@ def prunable_model(
         divisor=divisor,
         min_keep=min_keep,
         shrink_steps=shrink_steps,
+        protect=protect,
     )
     extra = dict(input_shape=input_shape, unused=unused)
     check_settings({**own, **extra})

@@ -66,6 +66,8 @@ def test_settings_of_the_right_kind_pass(setting):
         ('min_keep', 1.5),
         ('shrink_steps', 0),
         ('shrink_steps', '2'),
+        ('protect', '0.3'),
+        ('protect', 1),
         ('min_keep', None),
         ('min_keep', [0.3]),
         ('input_shape', 64),

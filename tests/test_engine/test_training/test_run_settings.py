@@ -34,6 +34,7 @@ NETWORK = dict(
     bypass=None,
     min_keep=0,
     shrink_steps=1,
+    protect=0,
     groups={'a': 8},
 )
 PROGRESS = Progress(Phase.PRUNING, 2, 8, {'flops': 0.5})
@@ -73,6 +74,7 @@ def test_the_same_settings_pass() -> None:
         (dict(bypass={'type': 'depthwise'}), 8),
         (dict(min_keep=0.3), 8),
         (dict(shrink_steps=4), 8),
+        (dict(protect=0.2), 8),
         (dict(min_keep={'type': 'by_width'}), 8),
     ],
 )
