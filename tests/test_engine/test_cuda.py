@@ -13,6 +13,9 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, distributed, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
+    allreduce_hook,
+)
 
 from mmlapp.core import ChannelPlan
 from mmlapp.core.compare import relative_error
@@ -67,6 +70,22 @@ class Overflow(Hook):
             scaler._scale.fill_(self.scale)
             self.after = self.state(runner)
             self.counted = runner.model.pruner.progress.done - self.done
+
+
+class Reduced(Hook):
+    """Counts the numbers that processes exchange once the model is narrow."""
+
+    count = 0
+
+    def before_train_iter(self, runner: Runner, **kwargs: Any) -> None:
+        if runner.iter == runner.max_iters - 1:
+            runner.model.register_comm_hook(None, self.reduce)
+
+    def reduce(
+        self, state: None, bucket: distributed.GradBucket
+    ) -> torch.futures.Future[Tensor]:
+        self.count += bucket.buffer().numel()
+        return allreduce_hook(None, bucket)
 
 
 class Scales(Hook):
@@ -256,8 +275,12 @@ def test_one_process_over_nccl_equals_a_run_without(
         runner = launched(config)
         if card == 'cuda':
             assert distributed.get_backend() == 'nccl'
+        reduced = Reduced()
+        runner.register_hook(reduced)
         runner.train()
         assert type(runner.model).__name__ == wrapper.split('.')[-1]
+        parameters = runner.model.module.parameters()
+        assert reduced.count == sum(p.numel() for p in parameters)
         found.append(runner)
     for runner in found:
         assert narrowed_plan(runner).slices == narrowed_plan(alone).slices
