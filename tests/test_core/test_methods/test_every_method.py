@@ -3,6 +3,10 @@
 """What every method must do, whatever decides."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -103,3 +107,32 @@ def test_a_second_phase_is_like_the_first(make, images, name):
         network.pruner.begin({'flops': TARGET}, STEPS)
         run(network, images, STEPS)
     assert torch.equal(once.pruner.mask, twice.pruner.mask)
+
+
+@pytest.fixture(scope='module')
+def processes(tmp_path_factory):
+    """States of the pruners of two processes, step by step."""
+    folder = tmp_path_factory.mktemp('ranks')
+    worker = Path(__file__).with_name('rank_worker.py')
+    tests = Path(__file__).parents[2]
+    path = os.pathsep.join([str(tests.parent), str(tests)])
+    running = [
+        subprocess.Popen(
+            [sys.executable, worker, folder / 'store', str(rank), out],
+            env=dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS='1'),
+        )
+        for rank, out in enumerate((folder / '0.pth', folder / '1.pth'))
+    ]
+    assert [process.wait(timeout=500) for process in running] == [0, 0]
+    return [torch.load(folder / f'{rank}.pth') for rank in (0, 1)]
+
+
+@pytest.mark.slow
+@every_method
+def test_two_processes_decide_alike(processes, name):
+    """Bit by bit, though they see different images."""
+    one, other = (found[name] for found in processes)
+    assert len(one) > 5
+    for state, twin in zip(one, other, strict=True):
+        assert_equal(state, twin)
+    assert not one[-1]['gate'].all()
