@@ -16,7 +16,7 @@ from .cases import Case
 from .training import train_step
 
 METHODS = 'lapp', 'uniform', 'random', 'ranking'
-SCORES = 'l1', 'l2', 'bn_scale', 'fpgm', 'taylor'
+SCORES = 'l1', 'l2', 'bn_scale', 'fpgm', 'taylor', 'operation_aware'
 DIVISORS = 1, 1, 2, 4
 
 

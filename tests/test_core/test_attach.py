@@ -344,7 +344,10 @@ def test_a_score_of_a_method_developer(model, images):
     assert pruner.scores[:8].argsort().tolist() == first.argsort().tolist()
 
 
-@pytest.mark.parametrize('score', ['l1', 'l2', 'bn_scale', 'fpgm', 'taylor'])
+@pytest.mark.parametrize(
+    'score',
+    ['l1', 'l2', 'bn_scale', 'fpgm', 'taylor', 'operation_aware', 'random'],
+)
 def test_every_score_prunes(model, images, score):
     attach(model, images, score=score)
     train(model, images, target=0.5)

@@ -30,6 +30,8 @@ class ScoreContext:
             backward, or if the score does not ask for it.
         name (str): Qualified name of the layer. Defaults to none.
         module (nn.Module, optional): The layer itself. Defaults to None.
+        shift (Tensor, optional): Shift of the norm that follows the layer,
+            shape ``[N]``; None if none does or it has none.
     """
 
     filters: Tensor
@@ -38,6 +40,7 @@ class ScoreContext:
     harm: Tensor | None = None
     name: str = ''
     module: nn.Module | None = None
+    shift: Tensor | None = None
 
 
 class Score(ABC):

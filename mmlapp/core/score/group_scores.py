@@ -30,6 +30,7 @@ class Layer:
         weight (str): Name of the weight in the module. Defaults to
             ``weight``.
         scale (str): Name of the scale in its owner. Defaults to ``weight``.
+        shift (str): Name of the shift there. Defaults to none.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Layer:
     norm: nn.Module | None = None
     weight: str = 'weight'
     scale: str = 'weight'
+    shift: str = ''
 
 
 @dataclass
@@ -158,10 +160,8 @@ def layer_context(layer: Layer, harm: Tensor | None = None) -> ScoreContext:
     stored = {**layer.module._buffers, **layer.module._parameters}
     weight = stored[layer.weight]
     assert weight is not None
-    scale = None
-    if layer.norm is not None:
-        found = layer.norm._parameters[layer.scale]
-        scale = None if found is None else found.detach()
+    norm = {} if layer.norm is None else layer.norm._parameters
+    scale, shift = norm.get(layer.scale), norm.get(layer.shift)
 
     # Dimensions as they lie in memory: flattening then copies nothing.
     # [.., N, ..] -> [N, D], the largest stride first.
@@ -174,14 +174,24 @@ def layer_context(layer: Layer, harm: Tensor | None = None) -> ScoreContext:
         return ordered.flatten(0, len(outer) - 1).flatten(1)
 
     filters = flat(weight)
-    if scale is not None:
-        # Parts of a channel share its scale: [out] -> [N].
-        scale = scale.repeat_interleave(len(filters) // len(scale))
+
+    def spread(found: Tensor | None) -> Tensor | None:
+        if found is None:
+            return None
+        # Parts of a channel share its norm: [out] -> [N].
+        return found.detach().repeat_interleave(len(filters) // len(found))
+
     gradient = None if weight.grad is None else flat(weight.grad)
     if harm is not None:
         # [group.size] -> [N]; what belongs to no channel does no harm.
         index = layer.channels.to(harm.device)
         harm = torch.where(index >= 0, harm[index.clamp_min(0)], 0)
     return ScoreContext(
-        filters, gradient, scale, harm, layer.name, layer.module
+        filters,
+        gradient,
+        spread(scale),
+        harm,
+        layer.name,
+        layer.module,
+        spread(shift),
     )

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -43,3 +45,27 @@ def fpgm(channels: ScoreContext) -> Tensor:
     """
     # [N, D] against itself: [N, N] distances, summed over the others.
     return torch.cdist(channels.filters, channels.filters).sum(dim=1)
+
+
+# Below it an output counts as none, and what keeps a scale from zero.
+NOTHING, TINY = 0.05, 1e-8
+
+
+@register_score('operation_aware')
+def operation_aware(channels: ScoreContext) -> Tensor:
+    r"""How likely a channel passes the ReLU (SCP, arXiv 2007.03938).
+
+    :math:`1 - \Phi`, :math:`\Phi = \frac12 \big(1 + \mathrm{erf}
+    \frac{\tau - \beta}{(|\gamma| + 10^{-8}) \sqrt 2}\big)` with
+    :math:`\tau = 0.05`: behind a norm with scale :math:`\gamma` and shift
+    :math:`\beta` a channel is taken to be normally distributed. The score of
+    the paper alone, without its sampled masks. It means something where a
+    ReLU follows the norm; a layer without a norm falls back to the L2 norm.
+    """
+    if channels.scale is None:
+        return l2(channels)
+    shift = 0 if channels.shift is None else channels.shift
+    # In standard deviations from the mean, over sqrt(2): [N]. 1 - Phi =
+    # (1 + erf(-x)) / 2 = erfc(x) / 2, exact where Phi is near one.
+    x = (NOTHING - shift) / (channels.scale.abs() + TINY)
+    return torch.erfc(x / math.sqrt(2)) / 2

@@ -214,9 +214,12 @@ def _stand_in(record: Trace, original: str, name: str) -> None:
     record.calls = [
         replace(call, name=renamed(call.name)) for call in record.calls
     ]
-    record.norms = {
-        renamed(layer): renamed(norm) for layer, norm in record.norms.items()
-    }
+    for links in (record.norms, record.shifts):
+        found = {
+            renamed(layer): renamed(name) for layer, name in links.items()
+        }
+        links.clear()
+        links.update(found)
 
 
 def _nodes(site: Site) -> Tensor:

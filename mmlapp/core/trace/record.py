@@ -123,6 +123,8 @@ class Trace:
         calls (list[LayerCall]): Layers and products, in order.
         norms (dict[str, str]): Layer to the scale of the norm right behind
             it.
+        shifts (dict[str, str]): Layer to the shift of that norm, if it has
+            one.
         living_modules (dict[str, LivingModule]): Modules that run on the
             living channels alone while others are masked.
         unknown (dict[str, int]): Operators without a rule, with the number
@@ -146,6 +148,7 @@ class Trace:
     summed: list[Tensor] = field(default_factory=list)
     calls: list[LayerCall] = field(default_factory=list)
     norms: dict[str, str] = field(default_factory=dict)
+    shifts: dict[str, str] = field(default_factory=dict)
     living_modules: dict[str, LivingModule] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
     irregular: dict[str, str] = field(default_factory=dict)

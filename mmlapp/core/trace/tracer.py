@@ -298,11 +298,22 @@ class Tracer(TorchDispatchMode):
         for axis in labels.axes.values():
             self.graph.freeze(axis.ids, reason.format(operator))
 
-    def link_norm(self, maker: int | None, scale: str) -> None:
-        """Remembers the scale of the norm that reads a layer's output."""
-        if maker is not None:
-            layer = self._makers[maker].sites[0].module
-            self.trace.norms[layer] = scale
+    def link_norm(
+        self, maker: int | None, scale: str, shift: str | None
+    ) -> None:
+        """Remembers the norm that reads a layer's output.
+
+        Args:
+            maker (int, optional): Number of the layer; None for none.
+            scale (str): Name of the norm's scale.
+            shift (str, optional): Name of its shift; None for none.
+        """
+        if maker is None:
+            return
+        layer = self._makers[maker].sites[0].module
+        self.trace.norms[layer] = scale
+        if shift is not None:
+            self.trace.shifts[layer] = shift
 
     def allow_updates(self, model: nn.Module) -> None:
         """Lets parameters and buffers change, from now on.

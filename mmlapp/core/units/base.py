@@ -122,6 +122,7 @@ class Unit(ABC):
         for member in group.producers(record.producers):
             name = member.site.module
             norm, _, scale = record.norms.get(name, '').rpartition('.')
+            owner, _, shift = record.shifts.get(name, '').rpartition('.')
             layers.append(
                 Layer(
                     name,
@@ -131,6 +132,7 @@ class Unit(ABC):
                     model.get_submodule(norm) if scale else None,
                     member.site.name.rpartition('.')[2],
                     scale,
+                    shift if owner == norm else '',
                 )
             )
         return layers

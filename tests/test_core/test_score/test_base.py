@@ -8,7 +8,8 @@ from mmlapp.core.score import SCORES
 
 
 def test_scores_of_the_literature_are_there():
-    assert {'l1', 'l2', 'bn_scale', 'fpgm', 'taylor'} <= set(SCORES)
+    names = 'l1', 'l2', 'bn_scale', 'fpgm', 'taylor', 'operation_aware'
+    assert {*names, 'random'} <= set(SCORES)
 
 
 def test_a_score_of_ones_own():

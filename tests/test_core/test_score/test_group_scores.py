@@ -51,6 +51,10 @@ def test_the_scale_of_a_norm_may_be_anywhere():
         '', nn.Linear(3, 5), (0,), torch.arange(5), owner, scale='gain'
     )
     assert torch.equal(layer_context(layer).scale, owner['gain'])
+    assert layer_context(layer).shift is None
+    owner['offset'] = torch.rand(5)
+    layer.shift = 'offset'
+    assert torch.equal(layer_context(layer).shift, owner['offset'])
 
 
 def test_harm_is_that_of_the_channel_at_every_index():

@@ -133,6 +133,7 @@ def test_the_one_that_is_trained_is_the_original(conv, image, count_macs):
         'net.2',
     ]
     assert pruner.groups[0].layers[0].norm is model.net[1]
+    assert pruner.groups[0].layers[0].shift == 'bias'
     pruner.set_mask(torch.arange(8) < 4)
     narrow(model, pruner.plan())
     assert model.net[0].out_channels == model.twin[0].out_channels == 4

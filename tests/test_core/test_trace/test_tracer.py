@@ -116,7 +116,9 @@ def test_the_norm_right_behind_a_layer_is_known(net, conv, image):
         norm=nn.BatchNorm2d(8),
         b=conv(8, 5),
     )
-    assert trace(model, lambda: model(image)).norms == {'a': 'norm.weight'}
+    record = trace(model, lambda: model(image))
+    assert record.norms == {'a': 'norm.weight'}
+    assert record.shifts == {'a': 'norm.bias'}
 
 
 def test_the_scale_of_a_norm_that_is_no_module_is_known(net, conv, image):
@@ -132,7 +134,8 @@ def test_the_scale_of_a_norm_that_is_no_module_is_known(net, conv, image):
         variance=torch.ones(8),
         b=conv(8, 5),
     )
-    assert trace(model, lambda: model(image)).norms == {'a': 'gain'}
+    record = trace(model, lambda: model(image))
+    assert (record.norms, record.shifts) == ({'a': 'gain'}, {'a': 'shift'})
     pruner = attach(model, image, score='bn_scale')
     pruner.begin({'flops': 0.5}, 1)
     # Ranks of the magnitudes of the scale.

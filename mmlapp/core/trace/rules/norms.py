@@ -33,7 +33,7 @@ def batch_norm(tracer: Tracer, call: Call) -> None:
         if name is not None:
             tracer.trace.masked.add(tracer.site(name, 0, x.shape[1]))
     if affine[0] is not None:
-        tracer.link_norm(tracer.labels(x).maker, affine[0])
+        tracer.link_norm(tracer.labels(x).maker, affine[0], affine[1])
     others = all_but(tracer.labels(x), 1)
     batch = others.axes.pop(0, None)
     tracer.freeze(others, 'normalised over channels by batch_norm')
