@@ -250,7 +250,8 @@ def test_a_prunable_network_moves(make, image, card):
     train(model, optimizer, range(STEPS), card)
     images = batch(0, card)[0]
     expected = model.eval()(images).cpu()
-    assert {t.device.type for t in model.state_dict().values()} == {card}
+    tensors = [*model.parameters(), *model.buffers()]
+    assert {t.device.type for t in tensors} == {card}
     plan = pruner.plan()
     narrow(model.cpu(), plan)
     torch.testing.assert_close(model(images.cpu()), expected)
@@ -292,7 +293,7 @@ def tf32():
 
 @pytest.mark.parametrize(
     ('setting', 'tolerance'),
-    [('float32', 1e-5), ('tf32', 5e-3), ('float16', 1e-2), ('bfloat16', 0.08)],
+    [('float32', 1e-4), ('tf32', 5e-3), ('float16', 1e-2), ('bfloat16', 0.08)],
 )
 @pytest.mark.parametrize('kind', ['asymmetric', 'repvgg', 'twin'])
 def test_merged_branches_compute_what_they_did(

@@ -29,18 +29,6 @@ MakeRunner = Callable[..., Runner]
 OVERFLOW = 3  # the iteration
 
 
-class Double(Hook):
-    """Trains in float64, where two devices agree up to round-off."""
-
-    priority = 'VERY_HIGH'
-
-    def before_run(self, runner: Runner) -> None:
-        model = unwrap(runner.model).double()
-        model.backbone.register_forward_pre_hook(
-            lambda module, args: (args[0].double(),)
-        )
-
-
 class Overflow(Hook):
     """Scales one loss until no gradient is finite; notes what that moves."""
 
@@ -211,6 +199,21 @@ def test_an_overflow_moves_nothing(
 
 
 @pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains in float64, where two devices agree up to round-off."""
+    build = Runner.build_model
+
+    def build_double(runner: Runner, model: Any) -> nn.Module:
+        built = build(runner, model).double()
+        built.backbone.register_forward_pre_hook(
+            lambda module, args: (args[0].double(),)
+        )
+        return built
+
+    monkeypatch.setattr(Runner, 'build_model', build_double)
+
+
+@pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch, card: str) -> Iterator[None]:
     """What torchrun sets for one process; NCCL, without a GPU gloo."""
     environment = dict(
@@ -235,9 +238,7 @@ def launched(config: dict[str, Any]) -> Runner:
         distributed.destroy_process_group()
     config = dict(config, launcher='pytorch')
     config['env_cfg'] = dict(dist_cfg=dict(backend='nccl'))
-    runner = build_runner(Config(config))
-    runner.register_hook(Double())
-    return runner
+    return build_runner(Config(config))
 
 
 @pytest.mark.parametrize(
@@ -248,6 +249,7 @@ def test_one_process_over_nccl_equals_a_run_without(
     make_runner: MakeRunner,
     tmp_path: Path,
     processes: None,
+    double: None,
     card: str,
     wrapper: str,
 ) -> None:
@@ -259,7 +261,6 @@ def test_one_process_over_nccl_equals_a_run_without(
         configs.append(copy.deepcopy(config))
 
     alone = make_runner(change, work_dir=tmp_path / 'a', narrow=True)
-    alone.register_hook(Double())
     alone.train()
     found = []
     for name, epoch in (('b', None), ('c', 1)):
@@ -289,7 +290,11 @@ def test_one_process_over_nccl_equals_a_run_without(
 
 
 def test_synchronised_norms_are_narrowed(
-    make_runner: MakeRunner, tmp_path: Path, processes: None, card: str
+    make_runner: MakeRunner,
+    tmp_path: Path,
+    processes: None,
+    double: None,
+    card: str,
 ) -> None:
     if card == 'cpu':
         pytest.skip('SyncBatchNorm needs a GPU')
@@ -299,7 +304,6 @@ def test_synchronised_norms_are_narrowed(
         work_dir=tmp_path / 'a',
         narrow=True,
     )
-    plain.register_hook(Double())
     plain.train()
     config = dict(
         configs[0],
@@ -320,6 +324,7 @@ def test_a_run_resumes_on_the_cpu(
     make_runner: MakeRunner,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    double: None,
     card: str,
 ) -> None:
     """In the middle of the phase, and once the model is narrow."""
@@ -328,7 +333,6 @@ def test_a_run_resumes_on_the_cpu(
         config['custom_hooks'].insert(0, dict(type='EMAHook', momentum=0.1))
 
     whole = make_runner(change, work_dir=tmp_path / 'a', narrow=True)
-    whole.register_hook(Double())
     whole.train()
     monkeypatch.setattr('mmengine.runner.runner.get_device', lambda: 'cpu')
     for epoch in (1, 2):
@@ -341,7 +345,6 @@ def test_a_run_resumes_on_the_cpu(
         again = make_runner(
             resume, work_dir=tmp_path / str(epoch), narrow=True
         )
-        again.register_hook(Double())
         again.train()
         assert not next(again.model.parameters()).is_cuda
         assert narrowed_plan(again).slices == narrowed_plan(whole).slices
@@ -351,7 +354,7 @@ def test_a_run_resumes_on_the_cpu(
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')  # of the compiler
 def test_a_compiled_run_ends_as_one_that_is_not(
-    make_runner: MakeRunner, tmp_path: Path, card: str
+    make_runner: MakeRunner, tmp_path: Path, double: None, card: str
 ) -> None:
     """With inductor, the default of ``compile=True``."""
     torch.compiler.reset()
@@ -364,7 +367,6 @@ def test_a_compiled_run_ends_as_one_that_is_not(
             config['cfg'] = settings
 
         runner = make_runner(change, work_dir=tmp_path / name, narrow=True)
-        runner.register_hook(Double())
         runner.train()
         runs.append(runner)
     plain, fast = runs
