@@ -4,7 +4,7 @@
 
     python benchmarks/sensitivity.py data/cifar10 --out sensitivity.json
 
-Trains on CIFAR-10 as benchmarks/cifar10.py does, prunes all groups alike for
+Trains on CIFAR-10 as benchmarks/accuracy does, prunes all groups alike for
 an epoch (``task_weight=0``) and compares, per group, both kinds of
 sensitivity per FLOP, each step's divided by their root mean square over the
 groups: the mean over the steps in standard errors, and relative to the mean
@@ -15,19 +15,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from cifar10 import (
-    BATCH,
-    Classifier,
-    augment,
-    initialise,
-    load_split,
-    prepare,
-    recipe,
-)
+from accuracy.data import Images, load_split
+from accuracy.network import classifier
+from accuracy.training import Recipe
 from torch import Tensor
 from torch.nn import functional
 
@@ -65,16 +60,18 @@ def train(
     model: torch.nn.Module, pruner: Pruner, data: Any, args: Any
 ) -> None:
     """Half an epoch dense, then an epoch of pruning."""
-    images, labels = data
-    steps = args.steps or len(images) // BATCH
-    optimizer, scheduler = recipe(model, 15 * steps)
-    generator = torch.Generator().manual_seed(args.seed)
-    for step in range(steps // 2 + steps):
+    recipe = Recipe(epochs=15)
+    images = Images(*data, recipe.batch, torch.device('cpu'))
+    steps = args.steps or images.steps
+    optimizer = recipe.optimizer(model)
+    scheduler = recipe.schedule(optimizer, recipe.epochs * steps)
+    batches = (b for epoch in count() for b in images.epoch(args.seed, epoch))
+    for step, (batch, labels) in enumerate(
+        islice(batches, steps // 2 + steps)
+    ):
         if step == steps // 2:
             pruner.begin({'flops': args.target}, 2 * steps)
-        index = torch.randint(len(images), (BATCH,), generator=generator)
-        batch = augment(prepare(images[index]), generator)
-        loss = functional.cross_entropy(model(batch), labels[index])
+        loss = functional.cross_entropy(model(batch), labels)
         (loss + pruner.loss()).backward()
         optimizer.step()
         if step >= steps // 2:
@@ -110,9 +107,7 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--steps', type=int, default=0, help='per epoch')
     args = parser.parse_args()
-    torch.manual_seed(args.seed)
-    model = Classifier(20)
-    initialise(model)
+    model = classifier(20, args.seed)
     recorder = Recorder()
     pruner = attach(
         model,

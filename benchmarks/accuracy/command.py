@@ -1,0 +1,88 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of the tables."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from .jobs import Store, run_all
+from .rows import TABLES
+from .table import report
+from .training import Recipe
+
+RESULTS = Path(__file__).resolve().parents[1] / 'results' / 'accuracy'
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Parse the command line."""
+    parser = ArgumentParser(
+        prog='python benchmarks/accuracy',
+        description='Accuracy at a budget: ways to a small network, trained '
+        'alike.',
+    )
+    add = parser.add_argument
+    add('table', choices=TABLES)
+    add('data', type=Path, nargs='?', help='folder of CIFAR-10; none: report')
+    add('--out', type=Path, help='file of the results; what it has is kept')
+    add('--rows', nargs='+', metavar='ROW', help='some of the table')
+    add('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    add('--epochs', type=int, default=30, help='of dense training')
+    add('--batch', type=int, default=128)
+    add('--rate', type=float, default=0.4, help='highest learning rate')
+    add('--decay', type=float, default=5e-4)
+    add('--subset', type=int, default=0, help='images of training; 0: all')
+    add('--amp', action='store_true', help='bfloat16')
+    add(
+        '--weights',
+        type=Path,
+        default='work_dirs/accuracy',
+        help='folder for those of teachers',
+    )
+    add('--device', default='cpu')
+    add('--workers', type=int, default=1, help='networks at once')
+    add('--seconds', type=float, help='after which what runs is given up')
+    args = parser.parse_args(argv)
+    args.out = args.out or RESULTS / f'{args.table}.json'
+    args.rows = args.rows or list(TABLES[args.table])
+    unknown = set(args.rows) - set(TABLES[args.table])
+    if unknown:
+        parser.error(
+            f'--rows {" ".join(sorted(unknown))}: {args.table} has '
+            f'{", ".join(TABLES[args.table])}'
+        )
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a table, then prints what there is of it."""
+    args = parse_args(argv)
+    complete = True
+    if args.data:
+        recipe = Recipe(
+            args.epochs,
+            args.batch,
+            args.rate,
+            args.decay,
+            args.amp,
+            args.subset,
+        )
+        deadline = args.seconds and time.monotonic() + args.seconds
+        complete = run_all(
+            args.table,
+            args.rows,
+            args.seeds,
+            recipe,
+            args.data,
+            Store(args.out, recipe),
+            args.weights,
+            args.device,
+            args.workers,
+            deadline,
+        )
+    print(report(args.table, args.out))
+    sys.exit(not complete)

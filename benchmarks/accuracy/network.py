@@ -1,0 +1,61 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The network of the tables: a CIFAR ResNet with its linear layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmlapp.models import CIFARResNet
+
+from .data import prepare
+
+# Stem of the residual stream: without it widths inside blocks alone shrink.
+STREAM = 'backbone.conv1'
+
+
+class Classifier(nn.Module):
+    """A CIFAR ResNet with its linear layer.
+
+    Args:
+        depth (int): Of the network, 6 n + 2.
+    """
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.backbone = CIFARResNet(depth)
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of images in [N, 3, 32, 32]."""
+        return self.fc(self.backbone(x)[-1].mean((2, 3)))
+
+
+def initialise(model: nn.Module) -> None:
+    """Kaiming's initialisation, fan out, of every convolution."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode='fan_out')
+
+
+def classifier(depth: int, seed: int) -> Classifier:
+    """A network with the weights of a seed."""
+    torch.manual_seed(seed)
+    model = Classifier(depth)
+    initialise(model)
+    return model
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Top-1 accuracy in percent, in float32."""
+    model.eval()
+    right = 0
+    for pixels, truth in zip(
+        images.split(1000), labels.split(1000), strict=True
+    ):
+        logits = model(prepare(pixels))
+        right += int((logits.argmax(1) == truth).sum())
+    model.train()
+    return 100.0 * right / len(images)

@@ -1,0 +1,157 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of the tables: what is pruned when, by whom, and trained how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .network import STREAM
+
+TARGET = 0.403
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to a small network.
+
+    Args:
+        method (str or Mapping, optional): Who decides which channels live, as
+            ``mmlapp.core.attach`` takes it. Defaults to None, a dense network.
+        prune (str): When: ``'during'`` training, in a phase; ``'before'`` it,
+            with new weights, a control that trains from scratch; ``'once'``,
+            by Torch-Pruning's L1 where the phase of others ends. Defaults to
+            ``'during'``.
+        target (float): Fraction of the dense network's FLOPs.
+        settings (Mapping): More arguments of ``attach``.
+        widths_of (str): Row whose widths, of the same seed, a network that is
+            pruned before training gets. Defaults to none.
+        begin (float): Share of the run before the phase. Defaults to 0.
+        phase (float): Share of the run that the phase takes. Defaults to 0.1.
+        end (str, optional): What ends the phase earlier, as ``Pruner.begin``
+            takes it. Defaults to None.
+        equal_cost (bool): Whether training lasts as many epochs as cost what
+            dense training does. Defaults to False.
+        average (float): Share by which an average of the weights follows
+            them at every step, 0 for none.
+        teacher (str): Row whose trained network, of the same seed, teaches
+            this one by its logits. Defaults to none.
+        depth (int): Of the network. Defaults to 20.
+    """
+
+    method: str | Mapping[str, Any] | None = None
+    prune: str = 'during'
+    target: float = TARGET
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    widths_of: str = ''
+    begin: float = 0.0
+    phase: float = 0.1
+    end: str | None = None
+    equal_cost: bool = False
+    average: float = 0.0
+    teacher: str = ''
+    depth: int = 20
+
+
+def lapp(update: str | Mapping[str, Any] = 'balance', **changes: Any) -> Row:
+    """LAPP while training, with another rule of its thresholds."""
+    return Row(method={'type': 'lapp', 'update': update}, **changes)
+
+
+def before(**changes: Any) -> Row:
+    """The same share of every inner width, from scratch."""
+    settings = {'ignore': STREAM, **changes.pop('settings', {})}
+    return Row('uniform', 'before', settings=settings, **changes)
+
+
+def wide_late(width: int) -> float:
+    """Least shares that move width from early to late stages."""
+    return {32: 0.45, 64: 0.6}.get(width, 0.0)
+
+
+BALANCE = {'type': 'balance'}
+HEADLINE = {
+    'dense': Row(),
+    'uniform': before(),
+    'random': Row(
+        {'type': 'random', 'spread': 0.5},
+        'before',
+        settings={'ignore': STREAM},
+    ),
+    'one-shot': Row('l1', 'once'),
+    'one-shot-alike': Row('l1-alike', 'once'),
+    'lapp': lapp(),
+    'lapp-scratch': Row('given', 'before', widths_of='lapp'),
+    'lapp-no-task': lapp({**BALANCE, 'task_weight': 0}),
+    'lapp-merged': lapp(settings={'bypass': 'asymmetric'}),
+    'lapp-cost': lapp(equal_cost=True),
+    'lapp-scratch-cost': Row(
+        'given', 'before', widths_of='lapp', equal_cost=True
+    ),
+    'lapp-merged-cost': lapp(
+        settings={'bypass': 'asymmetric'}, equal_cost=True
+    ),
+    'uniform-cost': before(equal_cost=True),
+    'lapp-distilled': lapp(teacher='dense'),
+}
+INGREDIENTS = {
+    'dense': Row(),
+    'dense-asymmetric': Row(prune='before', settings={'bypass': 'asymmetric'}),
+    'uniform': before(),
+    'stream': before(settings={'ignore': ()}),
+    'late': before(settings={'min_keep': wide_late}),
+    # ResNet-14 has 0.655 of the multiply-adds of ResNet-20.
+    'shallow': before(depth=14, target=TARGET / 0.655),
+    'twin': before(settings={'bypass': 'twin'}),
+    'asymmetric': before(settings={'bypass': 'asymmetric'}),
+    'repvgg': before(settings={'bypass': 'repvgg'}),
+    'average': before(average=0.005),
+    'cost': before(equal_cost=True),
+    'cost-asymmetric': before(
+        equal_cost=True, settings={'bypass': 'asymmetric'}
+    ),
+    'cost-average': before(equal_cost=True, average=0.005),
+    'cost-late': before(equal_cost=True, settings={'min_keep': wide_late}),
+}
+ABLATION = {
+    'dense': Row(),
+    'uniform': before(),
+    'lapp': lapp(),
+    'gradient': lapp('gradient'),
+    'no-task': lapp({**BALANCE, 'task_weight': 0}),
+    'task-1': lapp({**BALANCE, 'task_weight': 1}),
+    'early': lapp(phase=0.05),
+    'long': lapp(phase=0.3),
+    'later': lapp(begin=0.2),
+    'stable': lapp(phase=0.3, end='stable'),
+    'shrink': lapp(settings={'shrink_steps': 100}),
+    'floor-0.2': lapp(settings={'min_keep': 0.2}),
+    'inner': lapp(settings={'ignore': STREAM}),
+    'divisor-4': lapp(settings={'divisor': 4}),
+    'divisor-8': lapp(settings={'divisor': 8}),
+    'taylor': lapp(settings={'score': 'taylor'}),
+    'ranking-l2': Row('ranking'),
+    # The single channels of least harm per cost, p^2 / c.
+    'ranking-taylor': Row(
+        {'type': 'ranking', 'cost': 'divide'},
+        settings={'score': 'taylor', 'normalisation': 'none'},
+    ),
+    'late-scratch': before(settings={'min_keep': wide_late}),
+    'stream-scratch': before(settings={'ignore': ()}),
+}
+CURVE = {
+    'dense': Row(),
+    **{
+        f'{name}-{100 * target:g}': replace(row, target=target)
+        for target in (0.7, 0.55, 0.25)
+        for name, row in (('uniform', before()), ('lapp', lapp()))
+    },
+}
+TABLES: dict[str, dict[str, Row]] = {
+    'headline': HEADLINE,
+    'ingredients': INGREDIENTS,
+    'ablation': ABLATION,
+    'curve': CURVE,
+}

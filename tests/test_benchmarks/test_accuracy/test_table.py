@@ -1,0 +1,50 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Differences are taken seed by seed."""
+
+import json
+import math
+
+import pytest
+from accuracy.table import deviation, difference, report
+
+
+def runs(*accuracies, first=0):
+    return {
+        first + i: {
+            'seed': first + i, 'accuracy': a, 'flops': 0.5,
+            'parameters': 1500, 'epochs': 3, 'cost': 0.5,
+        }
+        for i, a in enumerate(accuracies)
+    }  # fmt: skip
+
+
+def test_differences_of_equal_seeds():
+    base = runs(80.0, 82.0, 90.0)
+    # + 1, + 3: mean 2, deviation sqrt(2), error 1
+    assert difference(runs(81.0, 85.0), base) == '+2.00 ± 1.00'
+    assert difference(runs(81.0, first=7), base) == ''
+    assert difference(base, base) == ''
+
+
+def test_one_value_has_no_deviation():
+    assert math.isnan(deviation([1.0]))
+    assert deviation([1.0, 3.0]) == pytest.approx(math.sqrt(2))
+
+
+def test_a_table_has_its_rows_in_order(tmp_path):
+    results = [
+        {'row': name, **run}
+        for name, found in (
+            ('lapp', runs(89.0, 91.0)),
+            ('dense', runs(90.0, 92.0)),
+        )
+        for run in found.values()
+    ]
+    path = tmp_path / 'headline.json'
+    path.write_text(json.dumps({'recipe': {}, 'results': results}))
+    lines = report('headline', path).splitlines()
+    assert len(lines) == 4
+    assert lines[2].startswith('| dense | 50.0 % | 2 k | 3 | 50.0 % | 2 |')
+    assert lines[3].startswith('| lapp ')
+    assert lines[3].endswith('| 90.00 ± 1.41 | -1.00 ± 0.00 |')
