@@ -8,11 +8,14 @@ from .base import (
     freeze,
     register_distillation,
 )
+from .features import ChannelWise, FeatureMSE
 from .logits import LogitDistillation
 
 __all__ = [
     'DISTILLATIONS',
+    'ChannelWise',
     'Distillation',
+    'FeatureMSE',
     'LogitDistillation',
     'freeze',
     'register_distillation',
