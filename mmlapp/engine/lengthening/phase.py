@@ -15,7 +15,7 @@ from mmengine.registry import MODELS
 from mmlapp.core import PruningError
 from mmlapp.core.methods.schedule import check_targets
 
-from ..checkpoints.random_state import random_state, set_random_state
+from ..checkpoints.random_state import same_random_numbers
 from ..training.parts import find_pruner
 from ..training.phase_length import PhaseLength
 from ..training.pruning_hook import PruningHook
@@ -109,9 +109,6 @@ def step_cost_of(cfg: Mapping[str, Any], phase: Phase) -> StepCost:
     settings = copy.deepcopy(settings)
     if cfg.get('data_preprocessor') is not None:
         settings.setdefault('data_preprocessor', cfg['data_preprocessor'])
-    state = random_state()
-    try:
+    with same_random_numbers():
         model = MODELS.build(settings)
-    finally:
-        set_random_state(state)
     return step_cost(model, find_pruner(model), phase.target)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from mmlapp.core import Pruner
 
-from ..checkpoints.random_state import random_state, set_random_state
+from ..checkpoints.random_state import same_random_numbers
 from .parts import unwrap
 
 
@@ -31,13 +31,10 @@ def prepare_score(runner: Runner, pruner: Pruner) -> None:
     """
     if pruner.scorer.prepared:
         return
-    state = random_state()
-    try:
+    with same_random_numbers():
         model = unwrap(runner.model)
         count = pruner.scorer.score.batches
         pruner.prepare(model, _batches(runner, model, count))
-    finally:
-        set_random_state(state)
 
 
 def _batches(

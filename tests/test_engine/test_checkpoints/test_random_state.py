@@ -22,6 +22,7 @@ from mmlapp.engine.checkpoints import random_state as module
 from mmlapp.engine.checkpoints.random_state import (
     random_state,
     read_states,
+    same_random_numbers,
     set_random_state,
     write_states,
 )
@@ -46,6 +47,15 @@ class Noise(Hook):
 
 def draws() -> list[float]:
     return [torch.rand(()).item(), np.random.rand(), random.random()]
+
+
+def test_numbers_go_on_as_if_none_had_been_drawn() -> None:
+    state = random_state()
+    expected = draws()
+    set_random_state(state)
+    with same_random_numbers():
+        assert draws() == expected
+    assert draws() == expected
 
 
 def set_up(config: dict[str, Any]) -> None:
