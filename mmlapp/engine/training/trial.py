@@ -57,10 +57,7 @@ def try_narrowing(
     """
     if input_shape is None:
         return
-    masked = copy.deepcopy(model)
-    for module in masked.modules():
-        # Activation checkpointing puts one here that is bound to the original.
-        module.__dict__.pop('forward', None)
+    masked = copy_of(model)
     probe = random_probes(input_shape)[0]
     predict, _ = runnable(masked, probe.in_mode('predict'))
     probes = [probe] if predict is None else [probe, predict]
@@ -71,3 +68,16 @@ def try_narrowing(
                 f'on {check.name} the narrowed model differs from the masked '
                 f'one by {check.error:.2g}, more than {DEPLOYED_TOLERANCE:g}'
             )
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """Returns a copy that runs by itself.
+
+    Args:
+        model (nn.Module): The model.
+    """
+    found = copy.deepcopy(model)
+    for module in found.modules():
+        # Activation checkpointing puts one here that is bound to the original.
+        module.__dict__.pop('forward', None)
+    return found

@@ -12,7 +12,11 @@ from torch import nn
 
 from mmlapp.core import PruningError, attach
 from mmlapp.engine.training import trial
-from mmlapp.engine.training.trial import find_obstacle, try_narrowing
+from mmlapp.engine.training.trial import (
+    copy_of,
+    find_obstacle,
+    try_narrowing,
+)
 
 SHAPE = 3, 8, 8
 
@@ -96,3 +100,16 @@ def test_what_any_process_finds_counts_for_all(
     )
     found = find_obstacle(runner, model.pruner.plan(), SHAPE)
     assert found == 'the other'
+
+
+def test_a_copy_runs_by_itself(model: nn.Module) -> None:
+    """A forward that an object was given is bound to the original."""
+    model.first.forward = model.first.forward
+    twin, images = copy_of(model), torch.rand(1, *SHAPE)
+    model.eval()
+    twin.eval()
+    torch.testing.assert_close(twin(images), model(images))
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    assert not model(images).any()
+    assert twin(images).any()
