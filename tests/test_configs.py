@@ -4,8 +4,10 @@
 
 import copy
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -119,10 +121,28 @@ def test_data_and_schedule_are_complete(path: Path) -> None:
 @pytest.mark.parametrize('path', LAPP_CONFIGS, ids=name_of)
 def test_name_of_lapp_config_says_what_it_does(path: Path) -> None:
     parent, _ = parent_of(path)
-    hook = load(path).custom_hooks[-1]
+    *others, hook = load(path).custom_hooks
     percent = round(hook.target['flops'] * 100)
     cost = '-equal-cost' if hook.get('train_cost') == 'dense' else ''
-    assert path.stem == f'lapp-flops{percent}{cost}_{parent}'
+    kd = '-distilled' if any(map(is_distiller, others)) else ''
+    assert path.stem == f'lapp-flops{percent}{kd}{cost}_{parent}'
+
+
+def is_distiller(hook: Mapping[str, Any]) -> bool:
+    return hook['type'] == 'mmlapp.Distiller'
+
+
+def test_the_teacher_is_what_the_dense_config_leaves() -> None:
+    """Where tools/train.py writes the last checkpoint of the parent."""
+    found = 0
+    for path in LAPP_CONFIGS:
+        for hook in filter(is_distiller, load(path).custom_hooks):
+            parent, cfg = parent_of(path)
+            name = f'epoch_{cfg.train_cfg.max_epochs}.pth'
+            expected = f'work_dirs/{parent}/{name}'
+            assert hook['teacher'] == dict(checkpoint=expected)
+            found += 1
+    assert found
 
 
 @pytest.mark.parametrize('path', LAPP_CONFIGS, ids=name_of)
@@ -130,6 +150,7 @@ def test_lapp_config_leaves_the_recipe_alone(path: Path) -> None:
     (_, parent), cfg = parent_of(path), load(path).to_dict()
     dense = parent.to_dict()
     *hooks, ours = cfg.pop('custom_hooks')
+    hooks = [hook for hook in hooks if not is_distiller(hook)]
     assert hooks == dense.pop('custom_hooks', [])
     assert ours['type'] == 'mmlapp.PruningHook'
     assert ours['prune_epochs'] <= cfg['train_cfg']['max_epochs'] / 3

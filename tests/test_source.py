@@ -63,6 +63,7 @@ ORDER = {
         'lengthening',
         'launch',
         'deployment',
+        'distillation',
         'analysis',
     ],
 }

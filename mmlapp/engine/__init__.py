@@ -4,6 +4,7 @@
 
 from .checkpoints.random_state import RandomStateHook
 from .checkpoints.safe_checkpoint import SafeCheckpointHook
+from .distillation.distiller import Distiller
 from .lengthening.equal_cost import equal_cost
 from .models.deployed import deployed_model
 from .models.prunable import prunable_model
@@ -14,6 +15,7 @@ from .training.ranks import RankCheckHook
 
 __all__ = [
     'AmpPruningOptimWrapper',
+    'Distiller',
     'PruningDistributedDataParallel',
     'PruningHook',
     'PruningOptimWrapper',

@@ -6,6 +6,7 @@ torchrun --nproc-per-node 2 tests/test_engine/ddp_worker.py FOLDER
 python tests/test_engine/ddp_worker.py FOLDER
 """
 
+import copy
 import os
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmlapp.core import Phase, PruningError
+from mmlapp.engine import Distiller
 from mmlapp.engine.launch import end_processes
 from mmlapp.engine.training.parts import unwrap
 
@@ -44,6 +46,26 @@ class FixedNorms(Hook):
         for module in unwrap(runner.model).modules():
             if isinstance(module, _BatchNorm):
                 module.eval()
+
+
+class DoubleTeacher(Hook):
+    """Gives the teacher images in float64, as :class:`DoubleRunner` does."""
+
+    def before_train_iter(self, runner: Runner, **kwargs: Any) -> None:
+        hook = next(h for h in runner.hooks if isinstance(h, Distiller))
+        if hook.running is None:
+            # Processes count for themselves, as statistics do.
+            count = unwrap(runner.model).backbone.bn1.num_batches_tracked
+            count.fill_(runner.rank)
+        if hook.running is None or hook.running.steps:
+            return
+        backbone = hook.running.teacher.backbone
+        backbone.register_forward_pre_hook(
+            lambda module, args: (args[0].double(),)
+        )
+        name = f'{Path(runner.work_dir).name}-rank{runner.rank}.txt'
+        path = Path(runner.work_dir).parent / name
+        path.write_text(hook._teacher.digest)
 
 
 class EmptyLayer(Hook):
@@ -94,6 +116,16 @@ def narrow_bypasses(config: dict[str, Any]) -> None:
     config['custom_hooks'].pop()
 
 
+def distilled(config: dict[str, Any]) -> None:
+    """The dense model of the run teaches, and is sent to all processes."""
+    averages_and_accumulation(config)
+    config['custom_hooks'][1]['begin_iters'] = 4
+    config['custom_hooks'] += [
+        dict(type='mmlapp.Distiller', teacher='dense'),
+        dict(type=DoubleTeacher),
+    ]
+
+
 def spoiled(config: dict[str, Any]) -> None:
     """Ends with an error, so it comes last."""
     averages_and_accumulation(config)
@@ -104,6 +136,7 @@ SCENARIOS: list[Callable[[dict[str, Any]], None]] = [
     averages_and_accumulation,
     bypasses,
     narrow_bypasses,
+    distilled,
     spoiled,
 ]
 
@@ -122,7 +155,12 @@ def run(scenario: Callable[..., None], folder: Path, processes: int) -> None:
         config['launcher'] = 'pytorch'
         config['env_cfg'] = dict(dist_cfg=dict(backend='gloo'))
         wrapper['device_ids'] = None
-    runner = DoubleRunner(**config, cfg=dict(model_wrapper_cfg=wrapper))
+    cfg = dict(
+        model_wrapper_cfg=wrapper,
+        model=copy.deepcopy(config['model']),
+        data_preprocessor=config['data_preprocessor'],
+    )
+    runner = DoubleRunner(**config, cfg=cfg)
     try:
         runner.train()
     except PruningError as error:

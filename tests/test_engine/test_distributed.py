@@ -45,7 +45,13 @@ def final(folder: Path, scenario: str, processes: int) -> dict[str, Any]:
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    'scenario', ['averages_and_accumulation', 'bypasses', 'narrow_bypasses']
+    'scenario',
+    [
+        'averages_and_accumulation',
+        'bypasses',
+        'narrow_bypasses',
+        'distilled',
+    ],
 )
 def test_two_processes_equal_one_with_twice_the_batch(
     folder: Path, scenario: str
@@ -63,6 +69,16 @@ def test_two_processes_equal_one_with_twice_the_batch(
     assert [s.keys() for s in states[0].values()] == [
         s.keys() for s in states[1].values()
     ]
+
+
+def test_both_processes_learn_from_the_first_ones_dense_model(
+    folder: Path,
+) -> None:
+    digests = [
+        (folder / f'distilled-2-rank{rank}.txt').read_text() for rank in (0, 1)
+    ]
+    assert digests[0] == digests[1]
+    assert final(folder, 'distilled', 2)['distillation']['teacher'] in digests
 
 
 def test_the_layer_without_filters_is_there(folder: Path) -> None:

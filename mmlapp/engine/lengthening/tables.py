@@ -98,6 +98,7 @@ HOOKS: Table = {
     'VisualizationHook': {},
     'WarmupParamHook': {'warmup_epochs': point},
     # mmlapp
+    'Distiller': {},
     'PlainModelHook': {},
     # Its phase is what the length of training follows from.
     'PruningHook': {},

@@ -34,6 +34,10 @@ def config(**changes):
                 dict(type='EMAHook'),
                 dict(type='mmlapp.PruningHook', target=dict(flops=0.5)),
                 dict(type='mmlapp.RankCheckHook'),
+                dict(
+                    type='mmlapp.Distiller',
+                    teacher=dict(checkpoint='dense.pth'),
+                ),
             ],
             default_hooks=dict(pruner=dict(type='PruningHook'), timer=dict()),
             load_from='x.pth',

@@ -21,6 +21,7 @@ from mmlapp.engine.lengthening.entries import (
 )
 from mmlapp.engine.lengthening.stretch import Stretch
 from mmlapp.engine.lengthening.tables import HOOKS, LOOPS, SCHEDULERS
+from mmlapp.registry import HOOKS as OUR_HOOKS
 
 OLD, NEW = 10, 16
 PLACES = {
@@ -53,6 +54,11 @@ def arguments(node: ast.ClassDef) -> set[str]:
         if isinstance(item, ast.FunctionDef) and item.name == '__init__'
         for argument in [*item.args.args, *item.args.kwonlyargs]
     }
+
+
+def test_every_hook_of_this_package_has_a_row() -> None:
+    OUR_HOOKS.import_from_location()
+    assert set(OUR_HOOKS.module_dict) <= set(HOOKS)
 
 
 def test_every_hook_of_the_packages_has_a_row() -> None:

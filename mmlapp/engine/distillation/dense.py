@@ -1,0 +1,155 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""``teacher='dense'``: the run's own model before its pruning phase.
+
+Its weights lie in a file of the work folder, not in the checkpoints: a
+resumed run reads them there.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine import dist
+from mmengine.registry import MODELS
+from mmengine.runner import Runner
+from torch import nn
+
+from mmlapp.core import Pruner, PruningError
+from mmlapp.core.files import replace_file
+from mmlapp.core.narrowing.narrow import detach
+from mmlapp.core.progress import Phase
+
+from ..checkpoints.reading import PREFIX, load_checkpoint
+from ..checkpoints.weights import load_weights
+from ..training.parts import unwrap
+from ..training.pruning_hook import PruningHook
+from .teacher import Teacher, teacher_of
+
+FILE = 'dense_teacher.pth'
+REMEDY = (
+    "Give teacher=dict(checkpoint='dense.pth') instead, with a checkpoint of "
+    'the dense model'
+)
+
+
+def check_dense(runner: Runner, loaded: bool) -> int:
+    """Refuses a run that has no trained dense model to learn from.
+
+    Args:
+        runner (Runner): The runner, before training begins.
+        loaded (bool): Whether weights of a whole model were loaded.
+
+    Returns:
+        int: The iteration at which its model becomes the teacher.
+
+    Raises:
+        PruningError: With the reason.
+    """
+    hook = next((h for h in runner.hooks if isinstance(h, PruningHook)), None)
+    if hook is None:
+        raise PruningError(
+            "teacher='dense': the run has no mmlapp.PruningHook, and so no "
+            f'dense model before its phase. {REMEDY}'
+        )
+    pruner = getattr(unwrap(runner.model), 'pruner', None)
+    if not isinstance(pruner, Pruner) or pruner.phase == Phase.FINISHED:
+        raise PruningError(
+            "teacher='dense': the loaded model is pruned already, and its "
+            f'dense one is not known. {REMEDY}'
+        )
+    if runner._resume and pruner.phase == Phase.PRUNING:
+        raise PruningError(
+            "teacher='dense': the pruning phase of the checkpoint has begun "
+            f'without a teacher. {REMEDY}'
+        )
+    begin = int(hook.length.begin_iters)
+    if not (begin or loaded or _is_pretrained(runner)):
+        raise PruningError(
+            "teacher='dense': the pruning phase begins at iteration 0, and "
+            'the model has only random weights by then. Set begin_iters of '
+            'mmlapp.PruningHook to train it before, or name trained weights '
+            'in load_from'
+        )
+    return begin
+
+
+def _is_pretrained(runner: Runner) -> bool:
+    """Whether the whole model has its weights from ``init_cfg``."""
+    config = getattr(unwrap(runner.model), 'init_cfg', None)
+    return isinstance(config, Mapping) and config['type'] == 'Pretrained'
+
+
+def keep_dense(runner: Runner) -> Teacher:
+    """Makes the model of a run, as it is now, its teacher, and saves it.
+
+    Args:
+        runner (Runner): The runner, before its pruning phase; all processes
+            must call this.
+    """
+    model = unwrap(runner.model)
+    weights = {
+        name: value.detach().cpu()
+        for name, value in model.state_dict().items()
+        if not name.startswith(PREFIX)
+    }
+    # Running statistics may differ between processes.
+    shared: list[Any] = [weights]
+    dist.broadcast_object_list(shared)
+    if dist.is_main_process():
+        path = Path(runner.work_dir, FILE)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = {'state_dict': weights, 'meta': {}}
+        replace_file(path, lambda temporary: torch.save(data, temporary))
+        runner.logger.info(f'Distillation: the dense model is in {path}')
+    dist.barrier()
+    return _teacher(runner, shared[0], 'the dense model of the run')
+
+
+def find_dense(runner: Runner) -> Teacher:
+    """Reads what :func:`keep_dense` saved.
+
+    Args:
+        runner (Runner): The runner of a resumed run.
+
+    Raises:
+        PruningError: If the file is gone or damaged.
+    """
+    places = list(_places(runner))
+    path = next((p for p in places if p.is_file()), None)
+    if path is None:
+        raise PruningError(
+            f"teacher='dense': {places[0]} is gone, the dense model that the "
+            'run of the checkpoint learned from. Copy it back beside the '
+            f'checkpoint. {REMEDY}'
+        )
+    weights = load_checkpoint(path).get('state_dict')
+    return _teacher(runner, weights, f'teacher checkpoint={str(path)!r}')
+
+
+def _places(runner: Runner) -> Iterator[Path]:
+    """Where the file may lie: beside the checkpoint, or in the work folder."""
+    if runner._load_from:
+        yield Path(runner._load_from).parent / FILE
+    yield Path(runner.work_dir, FILE)
+
+
+def _teacher(runner: Runner, weights: Any, where: str) -> Teacher:
+    """Builds the model of the run once more, without masks."""
+    config = copy.deepcopy(runner.cfg.get('model'))
+    if not isinstance(config, Mapping):
+        raise PruningError(
+            "teacher='dense': the run was given a model and no config of it, "
+            f'so that it cannot be built once more. {REMEDY}'
+        )
+    if runner.cfg.get('data_preprocessor') is not None:
+        config.setdefault('data_preprocessor', runner.cfg.data_preprocessor)
+    model: nn.Module = detach(MODELS.build(config))
+    # A run may have cast its model as a whole.
+    model.to(next(unwrap(runner.model).parameters()).dtype)
+    load_weights(model, weights, where)
+    return teacher_of(model, {})

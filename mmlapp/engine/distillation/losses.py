@@ -1,0 +1,156 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The losses of a step, with what the teacher has to say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmlapp.core import Distillation, PruningError
+
+from ..models.prunable import LOSS, _mode
+from ..training.compiled import Uncompiled
+from .outputs import Outputs
+
+PREFIX = 'loss_distillation_'
+
+
+class DistilledLosses:
+    """Adds the terms of a teacher to what a student's forward returns.
+
+    Acts in training mode and in mode ``loss`` alone. ``parse_losses`` of
+    MMEngine sums and logs every key with ``loss`` in it. Losses of the task
+    are multiplied by the ``task_weight`` of all distillations; what a
+    pruning method adds stays.
+
+    The teacher is no child of the student: it is in none of its state
+    dicts, copies and wrappers.
+
+    Args:
+        student (nn.Module): The model that is trained, not wrapped.
+        teacher (nn.Module): A frozen model of the same forward.
+        losses (Mapping[str, Distillation]): By name of the module whose
+            outputs are compared.
+        compiled (bool): Whether the training step is compiled, which this
+            stays out of. Defaults to False.
+
+    Attributes:
+        steps (int): Forwards of the student to which a term was added.
+
+    Raises:
+        PruningError: If one of the two lacks a module.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        losses: Mapping[str, Distillation],
+        compiled: bool = False,
+    ) -> None:
+        self.student, self.teacher, self.losses = student, teacher, losses
+        self.steps = 0
+        self._outputs = (
+            Outputs(student, losses, 'the student', compiled),
+            Outputs(teacher, losses, 'the teacher'),
+        )
+        begin, add = self._begin, self._add
+        if compiled:
+            begin, add = Uncompiled(begin), Uncompiled(add)
+        self._handles = (
+            student.register_forward_pre_hook(begin, with_kwargs=True),
+            student.register_forward_hook(add, with_kwargs=True),
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DistilledLosses:
+        # Of a copy of the student, for which it does nothing.
+        return self
+
+    def remove(self) -> None:
+        """Leaves the student as it was before."""
+        for part in (*self._outputs, *self._handles):
+            part.remove()
+
+    def _concerns(self, module: nn.Module, args: Any, kwargs: Any) -> bool:
+        return (
+            module is self.student
+            and module.training
+            and _mode(args, kwargs) == 'loss'
+        )
+
+    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._concerns(module, args, kwargs):
+            self._outputs[0].begin()
+
+    def _add(
+        self, module: nn.Module, args: Any, kwargs: Any, output: Any
+    ) -> dict[str, Any] | None:
+        if not self._concerns(module, args, kwargs):
+            return None
+        found = self._outputs[0].end()
+        expected = self._outputs[1].of(lambda: self._teach(args, kwargs))
+        terms = {
+            f'{PREFIX}{name}': _term(name, loss, found[name], expected[name])
+            for name, loss in self.losses.items()
+        }
+        self.steps += 1
+        return {**self._task(output), **terms}
+
+    @torch.no_grad()
+    def _teach(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Runs the teacher on what the student was given."""
+        if len(args) > 2:  # forward(inputs, data_samples, mode)
+            self.teacher(*args[:2], 'tensor', *args[3:], **kwargs)
+        else:
+            self.teacher(*args, **{**kwargs, 'mode': 'tensor'})
+
+    def _task(self, losses: Mapping[str, Any]) -> dict[str, Any]:
+        """The student's own losses, weighted."""
+        weight = math.prod(loss.task_weight for loss in self.losses.values())
+        return {
+            key: _times(weight, value)
+            if 'loss' in key and key != LOSS
+            else value
+            for key, value in losses.items()
+        }
+
+
+def _times(weight: float, loss: Any) -> Any:
+    """A loss, or a list of those of every level, times a weight."""
+    if isinstance(loss, Tensor):
+        return weight * loss
+    return [weight * each for each in loss]
+
+
+def _term(
+    name: str,
+    loss: Distillation,
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+) -> Tensor:
+    """Mean over the levels of a module that puts out several tensors."""
+    said = f'losses={name!r}'
+    if len(student) != len(teacher) or not student:
+        raise PruningError(
+            f'{said}: the module puts out {len(student)} tensors in the '
+            f'student and {len(teacher)} in the teacher, expected equally '
+            'many and at least one. Name another module'
+        )
+    if not any(each.requires_grad for each in student):
+        raise PruningError(
+            f'{said}: no gradient flows through what the module puts out in '
+            'the student, such as within activation checkpointing. Name '
+            'another module'
+        )
+    try:
+        terms = [
+            loss.term(*pair) for pair in zip(student, teacher, strict=True)
+        ]
+    except PruningError as error:
+        raise PruningError(f'{said}: {error}') from error
+    return torch.stack(terms).mean()
