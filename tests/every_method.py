@@ -15,7 +15,9 @@ EVERY_METHOD = {
         normalisation='none',
     ),
     'ranking once': dict(
-        method=dict(type='ranking', steps=1, cost='softmax'),
+        method=dict(type='ranking', steps=1, cost='divide_all'),
+        score='cpmc',
+        normalisation='none',
         min_keep=0.2,
     ),
     'psap': dict(method='psap', protect=0.25),

@@ -250,6 +250,7 @@ def _infos(model: nn.Module, analysis: Analysis) -> list[GroupInfo]:
             group.size,
             unit.scored_layers(model, analysis, group),
             unit.floor_of(group),
+            unit.reading_layers(model, analysis, group),
         )
         for group in analysis.groups.prunable
     ]

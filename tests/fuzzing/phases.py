@@ -15,8 +15,8 @@ from .agreement import run, same
 from .cases import Case
 from .training import train_step
 
-METHODS = 'lapp', 'uniform', 'random', 'ranking'
-SCORES = 'l1', 'l2', 'bn_scale', 'fpgm', 'taylor', 'operation_aware'
+METHODS = 'lapp', 'uniform', 'random', 'ranking', 'one_cycle', 'psap'
+SCORES = 'l1', 'l2', 'bn_scale', 'fpgm', 'taylor', 'cpmc'
 DIVISORS = 1, 1, 2, 4
 
 

@@ -20,14 +20,16 @@ MILLION = 1e6
 
 
 @torch.enable_grad()
-def channel_costs(pruner: Pruner) -> Tensor:
-    """Gradient of the log cost that binds by the gate, ``[channels]``.
+def channel_costs(pruner: Pruner, name: str | None = None) -> Tensor:
+    """Gradient of the logarithm of a cost by the gate, ``[channels]``.
 
     Args:
         pruner (Pruner): Of the network.
+        name (str, optional): Of the cost. Defaults to None: the one that
+            binds.
     """
     gate = pruner.decided.requires_grad_()
-    ratio = pruner.cost(pruner.binding_cost()).ratio(gate)
+    ratio = pruner.cost(name or pruner.binding_cost()).ratio(gate)
     (gradient,) = torch.autograd.grad(ratio.log(), gate)
     return gradient
 
@@ -58,6 +60,23 @@ def per_cost(pruner: Pruner, importance: Tensor) -> Tensor:
         importance (Tensor): Not negative, ``[channels]``.
     """
     return importance / size_of(channel_costs(pruner))
+
+
+@COST_TERMS.register('divide_all')
+def per_costs(pruner: Pruner, importance: Tensor) -> Tensor:
+    r"""Importance over the product of all costs that are counted.
+
+    After CPMC (arXiv 2011.03240), which weighs computation and parameters;
+    the formula is ours: :math:`s_i / \prod_k c_{ki}` with the share
+    :math:`c_{ki}` of cost k that the channel takes.
+
+    Args:
+        pruner (Pruner): Of the network.
+        importance (Tensor): Not negative, ``[channels]``.
+    """
+    for name in pruner.costs:
+        importance = importance / size_of(channel_costs(pruner, name))
+    return importance
 
 
 @COST_TERMS.register('softmax')

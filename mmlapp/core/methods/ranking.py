@@ -38,8 +38,9 @@ class Ranking(FixedOrder):
             the schedule reaches its target. Defaults to None: after every
             step of the optimizer, to the end of the phase.
         cost (str, optional): Term of the cost: ``divide``, importance per
-            cost of a channel beside those that live, or ``softmax``, that of
-            OCSPruner. Defaults to None: importance alone.
+            cost of a channel beside those that live; ``divide_all``, per
+            product of all costs; or ``softmax``, that of OCSPruner. Defaults
+            to None: importance alone.
 
     Raises:
         PruningError: If ``steps`` is no whole number from 1 on, or ``cost``

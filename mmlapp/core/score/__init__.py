@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much each channel matters."""
 
-from . import gradients, random, weights
+from . import dependency, gradients, random, weights
 from .base import SCORES, Score, ScoreContext, register_score
 from .normalise import NORMALISATIONS
 from .scorer import Scorer
@@ -13,6 +13,7 @@ __all__ = [
     'Score',
     'ScoreContext',
     'Scorer',
+    'dependency',
     'gradients',
     'random',
     'register_score',

@@ -5,13 +5,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from ..choices import Choices
+
+
+@dataclass(frozen=True)
+class Reading:
+    """By which weights a layer reads the channels of a group, detached.
+
+    Args:
+        weights (Tensor): Those of every index of its input, ``[M, D]``.
+        channels (Tensor): Channel of the group at every index, -1 for none;
+            ``[M]``. A channel may stand at several ones.
+    """
+
+    weights: Tensor
+    channels: Tensor
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,10 @@ class ScoreContext:
         module (nn.Module, optional): The layer itself. Defaults to None.
         shift (Tensor, optional): Shift of the norm that follows the layer,
             shape ``[N]``; None if none does or it has none.
+        channels (Tensor, optional): Channel of the group at every row of
+            ``filters``, -1 for none; ``[N]``.
+        readers (Sequence[Reading]): Who reads the channels of the group;
+            none if the score does not ask for it.
     """
 
     filters: Tensor
@@ -41,6 +59,8 @@ class ScoreContext:
     name: str = ''
     module: nn.Module | None = None
     shift: Tensor | None = None
+    channels: Tensor | None = None
+    readers: Sequence[Reading] = ()
 
 
 class Score(ABC):
@@ -58,12 +78,15 @@ class Score(ABC):
             the gradient of the task loss. Defaults to False.
         memory (float): Steps over which the harm is averaged, as a share of
             the phase. Defaults to 0.1.
+        reads (bool): Whether it asks for the weights that read a channel.
+            Defaults to False.
     """
 
     batches = 0
     refresh = 1
     uses_gradient = False
     memory = 0.1
+    reads = False
 
     def prepare(
         self,

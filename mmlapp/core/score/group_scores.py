@@ -4,14 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import PruningError
-from .base import Score, ScoreContext
+from .base import Reading, Score, ScoreContext
 
 
 @dataclass
@@ -52,12 +53,15 @@ class GroupInfo:
         size (int): Number of channels.
         layers (list[Layer]): Its producers.
         floor (int): Fewest channels to keep.
+        readers (list[Layer]): Those that read its channels, with the
+            dimension of their weight that counts them.
     """
 
     name: str
     size: int
     layers: list[Layer]
     floor: int = 1
+    readers: list[Layer] = field(default_factory=list)
 
 
 def group_scores(
@@ -83,8 +87,8 @@ def group_scores(
         Tensor: Shape ``[group.size]``, float32.
     """
     parts = []
-    for layer in group.layers:
-        raw = _checked(score, layer, harm).float()
+    for layer, context in _contexts(group, score, harm):
+        raw = _checked(score, context).float()
         index = layer.channels.to(raw.device)
         owned = index >= 0
         index, raw = index[owned], raw[owned]
@@ -97,15 +101,23 @@ def group_scores(
     return _openly(normalise, torch.stack(parts).mean(dim=0))
 
 
-def _checked(score: Score, layer: Layer, harm: Tensor | None) -> Tensor:
+def _contexts(
+    group: GroupInfo, score: Score, harm: Tensor | None = None
+) -> Iterator[tuple[Layer, ScoreContext]]:
+    """Layers of a group, each with what a score may look at."""
+    readers = [reading(layer) for layer in group.readers if score.reads]
+    for layer in group.layers:
+        yield layer, replace(layer_context(layer, harm), readers=readers)
+
+
+def _checked(score: Score, context: ScoreContext) -> Tensor:
     """What a score says of a layer, without the graph that it came from."""
-    context = layer_context(layer, harm)
     found = score(context)
     wanted = (len(context.filters),)
     if not isinstance(found, Tensor) or found.shape != wanted:
         shape = tuple(getattr(found, 'shape', ()))
         raise PruningError(
-            f'score={score_name(score)} of {layer.name}: expected a tensor '
+            f'score={score_name(score)} of {context.name}: expected a tensor '
             f'of shape {wanted}, one number per channel, got '
             f'{type(found).__name__} of shape {shape}'
         )
@@ -136,8 +148,8 @@ def report_non_finite(
     Raises:
         PruningError: If there is such a layer.
     """
-    for layer in (layer for group in groups for layer in group.layers):
-        context = layer_context(layer)
+    found = (_contexts(group, score) for group in groups)
+    for layer, context in chain.from_iterable(found):
         if score(context).isfinite().all():
             continue
         word = '' if context.filters.isfinite().all() else 'not '
@@ -157,23 +169,11 @@ def layer_context(layer: Layer, harm: Tensor | None = None) -> ScoreContext:
         harm (Tensor, optional): Of the channels of its group,
             ``[group.size]``. Defaults to None.
     """
-    stored = {**layer.module._buffers, **layer.module._parameters}
-    weight = stored[layer.weight]
-    assert weight is not None
+    weight = stored_weight(layer)
     norm = {} if layer.norm is None else layer.norm._parameters
     scale, shift = norm.get(layer.scale), norm.get(layer.shift)
 
-    # Dimensions as they lie in memory: flattening then copies nothing.
-    # [.., N, ..] -> [N, D], the largest stride first.
-    outer = layer.dims
-    inner = [d for d in range(weight.dim()) if d not in outer]
-    inner.sort(key=weight.stride, reverse=True)
-
-    def flat(tensor: Tensor) -> Tensor:
-        ordered = tensor.detach().permute(*outer, *inner)
-        return ordered.flatten(0, len(outer) - 1).flatten(1)
-
-    filters = flat(weight)
+    filters = rows_of(weight, weight, layer.dims)
 
     def spread(found: Tensor | None) -> Tensor | None:
         if found is None:
@@ -181,7 +181,9 @@ def layer_context(layer: Layer, harm: Tensor | None = None) -> ScoreContext:
         # Parts of a channel share its norm: [out] -> [N].
         return found.detach().repeat_interleave(len(filters) // len(found))
 
-    gradient = None if weight.grad is None else flat(weight.grad)
+    gradient = weight.grad
+    if gradient is not None:
+        gradient = rows_of(gradient, weight, layer.dims)
     if harm is not None:
         # [group.size] -> [N]; what belongs to no channel does no harm.
         index = layer.channels.to(harm.device)
@@ -194,4 +196,47 @@ def layer_context(layer: Layer, harm: Tensor | None = None) -> ScoreContext:
         layer.name,
         layer.module,
         spread(shift),
+        layer.channels.to(filters.device),
     )
+
+
+def reading(layer: Layer) -> Reading:
+    """By which weights a layer reads channels, past any mask.
+
+    Args:
+        layer (Layer): With the dimensions that count what it reads.
+    """
+    weight = stored_weight(layer)
+    rows = rows_of(weight, weight, layer.dims)
+    return Reading(rows, layer.channels.to(rows.device))
+
+
+def stored_weight(layer: Layer) -> Tensor:
+    """The weight of a layer as it is stored.
+
+    Args:
+        layer (Layer): The layer.
+    """
+    stored = {**layer.module._buffers, **layer.module._parameters}
+    weight = stored[layer.weight]
+    assert weight is not None
+    return weight
+
+
+def rows_of(tensor: Tensor, like: Tensor, outer: tuple[int, ...]) -> Tensor:
+    """Flattens dimensions to one that counts parts and one for the rest.
+
+    Args:
+        tensor (Tensor): Of the shape of a weight.
+        like (Tensor): The weight, whose memory decides about the order.
+        outer (tuple[int, ...]): Dimensions that count the parts.
+
+    Returns:
+        Tensor: Detached, ``[N, D]``.
+    """
+    # Dimensions as they lie in memory: flattening then copies nothing.
+    # [.., N, ..] -> [N, D], the largest stride first.
+    inner = [d for d in range(like.dim()) if d not in outer]
+    inner.sort(key=like.stride, reverse=True)
+    ordered = tensor.detach().permute(*outer, *inner)
+    return ordered.flatten(0, len(outer) - 1).flatten(1)

@@ -137,6 +137,35 @@ class Unit(ABC):
             )
         return layers
 
+    def reading_layers(
+        self, model: nn.Module, analysis: Analysis, group: ChannelGroup
+    ) -> list[Layer]:
+        """Returns which weights read the channels of a group.
+
+        Args:
+            model (nn.Module): The network without branches.
+            analysis (Analysis): What was found.
+            group (ChannelGroup): One of its prunable groups.
+        """
+        emit, layers = analysis.trace.producers, []
+        for member in group.members:
+            site, weight = member.site, member.site.name.rpartition('.')[2]
+            module = model.get_submodule(site.module)
+            stored = {**module._buffers, **module._parameters}.get(weight)
+            # Norms, biases and statistics have one number per channel.
+            if site in emit or stored is None or stored.dim() < 2:
+                continue
+            layers.append(
+                Layer(
+                    site.module,
+                    module,
+                    (site.dim,),
+                    member.channels,
+                    weight=weight,
+                )
+            )
+        return layers
+
     def calls(self, analysis: Analysis) -> list[LayerCall]:
         """Returns the network's own calls, which costs are counted from.
 

@@ -61,6 +61,25 @@ def test_importance_per_cost(begun):
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
+def parameters(counts):
+    """With biases, and scale and shift behind b."""
+    a, b, c = counts
+    return 28 * a + 9 * a * b + 3 * b + 9 * b * c + c + 45 * c + 5
+
+
+def test_importance_per_product_of_all_costs(begun):
+    importance = torch.rand(36)
+    found = COST_TERMS['divide_all'](begun, importance)
+    expected = []
+    for s, g in zip(importance.tolist(), begun.group.tolist(), strict=True):
+        counts = list(COUNTS)
+        counts[g] += 1
+        for cost in (flops, parameters):
+            s *= cost(COUNTS) / (cost(counts) - cost(COUNTS))
+        expected.append(s)
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
 def test_the_softmax_is_over_groups_and_in_millions(begun):
     importance = torch.rand(36)
     found = COST_TERMS['softmax'](begun, importance)

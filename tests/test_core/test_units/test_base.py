@@ -4,6 +4,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from mmlapp.core import PruningError, Unit, analyse, attach, register_unit
 from mmlapp.core.plan.kept import Kept
@@ -78,3 +79,32 @@ def test_details_that_a_unit_does_not_have():
 def test_the_interface_is_abstract():
     with pytest.raises(TypeError, match='abstract'):
         Unit()
+
+
+def test_who_reads_the_channels_of_a_group(net, conv, image):
+    """By the input side of its weight; depthwise layers pass them on."""
+    model = net(
+        lambda m, x: m.up(m.depth(m.norm(m.a(x)))).mean() + m.b(m.a(x)),
+        a=conv(3, 8),
+        norm=nn.BatchNorm2d(8),
+        depth=conv(8, 8, groups=8),
+        up=nn.ConvTranspose2d(8, 4, 2),
+        b=conv(8, 5),
+    )
+    pruner = attach(model, image)
+    (group,) = (g for g in pruner.groups if g.name == 'a')
+    assert {la.name: la.dims for la in group.layers} == {
+        'a': (0,),
+        'depth': (0,),
+    }
+    assert {la.name: la.dims for la in group.readers} == {
+        'up': (0,),
+        'b': (1,),
+    }
+    for layer in group.readers:
+        assert layer.channels.tolist() == list(range(8))
+
+
+def test_filters_stay_for_who_reads_them(model, images):
+    pruner = attach(model, images, unit='filters', bypass='pointwise')
+    assert all(not group.readers for group in pruner.groups)
