@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much each channel matters."""
 
-from . import dependency, gradients, random, weights
+from . import dependency, functionality, gradients, random, weights
 from .base import SCORES, Score, ScoreContext, register_score
 from .normalise import NORMALISATIONS
 from .scorer import Scorer
@@ -14,6 +14,7 @@ __all__ = [
     'ScoreContext',
     'Scorer',
     'dependency',
+    'functionality',
     'gradients',
     'random',
     'register_score',
