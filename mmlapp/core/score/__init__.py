@@ -2,7 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much each channel matters."""
 
-from . import dependency, functionality, gradients, random, weights
+from . import (
+    dependency,
+    divergence,
+    functionality,
+    gradients,
+    random,
+    weights,
+)
 from .base import SCORES, Score, ScoreContext, register_score
 from .normalise import NORMALISATIONS
 from .scorer import Scorer
@@ -14,6 +21,7 @@ __all__ = [
     'ScoreContext',
     'Scorer',
     'dependency',
+    'divergence',
     'functionality',
     'gradients',
     'random',

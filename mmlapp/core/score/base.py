@@ -74,6 +74,8 @@ class Score(ABC):
             once, before the pruning phase. Defaults to 0: none.
         refresh (int): Optimizer steps between two computations in the
             phase; 0 computes once, when the phase begins. Defaults to 1.
+        outputs (bool): Whether calibration batches are to return outputs of
+            the network and no losses. Defaults to False.
         uses_gradient (bool): Whether it asks for the harm of channels, by
             the gradient of the task loss. Defaults to False.
         memory (float): Steps over which the harm is averaged, as a share of
@@ -84,6 +86,7 @@ class Score(ABC):
 
     batches = 0
     refresh = 1
+    outputs = False
     uses_gradient = False
     memory = 0.1
     reads = False
@@ -102,8 +105,8 @@ class Score(ABC):
             layers (Mapping[str, nn.Module]): Those that will be scored, by
                 name.
             batches (Iterable[Callable]): Each runs the network on one batch
-                and returns what it returns, losses in training with
-                MMEngine.
+                and returns what it returns; with MMEngine its losses, or
+                what it returns in mode ``tensor`` if ``outputs`` is set.
         """
         return None
 

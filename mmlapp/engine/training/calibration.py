@@ -33,14 +33,15 @@ def prepare_score(runner: Runner, pruner: Pruner) -> None:
         return
     with same_random_numbers():
         model = unwrap(runner.model)
-        count = pruner.scorer.score.batches
-        pruner.prepare(model, _batches(runner, model, count))
+        score = pruner.scorer.score
+        mode = 'tensor' if score.outputs else 'loss'
+        pruner.prepare(model, _batches(runner, model, score.batches, mode))
 
 
 def _batches(
-    runner: Runner, model: nn.Module, count: int
+    runner: Runner, model: nn.Module, count: int, mode: str
 ) -> Iterator[Callable[[], Any]]:
-    """Functions that run the model on one batch each and return its losses."""
+    """Functions that run the model in a mode, on one batch each."""
     loader = _own_loader(runner)
     if len(loader) < count:
         runner.logger.warning(
@@ -49,7 +50,7 @@ def _batches(
         )
     for batch in islice(loader, count):
         data: Any = model.data_preprocessor(batch, False)  # type: ignore
-        yield lambda data=data: model(**data, mode='loss')
+        yield lambda data=data: model(**data, mode=mode)
 
 
 def _own_loader(runner: Runner) -> DataLoader:

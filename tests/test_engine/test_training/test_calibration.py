@@ -111,6 +111,24 @@ def test_a_look_at_batches_changes_nothing_else(
     assert equal(images_of(plain, True), images_of(asked, True))
 
 
+def diverging(config: dict[str, Any]) -> None:
+    config['model'].update(
+        method=dict(type='ranking', steps=1),
+        score='kl_divergence',
+        normalisation='none',
+        min_keep=0.3,
+    )
+
+
+def test_a_score_of_outputs_gets_logits(make_runner: MakeRunner) -> None:
+    """And prunes; that of losses would be refused."""
+    runner = make_runner(diverging)
+    runner.train()
+    pruner = runner.model.pruner
+    assert pruner.ratios()['flops'] <= 0.5
+    assert pruner.scores.unique().numel() > 10
+
+
 def persistent(config: dict[str, Any]) -> None:
     config['train_dataloader'].update(num_workers=1, persistent_workers=True)
 
