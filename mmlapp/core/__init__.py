@@ -11,6 +11,7 @@ from .bypass.merging import merge_bypasses
 from .cost import Cost, MultilinearCost, register_cost
 from .distillation import (
     Distillation,
+    LabelRefinement,
     LogitDistillation,
     register_distillation,
 )
@@ -33,6 +34,7 @@ __all__ = [
     'ConvBranch',
     'Cost',
     'Distillation',
+    'LabelRefinement',
     'LayerRefusedError',
     'LogitDistillation',
     'Method',

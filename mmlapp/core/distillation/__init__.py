@@ -10,12 +10,14 @@ from .base import (
 )
 from .features import ChannelWise, FeatureMSE
 from .logits import LogitDistillation
+from .refinement import LabelRefinement
 
 __all__ = [
     'DISTILLATIONS',
     'ChannelWise',
     'Distillation',
     'FeatureMSE',
+    'LabelRefinement',
     'LogitDistillation',
     'freeze',
     'register_distillation',

@@ -26,6 +26,7 @@ class Net(nn.Module):
         self.neck = nn.ModuleList(nn.Linear(4, 5) for _ in range(levels))
         self.neck.forward = self._levels  # type: ignore[method-assign]
         self.head, self.modes = nn.Linear(5, classes), list[str]()
+        self.recorded = False
 
     def _levels(self, inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(level(inputs) for level in self.neck)
@@ -34,6 +35,7 @@ class Net(nn.Module):
         self, inputs: Tensor, data_samples: Any = None, mode: str = 'tensor'
     ) -> Any:
         self.modes.append(mode)
+        self.recorded |= torch.is_grad_enabled()
         logits = self.head(sum(self.neck(inputs)))
         if mode != 'loss':
             return logits
@@ -109,6 +111,7 @@ def test_gradients_reach_the_student_alone(nets: tuple[Net, Net]) -> None:
     losses['loss_distillation_head'].backward()
     assert all(p.grad is not None for p in student.parameters())
     assert all(p.grad is None for p in teacher.parameters())
+    assert not teacher.recorded
 
 
 def test_training_steps_alone_are_changed(nets: tuple[Net, Net]) -> None:

@@ -50,6 +50,7 @@ def test_a_forward_is_run_as_far_as_needed() -> None:
     outputs = Outputs(net, ['backbone'], 'the teacher')
     assert outputs.of(lambda: net(torch.randn(2, 3)))['backbone']
     assert net.calls == 0
+    outputs.begin()
     net(torch.randn(2, 3))
     assert net.calls == 1
 
