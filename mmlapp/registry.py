@@ -24,6 +24,7 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODEL_WRAPPERS as MMENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 from .core.arguments import check_arguments
@@ -98,6 +99,12 @@ OPTIM_WRAPPERS = CheckedRegistry(
 DATASETS = CheckedRegistry(
     'dataset',
     parent=MMENGINE_DATASETS,
+    scope='mmlapp',
+    locations=['mmlapp.datasets'],
+)
+TRANSFORMS = CheckedRegistry(
+    'transform',
+    parent=MMENGINE_TRANSFORMS,
     scope='mmlapp',
     locations=['mmlapp.datasets'],
 )
