@@ -5,6 +5,7 @@
 from .checkpoints.random_state import RandomStateHook
 from .checkpoints.safe_checkpoint import SafeCheckpointHook
 from .distillation.distiller import Distiller
+from .distillation.label_refiner import LabelRefiner
 from .lengthening.equal_cost import equal_cost
 from .models.deployed import deployed_model
 from .models.prunable import prunable_model
@@ -16,6 +17,7 @@ from .training.ranks import RankCheckHook
 __all__ = [
     'AmpPruningOptimWrapper',
     'Distiller',
+    'LabelRefiner',
     'PruningDistributedDataParallel',
     'PruningHook',
     'PruningOptimWrapper',

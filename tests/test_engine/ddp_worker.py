@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmlapp.core import Phase, PruningError
 from mmlapp.engine import Distiller
+from mmlapp.engine.distillation.refined_losses import RefinedLosses
 from mmlapp.engine.launch import end_processes
 from mmlapp.engine.training.parts import unwrap
 
@@ -59,6 +60,8 @@ class DoubleTeacher(Hook):
             count.fill_(runner.rank)
         if hook.running is None or hook.running.steps:
             return
+        if isinstance(hook.running, RefinedLosses):
+            hook.running.refinement.double()
         backbone = hook.running.teacher.backbone
         backbone.register_forward_pre_hook(
             lambda module, args: (args[0].double(),)
@@ -126,6 +129,12 @@ def distilled(config: dict[str, Any]) -> None:
     ]
 
 
+def refined(config: dict[str, Any]) -> None:
+    """Every image has a label that all processes learn alike."""
+    distilled(config)
+    config['custom_hooks'][-2]['type'] = 'mmlapp.LabelRefiner'
+
+
 def spoiled(config: dict[str, Any]) -> None:
     """Ends with an error, so it comes last."""
     averages_and_accumulation(config)
@@ -137,6 +146,7 @@ SCENARIOS: list[Callable[[dict[str, Any]], None]] = [
     bypasses,
     narrow_bypasses,
     distilled,
+    refined,
     spoiled,
 ]
 

@@ -51,6 +51,7 @@ def final(folder: Path, scenario: str, processes: int) -> dict[str, Any]:
         'bypasses',
         'narrow_bypasses',
         'distilled',
+        'refined',
     ],
 )
 def test_two_processes_equal_one_with_twice_the_batch(
@@ -69,6 +70,15 @@ def test_two_processes_equal_one_with_twice_the_batch(
     assert [s.keys() for s in states[0].values()] == [
         s.keys() for s in states[1].values()
     ]
+
+
+def test_both_processes_learn_the_same_labels(folder: Path) -> None:
+    one, two = (
+        final(folder, 'refined', n)['label_refinement']['state']
+        for n in (1, 2)
+    )
+    assert one['known'].all()
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-9)
 
 
 def test_both_processes_learn_from_the_first_ones_dense_model(

@@ -21,7 +21,7 @@ PLAIN_WRAPPERS = {
     'PruningOptimWrapper': 'OptimWrapper',
     'AmpPruningOptimWrapper': 'AmpOptimWrapper',
 }
-HOOKS = 'PruningHook', 'RankCheckHook', 'Distiller'
+HOOKS = 'PruningHook', 'RankCheckHook', 'Distiller', 'LabelRefiner'
 # What belongs to the run, not to the model.
 RUN_KEYS = 'work_dir', 'launcher', 'load_from', 'resume'
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import nn
 
 from mmlapp.core import PruningError
 from mmlapp.core.distillation import DISTILLATIONS
@@ -194,15 +195,26 @@ class Distiller(Hook):
         own = next(p for p in model.parameters() if p.is_floating_point())
         teacher.model.to(own.device, own.dtype)
         self._teacher = teacher
-        self.running = DistilledLosses(
-            model, teacher.model, self.losses, bool(runner.cfg.get('compile'))
-        )
+        self.running = self.losses_of(runner, model, teacher.model)
         runner.logger.info(
             f'Distillation: from iteration {runner.iter} on the model learns '
             f'from {type(teacher.model).__name__} of '
             f'{count_parameters(teacher.model):,} parameters, by '
             f'{", ".join(self.losses)}'
         )
+
+    def losses_of(
+        self, runner: Runner, student: nn.Module, teacher: nn.Module
+    ) -> DistilledLosses:
+        """Returns what adds the terms.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            student (nn.Module): Its model, not wrapped.
+            teacher (nn.Module): The teacher.
+        """
+        compiled = bool(runner.cfg.get('compile'))
+        return DistilledLosses(student, teacher, self.losses, compiled)
 
     def _stop(self) -> None:
         if self.running is not None:

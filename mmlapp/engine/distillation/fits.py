@@ -120,7 +120,6 @@ def check_kept_widths(student: nn.Module, names: Iterable[str]) -> None:
     if pruner.input_shape is None:
         return
     names, narrow = list(names), copy_of(student)
-    narrow.pruner.reset()
     narrow.pruner.set_mask(_one_less(narrow.pruner))
     narrow_model(narrow, narrow.pruner.plan())
     before, after = (

@@ -92,22 +92,48 @@ class DistilledLosses:
     ) -> dict[str, Any] | None:
         if not self._concerns(module, args, kwargs):
             return None
-        found = self._outputs[0].end()
-        expected = self._outputs[1].of(lambda: self._teach(args, kwargs))
-        terms = {
-            f'{PREFIX}{name}': _term(name, loss, found[name], expected[name])
+        terms = self.terms(self._outputs[0].end(), args, kwargs)
+        self.steps += 1
+        added = {f'{PREFIX}{name}': term for name, term in terms.items()}
+        return {**self._task(output), **added}
+
+    def terms(
+        self,
+        found: Mapping[str, Sequence[Tensor]],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> dict[str, Tensor]:
+        """Returns what is added for a batch, by name of the module.
+
+        Args:
+            found (Mapping): What the modules of the student put out.
+            args (tuple): Arguments of the student's forward.
+            kwargs (dict): Those with a name.
+        """
+        expected = self.taught(args, kwargs)
+        return {
+            name: _term(name, loss, found[name], expected[name])
             for name, loss in self.losses.items()
         }
-        self.steps += 1
-        return {**self._task(output), **terms}
 
     @torch.no_grad()
-    def _teach(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Runs the teacher on what the student was given."""
+    def taught(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> dict[str, list[Tensor]]:
+        """Runs the teacher on what the student was given.
+
+        Args:
+            args (tuple): Arguments of the student's forward.
+            kwargs (dict): Those with a name.
+
+        Returns:
+            dict[str, list[Tensor]]: What its modules put out.
+        """
         if len(args) > 2:  # forward(inputs, data_samples, mode)
-            self.teacher(*args[:2], 'tensor', *args[3:], **kwargs)
+            args = (*args[:2], 'tensor', *args[3:])
         else:
-            self.teacher(*args, **{**kwargs, 'mode': 'tensor'})
+            kwargs = {**kwargs, 'mode': 'tensor'}
+        return self._outputs[1].of(lambda: self.teacher(*args, **kwargs))
 
     def _task(self, losses: Mapping[str, Any]) -> dict[str, Any]:
         """The student's own losses, weighted."""

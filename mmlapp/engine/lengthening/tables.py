@@ -99,6 +99,7 @@ HOOKS: Table = {
     'WarmupParamHook': {'warmup_epochs': point},
     # mmlapp
     'Distiller': {},
+    'LabelRefiner': {},
     'PlainModelHook': {},
     # Its phase is what the length of training follows from.
     'PruningHook': {},

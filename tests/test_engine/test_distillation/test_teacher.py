@@ -63,9 +63,14 @@ def test_a_config_of_its_own(
 def test_preprocessing_is_the_runs_where_the_config_says_none(
     checkpoint: str,
 ) -> None:
-    teacher = read(checkpoint, config_of(), dict(model=DENSE))
-    mean = teacher.model.data_preprocessor.mean
-    assert mean.flatten().tolist() == PREPROCESSOR['mean']
+    own = dict(model=DENSE, data_preprocessor=dict(mean=[1.0], std=[2.0]))
+    for config, mean in (
+        (dict(model=DENSE), PREPROCESSOR['mean']),
+        (own, [1.0]),
+    ):
+        teacher = read(checkpoint, config_of(), config)
+        found = teacher.model.data_preprocessor.mean
+        assert found.flatten().tolist() == mean
 
 
 def test_a_pruned_teacher_keeps_its_widths(
