@@ -20,6 +20,8 @@ STORES = '_parameters', '_buffers', '_modules'
 # Those that are looked into; others may do something when they are read.
 DICTIONARIES = dict, OrderedDict, defaultdict
 KINDS = Tensor, dict, list, tuple
+# What every module has: settings and hooks of PyTorch.
+OWN = frozenset(vars(nn.Module()))
 
 Place = tuple[int, int, tuple[int, ...]]
 
@@ -55,13 +57,13 @@ def replace_held(
         return new if isinstance(tensor, nn.Parameter) else new.detach()
 
     for module in modules:
-        # Nearly all are numbers, or empty dictionaries of hooks.
+        # Nearly all are PyTorch's own, or numbers.
         filled = [
             (key, value)
             for key, value in vars(module).items()
-            if isinstance(value, KINDS)
+            if key not in OWN
+            and isinstance(value, KINDS)
             and (isinstance(value, Tensor) or value)
-            and key not in STORES
         ]
         for key, value in filled:
             if _holds(value, replaced):

@@ -58,7 +58,7 @@ def check_plan(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
                 )
     for name, kept in plan.attributes.items():
         owner, _, leaf = name.rpartition('.')
-        value = getattr(_module(model, owner, name), leaf, None)
+        value = getattr(module_at(model, owner, name), leaf, None)
         if value is None:
             raise _misfit(f'it has no {name}')
         # The dense value, as of `in_channels`, not the narrow one.
@@ -74,7 +74,7 @@ def check_plan(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
             )
     missing = {}
     for name, entry in plan.branches.items():
-        branch = _check_branch(name, _module(model, name, name), entry)
+        branch = _check_branch(name, module_at(model, name, name), entry)
         if branch is not None:
             missing[name] = branch
     _check_biases(model, plan)
@@ -169,7 +169,7 @@ def _additions(model: nn.Module) -> list[str]:
 def _check_biases(model: nn.Module, plan: ChannelPlan) -> None:
     """What gets a bias must be a convolution that has none."""
     for name in plan.biases:
-        layer = _module(model, name, name)
+        layer = module_at(model, name, name)
         if not isinstance(layer, _ConvNd) or layer.bias is not None:
             raise _misfit(f'{name} cannot get a bias: {layer}')
 
@@ -181,7 +181,7 @@ def _check_details(model: nn.Module, plan: ChannelPlan) -> None:
     except PruningError as error:
         raise _misfit(str(error)) from error
     for name, details in plan.details.items():
-        layer = _module(model, name, name)
+        layer = module_at(model, name, name)
         try:
             unit.check_layer(layer, details)
         except PruningError as error:
@@ -202,7 +202,7 @@ def stored(model: nn.Module, name: str) -> Tensor:
         PruningError: If the network has none of this name.
     """
     owner, _, leaf = name.rpartition('.')
-    module = _module(model, owner, name)
+    module = module_at(model, owner, name)
     value: Tensor | None = module._parameters.get(leaf)
     value = module._buffers.get(leaf) if value is None else value
     if value is None:
@@ -244,11 +244,23 @@ def _shapes(branch: nn.Module | None) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in branch.state_dict().items()}
 
 
-def _module(model: nn.Module, owner: str, name: str) -> nn.Module:
-    try:
-        return model.get_submodule(owner)
-    except AttributeError as error:
-        raise _misfit(f'it has no {name}') from error
+def module_at(model: nn.Module, owner: str, name: str) -> nn.Module:
+    """A module by its qualified name, looked up in the stores alone.
+
+    Args:
+        model (nn.Module): The network.
+        owner (str): The qualified name; empty for the network itself.
+        name (str): What is wanted of the module, for the error text.
+
+    Raises:
+        PruningError: If the network has none of this name.
+    """
+    module: nn.Module | None = model
+    for part in owner.split('.') if owner else ():
+        module = None if module is None else module._modules.get(part)
+    if module is None:
+        raise _misfit(f'it has no {name}')
+    return module
 
 
 def _misfit(reason: str) -> PruningError:

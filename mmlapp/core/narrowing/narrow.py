@@ -25,7 +25,7 @@ from ..plan.plan import ChannelPlan
 from ..pruner import Pruner
 from ..trace.blocks.registry import adjust_attributes
 from ..units import UNITS
-from .check_plan import check_plan, stored
+from .check_plan import check_plan, module_at, stored
 from .follow_layers import follow_layers, widths
 from .optimizer_state import (
     check_optimizer,
@@ -145,7 +145,7 @@ def apply_plan(
     replace_held(modules, held)
     for name, kept in plan.attributes.items():
         owner, _, attribute = name.rpartition('.')
-        setattr(model.get_submodule(owner), attribute, kept.count)
+        setattr(module_at(model, owner, name), attribute, kept.count)
     # Blocks after their layers, whose attributes they may read.
     # Parents are listed before their children; reversed, after them.
     for module in reversed(modules):

@@ -77,7 +77,7 @@ class Kept:
         """The kept indices, ascending."""
         return tuple([i for a, b in self.runs for i in range(a, b + 1)])
 
-    @property
+    @cached_property
     def count(self) -> int:
         """Number of kept indices."""
         return sum([b - a + 1 for a, b in self.runs])

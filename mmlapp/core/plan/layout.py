@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..mask.gate import at_channels
@@ -58,21 +59,15 @@ class Layout:
             ChannelPlan: Dimensions that lose nothing are left out.
         """
         # All dimensions of a group share one object.
-        known: dict[tuple[bool, ...], Kept] = {}
+        known: dict[bytes, Kept] = {}
 
-        def kept(channels: Tensor) -> Kept:
-            # An index without a channel, -1, reads True: it stays.
-            living = at_channels(mask, channels)
-            key = tuple(living.tolist())
-            if key not in known:
-                known[key] = Kept.from_mask(living)
-            return known[key]
+        def kept(parts: Sequence[Tensor]) -> list[Kept]:
+            return _kept(mask, parts, known)
 
         slices: dict[str, dict[int, Kept]] = {}
         attributes: dict[str, Kept] = {}
-        # Channel at every index -> whether it lives -> indices that stay.
-        for site, channels in self.sites:
-            entry = kept(channels)
+        entries = kept([channels for _, channels in self.sites])
+        for (site, _), entry in zip(self.sites, entries, strict=True):
             if entry.whole:
                 continue
             if site.attribute:
@@ -84,19 +79,42 @@ class Layout:
             slices=slices,
             attributes=attributes,
             branches={
-                name: BranchPlan(
-                    self.bypass or {}, kept(inputs), kept(outputs)
-                )
-                for name, (inputs, outputs) in self.branches.items()
+                name: BranchPlan(self.bypass or {}, *kept(ends))
+                for name, ends in self.branches.items()
             },
             costs=costs,
             unit=self.unit,
             details={
-                name: {key: kept(value) for key, value in entry.items()}
-                for name, entry in self.details.items()
+                name: dict(zip(parts, kept(list(parts.values())), strict=True))
+                for name, parts in self.details.items()
             },
             shapes=self.shapes,
         )
+
+
+def _kept(
+    mask: Tensor, parts: Sequence[Tensor], known: dict[bytes, Kept]
+) -> list[Kept]:
+    """Indices that stay of several dimensions, looked up at once.
+
+    Args:
+        mask (Tensor): Bool mask in global order, ``[channels]``.
+        parts (Sequence[Tensor]): Channel at every index of each dimension.
+        known (dict[bytes, Kept]): What was found so far, by what lives.
+    """
+    if not parts:
+        return []
+    # Channel at every index of all -> whether it lives -> indices that stay.
+    # An index without a channel, -1, reads True: it stays.
+    living = at_channels(mask, torch.cat(list(parts)))
+    alive, found, start = bytes(living.tolist()), [], 0
+    for part in parts:
+        span = slice(start, start := start + len(part))
+        key = alive[span]
+        if key not in known:
+            known[key] = Kept.from_mask(living[span])
+        found.append(known[key])
+    return found
 
 
 def tensor_shapes(
