@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +18,8 @@ from .held import STORES, Place, place_of, replace_held
 
 # What takes the place of a tensor, by its identity.
 Twins = dict[int, Tensor]
+# Gives a network that computes copies in another precision.
+Recast = Callable[[torch.dtype], None]
 
 
 @contextmanager
@@ -98,8 +100,11 @@ def twin_of(value: Tensor, twin: Tensor) -> Tensor:
 @contextmanager
 def computing(
     model: nn.Module, twins: Twins, dtype: torch.dtype | None
-) -> Iterator[None]:
+) -> Iterator[Recast]:
     """Lets a network compute with other values for a while.
+
+    Yields a function that gives it copies of what it computes with by then,
+    in another precision.
 
     Args:
         model (nn.Module): The network.
@@ -107,40 +112,60 @@ def computing(
         dtype (torch.dtype, optional): What floating arguments of modules are
             cast to, and what new tensors get. Defaults to None: as they are.
     """
-    held: dict[Place, Tensor] = {}
+    cast = _Cast(dtype)
+
+    def recast(dtype: torch.dtype) -> None:
+        _replace(list(model.modules()), values_of(model, dtype))
+        cast.dtype = dtype
+        torch.set_default_dtype(dtype)
+
     with restored(model) as modules, ExitStack() as stack:
-        for module in modules:
-            for store in (module._parameters, module._buffers):
-                for name, value in store.items():
-                    if value is not None:
-                        twin = twins[id(value)]
-                        store[name] = held[place_of(value)] = twin  # type: ignore[assignment]
-            if dtype is not None:
-                hook = partial(_cast, dtype)
+        _replace(modules, twins)
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        if dtype is not None:
+            torch.set_default_dtype(dtype)
+            for module in modules:
                 handle = module.register_forward_pre_hook(
-                    hook, with_kwargs=True
+                    cast, with_kwargs=True
                 )
                 stack.callback(handle.remove)
-        if dtype is not None:
-            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
-            torch.set_default_dtype(dtype)
-        replace_held(modules, held)
-        yield
+        yield recast
 
 
-def _cast(
-    dtype: torch.dtype, module: nn.Module, args: Any, kwargs: Any
-) -> Any:
-    """Every module: some are called one by one, or make tensors inside."""
-    if not kwargs and all(
-        isinstance(a, Tensor) and a.dtype is dtype for a in args
-    ):
-        return None  # as nearly always: there is no need to look deeper
-    return tree_map_only(
-        Tensor,
-        lambda t: t.to(dtype) if t.is_floating_point() else t,
-        (args, kwargs),
-    )
+def _replace(modules: Sequence[nn.Module], twins: Twins) -> None:
+    """Puts twins everywhere that modules hold their tensors."""
+    held: dict[Place, Tensor] = {}
+    for module in modules:
+        for store in (module._parameters, module._buffers):
+            for name, value in store.items():
+                if value is not None:
+                    twin = twins[id(value)]
+                    store[name] = held[place_of(value)] = twin  # type: ignore[assignment]
+    replace_held(modules, held)
+
+
+@dataclass
+class _Cast:
+    """Hook of every module: some are called one by one, or make tensors.
+
+    Args:
+        dtype (torch.dtype, optional): What floating arguments are cast to.
+    """
+
+    dtype: torch.dtype | None
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Returns the arguments in the precision."""
+        dtype = self.dtype
+        if not kwargs and all(
+            isinstance(a, Tensor) and a.dtype is dtype for a in args
+        ):
+            return None  # as nearly always: there is no need to look deeper
+        return tree_map_only(
+            Tensor,
+            lambda t: t.to(dtype) if t.is_floating_point() else t,
+            (args, kwargs),
+        )
 
 
 def _copy(value: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -96,10 +96,8 @@ class Search:
         removal = trial.removal(groups, chosen, check.count)
         stage = trial.stage(check)
         calls: list[list[_Call]] = [[], []]
-        for run, kept in zip(
-            (trial.masked, trial.narrowed), calls, strict=True
-        ):
-            run(removal, check, stage, _noting(kept))
+        trial.masked(removal, check, stage, left=_noting(calls[0]))
+        trial.narrowed(removal, check, stage, left=_noting(calls[1]))
         for first, second in zip(*calls, strict=False):
             if first.differs(second, stage.tolerance):
                 name = trial.runner.names[first.module]

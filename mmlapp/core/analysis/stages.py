@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..compare import ROUGH_TOLERANCE, SCREEN_TOLERANCE, TRIAL_TOLERANCE
 from ..plan.kept import Kept
-from ..snapshot import Twins, computing, values_of
+from ..snapshot import Recast, Twins, computing, values_of
 from ..trace import running_modules, tensors_in
 from .corner import Corner
 from .values import random_values
@@ -108,6 +108,8 @@ class Runner:
         # Of the last stage and plan: masked and narrowed network share them.
         self._values: Twins = {}
         self._made_for: tuple[object, ...] = ()
+        # Whether the network computes with those very values.
+        self._shared = True
 
     @contextmanager
     def computing(
@@ -116,8 +118,11 @@ class Runner:
         kept: Mapping[str, Mapping[int, Kept]],
         positive: bool,
         alone: bool = False,
-    ) -> Iterator[None]:
+    ) -> Iterator[Recast]:
         """Lets the network compute as a stage says.
+
+        Yields a function that gives it copies in another precision, which
+        may be changed in place.
 
         Args:
             stage (Stage): The stage.
@@ -136,8 +141,14 @@ class Runner:
                     self.model, stage.dtype, kept, positive, alone
                 )
             self._values, self._made_for = values, wanted
-        with computing(self.model, self._values, stage.dtype):
-            yield
+        self._shared = True
+        with computing(self.model, self._values, stage.dtype) as recast:
+
+            def copied(dtype: torch.dtype) -> None:
+                recast(dtype)
+                self._shared = False
+
+            yield copied
 
     def outputs(
         self,
@@ -158,7 +169,7 @@ class Runner:
                 nothing.
         """
         self._prepare(train)
-        if train:
+        if train and self._shared:
             self._made_for = ()  # it may change values in place
         called: list[str] = []
         with ExitStack() as stack:

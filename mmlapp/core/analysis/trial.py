@@ -35,6 +35,7 @@ from ..narrowing.check_plan import check_plan
 from ..narrowing.narrow import apply_plan
 from ..plan.layout import tensor_shapes
 from ..plan.plan import ChannelPlan
+from ..snapshot import Recast
 from ..trace import Trace
 from ..units import Request, Unit
 from .counts import GOLDEN, Count, trial_mask
@@ -142,11 +143,14 @@ class Trial:
         if not chosen:
             return None
         removal = self.removal(groups, chosen, check.count)
+        # What else has to run without all of them; not without some alone.
+        whole = len(chosen) == len(groups.prunable)
+        beside = self._beside(removal, check) if whole else []
         if self._only_runs(check):
-            return self._running(removal, check)
+            return self._running(removal, check, beside)
         masked = self._settle(removal, check)
         stage = STAGES[self._settled[check]]
-        narrowed, failure = self.narrowed(removal, check, stage)
+        narrowed, failure = self.narrowed(removal, check, stage, beside)
         if failure is not None and check.way:
             # In what way the whole network does not run, no part has to.
             whole = self._runs(Check(way=check.way), STAGES[-1])
@@ -354,13 +358,15 @@ class Trial:
         """Whether the outputs of a check are not compared."""
         return check.train or not self.ways[check.way].compare
 
-    def _running(self, removal: Removal, check: Check) -> Failure | None:
+    def _running(
+        self, removal: Removal, check: Check, beside: Sequence[Check]
+    ) -> Failure | None:
         """Runs the narrowed network where the masked one runs."""
         if self._ran.get(check) is removal:
             return None
         for number in self._stages(check):
             stage = STAGES[number]
-            _, failure = self.narrowed(removal, check, stage)
+            _, failure = self.narrowed(removal, check, stage, beside)
             if failure is None:
                 return None
             # What the masked one does not run with is not due to narrowing.
@@ -387,6 +393,7 @@ class Trial:
         removal: Removal,
         check: Check,
         stage: Stage,
+        beside: Sequence[Check] = (),
         left: Left = lambda *_: None,
     ) -> Outcome:
         """Runs the narrowed network.
@@ -395,30 +402,53 @@ class Trial:
             removal (Removal): What is removed.
             check (Check): The way to run it.
             stage (Stage): What it computes with.
+            beside (Sequence[Check]): What has to run as well, if it runs.
+                Defaults to nothing.
             left (Callable): Called when a module has run. Defaults to
                 nothing.
         """
-        with self._computing(removal, check, stage):
+        with self._computing(removal, check, stage) as recast:
             apply_plan(self.model, removal.plan, {})
             outcome = self._outputs(check, stage, left=left)
-            # One narrowed network is enough for all that has to run.
-            for other in self._beside(check) if outcome[1] is None else ():
-                if self._outputs(other, stage)[1] is None:
-                    self._ran[other] = removal
+            if outcome[1] is None:
+                self._run_beside(removal, check, stage, beside, recast)
             return outcome
 
-    def _beside(self, check: Check) -> list[Check]:
+    def _run_beside(
+        self,
+        removal: Removal,
+        check: Check,
+        stage: Stage,
+        beside: Sequence[Check],
+        recast: Recast,
+    ) -> None:
+        """One narrowed network is enough for all that has to run."""
+        for other in beside:
+            if other.way and not check.way:
+                wanted = STAGES[next(self._stages(other))]
+                if not stage.random or wanted.dtype is None:
+                    return  # it computes with other values then
+                # A loss may change parameters in place: copies, always.
+                recast(wanted.dtype)
+                check, stage = other, wanted
+            if self._outputs(other, stage)[1] is None:
+                self._ran[other] = removal
+
+    def _beside(self, removal: Removal, check: Check) -> list[Check]:
         """What else has to run with the same channels and numbers."""
-        if check == Check(Count.ONE) and not self._normalised:
-            return [other for other in self.checks if other.train]
-        if self.ways[check.way].compare:
+        if check.way and not self._only_runs(check):
             return []
+        counts = {check.count}
+        if not self._normalised and check.count is not Count.SOME:
+            counts = {Count.ONE, Count.ALONE}  # which are the same then
+        # The example first: other ways may need another precision.
         return [
             other
-            for other in self.checks
-            if other.count is check.count
-            and not self.ways[other.way].compare
-            and other != check
+            for other in sorted(self.checks, key=lambda other: other.way)
+            if other != check
+            and other.count in counts
+            and self._only_runs(other)
+            and self._ran.get(other) is not removal
         ]
 
     def masked(
@@ -455,7 +485,7 @@ class Trial:
 
     def _computing(
         self, removal: Removal, check: Check, stage: Stage
-    ) -> AbstractContextManager[None]:
+    ) -> AbstractContextManager[Recast]:
         # One channel alone would often be silenced by a rectifier.
         positive = check.count is not Count.SOME
         # A loss may change parameters in place; the example does not.

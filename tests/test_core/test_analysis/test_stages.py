@@ -197,3 +197,29 @@ def test_buffers_that_a_run_changes_begin_anew(conv):
         with runner.computing(EXACT, WHOLE, False):
             assert runner.outputs(lambda: model(image), EXACT)[1] is None
     assert model.calls == 0
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_copies_in_another_precision_may_be_changed(conv, dtype):
+    model = Noted(conv)
+    image = torch.rand(1, 3, 8, 8)
+    runner = Runner(model, [], False)
+    given = model.a.weight
+
+    def change():
+        assert model.a.weight.dtype == dtype
+        assert model.a.weight.data_ptr() != first.data_ptr()
+        assert torch.equal(model.a.weight, first.to(dtype))
+        model.a.weight.data.zero_()
+        return model(image)
+
+    for _ in range(2):
+        with runner.computing(EXACT, WHOLE, False) as recast:
+            first = model.a.weight
+            assert first.ne(0).all()
+            recast(dtype)
+            outcome = runner.outputs(change, EXACT, train=True)
+            assert outcome[1] is None
+        assert outcome[0][0].dtype == dtype
+    assert model.a.weight is given
+    assert torch.get_default_dtype() == torch.float32
