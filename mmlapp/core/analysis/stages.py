@@ -21,6 +21,7 @@ from ..plan.kept import Kept
 from ..snapshot import Recast, Twins, computing, values_of
 from ..trace import running_modules, tensors_in
 from .corner import Corner
+from .depthwise import Depthwise
 from .values import random_values
 
 # What is kept of a network that loses nothing.
@@ -182,6 +183,8 @@ class Runner:
             )
             if stage.corner:
                 stack.enter_context(self.corner.cutting(running))
+            if stage.dtype is torch.float64:
+                stack.enter_context(Depthwise())
             try:
                 found = list(tensors_in(forward()))
             except Exception as error:

@@ -316,9 +316,7 @@ def test_a_loss_of_one_channel_behind_a_norm(frozen):
     )
 
 
-def test_one_narrowed_network_is_for_all_ways(
-    conv, image, monkeypatch
-):
+def test_one_narrowed_network_is_for_all_ways(conv, image, monkeypatch):
     model = Detector(conv)
     narrowed, ran = [], []
 
