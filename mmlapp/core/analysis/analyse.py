@@ -77,9 +77,11 @@ def analyse(
     # Noise of the network is not taken from what the user draws later.
     with torch.random.fork_rng(cards):
         record = trace(model, checked(forward))
-        check_repeats(model, forward, record.order)
+        corner = check_repeats(model, forward, record.order)
         record, reach = follow(model, checked(forward), record, ways, unused)
-    request = Request(model, forward, record, scope, ignore, chosen, ways)
+    request = Request(
+        model, forward, record, scope, ignore, chosen, ways, corner
+    )
 
     def verify(gather: Callable[[], Groups]) -> Groups:
         groups = verify_groups(request, kind, gather)

@@ -140,7 +140,7 @@ def checked(forward: Callable[[], Any]) -> Callable[[], Any]:
 
 def check_repeats(
     model: nn.Module, forward: Callable[[], Any], calls: list[str]
-) -> None:
+) -> bool:
     """Runs a network again: it must call the same modules in the same order.
 
     What only some of its calls do would not have been followed.
@@ -149,6 +149,10 @@ def check_repeats(
         model (nn.Module): The network; it is put back as it was.
         forward (Callable): Runs it on the example.
         calls (list[str]): Names of the modules that ran before.
+
+    Returns:
+        bool: False if its images are large, and it does not do so on a
+        corner of them.
 
     Raises:
         PruningError: If other ones run; with the first difference.
@@ -162,7 +166,8 @@ def check_repeats(
         if not corner.large:
             raise
         again = []
-    if corner.large and again != calls:
+    whole = corner.large and again != calls
+    if whole:
         again = _calls(model, forward)
     # The shorter one goes on with None, so that an extra call shows too.
     for first, second in zip_longest(calls, again):
@@ -173,6 +178,7 @@ def check_repeats(
                 'channels cannot be followed. Let what it calls in '
                 'evaluation mode depend on nothing but the input'
             )
+    return not whole
 
 
 def _calls(

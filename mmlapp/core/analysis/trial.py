@@ -107,7 +107,7 @@ class Trial:
 
     def __init__(self, request: Request, unit: Unit) -> None:
         self.model, self.record = request.model, request.record
-        self.unit = unit
+        self.unit, self.corner = unit, request.corner
         self.ways = [Way(request.forward, 'the example'), *request.also]
         self.runner = Runner(
             self.model, self.record.order, more=len(self.ways) > 1
@@ -346,9 +346,10 @@ class Trial:
         for number in range(max(same, default=0), len(STAGES)):
             stage = STAGES[number]
             # What goes with the images may tell where things are in them.
-            apart = stage.corner and check.way
+            apart = stage.corner and (check.way or not self.corner)
             # Small ones are nearly as fast in float64. The corner tells.
-            fast = stage.screen and (loose or not self.runner.corner.large)
+            large = self.runner.corner.large or not self.corner
+            fast = stage.screen and (loose or not large)
             # Some operators of losses and predictions do not know it.
             exact = loose and stage.dtype is torch.float64
             if not (apart or fast or exact):

@@ -43,6 +43,8 @@ class Request:
             pruned layer. Defaults to None: none.
         also (Sequence[Way]): Further ways in which the network runs, which
             the trial tries too. Defaults to none.
+        corner (bool): False if its images are large and it does not run on a
+            corner of them. Defaults to True.
     """
 
     model: nn.Module
@@ -52,6 +54,7 @@ class Request:
     ignore: Sequence[str]
     bypass: Mapping[str, Any] | None = None
     also: Sequence[Way] = ()
+    corner: bool = True
 
 
 # Narrows on trial what a function gathers, see :meth:`Unit.find`.

@@ -116,8 +116,9 @@ def test_the_second_run_sees_a_corner_unless_other_modules_run_there(parts):
         model = parts(function)
         calls = trace(model, lambda m=model: m(image)).order
         edges.clear()
-        check_repeats(model, lambda m=model: m(image), calls)
+        runs = check_repeats(model, lambda m=model: m(image), calls)
         assert edges == expected
+        assert runs is (function is plain)
 
 
 def test_noise_is_no_other_module(parts, image):

@@ -143,7 +143,10 @@ def test_no_corner_if_other_modules_run_on_it(conv):
         with runner.computing(stage, WHOLE, False):
             _, failure = runner.outputs(lambda: model(image), stage)
         assert (failure and failure.error) == what
+    model.met.clear()
     assert settled(model, image)[0] == {SCREEN}
+    # The second run alone sees a corner: the trial knows of it.
+    assert [size for _, size in model.met].count((64, 64)) == 1
 
 
 @pytest.mark.parametrize(
