@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
 import torch
@@ -25,6 +25,9 @@ from ..snapshot import Twins, twin_of, values_of
 PERIOD = 65521
 # How far the numbers of one parameter are behind those of the one before.
 STRIDE = 7919
+# Weights of linear layers with this many numbers are not laid out one by one:
+# each row lies so far behind the one before in the same numbers, a prime too.
+LARGE, STEP = 2**20, 101
 # Means and biases are this much smaller than scales.
 SHIFT = 0.25
 
@@ -56,6 +59,7 @@ def random_values(
             Defaults to False.
     """
     twins: Twins = {}
+    linear = {id(m.weight) for m in model.modules() if type(m) is nn.Linear}
     # (scale, device, signed) -> what shares random numbers: (tensor, first).
     wanted: dict[tuple[float, torch.device, bool], list[tuple[Tensor, int]]]
     wanted = defaultdict(list)
@@ -70,14 +74,34 @@ def random_values(
         first = number * STRIDE % PERIOD
         wanted[scale, value.device, signed].append((value, first))
     for (scale, device, signed), values in wanted.items():
-        length = max(first + value.numel() for value, first in values)
+        laid = [
+            (value, first, _strides(value.shape, id(value) in linear))
+            for value, first in values
+        ]
+        length = max(
+            first + _span(v.shape, strides) for v, first, strides in laid
+        )
         numbers = (_numbers(signed) * scale).to(device, dtype)
         pool = numbers.repeat(-(-length // PERIOD))
-        for value, first in values:
+        for value, first, strides in laid:
             # A view: parameters of one scale share their memory.
-            part = pool[first : first + value.numel()].view(value.shape)
+            part = pool.as_strided(value.shape, strides, first)
             twins[id(value)] = twin_of(value, part.clone() if alone else part)
     return values_of(model, dtype, twins)
+
+
+def _strides(shape: Sequence[int], linear: bool) -> list[int]:
+    """Where a parameter has its numbers; of large layers, overlapping."""
+    if linear and math.prod(shape) >= LARGE:
+        return [STEP, 1]
+    # [out, in, kh, kw] -> [in kh kw, kh kw, kw, 1]
+    return [math.prod(shape[dim + 1 :]) for dim in range(len(shape))]
+
+
+def _span(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """How many numbers lie between the first and the last one, with both."""
+    steps = zip(shape, strides, strict=True)
+    return 1 + sum((size - 1) * stride for size, stride in steps)
 
 
 def _varied(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

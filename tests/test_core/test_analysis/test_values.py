@@ -94,6 +94,29 @@ def test_parameters_of_one_shape_are_not_the_same(small):
     assert len(rows.unique(dim=0)) == len(rows)
 
 
+def test_large_linear_layers_take_no_memory():
+    """Their rows overlap, and are not the same."""
+    model = nn.Sequential(nn.Linear(1024, 1024), nn.Linear(1024, 1024))
+    found = [
+        v.detach() for v in random_values(model, torch.float64, {}).values()
+    ]
+    storages = {v.untyped_storage().data_ptr(): v for v in found}
+    numbers = sum(v.untyped_storage().nbytes() // 8 for v in storages.values())
+    assert numbers < sum(v.numel() for v in found) / 4
+    rows = torch.cat([v for v in found if v.dim() == 2])
+    assert len(rows.unique(dim=0)) == len(rows)
+    assert len(rows.T.unique(dim=0)) == 1024
+    # Nearly at right angles, as random ones are.
+    cosines = nn.functional.normalize(rows) @ nn.functional.normalize(rows).T
+    assert cosines.fill_diagonal_(0).abs().max() < 0.25
+    alone = random_values(model, torch.float64, {}, alone=True)
+    for layer, value in zip(
+        model, (v for v in found if v.dim() == 2), strict=True
+    ):
+        assert torch.equal(alone[id(layer.weight)], value)
+        assert alone[id(layer.weight)].is_contiguous()
+
+
 @pytest.mark.parametrize('alone', [False, True])
 def test_memory_may_be_shared_or_not(small, alone):
     twins = random_values(small, torch.float64, {}, alone=alone)
