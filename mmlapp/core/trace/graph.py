@@ -54,18 +54,21 @@ class ChannelGraph:
             b (Tensor): Labels, shape ``[n]`` or broadcastable to it.
             reason (str): Why a node that meets ``NO_CHANNEL`` is frozen.
         """
+        wide = max(a.numel(), b.numel())
         a, b = torch.broadcast_tensors(a, b)
         a, b = a.reshape(-1), b.reshape(-1)
-        # One end is a channel and the other is none: it meets a constant and
-        # must stay. NO_CHANNEL is below all nodes, so the maximum is the
-        # channel.
-        lone = (a == NO_CHANNEL) ^ (b == NO_CHANNEL)
-        if lone.any():
-            self.freeze(torch.maximum(a, b)[lone], reason)
-        both = (a != NO_CHANNEL) & (b != NO_CHANNEL) & (a != b)
-        if both.any():
+        known = torch.minimum(a, b) != NO_CHANNEL
+        if not known.all():
+            # One end is a channel and the other is none: it meets a constant
+            # and must stay. NO_CHANNEL is below all nodes, so the maximum is
+            # the channel; of two that are none it is none.
+            self.freeze(torch.maximum(a, b)[~known], reason)
+            a, b = a[known], b[known]
+        if a.numel() <= wide:
+            self._edges.append(torch.stack([a, b]))
+        else:
             # One number for a pair: sorting pairs is ten times slower.
-            pairs = (a[both] * BASE + b[both]).unique()
+            pairs = (a * BASE + b).unique()
             self._edges.append(torch.stack([pairs // BASE, pairs % BASE]))
 
     def freeze(self, labels: Tensor, reason: str) -> None:
