@@ -11,12 +11,24 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 # Most numbers in all windows together: beyond, copying them takes longer.
 LARGEST = 2**22
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether a module is a depthwise convolution of images.
+
+    Args:
+        module (nn.Module): Any module.
+    """
+    return (
+        isinstance(module, nn.Conv2d)
+        and 1 < module.groups == module.in_channels == module.out_channels
+    )
 
 
 class Depthwise(TorchFunctionMode):

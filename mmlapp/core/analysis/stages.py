@@ -21,7 +21,7 @@ from ..plan.kept import Kept
 from ..snapshot import Recast, Twins, computing, values_of
 from ..trace import running_modules, tensors_in
 from .corner import Corner
-from .depthwise import Depthwise
+from .depthwise import Depthwise, is_depthwise
 from .values import random_values
 
 # What is kept of a network that loses nothing.
@@ -106,6 +106,8 @@ class Runner:
         }
         self.devices = {p.device for p in model.parameters()}
         self.corner = Corner(model)
+        # Else it would cost more than it saves.
+        self.depthwise = any(map(is_depthwise, self.names))
         # Of the last stage and plan: masked and narrowed network share them.
         self._values: Twins = {}
         self._made_for: tuple[object, ...] = ()
@@ -183,7 +185,7 @@ class Runner:
             )
             if stage.corner:
                 stack.enter_context(self.corner.cutting(running))
-            if stage.dtype is torch.float64:
+            if self.depthwise and stage.dtype is torch.float64:
                 stack.enter_context(Depthwise())
             try:
                 found = list(tensors_in(forward()))

@@ -189,7 +189,9 @@ def _take(tensor: Tensor, dims: Mapping[int, Kept]) -> Tensor:
     value = tensor.detach()
     # One dimension after the other: [out, in, ..] -> [kept out, in, ..] -> ...
     # What loses most comes first: large tensors in between take long.
-    order = sorted(dims.items(), key=lambda item: item[1].count / max(1, item[1].size))
+    order = sorted(
+        dims.items(), key=lambda item: item[1].count / max(1, item[1].size)
+    )
     for dim, kept in order:
         index = torch.tensor(
             kept.index, dtype=torch.int64, device=value.device

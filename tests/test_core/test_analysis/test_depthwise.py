@@ -5,10 +5,12 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.overrides import _get_current_function_mode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmlapp.core.analysis import depthwise
-from mmlapp.core.analysis.depthwise import Depthwise
+from mmlapp.core.analysis.depthwise import Depthwise, is_depthwise
+from mmlapp.core.analysis.stages import EXACT, STAGES, WHOLE, Runner
 
 
 class Operators(TorchDispatchMode):
@@ -63,10 +65,8 @@ def test_the_outputs_of_pytorch(bias, mode, kernel, stride, padding):
     ],
 )
 def test_everything_else_is_left_to_pytorch(settings):
-    settings = dict(out_channels=6, kernel_size=3) | settings
-    conv = nn.Conv2d(
-        6, **dict(dict(groups=6, dtype=torch.float64), **settings)
-    )
+    usual = dict(out_channels=6, kernel_size=3, groups=6, dtype=torch.float64)
+    conv = nn.Conv2d(6, **usual | settings)
     x = image().to(conv.weight.dtype)
     out, convolution = own(conv, x)
     assert convolution
@@ -96,6 +96,30 @@ def test_a_bias_of_another_size_raises():
     conv.bias = nn.Parameter(conv.bias[:1])
     with pytest.raises(RuntimeError, match='bias'), Depthwise():
         conv(image())
+
+
+def test_what_is_depthwise():
+    found = [
+        is_depthwise(nn.Conv2d(6, out, 3, groups=groups))
+        for out, groups in ((6, 6), (12, 6), (6, 3), (6, 1))
+    ]
+    assert found == [True, False, False, False]
+    assert not is_depthwise(nn.Conv2d(1, 1, 3))
+    assert not is_depthwise(nn.Conv1d(6, 6, 3, groups=6))
+    assert not is_depthwise(nn.ReLU())
+
+
+@pytest.mark.parametrize('groups', [1, 8])
+@pytest.mark.parametrize('stage', [EXACT, STAGES[1]])
+def test_where_a_trial_uses_it(conv, groups, stage):
+    """Where there are depthwise convolutions, in float64."""
+    model = nn.Sequential(conv(3, 8), conv(8, 8, groups=groups), nn.ReLU())
+    runner, seen = Runner(model, [], False), []
+    model[2].forward = lambda x: seen.append(_get_current_function_mode())
+    with runner.computing(stage, WHOLE, False):
+        runner.outputs(lambda: model(torch.rand(1, 3, 8, 8)), stage)
+    used = isinstance(seen[0], Depthwise)
+    assert used is (groups == 8 and stage is EXACT)
 
 
 def test_inside_of_vmap():
