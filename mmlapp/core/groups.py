@@ -7,7 +7,7 @@ from __future__ import annotations
 import fnmatch
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,8 @@ from .trace.graph import BASE
 OUT_OF_SCOPE = 'outside the scope'
 UNREAD = 'nothing that ran reads them'
 SINGLE = 'a single channel'
+# Odd: a product with it, modulo 2**64, loses nothing.
+MIXER = 0x1E3779B97F4A7C15
 PAIR = 'two channels, of which one alone would vanish in a squeeze'
 
 
@@ -123,17 +125,13 @@ def find_groups(
     root = trace.graph.resolve()
     reasons = trace.graph.frozen_reasons(root)
     _freeze_by_name(trace, root, reasons, scope, ignore)
-    _freeze_unread(trace, root, reasons)
-    touched = _touched_sites(trace, root)
     emitted = _emitted(trace, root)
-    # Channels that touch the same dimensions equally often, and are frozen
-    # for the same reason, are interchangeable: one group.
-    by_key: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for component in emitted:
-        by_key[touched[component], reasons.get(component)].append(component)
+    _freeze_unread(trace, root, reasons, emitted)
+    touched = _touched_sites(trace, root)
+    alike = _alike(touched, emitted, reasons)
     # By component: number of its group, and its place in it; [nodes].
     position, owner = torch.full_like(root, -1), torch.full_like(root, -1)
-    for number, components in enumerate(by_key.values()):
+    for number, components in enumerate(alike):
         index = torch.tensor(components)
         position[index] = torch.arange(len(components))
         owner[index] = number
@@ -141,13 +139,13 @@ def find_groups(
     position, owner = position[root], owner[root]
     items: list[ChannelGroup] = []
     names: Counter[str] = Counter()
-    for number, components in enumerate(by_key.values()):
+    for number, components in enumerate(alike):
         frozen = reasons.get(components[0])
         if frozen is None and len(components) == 1:
             frozen = SINGLE
         # Keys below the number of sites are sites, the others are dimensions
         # of calls, which only tell groups apart.
-        met = [key // BASE for key in touched[components[0]]]
+        met = [key // BASE for key in touched.keys(components[0])]
         sites = [trace.sites[k] for k in met if k < len(trace.sites)]
         members = tuple(_member(s, position, owner, number) for s in sites)
         name = next(s.module for s in sites if s in trace.producers)
@@ -158,22 +156,19 @@ def find_groups(
 
 
 def _freeze_unread(
-    trace: Trace, root: Tensor, reasons: dict[int, str]
+    trace: Trace, root: Tensor, reasons: dict[int, str], emitted: Sequence[int]
 ) -> None:
     """Leaves alone what nothing reads in any way that was followed.
 
     Code that chooses by values, such as the size of a box, may read it on
     other images, and expect its full width.
     """
-    ends = [ids for call in trace.calls for ids in _inputs(call)]
-    read = {
-        component
-        for ids in (*ends, *trace.summed)
-        for component in _roots(root, ids).unique().tolist()
-    }
-    for component in _emitted(trace, root):
-        if component not in read:
-            reasons.setdefault(component, UNREAD)
+    read = torch.zeros(len(root), dtype=torch.bool)  # by component
+    for ids in (*(i for c in trace.calls for i in _inputs(c)), *trace.summed):
+        read[_roots(root, ids)] = True
+    components = torch.tensor(emitted, dtype=torch.int64)
+    for component in components[~read[components]].tolist():
+        reasons.setdefault(component, UNREAD)
 
 
 def _inputs(call: LayerCall) -> Iterator[Tensor]:
@@ -257,12 +252,78 @@ def _emitted(trace: Trace, root: Tensor) -> list[int]:
     return list(dict.fromkeys(torch.cat(spans).tolist())) if spans else []
 
 
-def _touched_sites(trace: Trace, root: Tensor) -> dict[int, tuple[int, ...]]:
+@dataclass(frozen=True)
+class _Touched:
     """For every component the sites and dimensions of calls it touches.
 
     Each is its number times :data:`BASE`, plus how often: counting keeps
     every factor linear in the number of kept channels of a group.
+
+    Args:
+        components (Tensor): All of them, ascending; ``[components]``.
+        starts (Tensor): Where what each of them touches begins in ``all``,
+            ``[components]``.
+        sizes (Tensor): How much that is, ``[components]``.
+        all (Tensor): What all of them touch, ascending for each.
     """
+
+    components: Tensor
+    starts: Tensor
+    sizes: Tensor
+    all: Tensor
+
+    def marks(self, components: Sequence[int]) -> list[int]:
+        """One number for what each touches; of others rarely the same."""
+        mixed = self.all * MIXER
+        mixed = (mixed ^ (mixed >> 29)) * MIXER  # modulo 2**64
+        # Sums over each part of all, as differences of sums from the start.
+        sums = torch.cat([mixed.new_zeros(1), mixed.cumsum(0)])
+        marks = sums[self.starts + self.sizes] - sums[self.starts]
+        found: list[int] = marks[self._places(components)].tolist()
+        return found
+
+    def keys(self, component: int) -> list[int]:
+        """What one touches."""
+        place = int(self._places([component]))
+        start = int(self.starts[place])
+        found: list[int] = self.all[start : start + self.sizes[place]].tolist()
+        return found
+
+    def same(self, components: Sequence[int]) -> bool:
+        """Whether all of them touch exactly the same."""
+        places = self._places(components)
+        sizes, starts = self.sizes[places], self.starts[places]
+        if not bool((sizes == sizes[0]).all()):
+            return False
+        # [components, size]
+        keys = self.all[starts[:, None] + torch.arange(int(sizes[0]))]
+        return bool((keys == keys[0]).all())
+
+    def _places(self, components: Sequence[int]) -> Tensor:
+        return torch.searchsorted(
+            self.components, torch.tensor(components, dtype=torch.int64)
+        )
+
+
+def _alike(
+    touched: _Touched, emitted: Sequence[int], reasons: Mapping[int, str]
+) -> list[list[int]]:
+    """Components that make a group.
+
+    Channels that touch the same dimensions equally often, and are frozen for
+    the same reason, are interchangeable.
+    """
+    by_mark: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    marks = touched.marks(emitted)
+    for component, mark in zip(emitted, marks, strict=True):
+        by_mark[mark, reasons.get(component)].append(component)
+    # One number for others comes once in 2**64.
+    assert all(map(touched.same, by_mark.values()))
+    return list(by_mark.values())
+
+
+def _touched_sites(trace: Trace, root: Tensor) -> _Touched:
+    """Finds out what every component touches."""
     # One entry per site, then one per dimension of a call; each lists the
     # components at its indices, [size].
     ranges = [root[s.start : s.start + s.size] for s in trace.sites]
@@ -277,19 +338,14 @@ def _touched_sites(trace: Trace, root: Tensor) -> dict[int, tuple[int, ...]]:
     pairs, counts = (torch.cat(ranges) * BASE + numbers).unique(
         return_counts=True
     )
-    keys = (pairs % BASE * BASE + counts).tolist()
     # Pairs are sorted: those of a component follow each other.
     components, sizes = (pairs // BASE).unique_consecutive(return_counts=True)
-    ends = sizes.cumsum(0)
-    return {
-        component: tuple(keys[start:end])
-        for component, start, end in zip(
-            components.tolist(),
-            (ends - sizes).tolist(),
-            ends.tolist(),
-            strict=True,
-        )
-    }
+    return _Touched(
+        components,
+        sizes.cumsum(0) - sizes,
+        sizes,
+        pairs % BASE * BASE + counts,
+    )
 
 
 def _roots(root: Tensor, ids: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from mmlapp.core import PruningError, PruningWarning, analyse
+from mmlapp.core import groups as groups_module
 from mmlapp.core.groups import PAIR, matches
 
 
@@ -252,3 +253,11 @@ def test_a_sum_over_channels_reads_them(conv, image, net, agree):
         k=conv(3, 8),
     )
     assert agree(model, image).groups == {'q': 8}
+
+
+def test_what_only_seems_alike_is_noticed(conv, image, monkeypatch):
+    """As if one number stood for different channels."""
+    model = nn.Sequential(conv(3, 6), conv(6, 4), conv(4, 8)).double()
+    monkeypatch.setattr(groups_module, 'MIXER', 0)
+    with pytest.raises(AssertionError):
+        analyse(model, image)
