@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import PruningError
 from ..snapshot import restored
+from .writes import CopyOnWrite
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,14 @@ def kept(model: nn.Module) -> Iterator[None]:
     """
     devices = {p.device for p in model.parameters()}
     cards = [device for device in devices if device.type == 'cuda']
-    tensors = [*model.parameters(), *model.buffers()]
-    values = [tensor.detach().clone() for tensor in tensors]
+    # Statistics of norms are written by operators that do not say so.
+    buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    parameters = CopyOnWrite(model.parameters())
     try:
-        with restored(model), torch.random.fork_rng(cards):
+        with restored(model), torch.random.fork_rng(cards), parameters:
             yield
     finally:
+        parameters.restore()
         with torch.no_grad():
-            for tensor, value in zip(tensors, values, strict=True):
-                tensor.copy_(value)
+            for buffer, value in buffers:
+                buffer.copy_(value)

@@ -1,0 +1,62 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What a forward writes into a network, undone without copying all of it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class CopyOnWrite(TorchDispatchMode):
+    """Remembers the values of tensors before an operator writes them.
+
+    Args:
+        tensors (Iterable[Tensor]): What to remember.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        # An alias keeps its values if other data take the place of a
+        # tensor's: (tensor, alias), by storage.
+        self._before: dict[int, list[tuple[Tensor, Tensor]]]
+        self._before = defaultdict(list)
+        for tensor in tensors:
+            self._before[_storage(tensor)].append((tensor, tensor.detach()))
+        self._written: list[tuple[Tensor, Tensor]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Runs an operator, after what it writes was copied."""
+        kwargs = kwargs or {}
+        if func._schema.is_mutable:
+            for leaf in tree_leaves((args, kwargs)):
+                if isinstance(leaf, Tensor) and leaf.layout is torch.strided:
+                    self._copy(leaf)
+        return func(*args, **kwargs)
+
+    def _copy(self, tensor: Tensor) -> None:
+        # What shares its storage, too: a view of a parameter is written.
+        for owner, alias in self._before.pop(_storage(tensor), []):
+            self._written.append((owner, alias.clone()))
+
+    def restore(self) -> None:
+        """Gives all tensors their values back."""
+        with torch.no_grad():
+            for tensor, value in self._written:
+                tensor.copy_(value)
+            for storage, pairs in self._before.items():
+                for tensor, alias in pairs:
+                    if _storage(tensor) != storage:
+                        tensor.copy_(alias)
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
