@@ -20,6 +20,9 @@ EVERY_METHOD = {
         normalisation='none',
         min_keep=0.2,
     ),
+    'ranking by data': dict(
+        method='ranking', score=dict(type='functionality', batches=1)
+    ),
     'psap': dict(method='psap', protect=0.25),
     'lapp with protection': dict(method='lapp', protect=0.25),
     'one cycle': dict(

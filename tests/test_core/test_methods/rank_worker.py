@@ -37,6 +37,7 @@ def run(arguments, rank):
     model[1].eval()
     pruner = attach(model, images, **arguments)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False)
+    pruner.prepare(model, [lambda: model(images + rank)])
     pruner.begin({'flops': 0.6}, STEPS)
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
     dice = torch.Generator().manual_seed(rank)

@@ -26,6 +26,12 @@ def networks(make, normed, images):
     return {'chain': (make, images), 'residual': (normed, images.double())}
 
 
+def begin(model, images, target=TARGET, steps=STEPS):
+    """A phase, with calibration images for those that want some."""
+    model.pruner.prepare(model, [lambda: model(images)])
+    model.pruner.begin({'flops': target}, steps)
+
+
 def run(model, images, steps, seed=0):
     """Steps on random images and targets, with weight decay."""
     dice = torch.Generator().manual_seed(seed)
@@ -60,7 +66,7 @@ def test_exact_budget_and_equal_outputs_when_narrow(networks, network, name):
     make, images = networks[network]
     model = make()
     pruner = attach(model, images, **EVERY_METHOD[name])
-    pruner.begin({'flops': TARGET}, STEPS)
+    begin(model, images)
     run(model, images, STEPS)
     assert pruner.phase == Phase.FINISHED
     assert set(pruner.gate.tolist()) == {0, 1}
@@ -81,7 +87,7 @@ def test_a_phase_that_is_resumed_goes_on_bit_for_bit(make, images, name, at):
     for network in (whole, part, resumed):
         attach(network, images, **EVERY_METHOD[name])
     for network in (whole, part):
-        network.pruner.begin({'flops': TARGET}, STEPS)
+        begin(network, images)
         run(network, images, at)
     resumed.load_state_dict(state_of(part))
     for network in (whole, resumed):
@@ -96,7 +102,7 @@ def test_a_second_phase_is_like_the_first(make, images, name):
     once, twice = make(), make()
     for network in (once, twice):
         attach(network, images, **EVERY_METHOD[name])
-    twice.pruner.begin({'flops': 0.9}, 7)
+    begin(twice, images, 0.9, 7)
     run(twice, images, 4)
     twice.pruner.reset()
     twice.load_state_dict(
@@ -104,7 +110,7 @@ def test_a_second_phase_is_like_the_first(make, images, name):
         strict=False,
     )
     for network in (once, twice):
-        network.pruner.begin({'flops': TARGET}, STEPS)
+        begin(network, images)
         run(network, images, STEPS)
     assert torch.equal(once.pruner.mask, twice.pruner.mask)
 

@@ -52,6 +52,7 @@ def test_every_method_spares_them_and_costs_no_more(make, images, name):
     pruner = attach(network, images, **arguments)
     decided, step = [], pruner.method.step
     pruner.method.step = lambda p: decided.append(step(p)) or decided[-1]
+    pruner.prepare(network, [lambda: network(images)])
     pruner.begin({'flops': 0.6}, 12)
     for _ in range(11):
         train(network, images, 1)

@@ -249,7 +249,7 @@ def test_the_loss_reaches_the_thresholds_alone():
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize('method', ['lapp', 'uniform', 'random'])
+@pytest.mark.parametrize('method', ['lapp', 'uniform', 'ranking'])
 def test_a_method_without_a_loss_adds_none(method):
     model = build(method=method)
     model.pruner.begin({'flops': 0.5}, steps=2)

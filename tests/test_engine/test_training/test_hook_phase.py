@@ -84,7 +84,7 @@ def test_thresholds_that_learn_by_gradient_have_a_loss(
     assert runner.model.pruner.ratios()['flops'] <= 0.5
 
 
-@pytest.mark.parametrize('method', ['uniform', 'random'])
+@pytest.mark.parametrize('method', ['uniform', 'random', 'one_cycle', 'psap'])
 def test_other_methods_prune_alike(
     make_runner: MakeRunner, method: str
 ) -> None:
