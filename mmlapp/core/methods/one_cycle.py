@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..errors import PruningError
 from ..numbers import check_number
 from .base import register_method
 from .ranking import Ranking, refuse_negative
@@ -63,6 +64,15 @@ class OneCycle(Ranking):
             check_number(name, interval, least=1, whole=True)
         check_number('method one_cycle gone', gone, above=0, most=1)
         self.interval, self.gone = interval, gone
+
+    def check(self, steps: int) -> None:
+        """Refuses a phase that is over before it is ranked."""
+        if self.interval is not None and self.interval > steps:
+            raise PruningError(
+                f'method one_cycle interval={self.interval}: a phase of '
+                f'{steps} steps ends before channels are ranked. Make the '
+                'phase longer, or interval smaller'
+            )
 
     def is_due(self, pruner: Pruner) -> bool:
         """Whether channels are ranked after this step.

@@ -140,6 +140,14 @@ def test_scores_below_zero_do_not_shrink(model, images):
     assert pruner.phase == Phase.DENSE
 
 
+def test_a_phase_that_is_too_short_to_be_ranked(model, images):
+    pruner = attach(model, images, method=dict(type='one_cycle', interval=9))
+    with pytest.raises(PruningError, match='interval=9: a phase of 8 steps'):
+        pruner.begin(TARGET, 8)
+    assert pruner.phase == Phase.DENSE
+    pruner.begin(TARGET, 9)
+
+
 def test_two_ways_of_shrinking(model, images):
     text = 'shrink_steps=4: method OneCycle shrinks channels itself'
     with pytest.raises(PruningError, match=text):

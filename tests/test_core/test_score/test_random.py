@@ -36,6 +36,7 @@ def test_they_are_drawn_evenly():
     assert (found - steps).abs().max() < 0.02
 
 
+@pytest.mark.slow
 def test_they_are_the_same_in_another_process():
     found = subprocess.run(
         [sys.executable, '-c', DRAW],
