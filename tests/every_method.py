@@ -26,7 +26,9 @@ EVERY_METHOD = {
     'psap': dict(method='psap', protect=0.25),
     'lapp with protection': dict(method='lapp', protect=0.25),
     'one cycle': dict(
-        method=dict(type='one_cycle', interval=2), normalisation='mean'
+        method=dict(type='one_cycle', interval=2),
+        score='group_norm',
+        normalisation='none',
     ),
 }
 

@@ -15,11 +15,11 @@ from ..choices import Choices
 
 
 @dataclass(frozen=True)
-class Reading:
-    """By which weights a layer reads the channels of a group, detached.
+class ChannelWeights:
+    """Weights that belong to the channels of a group, detached.
 
     Args:
-        weights (Tensor): Those of every index of its input, ``[M, D]``.
+        weights (Tensor): Those of every index of a dimension, ``[M, D]``.
         channels (Tensor): Channel of the group at every index, -1 for none;
             ``[M]``. A channel may stand at several ones.
     """
@@ -48,8 +48,10 @@ class ScoreContext:
             shape ``[N]``; None if none does or it has none.
         channels (Tensor, optional): Channel of the group at every row of
             ``filters``, -1 for none; ``[N]``.
-        readers (Sequence[Reading]): Who reads the channels of the group;
-            none if the score does not ask for it.
+        emitters (Sequence[ChannelWeights]): What emits the channels of the
+            group: filters, and scales of the norms behind them; none if the
+            score does not ask for it.
+        readers (Sequence[ChannelWeights]): What reads them, likewise.
     """
 
     filters: Tensor
@@ -60,7 +62,8 @@ class ScoreContext:
     module: nn.Module | None = None
     shift: Tensor | None = None
     channels: Tensor | None = None
-    readers: Sequence[Reading] = ()
+    emitters: Sequence[ChannelWeights] = ()
+    readers: Sequence[ChannelWeights] = ()
 
 
 class Score(ABC):
@@ -80,8 +83,8 @@ class Score(ABC):
             the gradient of the task loss. Defaults to False.
         memory (float): Steps over which the harm is averaged, as a share of
             the phase. Defaults to 0.1.
-        reads (bool): Whether it asks for the weights that read a channel.
-            Defaults to False.
+        all_weights (bool): Whether it asks for all weights that emit and
+            read the channels of a group. Defaults to False.
     """
 
     batches = 0
@@ -89,7 +92,7 @@ class Score(ABC):
     outputs = False
     uses_gradient = False
     memory = 0.1
-    reads = False
+    all_weights = False
 
     def prepare(
         self,

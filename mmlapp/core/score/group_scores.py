@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PruningError
-from .base import Reading, Score, ScoreContext
+from .base import ChannelWeights, Score, ScoreContext
 
 
 @dataclass
@@ -105,9 +105,24 @@ def _contexts(
     group: GroupInfo, score: Score, harm: Tensor | None = None
 ) -> Iterator[tuple[Layer, ScoreContext]]:
     """Layers of a group, each with what a score may look at."""
-    readers = [reading(layer) for layer in group.readers if score.reads]
+    emitters = _emitters(group) if score.all_weights else []
+    readers = [rows(la) for la in group.readers if score.all_weights]
     for layer in group.layers:
-        yield layer, replace(layer_context(layer, harm), readers=readers)
+        context = layer_context(layer, harm)
+        yield layer, replace(context, emitters=emitters, readers=readers)
+
+
+def _emitters(group: GroupInfo) -> list[ChannelWeights]:
+    """Filters of a group, and scales of the norms behind them, each once."""
+    found, scales = [], {}
+    for layer in group.layers:
+        found.append(rows(layer))
+        scale = layer_context(layer).scale
+        if scale is not None:
+            # [N] -> [N, 1]: of every channel one more weight.
+            weights = ChannelWeights(scale[:, None], found[-1].channels)
+            scales[layer.norm, layer.scale] = weights
+    return [*found, *scales.values()]
 
 
 def _checked(score: Score, context: ScoreContext) -> Tensor:
@@ -200,15 +215,15 @@ def layer_context(layer: Layer, harm: Tensor | None = None) -> ScoreContext:
     )
 
 
-def reading(layer: Layer) -> Reading:
-    """By which weights a layer reads channels, past any mask.
+def rows(layer: Layer) -> ChannelWeights:
+    """The weights of a layer by the channels of a group, past any mask.
 
     Args:
-        layer (Layer): With the dimensions that count what it reads.
+        layer (Layer): With the dimensions that count the channels.
     """
     weight = stored_weight(layer)
-    rows = rows_of(weight, weight, layer.dims)
-    return Reading(rows, layer.channels.to(rows.device))
+    weights = rows_of(weight, weight, layer.dims)
+    return ChannelWeights(weights, layer.channels.to(weights.device))
 
 
 def stored_weight(layer: Layer) -> Tensor:
