@@ -113,6 +113,14 @@ class Score(ABC):
         """
         return None
 
+    def report(self, done: float) -> None:
+        """Called by a :meth:`prepare` that takes long; a trainer may show it.
+
+        Args:
+            done (float): Share of the work, in [0, 1].
+        """
+        return None
+
     @abstractmethod
     def __call__(self, context: ScoreContext) -> Tensor:
         """Returns the importance of every channel of a layer, ``[N]``.

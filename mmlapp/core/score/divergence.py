@@ -53,11 +53,13 @@ class KLDivergence(Score):
         """Runs the batches without each channel, one after the other."""
         pruner: Any = model.pruner
         total, images = torch.zeros_like(pruner.gate.double()), 0
-        for run in batches:
+        for number, run in enumerate(batches):
             dense = log_probabilities(run())
             images += len(dense)
             for channel in range(len(total)):
                 total[channel] += self._without(pruner, channel, run, dense)
+                done = number + (channel + 1) / len(total)
+                self.report(done / self.batches)
         # Rounded, a divergence of nothing may be a little less than nothing.
         mean = (total / max(images, 1)).clamp_min(0)
         self.scores = _by_layer(pruner, mean)

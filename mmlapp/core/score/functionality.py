@@ -61,9 +61,10 @@ class Functionality(Score):
             for name, layer in layers.items()
         ]
         try:
-            for run in batches:
+            for number, run in enumerate(batches, start=1):
                 with torch.enable_grad():
                     objective(run()).backward()
+                self.report(number / self.batches)
         finally:
             for handle in handles:
                 handle.remove()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from logging import Logger
 from typing import Any
 
 from mmengine.dataset import DefaultSampler
@@ -35,7 +36,31 @@ def prepare_score(runner: Runner, pruner: Pruner) -> None:
         model = unwrap(runner.model)
         score = pruner.scorer.score
         mode = 'tensor' if score.outputs else 'loss'
-        pruner.prepare(model, _batches(runner, model, score.batches, mode))
+        score.report = Tenths(runner.logger)  # type: ignore[method-assign]
+        try:
+            pruner.prepare(model, _batches(runner, model, score.batches, mode))
+        finally:
+            # Of the run, and no part of a copy of the model.
+            del score.report
+
+
+class Tenths:
+    """Logs how far a score is, at every tenth of its work.
+
+    Args:
+        logger (logging.Logger): Where to.
+    """
+
+    def __init__(self, logger: Logger) -> None:
+        self.logger, self.logged = logger, 0
+
+    def __call__(self, done: float) -> None:
+        """Takes a share of the work, in [0, 1]."""
+        # 0.7 * 10 is a little less than 7 in floating point, at times.
+        tenths = int(done * 10 + 1e-9)
+        if tenths > self.logged:
+            self.logged = tenths
+            self.logger.info(f'The score is at {tenths}0 % of its work')
 
 
 def _batches(

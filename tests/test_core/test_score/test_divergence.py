@@ -56,8 +56,13 @@ def test_against_networks_without_the_channel(classifiers, name):
     images = torch.randn(5, 3, 8, 8, dtype=torch.float64)
     score = SCORES.build(dict(type='kl_divergence', batches=2))
     pruner = attach(model, images, score=score, normalisation='none')
-    batches = [lambda: model(images[:2]), lambda: model(images[2:])]
+    batches, told = [lambda: model(images[:2]), lambda: model(images[2:])], []
+    score.report = told.append
     pruner.prepare(model, batches)
+    # As often as there are channels and batches, up to all of it.
+    count = 2 * len(pruner.gate)
+    expected = torch.arange(1, count + 1) / count
+    torch.testing.assert_close(torch.tensor(told), expected)
     pruner.begin({'flops': 0.9}, 1)
     assert len(pruner.groups) > 1
     with torch.no_grad():

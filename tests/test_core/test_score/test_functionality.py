@@ -100,10 +100,12 @@ def test_a_layer_of_the_loss_that_hears_nothing_contributes_nothing(
 def test_outputs_of_linear_layers_have_their_channels_last():
     model = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2))
     rows = torch.randn(4, 5, 3)
-    score = SCORES.build('functionality')
-    pruner = attach(model, rows, score=score)
-    pruner.prepare(model, [lambda: model(rows)])
+    score = SCORES.build(dict(type='functionality', batches=2))
+    told, pruner = [], attach(model, rows, score=score)
+    score.report = told.append
+    pruner.prepare(model, [lambda: model(rows)] * 2)
     assert score.scores['0'].shape == (8,)
+    assert told == [0.5, 1]
 
 
 def test_losses_are_summed_and_outputs_squared():

@@ -120,10 +120,17 @@ def diverging(config: dict[str, Any]) -> None:
     )
 
 
-def test_a_score_of_outputs_gets_logits(make_runner: MakeRunner) -> None:
-    """And prunes; that of losses would be refused."""
-    runner = make_runner(diverging)
+def test_a_score_of_outputs_gets_logits(
+    make_runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And prunes; that of losses would be refused. It says how far it is."""
+    runner, told = make_runner(diverging), []
+    monkeypatch.setattr(runner.logger, 'info', told.append)
     runner.train()
+    shares = [str(text) for text in told if 'of its work' in str(text)]
+    assert shares == [
+        f'The score is at {tenth}0 % of its work' for tenth in range(1, 11)
+    ]
     pruner = runner.model.pruner
     assert pruner.ratios()['flops'] <= 0.5
     assert pruner.scores.unique().numel() > 10
