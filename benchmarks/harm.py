@@ -132,29 +132,58 @@ def next_channels(pruner: Pruner, order: Tensor, keep: float) -> list[Tensor]:
 def margins(
     model: nn.Module, pruner: Pruner, images: Images, order: Tensor
 ) -> dict[str, Any]:
-    """Predicted and true rise per cost at the margin, over all levels."""
-    predicted: dict[str, list[float]] = {'first order': [], 'second order': []}
-    truth: list[float] = []
+    """Predicted and true rise per cost at the margin, by level and group."""
+    found: dict[str, Tensor] = {}
     flops: Callable[[Tensor], Tensor] = pruner.cost('flops')
     for keep in LEVELS:
         level, *masks = next_channels(pruner, order, keep)
         pruner.set_mask(level)
         gate = gradients(model, pruner, images)
+        # [groups, channels]: what goes; [groups]: the cost that goes with it.
+        gone = torch.stack([level & ~mask for mask in masks]).float()
         cost = torch.stack(
             [flops(level.float()) - flops(mask.float()) for mask in masks]
         )
-        gone = torch.stack([level & ~mask for mask in masks]).float()
-        first, second = gone @ -gate.mean(0), gone @ gate.square().mean(0)
-        predicted['first order'] += (first / cost).tolist()
-        predicted['second order'] += (second / cost).tolist()
-        truth += (rise(model, pruner, images, masks) / cost).tolist()
+        here = {
+            'truth': rise(model, pruner, images, masks),
+            **{name: rule(gate, gone) for name, rule in RULES.items()},
+        }
+        for name, values in here.items():
+            known = found.get(name, values[:0])
+            found[name] = torch.cat([known, values / cost])
     pruner.set_mask(torch.ones_like(pruner.mask))
+    truth = found.pop('truth')
     return {
         'points': len(truth),
-        **{
+        'spearman': {
             name: float(spearmanr(values, truth).statistic)
-            for name, values in predicted.items()
+            for name, values in found.items()
         },
+        'mean over levels, relative': {
+            name: by_group(pruner, values)
+            for name, values in {'truth': truth, **found}.items()
+        },
+    }
+
+
+# What is said of a tenth of a group, of gradients by the gate in [batches,
+# channels] and of what goes in [groups, channels]: to [groups].
+RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    'first order': lambda gate, gone: gone @ -gate.mean(0),
+    'second order': lambda gate, gone: gone @ gate.square().mean(0),
+    # Together: the square of the sum, not the sum of squares.
+    'joint second order': lambda gate, gone: (gate @ gone.T).square().mean(0),
+}
+
+
+def by_group(pruner: Pruner, values: Tensor) -> dict[str, float]:
+    """Means over the levels, divided by that over all groups."""
+    # [levels * groups] -> [groups]
+    means = values.view(len(LEVELS), -1).mean(0)
+    means = (means / means.mean()).tolist()
+    return {
+        group.name: round(value, 3)
+        for group, value in zip(pruner.groups, means, strict=True)
     }
 
 
