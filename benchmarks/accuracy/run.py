@@ -44,7 +44,8 @@ def images_of(
 def trained(path: Path, device: str) -> nn.Module:
     """A dense network as it was trained, frozen."""
     model = classifier(20, 0)
-    model.load_state_dict(torch.load(path, weights_only=True))
+    state = torch.load(path, 'cpu', weights_only=True)
+    model.load_state_dict(state)
     place = torch.device(device)
     return freeze(model.to(place, memory_format=torch.channels_last))
 
