@@ -45,8 +45,9 @@ class Distiller(Hook):
 
     Args:
         teacher (str or Mapping): ``checkpoint``, and ``config`` where it is
-            not the dense model of the run's config; or ``dense`` for the
-            run's own model at the begin of the pruning phase.
+            not the dense model of the run's config, pruned or deployed; or
+            ``dense`` for the run's own model at the begin of the pruning
+            phase.
         losses (Mapping[str, str or Mapping]): By name of the module whose
             outputs are compared the distillation: ``logits``, ``mse``,
             ``channel_wise`` or a registered one. Defaults to the logits of

@@ -161,13 +161,14 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     try:
         load_weights(model, weights, where)
     except PruningError as error:
-        if all(own[n].shape == weights[n].shape for n in own.keys() & weights):
-            raise
-        raise PruningError(
-            f'{error}. Where they are narrow, they lost the plan that '
-            'mmlapp.PruningHook saved with them. Give the checkpoint as the '
-            'run wrote it, or config and weights of tools/deploy.py'
-        ) from error
+        text = str(error) if where in str(error) else f'{where}: {error}'
+        if any(own[n].shape != weights[n].shape for n in own.keys() & weights):
+            text += (
+                '. Where they are narrow, they lost the plan that '
+                'mmlapp.PruningHook saved with them. Give the checkpoint as '
+                'the run wrote it, or config and weights of tools/deploy.py'
+            )
+        raise PruningError(text) from error
 
 
 def _config_of(source: TeacherSource, cfg: Config) -> Config:
@@ -199,7 +200,7 @@ def _build(
             f'teacher config has a {found.model["type"]}. Give the config of '
             'the run that pruned it, or the one that tools/deploy.py wrote'
         )
-    dense = is_prunable(found.model) and not pruned
+    dense = ours and not pruned
     model = dense_config(found) if dense else copy.deepcopy(found.model)
     for config in (found, cfg):
         # Where a config says nothing of it, what the run does.

@@ -1,5 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+import copy
 from typing import Any
 
 import pytest
@@ -93,6 +94,14 @@ def test_ignored_layers_keep_their_width() -> None:
     config = config_of()
     config.model.ignore = ['backbone.layer1.0.conv1']
     check_kept_widths(build(config), ['backbone.layer1.0.conv1'])
+
+
+def test_groups_at_their_floor_keep_their_width(student: nn.Module) -> None:
+    twin = copy.deepcopy(student)
+    name = 'backbone.layer1.0.conv1'
+    group = next(g for g in twin.pruner.groups if g.name == name)
+    object.__setattr__(group, 'floor', group.size)
+    check_kept_widths(twin, [name])
 
 
 def test_a_model_without_a_pruner_keeps_all_widths() -> None:

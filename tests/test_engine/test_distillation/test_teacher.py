@@ -16,7 +16,7 @@ from mmlapp.engine.distillation.teacher import (
     digest_of,
     read_teacher,
 )
-from mmlapp.engine.models.plans import narrow_model
+from mmlapp.engine.models.plans import narrow_model, plans_of
 
 IMAGES = torch.randn(2, 3, 8, 8)
 
@@ -88,6 +88,21 @@ def test_a_pruned_teacher_needs_the_config_that_pruned_it(
     path = save(tmp_path / 'narrow.pth', narrow)
     with pytest.raises(PruningError, match=r'pruned model.*ImageClassifier'):
         read(path, config_of(prunable=False))
+
+
+def test_a_deployed_run_has_a_dense_teacher_too(
+    tmp_path: Path, checkpoint: str, narrow: nn.Module
+) -> None:
+    """Of its own weights the teacher is narrow, of dense ones dense."""
+    run = config_of()
+    run.model.update(
+        type='mmlapp.DeployedModel', plan=plans_of(narrow)[0].to_json()
+    )
+    del run.model['input_shape']
+    dense = build(config_of(prunable=False))
+    assert_same(read(checkpoint, run).model, dense)
+    path = save(tmp_path / 'small.pth', narrow)
+    assert_same(read(path, run).model, narrow)
 
 
 def test_narrow_weights_without_their_plan_are_refused(
