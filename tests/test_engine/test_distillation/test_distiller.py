@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
-from teachers import save
+from teachers import CLASSES, build, config_of, save
 from torch import nn
 
 from mmlapp.core import LogitDistillation, PruningError
@@ -234,6 +234,15 @@ def test_losses_of_another_form_are_refused(losses: Any) -> None:
 def test_settings_of_a_loss_are_checked_with_the_config() -> None:
     with pytest.raises(PruningError, match=r'alpha=2: expected'):
         Distiller('dense', {'head': dict(type='logits', alpha=2)})
+
+
+def test_a_teacher_of_other_classes_is_refused(
+    distil: Distil, tmp_path: Path
+) -> None:
+    classes = (*CLASSES[:9], 'ten')
+    path = save(tmp_path / 'a.pth', build(config_of(False)), classes)
+    with pytest.raises(PruningError, match="class 9 'ten'"):
+        begin(distil(teacher=dict(checkpoint=path)))
 
 
 def test_a_module_whose_width_is_pruned_is_refused(distil: Distil) -> None:

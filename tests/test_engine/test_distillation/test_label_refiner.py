@@ -122,6 +122,15 @@ def test_the_distiller_learns_from_mixed_images(distil: Distil) -> None:
     assert hub.get_scalar('train/loss_distillation_head').current() > 0
 
 
+def test_a_step_that_passes_the_forward_by_is_refused(
+    distil: Distil,
+) -> None:
+    runner = distil(refined)
+    hook = begin(runner)
+    with pytest.raises(PruningError, match='does not call its forward in'):
+        hook.after_train_iter(runner, 0)
+
+
 def test_a_module_without_classes_is_refused(distil: Distil) -> None:
     def other(config: dict[str, Any]) -> None:
         refined(config, module='head.fc')

@@ -75,55 +75,50 @@ def test_the_teacher_runs_for_new_images_alone(losses: RefinedLosses) -> None:
     losses.step()  # nothing is left to do
 
 
+# What each of two processes sees: row of IMAGES, index of the image.
+VIEWS = [[(0, 5), (1, 1), (2, 8)], [(1, 7), (2, 1), (3, 8)]]
+
+
 def test_processes_end_with_the_same_labels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Image 1 is new to both, image 8 is in both: half of each moves."""
-    parts, ends, batches = [], [], [samples(5, 1, 8), samples(1, 7, 8)]
+    start, told = torch.randn(3), list[Any]()
 
-    class Two:
-        @staticmethod
-        def get_world_size() -> int:
-            return 2
+    def exchange(part: Any) -> list[Any]:
+        told.append(part)
+        return told[:2] if len(told) > 1 else [part, part]
 
-        @staticmethod
-        def all_gather_object(part: Any) -> list[Any]:
-            parts.append(part)
-            return parts[:2] if len(parts) > 1 else [part, part]
-
-    monkeypatch.setattr(refined_losses, 'dist', Two)
-    start = torch.randn(3)
+    two = SimpleNamespace(get_world_size=lambda: 2, all_gather_object=exchange)
+    monkeypatch.setattr(refined_losses, 'dist', two)
 
     def run(rank: int) -> LabelRefinement:
         refine = LabelRefinement(9, 3)
         refine.initialise(torch.tensor([8]), start[None])
         losses = RefinedLosses(Net(0), freeze(Net(1)), 'head', refine)
-        images = IMAGES[rank : rank + 3]
-        losses.student(images, batches[rank], mode='loss')
+        rows, images = zip(*VIEWS[rank], strict=True)
+        losses.student(IMAGES[list(rows)], samples(*images), mode='loss')
         losses.step()
         return refine
 
-    for rank in (0, 1):  # what each of them tells
-        run(rank)
-    told = parts[:2]
-    Two.all_gather_object = staticmethod(lambda part: told)  # type: ignore
-    ends = [run(rank) for rank in (0, 1)]
-    torch.testing.assert_close(ends[0].logits, ends[1].logits, rtol=0, atol=0)
-    teacher, student = Net(1), Net(0)
-    views = {0: [(0, 5), (1, 1), (2, 8)], 1: [(1, 1), (2, 7), (3, 8)]}
-    expected = torch.zeros(9, 3)
-    with torch.no_grad():
-        for row, image in ((0, 5), (1, 1), (2, 7)):
-            expected[image] = teacher(IMAGES[row])
-        expected[8] = start
-        d = {0: expected.clone(), 1: expected.clone()}
-        for rank, rows in views.items():
-            for row, image in rows:
-                p = student(IMAGES[row]).softmax(0)
-                q = d[rank][image].softmax(0)
-                expected[image] -= 0.7 / 6 * (q - p)
-    torch.testing.assert_close(ends[0].logits, expected)
-    assert ends[0].known.nonzero()[:, 0].tolist() == [1, 5, 7, 8]
+    run(0), run(1)  # Tell what each of them saw.
+    one, other = run(0), run(1)
+    torch.testing.assert_close(one.logits, other.logits, rtol=0, atol=0)
+    torch.testing.assert_close(one.logits, expected_labels(start))
+    assert one.known.nonzero()[:, 0].tolist() == [1, 5, 7, 8]
+
+
+@torch.no_grad()
+def expected_labels(start: Tensor) -> Tensor:
+    student, labels = Net(0)(IMAGES).softmax(1), torch.zeros(9, 3)
+    teacher = Net(1)(IMAGES)
+    labels[[5, 1, 7, 8]] = torch.stack([*teacher[[0, 1, 1]], start])
+    for views in VIEWS:
+        for row, image in views:
+            # Each moves from where its process took it to be.
+            own = start if image == 8 else teacher[row]
+            labels[image] -= 0.7 / 6 * (own.softmax(0) - student[row])
+    return labels
 
 
 def test_a_module_of_several_outputs_has_no_logits() -> None:
