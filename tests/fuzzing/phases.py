@@ -16,7 +16,7 @@ from .cases import Case
 from .training import train_step
 
 METHODS = 'lapp', 'uniform', 'random', 'ranking', 'one_cycle', 'psap'
-SCORES = 'l1', 'l2', 'bn_scale', 'fpgm', 'taylor', 'cpmc'
+SCORES = 'l1', 'l2', 'bn_scale', 'fpgm', 'taylor', 'cpmc', 'group_norm'
 DIVISORS = 1, 1, 2, 4
 
 
@@ -25,7 +25,10 @@ def meets_budget(case: Case) -> None:
     rng = case.rng
     divisor, steps = rng.choice(DIVISORS), rng.choice((1, 3))
     model = case.attached(
-        method=rng.choice(METHODS), score=rng.choice(SCORES), divisor=divisor
+        method=rng.choice(METHODS),
+        score=rng.choice(SCORES),
+        divisor=divisor,
+        protect=rng.choice((0, 0, 0.4)),
     )
     pruner = model.pruner
     names = rng.sample(pruner.costs, rng.choice((1, 1, 2)))
