@@ -14,10 +14,12 @@ from .errors import PruningError, PruningWarning
 from .methods.schedule import Schedule
 from .progress import Phase, Progress
 from .score.group_scores import GroupInfo
+from .score.harm import Harm
 
 # Share of what is left that a single step should remove at most.
 STEEPEST = 0.15
-# Optimizer steps without one of the pruner, until that is said.
+# Steps without what they need, until that is said: optimizer steps without one
+# of the pruner, or steps of the pruner without a gradient.
 FORGOTTEN = 10
 
 
@@ -67,6 +69,26 @@ def warn_of_frozen(groups: Sequence[GroupInfo]) -> None:
             f'{", ".join(frozen)}: pruned like all others, but their weights '
             'do not require a gradient, so that what stays cannot adapt. '
             f'Unfreeze them, or keep them whole with ignore={frozen}',
+            PruningWarning,
+            stacklevel=3,
+        )
+
+
+def warn_of_silence(harm: Harm, progress: Progress) -> None:
+    """Warns, once in a phase, if the task loss has said nothing so far.
+
+    Args:
+        harm (Harm): What is known of the channels.
+        progress (Progress): Where the phase stands after this step.
+    """
+    done, steps = progress.done, progress.steps
+    asked = min(steps, max(FORGOTTEN, steps // 10))
+    if done == asked and harm.mean() is None:
+        warnings.warn(
+            f'in the first {done} steps of the pruning phase the task loss '
+            'had no gradient by any channel, which the score or protect asks '
+            'for: all channels count alike. Does the loss depend on the '
+            'network, and is loss.backward() called before pruner.step()?',
             PruningWarning,
             stacklevel=3,
         )

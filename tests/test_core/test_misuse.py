@@ -252,3 +252,34 @@ def test_outside_the_phase_nobody_waits_for_a_step(model, images, pruner):
     pruner.step()
     assert pruner.phase == Phase.FINISHED
     loop(model, images, 12)
+
+
+@pytest.mark.parametrize('steps', [3, 30, 300])
+@pytest.mark.parametrize(
+    'asks', [dict(score='taylor'), dict(method='uniform', protect=0.2)]
+)
+def test_a_loss_that_says_nothing_is_named_once(model, images, asks, steps):
+    pruner = attach(model, images, **{'method': 'ranking', **asks})
+    pruner.begin({'flops': 0.9}, steps)
+    told = min(steps, max(10, steps // 10))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for _ in range(told - 1):
+            pruner.step()
+    text = rf'first {told} steps .* no gradient by any channel, .*backward'
+    with pytest.warns(PruningWarning, match=text):
+        pruner.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for _ in range(3):
+            pruner.step()
+
+
+def test_one_gradient_is_enough_to_say_something(model, images):
+    pruner = attach(model, images, method='ranking', score='taylor')
+    pruner.begin({'flops': 0.9}, 20)
+    task_loss(model, images).backward()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for _ in range(20):
+            pruner.step()

@@ -22,6 +22,7 @@ from ..misuse import (
     check_on_network,
     warn_of_frozen,
     warn_of_short_phase,
+    warn_of_silence,
 )
 from ..numbers import check_number
 from ..plan.plan import ChannelPlan
@@ -166,10 +167,13 @@ class Pruner(Targets):
             self.gradient = mean_gradient(self.gate, loss_scale)
         if self.harm is not None and self.gradient is not None:
             self.harm.note(self.gradient, before.steps)
-        self._update_scores(before.done + 1)
+        after = replace(before, done=before.done + 1)
+        self._update_scores(after.done)
+        if self.harm is not None:
+            warn_of_silence(self.harm, after)
         # Counted up first: the method decides about the network after this
         # step, whose target it is to meet.
-        self.progress = replace(before, done=before.done + 1)
+        self.progress = after
         self.given = False
         try:
             decided = self._spared(self.method.step(self))
