@@ -1,5 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.dataset import ConcatDataset, RepeatDataset
+from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 from mmengine.runner import Runner
+from teachers import build, config_of
+from torch import nn
 
 from mmlapp.core import PruningError
-from mmlapp.datasets import Digits, ExpandedDataset
+from mmlapp.core.distillation import freeze
+from mmlapp.datasets import ExpandedDataset
 from mmlapp.engine import LabelRefiner
 from mmlapp.engine.distillation.label_refiner import REFINED, _count_images
 from mmlapp.engine.distillation.refined_losses import RefinedLosses
@@ -29,12 +33,32 @@ def refined(
         config.update(load_from=str(load_from), resume=True)
 
 
-def begin(runner: Runner) -> LabelRefiner:
-    """Comes as far as a run does before its first step."""
-    runner._train_loop = runner.build_train_loop(runner._train_loop)
-    hook = next(h for h in runner.hooks if isinstance(h, LabelRefiner))
-    hook.before_train(runner)
-    return hook
+class Images(BaseDataset):
+    """As many as asked for; nothing is in them."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        super().__init__()
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        return [{} for _ in range(self.count)]
+
+
+@pytest.fixture(scope='module')
+def nets() -> tuple[nn.Module, nn.Module]:
+    return build(config_of(False)), freeze(build(config_of(False), 2))
+
+
+def begin(
+    hook: LabelRefiner, nets: tuple[nn.Module, nn.Module], images: int = 64
+) -> RefinedLosses:
+    """Comes as far as a run with a teacher does before its first step."""
+    runner = SimpleNamespace(
+        train_dataloader=SimpleNamespace(dataset=Images(images)),
+        logger=SimpleNamespace(info=print),
+        cfg={},
+    )
+    return hook.losses_of(runner, *nets)
 
 
 def test_labels_survive_resumption_bit_for_bit(
@@ -60,35 +84,43 @@ def test_labels_survive_resumption_bit_for_bit(
         )
 
 
-def test_settings_reach_the_labels(distil: Distil) -> None:
+def test_settings_reach_the_labels(
+    nets: tuple[nn.Module, nn.Module], capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = dict(alpha=0.5, temperature=2, label_lr=3)
-    hook = begin(distil(lambda c: refined(c, **settings)))
-    assert isinstance(hook.running, RefinedLosses)
-    refine = hook.running.refinement
+    losses = begin(LabelRefiner('dense', **settings), nets)
+    refine = losses.refinement
     assert {name: getattr(refine, name) for name in settings} == settings
+    assert refine.logits.shape == (64, 10)
+    # 64 images, 10 classes, 4 bytes.
+    assert '64 images of 10 classes, 0.0 MB' in capsys.readouterr().out
+    losses.remove()
 
 
-def test_other_images_are_no_resumption(distil: Distil) -> None:
-    def resume(state: dict[str, Any]) -> None:
-        runner = distil(refined)
-        runner._resume = True
-        hook = next(h for h in runner.hooks if isinstance(h, LabelRefiner))
-        hook.after_load_checkpoint(runner, {REFINED: state})
-        begin(runner)
-
-    other = dict(logits=torch.ones(63, 10), known=torch.ones(63))
-    with pytest.raises(PruningError, match=r'\(63, 10\), .*\(64, 10\)'):
-        resume(dict(version=1, state=other))
-    with pytest.raises(PruningError, match='label_refinement of version 9'):
-        resume(dict(version=9, state=other))
-
-
-def test_new_runs_from_old_weights_begin_anew(distil: Distil) -> None:
-    runner = distil(refined)
-    hook = next(h for h in runner.hooks if isinstance(h, LabelRefiner))
+def loaded(resume: bool, version: int = 1) -> LabelRefiner:
     state = dict(logits=torch.ones(63, 10), known=torch.ones(63))
-    hook.after_load_checkpoint(runner, {REFINED: dict(version=1, state=state)})
-    assert not begin(runner).running.refinement.known.any()
+    hook = LabelRefiner('dense')
+    hook.after_load_checkpoint(
+        SimpleNamespace(_resume=resume),
+        {REFINED: dict(version=version, state=state)},
+    )
+    return hook
+
+
+def test_other_images_are_no_resumption(
+    nets: tuple[nn.Module, nn.Module],
+) -> None:
+    assert begin(loaded(True), nets, 63).refinement.known.all()
+    with pytest.raises(PruningError, match=r'\(63, 10\), .*\(64, 10\)'):
+        begin(loaded(True), nets)
+    with pytest.raises(PruningError, match='label_refinement of version 9'):
+        loaded(True, version=9)
+
+
+def test_new_runs_from_old_weights_begin_anew(
+    nets: tuple[nn.Module, nn.Module],
+) -> None:
+    assert not begin(loaded(False), nets).refinement.known.any()
 
 
 def mixed(config: dict[str, Any]) -> None:
@@ -99,18 +131,17 @@ def mixed(config: dict[str, Any]) -> None:
     config['custom_hooks'][0]['prune_epochs'] = 1
 
 
-def test_mixed_images_are_refused(distil: Distil) -> None:
-    def change(config: dict[str, Any]) -> None:
-        refined(config)
-        mixed(config)
-
+def test_mixed_images_are_refused(nets: tuple[nn.Module, nn.Module]) -> None:
+    student = copy.deepcopy(nets[0])
+    student.data_preprocessor.batch_augments = object()
     with pytest.raises(PruningError, match='mixes images'):
-        begin(distil(change))
+        begin(LabelRefiner('dense'), (student, nets[1]))
 
 
 def test_the_distiller_learns_from_mixed_images(distil: Distil) -> None:
     """Mixup distillation: the teacher sees what the student sees."""
     runner = distil(mixed, kwargs=dict(epochs=1))
+    assert runner.model.data_preprocessor.batch_augments is not None
     seen: dict[str, Any] = {}
     runner.model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True
@@ -123,29 +154,29 @@ def test_the_distiller_learns_from_mixed_images(distil: Distil) -> None:
 
 
 def test_a_step_that_passes_the_forward_by_is_refused(
-    distil: Distil,
+    nets: tuple[nn.Module, nn.Module],
 ) -> None:
-    runner = distil(refined)
-    hook = begin(runner)
+    hook = LabelRefiner('dense')
+    hook.running = begin(hook, nets)
     with pytest.raises(PruningError, match='does not call its forward in'):
-        hook.after_train_iter(runner, 0)
+        hook.after_train_iter(SimpleNamespace(), 0)
+    hook.running.remove()
 
 
-def test_a_module_without_classes_is_refused(distil: Distil) -> None:
-    def other(config: dict[str, Any]) -> None:
-        refined(config, module='head.fc')
-
+def test_a_module_without_classes_is_refused(
+    nets: tuple[nn.Module, nn.Module],
+) -> None:
     with pytest.raises(PruningError, match=r"module='head\.fc': Linear has"):
-        begin(distil(other))
+        begin(LabelRefiner('dense', module='head.fc'), nets)
 
 
 def test_images_are_counted_where_they_are_numbered() -> None:
-    digits = Digits(indices=7)
-    twice = ExpandedDataset(ConcatDataset([digits, digits]), [[], []])
-    assert _count_images(digits) == 7
-    assert _count_images(RepeatDataset(digits, 3)) == 7
+    seven = Images(7)
+    twice = ExpandedDataset(ConcatDataset([seven, seven]), [[], []])
+    assert _count_images(seven) == 7
+    assert _count_images(RepeatDataset(seven, 3)) == 7
     assert _count_images(SimpleNamespace(dataset=twice)) == 28
-    both = ConcatDataset([digits, digits])
+    both = ConcatDataset([seven, seven])
     for data in (both, SimpleNamespace(dataset=both), SimpleNamespace()):
         with pytest.raises(PruningError, match='does not number its images'):
             _count_images(data)
