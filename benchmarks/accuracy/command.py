@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .jobs import Store, run_all
+from .plot import plot
 from .rows import TABLES
 from .table import report
 from .training import Recipe
@@ -46,6 +47,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add('--device', default='cpu')
     add('--workers', type=int, default=1, help='networks at once')
     add('--seconds', type=float, help='after which what runs is given up')
+    add('--plot', type=Path, help='picture of the results')
     args = parser.parse_args(argv)
     args.out = args.out or RESULTS / f'{args.table}.json'
     args.rows = args.rows or list(TABLES[args.table])
@@ -85,4 +87,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             deadline,
         )
     print(report(args.table, args.out))
+    if args.plot:
+        plot(args.table, args.out, args.plot)
     sys.exit(not complete)

@@ -132,6 +132,12 @@ ABLATION = {
     'divisor-4': lapp(settings={'divisor': 4}),
     'divisor-8': lapp(settings={'divisor': 8}),
     'taylor': lapp(settings={'score': 'taylor'}),
+    'filters-pointwise': lapp(
+        settings={'unit': 'filters', 'bypass': 'pointwise'}
+    ),
+    'filters-depthwise': lapp(
+        settings={'unit': 'filters', 'bypass': 'depthwise'}
+    ),
     'ranking-l2': Row('ranking'),
     # The single channels of least harm per cost, p^2 / c.
     'ranking-taylor': Row(

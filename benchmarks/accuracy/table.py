@@ -17,6 +17,19 @@ from .run import Result
 BASES = 'dense', 'uniform'
 
 
+def by_row(table: str, path: Path) -> dict[str, dict[int, Result]]:
+    """Results by row, in the order of the table, and seed.
+
+    Args:
+        table (str): Name of the table.
+        path (Path): File of its results.
+    """
+    found: dict[str, dict[int, Result]] = {}
+    for result in json.loads(path.read_text('utf-8'))['results']:
+        found.setdefault(result['row'], {})[result['seed']] = result
+    return {name: found[name] for name in TABLES[table] if name in found}
+
+
 def report(table: str, path: Path) -> str:
     """A Markdown table of what a file holds.
 
@@ -24,23 +37,14 @@ def report(table: str, path: Path) -> str:
         table (str): Name of the table.
         path (Path): File of its results.
     """
-    content = json.loads(path.read_text('utf-8'))
-    found: dict[str, dict[int, Result]] = {}
-    for result in content['results']:
-        found.setdefault(result['row'], {})[result['seed']] = result
+    found = by_row(table, path)
     bases = [name for name in BASES if name in found]
     columns = ['row', 'FLOPs', 'parameters', 'epochs', 'training cost']
     columns += ['seeds', 'top-1', *(f'minus {name}' for name in bases)]
     lines = [columns, [':--', *['--:'] * (len(columns) - 1)]]
-    for name in TABLES[table]:
-        if name in found:
-            runs = found[name]
-            lines.append(
-                [
-                    *cells(name, list(runs.values())),
-                    *(difference(runs, found[base]) for base in bases),
-                ]
-            )
+    for name, runs in found.items():
+        differences = [difference(runs, found[base]) for base in bases]
+        lines.append([*cells(name, list(runs.values())), *differences])
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
@@ -58,7 +62,7 @@ def cells(name: str, runs: Sequence[Result]) -> list[str]:
         f'{mean("epochs"):.0f}',
         f'{100 * mean("cost"):.1f} %',
         f'{len(runs)}',
-        f'{mean("accuracy"):.2f} ± {deviation(accuracies):.2f}',
+        with_spread(f'{mean("accuracy"):.2f}', deviation(accuracies)),
     ]
 
 
@@ -69,7 +73,12 @@ def difference(runs: dict[int, Result], base: dict[int, Result]) -> str:
         return ''
     found = [runs[s]['accuracy'] - base[s]['accuracy'] for s in seeds]
     error = deviation(found) / math.sqrt(len(found))
-    return f'{statistics.mean(found):+.2f} ± {error:.2f}'
+    return with_spread(f'{statistics.mean(found):+.2f}', error)
+
+
+def with_spread(value: str, spread: float) -> str:
+    """A mean with its spread; of a single seed there is none."""
+    return value if math.isnan(spread) else f'{value} ± {spread:.2f}'
 
 
 def deviation(values: Sequence[float]) -> float:

@@ -109,10 +109,12 @@ def test_the_command_reports_what_is_there(tmp_path, capsys):
         'cost': 1.0,
     }  # fmt: skip
     Store(out, RECIPE).add({'row': 'dense', 'seed': 0, **result})
+    picture = tmp_path / 'images' / 'a.png'
     with pytest.raises(SystemExit) as error:
-        main(['headline', '--out', str(out)])
+        main(['headline', '--out', str(out), '--plot', str(picture)])
     assert error.value.code == 0
     assert '90.00' in capsys.readouterr().out
+    assert picture.stat().st_size > 1000
 
 
 def test_unknown_rows_are_refused(capsys):

@@ -4,9 +4,13 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
+from accuracy.command import RESULTS
 from accuracy.table import deviation, difference, report
+
+PAGE = Path(__file__).parents[3] / 'docs' / 'benchmarks.md'
 
 
 def runs(*accuracies, first=0):
@@ -25,6 +29,7 @@ def test_differences_of_equal_seeds():
     assert difference(runs(81.0, 85.0), base) == '+2.00 ± 1.00'
     assert difference(runs(81.0, first=7), base) == ''
     assert difference(base, base) == ''
+    assert difference(runs(81.0), base) == '+1.00'  # no spread of one seed
 
 
 def test_one_value_has_no_deviation():
@@ -48,3 +53,12 @@ def test_a_table_has_its_rows_in_order(tmp_path):
     assert lines[2].startswith('| dense | 50.0 % | 2 k | 3 | 50.0 % | 2 |')
     assert lines[3].startswith('| lapp ')
     assert lines[3].endswith('| 90.00 ± 1.41 | -1.00 ± 0.00 |')
+
+
+@pytest.mark.parametrize(
+    'path', sorted(RESULTS.glob('*.json')), ids=lambda p: p.stem
+)
+def test_the_page_has_what_the_results_say(path):
+    lines = report(path.stem, path).splitlines()
+    assert len(lines) > 2
+    assert set(lines) <= set(PAGE.read_text().splitlines())
