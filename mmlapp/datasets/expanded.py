@@ -40,6 +40,10 @@ class ExpandedDataset:
             to none.
         seed (int): Of what is random in the variants. Defaults to 0.
 
+    Attributes:
+        numbers_images (bool): Whether every entry has a ``sample_idx`` of
+            its own, which :class:`~mmlapp.engine.LabelRefiner` asks for.
+
     Raises:
         PruningError: If there are no variants.
 
@@ -50,6 +54,8 @@ class ExpandedDataset:
         >>> len(data), data[359 + 4]['sample_idx']
         (718, 363)
     """
+
+    numbers_images = True
 
     def __init__(
         self,

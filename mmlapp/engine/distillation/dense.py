@@ -17,7 +17,7 @@ import torch
 from mmengine import dist
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 from mmlapp.core import Pruner, PruningError
 from mmlapp.core.files import replace_file
@@ -101,13 +101,21 @@ def keep_dense(runner: Runner) -> Teacher:
     shared: list[Any] = [weights]
     dist.broadcast_object_list(shared)
     if dist.is_main_process():
-        path = Path(runner.work_dir, FILE)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = {'state_dict': weights, 'meta': {}}
-        replace_file(path, lambda temporary: torch.save(data, temporary))
-        runner.logger.info(f'Distillation: the dense model is in {path}')
+        _save(Path(runner.work_dir, FILE), shared[0])
     dist.barrier()
     return _teacher(runner, shared[0], 'the dense model of the run')
+
+
+def _save(path: Path, weights: Mapping[str, Tensor]) -> None:
+    data = {'state_dict': weights, 'meta': {}}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda temporary: torch.save(data, temporary))
+    except (OSError, RuntimeError) as error:  # torch raises the second
+        raise PruningError(
+            f"teacher='dense': {path} could not be written ({error}), and "
+            f'without it the run cannot be resumed. Make room. {REMEDY}'
+        ) from error
 
 
 def find_dense(runner: Runner) -> Teacher:

@@ -190,11 +190,11 @@ class Distiller(Hook):
                 'a new run from its weights: load_from, without resume'
             )
         model = unwrap(runner.model)
+        own = next(p for p in model.parameters() if p.is_floating_point())
+        teacher.model.to(own.device, own.dtype)
         data = getattr(runner.train_dataloader, 'dataset', None)
         known = getattr(data, 'metainfo', {})
         check_fits(model, teacher, self.losses, known.get('classes'))
-        own = next(p for p in model.parameters() if p.is_floating_point())
-        teacher.model.to(own.device, own.dtype)
         self._teacher = teacher
         self.running = self.losses_of(runner, model, teacher.model)
         runner.logger.info(

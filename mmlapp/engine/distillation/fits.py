@@ -104,8 +104,8 @@ def _plain(value: Any) -> Any:
 def check_kept_widths(student: nn.Module, names: Iterable[str]) -> None:
     """Refuses modules whose outputs pruning makes narrower.
 
-    A copy is narrowed, with the last channel of every group removed, and run
-    beside the model.
+    A copy is run, narrowed to all but the last channel of every group, and
+    run again.
 
     Args:
         student (nn.Module): The model; if it has no pruner nothing is done.
@@ -119,13 +119,11 @@ def check_kept_widths(student: nn.Module, names: Iterable[str]) -> None:
         return
     if pruner.input_shape is None:
         return
-    names, narrow = list(names), copy_of(student)
-    narrow.pruner.set_mask(_one_less(narrow.pruner))
-    narrow_model(narrow, narrow.pruner.plan())
-    before, after = (
-        _shapes(model, names, pruner.input_shape)
-        for model in (copy_of(student), narrow)
-    )
+    names, twin = list(names), copy_of(student)
+    before = _shapes(twin, names, pruner.input_shape)
+    twin.pruner.set_mask(_one_less(twin.pruner))
+    narrow_model(twin, twin.pruner.plan())
+    after = _shapes(twin, names, pruner.input_shape)
     for name in names:
         if before[name] != after[name]:
             raise PruningError(
@@ -153,6 +151,7 @@ def _shapes(
     probe = random_probes(input_shape)[0]
     outputs = Outputs(model, names, 'the student')
     found = outputs.of(lambda: probe.run(model))
+    outputs.remove()
     return {
         name: [tuple(tensor.shape) for tensor in tensors]
         for name, tensors in found.items()

@@ -13,7 +13,6 @@ from torch import nn
 
 from mmlapp.core import LabelRefinement, PruningError
 from mmlapp.core.distillation.refinement import ALPHA, LABEL_LR, TEMPERATURE
-from mmlapp.datasets import ExpandedDataset
 from mmlapp.registry import HOOKS
 
 from ..checkpoints.state import check_version
@@ -22,8 +21,9 @@ from .outputs import find_module
 from .refined_losses import RefinedLosses
 
 REFINED, REFINED_VERSION = 'label_refinement', 1
-# Data sets that number their images.
-NUMBERED = BaseDataset, ExpandedDataset
+# Attribute of other data sets than MMEngine's that give each image a
+# `sample_idx` below their length.
+NUMBERED = 'numbers_images'
 
 
 @HOOKS.register_module()
@@ -170,7 +170,7 @@ def _check_mixing(student: nn.Module) -> None:
 def _count_images(data: Any) -> int:
     """Number of images that the data set numbers, whatever repeats it."""
     outer = data
-    while not isinstance(data, NUMBERED):
+    while not (isinstance(data, BaseDataset) or hasattr(data, NUMBERED)):
         data = getattr(data, 'dataset', None)
         if data is None:
             raise PruningError(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmlapp.core import Distillation, PruningError
 
-from ..models.prunable import LOSS, _mode
+from ..models.prunable import LOSS, mode_of
 from ..training.compiled import Uncompiled
 from .outputs import Outputs
 
@@ -80,7 +80,7 @@ class DistilledLosses:
         return (
             module is self.student
             and module.training
-            and _mode(args, kwargs) == 'loss'
+            and mode_of(args, kwargs) == 'loss'
         )
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:

@@ -202,7 +202,7 @@ def _warn_alone(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     """Warns once, before the first step of a run that will not prune."""
-    if not module.training or _mode(args, kwargs) != 'loss':
+    if not module.training or mode_of(args, kwargs) != 'loss':
         return
     # `RuntimeInfoHook` notes it when the training of a runner begins.
     running = MessageHub.get_current_instance().get_info('max_iters')
@@ -219,8 +219,13 @@ def _warn_alone(
         )
 
 
-def _mode(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Argument ``mode`` of ``forward(inputs, data_samples, mode)``."""
+def mode_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Argument ``mode`` of ``forward(inputs, data_samples, mode)``.
+
+    Args:
+        args (tuple): Arguments of the forward.
+        kwargs (dict): Those with a name.
+    """
     return kwargs.get('mode', args[2] if len(args) > 2 else None)
 
 
@@ -235,7 +240,7 @@ def _add_loss(
     ``parse_losses`` of MMEngine sums and logs every key with ``loss`` in it,
     in plain, mixed-precision and distributed training alike.
     """
-    if _mode(args, kwargs) != 'loss' or not isinstance(output, dict):
+    if mode_of(args, kwargs) != 'loss' or not isinstance(output, dict):
         return None
     pruner: Any = module.pruner
     if pruner.phase != Phase.PRUNING:

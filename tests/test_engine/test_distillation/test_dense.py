@@ -58,6 +58,19 @@ def test_a_file_that_is_gone_is_named(distil: Distil) -> None:
         find_dense(distil())
 
 
+def test_a_full_disk_is_named(
+    distil: Distil, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError('No space left on device')
+
+    runner = distil()
+    monkeypatch.setattr(torch, 'save', full)
+    with pytest.raises(PruningError, match=rf'{FILE} could.*No space.*room'):
+        keep_dense(runner)
+    assert not list(tmp_path.glob('*.pth'))
+
+
 def test_random_weights_teach_nothing(distil: Distil) -> None:
     runner = distil()
     with pytest.raises(PruningError, match=r'iteration 0.*begin_iters'):
