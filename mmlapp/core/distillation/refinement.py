@@ -99,12 +99,13 @@ class LabelRefinement(nn.Module):
         Raises:
             PruningError: For other classes, or an index out of range.
         """
-        indices = self._checked(indices)
-        self._check_classes(logits)
+        self._check_shape(logits, indices)
+        # At once: each transfer from a GPU waits for it.
+        indices, logits = self._checked(indices), logits.to(self.logits)
         # Backwards: of several values for one row the last is written.
         new = (~self.known[indices]).nonzero()[:, 0].flip(0)
         for row in new.tolist():
-            self.logits[indices[row]] = logits[row].to(self.logits)
+            self.logits[indices[row]] = logits[row]
         self.known[indices] = True
 
     def forward(
@@ -140,7 +141,7 @@ class LabelRefinement(nn.Module):
                 'LabelRefinement: step() was not called after the last batch, '
                 'whose pseudo-logits would never move'
             )
-        self._check_classes(student)
+        self._check_shape(student, indices)
         if not self.knows(indices):
             raise PruningError(
                 'LabelRefinement: an image of the batch has no pseudo-logits '
@@ -163,7 +164,7 @@ class LabelRefinement(nn.Module):
 
     def step(self) -> None:
         """Moves the pseudo-logits of the last batch; without one, nothing."""
-        move, self._move = self._move, None
+        move = self.take_move()
         if move is not None:
             self.move(*move)
 
@@ -172,10 +173,11 @@ class LabelRefinement(nn.Module):
 
         Returns:
             tuple[Tensor, Tensor] or None: Indices ``[N]`` and the negative
-            gradients ``[N, K]`` of the last batch; for :meth:`move`.
+            gradients ``[N, K]`` of the last batch, where the pseudo-logits
+            are; for :meth:`move`.
         """
         move, self._move = self._move, None
-        return move
+        return None if move is None else (move[0], move[1].to(self.logits))
 
     @torch.no_grad()
     def move(self, indices: Tensor, slopes: Tensor) -> None:
@@ -200,10 +202,11 @@ class LabelRefinement(nn.Module):
             )
         return indices
 
-    def _check_classes(self, logits: Tensor) -> None:
-        if logits.ndim != 2 or logits.shape[1] != self.logits.shape[1]:
+    def _check_shape(self, logits: Tensor, indices: Tensor) -> None:
+        expected = len(indices), self.logits.shape[1]
+        if tuple(logits.shape) != expected:
             raise PruningError(
                 f'LabelRefinement: logits of shape {tuple(logits.shape)}, '
-                f'expected [N, {self.logits.shape[1]}]: classes='
-                f'{self.logits.shape[1]}'
+                f'expected {expected}, with an index for each image and '
+                f'classes={expected[1]}'
             )

@@ -158,6 +158,8 @@ def test_what_does_not_fit_is_named(student, refine):
         refine.term(student[:, :3], INDICES)
     with pytest.raises(PruningError, match=r'\(2, 5\), .*classes=4'):
         refine.initialise(INDICES[:2], torch.ones(2, 5))
+    with pytest.raises(PruningError, match=r'\(3, 4\), expected \(2, 4\)'):
+        refine.initialise(INDICES[:2], torch.ones(3, 4))
     for bad in (10, -1):
         with pytest.raises(PruningError, match=rf'{bad}.* of images=10'):
             refine.term(student, torch.tensor([0, bad, 1]))
