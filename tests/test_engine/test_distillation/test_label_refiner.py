@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from teachers import build, config_of
 from torch import nn
@@ -82,6 +83,39 @@ def test_labels_survive_resumption_bit_for_bit(
         torch.testing.assert_close(
             resumed[key], unbroken[key], rtol=0, atol=0, msg=key
         )
+
+
+class Places(Hook):
+    """Notes where teacher, labels and moves are after the first step."""
+
+    priority = 'HIGHEST'
+    seen: tuple[str, ...] = ()
+
+    def after_train_iter(self, runner: Runner, **kwargs: Any) -> None:
+        hook = next(h for h in runner.hooks if isinstance(h, LabelRefiner))
+        losses = hook.running
+        weight = losses.teacher.head.fc.weight
+        self.seen = weight.device.type, losses.refinement.logits.device.type
+
+
+def test_on_a_gpu_labels_stay_on_the_cpu(
+    distil: Distil, card: str, tmp_path: Path
+) -> None:
+    def change(config: dict[str, Any]) -> None:
+        refined(config)
+        config['optim_wrapper'].update(
+            type='mmlapp.AmpPruningOptimWrapper', dtype='bfloat16'
+        )
+
+    runner, places = distil(change, kwargs=dict(epochs=1)), Places()
+    runner.register_hook(places)
+    runner.train()
+    assert places.seen == (card, 'cpu')
+    saved = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
+    labels = saved[REFINED]['state']
+    assert labels['known'].all()
+    assert labels['logits'].isfinite().all()
+    assert labels['logits'].device.type == 'cpu'
 
 
 def test_settings_reach_the_labels(
