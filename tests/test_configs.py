@@ -31,6 +31,8 @@ CONFIGS = sorted(
     if '_base_' not in path.parts
 )
 LAPP_CONFIGS = [path for path in CONFIGS if path.name.startswith('lapp-')]
+# Go on from a pruned network.
+SECOND = [path for path in LAPP_CONFIGS if '-refined_' in path.name]
 FAMILIES = sorted({path.parent for path in CONFIGS})
 # MMDetection warns of its own attribute.
 pytestmark = pytest.mark.filterwarnings(
@@ -124,19 +126,25 @@ def test_name_of_lapp_config_says_what_it_does(path: Path) -> None:
     *others, hook = load(path).custom_hooks
     percent = round(hook.target['flops'] * 100)
     cost = '-equal-cost' if hook.get('train_cost') == 'dense' else ''
-    kd = '-distilled' if any(map(is_distiller, others)) else ''
-    assert path.stem == f'lapp-flops{percent}{kd}{cost}_{parent}'
+    taught = ''.join(TEACHERS.get(other['type'], '') for other in others)
+    assert path.stem == f'lapp-flops{percent}{taught}{cost}_{parent}'
 
 
-def is_distiller(hook: Mapping[str, Any]) -> bool:
-    return hook['type'] == 'mmlapp.Distiller'
+TEACHERS = {
+    'mmlapp.Distiller': '-distilled',
+    'mmlapp.LabelRefiner': '-refined',
+}
+
+
+def has_teacher(hook: Mapping[str, Any]) -> bool:
+    return hook['type'] in TEACHERS
 
 
 def test_the_teacher_is_what_the_dense_config_leaves() -> None:
     """Where tools/train.py writes the last checkpoint of the parent."""
     found = 0
     for path in LAPP_CONFIGS:
-        for hook in filter(is_distiller, load(path).custom_hooks):
+        for hook in filter(has_teacher, load(path).custom_hooks):
             parent, cfg = parent_of(path)
             name = f'epoch_{cfg.train_cfg.max_epochs}.pth'
             expected = f'work_dirs/{parent}/{name}'
@@ -145,16 +153,19 @@ def test_the_teacher_is_what_the_dense_config_leaves() -> None:
     assert found
 
 
-@pytest.mark.parametrize('path', LAPP_CONFIGS, ids=name_of)
+@pytest.mark.parametrize(
+    'path', [p for p in LAPP_CONFIGS if p not in SECOND], ids=name_of
+)
 def test_lapp_config_leaves_the_recipe_alone(path: Path) -> None:
     (_, parent), cfg = parent_of(path), load(path).to_dict()
     dense = parent.to_dict()
     *hooks, ours = cfg.pop('custom_hooks')
-    hooks = [hook for hook in hooks if not is_distiller(hook)]
+    hooks = [hook for hook in hooks if not has_teacher(hook)]
     assert hooks == dense.pop('custom_hooks', [])
     assert ours['type'] == 'mmlapp.PruningHook'
     assert ours['prune_epochs'] <= cfg['train_cfg']['max_epochs'] / 3
     assert cfg.pop('custom_imports') == dict(imports=['mmlapp'])
+    dense.pop('custom_imports', None)
     assert cfg['optim_wrapper'].pop('type') == 'mmlapp.PruningOptimWrapper'
     dense['optim_wrapper'].pop('type', None)
     model = cfg['model']
@@ -162,10 +173,38 @@ def test_lapp_config_leaves_the_recipe_alone(path: Path) -> None:
     model['type'] = model.pop('architecture')
     for key in ('scope', 'input_shape', 'divisor'):
         model.pop(key, None)
+    if 'tenth' in path.stem and '-distilled_' in path.stem:
+        mixing = dict(augments=dict(type='Mixup', alpha=1.0))
+        assert model.pop('train_cfg') == mixing
     # What stays of a layer must adapt: all stages are trained.
     if dense['model']['backbone'].pop('frozen_stages', -1) >= 0:
         assert model['backbone'].pop('frozen_stages') == -1
     assert without_scope(cfg) == without_scope(dense)
+
+
+@pytest.mark.parametrize('path', SECOND, ids=name_of)
+def test_the_second_stage_goes_on_from_the_first(path: Path) -> None:
+    """With CURL's schedule, and nothing else of the first stage changed."""
+    cfg = load(path)
+    first = path.with_name(path.name.replace('-refined_', '-distilled_'))
+    before = load(first)
+    epochs = before.train_cfg.max_epochs
+    assert cfg.load_from == f'work_dirs/{first.stem}/epoch_{epochs}.pth'
+    assert cfg.train_dataloader == before.train_dataloader
+    assert cfg.custom_hooks[-1] == before.custom_hooks[-1]
+    assert cfg.train_cfg.max_epochs == cfg.param_scheduler.T_max == 16
+    assert cfg.param_scheduler.type == 'CosineAnnealingLR'
+    assert cfg.optim_wrapper.optimizer.lr == 1e-4
+    assert cfg.model.get('train_cfg') is None
+
+
+def test_a_tenth_of_the_images_has_all_classes_alike() -> None:
+    """Of 5,000 images per class, one class after the other."""
+    name = 'resnet20_b128_cifar10-folder-tenth-expanded'
+    data = load(ROOT / f'configs/resnet/{name}.py').train_dataloader.dataset
+    labels = np.array(data.dataset.indices) // 5000
+    assert np.bincount(labels).tolist() == [500] * 10
+    assert len(data.variants) == 6
 
 
 def without_scope(value: object) -> object:
