@@ -37,6 +37,7 @@ ORDER = {
         'snapshot',
         'compare',
         'progress',
+        'segments',
         'distillation',
         'trace',
         'groups',

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from ..score.normalise import by_rank
@@ -55,4 +54,4 @@ def rank_in_group(pruner: Pruner) -> Tensor:
         Tensor: Shape ``[channels]``; the best channel of a group of N has
         :math:`1 - 1/2N`.
     """
-    return torch.cat([by_rank(s) for s in pruner.scores.split(pruner.sizes)])
+    return by_rank(pruner.scores, pruner.parts)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import PruningError
 from ..numbers import check_number
+from ..score.normalise import normalised
 from .base import register_method
 from .channel_costs import COST_TERMS
 from .fixed_order import FixedOrder
@@ -78,8 +79,8 @@ class Ranking(FixedOrder):
         """Makes the order that was last found."""
         if self.term is not None:
             # What every score is made of, whatever it is.
-            normalised = pruner.scorer.normalise(torch.arange(3.0))
-            refuse_negative(f'method cost={self.cost!r}', normalised)
+            scores = normalised(pruner.scorer.normalise, torch.arange(3.0))
+            refuse_negative(f'method cost={self.cost!r}', scores)
         self.register_buffer('order', torch.zeros_like(pruner.scores))
 
     def check(self, steps: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import PruningError
 from ..numbers import check_number
-from ..score.normalise import by_rank
+from ..score.normalise import by_rank, normalised
 
 
 def check_protect(share: float) -> float:
@@ -74,7 +74,7 @@ def lifted(ranking: Tensor, *above: Tensor) -> Tensor:
         >>> lifted(torch.tensor([5.0, 1.0, 3.0]), first).argsort()
         tensor([2, 0, 1])
     """
-    order = by_rank(ranking)
+    order = normalised(by_rank, ranking)
     # Ranks lie in (0, 1), so that a whole number passes all of them.
     for place, which in enumerate(above):
         order = order + 2**place * which

@@ -20,6 +20,7 @@ from ..progress import Phase, Progress
 from ..score import Scorer
 from ..score.group_scores import GroupInfo
 from ..score.harm import Harm
+from ..segments import Segments, segments
 from .stability import KEPT, RULE, Stability
 
 
@@ -110,6 +111,11 @@ class PrunerState(nn.Module):
     def sizes(self) -> list[int]:
         """Number of channels of every group."""
         return [g.size for g in self.groups]
+
+    @property
+    def parts(self) -> Segments:
+        """Where the channels of every group lie."""
+        return segments(self.sizes, self.gate.device)
 
     @property
     def progress(self) -> Progress:

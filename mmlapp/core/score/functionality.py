@@ -16,7 +16,7 @@ from ..errors import PruningError
 from ..numbers import check_number
 from .base import Score, ScoreContext, register_score
 from .clusters import k_means, standardised
-from .normalise import by_rank
+from .normalise import by_rank, normalised
 
 
 @register_score('functionality')
@@ -87,7 +87,7 @@ class Functionality(Score):
         scores = torch.zeros_like(contribution)
         for cluster in owner.unique():
             inside = owner == cluster
-            scores[inside] = by_rank(contribution[inside])
+            scores[inside] = normalised(by_rank, contribution[inside])
         return scores
 
     def __call__(self, context: ScoreContext) -> Tensor:

@@ -1,18 +1,21 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of a channel group, from the live weights of its layers."""
+"""What the scores of a channel group come from: its layers' weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, repeat
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import PruningError
 from .base import ChannelWeights, Score, ScoreContext
+
+# Of every layer, before anything was noted.
+UNKNOWN: Iterator[Tensor | None] = repeat(None)
 
 
 @dataclass
@@ -43,6 +46,17 @@ class Layer:
     scale: str = 'weight'
     shift: str = ''
 
+    def channels_on(self, device: torch.device) -> Tensor:
+        """Returns the channels on a device, where they stay.
+
+        Args:
+            device (torch.device): Of the weights.
+        """
+        # One without values would take theirs away.
+        if self.channels.device != device and device.type != 'meta':
+            self.channels = self.channels.to(device)
+        return self.channels
+
 
 @dataclass
 class GroupInfo:
@@ -64,52 +78,26 @@ class GroupInfo:
     readers: list[Layer] = field(default_factory=list)
 
 
-def group_scores(
+def contexts(
     group: GroupInfo,
     score: Score,
-    normalise: Callable[[Tensor], Tensor],
-    harm: Tensor | None = None,
-) -> Tensor:
-    """Normalised scores of a group: the mean over its layers.
-
-    The mean is normalised once more: means of ranks crowd around one half,
-    and a threshold would run through a group of many layers sooner than
-    through one of a single layer.
+    harm: Iterator[Tensor | None] = UNKNOWN,
+) -> Iterator[tuple[Layer, ScoreContext]]:
+    """Yields the layers of a group, each with what a score may look at.
 
     Args:
         group (GroupInfo): The group.
         score (Score): Importance score of one layer.
-        normalise (Callable): Makes scores of different layers comparable.
-        harm (Tensor, optional): Of its channels, ``[group.size]``. Defaults
-            to None.
-
-    Returns:
-        Tensor: Shape ``[group.size]``, float32.
+        harm (Iterator): Of the rows of every layer, each ``[N]`` or None,
+            the default.
     """
-    parts = []
-    for layer, context in _contexts(group, score, harm):
-        raw = _checked(score, context).float()
-        index = layer.channels.to(raw.device)
-        owned = index >= 0
-        index, raw = index[owned], raw[owned]
-        # A channel may stand at several indices of a layer: their mean. Sum
-        # and count, [indices] -> [channels of the group].
-        blank = raw.new_zeros(group.size)
-        count = blank.index_add(0, index, torch.ones_like(raw))
-        total = blank.index_add(0, index, raw)
-        parts.append(_openly(normalise, total / count.clamp_min(1)))
-    return _openly(normalise, torch.stack(parts).mean(dim=0))
-
-
-def _contexts(
-    group: GroupInfo, score: Score, harm: Tensor | None = None
-) -> Iterator[tuple[Layer, ScoreContext]]:
-    """Layers of a group, each with what a score may look at."""
     emitters = _emitters(group) if score.all_weights else []
     readers = [rows(la) for la in group.readers if score.all_weights]
-    for layer in group.layers:
-        context = layer_context(layer, harm)
-        yield layer, replace(context, emitters=emitters, readers=readers)
+    for layer, part in zip(group.layers, harm, strict=False):
+        context = layer_context(layer, part)
+        if score.all_weights:
+            context = replace(context, emitters=emitters, readers=readers)
+        yield layer, context
 
 
 def _emitters(group: GroupInfo) -> list[ChannelWeights]:
@@ -125,8 +113,16 @@ def _emitters(group: GroupInfo) -> list[ChannelWeights]:
     return [*found, *scales.values()]
 
 
-def _checked(score: Score, context: ScoreContext) -> Tensor:
-    """What a score says of a layer, without the graph that it came from."""
+def checked(score: Score, context: ScoreContext) -> Tensor:
+    """What a score says of a layer, ``[N]``.
+
+    Args:
+        score (Score): The score.
+        context (ScoreContext): The layer.
+
+    Raises:
+        PruningError: If it is not one number per channel.
+    """
     found = score(context)
     wanted = (len(context.filters),)
     if not isinstance(found, Tensor) or found.shape != wanted:
@@ -136,18 +132,13 @@ def _checked(score: Score, context: ScoreContext) -> Tensor:
             f'of shape {wanted}, one number per channel, got '
             f'{type(found).__name__} of shape {shape}'
         )
-    return found.detach()
+    return found
 
 
 def score_name(score: Score) -> str:
     """How messages call a score."""
     function = getattr(score, 'function', None)
     return str(getattr(function, '__name__', type(score).__name__))
-
-
-def _openly(normalise: Callable[[Tensor], Tensor], scores: Tensor) -> Tensor:
-    """A rank would hide a NaN or an infinity: times zero, it stays."""
-    return normalise(scores) + (scores * 0).sum()
 
 
 def report_non_finite(
@@ -163,7 +154,7 @@ def report_non_finite(
     Raises:
         PruningError: If there is such a layer.
     """
-    found = (_contexts(group, score) for group in groups)
+    found = (contexts(group, score) for group in groups)
     for layer, context in chain.from_iterable(found):
         if score(context).isfinite().all():
             continue
@@ -181,8 +172,7 @@ def layer_context(layer: Layer, harm: Tensor | None = None) -> ScoreContext:
 
     Args:
         layer (Layer): The layer.
-        harm (Tensor, optional): Of the channels of its group,
-            ``[group.size]``. Defaults to None.
+        harm (Tensor, optional): Of its rows, ``[N]``. Defaults to None.
     """
     weight = stored_weight(layer)
     norm = {} if layer.norm is None else layer.norm._parameters
@@ -194,15 +184,13 @@ def layer_context(layer: Layer, harm: Tensor | None = None) -> ScoreContext:
         if found is None:
             return None
         # Parts of a channel share its norm: [out] -> [N].
-        return found.detach().repeat_interleave(len(filters) // len(found))
+        times = len(filters) // len(found)
+        rows = found.detach()
+        return rows if times == 1 else rows.repeat_interleave(times)
 
     gradient = weight.grad
     if gradient is not None:
         gradient = rows_of(gradient, weight, layer.dims)
-    if harm is not None:
-        # [group.size] -> [N]; what belongs to no channel does no harm.
-        index = layer.channels.to(harm.device)
-        harm = torch.where(index >= 0, harm[index.clamp_min(0)], 0)
     return ScoreContext(
         filters,
         gradient,
@@ -211,7 +199,7 @@ def layer_context(layer: Layer, harm: Tensor | None = None) -> ScoreContext:
         layer.name,
         layer.module,
         spread(shift),
-        layer.channels.to(filters.device),
+        layer.channels_on(filters.device),
     )
 
 
@@ -223,7 +211,7 @@ def rows(layer: Layer) -> ChannelWeights:
     """
     weight = stored_weight(layer)
     weights = rows_of(weight, weight, layer.dims)
-    return ChannelWeights(weights, layer.channels.to(weights.device))
+    return ChannelWeights(weights, layer.channels_on(weights.device))
 
 
 def stored_weight(layer: Layer) -> Tensor:
@@ -232,8 +220,8 @@ def stored_weight(layer: Layer) -> Tensor:
     Args:
         layer (Layer): The layer.
     """
-    stored = {**layer.module._buffers, **layer.module._parameters}
-    weight = stored[layer.weight]
+    stores = layer.module._parameters, layer.module._buffers
+    weight = next(s[layer.weight] for s in stores if layer.weight in s)
     assert weight is not None
     return weight
 
@@ -253,5 +241,7 @@ def rows_of(tensor: Tensor, like: Tensor, outer: tuple[int, ...]) -> Tensor:
     # [.., N, ..] -> [N, D], the largest stride first.
     inner = [d for d in range(like.dim()) if d not in outer]
     inner.sort(key=like.stride, reverse=True)
-    ordered = tensor.detach().permute(*outer, *inner)
+    ordered = tensor.detach()
+    if (*outer, *inner) != tuple(range(like.dim())):
+        ordered = ordered.permute(*outer, *inner)
     return ordered.flatten(0, len(outer) - 1).flatten(1)

@@ -12,9 +12,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..errors import PruningError
+from ..segments import Segments
 from .base import SCORES, Score
-from .group_scores import GroupInfo, group_scores, score_name
+from .group_scores import (
+    UNKNOWN,
+    GroupInfo,
+    checked,
+    contexts,
+    score_name,
+)
 from .normalise import NORMALISATIONS
+from .rows import Rows
 
 
 class Scorer:
@@ -35,6 +43,9 @@ class Scorer:
         self.score: Score = SCORES.build(score)
         self.normalise = NORMALISATIONS[normalisation]
         self.prepared = not self.score.batches
+        # Of the groups that were scored last, by device.
+        self._groups: Sequence[GroupInfo] = []
+        self._rows: dict[torch.device, Rows] = {}
 
     def is_due(self, step: int) -> bool:
         """Whether scores are computed after a step of the phase.
@@ -50,21 +61,45 @@ class Scorer:
     ) -> Tensor:
         """Returns the scores of the live weights, ``[channels]``.
 
+        Those of a group are the mean over its layers. It is normalised once
+        more: means of ranks crowd around one half, and a threshold would run
+        through a group of many layers sooner than through one of a single
+        layer.
+
         Args:
             groups (Sequence[GroupInfo]): All groups, in order.
             harm (Tensor, optional): Mean squared gradient of the task loss
                 by the gate, ``[channels]``. Defaults to None.
+
+        Returns:
+            Tensor: Float32, not finite where a layer's scores are not.
         """
-        sizes = [group.size for group in groups]
-        parts = [None] * len(sizes) if harm is None else harm.split(sizes)
-        found = torch.cat(
-            [
-                group_scores(group, self.score, self.normalise, part)
-                for group, part in zip(groups, parts, strict=True)
-            ]
-        )
+        parts = UNKNOWN
+        if harm is not None:
+            parts = iter(self._rows_of(groups, harm.device).split(harm))
+        found = []
+        for group in groups:
+            for _, context in contexts(group, self.score, parts):
+                found.append(checked(self.score, context))
         self._check_kept()
-        return found
+        scores = torch.cat(found).detach().float()
+        rows = self._rows_of(groups, scores.device)
+        by_layer = self._openly(rows.by_slot(scores), rows.layers)
+        return self._openly(rows.by_channel(by_layer), rows.groups)
+
+    def _openly(self, scores: Tensor, parts: Segments) -> Tensor:
+        """A rank would hide a NaN or an infinity: times zero, it stays."""
+        return self.normalise(scores, parts) + scores * 0
+
+    def _rows_of(
+        self, groups: Sequence[GroupInfo], device: torch.device
+    ) -> Rows:
+        """Where the rows of all layers belong, found once."""
+        if self._groups is not groups:
+            self._groups, self._rows = groups, {}
+        if device not in self._rows:
+            self._rows[device] = Rows(groups, device)
+        return self._rows[device]
 
     def prepare(
         self,

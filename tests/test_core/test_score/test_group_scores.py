@@ -55,11 +55,3 @@ def test_the_scale_of_a_norm_may_be_anywhere():
     owner['offset'] = torch.rand(5)
     layer.shift = 'offset'
     assert torch.equal(layer_context(layer).shift, owner['offset'])
-
-
-def test_harm_is_that_of_the_channel_at_every_index():
-    """Two channels that each stand twice, and an index of none."""
-    layer = Layer('', nn.Linear(3, 5), (0,), torch.tensor([1, 0, -1, 1, 0]))
-    found = layer_context(layer, torch.tensor([0.25, 4.0])).harm
-    assert found.tolist() == [4, 0.25, 0, 4, 0.25]
-    assert layer_context(layer).harm is None
