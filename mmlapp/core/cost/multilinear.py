@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -89,7 +90,6 @@ class MultilinearCost(Cost):
     constant: Tensor
     offset: Tensor
     counts: Tensor
-    index: Tensor
     group: Tensor
     first: Tensor
     second: Tensor
@@ -117,9 +117,9 @@ class MultilinearCost(Cost):
                 counts[row, g] = count
         buffers = {
             'constant': _doubles([t.constant for t in terms]),
-            'offset': _doubles([f.offset for f in factors]),
-            'counts': counts,
-            'index': index,
+            # [most factors of a term, terms], and [.., .., groups].
+            'offset': _doubles([f.offset for f in factors])[index.T],
+            'counts': counts[index.T],
             # Group of every channel: sizes 2, 3 -> 0 0 1 1 1.
             'group': torch.repeat_interleave(
                 torch.arange(len(sizes)),
@@ -152,13 +152,13 @@ class MultilinearCost(Cost):
         # pair of i and b: the cost of one more channel, to first order.
         mask = mask.double()
         # K_g, [channels] -> [groups].
-        kept = mask.new_zeros(self.counts.shape[1]).index_add(
+        kept = mask.new_zeros(self.counts.shape[-1]).index_add(
             0, self.group, mask
         )
-        # o + n K of every dimension, [factors]; entry 0 is a one.
+        # o + n K, padded with ones: [most factors of a term, terms].
         factors = self.offset + self.counts @ kept
-        # [terms, most factors of a term], padded with entry 0 -> [terms].
-        terms = self.constant * factors[self.index].prod(dim=1)
+        # Not prod(): its gradient asks a GPU whether a factor is zero.
+        terms = reduce(torch.mul, factors.unbind(), self.constant)
         # The last entry stands for a channel that nobody removes.
         padded = torch.cat([mask, mask.new_ones(1)])
         pairs = padded[self.first] * padded[self.second] * self.pair_constant

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import PruningError
 from ..numbers import check_number
+from ..segments import segments
 from .exchange import exchange
 
 Costs = Sequence[tuple[Callable[[Tensor], Tensor], float]]
@@ -22,8 +23,9 @@ class Budget:
     """What may be spent, on one cost or on several at once.
 
     Args:
-        limits (Sequence): Each cost as a function of the kept channels,
-            ``[channels]`` to a scalar, and its limit, in the same unit.
+        limits (Sequence): Each cost as a function of the kept channels on
+            the CPU, ``[channels]`` to a scalar, and its limit, in the same
+            unit.
 
     Examples:
         >>> budget = Budget([(torch.sum, 4.0)])
@@ -128,20 +130,16 @@ def floor_mask(margin: Tensor, group: Tensor, floors: Sequence[int]) -> Tensor:
 
     Args:
         margin (Tensor): The larger, the longer kept; ``[channels]``.
-        group (Tensor): Group of every channel, ``[channels]``.
+        group (Tensor): Group of every channel, ascending, ``[channels]``.
         floors (Sequence[int]): Fewest channels to keep, per group.
 
     Returns:
         Tensor: Bool mask, ``[channels]``.
     """
-    keep = torch.zeros_like(group, dtype=torch.bool)
-    for g, floor in enumerate(floors):
-        # Sorted inside the group; index leads back to [channels]. Of equal
-        # ones the first stays, as in every other order here.
-        index = (group == g).nonzero()[:, 0]
-        best = margin[index].argsort(descending=True, stable=True)
-        keep[index[best[:floor]]] = True
-    return keep
+    sizes = group.bincount(minlength=len(floors)).tolist()
+    # Of equal ones the first stays, as in every other order here.
+    rank = segments(sizes, margin.device).ranks(margin, descending=True)
+    return rank < torch.tensor(floors, device=group.device)[group]
 
 
 def reachable(
@@ -154,13 +152,13 @@ def reachable(
     """Least value of a cost that pruning can reach.
 
     Args:
-        cost (Callable): Kept channels to the cost.
+        cost (Callable): Kept channels on the CPU to the cost.
         ranking (Tensor): The larger, the longer kept; ``[channels]``.
         group (Tensor): Group of every channel, ``[channels]``.
         floors (Sequence[int]): Fewest channels to keep, per group.
         divisor (int): See :func:`snap`. Defaults to 1.
     """
-    parts = chunks(ranking, group, floors, divisor)
+    parts = chunks(ranking.cpu(), group.cpu(), floors, divisor)
     mask = floor_mask(parts.margin, parts.group, parts.floors)
     return float(cost(mask[parts.owner].double()))
 
@@ -173,6 +171,9 @@ def first_fitting(
 ) -> Tensor:
     """Keeps as many of the highest ranked channels as fit, and the floors.
 
+    A search asks for a cost again and again: it runs on the CPU, where that
+    waits for nobody.
+
     Args:
         budget (Budget): What may be spent.
         ranking (Tensor): The larger, the longer kept; ``[channels]``.
@@ -183,9 +184,11 @@ def first_fitting(
         Tensor: Bool mask, ``[channels]``; the floors alone if not even they
         fit.
     """
-    floor = floor_mask(ranking, group, floors)
+    device, ranking = ranking.device, ranking.cpu()
+    floor = floor_mask(ranking, group.cpu(), floors)
     order = ranking.argsort(descending=True, stable=True)
-    return _bisect(lambda mask: budget.used(mask.double()), order, floor)
+    mask = _bisect(lambda mask: budget.used(mask.double()), order, floor)
+    return mask.to(device)
 
 
 def snap(
@@ -221,7 +224,8 @@ def snap(
     Raises:
         PruningError: If the budget lies below what must be kept.
     """
-    parts = chunks(ranking, group, floors, divisor)
+    device = ranking.device
+    parts = chunks(ranking.cpu(), group.cpu(), floors, divisor)
     margin, group = parts.margin, parts.group
 
     def used(mask: Tensor) -> float:
@@ -240,7 +244,7 @@ def snap(
     if used(mask) < enough:
         mask = exchange(used, mask, group, parts.floors, enough)
         mask = _fill(used, mask, order, group)
-    return mask[parts.owner]
+    return mask[parts.owner].to(device)
 
 
 def _bisect(

@@ -41,7 +41,7 @@ def size_of(cost: Tensor) -> Tensor:
         cost (Tensor): Of any shape.
     """
     size = cost.abs()
-    return size.clamp_min(1e-3 * float(size.amax()) + 1e-30)
+    return torch.maximum(size, 1e-3 * size.amax() + 1e-30)
 
 
 CostTerm = Callable[['Pruner', Tensor], Tensor]
@@ -92,9 +92,8 @@ def less_softmax(pruner: Pruner, importance: Tensor) -> Tensor:
         importance (Tensor): Not negative, ``[channels]``.
     """
     name = pruner.binding_cost()
-    total = float(pruner.cost(name)(pruner.decided))
+    total = pruner.cost(name)(pruner.decided)
     # d F = F d log F; the mean over each group, [channels] -> [groups].
     each = channel_costs(pruner) * total / MILLION
-    count = torch.bincount(pruner.group)
-    mean = each.new_zeros(len(count)).index_add(0, pruner.group, each) / count
+    mean = pruner.parts.mean(each)
     return importance * (1 - mean.softmax(0)[pruner.group])

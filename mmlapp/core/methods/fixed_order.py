@@ -38,7 +38,7 @@ class FixedOrder(Method):
         mask = first_fitting(
             pruner.budget(self.wanted(pruner)),
             self.ranking(pruner),
-            pruner.group,
+            pruner.host_parts.owner,
             pruner.floors,
         )
         return mask.to(pruner.gate.dtype)

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ..errors import PruningError
 from ..numbers import check_number
 from ..score.normalise import by_rank, normalised
+from ..segments import segments
 
 
 def check_protect(share: float) -> float:
@@ -49,16 +49,11 @@ def protected(harm: Tensor, sizes: Sequence[int], share: float) -> Tensor:
         >>> protected(torch.tensor([1.0, 3.0, 2.0, 0.0]), [3, 1], 0.4)
         tensor([False,  True, False, False])
     """
-    spared = torch.zeros_like(harm, dtype=torch.bool)
-    parts = zip(
-        harm.split(list(sizes)), spared.split(list(sizes)), strict=True
-    )
-    for values, chosen in parts:
-        # 0.29 * 100 is a little less than 29 in floating point.
-        count = int(share * len(values) + 1e-9)
-        best = values.argsort(descending=True, stable=True)[:count]
-        chosen[best] = values[best] > 0
-    return spared
+    parts = segments(sizes, harm.device)
+    # 0.29 * 100 is a little less than 29 in floating point.
+    count = (share * parts.count.double() + 1e-9).floor()
+    rank = parts.ranks(harm, descending=True)
+    return (rank < count[parts.owner]) & (harm > 0)
 
 
 def lifted(ranking: Tensor, *above: Tensor) -> Tensor:

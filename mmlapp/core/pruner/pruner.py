@@ -29,7 +29,12 @@ from ..plan.plan import ChannelPlan
 from ..progress import Phase, Progress
 from ..score.group_scores import report_non_finite
 from .protection import lifted, protected
-from .ranks import holds_on_all, mean_gradient, mean_over_ranks
+from .ranks import (
+    holds_on_all,
+    mean_gradient,
+    mean_over_ranks,
+    read_flags,
+)
 from .shrinking import check_hard, shrunk, warn_of_late_ends
 from .stability import ENDS, NEAR, Stability, StableEnd
 from .targets import Targets
@@ -104,7 +109,7 @@ class Pruner(Targets):
         warn_of_frozen(self.groups)
         if self.harm is not None:
             self.harm.begin()
-        self._update_scores(0)
+        self._look(0)
         self._forget()
         before = self.progress
         self.progress = Progress(Phase.PRUNING, 0, steps, target)
@@ -163,12 +168,8 @@ class Pruner(Targets):
         before = self.progress
         self.watch.stepped()
         self.loss_scale = loss_scale
-        if self.uses_gradient:
-            self.gradient = mean_gradient(self.gate, loss_scale)
-        if self.harm is not None and self.gradient is not None:
-            self.harm.note(self.gradient, before.steps)
         after = replace(before, done=before.done + 1)
-        self._update_scores(after.done)
+        self._look(after.done)
         if self.harm is not None:
             warn_of_silence(self.harm, after)
         # Counted up first: the method decides about the network after this
@@ -241,7 +242,7 @@ class Pruner(Targets):
             PruningError: Before the end of the phase, unless a mask was set
                 from outside.
         """
-        mask, costs = self.mask, {}
+        mask, costs = self.mask.cpu(), {}
         # Before any phase only a mask from outside removes channels.
         dense = self.phase == Phase.DENSE and bool(mask.all())
         if not self.given and (dense or self.phase == Phase.PRUNING):
@@ -249,11 +250,10 @@ class Pruner(Targets):
         for name in self.costs:
             cost = self.cost(name)
             # As the living count, which is what the narrow network will cost.
-            pruned = float(cost(mask.double()))
+            pruned = float(self.host_cost(name)(mask.double()))
             costs[name] = {'dense': cost.dense, 'pruned': pruned}
             if name in self.progress.target:
                 costs[name]['target'] = self.progress.target[name]
-        mask = mask.cpu()
         return self.layout.plan(mask, self.by_group(mask), costs)
 
     def prepare(self, model: nn.Module, batches: Iterable[Any]) -> None:
@@ -300,8 +300,9 @@ class Pruner(Targets):
         known, progress = self.stability, self.progress
         if known is None or progress.done % known.end.epoch:
             return False
-        self.stability = known.noted(self.mask)
-        used = self.budget(progress.target).used(self.mask.double())
+        mask = self.mask.cpu()
+        self.stability = known.noted(mask)
+        used = self.budget(progress.target).used(mask.double())
         met = used <= NEAR and torch.equal(self.gate, self.decided)
         settled = met and self.stability.is_stable(self.sizes)
         # All processes end at one step, or none does.
@@ -331,11 +332,12 @@ class Pruner(Targets):
         # First what is protected, then what the method keeps, then the rest:
         # cut where the cost is that of what the method keeps.
         order = lifted(self.method.ranking(self), decided == 1, spared)
+        kept, group = decided.cpu(), self.host_parts.owner
         limits = [
-            (cost := self.cost(name), float(cost(decided)))
+            (cost := self.host_cost(name), float(cost(kept)))
             for name in self.progress.target
         ]
-        mask = first_fitting(Budget(limits), order, self.group, self.floors)
+        mask = first_fitting(Budget(limits), order, group, self.floors)
         return mask.to(decided.dtype)
 
     def _shrunk(self, decided: Tensor) -> Tensor:
@@ -348,16 +350,32 @@ class Pruner(Targets):
     def _set_gate(self, gate: Tensor) -> None:
         self.gate.copy_(gate)
 
-    def _update_scores(self, step: int) -> None:
-        if not self.scorer.is_due(step):
+    def _look(self, step: int) -> None:
+        """Takes in the gradient and the scores of a step of the phase."""
+        # Whether both can be used is asked last and at once: a GPU does all
+        # that it was given before it answers.
+        gradient = scores = usable = finite = None
+        if step > 0 and self.uses_gradient:
+            gradient, usable = mean_gradient(self.gate, self.loss_scale)
+            if self.harm is not None:
+                self.harm.note(gradient, usable, self.progress.steps)
+        if self.scorer.is_due(step):
+            scores = self._live_scores()
+            finite = scores.isfinite().all()
+        of_use, are_finite = read_flags(usable, finite)
+        self.gradient = gradient if of_use else None
+        if scores is None:
             return
+        if not are_finite:
+            report_non_finite(self.groups, self.scorer.score, step)
+        self.scores.copy_(scores)
+
+    def _live_scores(self) -> Tensor:
         harm = None if self.harm is None else self.harm.mean()
         scores = self.scorer.compute(self.groups, harm)
         if self.scorer.score.batches:  # each process saw some of its own
             scores = mean_over_ranks(scores)
-        if not scores.isfinite().all():
-            report_non_finite(self.groups, self.scorer.score, step)
-        self.scores.copy_(scores)
+        return scores
 
     def _forget(self) -> None:
         self.gate.grad = self.gradient = None

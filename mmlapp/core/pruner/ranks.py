@@ -32,7 +32,7 @@ def holds_on_all(flag: bool, device: torch.device) -> bool:
     return float(votes) == 1
 
 
-def mean_gradient(gate: Tensor, loss_scale: float) -> Tensor | None:
+def mean_gradient(gate: Tensor, loss_scale: float) -> tuple[Tensor, Tensor]:
     """Returns the gradient by the gate, mean over processes.
 
     Args:
@@ -40,8 +40,8 @@ def mean_gradient(gate: Tensor, loss_scale: float) -> Tensor | None:
         loss_scale (float): Factor on the losses.
 
     Returns:
-        Tensor or None: ``[channels]``; None if no process has one, or if it
-        is not finite.
+        tuple[Tensor, Tensor]: ``[channels]``, and whether it is of use: some
+        process has one, and it is finite.
     """
     gradient = gate.grad
     found = gradient is not None
@@ -50,8 +50,22 @@ def mean_gradient(gate: Tensor, loss_scale: float) -> Tensor | None:
     # [channels + 1]: at the end the share of processes with a gradient.
     # All processes must reduce, also those that had no backward.
     reduced = mean_over_ranks(
-        torch.cat([gradient / loss_scale, gradient.new_tensor([found])])
+        torch.cat([gradient / loss_scale, torch.full_like(gate[:1], found)])
     )
     # After an overflow a scaler skips the optimizer's step, too.
-    usable = reduced[-1] > 0 and reduced[:-1].isfinite().all()
-    return reduced[:-1] if usable else None
+    return reduced[:-1], (reduced[-1] > 0) & reduced[:-1].isfinite().all()
+
+
+def read_flags(*flags: Tensor | None) -> list[bool]:
+    """Reads what is true all at once: a GPU is waited for once.
+
+    Args:
+        *flags (Tensor, optional): Bool scalars; one that is None is true.
+
+    Examples:
+        >>> read_flags(torch.tensor(False), None, torch.tensor(True))
+        [False, True, True]
+    """
+    asked = [flag for flag in flags if flag is not None]
+    found = iter(torch.stack(asked).tolist() if asked else [])
+    return [flag is None or next(found) for flag in flags]

@@ -35,6 +35,7 @@ class PrunerState(nn.Module):
     gate: Tensor
     scores: Tensor
     group: Tensor
+    least: Tensor
     method: Method
 
     def __init__(
@@ -60,6 +61,8 @@ class PrunerState(nn.Module):
         # No ModuleDict, which takes no child named `parameters`.
         self.counted = nn.ModuleList(costs.values())
         self.costs = list(costs)
+        # Copies on the CPU, by name, where the costs lie elsewhere.
+        self._host_costs: dict[str, Cost] = {}
         # No buffer: read several times in each step, it stays on the CPU.
         self._stored = Progress().to_tensor(list(costs))
         self.progress = Progress()
@@ -85,6 +88,8 @@ class PrunerState(nn.Module):
         # Group of every channel, [channels]: 0 0 0 1 1 2 2 2 2 ...
         owner = torch.arange(len(sizes)).repeat_interleave(sizes)
         self.register_buffer('group', owner, persistent=False)
+        least_kept = torch.tensor(self.floors)
+        self.register_buffer('least', least_kept, persistent=False)
         self.register_buffer('gate', torch.ones(len(owner)))
         self.register_buffer('scores', torch.zeros(len(owner)))
         score = scorer.score
@@ -116,6 +121,11 @@ class PrunerState(nn.Module):
     def parts(self) -> Segments:
         """Where the channels of every group lie."""
         return segments(self.sizes, self.gate.device)
+
+    @property
+    def host_parts(self) -> Segments:
+        """The same on the CPU, where searches run."""
+        return segments(self.sizes, torch.device('cpu'))
 
     @property
     def progress(self) -> Progress:
@@ -200,6 +210,7 @@ class PrunerState(nn.Module):
             module._buffers[name] = moved.detach().requires_grad_(
                 value.requires_grad
             )
+        self._host_costs = {}
         return self
 
     def _save_to_state_dict(
@@ -225,6 +236,7 @@ class PrunerState(nn.Module):
             # loads made it for this pruner.
             state_dict.update(self.state_dict(prefix=prefix, keep_vars=True))
             return
+        self._host_costs = {}
         key = f'{prefix}progress'
         # No buffer has such a name: torch would report it as unexpected.
         own = {name: f'{prefix}{name}' for name in ('progress', RULE, KEPT)}

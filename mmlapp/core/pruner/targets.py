@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 from ..cost.base import Cost
@@ -38,6 +39,21 @@ class Targets(PrunerState):
         assert isinstance(cost, Cost)
         return cost
 
+    def host_cost(self, name: str) -> Cost:
+        """Returns one of the costs for gates on the CPU.
+
+        Who searches asks again and again: it waits for no GPU there.
+
+        Args:
+            name (str): Its name.
+        """
+        cost = self.cost(name)
+        if all(b.device.type == 'cpu' for b in cost.buffers()):
+            return cost
+        if name not in self._host_costs:
+            self._host_costs[name] = copy.deepcopy(cost).cpu()
+        return self._host_costs[name]
+
     def ratios(self, costs: Sequence[str] | None = None) -> dict[str, float]:
         """Returns the current fractions of the dense network's costs.
 
@@ -45,8 +61,9 @@ class Targets(PrunerState):
             costs (Sequence[str], optional): Which ones. Defaults to None:
                 all.
         """
-        gate, names = self.decided, self.costs if costs is None else costs
-        return {name: float(self.cost(name).ratio(gate)) for name in names}
+        gate = self.decided.cpu()
+        names = self.costs if costs is None else costs
+        return {n: float(self.host_cost(n).ratio(gate)) for n in names}
 
     def targets(self) -> dict[str, float]:
         """Returns where the schedule wants the ratios at this step."""
@@ -73,7 +90,7 @@ class Targets(PrunerState):
         return Budget(
             [
                 # A limit in the unit of the cost: 0.5 of 4e9 is 2e9.
-                (cost := self.cost(name), value * cost.dense)
+                (cost := self.host_cost(name), value * cost.dense)
                 for name, value in target.items()
             ]
         )
@@ -92,7 +109,7 @@ class Targets(PrunerState):
             )
         held = self.floors != [group.floor for group in self.groups]
         for name, value in check_targets(target, self.costs).items():
-            cost = self.cost(name)
+            cost = self.host_cost(name)
             lowest = reachable(
                 cost, self.scores, self.group, self.floors, self.divisor
             )

@@ -29,26 +29,35 @@ class Harm(nn.Module):
         self.memory = memory
         # Running means of p^2, and of one; [channels + 1].
         self.register_buffer('state', torch.zeros(channels + 1))
+        # Whether it is known that something was noted.
+        self._noted = False
 
     def begin(self) -> None:
         """Forgets what a former phase left."""
         self.state.zero_()
+        self._noted = False
 
     @torch.no_grad()
-    def note(self, gradient: Tensor, steps: int) -> None:
+    def note(self, gradient: Tensor, usable: Tensor, steps: int) -> None:
         """Takes in one more step.
 
         Args:
             gradient (Tensor): Of the task loss by the gate, ``[channels]``.
+            usable (Tensor): Whether it says anything, bool scalar.
             steps (int): Length of the phase.
         """
         keep = 1 - 1 / max(self.memory * steps, 1)
         sample = torch.cat([gradient.square(), torch.ones_like(gradient[:1])])
-        self.state.mul_(keep).add_(sample, alpha=1 - keep)
+        state = self.state.mul(keep).add(sample, alpha=1 - keep)
+        self.state.copy_(torch.where(usable, state, self.state))
 
     def mean(self) -> Tensor | None:
         """Returns the mean of :math:`p^2`, ``[channels]``; at first None."""
         # The mean of ones, 1 - keep^n after n steps, takes out the bias of
         # one that started at zero.
         weight = self.state[-1]
-        return self.state[:-1] / weight if float(weight) > 0 else None
+        # A GPU is asked only until there is something.
+        self._noted = self._noted or float(weight) > 0
+        if not self._noted:
+            return None
+        return self.state[:-1] / weight.clamp_min(1e-30)

@@ -38,40 +38,27 @@ class Rows:
         self.sizes = [len(layer.channels) for layer in layers]
         self.layers = segments(slots, device)
         self.groups = segments([group.size for group in groups], device)
-        # Channel of its group at every row -> slot: plus that of the first
-        # channel at the layer. What belongs to none has the last one, which
-        # nobody reads. [rows]
+        owner = torch.tensor(self.sizes)
         rows = torch.cat([layer.channels.cpu() for layer in layers])
-        first = self._of_rows(_starts(slots))
-        self.slot = torch.where(rows < 0, sum(slots), rows + first).to(device)
-        # The same for channels of all groups.
-        start = _starts([group.size for group in groups]).tolist()
-        total = sum(group.size for group in groups)
-        first = self._of_rows(
-            torch.tensor(
-                [
-                    s
-                    for s, g in zip(start, groups, strict=True)
-                    for _ in g.layers
-                ]
-            )
+        # Channel of its group at every row -> slot: plus the first one of the
+        # layer. Sorted by slot; what belongs to none is left out.
+        slot = rows + _starts(slots).repeat_interleave(owner)
+        order = slot.argsort(stable=True)
+        order = order[rows[order] >= 0]
+        count = slot[order].bincount(minlength=sum(slots))
+        self._order = order.to(device)
+        self._slots = segments(count.tolist(), device)
+        # And -> channel of all groups, or the one behind them. [rows]
+        start = _starts([group.size for group in groups]).repeat_interleave(
+            torch.tensor([len(group.layers) for group in groups])
         )
-        self.channel = torch.where(rows < 0, total, rows + first).to(device)
-        once = torch.ones(len(rows), device=device)
-        self._count = self._add(once).clamp_min(1)
+        channel = rows + start.repeat_interleave(owner)
+        total = sum(group.size for group in groups)
+        self.channel = torch.where(rows < 0, total, channel).to(device)
         self._tables = [
             (slot.to(device), channel.to(device))
             for slot, channel in _by_layers(groups)
         ]
-
-    def _of_rows(self, values: Tensor) -> Tensor:
-        """Values of layers at their rows, ``[layers]`` to ``[rows]``."""
-        return values.repeat_interleave(torch.tensor(self.sizes))
-
-    def _add(self, rows: Tensor) -> Tensor:
-        """Sums rows by slot, ``[rows]`` to ``[slots]``."""
-        blank = rows.new_zeros(len(self.layers.owner) + 1)
-        return blank.index_add(0, self.slot, rows)[:-1]
 
     def by_slot(self, rows: Tensor) -> Tensor:
         """Means over the rows of each channel in each layer, ``[slots]``.
@@ -79,7 +66,7 @@ class Rows:
         Args:
             rows (Tensor): Of all layers, ``[rows]``.
         """
-        return self._add(rows) / self._count
+        return self._slots.mean(rows[self._order])
 
     def by_channel(self, slots: Tensor) -> Tensor:
         """Means over the layers of each group, ``[channels]``.

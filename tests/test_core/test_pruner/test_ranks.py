@@ -39,13 +39,14 @@ def test_what_holds_here_holds_on_equal_processes(ranks, flag):
 
 
 def test_a_gradient_without_the_factor_of_the_loss(ranks):
-    gradient = mean_gradient(gate_of([2.0, 4.0, -8.0]), 2.0)
+    gradient, usable = mean_gradient(gate_of([2.0, 4.0, -8.0]), 2.0)
     assert gradient.tolist() == [1, 2, -4]
+    assert usable
 
 
 @pytest.mark.parametrize('gradient', [None, [1.0, float('inf'), 0.0]])
 def test_a_gradient_that_is_no_use(ranks, gradient):
-    assert mean_gradient(gate_of(gradient), 1.0) is None
+    assert not mean_gradient(gate_of(gradient), 1.0)[1]
 
 
 def test_processes_without_a_backward_count(monkeypatch):
@@ -54,4 +55,6 @@ def test_processes_without_a_backward_count(monkeypatch):
     monkeypatch.setattr(dist, 'is_initialized', lambda: True)
     monkeypatch.setattr(dist, 'get_world_size', lambda: 2)
     monkeypatch.setattr(dist, 'all_reduce', lambda t: t.add_(other))
-    assert mean_gradient(gate_of(None), 1.0).tolist() == [1, 2, -4]
+    gradient, usable = mean_gradient(gate_of(None), 1.0)
+    assert gradient.tolist() == [1, 2, -4]
+    assert usable

@@ -7,6 +7,8 @@ import torch
 
 from mmlapp.core.score.harm import Harm
 
+USABLE = torch.tensor(True)
+
 
 @pytest.mark.parametrize(('memory', 'steps'), [(0.1, 100), (0.5, 7)])
 @pytest.mark.parametrize('count', [1, 2, 30])
@@ -14,7 +16,7 @@ def test_old_steps_weigh_less_and_all_weights_are_one(memory, steps, count):
     gradients = torch.randn(count, 5, dtype=torch.float64)
     harm = Harm(5, memory).double()
     for gradient in gradients:
-        harm.note(gradient, steps)
+        harm.note(gradient, USABLE, steps)
     keep = 1 - 1 / (memory * steps)
     weights = torch.tensor([keep ** (count - 1 - k) for k in range(count)])
     weights = (weights / weights.sum()).double()
@@ -25,14 +27,18 @@ def test_old_steps_weigh_less_and_all_weights_are_one(memory, steps, count):
 def test_of_a_short_phase_the_last_step_counts():
     harm = Harm(2, 0.1)
     for value in (1.0, 2.0, 3.0):
-        harm.note(torch.full((2,), value), 5)
+        harm.note(torch.full((2,), value), USABLE, 5)
     assert harm.mean().tolist() == [9, 9]
 
 
 def test_nothing_is_known_at_first_and_after_a_new_beginning():
     harm = Harm(2, 0.1)
     assert harm.mean() is None
-    harm.note(torch.ones(2), 10)
-    assert harm.mean() is not None
+    harm.note(torch.full((2,), torch.inf), ~USABLE, 10)
+    assert harm.mean() is None
+    harm.note(torch.ones(2), USABLE, 10)
+    assert harm.mean().tolist() == [1, 1]
+    harm.note(torch.full((2,), torch.inf), ~USABLE, 10)
+    assert harm.mean().tolist() == [1, 1]
     harm.begin()
     assert harm.mean() is None

@@ -95,14 +95,14 @@ class Balance(Update):
         assert pruner.gradient is not None
         dear = channel_costs(pruner)
         # d log F / dt_g = -sum_i h_i d log F / dm_i over the channels of g.
-        direction = _per_group(pruner, -lapp.slope * dear)
+        direction = pruner.parts.sum(-lapp.slope * dear)
         margin = Margin(
-            pruner.gradient, lapp.slope, pruner.mask, pruner.group, direction
+            pruner.gradient, lapp.slope, pruner.mask, pruner.parts, direction
         )
         moved = lapp.threshold + self.change(margin, pruner.progress.steps)
         # Who was not heard stays, whatever the others do.
         moved = torch.where(lapp.heard, moved, lapp.threshold)
-        free = lapp.heard & (_per_group(pruner, dear.abs()) > 0)
+        free = lapp.heard & (pruner.parts.sum(dear.abs()) > 0)
         bounds = lapp.bounds(pruner)
         lapp.threshold.copy_(common_shift(pruner, moved, bounds, free))
 
@@ -139,18 +139,12 @@ class Balance(Update):
         if self.order == 1:
             return q
         top = q.amax()
-        if not top > 0:
-            return torch.zeros_like(q)
         # Dividing by the largest cancels in the difference of logarithms; it
         # makes the lower bound relative, a thousandth of the largest.
         # log(q / geometric mean) = log q - mean(log q).
         log = (q / top).clamp_min(1e-3).log()
         # Who never said anything must not move the mean of the others.
-        return (log - log[q > 0].mean()).clamp(-1, 1)
-
-
-def _per_group(pruner: Pruner, values: Tensor) -> Tensor:
-    """Sums values of channels, ``[channels]`` to ``[groups]``."""
-    return values.new_zeros(len(pruner.groups)).index_add(
-        0, pruner.group, values
-    )
+        said = q > 0
+        mean = torch.where(said, log, 0).sum() / said.sum()
+        # Nobody has said anything: q / top is no number then.
+        return torch.where(top > 0, (log - mean).clamp(-1, 1), 0)

@@ -40,10 +40,18 @@ def common_shift(
     Returns:
         Tensor: The thresholds within their bounds, ``[groups]``.
     """
-    low, high = bounds
+    device, group = threshold.device, pruner.host_parts.owner
+    # All that the search needs comes to the CPU at once; there it may ask
+    # for a cost again and again without waiting for a GPU.
+    groups, scores = len(threshold), pruner.scores
+    found = torch.cat([threshold, *bounds, free.to(threshold.dtype), scores])
+    threshold, low, high, chosen, scores = found.cpu().split(
+        [groups] * 4 + [len(scores)]
+    )
+    free = chosen > 0
     threshold = torch.minimum(torch.maximum(threshold, low), high)
-    margin = pruner.scores - threshold[pruner.group]
-    shifts = _shifts(margin[free[pruner.group]])
+    margin = scores - threshold[group]
+    shifts = _shifts(margin[free[group]])
     budget = pruner.budget(pruner.targets())
 
     def shifted(step: int) -> Tensor:
@@ -51,13 +59,13 @@ def common_shift(
         return torch.minimum(torch.maximum(moved, low), high)
 
     def used(step: int) -> float:
-        mask = pruner.scores > shifted(step)[pruner.group]
+        mask = scores > shifted(step)[group]
         return budget.used(mask.double())
 
     # Where no shift stands between the others: the search begins there.
     last = len(shifts) - 1
     start = min(int(torch.searchsorted(shifts, 0)), last)
-    return shifted(_nearest(used, start, last))
+    return shifted(_nearest(used, start, last)).to(device)
 
 
 def _shifts(margin: Tensor) -> Tensor:

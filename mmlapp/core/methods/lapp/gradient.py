@@ -109,8 +109,9 @@ class Gradient(Update):
         optimizer = self._optimizer(lapp.threshold, pruner.progress.steps)
         # The state lives in buffers, where it is saved and compared. The
         # first one is the optimizer's own, which need not be zero.
-        if self.moved:
-            optimizer.state[lapp.threshold].update(self._saved_state())
+        saved = self._saved_state()
+        if saved and self.moved:
+            optimizer.state[lapp.threshold].update(saved)
         optimizer.step()
         self.moved.fill_(True)
         for key, value in optimizer.state[lapp.threshold].items():
@@ -133,7 +134,7 @@ class Gradient(Update):
         rest of the chain is that of the mask by its threshold.
         """
         mask = HardMask.apply(
-            lapp.threshold, pruner.mask, lapp.slope, pruner.group
+            lapp.threshold, pruner.mask, lapp.slope, pruner.parts
         )
         # -sum_i h_i p_i over the channels of a group, [channels] -> [groups].
         (found,) = torch.autograd.grad(

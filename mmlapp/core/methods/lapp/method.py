@@ -97,7 +97,7 @@ class LAPP(Method):
     def begin(self, pruner: Pruner) -> Tensor:
         """Puts every threshold below all scores of its group."""
         self.threshold.grad = None
-        self.threshold.copy_(self._lowest(pruner))
+        self.threshold.copy_(self.bounds(pruner)[0])
         self.heard.zero_()
         self.update.begin()
         return self._gate(pruner)
@@ -130,7 +130,17 @@ class LAPP(Method):
         Args:
             pruner (Pruner): Of the network.
         """
-        return self._lowest(pruner), self._highest(pruner)
+        parts = pruner.parts
+        # Scores of every group, the largest first; [channels].
+        scores = pruner.scores[parts.order(pruner.scores, descending=True)]
+        least = parts.at(scores, parts.count - 1)
+        best = parts.at(scores, (pruner.least - 1).clamp_min(0))
+        # A channel lives if score > threshold: at the largest score none
+        # does, just below the floor-th best one the best `floor` do.
+        below = torch.nextafter(best, torch.full_like(best, -torch.inf))
+        high = torch.where(pruner.least == 0, best, below)
+        # Just below all scores the slope at its very end may be 0.
+        return least - 0.99 * self.surrogate.width, high
 
     def ranking(self, pruner: Pruner) -> Tensor:
         """Returns how far each score lies above its threshold."""
@@ -156,16 +166,13 @@ class LAPP(Method):
             threshold (Tensor): Where the thresholds are, ``[groups]``.
         """
         # Value at the mask as it is, derivative by the slopes around it.
-        mask = HardMask.apply(threshold, pruner.mask, self.slope, pruner.group)
+        mask = HardMask.apply(threshold, pruner.mask, self.slope, pruner.parts)
         return pruner.cost(cost).ratio(mask)
 
     def _listen(self, pruner: Pruner, gradient: Tensor) -> None:
         """Notes which groups the task loss has a gradient by."""
         # [channels] -> [groups]: how many channels of each have one.
-        found = torch.zeros_like(self.threshold).index_add(
-            0, pruner.group, (gradient != 0).to(self.threshold.dtype)
-        )
-        self.heard |= found > 0
+        self.heard |= pruner.parts.sum((gradient != 0).long()) > 0
 
     def _report_unheard(self, pruner: Pruner) -> None:
         """Warns, once in a phase, of groups without any gradient so far."""
@@ -188,27 +195,3 @@ class LAPP(Method):
         margin = self.ranking(pruner)
         self.slope.copy_(self.surrogate.slope(margin))
         return (margin > 0).to(self.slope.dtype)
-
-    def _lowest(self, pruner: Pruner) -> Tensor:
-        """Just below all scores of each group, ``[groups]``."""
-        least = torch.zeros_like(self.threshold).scatter_reduce(
-            0, pruner.group, pruner.scores, 'amin', include_self=False
-        )
-        # The slope at its very end may be 0.
-        return least - 0.99 * self.surrogate.width
-
-    def _highest(self, pruner: Pruner) -> Tensor:
-        """Where each group just keeps its floor, ``[groups]``."""
-        below = torch.tensor(-torch.inf, device=pruner.scores.device)
-        tops = []
-        for scores, floor in zip(
-            pruner.scores.split(pruner.sizes), pruner.floors, strict=True
-        ):
-            # A channel lives if score > threshold: at the largest score none
-            # does, just below the floor-th best one the best `floor` do.
-            if floor == 0:
-                tops.append(scores.max())
-            else:
-                best = scores.topk(floor).values[-1]
-                tops.append(torch.nextafter(best, below))
-        return torch.stack(tops)

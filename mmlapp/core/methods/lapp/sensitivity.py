@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from ...segments import Segments
 from ..channel_costs import size_of
 
 
@@ -20,7 +20,7 @@ class Margin:
         gate (Tensor): Gradient of the task loss by the mask, ``[channels]``.
         slope (Tensor): Surrogate slope at every channel, ``[channels]``.
         mask (Tensor): Which channels live, ``[channels]``.
-        group (Tensor): Group of every channel, ``[channels]``.
+        parts (Segments): Where the channels of every group lie.
         cost (Tensor): Gradient of the log cost by the thresholds,
             ``[groups]``.
     """
@@ -28,14 +28,12 @@ class Margin:
     gate: Tensor
     slope: Tensor
     mask: Tensor
-    group: Tensor
+    parts: Segments
     cost: Tensor
 
     def per_group(self, values: Tensor) -> Tensor:
         """Sums values of channels, ``[channels]`` to ``[groups]``."""
-        return torch.zeros_like(self.cost).index_add(
-            0, self.group, values.to(self.cost.dtype)
-        )
+        return self.parts.sum(values.to(self.cost.dtype))
 
 
 def first_order(margin: Margin) -> Tensor:
@@ -76,7 +74,7 @@ def second_order(margin: Margin) -> Tensor:
     """
     # [groups]; looked up by channel below.
     empty = margin.per_group(margin.mask) == 0
-    counted = margin.mask.bool() | empty[margin.group]
+    counted = margin.mask.bool() | empty[margin.parts.owner]
     # Where no living channel lies under the slope, all of them count.
     near = (margin.slope + 1e-6) * counted
     # Loss without channel i: L - p_i + H_ii / 2. Training drives p_i to noise

@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor
 from torch.autograd import Function
 
+from ...segments import Segments
+
 
 class HardMask(Function):
     r"""The mask :math:`m_i = 1[s_i > t_{g(i)}]` with a surrogate slope.
@@ -19,7 +21,11 @@ class HardMask(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, threshold: Tensor, mask: Tensor, slope: Tensor, group: Tensor
+        ctx: Any,
+        threshold: Tensor,
+        mask: Tensor,
+        slope: Tensor,
+        parts: Segments,
     ) -> Tensor:
         """Returns the mask as numbers.
 
@@ -28,10 +34,10 @@ class HardMask(Function):
             threshold (Tensor): One per group, ``[groups]``.
             mask (Tensor): Which channels live, ``[channels]``.
             slope (Tensor): Surrogate slope at each, ``[channels]``.
-            group (Tensor): Group of every channel, ``[channels]``.
+            parts (Segments): Where the channels of every group lie.
         """
-        ctx.save_for_backward(slope, group)
-        ctx.groups, ctx.dtype = threshold.shape[0], threshold.dtype
+        ctx.save_for_backward(slope)
+        ctx.parts, ctx.dtype = parts, threshold.dtype
         # Not compared anew: the mask that the network ran with counts.
         return mask.to(slope.dtype)
 
@@ -39,9 +45,7 @@ class HardMask(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradient of the thresholds."""
         (grad,) = grads
-        slope, group = ctx.saved_tensors
+        (slope,) = ctx.saved_tensors
         # [channels] -> [groups]
-        summed = slope.new_zeros(ctx.groups).index_add(
-            0, group, -grad.to(slope.dtype) * slope
-        )
+        summed = ctx.parts.sum(-grad.to(slope.dtype) * slope)
         return summed.to(ctx.dtype), None, None, None

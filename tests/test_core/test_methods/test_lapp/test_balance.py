@@ -11,6 +11,7 @@ import torch
 from mmlapp.core import PruningError, attach
 from mmlapp.core.methods.lapp import Balance
 from mmlapp.core.methods.lapp.sensitivity import Margin
+from mmlapp.core.segments import Segments
 
 FLOPS = torch.tensor([-0.5, -0.01, -3.0])  # a higher threshold costs less
 
@@ -43,7 +44,7 @@ def margin(gate, flops, slope=1.0):
         gate,
         torch.full((count,), slope),
         torch.ones(count, dtype=torch.bool),
-        torch.arange(count),
+        Segments([1] * count),
         flops,
     )
 

@@ -12,6 +12,7 @@ from pruning_steps import task_loss
 from mmlapp.core import attach
 from mmlapp.core.methods.budget import Budget
 from mmlapp.core.methods.lapp.constraint import common_shift
+from mmlapp.core.segments import Segments
 
 SIZES = torch.tensor([5, 3, 4])
 GROUP = torch.arange(3).repeat_interleave(SIZES)
@@ -28,6 +29,7 @@ def pruner_at(target, scores):
     return SimpleNamespace(
         scores=scores,
         group=GROUP,
+        host_parts=Segments(SIZES.tolist()),
         targets=lambda: {'flops': target},
         budget=lambda target: Budget([(cost, target['flops'] * 42)]),
     )

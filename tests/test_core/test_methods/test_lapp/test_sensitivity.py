@@ -10,17 +10,18 @@ from mmlapp.core.methods.lapp.sensitivity import (
     first_order,
     second_order,
 )
+from mmlapp.core.segments import Segments
 
 GATE = torch.tensor([1.0, -2.0, 3.0, 0.5, 4.0])
 SLOPE = torch.tensor([0.2, 0.6, 0.2, 1.0, 3.0])
 MASK = torch.tensor([False, True, True, True, True])
-GROUP = torch.tensor([0, 0, 0, 1, 1])
+PARTS = Segments([3, 2])
 FLOPS = torch.tensor([-2.0, -0.5])
 
 
 @pytest.fixture
 def margin():
-    return Margin(GATE, SLOPE, MASK, GROUP, FLOPS)
+    return Margin(GATE, SLOPE, MASK, PARTS, FLOPS)
 
 
 def test_first_order_by_hand(margin):
@@ -41,14 +42,14 @@ def test_second_order_by_hand(margin):
 @pytest.mark.parametrize('sensitivity', [first_order, second_order])
 def test_the_group_of_most_flops_does_not_win(margin, sensitivity):
     """Twice the FLOPs at the same harm are half as much harm per FLOP."""
-    double = Margin(GATE, SLOPE, MASK, GROUP, FLOPS * 2)
+    double = Margin(GATE, SLOPE, MASK, PARTS, FLOPS * 2)
     torch.testing.assert_close(sensitivity(double), sensitivity(margin) / 2)
 
 
 def test_without_channels_at_the_margin_all_that_live_count():
-    margin = Margin(GATE, torch.zeros(5), MASK, GROUP, FLOPS)
+    margin = Margin(GATE, torch.zeros(5), MASK, PARTS, FLOPS)
     assert second_order(margin).isfinite().all()
-    one = Margin(GATE, torch.tensor([1.0, 0, 0, 1, 1]), MASK, GROUP, FLOPS)
+    one = Margin(GATE, torch.tensor([1.0, 0, 0, 1, 1]), MASK, PARTS, FLOPS)
     torch.testing.assert_close(
         second_order(one)[0], torch.tensor((4 + 9) / 2 / (2.0 / 1.0))
     )
@@ -57,9 +58,9 @@ def test_without_channels_at_the_margin_all_that_live_count():
 def test_an_empty_group_resists_by_what_could_come_back():
     """Otherwise it would be empty for ever, whatever the loss says."""
     mask = torch.tensor([False, False, False, True, True])
-    margin = Margin(GATE, SLOPE, mask, GROUP, FLOPS)
+    margin = Margin(GATE, SLOPE, mask, PARTS, FLOPS)
     harm = (0.2 * 1 + 0.6 * 4 + 0.2 * 9) / 1.0
-    full = Margin(GATE, SLOPE, MASK, GROUP, FLOPS)
+    full = Margin(GATE, SLOPE, MASK, PARTS, FLOPS)
     found = second_order(margin)
     torch.testing.assert_close(
         found[0], torch.tensor(harm / (2.0 / 1.0)), rtol=1e-4, atol=0
@@ -70,7 +71,7 @@ def test_an_empty_group_resists_by_what_could_come_back():
 @pytest.mark.parametrize('sensitivity', [first_order, second_order])
 def test_a_group_without_flops_stays_finite(sensitivity):
     flops = torch.tensor([-2.0, 0.0])
-    margin = Margin(GATE, SLOPE, MASK, GROUP, flops)
+    margin = Margin(GATE, SLOPE, MASK, PARTS, flops)
     assert sensitivity(margin).isfinite().all()
 
 

@@ -5,8 +5,9 @@ import torch
 
 from mmlapp.core.methods.lapp.surrogates import SURROGATES
 from mmlapp.core.methods.lapp.thresholds import HardMask
+from mmlapp.core.segments import Segments
 
-GROUP = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1])
+PARTS = Segments([3, 5])
 
 
 @pytest.mark.parametrize('name', list(SURROGATES))
@@ -15,12 +16,12 @@ def test_gradients_of_the_mask(name):
     surrogate = SURROGATES[name](0.8)
     scores, weight = torch.rand(2, 8, dtype=torch.float64)
     threshold = torch.tensor([0.4, 0.6]).double().requires_grad_()
-    margin = scores - threshold[GROUP]
+    margin = scores - threshold[PARTS.owner]
     hard = (margin > 0).double()
     relaxed = surrogate.relaxed(margin)
     reference = hard + relaxed - relaxed.detach()
     mask = HardMask.apply(
-        threshold, hard > 0, surrogate.slope(margin.detach()), GROUP
+        threshold, hard > 0, surrogate.slope(margin.detach()), PARTS
     )
     torch.testing.assert_close(mask, reference)
     (found,) = torch.autograd.grad((mask * weight).sum(), threshold)
