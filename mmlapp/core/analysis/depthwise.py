@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+
+from ..mixins import mix_in
 
 # Most numbers in all windows together: beyond, copying them takes longer.
 LARGEST = 2**22
@@ -31,66 +32,64 @@ def is_depthwise(module: nn.Module) -> bool:
     )
 
 
-class Depthwise(TorchFunctionMode):
-    """Computes depthwise convolutions of images as products.
+def use_products(layer: nn.Module) -> None:
+    """Lets a depthwise convolution compute as a product, in place.
 
-    What it does not know, and what does not fit, PyTorch computes or refuses.
+    Args:
+        layer (nn.Module): The convolution; its class becomes a subclass.
+    """
+    mix_in(layer, AsProduct)
+
+
+class AsProduct:
+    """Mixin of a convolution that is computed as a product if it can be.
+
+    What is not depthwise, or does not fit, PyTorch computes or refuses.
     """
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        """Runs a function, or what replaces it."""
-        kwargs = kwargs or {}
-        if func is torch.conv2d and _is_known(*args, **kwargs):
-            return _products(*args, **kwargs)
-        return func(*args, **kwargs)
+    def _conv_forward(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        assert isinstance(self, nn.Conv2d)
+        if _is_known(self, x, weight, bias):
+            return _product(self, x, weight, bias)
+        out: Tensor = super()._conv_forward(x, weight, bias)  # type: ignore[misc]
+        return out
 
 
 def _is_known(
-    x: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: Any = 1,
+    layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> bool:
-    """Whether it is one filter a channel, given as layers give it."""
+    """Whether it is one filter a channel, in float64 on a CPU."""
     return (
-        type(x) is Tensor
-        and isinstance(weight, Tensor)
-        and x.dtype is weight.dtype is torch.float64
+        x.dtype is weight.dtype is torch.float64
         and x.device.type == 'cpu'
         and x.dim() == weight.dim() == 4
-        and x.shape[1] == weight.shape[0] == groups > 1
+        and x.shape[1] == weight.shape[0] == layer.groups > 1
         and weight.shape[1] == 1
-        and (bias is None or bias.shape == (groups,))
-        and all(type(value) is tuple for value in (stride, padding, dilation))
-        and dilation == (1, 1)
+        and (bias is None or bias.shape == weight.shape[:1])
+        and layer.padding_mode == 'zeros'
+        and not isinstance(layer.padding, str)
+        and layer.dilation == (1, 1)
         and all(
             size + 2 * pad >= kernel
             for size, pad, kernel in zip(
-                x.shape[2:], padding, weight.shape[2:], strict=True
+                x.shape[2:], layer.padding, weight.shape[2:], strict=True
             )
         )
         and x.numel() * weight[0].numel() <= LARGEST
     )
 
 
-def _products(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0),
-    dilation: tuple[int, int] = (1, 1),
-    groups: int = 1,
+def _product(
+    layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
+    padding: Any = layer.padding
     (down, right), (kh, kw) = padding, weight.shape[2:]
     padded = functional.pad(x, (right, right, down, down))
     # [n, c, h, w] -> [n, c, h', w', kh, kw]
-    windows = padded.unfold(2, kh, stride[0]).unfold(3, kw, stride[1])
+    rows = padded.unfold(2, kh, layer.stride[0])
+    windows = rows.unfold(3, kw, layer.stride[1])
     n, c, high, wide = windows.shape[:4]
     # [n, c, h' w', kh kw] @ [c, kh kw, 1] -> [n, c, h' w', 1]
     flat = windows.reshape(n, c, high * wide, kh * kw)

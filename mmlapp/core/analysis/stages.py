@@ -21,7 +21,7 @@ from ..plan.kept import Kept
 from ..snapshot import Recast, Twins, computing, values_of
 from ..trace import running_modules, tensors_in
 from .corner import Corner
-from .depthwise import Depthwise, is_depthwise
+from .depthwise import is_depthwise, use_products
 from .values import random_values
 
 # What is kept of a network that loses nothing.
@@ -106,8 +106,7 @@ class Runner:
         }
         self.devices = {p.device for p in model.parameters()}
         self.corner = Corner(model)
-        # Else it would cost more than it saves.
-        self.depthwise = any(map(is_depthwise, self.names))
+        self.depthwise = list(filter(is_depthwise, self.names))
         # Of the last stage and plan: masked and narrowed network share them.
         self._values: Twins = {}
         self._made_for: tuple[object, ...] = ()
@@ -151,6 +150,10 @@ class Runner:
                 recast(dtype)
                 self._shared = False
 
+            for layer in (
+                self.depthwise if stage.dtype is torch.float64 else ()
+            ):
+                use_products(layer)
             yield copied
 
     def outputs(
@@ -159,7 +162,7 @@ class Runner:
         stage: Stage,
         train: bool = False,
         seed: int = 0,
-        left: Left = lambda *_: None,
+        left: Left | None = None,
     ) -> Outcome:
         """Runs the network once, inside of :meth:`computing`.
 
@@ -185,8 +188,6 @@ class Runner:
             )
             if stage.corner:
                 stack.enter_context(self.corner.cutting(running))
-            if self.depthwise and stage.dtype is torch.float64:
-                stack.enter_context(Depthwise())
             try:
                 found = list(tensors_in(forward()))
             except Exception as error:

@@ -144,8 +144,8 @@ class Trial:
             return None
         removal = self.removal(groups, chosen, check.count)
         # What else has to run without all of them; not without some alone.
-        whole = len(chosen) == len(groups.prunable)
-        beside = self._beside(removal, check) if whole else []
+        complete = len(chosen) == len(groups.prunable)
+        beside = self._beside(removal, check) if complete else []
         if self._only_runs(check):
             return self._running(removal, check, beside)
         masked = self._settle(removal, check)
@@ -395,7 +395,7 @@ class Trial:
         check: Check,
         stage: Stage,
         beside: Sequence[Check] = (),
-        left: Left = lambda *_: None,
+        left: Left | None = None,
     ) -> Outcome:
         """Runs the narrowed network.
 
@@ -457,7 +457,7 @@ class Trial:
         removal: Removal,
         check: Check,
         stage: Stage,
-        left: Left = lambda *_: None,
+        left: Left | None = None,
         seed: int = 0,
         shake: int = 0,
     ) -> Outcome:
@@ -498,7 +498,7 @@ class Trial:
         self,
         check: Check,
         stage: Stage,
-        left: Left = lambda *_: None,
+        left: Left | None = None,
         seed: int = 0,
     ) -> Outcome:
         way = self.ways[check.way]

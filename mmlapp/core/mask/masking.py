@@ -94,6 +94,7 @@ def mask_parameters(
     Returns:
         list[AppliedMask]: Where the masks are.
     """
+    layers = dict(model.named_modules(remove_duplicate=False))
     names = {module: name for name, module in model.named_modules()}
     sharers = owners(model)
     masks: list[AppliedMask] = []
@@ -105,7 +106,7 @@ def mask_parameters(
         mine = groups.node_channel[site.start : site.start + site.size]
         if (mine < 0).all():
             continue
-        layer = model.get_submodule(site.module)
+        layer = layers[site.module]
         parameter = layer._parameters.get(site.name.rpartition('.')[2])
         # A shared parameter is read through every module that has it.
         for module, name in sharers[id(parameter)]:

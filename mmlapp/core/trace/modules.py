@@ -22,7 +22,7 @@ from .widths import note_widths
 def running_modules(
     model: nn.Module,
     entered: Callable[[nn.Module], None] = lambda module: None,
-    left: Callable[[nn.Module, Any, Any], None] = lambda *_: None,
+    left: Callable[[nn.Module, Any, Any], None] | None = None,
 ) -> Iterator[list[nn.Module]]:
     """Yields the stack of a network's running modules, innermost last.
 
@@ -45,8 +45,9 @@ def running_modules(
             return
         while running and running.pop() is not module:
             pass  # left by an exception that somebody caught
-        placed, others = in_order(module, args, kwargs)
-        left(module, (*placed, *others.values()), out)
+        if left is not None:
+            placed, others = in_order(module, args, kwargs)
+            left(module, (*placed, *others.values()), out)
 
     with ExitStack() as stack:
         stack.enter_context(_unfused())
