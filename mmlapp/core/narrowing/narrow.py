@@ -188,16 +188,10 @@ def _take(tensor: Tensor, dims: Mapping[int, Kept]) -> Tensor:
     """A copy of what stays, in the same memory format."""
     value = tensor.detach()
     # One dimension after the other: [out, in, ..] -> [kept out, in, ..] -> ...
-    # What loses most comes first: large tensors in between take long.
-    order = sorted(
-        dims.items(), key=lambda item: item[1].count / max(1, item[1].size)
-    )
-    for dim, kept in order:
-        index = torch.tensor(
-            kept.index, dtype=torch.int64, device=value.device
-        )
+    # Rows are copied whole, so that the first dimension goes first.
+    for dim, kept in sorted(dims.items()):
         # Indices along one dimension hold whatever the others lost.
-        value = value.index_select(dim, index)
+        value = value.index_select(dim, kept.positions(value.device))
     if tensor.dim() == 4 and tensor.is_contiguous(
         memory_format=torch.channels_last
     ):

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,6 +77,23 @@ class Kept:
     def index(self) -> tuple[int, ...]:
         """The kept indices, ascending."""
         return tuple([i for a, b in self.runs for i in range(a, b + 1)])
+
+    def positions(self, device: torch.device) -> Tensor:
+        """Returns the kept indices as a tensor to read, int64 ``[count]``.
+
+        Args:
+            device (torch.device): Where it is wanted.
+        """
+        if not self._numbers:
+            return torch.zeros(0, dtype=torch.int64, device=device)
+        found = torch.frombuffer(self._numbers, dtype=torch.int64)
+        return found.to(device)
+
+    # A tensor of its memory costs nothing; of a tuple it would cost more
+    # than what is looked up with it.
+    @cached_property
+    def _numbers(self) -> array[int]:
+        return array('q', self.index)
 
     @cached_property
     def count(self) -> int:

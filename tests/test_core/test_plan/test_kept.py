@@ -22,6 +22,13 @@ def test_ranges(index, text):
     assert Kept.parse(9, text) == Kept(9, index)
 
 
+@pytest.mark.parametrize('index', [(), (0,), (1, 2, 5)])
+def test_positions(index):
+    found = Kept(8, index).positions(torch.device('cpu'))
+    assert found.dtype == torch.int64
+    assert found.tolist() == list(index)
+
+
 def test_masks_and_texts_of_random_indices_come_back():
     for _ in range(50):
         mask = torch.rand(40) > 0.4
