@@ -1,0 +1,204 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""A small detector on real photos, pruned to half by LAPP and its controls.
+
+    unzip bccd_coco.zip -d data/bccd
+    python benchmarks/bccd.py --seeds 0 1 2
+    python benchmarks/bccd.py --report
+
+``data/bccd`` holds ``images/`` and ``annotations/{train,test}.json`` of BCCD,
+photos of blood smears. Every row is trained, deployed and evaluated on the
+test split by the tools that a user takes; a run that was stopped goes on, and
+what the file of results has is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / 'tools'))
+
+from accuracy.table import deviation as spread_of  # noqa: E402
+from accuracy.table import difference, with_spread  # noqa: E402
+from demo import call, score  # noqa: E402
+
+from mmlapp.core import ChannelPlan  # noqa: E402
+from mmlapp.core.files import replace_text  # noqa: E402
+
+RESULTS = Path(__file__).parent / 'results' / 'bccd.json'
+CONFIG = Path(__file__).with_name('bccd_atss.py')
+METRIC = 'coco/bbox_mAP'
+BACKBONE = 'backbone'
+WHOLE = ('backbone', 'neck', 'bbox_head')
+
+
+@dataclass(frozen=True)
+class Row:
+    """How a detector is pruned.
+
+    Args:
+        method (dict, optional): Of the pruned model. Defaults to None, dense.
+        scope (str or Sequence[str]): What may be pruned.
+        epochs (float): Length of the phase; a control is narrow at once.
+        settings (dict): More of the pruned model.
+    """
+
+    method: dict[str, Any] | None = None
+    scope: str | Sequence[str] = BACKBONE
+    epochs: float = 4
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+AT_ONCE = 1 / 25  # of an epoch of 26 steps: one step
+LAPP, UNIFORM = {'type': 'lapp'}, {'type': 'uniform'}
+ROWS = {
+    'dense': Row(),
+    'uniform': Row(UNIFORM, epochs=AT_ONCE),
+    'random': Row({'type': 'random', 'spread': 0.5}, epochs=AT_ONCE),
+    'lapp': Row(LAPP),
+    'lapp-floor': Row(LAPP, settings={'min_keep': 0.25}),
+    'uniform-whole': Row(UNIFORM, WHOLE, AT_ONCE),
+    'lapp-whole': Row(LAPP, WHOLE),
+    'lapp-whole-floor': Row(LAPP, WHOLE, settings={'min_keep': 0.25}),
+}
+
+
+def config_of(row: Row, seed: int, target: float, epochs: int) -> str:
+    """The config of a row, as text."""
+    lines = [f"_base_ = '{CONFIG}'", f'randomness = dict(seed={seed})']
+    if epochs:
+        lines += [
+            f'train_cfg = dict(max_epochs={epochs}, val_interval={epochs})'
+        ]
+    if row.method is None:
+        return '\n'.join(lines) + '\n'
+    method = dict(row.method)
+    if method['type'] == 'random':
+        method['seed'] = seed
+    model = {
+        'type': 'mmlapp.PrunableModel',
+        'input_shape': (3, 160, 224),
+        'scope': row.scope,
+        'method': method,
+        **row.settings,
+    }
+    hook = {
+        'type': 'mmlapp.PruningHook',
+        'target': {'flops': target},
+        'prune_epochs': row.epochs,
+    }
+    lines += [
+        "custom_imports = dict(imports=['mmlapp'])",
+        f'model = dict(architecture=_base_.model.type, **{model!r})',
+        "optim_wrapper = dict(type='mmlapp.PruningOptimWrapper')",
+        f'custom_hooks = [{hook!r}]',
+    ]
+    return '\n'.join(lines) + '\n'
+
+
+def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Trains, deploys and evaluates a row."""
+    row = ROWS[name]
+    folder = (args.work_dir / f'{name}-s{seed}').resolve()
+    config = folder.with_suffix('.py')
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(config_of(row, seed, args.target, args.epochs))
+    call(
+        'train.py', config, '--work-dir', folder, '--resume',
+        log=folder / 'train.log',
+    )  # fmt: skip
+    checkpoint = Path((folder / 'last_checkpoint').read_text().strip())
+    widths: dict[str, int] = {}
+    left = 1.0
+    if row.method is not None:
+        out = folder / 'deployed'
+        call(
+            'deploy.py', config, checkpoint, out, '--force',
+            log=folder / 'deploy.log',
+        )  # fmt: skip
+        config = out / config.name
+        checkpoint = config.with_suffix('.pth')
+        plan = ChannelPlan.load(config.with_suffix('.plan.json'))
+        left = plan.ratios()['flops']
+        widths = {g: kept.count for g, kept in plan.groups.items()}
+    metric = score(config, checkpoint, folder / 'test', METRIC)
+    return {
+        'row': name,
+        'seed': seed,
+        'accuracy': 100 * metric,
+        'flops': left,
+        'widths': widths,
+    }
+
+
+def load() -> list[dict[str, Any]]:
+    """Results so far."""
+    if not RESULTS.exists():
+        return []
+    found: list[dict[str, Any]] = json.loads(RESULTS.read_text('utf-8'))
+    return found
+
+
+def report(results: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table with differences to dense and uniform."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for result in results:
+        found.setdefault(result['row'], {})[result['seed']] = result
+    bases = [name for name in ('dense', 'uniform') if name in found]
+    lines = [
+        ['row', 'FLOPs', 'seeds', 'mAP', *(f'minus {b}' for b in bases)],
+        [':--', *['--:'] * (3 + len(bases))],
+    ]
+    for name in (n for n in ROWS if n in found):
+        runs = found[name]
+        values = [r['accuracy'] for r in runs.values()]
+        left = sum(r['flops'] for r in runs.values()) / len(runs)
+        mean = f'{sum(values) / len(values):.1f}'
+        lines.append(
+            [
+                name,
+                f'{100 * left:.1f} %',
+                f'{len(runs)}',
+                with_spread(mean, spread_of(values)),
+                *(difference(runs, found[base]) for base in bases),
+            ]
+        )
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    add = parser.add_argument
+    add('--rows', nargs='+', choices=ROWS, default=list(ROWS))
+    add('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    add('--target', type=float, default=0.5)
+    add('--epochs', type=int, default=0, help='other than the config says')
+    add('--work-dir', type=Path, default=ROOT / 'work_dirs' / 'bccd')
+    add('--report', action='store_true', help='only tell what there is')
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    """Runs what is not there yet, seed by seed, or reports."""
+    args = parse_args()
+    for seed in () if args.report else args.seeds:
+        for name in args.rows:
+            known = {(r['row'], r['seed']) for r in load()}
+            if (name, seed) not in known:
+                result = run(name, seed, args)
+                text = json.dumps([*load(), result], indent=1) + '\n'
+                replace_text(RESULTS, text)
+                print(name, seed, f'{result["accuracy"]:.1f}', flush=True)
+    print(report(load()))
+
+
+if __name__ == '__main__':
+    main()
