@@ -147,6 +147,15 @@ def test_the_model_knows_nothing_of_its_teacher(distil: Distil) -> None:
     assert hooks_of(model) == hooks
 
 
+def test_the_teacher_is_as_precise_as_the_model(distil: Distil) -> None:
+    runner = distil(kwargs=dict(plain=True))
+    runner.model.double()
+    running = begin(runner).running
+    assert running is not None
+    types = {p.dtype for p in running.teacher.parameters()}
+    assert types == {torch.float64}
+
+
 def hooks_of(model: nn.Module) -> list[int]:
     return [
         len(m._forward_hooks) + len(m._forward_pre_hooks)
