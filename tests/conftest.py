@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from config_layout import no_layout
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import DefaultScope
@@ -109,6 +110,13 @@ META = dict(
     cfg='as trained',
     dataset_meta=dict(classes=tuple('0123456789'), palette=[(0, 0, 0)] * 10),
 )
+
+
+@pytest.fixture(scope='session', autouse=True)
+def plain_configs():
+    """Configs are not laid out, unless a test wants them so."""
+    with no_layout():
+        yield
 
 
 @dataclass

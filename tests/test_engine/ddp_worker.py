@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from config_layout import no_layout
 from conftest import tiny_config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -185,8 +186,9 @@ def main() -> None:
     if processes > 1:
         distributed.init_process_group('gloo')
     scenarios = SCENARIOS if processes > 1 else SCENARIOS[:-1]
-    for scenario in scenarios:
-        run(scenario, Path(sys.argv[1]), processes)
+    with no_layout():
+        for scenario in scenarios:
+            run(scenario, Path(sys.argv[1]), processes)
     end_processes()
 
 

@@ -25,7 +25,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All scenarios, in one process and in two; starting takes longest."""
     path = tmp_path_factory.mktemp('ddp')
     root = WORKER.parents[2]
-    environment = dict(os.environ, PYTHONPATH=str(root), OMP_NUM_THREADS='1')
+    environment = dict(
+        os.environ,
+        PYTHONPATH=os.pathsep.join([str(root), str(root / 'tests')]),
+        OMP_NUM_THREADS='1',
+    )
     for launch in LAUNCH.values():
         result = subprocess.run(
             [sys.executable, *launch, str(WORKER), str(path)],

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from config_layout import layout
 from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
@@ -63,7 +64,10 @@ def test_a_stock_call_loads_the_classifier(
     from mmpretrain.apis import init_model
 
     run = classifier_run(**bypass, target=0.6)
-    tool.main([str(run.config), str(run.checkpoint), str(tmp_path / 'out')])
+    with layout():
+        tool.main(
+            [str(run.config), str(run.checkpoint), str(tmp_path / 'out')]
+        )
     files = {path.name for path in (tmp_path / 'out').iterdir()}
     assert files == {'run.py', 'run.pth', 'run.plan.json'}
     # The folder may be moved, and needs neither plan nor former config.
