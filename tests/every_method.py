@@ -25,6 +25,10 @@ EVERY_METHOD = {
     ),
     'psap': dict(method='psap', protect=0.25),
     'lapp with protection': dict(method='lapp', protect=0.25),
+    'admm': dict(
+        method=dict(type='admm', rounds=2, updates=2, rho=0.1),
+        normalisation='mean',
+    ),
     'one cycle': dict(
         method=dict(type='one_cycle', interval=2),
         score='group_norm',

@@ -81,9 +81,9 @@ def attach(
             or a dictionary of it as ``type`` and its settings. Defaults to
             none.
         method (str, Mapping or Method): Who decides which channels live:
-            ``lapp``, ``ranking``, ``one_cycle``, ``psap``, ``uniform``,
-            ``random`` or a registered name, or a dictionary of it as ``type``
-            and its settings. Defaults to ``lapp``.
+            ``lapp``, ``ranking``, ``one_cycle``, ``psap``, ``admm``,
+            ``uniform``, ``random`` or a registered name, or a dictionary of
+            it as ``type`` and its settings. Defaults to ``lapp``.
         score (str, Mapping or Score): Importance score, likewise. Defaults
             to ``l2``.
         normalisation (str): How scores of different layers become

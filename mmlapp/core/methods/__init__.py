@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who decides which channels live, one file or folder per method."""
 
+from .admm import ADMM
 from .base import METHODS, Method, register_method
 from .lapp import LAPP
 from .one_cycle import OneCycle
@@ -11,6 +12,7 @@ from .ranking import Ranking
 from .uniform import Uniform
 
 __all__ = [
+    'ADMM',
     'LAPP',
     'METHODS',
     'PSAP',

@@ -84,12 +84,16 @@ def test_thresholds_that_learn_by_gradient_have_a_loss(
     assert runner.model.pruner.ratios()['flops'] <= 0.5
 
 
-@pytest.mark.parametrize('method', ['uniform', 'random', 'one_cycle', 'psap'])
+@pytest.mark.parametrize(
+    'method',
+    ['uniform', 'random', 'one_cycle', 'psap', dict(type='admm', updates=1)],
+    ids=str,
+)
 def test_other_methods_prune_alike(
-    make_runner: MakeRunner, method: str
+    make_runner: MakeRunner, method: str | dict[str, Any]
 ) -> None:
     def change(config: dict[str, Any]) -> None:
-        config['model']['method'] = dict(type=method)
+        config['model']['method'] = method
         config['custom_hooks'][0]['target'] = dict(flops=0.6, parameters=0.5)
 
     runner = make_runner(change)
