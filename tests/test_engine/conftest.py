@@ -47,6 +47,7 @@ def pruning_config(
         type='mmlapp.Digits',
         img_size=8,
         indices=16 * ITERS,
+        serialize_data=False,  # which collects garbage
         pipeline=[dict(type='PackInputs')],
     )
     return dict(
