@@ -1,9 +1,10 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of two processes over gloo, and of one with twice the batch.
+"""Runs of one process, and of two over gloo with half the batch each.
 
 torchrun --nproc-per-node 2 tests/test_engine/ddp_worker.py FOLDER
-python tests/test_engine/ddp_worker.py FOLDER
+
+To start takes longest, so the first process makes those of one beforehand.
 """
 
 import copy
@@ -180,15 +181,16 @@ def run(scenario: Callable[..., None], folder: Path, processes: int) -> None:
 
 
 def main() -> None:
-    """Runs all scenarios in as many processes as there are."""
+    """Runs all scenarios, in one process and in both."""
     torch.set_num_threads(1)
-    processes = int(os.environ.get('WORLD_SIZE', 1))
-    if processes > 1:
-        distributed.init_process_group('gloo')
-    scenarios = SCENARIOS if processes > 1 else SCENARIOS[:-1]
+    folder = Path(sys.argv[1])
     with no_layout():
-        for scenario in scenarios:
-            run(scenario, Path(sys.argv[1]), processes)
+        if os.environ['RANK'] == '0':
+            for scenario in SCENARIOS[:-1]:
+                run(scenario, folder, processes=1)
+        distributed.init_process_group('gloo')
+        for scenario in SCENARIOS:
+            run(scenario, folder, processes=2)
     end_processes()
 
 

@@ -14,15 +14,12 @@ import torch
 from mmlapp.engine.models.plans import KEY
 
 WORKER = Path(__file__).with_name('ddp_worker.py')
-LAUNCH = {
-    1: [],
-    2: ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2'],
-}
+LAUNCH = '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2'
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All scenarios, in one process and in two; starting takes longest."""
+    """All scenarios, in one process and in two."""
     path = tmp_path_factory.mktemp('ddp')
     root = WORKER.parents[2]
     environment = dict(
@@ -30,15 +27,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         PYTHONPATH=os.pathsep.join([str(root), str(root / 'tests')]),
         OMP_NUM_THREADS='1',
     )
-    for launch in LAUNCH.values():
-        result = subprocess.run(
-            [sys.executable, *launch, str(WORKER), str(path)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
-        assert result.returncode == 0, result.stdout + result.stderr
+    result = subprocess.run(
+        [sys.executable, *LAUNCH, str(WORKER), str(path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
     return path
 
 
