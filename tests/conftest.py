@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finished pruning runs without training: a config file and a checkpoint."""
 
+import copy
 import gc
 import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pytest
@@ -160,11 +162,11 @@ def _randomise_norms(model):
             nn.init.uniform_(module.running_var, 0.5, 1.5)
 
 
-def _finished_run(folder, text, target):
+@lru_cache
+def _finished_model(text, target):
+    """Built once; runs get copies, whose pruners go their own ways."""
     torch.manual_seed(0)
-    config = folder / 'run.py'
-    config.write_text(text)
-    cfg = Config.fromfile(config)
+    cfg = Config.fromstring(text, '.py')
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = build_model(cfg).eval()
     _randomise_norms(model)
@@ -172,6 +174,14 @@ def _finished_run(folder, text, target):
     pruner.begin({'flops': target}, steps=4)
     pruner.scores.copy_(torch.rand(len(pruner.gate)))
     pruner.finish()
+    return model
+
+
+def _finished_run(folder, text, target):
+    config = folder / 'run.py'
+    config.write_text(text)
+    model = copy.deepcopy(_finished_model(text, target))
+    torch.manual_seed(0)
     checkpoint = folder / 'epoch_3.pth'
     torch.save(
         {
@@ -185,16 +195,21 @@ def _finished_run(folder, text, target):
     return Run(config, checkpoint, model)
 
 
-@pytest.fixture
-def classifier_run(tmp_path):
-    """Makes the run of a ResNet-8 at half of its FLOPs."""
+@pytest.fixture(scope='session')
+def finished_run():
+    """Makes the run of a ResNet-8 at half of its FLOPs in a folder."""
 
-    def make(bypass=None, target=0.5, unit='channels'):
-        return _finished_run(
-            tmp_path, CLASSIFIER.format(bypass=bypass, unit=unit), target
-        )
+    def make(folder, bypass=None, target=0.5, unit='channels'):
+        text = CLASSIFIER.format(bypass=bypass, unit=unit)
+        return _finished_run(folder, text, target)
 
     return make
+
+
+@pytest.fixture
+def classifier_run(finished_run, tmp_path):
+    """Makes the run of a ResNet-8 at half of its FLOPs."""
+    return partial(finished_run, tmp_path)
 
 
 @pytest.fixture

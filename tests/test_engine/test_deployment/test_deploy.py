@@ -57,6 +57,15 @@ def fail(tmp_path):
     return run
 
 
+@pytest.fixture(scope='module')
+def deployed(finished_run, tmp_path_factory):
+    """A run, what was made of it, and what was told meanwhile."""
+    run, told = finished_run(tmp_path_factory.mktemp('run')), []
+    out = run.config.parent / 'out'
+    result = deploy(run.config, run.checkpoint, out, progress=told.append)
+    return run, result, told
+
+
 @torch.no_grad()
 def outputs(model):
     generator = torch.Generator().manual_seed(0)
@@ -77,9 +86,8 @@ def figures_of(result):
     return {figure.name: figure for figure in result.figures}
 
 
-def test_figures(classifier_run, tmp_path):
-    run = classifier_run()
-    result = deploy(run.config, run.checkpoint, tmp_path / 'out')
+def test_figures(deployed):
+    run, result, _ = deployed
     figures = figures_of(result)
     analytic = figures['FLOPs, analytic']
     counted = figures['FLOPs, counted by MMEngine']
@@ -103,12 +111,8 @@ def test_a_ratio_is_after_by_before():
     assert Figure('FLOPs', 4, 1).ratio == 0.25
 
 
-def test_what_was_compared_and_written(classifier_run, tmp_path):
-    run = classifier_run()
-    told = []
-    result = deploy(
-        run.config, run.checkpoint, tmp_path / 'out', progress=told.append
-    )
+def test_what_was_compared_and_written(deployed):
+    run, result, told = deployed
     assert [check.name for check in result.checks] == [
         'random 3x16x16',
         'random 3x32x32',
@@ -124,7 +128,7 @@ def test_what_was_compared_and_written(classifier_run, tmp_path):
     assert told[0] == 'reading the checkpoint'
     assert told[-1] == 'counting FLOPs'
     files = {result.config, result.checkpoint, result.plan}
-    assert files == set((tmp_path / 'out').iterdir())
+    assert files == set(result.config.parent.iterdir())
     assert {path.name for path in files} == {
         'run.py',
         'run.pth',
@@ -133,9 +137,8 @@ def test_what_was_compared_and_written(classifier_run, tmp_path):
     assert ChannelPlan.load(result.plan) == run.model.pruner.plan()
 
 
-def test_a_checkpoint_says_where_it_is_from(classifier_run, tmp_path):
-    run = classifier_run()
-    result = deploy(run.config, run.checkpoint, tmp_path / 'out')
+def test_a_checkpoint_says_where_it_is_from(deployed):
+    _, result, _ = deployed
     data = torch.load(result.checkpoint)
     assert set(data) == {'meta', 'state_dict'}
     assert data['meta']['epoch'] == 3
@@ -146,10 +149,13 @@ def test_a_checkpoint_says_where_it_is_from(classifier_run, tmp_path):
 
 @pytest.mark.parametrize(
     ('filename', 'name', 'stem'),
-    [(True, 'mine', 'mine'), (True, None, 'run'), (False, None, 'deployed')],
+    [(True, 'mine', 'mine'), (False, None, 'deployed')],
 )
 def test_names(classifier_run, tmp_path, filename, name, stem):
-    """The config may be one that was changed in memory."""
+    """The config may be one that was changed in memory.
+
+    That of a file without another name is tested above.
+    """
     run = classifier_run()
     cfg = Config.fromfile(run.config)
     if not filename:
@@ -495,8 +501,9 @@ def test_a_folder_with_other_files_is_refused(
     assert 'holds notes.txt' in message
 
 
-@pytest.mark.parametrize('factor', [1.01, float('nan')])
-@pytest.mark.parametrize('former', [False, True])
+@pytest.mark.parametrize(
+    ('factor', 'former'), [(1.01, False), (float('nan'), True)]
+)
 def test_a_model_that_differs_is_not_written(
     fail, classifier_run, tmp_path, monkeypatch, factor, former
 ):
@@ -537,12 +544,11 @@ def test_an_interrupt_leaves_the_former_deployment(
     assert not list(tmp_path.glob('.*'))
 
 
-def test_every_weight_must_be_there(classifier_run, tmp_path):
-    run = classifier_run()
-    result = deploy(run.config, run.checkpoint, tmp_path / 'out')
+def test_every_weight_must_be_there(deployed, tmp_path):
+    _, result, _ = deployed
     assert not any(m.training for m in load(result).modules())
     data = torch.load(result.checkpoint)
     del data['state_dict']['head.fc.bias']
-    torch.save(data, result.checkpoint)
+    torch.save(data, tmp_path / 'without.pth')
     with pytest.raises(PruningError, match=r'head\.fc\.bias'):
-        load(result)
+        load(replace(result, checkpoint=tmp_path / 'without.pth'))
