@@ -85,7 +85,7 @@ def test_model_and_optimizer_build(path: Path) -> None:
     if 'input_shape' in cfg.model:
         # One image of COCO's size takes many seconds.
         channels, *sides = cfg.model.input_shape
-        cfg.model.input_shape = (channels, *(min(s, 128) for s in sides))
+        cfg.model.input_shape = (channels, *(min(s, 64) for s in sides))
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = build_model(cfg)
         optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
