@@ -92,6 +92,50 @@ class ApplyGate(Function):
         return grad * shaped, grad_gate, None
 
 
+class LookUp(Function):
+    """The gate at the indices of a dimension, one where there is no channel.
+
+    Written by hand: autograd would sort the indices, and keep them as saved
+    tensors, of which a checkpointed forward must have as many each time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, places: Tensor) -> Tensor:
+        """Returns the factors, ``[size]``.
+
+        Args:
+            ctx (Any): Autograd context.
+            gate (Tensor): One value per channel, ``[channels]``.
+            places (Tensor): Channel of every index, the number of channels
+                for none; ``[size]``.
+        """
+        ctx.places, ctx.count = places, len(gate)
+        return torch.cat([gate, gate.new_ones(1)])[places]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """Sums over the indices of each channel, ``[channels]``."""
+        (grad,) = grads
+        blank = grad.new_zeros(ctx.count + 1)
+        # The last entry, of no channel, learns nothing.
+        return blank.index_add(0, ctx.places, grad)[:-1], None
+
+
+def look_up(gate: Tensor, places: Tensor) -> Tensor:
+    """Looks the gate up at the indices of a dimension.
+
+    Args:
+        gate (Tensor): One value per channel, ``[channels]``.
+        places (Tensor): Channel of every index, the number of channels for
+            none; ``[size]``.
+    """
+    # vmap and torch.func.grad differentiate on their own.
+    if torch._C._are_functorch_transforms_active():
+        return torch.cat([gate, gate.new_ones(1)])[places]
+    found: Tensor = LookUp.apply(gate, places)
+    return found
+
+
 def apply_gate(parameter: Tensor, gate: Tensor, dim: int) -> Tensor:
     """Multiplies a parameter by the gate along one dimension.
 
@@ -139,8 +183,9 @@ class ParameterMask:
         learn: bool = True,
     ) -> None:
         self.source, self.dim, self.learn = source, dim, learn
-        self.channels: Tensor | slice = _as_slice(channels)
-        self._whole = bool((channels >= 0).all())
+        # A run of channels, or one at every index.
+        self._run = _as_slice(channels)
+        self._places = torch.where(channels < 0, len(source.gate), channels)
 
     @property
     def active(self) -> bool:
@@ -155,22 +200,28 @@ class ParameterMask:
         # The lookup is part of the graph: backward adds [size] into the
         # gradient of the gate, [channels], over all indices of a channel
         # and over all parameters that learn.
-        channels = self.channels
-        if self._whole or isinstance(channels, slice):
-            factor = gate[channels]
+        if self._run is not None:
+            factor = gate[self._run]
         else:
-            factor = at_channels(gate, channels)
+            factor = look_up(gate, self._places_on(gate.device))
         return apply_gate(parameter, factor, self.dim)
 
+    def _places_on(self, device: torch.device) -> Tensor:
+        """The places where the gate is, once it was there."""
+        # One without values would take theirs away.
+        if self._places.device != device and device.type != 'meta':
+            self._places = self._places.to(device)
+        return self._places
 
-def _as_slice(channels: Tensor) -> Tensor | slice:
-    """Indexing by a slice copies nothing."""
+
+def _as_slice(channels: Tensor) -> slice | None:
+    """Indexing by a slice copies nothing; None if they are no run."""
     start, size = int(channels[0]), channels.numel()
     # 4 5 6 -> 4:7
     run = torch.arange(start, start + size)
     if start >= 0 and torch.equal(channels, run):
         return slice(start, start + size)
-    return channels
+    return None
 
 
 class Masked:

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from mmlapp.core import attach, narrow
 from mmlapp.core.mask.gate import (
     ApplyGate,
+    LookUp,
     ParameterMask,
     add_mask,
     at_channels,
@@ -289,3 +290,21 @@ def test_a_norm_that_was_converted_is_masked_again(
         slim = narrow(model, pruner.plan())(image)
     torch.testing.assert_close(masked, slim)
     assert type(model.norm) is kind
+
+
+def test_gradients_of_what_is_looked_up(source):
+    """Several indices of a channel, and some of none, by differences."""
+    places = torch.tensor([3, 8, 2, 8, 3, 3, 0, 5])
+    assert torch.autograd.gradcheck(LookUp.apply, (source.gate, places))
+
+
+def test_a_checkpointed_part_looks_up_as_often(layer, source):
+    """In any order, where the lookup is more than a slice."""
+    channels = torch.tensor([3, -1, 2, -1, 7, 1, -1, 5])
+    add_mask(layer, 'weight', ParameterMask(source, channels, 0))
+    x = torch.randn(2, 4, 3, 3).double().requires_grad_()
+    found = [
+        torch.autograd.grad(run(x).square().sum(), (x, source.gate))
+        for run in (layer, lambda x: checkpoint(layer, x, use_reentrant=False))
+    ]
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
