@@ -327,7 +327,7 @@ class Pruner(Targets):
             return decided
         check_hard('protect', self.protect, decided)
         spared = self.protected
-        if decided[spared].all():
+        if ((decided != 0) | ~spared).all():
             return decided
         # First what is protected, then what the method keeps, then the rest:
         # cut where the cost is that of what the method keeps.

@@ -48,6 +48,7 @@ class ScoreContext:
             shape ``[N]``; None if none does or it has none.
         channels (Tensor, optional): Channel of the group at every row of
             ``filters``, -1 for none; ``[N]``.
+        size (int): Channels of the group. Defaults to 0: one for each row.
         emitters (Sequence[ChannelWeights]): What emits the channels of the
             group: filters, and scales of the norms behind them; none if the
             score does not ask for it.
@@ -62,6 +63,7 @@ class ScoreContext:
     module: nn.Module | None = None
     shift: Tensor | None = None
     channels: Tensor | None = None
+    size: int = 0
     emitters: Sequence[ChannelWeights] = ()
     readers: Sequence[ChannelWeights] = ()
 

@@ -62,21 +62,24 @@ def summed(
         belongs to no channel.
     """
     assert context.channels is not None
-    index = context.channels.clamp_min(0)
-    # [channels], in float64: in any order of the addends the same float32.
-    total = index.new_zeros(int(index.max()) + 1, dtype=torch.float64)
-    count = total.clone()
-    for part in weights:
-        # [M, D]: a row belongs to a channel of the group, or to none. Others
-        # of the group may be emitted by another layer.
-        known = (part.channels >= 0) & (part.channels < len(total))
-        rows, owner = part.weights[known].abs(), part.channels[known]
-        sums = rows.pow(power).sum(dim=1).double()
-        total = total.index_add(0, owner, sums)
-        count = count.index_add(0, owner, torch.full_like(sums, rows.shape[1]))
-    owned = context.channels >= 0
-    dtype = context.filters.dtype
-    return (
-        torch.where(owned, total[index], 0).to(dtype),
-        torch.where(owned, count[index], 0).to(dtype),
-    )
+    if not weights:  # what reads them has none
+        nothing = context.filters.new_zeros(len(context.filters))
+        return nothing, nothing
+    # [M, D]: a row belongs to a channel of the group, or to none. All rows at
+    # once, as a GPU likes it, with their sums in one column.
+    sums = torch.cat([p.weights.abs().pow(power).sum(dim=1) for p in weights])
+    width = [torch.full_like(p.channels, p.weights.shape[1]) for p in weights]
+    rows = torch.stack([sums.double(), torch.cat(width).double()], dim=1)
+    size = context.size or len(context.channels)
+    owner = _or_last(torch.cat([p.channels for p in weights]), size)
+    # Those of no channel meet in the last one, which is zero again after it.
+    # In float64: in any order of the addends the same float32. [channels, 2]
+    total = rows.new_zeros(size + 1, 2).index_add_(0, owner, rows)
+    total[size] = 0
+    found = total[_or_last(context.channels, size)].to(context.filters.dtype)
+    return found[:, 0], found[:, 1]
+
+
+def _or_last(channels: Tensor, size: int) -> Tensor:
+    """Channels, with one behind all of them in the place of none."""
+    return torch.where(channels < 0, size, channels)

@@ -96,7 +96,9 @@ def contexts(
     for layer, part in zip(group.layers, harm, strict=False):
         context = layer_context(layer, part)
         if score.all_weights:
-            context = replace(context, emitters=emitters, readers=readers)
+            context = replace(
+                context, size=group.size, emitters=emitters, readers=readers
+            )
         yield layer, context
 
 
