@@ -29,6 +29,12 @@ EVERY_METHOD = {
         method=dict(type='admm', rounds=2, updates=2, rho=0.1),
         normalisation='mean',
     ),
+    'soft': dict(method='soft', score='operation_aware'),
+    'soft by probability': dict(
+        method=dict(type='soft', weight=0.01),
+        score='operation_aware',
+        normalisation='none',
+    ),
     'one cycle': dict(
         method=dict(type='one_cycle', interval=2),
         score='group_norm',

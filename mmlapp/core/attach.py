@@ -82,8 +82,9 @@ def attach(
             none.
         method (str, Mapping or Method): Who decides which channels live:
             ``lapp``, ``ranking``, ``one_cycle``, ``psap``, ``admm``,
-            ``uniform``, ``random`` or a registered name, or a dictionary of
-            it as ``type`` and its settings. Defaults to ``lapp``.
+            ``soft``, ``uniform``, ``random`` or a registered name, or a
+            dictionary of it as ``type`` and its settings. Defaults to
+            ``lapp``.
         score (str, Mapping or Score): Importance score, likewise. Defaults
             to ``l2``.
         normalisation (str): How scores of different layers become
@@ -208,6 +209,7 @@ def _activate(module: nn.Module, args: object) -> None:
     pruner.active = True
     if not torch.compiler.is_compiling():
         pruner.before_forward(module.training)
+    pruner.relax(module.training)
 
 
 def build_costs(

@@ -62,7 +62,7 @@ ROUNDED = 'where nothing but rounding differs'
 class FixedGate:
     """A gate that does not change, for parameters to ask for."""
 
-    gate: Tensor
+    factor: Tensor
     active: bool = True
 
 

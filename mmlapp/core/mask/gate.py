@@ -20,12 +20,16 @@ from ..trace.running import in_forward
 class GateSource(Protocol):
     """What a masked parameter asks for its factor.
 
-    ``gate`` has one number in [0, 1] per channel, shape ``[channels]``;
-    ``active`` says whether it applies at the moment.
+    ``factor`` has one number in [0, 1] per channel, shape ``[channels]``:
+    the gate, or in training what a method puts in its place; ``active`` says
+    whether it applies at the moment.
     """
 
     active: bool
-    gate: Tensor
+
+    @property
+    def factor(self) -> Tensor:
+        """One number per channel, ``[channels]``."""
 
 
 def at_channels(gate: Tensor, channels: Tensor) -> Tensor:
@@ -185,7 +189,7 @@ class ParameterMask:
         self.source, self.dim, self.learn = source, dim, learn
         # A run of channels, or one at every index.
         self._run = _as_slice(channels)
-        self._places = torch.where(channels < 0, len(source.gate), channels)
+        self._places = torch.where(channels < 0, len(source.factor), channels)
 
     @property
     def active(self) -> bool:
@@ -194,7 +198,7 @@ class ParameterMask:
 
     def __call__(self, parameter: Tensor) -> Tensor:
         """Returns the masked parameter."""
-        gate = self.source.gate
+        gate = self.source.factor
         if not self.learn:
             gate = gate.detach()
         # The lookup is part of the graph: backward adds [size] into the

@@ -51,7 +51,7 @@ class Living:
 
     def alive(self, channels: Tensor) -> Tensor:
         """Returns which indices along a dimension live, bool ``[size]``."""
-        return at_channels(self.source.gate.detach(), channels) > 0
+        return at_channels(self.source.factor.detach(), channels) > 0
 
     def all(self) -> bool:
         """Whether nothing is masked."""

@@ -9,6 +9,7 @@ from .one_cycle import OneCycle
 from .psap import PSAP
 from .random import Random
 from .ranking import Ranking
+from .soft import Soft
 from .uniform import Uniform
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     'OneCycle',
     'Random',
     'Ranking',
+    'Soft',
     'Uniform',
     'register_method',
 ]

@@ -14,6 +14,7 @@ from ..errors import PruningError
 from ..numbers import check_number
 from ..score.group_scores import score_name
 from ..score.normalise import normalised
+from .added_loss import AddedLoss
 from .base import Method, register_method
 from .budget import snap
 from .channel_costs import COST_TERMS
@@ -22,13 +23,6 @@ from .ranking import refuse_negative
 
 if TYPE_CHECKING:
     from ..pruner import Pruner
-
-UNPULLED = (
-    'method admm: the weights were not pulled in this step. Add '
-    'pruner.loss() to the task loss and call backward() on the sum before '
-    'optimizer.step(); an optimizer that does not follow the gradient of the '
-    'loss cannot be used with it'
-)
 
 
 @register_method('admm')
@@ -102,8 +96,7 @@ class ADMM(Method):
         self.cost = cost
         self.term = None if cost is None else COST_TERMS[cost]
         self.parts: list[ChannelTensor] = []
-        # Whether the pull has reached the weights since the last step.
-        self.pulled = False
+        self.pull = AddedLoss('admm')
 
     def setup(self, pruner: Pruner) -> None:
         """Makes Z and U, one of each per parameter."""
@@ -135,7 +128,7 @@ class ADMM(Method):
     @torch.no_grad()
     def begin(self, pruner: Pruner) -> Tensor:
         """Starts the first round with all channels."""
-        self.pulled = False
+        self.pull.reached = False
         gate = super().begin(pruner)
         self._start(pruner, 1, gate > 0)
         return gate
@@ -147,10 +140,7 @@ class ADMM(Method):
             self.parts, self.weights(), self.z, self.u, strict=True
         ):
             total = total + part.gated(w - z + u).square().sum()
-        loss = 0.5 * self.rho * total
-        if loss.requires_grad:
-            loss.register_hook(self._note)
-        return loss
+        return self.pull.watch(0.5 * self.rho * total)
 
     def step(self, pruner: Pruner) -> Tensor:
         """Updates Z and U, or ends a round, if it is time to.
@@ -158,9 +148,7 @@ class ADMM(Method):
         Raises:
             PruningError: If the loss of the pruner was not added.
         """
-        if not self.pulled:
-            raise PruningError(UNPULLED)
-        self.pulled = False
+        self.pull.check()
         kept = pruner.mask
         done = self._updates_after(pruner, 0)
         if done > self._updates_after(pruner, 1):
@@ -256,9 +244,6 @@ class ADMM(Method):
         return kept & living
 
     # Parts of a step.
-
-    def _note(self, gradient: Tensor) -> None:
-        self.pulled = True
 
     def _energies(self, tensors: Sequence[Tensor], pruner: Pruner) -> Tensor:
         return energies(self.parts, tensors, len(pruner.gate)).detach()

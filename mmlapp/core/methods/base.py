@@ -89,6 +89,21 @@ class Method(nn.Module, ABC):
         """
         return torch.zeros((), device=pruner.scores.device)
 
+    def relaxed(self, pruner: Pruner) -> Tensor | None:
+        """Returns what a forward in training takes in place of the gate.
+
+        Called before each one in the phase. Its gradient reaches whatever it
+        was computed from.
+
+        Args:
+            pruner (Pruner): Of the network.
+
+        Returns:
+            Tensor or None: In [0, 1], ``[channels]``; None, the default, for
+            the gate itself.
+        """
+        return None
+
     @abstractmethod
     def step(self, pruner: Pruner) -> Tensor:
         """Decides anew, right after a step of the optimizer.

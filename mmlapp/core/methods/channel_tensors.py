@@ -81,19 +81,35 @@ def channel_tensors(groups: Sequence[GroupInfo]) -> list[ChannelTensor]:
         groups (Sequence[GroupInfo]): All groups, in order.
     """
     found: dict[int, ChannelTensor] = {}
+    for layer, mine in global_layers(groups):
+        for module, name, dims in _parameters(layer):
+            key = id(_stored(module)[name])
+            part = ChannelTensor(module, name, dims, mine)
+            # Groups may share a tensor, each with indices of its own.
+            known = found.setdefault(key, part)
+            known.channels = torch.where(mine >= 0, mine, known.channels)
+    return list(found.values())
+
+
+def global_layers(
+    groups: Sequence[GroupInfo],
+) -> Iterator[tuple[Layer, Tensor]]:
+    """Yields the layers that emit channels, with channels of the network.
+
+    Args:
+        groups (Sequence[GroupInfo]): All groups, in order.
+
+    Yields:
+        tuple[Layer, Tensor]: The layer, and the global channel at every
+        index of its dimensions, -1 for none; ``[N]``.
+    """
     start = 0
     for group in groups:
         for layer in group.layers:
             # Channels of the group -> channels of the network: plus its start.
-            mine = torch.where(layer.channels >= 0, layer.channels + start, -1)
-            for module, name, dims in _parameters(layer):
-                key = id(_stored(module)[name])
-                part = ChannelTensor(module, name, dims, mine)
-                # Groups may share a tensor, each with indices of its own.
-                known = found.setdefault(key, part).channels
-                found[key].channels = torch.where(mine >= 0, mine, known)
+            mine = layer.channels.cpu()
+            yield layer, torch.where(mine >= 0, mine + start, -1)
         start += group.size
-    return list(found.values())
 
 
 def _parameters(

@@ -44,7 +44,8 @@ class Pruner(Targets):
     """Holds what every method needs; the method decides.
 
     Masked parameters read :attr:`gate`, a buffer with one number in [0, 1]
-    per channel, and nothing else; its gradient is what methods learn from.
+    per channel, and nothing else; its gradient is what methods learn from. In
+    training a method may put relaxed numbers in its place.
 
     Args:
         groups (Sequence[GroupInfo]): Prunable groups, in order.
@@ -346,9 +347,24 @@ class Pruner(Targets):
             return torch.where(decided == 1, decided, self.method.fade(self))
         return shrunk(self.gate, decided, self.shrink_steps)
 
+    def relax(self, training: bool) -> None:
+        """Puts in place of the gate what the method wants in a forward.
+
+        Args:
+            training (bool): Whether in training mode.
+        """
+        relaxed = None
+        if training and self.phase == Phase.PRUNING:
+            relaxed = self.method.relaxed(self)
+        if relaxed is not None:
+            # Adds nothing, but who asks for the gradient by the gate gets it.
+            relaxed = relaxed + (self.gate - self.gate.detach())
+        self.stand_in.value = relaxed
+
     @torch.no_grad()
     def _set_gate(self, gate: Tensor) -> None:
         self.gate.copy_(gate)
+        self.stand_in.value = None
 
     def _look(self, step: int) -> None:
         """Takes in the gradient and the scores of a step of the phase."""

@@ -22,6 +22,7 @@ from ..score.group_scores import GroupInfo
 from ..score.harm import Harm
 from ..segments import Segments, segments
 from .stability import KEPT, RULE, Stability
+from .stand_in import StandIn
 
 
 class PrunerState(nn.Module):
@@ -75,6 +76,8 @@ class PrunerState(nn.Module):
         # Whether narrowing took it off its network.
         self.taken_off = False
         self.watch = StepWatch(self.groups)
+        # For the gate, in a forward that is trained.
+        self.stand_in = StandIn()
         self.applied_masks: list[AppliedMask] = []
         # Of the hooks on the network that go when the pruner goes.
         self.hook_ids: list[int] = []
@@ -111,6 +114,12 @@ class PrunerState(nn.Module):
     def uses_gradient(self) -> bool:
         """Whether the gradient of the task loss by the gate is asked for."""
         return self.method.uses_gradient or self.harm is not None
+
+    @property
+    def factor(self) -> Tensor:
+        """What masked parameters are multiplied by, ``[channels]``."""
+        relaxed = self.stand_in.value
+        return self.gate if relaxed is None else relaxed
 
     @property
     def sizes(self) -> list[int]:

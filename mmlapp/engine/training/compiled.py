@@ -45,7 +45,7 @@ def leave_uncompiled(pruner: Pruner) -> None:
     Args:
         pruner (Pruner): Of the run; others stay as they are.
     """
-    for name in ('loss', 'step'):
+    for name in ('loss', 'relax', 'step'):
         method = getattr(pruner, name)
         if not isinstance(method, Uncompiled):
             setattr(pruner, name, Uncompiled(method))

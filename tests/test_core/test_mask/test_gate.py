@@ -24,7 +24,7 @@ from mmlapp.core.mask.gate import (
 def source():
     """A gate of eight channels: some closed, some half open."""
     gate = torch.tensor([0, 1, 0.5, 0, 1, 0.25, 1, 0], dtype=torch.float64)
-    return SimpleNamespace(active=True, gate=gate.requires_grad_())
+    return SimpleNamespace(active=True, factor=gate.requires_grad_())
 
 
 @pytest.mark.parametrize('dim', [0, 1])
@@ -35,10 +35,10 @@ def test_gradients_of_a_masked_parameter(source, dim):
     weight = torch.randn(shape, dtype=torch.float64)
     view = [1, 1, 1]
     view[dim] = 8
-    masked = ApplyGate.apply(parameter, source.gate, dim)
-    reference = parameter * source.gate.view(view)
+    masked = ApplyGate.apply(parameter, source.factor, dim)
+    reference = parameter * source.factor.view(view)
     torch.testing.assert_close(masked, reference)
-    inputs = (parameter, source.gate)
+    inputs = (parameter, source.factor)
     found = torch.autograd.grad((masked * weight).sum(), inputs)
     expected = torch.autograd.grad((reference * weight).sum(), inputs)
     torch.testing.assert_close(found, expected)
@@ -46,7 +46,7 @@ def test_gradients_of_a_masked_parameter(source, dim):
 
 
 def test_a_gate_that_nobody_asks_for_costs_nothing(source):
-    gate = source.gate.detach()
+    gate = source.factor.detach()
     parameter = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
     masked = ApplyGate.apply(parameter, gate, 0)
     masked.sum().backward()
@@ -56,7 +56,7 @@ def test_a_gate_that_nobody_asks_for_costs_nothing(source):
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_precision_stays(source, dtype):
-    gate = source.gate.detach().float().requires_grad_()
+    gate = source.factor.detach().float().requires_grad_()
     parameter = torch.randn(8, 3).to(dtype).requires_grad_()
     masked = ApplyGate.apply(parameter, gate, 0)
     assert masked.dtype == dtype
@@ -84,7 +84,7 @@ def mask_rows(source, learn=True):
 def test_a_module_reads_its_parameter_masked(layer, source, read):
     weight = layer.weight
     add_mask(layer, 'weight', mask_rows(source))
-    expected = weight * source.gate.detach()[:, None, None, None]
+    expected = weight * source.factor.detach()[:, None, None, None]
     torch.testing.assert_close(read(layer), expected)
     x = torch.randn(1, 4, 2, 2).double()
     torch.testing.assert_close(
@@ -141,7 +141,7 @@ def test_a_backward_that_runs_a_forward_again_reads_masked(layer, source):
     found = []
     for run in (inner, lambda x: checkpoint(inner, x, use_reentrant=False)):
         model.forward = run
-        inputs = x, source.gate, layer.weight
+        inputs = x, source.factor, layer.weight
         found.append(torch.autograd.grad(model(x).sum(), inputs))
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
 
@@ -183,7 +183,7 @@ def test_a_parameter_may_be_replaced(layer, source, read):
     fresh = nn.Parameter(torch.rand(8, 4, 1, 1).double())
     layer.weight = fresh
     assert dict(layer.named_parameters())['weight'] is fresh
-    assert (read(layer)[source.gate == 0] == 0).all()
+    assert (read(layer)[source.factor == 0] == 0).all()
 
 
 def test_a_parameter_that_is_none_stays_none(source, read):
@@ -198,7 +198,7 @@ def test_two_masks_on_two_dimensions(source, read):
     add_mask(layer, 'weight', mask_rows(source, read))
     add_mask(layer, 'weight', ParameterMask(source, torch.arange(8), 1))
     add_mask(layer, 'bias', mask_rows(source, read))
-    mask = source.gate.detach()
+    mask = source.factor.detach()
     torch.testing.assert_close(
         read(layer), weight * mask[:, None] * mask[None]
     )
@@ -210,7 +210,7 @@ def test_channels_in_any_order_and_always_kept_ones(layer, source, read):
     channels = torch.tensor([3, -1, 2, -1, 7, 1, -1, 5])
     weight = layer.weight
     add_mask(layer, 'weight', ParameterMask(source, channels, 0))
-    gate = source.gate.detach()
+    gate = source.factor.detach()
     factor = torch.tensor(
         [1.0 if c < 0 else float(gate[c]) for c in channels.tolist()]
     ).double()
@@ -224,13 +224,13 @@ def test_channels_in_any_order_and_always_kept_ones(layer, source, read):
     for row, channel in enumerate(channels.tolist()):
         if channel >= 0:
             expected[channel] += 2 * factor[row] * squares[row]
-    torch.testing.assert_close(source.gate.grad, expected)
+    torch.testing.assert_close(source.factor.grad, expected)
 
 
 def test_a_mask_that_does_not_learn(layer, source, read):
     add_mask(layer, 'weight', mask_rows(source, learn=False))
     read(layer).sum().backward()
-    assert source.gate.grad is None
+    assert source.factor.grad is None
     assert dict(layer.named_parameters())['weight'].grad is not None
 
 
@@ -238,7 +238,7 @@ def test_a_frozen_parameter_still_teaches_the_gate(layer, source, read):
     layer.requires_grad_(False)
     add_mask(layer, 'weight', mask_rows(source))
     read(layer).sum().backward()
-    assert (source.gate.grad != 0).all()
+    assert (source.factor.grad != 0).all()
 
 
 def test_removing_masks_gives_the_class_back(layer, source):
@@ -257,7 +257,7 @@ def test_copies_are_independent(layer, source, read):
     other = copy.deepcopy(layer)
     masks = other.__dict__['_masks']['weight']
     assert masks[0].source is not source
-    masks[0].source.gate.data.zero_()
+    masks[0].source.factor.data.zero_()
     assert (read(other) == 0).all()
     assert (read(layer) != 0).any()
 
@@ -295,7 +295,7 @@ def test_a_norm_that_was_converted_is_masked_again(
 def test_gradients_of_what_is_looked_up(source):
     """Several indices of a channel, and some of none, by differences."""
     places = torch.tensor([3, 8, 2, 8, 3, 3, 0, 5])
-    assert torch.autograd.gradcheck(LookUp.apply, (source.gate, places))
+    assert torch.autograd.gradcheck(LookUp.apply, (source.factor, places))
 
 
 def test_a_checkpointed_part_looks_up_as_often(layer, source):
@@ -304,7 +304,7 @@ def test_a_checkpointed_part_looks_up_as_often(layer, source):
     add_mask(layer, 'weight', ParameterMask(source, channels, 0))
     x = torch.randn(2, 4, 3, 3).double().requires_grad_()
     found = [
-        torch.autograd.grad(run(x).square().sum(), (x, source.gate))
+        torch.autograd.grad(run(x).square().sum(), (x, source.factor))
         for run in (layer, lambda x: checkpoint(layer, x, use_reentrant=False))
     ]
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)

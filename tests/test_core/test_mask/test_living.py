@@ -14,7 +14,7 @@ from mmlapp.core.mask.living import Living, release, run_on_living
 @pytest.fixture
 def source():
     gate = torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 1.0])
-    return SimpleNamespace(active=True, gate=gate)
+    return SimpleNamespace(active=True, factor=gate)
 
 
 def norm_on(source, channels):
@@ -56,7 +56,7 @@ def test_where_all_live_it_runs_as_it_is(source):
     x = torch.randn(2, 4, 3, 3)
     plain = nn.functional.group_norm(x, 1, norm.weight, norm.bias)
     assert torch.equal(norm(x), plain)
-    source.gate.zero_()
+    source.factor.zero_()
     source.active = False
     assert torch.equal(norm(x), plain)
 

@@ -23,7 +23,7 @@ def found(model, images):
 
 
 def test_a_norm_carries_the_mask_of_its_layer(model, found, read):
-    source = SimpleNamespace(active=True, gate=torch.ones(36))
+    source = SimpleNamespace(active=True, factor=torch.ones(36))
     record = found.trace
     masks = mask_parameters(
         model, source, record, found.groups, record.masked.__contains__
@@ -36,7 +36,7 @@ def test_a_norm_carries_the_mask_of_its_layer(model, found, read):
         ('c', 'weight'),
         ('c', 'bias'),
     }
-    source.gate[8:20] = 0  # group b
+    source.factor[8:20] = 0  # group b
     assert not read(model.norm).any()
     assert read(model.b).any()
 

@@ -29,7 +29,7 @@ class StripeMask(ParameterMask):
 
     def __call__(self, parameter):
         out, _, *size = parameter.shape
-        gate = self.source.gate[self.channels].to(parameter.dtype)
+        gate = self.source.factor[self.channels].to(parameter.dtype)
         return parameter * gate.view(out, 1, *size)
 
 
