@@ -21,7 +21,8 @@ from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 
-from mmlapp.core import Pruner
+from mmlapp.core import LAPP, Pruner
+from mmlapp.core.methods import METHODS
 from mmlapp.engine import equal_cost
 
 ROOT = Path(__file__).parents[1]
@@ -30,9 +31,20 @@ CONFIGS = sorted(
     for path in (ROOT / 'configs').rglob('*.py')
     if '_base_' not in path.parts
 )
-LAPP_CONFIGS = [path for path in CONFIGS if path.name.startswith('lapp-')]
+PRUNED = [path for path in CONFIGS if re.match('[a-z-]+-flops', path.name)]
 # Go on from a pruned network.
-SECOND = [path for path in LAPP_CONFIGS if '-refined_' in path.name]
+SECOND = [path for path in PRUNED if '-refined_' in path.name]
+# Arguments of `PrunableModel` that are no part of the network.
+SETTINGS = (
+    'scope',
+    'input_shape',
+    'divisor',
+    'method',
+    'score',
+    'normalisation',
+    'min_keep',
+    'protect',
+)
 FAMILIES = sorted({path.parent for path in CONFIGS})
 # MMDetection warns of its own attribute.
 pytestmark = pytest.mark.filterwarnings(
@@ -90,18 +102,19 @@ def test_model_and_optimizer_build(path: Path) -> None:
         model = build_model(cfg)
         optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     assert isinstance(model, BaseModel)
-    assert hasattr(model, 'pruner') == (path in LAPP_CONFIGS)
+    assert hasattr(model, 'pruner') == (path in PRUNED)
     assert optim_wrapper.optimizer.param_groups
-    if path in LAPP_CONFIGS:
+    if path in PRUNED:
         target = cfg.custom_hooks[-1].target['flops']
         lands_within_a_point(model.pruner, target)
 
 
 def lands_within_a_point(pruner: Pruner, target: float) -> None:
-    """Whatever the thresholds were at the end of the phase."""
-    pruner.begin({'flops': target}, 1)
-    with torch.no_grad():
-        pruner.method.threshold.uniform_(0.1, 0.9)
+    """Whatever the thresholds, if there are any, were at its end."""
+    pruner.begin({'flops': target}, 1000)
+    if isinstance(pruner.method, LAPP):
+        with torch.no_grad():
+            pruner.method.threshold.uniform_(0.1, 0.9)
     pruner.finish()
     assert target - 0.01 < pruner.ratios()['flops'] <= target
 
@@ -120,14 +133,21 @@ def test_data_and_schedule_are_complete(path: Path) -> None:
         assert cfg.train_dataloader.batch_size == int(batch[1])
 
 
-@pytest.mark.parametrize('path', LAPP_CONFIGS, ids=name_of)
-def test_name_of_lapp_config_says_what_it_does(path: Path) -> None:
+@pytest.mark.parametrize('path', PRUNED, ids=name_of)
+def test_name_of_a_pruned_config_says_what_it_does(path: Path) -> None:
     parent, _ = parent_of(path)
     *others, hook = load(path).custom_hooks
+    method = method_of(path).replace('_', '-')
     percent = round(hook.target['flops'] * 100)
     cost = '-equal-cost' if hook.get('train_cost') == 'dense' else ''
     taught = ''.join(TEACHERS.get(other['type'], '') for other in others)
-    assert path.stem == f'lapp-flops{percent}{taught}{cost}_{parent}'
+    assert path.stem == f'{method}-flops{percent}{taught}{cost}_{parent}'
+
+
+def method_of(path: Path) -> str:
+    """Name of the method that a config prunes with."""
+    method: Any = load(path).model.get('method', 'lapp')
+    return method if isinstance(method, str) else method['type']
 
 
 TEACHERS = {
@@ -143,7 +163,7 @@ def has_teacher(hook: Mapping[str, Any]) -> bool:
 def test_the_teacher_is_what_the_dense_config_leaves() -> None:
     """Where tools/train.py writes the last checkpoint of the parent."""
     found = 0
-    for path in LAPP_CONFIGS:
+    for path in PRUNED:
         for hook in filter(has_teacher, load(path).custom_hooks):
             parent, cfg = parent_of(path)
             name = f'epoch_{cfg.train_cfg.max_epochs}.pth'
@@ -154,9 +174,9 @@ def test_the_teacher_is_what_the_dense_config_leaves() -> None:
 
 
 @pytest.mark.parametrize(
-    'path', [p for p in LAPP_CONFIGS if p not in SECOND], ids=name_of
+    'path', [p for p in PRUNED if p not in SECOND], ids=name_of
 )
-def test_lapp_config_leaves_the_recipe_alone(path: Path) -> None:
+def test_a_pruned_config_leaves_the_recipe_alone(path: Path) -> None:
     (_, parent), cfg = parent_of(path), load(path).to_dict()
     dense = parent.to_dict()
     *hooks, ours = cfg.pop('custom_hooks')
@@ -171,7 +191,7 @@ def test_lapp_config_leaves_the_recipe_alone(path: Path) -> None:
     model = cfg['model']
     assert model['type'] == 'mmlapp.PrunableModel'
     model['type'] = model.pop('architecture')
-    for key in ('scope', 'input_shape', 'divisor'):
+    for key in SETTINGS:
         model.pop(key, None)
     if 'tenth' in path.stem and '-distilled_' in path.stem:
         mixing = dict(augments=dict(type='Mixup', alpha=1.0))
@@ -229,10 +249,25 @@ def test_equal_cost_is_told_beside_the_config() -> None:
     assert re.search(rf'`{name}` +\| +462 ', readme)
 
 
+def test_every_method_has_a_recipe_of_the_same_length() -> None:
+    """But for the control with random rates, and the one that ends itself."""
+    recipes = {
+        method_of(path): load(path).custom_hooks[-1]
+        for path in PRUNED
+        if path.stem.endswith('-flops50_resnet20_b128_cifar10-folder')
+    }
+    own = {n for n in METHODS if METHODS[n].__module__.startswith('mmlapp.')}
+    assert {'lapp', 'random', *recipes} == own
+    assert recipes.pop('one_cycle').end == 'stable'
+    assert {hook.prune_epochs for hook in recipes.values()} == {10}
+    assert all(hook.target == dict(flops=0.5) for hook in recipes.values())
+
+
 def test_ratios_of_the_paper() -> None:
     targets = {
         path.stem: load(path).custom_hooks[-1].target['flops']
-        for path in LAPP_CONFIGS
+        for path in PRUNED
+        if method_of(path) == 'lapp'
     }
     for name, target in targets.items():
         known = 0.403 if 'resnet20' in name else 0.5
