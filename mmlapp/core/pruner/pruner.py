@@ -200,19 +200,35 @@ class Pruner(Targets):
             raise PruningError(
                 'finish: the pruning phase has not begun; call begin first'
             )
-        mask = snap(
-            self.budget(self.progress.target),
-            self._order(),
-            self.group,
-            self.floors,
-            self.divisor,
-            # To a point below the target, a hundredth of the dense network.
-            1 - 0.01 / max(self.progress.target.values()),
-        )
+        mask = self.kept_within(self.progress.target, self._order())
         self.gate.requires_grad_(False)
         self.set_mask(mask)
         self.method.finish(self)
         self.progress = replace(self.progress, phase=Phase.FINISHED)
+
+    def kept_within(
+        self, target: Mapping[str, float], order: Tensor
+    ) -> Tensor:
+        """Returns what the exact budget keeps of an order of all channels.
+
+        Args:
+            target (Mapping[str, float]): Fractions of the dense network's
+                costs, by name.
+            order (Tensor): The larger, the longer it is kept;
+                ``[channels]``.
+
+        Returns:
+            Tensor: Bool mask, ``[channels]``.
+        """
+        return snap(
+            self.budget(target),
+            order,
+            self.group,
+            self.floors,
+            self.divisor,
+            # To a point below the target, a hundredth of the dense network.
+            1 - 0.01 / max(target.values()),
+        )
 
     def set_mask(
         self, mask: Tensor, target: Mapping[str, float] | None = None

@@ -63,7 +63,7 @@ class Functionality(Score):
         try:
             for number, run in enumerate(batches, start=1):
                 with torch.enable_grad():
-                    objective(run()).backward()
+                    objective(run(), 'functionality').backward()
                 self.report(number / self.batches)
         finally:
             for handle in handles:
@@ -138,12 +138,13 @@ class Notes:
         return torch.stack(sizes).float().mean(0)
 
 
-def objective(returned: Any) -> Tensor:
+def objective(returned: Any, score: str) -> Tensor:
     """A number to take gradients of, from what a network returns.
 
     Args:
         returned (Any): Losses are summed; of outputs it is half the sum of
             squares.
+        score (str): Name of the score that asks, for the error text.
 
     Raises:
         PruningError: If nothing of it has a gradient.
@@ -155,7 +156,7 @@ def objective(returned: Any) -> Tensor:
     ]
     if not parts:
         raise PruningError(
-            'score=functionality: what a calibration batch returns has no '
+            f'score={score}: what a calibration batch returns has no '
             'gradient. Let it return losses or outputs, without no_grad()'
         )
     return torch.stack(parts).sum()

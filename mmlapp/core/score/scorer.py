@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -116,26 +117,11 @@ class Scorer:
             groups (Sequence[GroupInfo]): All groups.
             batches (Iterable[Callable]): See :meth:`Score.prepare`.
         """
-        modes = {module: module.training for module in model.modules()}
-        # The gate learns, too, and is a buffer.
-        gradients = {
-            t: t.grad for t in (*model.parameters(), *model.buffers())
-        }
         layers = {la.name: la.module for g in groups for la in g.layers}
-        try:
-            # A score may run a backward of its own.
-            for tensor in gradients:
-                tensor.grad = None
-            for module in modes:
-                module.training = False
+        with evaluating(model):
             self.score.prepare(model, layers, batches)
             self._check_kept()
             self.prepared = True
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-            for tensor, gradient in gradients.items():
-                tensor.grad = gradient
 
     def _check_kept(self) -> None:
         """A graph cannot be copied, and with it neither can the network."""
@@ -156,3 +142,29 @@ class Scorer:
                 f'score={name} looks at {self.score.batches} calibration '
                 'batches: call pruner.prepare(model, batches) before begin'
             )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts a network into evaluation mode for a while, without gradients.
+
+    Those that it has, of the gate too, and its modes are put back.
+
+    Args:
+        model (nn.Module): The network.
+    """
+    modes = {module: module.training for module in model.modules()}
+    # The gate learns, too, and is a buffer.
+    gradients = {t: t.grad for t in (*model.parameters(), *model.buffers())}
+    try:
+        # A score may run a backward of its own.
+        for tensor in gradients:
+            tensor.grad = None
+        for module in modes:
+            module.training = False
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for tensor, gradient in gradients.items():
+            tensor.grad = gradient

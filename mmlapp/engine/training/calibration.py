@@ -67,27 +67,37 @@ def _batches(
     runner: Runner, model: nn.Module, count: int, mode: str
 ) -> Iterator[Callable[[], Any]]:
     """Functions that run the model in a mode, on one batch each."""
-    loader = _own_loader(runner)
+    loader: Any = runner.train_dataloader
     if len(loader) < count:
         runner.logger.warning(
             f'The score asks for {count} calibration batches; an epoch of '
             f'train_dataloader has {len(loader)}, which it gets'
         )
-    for batch in islice(loader, count):
-        data: Any = model.data_preprocessor(batch, False)  # type: ignore
-        yield lambda data=data: model(**data, mode=mode)
+    return calibration_batches(loader, model, count, mode, runner.seed)
 
 
-def _own_loader(runner: Runner) -> DataLoader:
-    """The training data in batches of equal size, read in this process.
+def calibration_batches(
+    loader: Any, model: nn.Module, count: int, mode: str, seed: int | None
+) -> Iterator[Callable[[], Any]]:
+    """Functions that run a model on one batch of training data each.
 
-    The loader of the training cannot be read twice: persistent workers would
-    start anew, and a sampler without an end would be at its end.
+    The data come in batches of equal size, read in this process. The loader
+    of the training cannot be read twice: persistent workers would start
+    anew, and a sampler without an end would be at its end.
+
+    Args:
+        loader (DataLoader): That of the training, which is not read.
+        model (nn.Module): A model of OpenMMLab.
+        count (int): How many, of an epoch at most.
+        mode (str): What the model is to return: ``loss`` or ``tensor``.
+        seed (int, optional): Of the order of the data.
     """
-    loader: Any = runner.train_dataloader
-    return DataLoader(
+    own = DataLoader(
         loader.dataset,
         loader.batch_size or loader.batch_sampler.batch_size,
-        sampler=DefaultSampler(loader.dataset, seed=runner.seed),
+        sampler=DefaultSampler(loader.dataset, seed=seed),
         collate_fn=loader.collate_fn,
     )
+    for batch in islice(own, count):
+        data: Any = model.data_preprocessor(batch, False)  # type: ignore
+        yield lambda data=data: model(**data, mode=mode)

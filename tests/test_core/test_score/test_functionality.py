@@ -112,11 +112,9 @@ def test_losses_are_summed_and_outputs_squared():
     loss = torch.tensor(3.0, requires_grad=True)
     outputs = torch.tensor([1.0, 2.0], requires_grad=True)
     returned = dict(loss=loss, more=[outputs], accuracy=torch.tensor(9.0))
-    assert objective(returned) == 3 + 5 / 2
-    with pytest.raises(
-        PruningError, match=r'functionality: .*has no gradient'
-    ):
-        objective(dict(accuracy=torch.tensor(9.0)))
+    assert objective(returned, 'mine') == 3 + 5 / 2
+    with pytest.raises(PruningError, match=r'score=mine: .*has no gradient'):
+        objective(dict(accuracy=torch.tensor(9.0)), 'mine')
 
 
 class Silent(nn.Module):
