@@ -53,6 +53,7 @@ ORDER = {
         'narrowing',
         'analysis',
         'attach',
+        'criteria',
     ],
     'engine': [
         'hook_list',
