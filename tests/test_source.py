@@ -67,6 +67,7 @@ ORDER = {
         'deployment',
         'distillation',
         'analysis',
+        'criteria',
     ],
 }
 # Imports that go upwards all the same, until somebody moves what they import.

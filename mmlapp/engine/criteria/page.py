@@ -1,0 +1,292 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""A study as one page that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from html import escape
+from pathlib import Path
+
+from mmlapp.core.criteria.comparison import CONTROL, TOO_CLOSE
+
+from .pictures import (
+    NOTHING,
+    RIM,
+    heat_map,
+    kept_picture,
+    quantile_plot,
+    signed,
+)
+from .study import Study
+from .weights import LayerWeights
+
+# A p-value below it speaks against what was tested.
+UNLIKELY = 0.05
+STYLE = """
+:root{color-scheme:light dark;--text:#1b1b1b;--soft:#555;--page:#fff;
+--rule:#d4d4d4;--mark:#8a3b00;--dot:#104e8b}
+@media(prefers-color-scheme:dark){:root{--text:#ececec;--soft:#b4b4b4;
+--page:#161616;--rule:#444;--mark:#ffb27a;--dot:#8ec1f5}}
+*{box-sizing:border-box}
+body{margin:0 auto;max-width:72rem;padding:1rem;background:var(--page);
+color:var(--text);font:1rem/1.5 system-ui,sans-serif}
+h1{font-size:1.6rem;line-height:1.2}h2{margin-top:2.5rem;font-size:1.25rem}
+p,li{max-width:44rem}code,h1,summary{overflow-wrap:anywhere}
+.soft,caption{color:var(--soft)}.low{color:var(--mark);font-weight:700}
+.warnings{border-left:.25rem solid var(--mark);padding:.1rem 0 .1rem 1rem}
+.wide{overflow-x:auto;margin:1rem 0}
+table{border-collapse:collapse;font-size:.85rem}
+caption{text-align:left;padding-bottom:.4rem}
+th{font-weight:600;text-align:left}
+th,td{padding:.2rem .45rem;border-bottom:1px solid var(--rule)}
+td{text-align:right;font-variant-numeric:tabular-nums}
+tbody th{white-space:nowrap}
+.heat td{min-width:3rem;text-align:center;border:1px solid var(--page)}
+.heat thead th{vertical-align:bottom;padding:.3rem .1rem;border:0}
+.heat thead th span{writing-mode:vertical-rl;transform:rotate(180deg)}
+.heat thead td{border:0}
+.strips td{padding:.1rem}.strips svg{display:block}
+svg{color:var(--dot)}
+.plots{display:grid;gap:1rem;
+grid-template-columns:repeat(auto-fill,minmax(8rem,1fr))}
+figure{margin:0}figcaption{font-size:.8rem;overflow-wrap:anywhere}
+.plot{width:100%;border:1px solid var(--rule)}
+summary{cursor:pointer;padding:.4rem 0}
+"""
+
+
+def page_of(study: Study) -> str:
+    """Returns the page of a study.
+
+    Args:
+        study (Study): What was found.
+    """
+    body = '\n'.join(
+        part
+        for section in (_top, _alike, _applicable, _budget, _weights, _rest)
+        for part in section(study)
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f'<title>Scores of {escape(_name(study))}</title>'
+        f'<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
+    )
+
+
+def _name(study: Study) -> str:
+    return Path(study.config).stem
+
+
+def _top(study: Study) -> Iterator[str]:
+    groups = study.scores.groups
+    yield f'<h1>How much do scores differ? {escape(_name(study))}</h1>'
+    weights = escape(study.checkpoint or 'random')
+    yield (
+        f'<p class="soft">Config <code>{escape(study.config)}</code>, weights '
+        f'<code>{weights}</code>, {len(groups)} groups with '
+        f'{sum(groups.values())} channels, {study.batches} calibration '
+        'batches.</p>'
+    )
+    if study.warnings:
+        items = ''.join(f'<li>{escape(text)}</li>' for text in study.warnings)
+        yield f'<ul class="warnings" role="note">{items}</ul>'
+
+
+def _alike(study: Study) -> Iterator[str]:
+    found = study.scores
+    yield '<h2>Do scores rank alike?</h2>'
+    yield (
+        '<p>Spearman correlation of ranks: 1 for the same order, 0 for none, '
+        '&minus;1 for the reverse. Within groups a score only has to compare '
+        'channels of one width. In the whole network, with scores as they '
+        'are, differences between layers count too.</p>'
+    )
+    yield heat_map(found.names, found.within_groups(), 'Mean over groups')
+    yield heat_map(found.names, found.correlation(), 'All channels at once')
+
+
+def _applicable(study: Study) -> Iterator[str]:
+    found = study.scores
+    yield '<h2>Can they tell channels apart?</h2>'
+    yield (
+        '<p>Coefficient of variation of each score in each group: standard '
+        f'deviation over mean. Below {TOO_CLOSE:.0%}, marked !, the best and '
+        'the worst channel nearly score the same. = names a score with the '
+        'same values, such as where no norm follows.</p>'
+    )
+    head = ''.join(f'<th scope="col">{escape(n)}</th>' for n in found.names)
+    rows = ''.join(_variation_row(study, group) for group in found.groups)
+    yield (
+        '<div class="wide"><table><thead><tr><th scope="col">group</th>'
+        f'<th scope="col">channels</th>{head}</tr></thead>'
+        f'<tbody>{rows}</tbody></table></div>'
+    )
+
+
+def _variation_row(study: Study, group: str) -> str:
+    found = study.scores
+    same = found.same_values(group)
+    cells = ''.join(
+        f'<td>= {escape(same[name])}</td>' if name in same else _percent(value)
+        for name, value in found.variation(group).items()
+    )
+    return (
+        f'<tr><th scope="row">{escape(group)}</th>'
+        f'<td>{found.groups[group]}</td>{cells}</tr>'
+    )
+
+
+def _percent(value: float | None) -> str:
+    if value is None:
+        return f'<td>{NOTHING}</td>'
+    if value < TOO_CLOSE:
+        return f'<td class="low">{value:.1%} !</td>'
+    return f'<td>{value:.1%}</td>'
+
+
+def _budget(study: Study) -> Iterator[str]:
+    found = study.scores
+    aims = ', '.join(f'{value:.0%} of the {n}' for n, value in _aims(study))
+    yield f'<h2>What would they keep at {escape(aims)}?</h2>'
+    yield (
+        '<p>The exact budget keeps what ranks highest (method <code>ranking'
+        f'</code>, normalisation <code>{escape(study.normalisation)}</code>). '
+        'Jaccard index of the kept channels: shared over all that either '
+        f'keeps, mean over groups. <code>{CONTROL}</code> shows what chance '
+        'gives, and is not asked about single channels.</p>'
+    )
+    yield heat_map(found.names, found.overlap(), 'Jaccard index')
+    rows = ''.join(_disputed_row(study, group) for group in found.groups)
+    yield (
+        '<div class="wide"><table><thead><tr><th scope="col">group</th>'
+        '<th scope="col">channels</th><th scope="col">kept by all</th>'
+        '<th scope="col">by some</th><th scope="col">by none</th></tr>'
+        f'</thead><tbody>{rows}</tbody></table></div>'
+    )
+    yield from (_details(study, group) for group in found.groups)
+
+
+def _aims(study: Study) -> Iterator[tuple[str, float]]:
+    names = {'flops': 'FLOPs'}
+    for name, value in study.target.items():
+        yield names.get(name, name), value
+
+
+def _disputed_row(study: Study, group: str) -> str:
+    found = study.scores
+    table = {name: found.kept[name] for name in found.voters}
+    kept, size = found.of_group(table, group), found.groups[group]
+    by_all, some = int(kept.all(dim=0).sum()), len(found.disputed(group))
+    cells = ''.join(
+        f'<td>{n}</td>' for n in (size, by_all, some, size - by_all - some)
+    )
+    return f'<tr><th scope="row">{escape(group)}</th>{cells}</tr>'
+
+
+def _details(study: Study, group: str) -> str:
+    found = study.scores
+    kept = found.of_group(found.kept, group).tolist()
+    flags = dict(zip(found.names, kept, strict=True))
+    return (
+        f'<details><summary>{escape(group)}: channels and correlation'
+        f'</summary>{kept_picture(flags, group)}'
+        f'{_votes(found.disputed(group), len(found.voters))}'
+        f'{heat_map(found.names, found.correlation(group), "Correlation")}'
+        '</details>'
+    )
+
+
+def _votes(disputed: Mapping[int, list[str]], voters: int) -> str:
+    """Channels by how many scores keep them, most first."""
+    by_count: dict[int, list[int]] = {}
+    for channel, names in disputed.items():
+        by_count.setdefault(len(names), []).append(channel)
+    items = ''.join(
+        f'<li>kept by {count} of {voters}: '
+        f'{", ".join(map(str, by_count[count]))}</li>'
+        for count in sorted(by_count, reverse=True)
+    )
+    return f'<ul>{items}</ul>' if items else '<p>All agree.</p>'
+
+
+def _weights(study: Study) -> Iterator[str]:
+    yield '<h2>How are the weights distributed?</h2>'
+    yield (
+        '<p>Where weights are normal with mean zero, norms of the filters of '
+        'a layer differ by chance alone, and the less the wider it is '
+        '(<a href="#study">arXiv 2004.11627</a>). p-values of at most 5,000 '
+        'weights: normal by skewness and kurtosis (D&rsquo;Agostino and '
+        'Pearson), mean zero (Student), symmetric around zero (Wilcoxon). '
+        f'Below {UNLIKELY:.0%}, marked !, the weights speak against it.</p>'
+    )
+    rows = ''.join(_layer_row(layer) for layer in study.layers)
+    head = ''.join(
+        f'<th scope="col">{name}</th>'
+        for name in (
+            'layer',
+            'weights',
+            'mean / std',
+            'skewness',
+            'excess kurtosis',
+            'p normal',
+            'p mean zero',
+            'p symmetric',
+        )
+    )
+    yield (
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
+        f'<tbody>{rows}</tbody></table></div>'
+    )
+    yield (
+        '<p>Quantiles of the weights over those of a normal distribution, '
+        f'both from &minus;{RIM:.0f} to {RIM:.0f} standard deviations: on the '
+        'line if normal.</p>'
+    )
+    plots = ''.join(
+        f'<figure>{quantile_plot(la.quantiles, f"quantiles of {la.layer}")}'
+        f'<figcaption>{escape(la.layer)}</figcaption></figure>'
+        for la in study.layers
+        if la.quantiles
+    )
+    yield f'<div class="plots">{plots}</div>'
+
+
+def _layer_row(layer: LayerWeights) -> str:
+    ratio = layer.mean / layer.std if layer.std else None
+    moments = ratio, layer.skewness, layer.excess_kurtosis
+    tests = layer.normality, layer.zero_mean, layer.symmetry
+    cells = [f'<td>{layer.weights}</td>']
+    cells += [f'<td>{_signed(value)}</td>' for value in moments]
+    cells += [_p_value(value) for value in tests]
+    return (
+        f'<tr><th scope="row">{escape(layer.layer)}</th>{"".join(cells)}</tr>'
+    )
+
+
+def _signed(value: float | None) -> str:
+    return NOTHING if value is None else signed(value, 3)
+
+
+def _p_value(value: float | None) -> str:
+    if value is None:
+        return f'<td>{NOTHING}</td>'
+    text = f'{value:.3f}' if value >= 0.001 else '&lt; 0.001'
+    if value < UNLIKELY:
+        return f'<td class="low">{text} !</td>'
+    return f'<td>{text}</td>'
+
+
+def _rest(study: Study) -> Iterator[str]:
+    if study.scores.left_out:
+        items = ''.join(
+            f'<li><code>{escape(name)}</code>: {escape(reason)}</li>'
+            for name, reason in study.scores.left_out.items()
+        )
+        yield f'<h2>Left out</h2><ul>{items}</ul>'
+    yield (
+        '<p class="soft" id="study">After the Convolution Weight Distribution '
+        'study, arXiv 2004.11627. The numbers of this page, with the scores '
+        'that keep each disputed channel, are in the JSON file beside it.</p>'
+    )

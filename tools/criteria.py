@@ -1,0 +1,125 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Show how much importance scores differ on a model.
+
+Writes one page with everything in it, and JSON beside it: how alike scores
+rank, whether they can tell channels apart, what they would keep at a budget,
+and how the weights are distributed. Works on a pruning config and on any
+config of mmpretrain or mmdet, with weights from before pruning.
+
+Examples:
+    python tools/criteria.py CONFIG work_dirs/NAME/epoch_200.pth
+    python tools/criteria.py CONFIG CHECKPOINT --flops 0.4 --batches 2
+    python tools/criteria.py CONFIG CHECKPOINT --scores l1 l2 fpgm --out a.html
+"""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from mmlapp.engine.analysis.tables import console
+from mmlapp.engine.config_files import add_config_arguments, read_config
+from mmlapp.engine.criteria.files import check_out, write_study
+from mmlapp.engine.criteria.study import study_config
+from mmlapp.engine.failures import tells_failures
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Parse the command line."""
+    parser = ArgumentParser(
+        description='Show how much importance scores differ on a model.'
+    )
+    add_config_arguments(parser)
+    parser.add_argument(
+        'checkpoint',
+        nargs='?',
+        help='weights of the whole model, from before pruning; without them '
+        'they are random',
+    )
+    parser.add_argument(
+        '--scores',
+        nargs='+',
+        metavar='NAME',
+        help='which ones; all that can be had by default',
+    )
+    parser.add_argument(
+        '--flops',
+        type=float,
+        default=0.5,
+        metavar='SHARE',
+        help='share of the FLOPs at which kept channels are compared; 0.5 by '
+        'default',
+    )
+    parser.add_argument(
+        '--batches',
+        type=int,
+        default=0,
+        metavar='N',
+        help='batches of train_dataloader for scores that ask for data; '
+        'kl_divergence runs each of them once per channel',
+    )
+    parser.add_argument(
+        '--scope',
+        nargs='+',
+        metavar='PATTERN',
+        help='names of modules that may be pruned, such as backbone',
+    )
+    parser.add_argument(
+        '--input-shape',
+        nargs=3,
+        type=int,
+        metavar=('CHANNELS', 'HEIGHT', 'WIDTH'),
+        help='the image at which FLOPs are counted',
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('criteria.html'),
+        metavar='FILE',
+        help='page to write; criteria.html by default. The JSON is beside it',
+    )
+    # The checkpoint may also come behind the options.
+    return parser.parse_intermixed_args(argv)
+
+
+def settings(args: Namespace) -> dict[str, Any]:
+    """Return what a command line asks for instead of the config's."""
+    return {
+        key: getattr(args, key)
+        for key in ('scope', 'input_shape')
+        if getattr(args, key) is not None
+    }
+
+
+@tells_failures
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compare the scores."""
+    args = parse_args(argv)
+    progress = console(sys.stderr).status('reading the config')
+    # Importing models and datasets prints; standard output is for results.
+    with progress as status, redirect_stdout(sys.stderr):
+        check_out(args.out)
+        study = study_config(
+            read_config(args.config, args.cfg_options),
+            args.checkpoint,
+            scores=args.scores,
+            target={'flops': args.flops},
+            batches=args.batches,
+            settings=settings(args),
+            progress=status.update,
+        )
+        paths = write_study(study, args.out)
+    out = console()
+    for text in study.warnings:
+        out.print(f'warning: {text}', markup=False)
+    for name, reason in study.scores.left_out.items():
+        out.print(f'left out: {name}: {reason}', markup=False)
+    for path in paths:
+        out.print(f'wrote {path}', soft_wrap=True, markup=False)
+
+
+if __name__ == '__main__':
+    main()
