@@ -312,28 +312,29 @@ def test_a_narrow_model_that_differs_is_not_taken(
     assert 'masks stay: on random 3x8x8 the narrowed' in path.read_text()
 
 
-def compiled(config: dict[str, Any]) -> None:
-    config['cfg'] = dict(compile=dict(backend='eager'))
-
-
 def fused_norms(config: dict[str, Any]) -> None:
     config['cfg'] = dict(efficient_conv_bn_eval=['backbone'])
 
 
-@pytest.mark.filterwarnings('ignore')  # of the compiler
-@pytest.mark.parametrize('setting', [compiled, fused_norms])
-def test_settings_of_mmengine_change_nothing(
-    make_runner: MakeRunner,
-    tmp_path: Path,
-    setting: Callable[[dict[str, Any]], None],
+@pytest.fixture
+def plain(make_runner: MakeRunner, tmp_path: Path) -> Runner:
+    """A run that was narrowed, without settings of MMEngine."""
+    runner = make_runner(work_dir=tmp_path / 'plain', narrow=True)
+    runner.train()
+    return runner
+
+
+def assert_same_run(found: Runner, expected: Runner) -> None:
+    assert narrowed_plan(found) == narrowed_plan(expected)
+    assert_equal(found.model, expected.model, 1e-4)
+
+
+def test_fused_norms_change_nothing(
+    make_runner: MakeRunner, plain: Runner
 ) -> None:
-    torch.compiler.reset()
-    plain = make_runner(work_dir=tmp_path / 'a', narrow=True)
-    plain.train()
-    other = make_runner(setting, work_dir=tmp_path / 'b', narrow=True)
-    other.train()
-    assert narrowed_plan(other) == narrowed_plan(plain)
-    assert_equal(other.model, plain.model, 1e-4)
+    runner = make_runner(fused_norms, narrow=True)
+    runner.train()
+    assert_same_run(runner, plain)
 
 
 class Counting(Hook):
@@ -356,10 +357,10 @@ class Counting(Hook):
 
 
 @pytest.mark.filterwarnings('ignore')  # of the compiler
-def test_narrowing_compiles_everything_once_more(
-    make_runner: MakeRunner,
+def test_a_compiled_run_is_the_same_and_compiles_everything_once_more(
+    make_runner: MakeRunner, plain: Runner
 ) -> None:
-    """And nothing in between, whatever thresholds and schedule do."""
+    """When it narrows, and nothing in between, whatever schedules do."""
     counting = Counting()
     torch.compiler.reset()
 
@@ -372,6 +373,7 @@ def test_narrowing_compiles_everything_once_more(
     runner = make_runner(change, narrow=True)
     runner.register_hook(counting, 'VERY_LOW')
     runner.train()
+    assert_same_run(runner, plain)
     for new in counting.new.values():
         assert new[0] > 0
         assert not any(new[2:])
