@@ -75,7 +75,8 @@ def _stored(module: nn.Module) -> dict[str, Tensor]:
 def channel_tensors(groups: Sequence[GroupInfo]) -> list[ChannelTensor]:
     """Returns what emits the channels of all groups, each tensor once.
 
-    Filters; behind them the scale and shift of the norm, or else the bias.
+    Filters; behind them the scale and shift of the norm that loses the
+    channels, or else the bias.
 
     Args:
         groups (Sequence[GroupInfo]): All groups, in order.
@@ -118,7 +119,7 @@ def _parameters(
     """Module, name and dimensions of what goes with a layer's channels."""
     yield layer.module, layer.weight, layer.dims
     vectors = [(layer.module, 'bias')]
-    if layer.norm is not None:
+    if layer.norm is not None and layer.norm_goes:
         # Behind a norm a bias of the layer itself says nothing.
         vectors = [(layer.norm, layer.scale), (layer.norm, layer.shift)]
     for module, name in vectors:

@@ -74,7 +74,7 @@ class ChannelNorm:
 
 
 def channel_norms(groups: list[GroupInfo]) -> list[ChannelNorm]:
-    """Returns the norms behind all layers that emit channels, each once.
+    """Returns the norms that lose channels with a layer, each once.
 
     Args:
         groups (list[GroupInfo]): All groups, in order.
@@ -82,7 +82,7 @@ def channel_norms(groups: list[GroupInfo]) -> list[ChannelNorm]:
     found: dict[tuple[int, str], ChannelNorm] = {}
     for layer, channels in global_layers(groups):
         norm = layer.norm
-        if norm is None or not layer.shift:
+        if norm is None or not layer.norm_goes or not layer.shift:
             continue
         scale = norm._parameters.get(layer.scale)
         if scale is None or scale.shape != channels.shape:
@@ -161,9 +161,9 @@ class Soft(FixedOrder):
         self.norms = channel_norms(pruner.groups)
         if not self.norms:
             raise PruningError(
-                'method soft: no prunable channel has a norm with scale and '
-                "shift behind it, from which masks learn. Choose 'ranking' "
-                'or another method'
+                'method soft: no norm with scale and shift goes with a '
+                'prunable channel, so that nothing learns from its masks. '
+                "Choose 'ranking' or another method"
             )
         count = torch.zeros(len(pruner.scores) + 1)
         for norm in self.norms:
@@ -274,11 +274,12 @@ def _check_settings(pruner: Pruner) -> None:
             f'score={name}: method soft learns the probability that '
             "score='operation_aware' ranks by. Set that one"
         )
-    known = [NORMALISATIONS[n] for n in ('rank', 'none')]
-    if pruner.scorer.normalise not in known:
+    names = {NORMALISATIONS[name]: name for name in NORMALISATIONS}
+    chosen = names[pruner.scorer.normalise]
+    if chosen not in ('rank', 'none'):
         raise PruningError(
-            'normalisation: method soft compares probabilities with a cut; '
-            "expected 'rank' or 'none'"
+            f'normalisation={chosen!r}: method soft compares probabilities '
+            "with a cut; expected 'rank' or 'none'"
         )
     if pruner.shrink_steps > 1:
         raise PruningError(

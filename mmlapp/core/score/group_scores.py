@@ -35,6 +35,8 @@ class Layer:
             ``weight``.
         scale (str): Name of the scale in its owner. Defaults to ``weight``.
         shift (str): Name of the shift there. Defaults to none.
+        norm_goes (bool): Whether the norm loses the channels, too. Defaults
+            to True.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Layer:
     weight: str = 'weight'
     scale: str = 'weight'
     shift: str = ''
+    norm_goes: bool = True
 
     def channels_on(self, device: torch.device) -> Tensor:
         """Returns the channels on a device, where they stay.

@@ -121,6 +121,7 @@ class Unit(ABC):
             group (ChannelGroup): One of its prunable groups.
         """
         record = analysis.trace
+        lost = {member.site.name for member in group.members}
         layers = []
         for member in group.producers(record.producers):
             name = member.site.module
@@ -136,6 +137,7 @@ class Unit(ABC):
                     member.site.name.rpartition('.')[2],
                     scale,
                     shift if owner == norm else '',
+                    record.norms.get(name) in lost,
                 )
             )
         return layers

@@ -71,6 +71,14 @@ def test_zeros_there_are_a_removal(request, net, conv, network):
         torch.testing.assert_close(model(images), expected)
 
 
+def test_a_norm_that_a_branch_fills_stays(normed, images):
+    """Zeros in filters alone are a removal, for the norm sees all."""
+    model = normed()
+    pruner = attach(model, images.double(), unit='filters', bypass='depthwise')
+    found = names_of(model, channel_tensors(pruner.groups))
+    assert found.keys() == {f'{g.name}.weight' for g in pruner.groups}
+
+
 def test_energies_are_sums_of_squares(model, images):
     pruner = attach(model, images)
     parts = channel_tensors(pruner.groups)

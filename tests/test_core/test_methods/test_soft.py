@@ -328,7 +328,10 @@ def test_settings_outside_their_range(model, images, name, value):
     ('arguments', 'text'),
     [
         (dict(score='l2'), "score=l2: .*score='operation_aware'"),
-        (dict(normalisation='mean'), "normalisation: .*'rank' or 'none'"),
+        (
+            dict(normalisation='mean'),
+            "normalisation='mean': .*'rank' or 'none'",
+        ),
         (dict(shrink_steps=3), 'shrink_steps=3: .*Leave shrink_steps out'),
     ],
 )
@@ -338,8 +341,23 @@ def test_what_does_not_go_with_it(model, images, arguments, text):
         attach(model, images, method='soft', **arguments)
 
 
+def test_norms_that_a_branch_fills(normed, images):
+    """They keep all channels, and the mask stands before them."""
+    arguments = dict(score='operation_aware', unit='filters')
+    with pytest.raises(PruningError, match='soft: no norm with scale and sh'):
+        attach(
+            normed(),
+            images.double(),
+            method='soft',
+            bypass='depthwise',
+            **arguments,
+        )
+
+
 def test_a_network_without_norms(plain, images):
-    with pytest.raises(PruningError, match='soft: no prunable channel has'):
+    with pytest.raises(
+        PruningError, match='soft: no norm with scale and shift'
+    ):
         attach(
             plain(), images.double(), method='soft', score='operation_aware'
         )
