@@ -187,6 +187,8 @@ class ParameterMask:
         learn: bool = True,
     ) -> None:
         self.source, self.dim, self.learn = source, dim, learn
+        # For masks of other units, which multiply in other ways.
+        self.channels = channels
         # A run of channels, or one at every index.
         self._run = _as_slice(channels)
         self._places = torch.where(channels < 0, len(source.factor), channels)
