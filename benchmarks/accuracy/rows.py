@@ -155,9 +155,29 @@ CURVE = {
         for name, row in (('uniform', before()), ('lapp', lapp()))
     },
 }
+HALF = 0.5
+FAMILY = {
+    'dense': Row(),
+    'uniform': before(target=HALF),
+    'lapp': lapp(target=HALF),
+    'ranking': Row('ranking', target=HALF),
+    'ranking-taylor': replace(ABLATION['ranking-taylor'], target=HALF),
+    'one-cycle': Row(
+        'one_cycle',
+        target=HALF,
+        settings={
+            'score': 'group_norm',
+            'normalisation': 'none',
+            'min_keep': 0.25,
+        },
+    ),
+    'psap': Row('psap', target=HALF, settings={'protect': 0.5}),
+    'admm': Row('admm', target=HALF),
+}
 TABLES: dict[str, dict[str, Row]] = {
     'headline': HEADLINE,
     'ingredients': INGREDIENTS,
     'ablation': ABLATION,
     'curve': CURVE,
+    'family': FAMILY,
 }
