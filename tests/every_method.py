@@ -30,11 +30,6 @@ EVERY_METHOD = {
         normalisation='mean',
     ),
     'soft': dict(method='soft', score='operation_aware'),
-    'soft by probability': dict(
-        method=dict(type='soft', weight=0.01),
-        score='operation_aware',
-        normalisation='none',
-    ),
     'one cycle': dict(
         method=dict(type='one_cycle', interval=2),
         score='group_norm',

@@ -72,6 +72,7 @@ class ADMM(Method):
         >>> optimizer = torch.optim.SGD(net.parameters(), 0.1)
         >>> pruner.begin({'flops': 0.5}, steps=4)
         >>> for _ in range(4):
+        ...     optimizer.zero_grad()
         ...     (net(images).square().mean() + pruner.loss()).backward()
         ...     optimizer.step()
         ...     pruner.step()

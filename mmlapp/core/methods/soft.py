@@ -131,6 +131,25 @@ class Soft(FixedOrder):
 
     Raises:
         PruningError: If an argument lies outside its range.
+
+    Examples:
+        >>> from mmlapp.core import attach
+        >>> net = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3),
+        ...     nn.BatchNorm2d(8),
+        ...     nn.ReLU(),
+        ...     nn.Conv2d(8, 4, 3),
+        ... )
+        >>> images = torch.rand(2, 3, 9, 9)
+        >>> pruner = attach(
+        ...     net, images, method='soft', score='operation_aware'
+        ... )
+        >>> pruner.begin({'flops': 0.5}, steps=9)
+        >>> bool((pruner.method.relaxed(pruner) > 0.9).all())
+        True
+        >>> pruner.loss().backward()
+        >>> net[1].bias.grad.unique()
+        tensor([5.0000e-05])
     """
 
     behind: Tensor

@@ -111,27 +111,20 @@ def test_several_groups_are_projected_nearly_exactly(begun):
             part.stored().normal_()
     found = method.project(pruner, method.weights(), 1, pruner.mask)
     norms = method._energies(method.weights(), pruner).split(pruner.sizes)
-    orders = [
-        part.argsort(descending=True).argsort() for part in norms
-    ]  # rank of each channel in its group, the largest first
-    best = min(
-        (
-            torch.cat([o < n for o, n in zip(orders, numbers, strict=True)])
-            for numbers in itertools.product(
-                *(range(1, size + 1) for size in pruner.sizes)
-            )
-        ),
-        key=lambda mask: (
-            budget.used(mask.double()) > 1,
-            distance(pruner, mask),
-        ),
-    )
-    whole = distance(pruner, torch.zeros(36, dtype=torch.bool))
+    whole = float(sum(part.sum() for part in norms))
+    # What the largest 1, 2, ... of a group have together.
+    have = [part.sort(descending=True).values.cumsum(0) for part in norms]
+    most = 0.0
+    for a, b, c in itertools.product(range(8), range(12), range(16)):
+        x, y, z = a + 1, b + 1, c + 1
+        # 3 x + x y + y z + 5 z of 8, 12 and 16 channels are 392.
+        if 3 * x + x * y + y * z + 5 * z <= 196:
+            most = max(most, float(have[0][a] + have[1][b] + have[2][c]))
     assert budget.used(found.double()) <= 1
-    gap = distance(pruner, found) - distance(pruner, best)
-    assert 0 <= gap < 0.07 * whole
-    for mask, order in zip(found.split(pruner.sizes), orders, strict=True):
-        assert torch.equal(mask, order < mask.sum())
+    gap = distance(pruner, found) - (whole - most)
+    assert -1e-3 <= gap < 0.07 * whole
+    for mask, part in zip(found.split(pruner.sizes), norms, strict=True):
+        assert part[mask].min() > part[~mask].max()
 
 
 def test_rounds_fall_by_equal_factors_and_bring_nothing_back(
