@@ -46,6 +46,7 @@ def protected(harm: Tensor, sizes: Sequence[int], share: float) -> Tensor:
         have any.
 
     Examples:
+        >>> import torch
         >>> protected(torch.tensor([1.0, 3.0, 2.0, 0.0]), [3, 1], 0.4)
         tensor([False,  True, False, False])
     """
@@ -65,6 +66,7 @@ def lifted(ranking: Tensor, *above: Tensor) -> Tensor:
             ones last.
 
     Examples:
+        >>> import torch
         >>> first = torch.tensor([False, True, False])
         >>> lifted(torch.tensor([5.0, 1.0, 3.0]), first).argsort()
         tensor([2, 0, 1])
