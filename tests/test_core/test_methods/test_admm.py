@@ -9,6 +9,7 @@ import torch
 from pruning_steps import train
 
 from mmlapp.core import Phase, PruningError, attach, narrow
+from mmlapp.core.methods.admm import HalfEnergy
 from mmlapp.core.methods.channel_costs import COST_TERMS
 
 
@@ -43,6 +44,18 @@ def distance(pruner, kept):
     return float(
         sum(p.gated(w, ~kept).detach().square().sum() for p, w in pairs)
     )
+
+
+def test_the_energy_and_its_gradient_by_differences():
+    shapes = [(3, 2, 2), (5,)]
+    w, z, u = ([torch.randn(s).double() for s in shapes] for _ in range(3))
+    inputs = [tensor.requires_grad_() for tensor in w]
+    assert torch.autograd.gradcheck(
+        lambda *weights: HalfEnergy.apply(z, u, *weights), inputs
+    )
+    both = zip(w, z, u, strict=True)
+    expected = 0.5 * sum((a - b + c).square().sum() for a, b, c in both)
+    torch.testing.assert_close(HalfEnergy.apply(z, u, *inputs), expected)
 
 
 def test_the_pull_by_autograd_is_that_of_the_formula(model, begun):
