@@ -48,9 +48,8 @@ tbody th{white-space:nowrap}
 .heat thead td{border:0}
 .strips td{padding:.1rem}.strips svg{display:block}
 svg{color:var(--dot)}
-.plots{display:grid;gap:1rem;
-grid-template-columns:repeat(auto-fill,minmax(8rem,1fr))}
-figure{margin:0}figcaption{font-size:.8rem;overflow-wrap:anywhere}
+.plots{display:flex;flex-wrap:wrap;gap:1rem}
+figure{margin:0;width:9rem}figcaption{font-size:.8rem;overflow-wrap:anywhere}
 .plot{width:100%;border:1px solid var(--rule)}
 summary{cursor:pointer;padding:.4rem 0}
 """
@@ -216,7 +215,7 @@ def _weights(study: Study) -> Iterator[str]:
     yield (
         '<p>Where weights are normal with mean zero, norms of the filters of '
         'a layer differ by chance alone, and the less the wider it is '
-        '(<a href="#study">arXiv 2004.11627</a>). p-values of at most 5,000 '
+        '(arXiv 2004.11627). p-values of at most 5,000 '
         'weights: normal by skewness and kurtosis (D&rsquo;Agostino and '
         'Pearson), mean zero (Student), symmetric around zero (Wilcoxon). '
         f'Below {UNLIKELY:.0%}, marked !, the weights speak against it.</p>'
@@ -286,7 +285,7 @@ def _rest(study: Study) -> Iterator[str]:
         )
         yield f'<h2>Left out</h2><ul>{items}</ul>'
     yield (
-        '<p class="soft" id="study">After the Convolution Weight Distribution '
+        '<p class="soft">After the Convolution Weight Distribution '
         'study, arXiv 2004.11627. The numbers of this page, with the scores '
         'that keep each disputed channel, are in the JSON file beside it.</p>'
     )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmlapp.core import Pruner, PruningError
 from mmlapp.core.criteria import Calibration, ScoreComparison, compare_scores
+from mmlapp.core.criteria.comparison import TOO_CLOSE
 from mmlapp.core.numbers import check_number
 from mmlapp.core.score.group_scores import stored_weight
 
@@ -112,16 +113,16 @@ class Study:
 def _warnings(study: Study) -> Iterator[str]:
     if study.checkpoint is None:
         yield RANDOM_WEIGHTS
-    close: dict[str, list[tuple[str, float]]] = {}
-    for name, group, value in study.scores.too_close():
-        close.setdefault(name, []).append((group, value))
-    for name, found in close.items():
-        group, least = min(found, key=lambda pair: pair[1])
-        yield (
-            f'{name} varies by less than 2 % in {len(found)} of '
-            f'{len(study.scores.groups)} groups ({least:.2%} in {group}): it '
-            'can hardly tell channels apart there'
-        )
+    close, number = study.scores.too_close(), len(study.scores.groups)
+    for name in study.scores.names:
+        found = [(value, group) for n, group, value in close if n == name]
+        if found:
+            least, group = min(found)
+            yield (
+                f'{name} varies by less than {TOO_CLOSE:.0%} in {len(found)} '
+                f'of {number} groups ({least:.2%} in {group}): it can hardly '
+                'tell channels apart there'
+            )
 
 
 def plain(matrix: Tensor) -> list[list[float | None]]:
@@ -276,6 +277,11 @@ def _calibration(
 
 
 def _layers(model: Any) -> list[LayerWeights]:
+    """Of all scored layers, in the order of the network."""
     pruner: Pruner = model.pruner
     layers = {la.name: la for g in pruner.groups for la in g.layers}
-    return [weights_of(n, stored_weight(la)) for n, la in layers.items()]
+    return [
+        weights_of(name, stored_weight(layers[name]))
+        for name, _ in model.named_modules()
+        if name in layers
+    ]

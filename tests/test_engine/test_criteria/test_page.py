@@ -43,7 +43,7 @@ def parsed(study):
 
 def test_it_is_well_formed_and_needs_nothing_else(parsed):
     assert parsed.open == []
-    assert parsed.links == ['#study']
+    assert parsed.links == []
     assert not {'script', 'link', 'img', 'iframe'} & set(parsed.tags)
     for text in ('http', 'url(', '@import'):
         assert text not in parsed.text
