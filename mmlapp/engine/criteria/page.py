@@ -25,9 +25,9 @@ from .weights import LayerWeights
 UNLIKELY = 0.05
 STYLE = """
 :root{color-scheme:light dark;--text:#1b1b1b;--soft:#555;--page:#fff;
---rule:#d4d4d4;--mark:#8a3b00;--dot:#104e8b}
+--rule:#d4d4d4;--mark:#8a3b00}
 @media(prefers-color-scheme:dark){:root{--text:#ececec;--soft:#b4b4b4;
---page:#161616;--rule:#444;--mark:#ffb27a;--dot:#8ec1f5}}
+--page:#161616;--rule:#444;--mark:#ffb27a}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:72rem;padding:1rem;background:var(--page);
 color:var(--text);font:1rem/1.5 system-ui,sans-serif}
@@ -47,7 +47,6 @@ tbody th{white-space:nowrap}
 .heat thead th span{writing-mode:vertical-rl;transform:rotate(180deg)}
 .heat thead td{border:0}
 .strips td{padding:.1rem}.strips svg{display:block}
-svg{color:var(--dot)}
 .plots{display:flex;flex-wrap:wrap;gap:1rem}
 figure{margin:0;width:9rem}figcaption{font-size:.8rem;overflow-wrap:anywhere}
 .plot{width:100%;border:1px solid var(--rule)}

@@ -1,9 +1,9 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of a study in HTML and SVG, in the colours of the reader's theme.
+"""Pictures of a study in HTML and SVG.
 
-Text stays text, and a picture of a page has a few hundred bytes. Cells of heat
-maps have colours of their own, and black or white on them.
+Text stays text, and a picture has a few hundred bytes. Their colours can be
+told from a light and from a dark page.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from torch import Tensor
 
 # -1, 0 and 1, in sRGB: colours that the colour-blind tell apart.
 LOW, MIDDLE, HIGH = (178, 80, 10), (244, 243, 238), (16, 78, 139)
+# What is drawn as it is, and lines behind it.
+DOT, LINE = '#3f83c7', '#808080'
 # What stands where there is no number.
 NOTHING = '&ndash;'
 # Size of a cell in a picture of kept channels, and of a quantile plot.
@@ -143,9 +145,9 @@ def _strip(flags: Sequence[bool]) -> str:
     label = f'{sum(map(bool, flags))} of {len(flags)} kept'
     height = 2 * CELL
     return (
-        f'<svg role="img" aria-label="{label}" fill="currentColor" '
+        f'<svg role="img" aria-label="{label}" fill="{DOT}" '
         f'width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
-        f'<path fill-opacity=".15" d="M0 0h{width}v{height}h-{width}z"/>'
+        f'<path fill-opacity=".2" d="M0 0h{width}v{height}h-{width}z"/>'
         f'<path d="{squares}"/></svg>'
     )
 
@@ -170,8 +172,7 @@ def quantile_plot(points: Sequence[Sequence[float]], label: str) -> str:
     half = PLOT // 2
     return (
         f'<svg role="img" aria-label="{escape(label)}" class="plot" '
-        f'fill="currentColor" viewBox="0 0 {PLOT} {PLOT}">'
-        '<g stroke="currentColor" stroke-opacity=".3">'
+        f'fill="{DOT}" viewBox="0 0 {PLOT} {PLOT}"><g stroke="{LINE}">'
         f'<path d="M0 {half}h{PLOT}M{half} 0v{PLOT}"/>'
         f'<path d="M0 {PLOT}L{PLOT} 0"/></g>{dots}</svg>'
     )

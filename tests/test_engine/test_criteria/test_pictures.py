@@ -7,6 +7,8 @@ import torch
 
 from mmlapp.engine.criteria.pictures import (
     CELL,
+    DOT,
+    LINE,
     PLOT,
     colour,
     heat_map,
@@ -24,6 +26,14 @@ def test_numbers_can_be_read_on_every_colour(value):
     front = {'#000': 0.0, '#fff': 1.0}[ink(colour(value))]
     lighter, darker = max(back, front), min(back, front)
     assert (lighter + 0.05) / (darker + 0.05) >= 4.5
+
+
+@pytest.mark.parametrize('page', ['#ffffff', '#161616'])
+@pytest.mark.parametrize('drawn', [DOT, LINE])
+def test_pictures_can_be_seen_in_both_themes(page, drawn):
+    """At least 3 to 1, as WCAG asks for graphics."""
+    light = [luminance(bytes.fromhex(text[1:])) for text in (page, drawn)]
+    assert (max(light) + 0.05) / (min(light) + 0.05) >= 3
 
 
 def test_luminance_of_known_colours():

@@ -11,6 +11,7 @@ from mmengine.registry import DefaultScope
 from mmlapp.core import PruningError
 from mmlapp.engine.criteria.study import study_config
 from mmlapp.engine.deployment.masked import build_model
+from mmlapp.engine.models.plans import narrow_model
 
 DOCS = Path(__file__).parents[3] / 'docs' / 'methods.md'
 DATA = """
@@ -116,6 +117,14 @@ def test_a_plain_config_is_studied_alike(cfg, dense):
 
 def test_a_checkpoint_that_was_pruned_is_refused(cfg):
     config, run = cfg
+    with pytest.raises(PruningError, match=r"epoch_3\.pth' .*was pruned"):
+        study_config(config, run.checkpoint)
+
+
+def test_one_that_was_narrowed_is_refused(cfg):
+    config, run = cfg
+    slim = narrow_model(run.model, run.model.pruner.plan())
+    torch.save({'state_dict': slim.state_dict()}, run.checkpoint)
     with pytest.raises(PruningError, match=r"epoch_3\.pth' .*was pruned"):
         study_config(config, run.checkpoint)
 
