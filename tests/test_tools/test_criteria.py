@@ -61,7 +61,10 @@ def test_scope_and_what_is_left_out(compare, tmp_path):
     [
         (['nowhere.pth'], "checkpoint='nowhere.pth': there is no such file"),
         (['--scores', 'l9'], "score='l9' is unknown; choose one of"),
-        (['--scores', 'taylor'], 'taylor: it looks at calibration batches'),
+        (
+            ['--scores', 'taylor'],
+            'score=taylor: it looks at calibration batches',
+        ),
         (['--flops', '3'], 'target flops=3.0: expected a fraction'),
         (['--batches', '2'], 'the config has no train_dataloader'),
         (['--out', 'page.pdf'], "out='page.pdf': expected the name of a page"),

@@ -78,9 +78,10 @@ def collect_scores(
         try:
             scores = _scores(model, name, normalisation, calibration)
         except PruningError as error:
+            reason = str(error).removeprefix(f'score={name}: ')
             if names is not None:
-                raise PruningError(f'scores: {name}: {error}') from error
-            left_out[name] = str(error)
+                raise PruningError(f'score={name}: {reason}') from error
+            left_out[name] = reason
             continue
         values[name], order[name] = scores
     return Collected(values, order, left_out)

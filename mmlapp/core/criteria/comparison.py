@@ -171,6 +171,8 @@ class ScoreComparison:
         }
 
 
+# What is made in inference mode has no gradient.
+@torch.inference_mode(False)
 def compare_scores(
     model: nn.Module,
     scores: Sequence[str] | None = None,

@@ -4,7 +4,11 @@ import pytest
 import torch
 
 from mmlapp.core import PruningError, attach
-from mmlapp.core.criteria import ScoreComparison, compare_scores
+from mmlapp.core.criteria import (
+    Calibration,
+    ScoreComparison,
+    compare_scores,
+)
 
 
 @pytest.fixture
@@ -100,6 +104,15 @@ def test_kept_channels_cost_the_budget(model, images):
 
 def test_without_a_target_nothing_is_kept(model, pruner):
     assert compare_scores(model, ['l1']).kept == {}
+
+
+@torch.inference_mode()
+def test_scores_may_learn_where_the_caller_only_looks(model, images, pruner):
+    batches = Calibration(
+        1, lambda count, outputs: [lambda: model(images).square().sum()]
+    )
+    found = compare_scores(model, ['taylor'], calibration=batches)
+    assert found.values['taylor'].amax() > 0
 
 
 def test_progress_is_told(model, pruner):

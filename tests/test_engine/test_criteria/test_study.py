@@ -143,7 +143,7 @@ def test_one_of_a_prunable_model_before_its_phase_is_taken(cfg, dense):
     [
         (dict(checkpoint='nowhere.pth'), r"checkpoint='nowhere\.pth': there"),
         (dict(scores=['l9']), "score='l9' is unknown"),
-        (dict(scores=['taylor']), r'scores: taylor: .*--batches N'),
+        (dict(scores=['taylor']), r'score=taylor: .*--batches N'),
         (dict(batches=-1), 'batches=-1: expected a whole number from 0'),
         (dict(target={'flops': 1e-4}), 'target flops=0.0001 lies below'),
     ],
