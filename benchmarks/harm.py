@@ -159,10 +159,6 @@ def margins(
             name: float(spearmanr(values, truth).statistic)
             for name, values in found.items()
         },
-        'mean over levels, relative': {
-            name: by_group(pruner, values)
-            for name, values in {'truth': truth, **found}.items()
-        },
     }
 
 
@@ -174,17 +170,6 @@ RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     # Together: the square of the sum, not the sum of squares.
     'joint second order': lambda gate, gone: (gate @ gone.T).square().mean(0),
 }
-
-
-def by_group(pruner: Pruner, values: Tensor) -> dict[str, float]:
-    """Means over the levels, divided by that over all groups."""
-    # [levels * groups] -> [groups]
-    means = values.view(len(LEVELS), -1).mean(0)
-    means = (means / means.mean()).tolist()
-    return {
-        group.name: round(value, 3)
-        for group, value in zip(pruner.groups, means, strict=True)
-    }
 
 
 def study(model: nn.Module, images: Images) -> dict[str, Any]:
