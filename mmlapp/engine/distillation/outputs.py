@@ -73,7 +73,7 @@ class Outputs:
     ) -> None:
         self.said = said
         self._modules = {n: find_module(model, n, said) for n in names}
-        self._found: dict[str, list[Any]] | None = None
+        self._found: dict[str, list[list[Tensor]]] | None = None
         note = Uncompiled(self._note) if compiled else self._note
         self._handles = [
             module.register_forward_hook(note)
@@ -106,7 +106,7 @@ class Outputs:
                     f'{len(values)} times in a forward, expected once. '
                     'Name another module'
                 )
-        return {name: _tensors(values[0]) for name, values in found.items()}
+        return {name: values[0] for name, values in found.items()}
 
     def of(self, forward: Callable[[], Any]) -> dict[str, list[Tensor]]:
         """Runs a forward as far as it takes to know all outputs.
@@ -142,10 +142,12 @@ class Outputs:
             return
         for name, own in self._modules.items():
             if own is module:
-                self._found[name].append(output)
+                self._found[name].append(_tensors(output))
         if self._stops and all(self._found.values()):
             raise _Complete
 
 
 def _tensors(output: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    # Copies: a rectifier or a sum behind the module may work in place.
+    leaves = tree_leaves(output)
+    return [leaf.clone() for leaf in leaves if isinstance(leaf, Tensor)]

@@ -32,8 +32,26 @@ def test_outputs_are_those_of_the_modules() -> None:
     outputs.begin()
     result = net(images)
     found = outputs.end()
-    assert found['head'][0] is result
+    torch.testing.assert_close(found['head'][0], result)
     torch.testing.assert_close(found['backbone.0'][0], net.backbone[0](images))
+
+
+def test_what_is_changed_in_place_behind_a_module_stays() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True))
+    images, weight = torch.randn(2, 3), torch.tensor([[1.0], [-2.0]])
+    outputs = Outputs(net, ['0'], 'the student')
+    outputs.begin()
+    net(images)
+    (found,) = outputs.end()['0']
+    expected = net[0](images)
+    assert (expected < 0).any()
+    torch.testing.assert_close(found, expected)
+    # And learns as if nothing stood behind it.
+    slopes = [
+        torch.autograd.grad((weight * each).sum(), net[0].weight)[0]
+        for each in (found, expected)
+    ]
+    torch.testing.assert_close(*slopes)
 
 
 def test_tensors_in_containers_are_found_in_order() -> None:
