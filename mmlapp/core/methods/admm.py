@@ -265,9 +265,11 @@ class ADMM(Method):
             name: value ** (number / self.rounds)
             for name, value in pruner.progress.target.items()
         }
+        importance = self.importance(pruner, tensors, living)
         kept = snap(
             pruner.budget(target),
-            self.importance(pruner, tensors, living),
+            # What is spared at the end is not pulled to zero before.
+            pruner.spared_first(importance, living),
             pruner.host_parts.owner,
             pruner.floors,
             pruner.divisor,

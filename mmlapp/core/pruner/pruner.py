@@ -200,7 +200,8 @@ class Pruner(Targets):
             raise PruningError(
                 'finish: the pruning phase has not begun; call begin first'
             )
-        mask = self.kept_within(self.progress.target, self._order())
+        order = self.spared_first(self.method.ranking(self))
+        mask = self.kept_within(self.progress.target, order)
         self.gate.requires_grad_(False)
         self.set_mask(mask)
         self.method.finish(self)
@@ -333,10 +334,22 @@ class Pruner(Targets):
             return torch.zeros_like(self.gate, dtype=torch.bool)
         return protected(harm, self.sizes, self.protect)
 
-    def _order(self) -> Tensor:
-        """The order of the method, protected ones first, ``[channels]``."""
-        ranking, spared = self.method.ranking(self), self.protected
-        return lifted(ranking, spared) if spared.any() else ranking
+    def spared_first(
+        self, order: Tensor, among: Tensor | None = None
+    ) -> Tensor:
+        """Returns an order with protected channels before all others.
+
+        Args:
+            order (Tensor): The larger, the longer kept; ``[channels]``.
+            among (Tensor, optional): Which ones may be moved, bool
+                ``[channels]``. Defaults to None: all.
+        """
+        if self.protect == 0:
+            return order
+        spared = self.protected
+        if among is not None:
+            spared = spared & among
+        return lifted(order, spared) if spared.any() else order
 
     def _spared(self, decided: Tensor) -> Tensor:
         """What a method decided, with protected ones for those ranked last."""

@@ -115,6 +115,30 @@ def test_one_group_is_projected_exactly(net, conv, images):
     assert found.sum() == 4
 
 
+def test_protected_channels_are_not_pulled_to_zero(model, images):
+    pruner = attach(
+        model, images, method='admm', protect=0.25, normalisation='none'
+    )
+    pruner.begin({'flops': 0.5}, 12)
+    method = pruner.method
+    # The smaller the norm, the more the loss would rise.
+    norms = method.importance(pruner, method.weights(), pruner.mask)
+    state = torch.cat([1 / norms, torch.ones(1)])
+    bare = method.project(pruner, method.weights(), 3, pruner.mask)
+    pruner.harm.state.copy_(state)
+    spared = pruner.protected
+    assert not bare[spared].all()
+    found = method.project(pruner, method.weights(), 3, pruner.mask)
+    assert found[spared].all()
+    assert pruner.budget({'flops': 0.5}).used(found.double()) <= 1
+    # Those that former rounds have cut stay so.
+    last = spared.nonzero()[-1]
+    living = pruner.mask.index_fill(0, last, False)
+    again = method.project(pruner, method.weights(), 3, living)
+    assert again.sum() >= found.sum() - 1
+    assert not again[last]
+
+
 def test_several_groups_are_projected_nearly_exactly(begun):
     """Against all numbers of kept channels, of each group the largest."""
     pruner = begun(cost='divide', rounds=1)
