@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
 from ..errors import PruningError
@@ -18,6 +20,23 @@ class AddedLoss:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.reached = False
+
+    def begin(self, weights: Iterable[Tensor]) -> None:
+        """Begins to wait, in a new phase.
+
+        Args:
+            weights (Iterable[Tensor]): Those that the part reaches.
+
+        Raises:
+            PruningError: If none of them can learn.
+        """
+        if not any(weight.requires_grad for weight in weights):
+            raise PruningError(
+                f'method {self.name}: none of the weights that its part of '
+                'the loss is for requires a gradient. Unfreeze some of them, '
+                "or choose 'ranking' or another method"
+            )
         self.reached = False
 
     def watch(self, loss: Tensor) -> Tensor:

@@ -162,7 +162,7 @@ class ADMM(Method):
     @torch.no_grad()
     def begin(self, pruner: Pruner) -> Tensor:
         """Starts the first round with all channels."""
-        self.pull.reached = False
+        self.pull.begin(part.stored() for part in self.parts)
         gate = super().begin(pruner)
         self._start(pruner, 1, gate > 0)
         return gate

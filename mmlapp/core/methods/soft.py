@@ -43,11 +43,16 @@ class ChannelNorm:
 
     def parameters(self) -> tuple[Tensor, Tensor]:
         """Returns scale and shift, float32."""
+        scale, shift = self.stored()
+        return scale.float(), shift.float()
+
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """Returns scale and shift as they are."""
         scale = self.module._parameters[self.scale]
         shift = self.module._parameters[self.shift]
         assert scale is not None
         assert shift is not None
-        return scale.float(), shift.float()
+        return scale, shift
 
     def channels_on(self, device: torch.device) -> Tensor:
         """Returns the channels on a device, where they stay.
@@ -195,7 +200,9 @@ class Soft(FixedOrder):
 
     def begin(self, pruner: Pruner) -> Tensor:
         """All channels live, far below the cut."""
-        self.regulariser.reached = False
+        self.regulariser.begin(
+            value for norm in self.norms for value in norm.stored()
+        )
         gate = super().begin(pruner)
         self.prepare(pruner, gate > 0)
         return gate

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from mmlapp.core import PruningError, attach
+from mmlapp.core import Phase, PruningError, PruningWarning, attach
 from mmlapp.core.methods.added_loss import AddedLoss
 
 LOSSES = [('admm', 'l2'), ('soft', 'operation_aware')]
@@ -98,3 +98,21 @@ def test_it_is_scaled_clipped_and_checkpointed_as_the_rest(
         if 'running' in name or 'tracked' in name:
             continue
         assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize(('method', 'score'), LOSSES)
+def test_what_learns_nothing_is_refused_at_once(images, method, score):
+    """Not in the first step, where the loss would be blamed."""
+    model = Net(False)
+    pruner = attach(model, images, method=method, score=score)
+    model.a.requires_grad_(False)
+    with (
+        pytest.warns(PruningWarning, match='do not require'),
+        pytest.raises(PruningError, match=f'{method}: none of the.*Unfreeze'),
+    ):
+        pruner.begin({'flops': 0.5}, 12)
+    assert pruner.phase == Phase.DENSE
+    model.a[1].requires_grad_(True)
+    with pytest.warns(PruningWarning, match='do not require'):
+        train(model, images, scaled=False)
+    assert pruner.phase == Phase.FINISHED
