@@ -43,8 +43,11 @@ def fpgm(channels: ScoreContext) -> Tensor:
     :math:`\sum_m \lVert w_n - w_m \rVert_2`: small near the geometric
     median, where the others can stand in for a filter.
     """
+    filters = channels.filters
+    # PyTorch takes no distances in half precision.
+    wide = filters.to(torch.promote_types(filters.dtype, torch.float32))
     # [N, D] against itself: [N, N] distances, summed over the others.
-    return torch.cdist(channels.filters, channels.filters).sum(dim=1)
+    return torch.cdist(wide, wide).sum(dim=1)
 
 
 # Below it an output counts as none, and what keeps a scale from zero.
