@@ -5,13 +5,45 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+# What hands out memory, in which others then write unseen.
+HANDING_OUT = frozenset(
+    {
+        Tensor.numpy,
+        Tensor.__array__,
+        Tensor.untyped_storage,
+        Tensor.storage,
+        Tensor.__dlpack__,
+    }
+)
+
+
+class _HandedOut(TorchFunctionMode):
+    """Tells of a tensor before its memory is handed out.
+
+    Args:
+        tell (Callable): Is given the tensor.
+    """
+
+    def __init__(self, tell: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self.tell = tell
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Runs a function, after it was told what it hands out."""
+        if func in HANDING_OUT:
+            self.tell(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 class CopyOnWrite(TorchDispatchMode):
@@ -30,6 +62,16 @@ class CopyOnWrite(TorchDispatchMode):
         for tensor in tensors:
             self._before[_storage(tensor)].append((tensor, tensor.detach()))
         self._written: list[tuple[Tensor, Tensor]] = []
+        self._handed_out = _HandedOut(self._copy)
+
+    def __enter__(self) -> CopyOnWrite:
+        self._handed_out.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._handed_out.__exit__(*error)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -59,4 +101,6 @@ class CopyOnWrite(TorchDispatchMode):
 
 
 def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+    # Asked for by nobody but us.
+    with torch._C.DisableTorchFunction():
+        return int(tensor.untyped_storage()._cdata)

@@ -1,5 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,18 @@ def other_storage(layer):
     layer.weight.set_(torch.zeros(2, 3))
 
 
+def zero_by_numpy(layer):
+    layer.weight.detach().numpy()[...] = 0
+
+
+def zero_an_array(layer):
+    np.asarray(layer.bias.data)[1:] = 0
+
+
+def zero_the_storage(layer):
+    layer.weight.untyped_storage().fill_(0)
+
+
 def twice(layer):
     layer.weight.zero_()
     layer.weight.fill_(7)
@@ -57,6 +70,9 @@ def twice(layer):
         other_data,
         other_data_afterwards,
         other_storage,
+        zero_by_numpy,
+        zero_an_array,
+        zero_the_storage,
         twice,
     ],
 )
