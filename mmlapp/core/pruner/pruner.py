@@ -66,8 +66,9 @@ class Pruner(Targets):
     def _set_up(self) -> None:
         self.method.setup(self)
 
-    # The phase.
+    # The phase. Costs and scores take gradients, whatever mode it is led in.
 
+    @torch.inference_mode(False)
     def begin(
         self,
         target: Mapping[str, float],
@@ -144,6 +145,7 @@ class Pruner(Targets):
             return torch.zeros((), device=self.gate.device)
         return self.method.loss(self)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def step(self, loss_scale: float = 1.0) -> None:
         """Lets the method decide; call it after ``optimizer.step()``.
@@ -274,6 +276,7 @@ class Pruner(Targets):
                 costs[name]['target'] = self.progress.target[name]
         return self.layout.plan(mask, self.by_group(mask), costs)
 
+    @torch.inference_mode(False)
     def prepare(self, model: nn.Module, batches: Iterable[Any]) -> None:
         """Lets the score look at calibration batches, once.
 

@@ -80,6 +80,28 @@ def test_exact_budget_and_equal_outputs_when_narrow(networks, network, name):
 
 
 @every_method
+def test_a_phase_may_be_led_in_inference_mode(make, images, name):
+    """By a trainer that evaluates around it; only training learns."""
+    plain, led = make(), make()
+    led.load_state_dict(plain.state_dict())
+    for network in (plain, led):
+        attach(network, images, **EVERY_METHOD[name])
+    for network in (plain, led):
+        with torch.inference_mode(network is led):
+            begin(network, images)
+        optimizer = torch.optim.SGD(network.parameters(), 0.05)
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            loss = (network(images) - 1).square().mean()
+            (loss + network.pruner.loss()).backward()
+            optimizer.step()
+            with torch.inference_mode(network is led):
+                network.pruner.step()
+    assert led.pruner.phase == Phase.FINISHED
+    assert_equal(state_of(led), state_of(plain))
+
+
+@every_method
 def test_a_phase_that_is_resumed_goes_on_bit_for_bit(make, images, name):
     whole, part, resumed = make(), make(), make()
     part.load_state_dict(whole.state_dict())
