@@ -41,6 +41,8 @@ class PSAP(Ranking):
         PruningError: If an argument lies outside its range.
     """
 
+    name = 'psap'
+
     def __init__(
         self, steps: int | None = None, near_zero: float = 0.1
     ) -> None:

@@ -65,13 +65,16 @@ class Ranking(FixedOrder):
     """
 
     order: Tensor
+    # In error texts.
+    name = 'ranking'
 
     def __init__(
         self, steps: int | None = None, cost: str | None = None
     ) -> None:
         super().__init__()
         if steps is not None:
-            check_number('method ranking steps', steps, least=1, whole=True)
+            said = f'method {self.name} steps'
+            check_number(said, steps, least=1, whole=True)
         self.steps, self.cost = steps, cost
         self.term = None if cost is None else COST_TERMS[cost]
 
@@ -87,9 +90,9 @@ class Ranking(FixedOrder):
         """Refuses to rank more often than the phase has steps for it."""
         if self.steps is not None and self.steps > (most := _ramp(steps)):
             raise PruningError(
-                f'method ranking steps={self.steps}: a phase of {steps} steps '
-                f'reaches its target after {most}, and ranks at most as '
-                'often. Make the phase longer, or steps smaller'
+                f'method {self.name} steps={self.steps}: a phase of {steps} '
+                f'steps reaches its target after {most}, and ranks at most '
+                'as often. Make the phase longer, or steps smaller'
             )
 
     def begin(self, pruner: Pruner) -> Tensor:

@@ -102,3 +102,11 @@ def test_weights_that_are_nowhere_near_zero(model, images):
 def test_a_bound_that_is_not_positive(model, images, value):
     with pytest.raises(PruningError, match=f'psap near_zero={value!r}: expec'):
         attach(model, images, method=dict(type='psap', near_zero=value))
+
+
+def test_refusals_call_it_by_its_name(model, images):
+    with pytest.raises(PruningError, match=r'psap steps=0: expected'):
+        attach(model, images, method={'type': 'psap', 'steps': 0})
+    pruner = attach(model, images, method={'type': 'psap', 'steps': 9})
+    with pytest.raises(PruningError, match=r'psap steps=9: a phase of 5'):
+        pruner.begin({'flops': 0.5}, 5)
