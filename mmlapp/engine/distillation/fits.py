@@ -129,9 +129,9 @@ def check_kept_widths(student: nn.Module, names: Iterable[str]) -> None:
             raise PruningError(
                 f'losses={name!r}: pruning makes the outputs of the module '
                 f'narrower, from {before[name]} to {after[name]} with one '
-                'channel less in every group. Name a module whose outputs '
-                'are not pruned, such as the neck or the head, or add the '
-                'layer that makes them to ignore of mmlapp.PrunableModel'
+                'channel less in every group. Name a module behind it whose '
+                'outputs are not pruned, such as the head, or add the layer '
+                'that makes them to ignore of mmlapp.PrunableModel'
             )
 
 

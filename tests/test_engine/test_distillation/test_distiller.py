@@ -238,7 +238,7 @@ def test_a_teacher_of_other_classes_is_refused(
 
 
 def test_a_module_whose_width_is_pruned_is_refused(distil: Distil) -> None:
-    with pytest.raises(PruningError, match=r"losses='neck'.*narrower"):
+    with pytest.raises(PruningError, match=r"losses='neck'.*narrower.*behind"):
         distil(losses=dict(neck='mse')).train()
 
 
