@@ -64,6 +64,9 @@ class PrunerState(nn.Module):
         self.costs = list(costs)
         # Copies on the CPU, by name, where the costs lie elsewhere.
         self._host_costs: dict[str, Cost] = {}
+        # Values of buffers that lie on the device meta by now, by name: a
+        # state dict has not all of them, and that of a dense network none.
+        self._before_meta: dict[str, Tensor] = {}
         # No buffer: read several times in each step, it stays on the CPU.
         self._stored = Progress().to_tensor(list(costs))
         self.progress = Progress()
@@ -203,17 +206,22 @@ class PrunerState(nn.Module):
         a leaf again after it was moved.
         """
         before = {
-            (module, name): value
-            for module in self.modules()
+            (prefix, module, name): value
+            for prefix, module in self.named_modules()
             for name, value in module._buffers.items()
         }
         super()._apply(fn, recurse)
-        for (module, name), value in before.items():
+        for (prefix, module, name), value in before.items():
             moved = module._buffers[name]
             if moved is None or value is None or moved is value:
                 continue
+            place = f'{prefix}.{name}'
+            if not value.is_meta and moved.is_meta:
+                self._before_meta[place] = value
+            elif value.is_meta and not moved.is_meta:
+                value = self._before_meta.pop(place, value)
             # Only the device of what `fn` made is taken, not its type. A
-            # tensor on meta has no values to move: what `fn` made stays.
+            # tensor made on meta has no values: what `fn` made stays.
             if value.device.type != 'meta':
                 moved = value.detach().to(moved.device)
             module._buffers[name] = moved.detach().requires_grad_(

@@ -118,6 +118,27 @@ def test_thresholds_move_with_the_network(model, pruner):
     assert pruner.gate.requires_grad
 
 
+def test_what_no_weights_bring_comes_back_from_meta(make, images, model):
+    """Tables of costs are in no state dict, a gate in none that is dense."""
+    dense = copy.deepcopy(model.state_dict())
+    pruner = attach(model, images)
+    other = make().to('meta')
+    late = attach(other, images.to('meta'))
+    twin = copy.deepcopy(other)
+    twin.half().float()
+    for network, state in ((other, dense), (twin, model.state_dict())):
+        network.to_empty(device='cpu')
+        network.load_state_dict(state)
+    expected = dict(pruner.named_buffers())
+    for found in (late, twin.pruner):
+        for name, value in found.named_buffers():
+            assert torch.equal(value, expected[name]), name
+    for network in (model, other, twin):
+        network.pruner.begin({'flops': 0.5}, 2)
+        network.pruner.step()
+    assert torch.equal(late.gate, pruner.gate)
+
+
 def test_masks_survive_another_memory_format(model, images, pruner):
     pruner.begin({'flops': 0.5}, 1)
     pruner.step()
