@@ -14,6 +14,7 @@ from .base import as_pair
 
 # Of CURL's second stage.
 ALPHA, TEMPERATURE, LABEL_LR = 0.7, 1.0, 1.0
+WHOLE = torch.int64, torch.int32
 OTHER_CLASSES = 'pseudo-logits are of other classes than the student'
 
 
@@ -192,6 +193,13 @@ class LabelRefinement(nn.Module):
         self.logits.index_add_(0, self._checked(indices), steps)
 
     def _checked(self, indices: Tensor) -> Tensor:
+        kind = getattr(indices, 'dtype', type(indices).__name__)
+        if kind not in WHOLE:
+            raise PruningError(
+                f'LabelRefinement: indices={indices!r} of {kind}: expected '
+                'whole numbers, one for each image, such as '
+                'torch.tensor([4, 7])'
+            )
         indices = indices.to(self.known.device)
         count = len(self.known)
         if len(indices) and not 0 <= indices.min() <= indices.max() < count:

@@ -180,3 +180,14 @@ def test_settings_out_of_range(settings):
     ((name, value),) = settings.items()
     with pytest.raises(PruningError, match=f'{name}={value}: expected'):
         LabelRefinement(**{**dict(images=3, classes=3), **settings})
+
+
+@pytest.mark.parametrize(
+    'indices',
+    [[0, 1], torch.tensor([0.0, 1.0]), torch.tensor([True, False])],
+)
+def test_indices_that_are_no_whole_numbers(indices):
+    refine = LabelRefinement(images=2, classes=3)
+    with pytest.raises(PruningError, match=r'indices=.*torch\.tensor'):
+        refine.initialise(indices, torch.randn(2, 3))
+    assert not refine.known.any()
