@@ -17,7 +17,7 @@ from mmlapp.core.bypass.beside import add_bypass
 from mmlapp.engine.training.step_cost import step_cost
 
 from .cost import flops
-from .network import STREAM, classifier, initialise
+from .network import DEPTH, STREAM, classifier, initialise
 from .rows import Row
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
@@ -57,14 +57,14 @@ def build(
     """
     # Of the table's network, also for a row that starts from another depth.
     model = classifier(row.depth, seed)
-    dense = flops(classifier(20, seed) if row.depth != 20 else model)
+    dense = flops(classifier(DEPTH, seed) if row.depth != DEPTH else model)
     if row.prune == 'before':
         pruned_before(model, row, seed, widths)
         share = flops(model) / dense
         if row.equal_cost:
             epochs = int(epochs / share)
         return Built(model, None, dense, share, epochs)
-    if row.method is None or row.prune == 'once':
+    if row.method is None:
         return Built(model, None, dense, 1.0, epochs)
     pruner = attach(
         model, EXAMPLE, scope=SCOPE, method=row.method, **row.settings
@@ -85,7 +85,7 @@ def pruned_before(
     """Narrows a network before its training, which is then from scratch."""
     settings = dict(row.settings)
     bypass = settings.pop('bypass', None)
-    if row.method is not None:
+    if row.method is not None or row.widths_of:
         pruner = attach(
             model, EXAMPLE, scope=SCOPE, method=control(row, seed), **settings
         )

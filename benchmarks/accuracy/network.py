@@ -11,6 +11,8 @@ from mmlapp.models import CIFARResNet
 
 from .data import prepare
 
+# Of the network of the tables.
+DEPTH = 20
 # Stem of the residual stream: without it widths inside blocks alone shrink.
 STREAM = 'backbone.conv1'
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .network import STREAM
+from .network import DEPTH, STREAM
 
 TARGET = 0.403
 
@@ -19,13 +19,14 @@ class Row:
 
     Args:
         method (str or Mapping, optional): Who decides which channels live, as
-            ``mmlapp.core.attach`` takes it. Defaults to None, a dense network.
+            ``mmlapp.core.attach`` takes it. Defaults to None: nobody.
         prune (str): When: ``'during'`` training, in a phase; ``'before'`` it,
             with new weights, a control that trains from scratch; ``'once'``,
             by Torch-Pruning's L1 where the phase of others ends. Defaults to
             ``'during'``.
         target (float): Fraction of the dense network's FLOPs.
-        settings (Mapping): More arguments of ``attach``.
+        settings (Mapping): More arguments of ``attach``, or of
+            ``prune_once``.
         widths_of (str): Row whose widths, of the same seed, a network that is
             pruned before training gets. Defaults to none.
         begin (float): Share of the run before the phase. Defaults to 0.
@@ -52,7 +53,7 @@ class Row:
     equal_cost: bool = False
     average: float = 0.0
     teacher: str = ''
-    depth: int = 20
+    depth: int = DEPTH
 
 
 def lapp(update: str | Mapping[str, Any] = 'balance', **changes: Any) -> Row:
@@ -80,15 +81,15 @@ HEADLINE = {
         'before',
         settings={'ignore': STREAM},
     ),
-    'one-shot': Row('l1', 'once'),
-    'one-shot-alike': Row('l1-alike', 'once'),
+    'one-shot': Row(prune='once'),
+    'one-shot-alike': Row(prune='once', settings={'alike': True}),
     'lapp': lapp(),
-    'lapp-scratch': Row('given', 'before', widths_of='lapp'),
+    'lapp-scratch': Row(prune='before', widths_of='lapp'),
     'lapp-no-task': lapp({**BALANCE, 'task_weight': 0}),
     'lapp-merged': lapp(settings={'bypass': 'asymmetric'}),
     'lapp-cost': lapp(equal_cost=True),
     'lapp-scratch-cost': Row(
-        'given', 'before', widths_of='lapp', equal_cost=True
+        prune='before', widths_of='lapp', equal_cost=True
     ),
     'lapp-merged-cost': lapp(
         settings={'bypass': 'asymmetric'}, equal_cost=True

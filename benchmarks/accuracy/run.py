@@ -20,7 +20,7 @@ from mmlapp.core.files import replace_file
 from .build import build
 from .cost import flops
 from .data import Images, load_split, part_of
-from .network import classifier, evaluate
+from .network import DEPTH, classifier, evaluate
 from .rows import TABLES
 from .training import Recipe, Training
 
@@ -43,7 +43,7 @@ def images_of(
 
 def trained(path: Path, device: str) -> nn.Module:
     """A dense network as it was trained, frozen."""
-    model = classifier(20, 0)
+    model = classifier(DEPTH, 0)
     state = torch.load(path, 'cpu', weights_only=True)
     model.load_state_dict(state)
     place = torch.device(device)

@@ -137,7 +137,7 @@ class Training:
             self.pruner = None
         elif self.row.prune == 'once' and done == self.begin + self.phase:
             self.model = prune_once(
-                self.model, self.row.target, self.row.method == 'l1-alike'
+                self.model, self.row.target, **self.row.settings
             )
             self.replace_optimizer()
         else:

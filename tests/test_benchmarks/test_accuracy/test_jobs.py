@@ -19,7 +19,7 @@ RECIPE = Recipe(epochs=1, batch=16)
 def table(monkeypatch):
     """A table of small networks, in this process."""
     rows = {
-        'scratch': Row('given', 'before', widths_of='lapp', depth=8),
+        'scratch': Row(prune='before', widths_of='lapp', depth=8),
         'dense': Row(depth=8),
         'lapp': lapp(depth=8, phase=0.5),
     }
