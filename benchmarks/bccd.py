@@ -15,22 +15,26 @@ what the file of results has is not run again.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'tools'))
 
-from accuracy.table import deviation as spread_of  # noqa: E402
-from accuracy.table import difference, with_spread  # noqa: E402
+from accuracy.jobs import Store  # noqa: E402
+from accuracy.table import (  # noqa: E402
+    by_row,
+    deviation,
+    markdown,
+    with_spread,
+)
 from demo import call, score  # noqa: E402
 
 from mmlapp.core import ChannelPlan  # noqa: E402
-from mmlapp.core.files import replace_text  # noqa: E402
 
 RESULTS = Path(__file__).parent / 'results' / 'bccd.json'
 CONFIG = Path(__file__).with_name('bccd_atss.py')
@@ -54,6 +58,19 @@ class Row:
     scope: str | Sequence[str] = BACKBONE
     epochs: float = 4
     settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all results of a file share.
+
+    Args:
+        target (float): Fraction of the dense network's FLOPs.
+        epochs (int): Other than the config says; 0: those.
+    """
+
+    target: float
+    epochs: int
 
 
 AT_ONCE = 1 / 25  # of an epoch of 26 steps: one step
@@ -138,39 +155,20 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def load() -> list[dict[str, Any]]:
-    """Results so far."""
-    if not RESULTS.exists():
-        return []
-    found: list[dict[str, Any]] = json.loads(RESULTS.read_text('utf-8'))
-    return found
-
-
-def report(results: Sequence[dict[str, Any]]) -> str:
+def report(path: Path) -> str:
     """A Markdown table with differences to dense and uniform."""
-    found: dict[str, dict[int, dict[str, Any]]] = {}
-    for result in results:
-        found.setdefault(result['row'], {})[result['seed']] = result
-    bases = [name for name in ('dense', 'uniform') if name in found]
-    lines = [
-        ['row', 'FLOPs', 'seeds', 'mAP', *(f'minus {b}' for b in bases)],
-        [':--', *['--:'] * (3 + len(bases))],
+    return markdown(by_row(ROWS, path), ('FLOPs', 'seeds', 'mAP'), cells)
+
+
+def cells(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """What is told of a row."""
+    values = [run['accuracy'] for run in runs]
+    left = mean(run['flops'] for run in runs)
+    return [
+        f'{100 * left:.1f} %',
+        f'{len(runs)}',
+        with_spread(f'{mean(values):.1f}', deviation(values)),
     ]
-    for name in (n for n in ROWS if n in found):
-        runs = found[name]
-        values = [r['accuracy'] for r in runs.values()]
-        left = sum(r['flops'] for r in runs.values()) / len(runs)
-        mean = f'{sum(values) / len(values):.1f}'
-        lines.append(
-            [
-                name,
-                f'{100 * left:.1f} %',
-                f'{len(runs)}',
-                with_spread(mean, spread_of(values)),
-                *(difference(runs, found[base]) for base in bases),
-            ]
-        )
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -182,6 +180,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add('--target', type=float, default=0.5)
     add('--epochs', type=int, default=0, help='other than the config says')
     add('--work-dir', type=Path, default=ROOT / 'work_dirs' / 'bccd')
+    add('--out', type=Path, default=RESULTS, help='file of the results')
     add('--report', action='store_true', help='only tell what there is')
     return parser.parse_args(argv)
 
@@ -189,15 +188,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Runs what is not there yet, seed by seed, or reports."""
     args = parse_args()
-    for seed in () if args.report else args.seeds:
+    if not args.report:
+        run_all(args, Store(args.out, Recipe(args.target, args.epochs)))
+    print(report(args.out))
+
+
+def run_all(args: argparse.Namespace, store: Store) -> None:
+    """Runs what is not there yet, seed by seed."""
+    for seed in args.seeds:
         for name in args.rows:
-            known = {(r['row'], r['seed']) for r in load()}
-            if (name, seed) not in known:
+            if store.find(name, seed) is None:
                 result = run(name, seed, args)
-                text = json.dumps([*load(), result], indent=1) + '\n'
-                replace_text(RESULTS, text)
+                store.add(result)
                 print(name, seed, f'{result["accuracy"]:.1f}', flush=True)
-    print(report(load()))
 
 
 if __name__ == '__main__':

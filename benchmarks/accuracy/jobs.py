@@ -34,13 +34,13 @@ class Store:
 
     Args:
         path (Path): The file; what it holds is not run again.
-        recipe (Recipe): How the table is trained.
+        recipe (Any): How the table is trained, a dataclass.
 
     Raises:
         ValueError: If the file is of another recipe.
     """
 
-    def __init__(self, path: Path, recipe: Recipe) -> None:
+    def __init__(self, path: Path, recipe: Any) -> None:
         self.path = path
         self.recipe = asdict(recipe)
         self.machine = machine()

@@ -12,6 +12,7 @@ import matplotlib
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 
+from .rows import TABLES
 from .table import by_row
 
 DENSE = 'dense'
@@ -25,7 +26,7 @@ def plot(table: str, results: Path, picture: Path) -> None:
         results (Path): File of its results.
         picture (Path): Where the picture goes.
     """
-    found = by_row(table, results)
+    found = by_row(TABLES[table], results)
     order = sorted(
         found,
         key=lambda name: statistics.mean(

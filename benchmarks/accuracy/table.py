@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .rows import TABLES
@@ -17,17 +17,22 @@ from .run import Result
 BASES = 'dense', 'uniform'
 
 
-def by_row(table: str, path: Path) -> dict[str, dict[int, Result]]:
-    """Results by row, in the order of the table, and seed.
+COLUMNS = 'FLOPs', 'parameters', 'epochs', 'training cost', 'seeds', 'top-1'
+
+
+def by_row(rows: Iterable[str], path: Path) -> dict[str, dict[int, Result]]:
+    """Results by row, in the order of a table, and seed.
 
     Args:
-        table (str): Name of the table.
-        path (Path): File of its results.
+        rows (Iterable[str]): Names of the rows.
+        path (Path): File of the results; without it there are none.
     """
+    if not path.exists():
+        return {}
     found: dict[str, dict[int, Result]] = {}
     for result in json.loads(path.read_text('utf-8'))['results']:
         found.setdefault(result['row'], {})[result['seed']] = result
-    return {name: found[name] for name in TABLES[table] if name in found}
+    return {name: found[name] for name in rows if name in found}
 
 
 def report(table: str, path: Path) -> str:
@@ -37,26 +42,38 @@ def report(table: str, path: Path) -> str:
         table (str): Name of the table.
         path (Path): File of its results.
     """
-    found = by_row(table, path)
+    return markdown(by_row(TABLES[table], path), COLUMNS, cells)
+
+
+def markdown(
+    found: Mapping[str, dict[int, Result]],
+    columns: Sequence[str],
+    cells: Callable[[Sequence[Result]], list[str]],
+) -> str:
+    """A Markdown table with differences to the rows all are compared with.
+
+    Args:
+        found (Mapping): Results by row and seed.
+        columns (Sequence[str]): Titles of the cells.
+        cells (Callable): From the results of a row to its cells.
+    """
     bases = [name for name in BASES if name in found]
-    columns = ['row', 'FLOPs', 'parameters', 'epochs', 'training cost']
-    columns += ['seeds', 'top-1', *(f'minus {name}' for name in bases)]
-    lines = [columns, [':--', *['--:'] * (len(columns) - 1)]]
+    titles = ['row', *columns, *(f'minus {name}' for name in bases)]
+    lines = [titles, [':--', *['--:'] * (len(titles) - 1)]]
     for name, runs in found.items():
         differences = [difference(runs, found[base]) for base in bases]
-        lines.append([*cells(name, list(runs.values())), *differences])
+        lines.append([name, *cells(list(runs.values())), *differences])
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
-def cells(name: str, runs: Sequence[Result]) -> list[str]:
-    """The cells of a row before its differences."""
+def cells(runs: Sequence[Result]) -> list[str]:
+    """What is told of a row of the accuracy tables."""
 
     def mean(key: str) -> float:
         return statistics.mean(run[key] for run in runs)
 
     accuracies = [run['accuracy'] for run in runs]
     return [
-        name,
         f'{100 * mean("flops"):.1f} %',
         f'{mean("parameters") / 1e3:.0f} k',
         f'{mean("epochs"):.0f}',

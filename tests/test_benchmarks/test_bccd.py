@@ -4,7 +4,8 @@
 
 import bccd
 import pytest
-from bccd import ROWS, config_of, parse_args, report
+from accuracy.jobs import Store
+from bccd import ROWS, Recipe, config_of, parse_args, report
 from mmengine.config import Config
 
 
@@ -34,18 +35,19 @@ def test_controls_are_narrow_after_a_step():
     assert ROWS['lapp'].epochs * steps > 50
 
 
-def test_a_table_has_differences_seed_by_seed():
+def test_a_table_has_differences_seed_by_seed(tmp_path):
+    path = tmp_path / 'bccd.json'
+    assert len(report(path).splitlines()) == 2  # titles of nothing so far
+    store = Store(path, Recipe(0.5, 0))
+
     def result(row, seed, accuracy):
         return {'row': row, 'seed': seed, 'accuracy': accuracy, 'flops': 0.5}
 
-    lines = report(
-        [
-            result('dense', 0, 50.0),
-            result('dense', 1, 52.0),
-            result('lapp', 1, 53.0),
-            result('lapp', 0, 49.0),
-        ]
-    ).splitlines()
+    store.add(result('dense', 0, 50.0))
+    store.add(result('dense', 1, 52.0))
+    store.add(result('lapp', 1, 53.0))
+    store.add(result('lapp', 0, 49.0))
+    lines = report(path).splitlines()
     assert lines[2] == '| dense | 50.0 % | 2 | 51.0 ± 1.41 |  |'
     assert lines[3] == '| lapp | 50.0 % | 2 | 51.0 ± 2.83 | +0.00 ± 1.00 |'
 
@@ -57,11 +59,20 @@ def test_what_is_there_is_not_run_again(tmp_path, monkeypatch, capsys):
         ran.append((name, seed))
         return {'row': name, 'seed': seed, 'accuracy': 1.0, 'flops': 0.5}
 
-    monkeypatch.setattr(bccd, 'RESULTS', tmp_path / 'bccd.json')
+    out = ['--out', str(tmp_path / 'bccd.json')]
     monkeypatch.setattr(bccd, 'run', run)
     for rows in (['dense'], ['lapp', 'dense']):
-        args = parse_args(['--rows', *rows, '--seeds', '0', '1'])
+        args = parse_args(['--rows', *rows, '--seeds', '0', '1', *out])
         monkeypatch.setattr(bccd, 'parse_args', lambda args=args: args)
         bccd.main()
     assert ran == [('dense', 0), ('dense', 1), ('lapp', 0), ('lapp', 1)]
     assert '| lapp |' in capsys.readouterr().out
+
+
+def test_results_of_another_target_are_not_mixed(tmp_path, monkeypatch):
+    path = tmp_path / 'bccd.json'
+    Store(path, Recipe(0.5, 0)).add({'row': 'dense', 'seed': 0})
+    args = parse_args(['--target', '0.4', '--out', str(path)])
+    monkeypatch.setattr(bccd, 'parse_args', lambda: args)
+    with pytest.raises(ValueError, match=r'target.*give another --out'):
+        bccd.main()
