@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..choices import Choices
 from ..errors import PruningError
@@ -128,3 +129,18 @@ def as_pair(
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def log_probabilities(
+    pair: Sequence[Tensor], temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Returns the log-softmax of two logits, over their classes.
+
+    Args:
+        pair (Sequence[Tensor]): Logits, ``[N, K, ...]`` each.
+        temperature (float): What they are divided by.
+    """
+    first, second = (
+        functional.log_softmax(logits / temperature, dim=1) for logits in pair
+    )
+    return first, second

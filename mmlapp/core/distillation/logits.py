@@ -9,7 +9,12 @@ from torch.nn import functional
 
 from ..errors import PruningError
 from ..numbers import check_number
-from .base import Distillation, as_pair, register_distillation
+from .base import (
+    Distillation,
+    as_pair,
+    log_probabilities,
+    register_distillation,
+)
 
 # Of TAS (arXiv 1905.09717), with which ResNet-20 lost nothing at 55 %.
 ALPHA, TEMPERATURE = 0.9, 4.0
@@ -97,10 +102,7 @@ class LogitDistillation(Distillation):
             PruningError: If the logits do not fit each other.
         """
         pair = as_pair(student, teacher, 'logits', OTHER_CLASSES)
-        log_p, log_q = (
-            functional.log_softmax(logits / self.temperature, dim=1)
-            for logits in pair
-        )
+        log_p, log_q = log_probabilities(pair, self.temperature)
         # sum_k q_k (log q_k - log p_k): [N, K, ...] -> [N, ...] -> [].
         divergence = functional.kl_div(
             log_p, log_q, reduction='none', log_target=True

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ..errors import PruningError
 from ..numbers import check_number
-from .base import as_pair
+from .base import as_pair, log_probabilities
 
 # Of CURL's second stage.
 ALPHA, TEMPERATURE, LABEL_LR = 0.7, 1.0, 1.0
@@ -151,10 +151,7 @@ class LabelRefinement(nn.Module):
         indices = self._checked(indices)
         rows = self.logits[indices].to(student.device)
         pair = as_pair(student, rows, 'logits', OTHER_CLASSES)
-        log_p, log_q = (
-            functional.log_softmax(logits / self.temperature, dim=1)
-            for logits in pair
-        )
+        log_p, log_q = log_probabilities(pair, self.temperature)
         # sum_k p_k (log p_k - log q_k): [N, K] -> [N] -> [].
         divergence = functional.kl_div(
             log_q, log_p, reduction='batchmean', log_target=True
