@@ -26,7 +26,12 @@ from mmlapp.engine.analysis.tables import (
     layers_table,
     totals_table,
 )
-from mmlapp.engine.config_files import add_config_arguments, read_config
+from mmlapp.engine.config_files import (
+    add_config_arguments,
+    add_pruning_arguments,
+    given,
+    read_config,
+)
 from mmlapp.engine.failures import tells_failures
 
 
@@ -38,12 +43,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         'default of mmlapp.PrunableModel.',
     )
     add_config_arguments(parser)
-    parser.add_argument(
-        '--scope',
-        nargs='+',
-        metavar='PATTERN',
-        help='names of modules that may be pruned, such as backbone',
-    )
+    add_pruning_arguments(parser)
     parser.add_argument(
         '--ignore',
         nargs='+',
@@ -65,13 +65,6 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         type=share_or_name,
         metavar='SHARE',
         help='least share of every group that is kept, or by_width',
-    )
-    parser.add_argument(
-        '--input-shape',
-        nargs=3,
-        type=int,
-        metavar=('CHANNELS', 'HEIGHT', 'WIDTH'),
-        help='the image at which FLOPs are counted',
     )
     parser.add_argument(
         '--unused',
@@ -99,9 +92,9 @@ def share_or_name(text: str) -> float | str:
 
 def settings(args: Namespace) -> dict[str, Any]:
     """Return what a command line asks for instead of the config's."""
-    return {
-        key: getattr(args, key)
-        for key in (
+    return given(
+        args,
+        (
             'scope',
             'ignore',
             'unit',
@@ -110,9 +103,8 @@ def settings(args: Namespace) -> dict[str, Any]:
             'divisor',
             'min_keep',
             'unused',
-        )
-        if getattr(args, key) is not None
-    }
+        ),
+    )
 
 
 def show(report: ModelReport, target: str | None) -> None:

@@ -21,7 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from mmlapp.engine.analysis.tables import console
-from mmlapp.engine.config_files import add_config_arguments, read_config
+from mmlapp.engine.config_files import (
+    add_config_arguments,
+    add_pruning_arguments,
+    given,
+    read_config,
+)
 from mmlapp.engine.criteria.files import check_out, write_study
 from mmlapp.engine.criteria.study import study_config
 from mmlapp.engine.failures import tells_failures
@@ -61,19 +66,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         help='batches of train_dataloader for scores that ask for data; '
         'kl_divergence runs each of them once per channel',
     )
-    parser.add_argument(
-        '--scope',
-        nargs='+',
-        metavar='PATTERN',
-        help='names of modules that may be pruned, such as backbone',
-    )
-    parser.add_argument(
-        '--input-shape',
-        nargs=3,
-        type=int,
-        metavar=('CHANNELS', 'HEIGHT', 'WIDTH'),
-        help='the image at which FLOPs are counted',
-    )
+    add_pruning_arguments(parser)
     parser.add_argument(
         '--out',
         type=Path,
@@ -87,11 +80,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 def settings(args: Namespace) -> dict[str, Any]:
     """Return what a command line asks for instead of the config's."""
-    return {
-        key: getattr(args, key)
-        for key in ('scope', 'input_shape')
-        if getattr(args, key) is not None
-    }
+    return given(args, ('scope', 'input_shape'))
 
 
 @tells_failures

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,41 @@ def add_config_arguments(parser: ArgumentParser) -> None:
         'train_dataloader.batch_size=64 or key="[(a,b),(c,d)]" (quoted, '
         'without blanks)',
     )
+
+
+def add_pruning_arguments(parser: ArgumentParser) -> None:
+    """Adds what tools ask of pruning without a word in the config.
+
+    Args:
+        parser (ArgumentParser): The parser to extend.
+    """
+    parser.add_argument(
+        '--scope',
+        nargs='+',
+        metavar='PATTERN',
+        help='names of modules that may be pruned, such as backbone',
+    )
+    parser.add_argument(
+        '--input-shape',
+        nargs=3,
+        type=int,
+        metavar=('CHANNELS', 'HEIGHT', 'WIDTH'),
+        help='the image at which FLOPs are counted',
+    )
+
+
+def given(args: Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """Returns those of some arguments that a command line has.
+
+    Args:
+        args (Namespace): What was parsed.
+        names (Iterable[str]): Of the arguments.
+    """
+    return {
+        name: value
+        for name in names
+        if (value := getattr(args, name)) is not None
+    }
 
 
 def read_config(
