@@ -34,9 +34,10 @@ def read_requirements(name: str) -> list[str]:
 extras = {
     'mim': read_requirements('mminstall'),
     'optional': read_requirements('optional'),
+    'export': read_requirements('export'),
     'tests': read_requirements('tests'),
 }
-extras['all'] = extras['optional'] + extras['tests']
+extras['all'] = extras['optional'] + extras['export'] + extras['tests']
 
 setup(
     name='mmlapp',

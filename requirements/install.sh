@@ -150,6 +150,7 @@ say 'Installing OpenMMLab and the tools of development'
 install --no-build-isolation --requirement requirements/runtime.txt \
     --requirement requirements/mminstall.txt \
     --requirement requirements/optional.txt \
+    --requirement requirements/export.txt \
     --requirement requirements/tests.txt
 # imaug brings both builds of OpenCV, which share their files. The one that is
 # installed last wins, and only this one runs without libGL.

@@ -140,7 +140,8 @@ def test_no_openmmlab_package_is_required(wheel):
         ('mim', {'onedl-mmengine', 'onedl-mmcv'}),
         ('optional', {'fvcore', 'scikit-learn'}),
         ('tests', {'pytest'}),
-        ('all', {'fvcore', 'pytest'}),
+        ('export', {'onnx', 'onnxruntime', 'safetensors'}),
+        ('all', {'fvcore', 'onnx', 'pytest'}),
     ],
 )
 def test_extras(wheel, extra, names):
@@ -190,7 +191,8 @@ def test_every_requirement_is_locked():
     pins = [Requirement(x) for x in lines if x and not x.startswith('#')]
     assert all(str(pin.specifier).startswith('==') for pin in pins)
     locked = {pin.name: pin.specifier for pin in pins}
-    for name in ('build', 'mminstall', 'optional', 'runtime', 'tests'):
+    kinds = ('build', 'export', 'mminstall', 'optional', 'runtime', 'tests')
+    for name in kinds:
         path = ROOT / 'requirements' / f'{name}.txt'
         for line in path.read_text().splitlines():
             if not line.startswith('#'):
