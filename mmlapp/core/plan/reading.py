@@ -172,11 +172,12 @@ def plain(value: Any, where: str) -> Any:
     return value
 
 
-def parse_json(content: str) -> Any:
+def parse_json(content: str, what: str = 'the channel plan') -> Any:
     """Reads JSON without what only Python takes for JSON.
 
     Args:
         content (str): The text.
+        what (str): What it is, for error texts. Defaults to a plan.
 
     Raises:
         PruningError: If it is no complete JSON, has a name twice or numbers
@@ -188,16 +189,16 @@ def parse_json(content: str) -> Any:
             object_pairs_hook=_without_duplicates,
             parse_constant=_no_number,
         )
-    except PruningError:
-        raise
+    except PruningError as error:
+        raise PruningError(f'{what} is damaged: {error}') from None
     except RecursionError:
         raise PruningError(
-            'the channel plan is damaged: it is nested too deeply'
+            f'{what} is damaged: it is nested too deeply'
         ) from None
     # A number of too many digits is another ValueError.
     except ValueError as error:
         raise PruningError(
-            f'the channel plan is no complete JSON ({error}): it may be '
+            f'{what} is no complete JSON ({error}): it may be '
             'truncated; write it again'
         ) from error
 
@@ -207,18 +208,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise PruningError(
-            f'the channel plan is damaged: the name {twice!r:.80} is there '
-            'twice'
-        )
+        raise PruningError(f'the name {twice!r:.80} is there twice')
     return found
 
 
 def _no_number(name: str) -> NoReturn:
-    raise PruningError(
-        f'the channel plan is damaged: it holds {name}, expected finite '
-        'numbers'
-    )
+    raise PruningError(f'it holds {name}, expected finite numbers')
 
 
 def digest(data: Mapping[str, Any]) -> str:
