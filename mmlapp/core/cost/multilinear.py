@@ -104,27 +104,18 @@ class MultilinearCost(Cost):
     ) -> None:
         super().__init__()
         self.dense = dense
-        sizes = [g.size for g in groups.prunable]
         pairs = [t for t in terms if t.pairs is not None]
         terms = [t for t in terms if t.pairs is None]
         self.names = [t.name for t in terms]
         self.pair_names = [p.name for p in pairs]
         factors, index = _factors(terms, groups)
-        # n of every factor and group, [factors, groups].
-        counts = torch.zeros(len(factors), len(sizes), dtype=torch.float64)
-        for row, factor in enumerate(factors):
-            for g, count in factor.counts.items():
-                counts[row, g] = count
+        counts = counts_of(factors, groups)
         buffers = {
-            'constant': _doubles([t.constant for t in terms]),
+            'constant': doubles([t.constant for t in terms]),
             # [most factors of a term, terms], and [.., .., groups].
-            'offset': _doubles([f.offset for f in factors])[index.T],
+            'offset': doubles([f.offset for f in factors])[index.T],
             'counts': counts[index.T],
-            # Group of every channel: sizes 2, 3 -> 0 0 1 1 1.
-            'group': torch.repeat_interleave(
-                torch.arange(len(sizes)),
-                torch.tensor(sizes, dtype=torch.int64),
-            ),
+            'group': owners(groups),
             **_pair_buffers(pairs, groups),
         }
         for name, value in buffers.items():
@@ -178,8 +169,44 @@ class MultilinearCost(Cost):
         return total
 
 
-def _doubles(values: Sequence[float]) -> Tensor:
+def doubles(values: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
+    """Returns numbers in float64, ``[size]``, or ``[rows, columns]``.
+
+    Args:
+        values (Sequence): The numbers.
+    """
     return torch.tensor(values, dtype=torch.float64)
+
+
+def owners(groups: Groups) -> Tensor:
+    """Returns the number of the group of every channel, ``[channels]``.
+
+    Args:
+        groups (Groups): Sizes 2 and 3 make 0 0 1 1 1.
+    """
+    sizes = [g.size for g in groups.prunable]
+    return torch.repeat_interleave(
+        torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.int64)
+    )
+
+
+def counts_of(factors: Sequence[Factor], groups: Groups) -> Tensor:
+    """Returns how often a channel of each group counts for each factor.
+
+    Args:
+        factors (Sequence[Factor]): The factors.
+        groups (Groups): The prunable groups.
+
+    Returns:
+        Tensor: Float64, ``[factors, groups]``.
+    """
+    counts = torch.zeros(
+        len(factors), len(groups.prunable), dtype=torch.float64
+    )
+    for row, factor in enumerate(factors):
+        for g, count in factor.counts.items():
+            counts[row, g] = count
+    return counts
 
 
 def _factors(
@@ -193,11 +220,17 @@ def _factors(
         for slot, ids in enumerate(term.factors):
             # Two factors in a table three wide: [k, k + 1, 0].
             index[row, slot] = len(factors)
-            factors.append(_factor(ids, groups))
+            factors.append(factor_of(ids, groups))
     return factors, index
 
 
-def _factor(ids: Tensor, groups: Groups) -> Factor:
+def factor_of(ids: Tensor, groups: Groups) -> Factor:
+    """Returns how many indices of a dimension stay, by group.
+
+    Args:
+        ids (Tensor): Labels of the dimension, -1 for what stays; ``[size]``.
+        groups (Groups): Which label belongs to which prunable group.
+    """
     # Group of every index of the dimension, -1 for what stays: [size].
     owner = torch.where(ids >= 0, groups.node_group[ids.clamp_min(0)], -1)
     # Group 0 of 3 channels, flattened with 2 positions each, and 4 indices
@@ -236,5 +269,5 @@ def _pair_buffers(terms: Sequence[Term], groups: Groups) -> dict[str, Tensor]:
         'first': ends[0],
         'second': ends[1],
         'pair': pair,
-        'pair_constant': _doubles([t.constant for t in terms])[pair],
+        'pair_constant': doubles([t.constant for t in terms])[pair],
     }
