@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from .analysis.ways import Way
 from .bypass.beside import add_bypass
 from .bypass.branch import Branch
 from .cost import COSTS, Cost, CostContext
-from .errors import PruningError
+from .errors import PruningError, PruningWarning
 from .mask.gate import Masked, restore_masks
 from .mask.living import RunsOnLiving
 from .methods import METHODS, Method
@@ -159,11 +160,13 @@ def attach(
             + '; '.join(reasons)
         )
     # All read before the branches are added: own layers and parameters.
+    counted = build_costs(model, analysis, costs)
+    _warn_of_divisor(counted, divisor)
     layout = analysis.unit.layout(model, analysis)
     pruner = Pruner(
         _infos(model, analysis),
         replace(layout, shapes=tensor_shapes(model)),
-        build_costs(model, analysis, costs),
+        counted,
         decides,
         scorer,
         divisor,
@@ -225,12 +228,7 @@ def build_costs(
         choices (Sequence): Names, or dictionaries with ``type`` and
             settings. Defaults to FLOPs and parameters.
     """
-    context = CostContext(
-        analysis.unit.calls(analysis),
-        analysis.unit.branch_calls(analysis),
-        analysis.unit.tensors(model, analysis),
-        analysis.groups,
-    )
+    context = cost_context(model, analysis)
     named = isinstance(choices, str) or not isinstance(choices, Sequence)
     if named or not choices:
         raise PruningError(
@@ -241,6 +239,34 @@ def build_costs(
         COSTS.spelled_out(choice)['type']: COSTS.build(choice, context)
         for choice in choices
     }
+
+
+def cost_context(model: nn.Module, analysis: Analysis) -> CostContext:
+    """Returns what costs are counted from.
+
+    Args:
+        model (nn.Module): The network as it was analysed.
+        analysis (Analysis): What :func:`analyse` found.
+    """
+    return CostContext(
+        analysis.unit.calls(analysis),
+        analysis.unit.branch_calls(analysis),
+        analysis.unit.tensors(model, analysis),
+        analysis.groups,
+    )
+
+
+def _warn_of_divisor(costs: Mapping[str, Cost], divisor: int) -> None:
+    """Says which costs are guesses at the widths that there may be."""
+    for name, cost in costs.items():
+        if divisor % cost.divisor:
+            warnings.warn(
+                f'divisor={divisor}: cost {name!r} is known at multiples of '
+                f'{cost.divisor}, and guessed between them. Set '
+                f'divisor={cost.divisor}',
+                PruningWarning,
+                stacklevel=4,
+            )
 
 
 def _infos(model: nn.Module, analysis: Analysis) -> list[GroupInfo]:

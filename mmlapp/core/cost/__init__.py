@@ -4,6 +4,8 @@
 
 from .base import COSTS, Cost, CostContext, StoredTensor, register_cost
 from .flops import Flops
+from .latency import Latency
+from .latency_table import LatencyTable
 from .multilinear import MultilinearCost, Term, term_of
 from .parameters import Parameters
 
@@ -12,6 +14,8 @@ __all__ = [
     'Cost',
     'CostContext',
     'Flops',
+    'Latency',
+    'LatencyTable',
     'MultilinearCost',
     'Parameters',
     'StoredTensor',

@@ -55,9 +55,12 @@ class Cost(nn.Module, ABC):
     Attributes:
         dense (float): Of the user's own network, without bypasses; what
             ratios refer to.
+        divisor (int): What widths must be multiples of for it to be known
+            and not a guess. Defaults to 1.
     """
 
     dense: float
+    divisor = 1
 
     @abstractmethod
     def forward(self, gate: Tensor) -> Tensor:
