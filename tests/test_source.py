@@ -67,6 +67,7 @@ ORDER = {
         'deployment',
         'distillation',
         'analysis',
+        'export',
         'criteria',
     ],
 }

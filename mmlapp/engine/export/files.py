@@ -1,0 +1,352 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a file, runs it, and keeps it if it computes what the network does.
+
+Files run without this package:
+
+- ``.onnx``: ``onnxruntime.InferenceSession(path).run(None, {'input': x})``
+- ``.pt2``: ``torch.export.load(path).module()(x)``
+- ``.torchscript``: ``torch.jit.load(path)(x)``
+
+``x`` is float32 ``[n, c, h, w]``, and the outputs are a tuple or a list.
+:func:`load` runs any of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torch.utils._pytree import tree_leaves
+
+from mmlapp.core import PruningError
+from mmlapp.core.arguments import meant
+from mmlapp.core.compare import relative_errors
+from mmlapp.core.files import replace_file
+
+from . import onnx_file, torch_export, torchscript  # noqa: F401, registered
+from .base import (
+    EXPORTERS,
+    HALF_TOLERANCE,
+    STRIDE,
+    Exporter,
+    Run,
+    Settings,
+    check_packages,
+)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written and compared.
+
+    Args:
+        format (str): Name of its format.
+        path (Path): The file.
+        error (float): Largest relative error of an output on the images.
+        tolerance (float): What was allowed.
+        size (int): In bytes.
+        seconds (float): Writing and comparing took.
+    """
+
+    format: str
+    path: Path
+    error: float
+    tolerance: float
+    size: int
+    seconds: float
+
+
+def export(
+    network: nn.Module,
+    images: Tensor,
+    out: str | Path,
+    names: Sequence[str] | None = None,
+    settings: Settings = Settings(),  # noqa: B008, frozen
+    force: bool = False,
+) -> Exported:
+    """Writes a network in a file format.
+
+    The file is written under a temporary name, loaded, run on the images and,
+    where dimensions are open, on other batches and sizes, and renamed if all
+    outputs are those of the network in torch.
+
+    Args:
+        network (nn.Module): Maps images to tensors in any containers.
+        images (Tensor): Real ones, as the network reads them, float32
+            ``[n, c, h, w]``.
+        out (str or Path): The file; its suffix tells the format.
+        names (Sequence[str], optional): Of the outputs. Defaults to None:
+            ``output``, or ``output_0`` and so on.
+        settings (Settings): How. Defaults to an open batch.
+        force (bool): Whether to replace a file. Defaults to False.
+
+    Returns:
+        Exported: What was written.
+
+    Raises:
+        PruningError: If the format is unknown, a package is missing, the
+            format cannot hold the network, or the outputs differ; no file is
+            left then.
+
+    Examples:
+        >>> import tempfile
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, 'net.torchscript')
+        ...     made = export(net, torch.rand(2, 3, 8, 8), path)
+        ...     outputs = load(path)(torch.zeros(1, 3, 8, 8))
+        >>> made.error <= made.tolerance, outputs[0].shape
+        (True, torch.Size([1, 4, 6, 6]))
+    """
+    start, out = time.perf_counter(), Path(out)
+    name = format_of(out)
+    exporter = find_exporter(name)
+    check_out(out, force)
+    if settings.slim and not exporter.slims:
+        raise PruningError(
+            f'slim=True: OnnxSlim simplifies ONNX alone, not {name}'
+        )
+    flat = _flat(network, settings.fp16)
+    tolerance = HALF_TOLERANCE if settings.fp16 else exporter.tolerance
+    checks = _inputs(images, settings.dynamic)
+    expected = [_run(network, x) for x in checks]
+    labels = names or default_names(len(expected[0]))
+    errors = []
+
+    def write(path: Path) -> None:
+        _write(exporter, name, (flat, checks[0], path, labels, settings))
+        errors.append(_compare(exporter, name, path, checks, expected))
+        if not errors[0] <= tolerance:
+            raise PruningError(
+                f'format={name!r}: the file does not compute what the '
+                f'network does (relative error {errors[0]:.2g}, at most '
+                f'{tolerance:g}). It was not kept'
+            )
+
+    try:
+        replace_file(out, write)
+    except OSError as error:
+        raise unwritten(out, error) from error
+    seconds = time.perf_counter() - start
+    size = out.stat().st_size
+    return Exported(name, out, errors[0], tolerance, size, seconds)
+
+
+def load(path: str | Path, threads: int | None = None) -> Run:
+    """Returns a function that runs a file which :func:`export` wrote.
+
+    Args:
+        path (str or Path): The file; its suffix tells the format.
+        threads (int, optional): Of ONNX Runtime. Defaults to None: one for
+            each core. Other formats run on the threads of torch.
+
+    Returns:
+        Callable: Maps images ``[n, c, h, w]`` to a list of output tensors.
+
+    Raises:
+        PruningError: If there is no such file, or it is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PruningError(f'path={str(path)!r}: there is no such file')
+    exporter = find_exporter(format_of(path))
+    try:
+        return exporter.load(path, threads)
+    except PruningError:
+        raise
+    except Exception as error:
+        raise PruningError(
+            f'path={str(path)!r} cannot be loaded: it is truncated, damaged '
+            f'or of another format ({brief(error)})'
+        ) from error
+
+
+def format_of(path: Path) -> str:
+    """Returns the format that the suffix of a file tells.
+
+    Args:
+        path (Path): The file.
+
+    Raises:
+        PruningError: If it tells none, with the nearest one.
+    """
+    known = {EXPORTERS[name].suffix: name for name in EXPORTERS}
+    if path.suffix not in known:
+        hint = meant(path.suffix, known)
+        raise PruningError(
+            f'{str(path)!r} is of an unknown type; {hint}'
+            f'{" " if hint else ""}choose one of: {", ".join(known)}'
+        )
+    return known[path.suffix]
+
+
+def find_exporter(name: str) -> Exporter:
+    """Returns what writes a format.
+
+    Args:
+        name (str): Its name.
+
+    Raises:
+        PruningError: If there is none of this name, with the nearest one, or
+            if it needs packages that are missing.
+    """
+    if name not in EXPORTERS:
+        hint = meant(str(name), EXPORTERS)
+        raise PruningError(
+            f'format={name!r} is unknown; {hint}{" " if hint else ""}'
+            f'choose one of: {", ".join(EXPORTERS)}'
+        )
+    exporter = EXPORTERS[name]()
+    check_packages(name, exporter.needs)
+    return exporter
+
+
+def check_out(out: Path, force: bool) -> None:
+    """Refuses a path that cannot or must not be written.
+
+    Args:
+        out (Path): The file.
+        force (bool): Whether it may be replaced.
+
+    Raises:
+        PruningError: With the path and the remedy.
+    """
+    said = f'out={str(out)!r}'
+    if not out.parent.is_dir():
+        raise PruningError(f'{said}: there is no folder {out.parent}; make it')
+    if out.is_dir():
+        raise PruningError(f'{said} is a folder; name a file')
+    if out.exists() and not force:
+        raise PruningError(
+            f'{said} exists; choose another name, or replace it with --force'
+        )
+
+
+def default_names(count: int) -> list[str]:
+    """Returns names of outputs.
+
+    Args:
+        count (int): Of the outputs.
+
+    Examples:
+        >>> default_names(1), default_names(2)
+        (['output'], ['output_0', 'output_1'])
+    """
+    if count == 1:
+        return ['output']
+    return [f'output_{i}' for i in range(count)]
+
+
+def unwritten(out: Path, error: OSError) -> PruningError:
+    """Returns what to tell of a disk that is full or cannot be written.
+
+    Args:
+        out (Path): The file.
+        error (OSError): What the system said.
+    """
+    return PruningError(
+        f'out={str(out)!r} could not be written ({error.strerror or error}). '
+        'Nothing was left; make room, or choose another folder'
+    )
+
+
+def brief(error: BaseException) -> str:
+    """Returns the cause at the root of an error in one line.
+
+    Args:
+        error (BaseException): Exporters wrap theirs several times.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f'{type(error).__name__}: {lines[0] if lines else ""}'[:300]
+
+
+class _Flat(nn.Module):
+    """A network whose outputs are one tuple of tensors.
+
+    Args:
+        network (nn.Module): The network.
+        half (bool): Whether it computes in half precision.
+    """
+
+    def __init__(self, network: nn.Module, half: bool) -> None:
+        super().__init__()
+        self.network, self.half_ = network, half
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Runs it."""
+        output = self.network(images.half() if self.half_ else images)
+        found = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
+        return tuple(t.float() if self.half_ else t for t in found)
+
+
+def _flat(network: nn.Module, half: bool) -> nn.Module:
+    own = copy.deepcopy(network).half() if half else network
+    return _Flat(own, half).eval()
+
+
+def _run(network: nn.Module, images: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        return list(_Flat(network, False).eval()(images))
+
+
+def _inputs(images: Tensor, dynamic: str) -> list[Tensor]:
+    """The example, then what the open dimensions allow beside it."""
+    if dynamic == 'none':
+        return [images]
+    # What is open must not be one in the example: torch takes it for fixed.
+    example = images if len(images) > 1 else torch.cat([images, images])
+    found = [example, example[:1]]
+    if dynamic == 'size':
+        height, width = images.shape[2:]
+        size = height + STRIDE, width + 2 * STRIDE
+        found.append(interpolate(example[:1], size, mode='bilinear'))
+    return found
+
+
+def _write(exporter: Exporter, name: str, args: tuple[Any, ...]) -> None:
+    """Writes; whatever a format does not know is one line of text."""
+    try:
+        exporter.write(*args)
+    except (PruningError, OSError):
+        raise
+    except Exception as error:
+        raise PruningError(
+            f'format={name!r} cannot hold this network ({brief(error)}). '
+            'Try another format, or fewer open dimensions with dynamic='
+            "'none'"
+        ) from error
+
+
+def _compare(
+    exporter: Exporter,
+    name: str,
+    path: Path,
+    inputs: Sequence[Tensor],
+    expected: Sequence[Sequence[Tensor]],
+) -> float:
+    """Largest error of a file on all inputs; NaN if one is no number."""
+    try:
+        run = exporter.load(path)
+        found = [run(x) for x in inputs]
+    except Exception as error:
+        raise PruningError(
+            f'format={name!r}: the file that was written does not run '
+            f'({brief(error)}). It was not kept'
+        ) from error
+    errors = [
+        e
+        for a, b in zip(expected, found, strict=True)
+        for e in relative_errors(a, b) or [float('inf')]
+    ]
+    # By torch, whose maximum is NaN if one is.
+    return float(torch.tensor(errors).max())

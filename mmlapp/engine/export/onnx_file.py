@@ -1,0 +1,130 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX, by the exporter of torch that is built on ``torch.export``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmlapp.core import PruningError
+
+from .base import (
+    DYNAMIC,
+    OPSET,
+    Exporter,
+    Run,
+    Settings,
+    check_packages,
+    register_exporter,
+    without_warnings,
+)
+from .torch_export import exported_program
+
+INPUT = 'input'
+# How torch calls an open dimension.
+SYMBOL = re.compile(r'\bs\d+\b')
+
+
+@register_exporter('onnx')
+class Onnx(Exporter):
+    """One file without external data, which ONNX's own checker accepts."""
+
+    suffix = '.onnx'
+    needs = 'onnx', 'onnxscript', 'onnxruntime'
+    # Kernels of another library sum in another order.
+    tolerance = 1e-3
+    slims = True
+
+    def write(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        path: Path,
+        names: Sequence[str],
+        settings: Settings,
+    ) -> None:
+        """See :meth:`Exporter.write`.
+
+        Raises:
+            PruningError: If the file would be of another opset, or OnnxSlim
+                is wanted and not installed.
+        """
+        if settings.slim:
+            check_packages('onnx', ['onnxslim'])
+        onnx: Any = import_module('onnx')
+        program = exported_program(network, images, settings)
+        with without_warnings(), torch.no_grad():
+            # Said explicitly: torch and mmdeploy disagree about the default.
+            model = torch.onnx.export(
+                program,
+                (images,),
+                input_names=[INPUT],
+                output_names=list(names),
+                opset_version=settings.opset,
+                dynamo=True,
+                verbose=False,
+            ).model_proto
+            if settings.slim:
+                model = import_module('onnxslim').slim(model)
+        _check_opset(model, settings.opset)
+        _name_axes(model.graph, DYNAMIC[settings.dynamic])
+        onnx.save(model, path)
+        onnx.checker.check_model(path, full_check=True)
+
+    def load(self, path: Path, threads: int | None = None) -> Run:
+        """See :meth:`Exporter.load`; runs it on the CPU."""
+        check_packages('onnx', ['onnxruntime'])
+        runtime: Any = import_module('onnxruntime')
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        session = runtime.InferenceSession(
+            str(path), options, providers=['CPUExecutionProvider']
+        )
+        name = session.get_inputs()[0].name
+
+        def run(images: Tensor) -> list[Tensor]:
+            found = session.run(None, {name: images.numpy()})
+            return [torch.from_numpy(value) for value in found]
+
+        return run
+
+
+def _check_opset(model: Any, opset: int) -> None:
+    """The exporter keeps its own where it cannot convert, and says nothing."""
+    found = [
+        e.version for e in model.opset_import if e.domain in ('', 'ai.onnx')
+    ]
+    if found != [opset]:
+        raise PruningError(
+            f'opset={opset}: torch {torch.__version__} writes this network '
+            f'in opset {found[0]} alone. Give that, or {OPSET}, the default'
+        )
+
+
+def _name_axes(graph: Any, axes: Mapping[int, str]) -> None:
+    """Calls open dimensions by our names instead of numbered symbols.
+
+    An input [s77, 3, 32*s89, 32*s99] makes them batch, height and width here
+    and in every shape that depends on them.
+    """
+    dims = graph.input[0].type.tensor_type.shape.dim
+    names = {
+        symbol: name
+        for axis, name in axes.items()
+        for symbol in SYMBOL.findall(dims[axis].dim_param)
+    }
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField('dim_param'):
+                dim.dim_param = SYMBOL.sub(
+                    lambda found: names.get(found[0], found[0]), dim.dim_param
+                )

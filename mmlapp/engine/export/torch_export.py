@@ -1,0 +1,82 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Graphs of ``torch.export``, which load where torch is installed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .base import (
+    Exporter,
+    Run,
+    Settings,
+    open_dimensions,
+    register_exporter,
+    without_warnings,
+)
+
+
+def exported_program(
+    network: nn.Module, images: Tensor, settings: Settings
+) -> Any:
+    """Returns the graph of a network.
+
+    Args:
+        network (nn.Module): Maps images to a tuple of tensors.
+        images (Tensor): An example.
+        settings (Settings): Which dimensions are open.
+
+    Raises:
+        Exception: What torch raises if it cannot follow the network.
+    """
+    first: Exception | None = None
+    for dims in open_dimensions(images, settings):
+        try:
+            with without_warnings(), torch.no_grad():
+                return torch.export.export(
+                    network, (images,), dynamic_shapes=(dims,), strict=False
+                )
+        except Exception as error:
+            first = first or error
+    assert first is not None  # there is always an attempt
+    raise first
+
+
+@register_exporter('torch_export')
+class TorchExport(Exporter):
+    """For ``torch.export.load``, AOTInductor and ExecuTorch."""
+
+    suffix = '.pt2'
+
+    def write(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        path: Path,
+        names: Sequence[str],
+        settings: Settings,
+    ) -> None:
+        """See :meth:`Exporter.write`; the outputs have no names."""
+        program = exported_program(network, images, settings)
+        # In memory first: where a disk is full, torch ends the process.
+        file = io.BytesIO()
+        with without_warnings():
+            torch.export.save(program, file)
+        path.write_bytes(file.getvalue())
+
+    def load(self, path: Path, threads: int | None = None) -> Run:
+        """See :meth:`Exporter.load`; threads are those of torch."""
+        with without_warnings(), path.open('rb') as file:
+            module = torch.export.load(file).module()
+
+        def run(images: Tensor) -> list[Tensor]:
+            with torch.no_grad():
+                return list(module(images))
+
+        return run

@@ -1,0 +1,56 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import logging
+import warnings
+
+import pytest
+import torch
+
+from mmlapp.core import PruningError
+from mmlapp.engine.export.base import (
+    Settings,
+    check_packages,
+    open_dimensions,
+    without_warnings,
+)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'text'),
+    [
+        (dict(dynamic='all'), "dynamic='all': choose one of none, batch"),
+        (dict(opset=0), 'opset=0'),
+        (dict(opset='18'), "opset='18'"),
+    ],
+)
+def test_settings_are_checked(settings, text):
+    with pytest.raises(PruningError, match=text):
+        Settings(**settings)
+
+
+def test_sizes_are_open_as_far_as_networks_allow():
+    images = torch.zeros(2, 3, 64, 96)
+    free, steps = open_dimensions(images, Settings('size'))
+    assert [dim.__name__ for dim in free.values()] == [
+        'batch',
+        'height',
+        'width',
+    ]
+    assert [free[2].min, steps[0].__name__] == [32, 'batch']
+    assert steps[2].__name__ == '32*height'
+    assert list(open_dimensions(images, Settings('none'))) == [{}]
+
+
+def test_packages_are_named_with_the_command():
+    check_packages('onnx', ['torch'])
+    with pytest.raises(PruningError, match='pip install nowhere nothing, or'):
+        check_packages('onnx', ['torch', 'nowhere', 'nothing'])
+
+
+def test_levels_of_loggers_come_back():
+    logger = logging.getLogger('torch.onnx')
+    before = logger.level
+    with without_warnings():
+        warnings.warn('not shown', stacklevel=1)
+        assert not logger.isEnabledFor(logging.WARNING)
+    assert logger.level == before

@@ -1,0 +1,201 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core import PruningError
+from mmlapp.engine.export.base import Exporter, Settings
+from mmlapp.engine.export.files import export, load
+
+SUFFIXES = 'onnx', 'pt2', 'torchscript'
+RUN_ALONE = """
+import sys, onnxruntime, torch
+images = torch.load('images.pth')
+session = onnxruntime.InferenceSession('net.onnx')
+found = session.run(None, {'input': images.numpy()})
+all_found = [
+    [torch.from_numpy(value) for value in found],
+    torch.export.load('net.pt2').module()(images),
+    torch.jit.load('net.torchscript')(images),
+]
+assert 'mmlapp' not in sys.modules and 'mmengine' not in sys.modules
+torch.save([[t.detach() for t in found] for found in all_found], 'found.pth')
+"""
+
+
+def expected_of(net, images):
+    with torch.no_grad():
+        found = net(images)
+    return [found['logits'], *found['features']]
+
+
+def left_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_files_compute_what_the_network_does(net, images, tmp_path):
+    for suffix in SUFFIXES:
+        made = export(net, images, tmp_path / f'net.{suffix}')
+        assert made.size == made.path.stat().st_size
+        run = load(made.path, threads=1)
+        # Any batch, by default.
+        for batch in (images, images[:1], torch.cat([images, images])):
+            torch.testing.assert_close(run(batch), expected_of(net, batch))
+    assert left_in(tmp_path) == sorted(f'net.{s}' for s in SUFFIXES)
+    # And without this package, or MMEngine.
+    torch.save(images, tmp_path / 'images.pth')
+    command = [sys.executable, '-W', 'ignore', '-c', RUN_ALONE]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    for found in torch.load(tmp_path / 'found.pth'):
+        torch.testing.assert_close(list(found), expected_of(net, images))
+
+
+@pytest.mark.parametrize('suffix', SUFFIXES[1:])
+def test_another_size(net, images, tmp_path, suffix):
+    path = tmp_path / f'net.{suffix}'
+    export(net, images, path, settings=Settings('size'))
+    other = torch.rand(1, 3, 16, 24)
+    torch.testing.assert_close(load(path)(other), expected_of(net, other))
+
+
+@pytest.mark.parametrize(
+    'suffix', [pytest.param('onnx', marks=pytest.mark.slow), *SUFFIXES[1:]]
+)
+def test_half_precision_is_inside_alone(net, images, tmp_path, suffix):
+    path = tmp_path / f'net.{suffix}'
+    made = export(net, images, path, settings=Settings(fp16=True))
+    found = load(path)(images)
+    assert {t.dtype for t in found} == {torch.float32}
+    # Rounded to 11 bits, and the network itself stays as it was.
+    assert 1e-5 < made.error < made.tolerance
+    assert net.conv.weight.dtype == torch.float32
+
+
+class Forgetful(nn.Module):
+    """What depends on a condition is fixed by a trace, as a constant."""
+
+    def forward(self, x):
+        return x * (2.0 if len(x) > 1 else 3.0)
+
+
+class Unknown(nn.Module):
+    """Eigenvalues are no operator of ONNX."""
+
+    def forward(self, x):
+        return torch.linalg.eigvals(x[:, 0]).abs()
+
+
+@pytest.mark.parametrize(
+    ('network', 'suffix', 'text'),
+    [
+        (Forgetful(), 'torchscript', r'does not compute .* error 0\.33, at'),
+        (Unknown(), 'onnx', r"format='onnx' cannot hold .*aten\.linalg_eig"),
+    ],
+)
+def test_what_a_format_cannot_hold_leaves_nothing(
+    network, suffix, text, images, tmp_path
+):
+    with pytest.raises(PruningError, match=text):
+        export(network, images, tmp_path / f'net.{suffix}')
+    assert left_in(tmp_path) == []
+
+
+def test_a_former_file_stays_unless_a_good_one_replaces_it(
+    net, images, tmp_path
+):
+    path = tmp_path / 'net.torchscript'
+    path.write_text('mine')
+    with pytest.raises(PruningError, match=r'exists; .*--force'):
+        export(net, images, path)
+    with pytest.raises(PruningError, match='does not compute'):
+        export(Forgetful(), images, path, force=True)
+    assert path.read_text() == 'mine'
+    export(net, images, path, force=True)
+    assert len(load(path)(images)) == 2
+    assert left_in(tmp_path) == ['net.torchscript']
+
+
+@pytest.mark.parametrize('suffix', SUFFIXES)
+def test_a_full_disk(net, images, tmp_path, suffix):
+    """The system refuses files of more than a few bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(PruningError, match=r'written \(File too'):
+            export(net, images, tmp_path / f'net.{suffix}')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert left_in(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_written(net, images, monkeypatch, tmp_path):
+    def refuse(self, *args):
+        raise PermissionError(13, 'Permission denied', str(self))
+
+    monkeypatch.setattr('pathlib.Path.write_bytes', refuse)
+    with pytest.raises(PruningError, match=r'written \(Permission denied\)'):
+        export(net, images, tmp_path / 'net.torchscript')
+
+
+@pytest.mark.parametrize(
+    ('name', 'text'),
+    [
+        ('net.onxx', r'unknown type; did you mean \.onnx\? choose one of'),
+        ('net', r'unknown type; choose one of: .*\.pt2'),
+        ('none/net.onnx', 'there is no folder .*none; make it'),
+    ],
+)
+def test_paths_that_cannot_be_written(net, images, tmp_path, name, text):
+    with pytest.raises(PruningError, match=text):
+        export(net, images, tmp_path / name)
+
+
+def test_onnx_alone_is_simplified(net, images, tmp_path):
+    settings = Settings(slim=True)
+    with pytest.raises(PruningError, match='ONNX alone, not torch_export'):
+        export(net, images, tmp_path / 'net.pt2', settings=settings)
+
+
+@pytest.mark.parametrize('suffix', SUFFIXES)
+def test_a_damaged_file_does_not_load(tmp_path, suffix, net, images):
+    path = tmp_path / f'net.{suffix}'
+    with pytest.raises(PruningError, match='there is no such file'):
+        load(path)
+    path.write_bytes(b'PK\x03\x04 and no more')
+    with pytest.raises(PruningError, match='it is truncated, damaged or of'):
+        load(path)
+
+
+def test_a_missing_package(net, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        'mmlapp.engine.export.base.find_spec',
+        lambda name: None if name == 'onnxscript' else name,
+    )
+    with pytest.raises(PruningError, match='pip install onnxscript'):
+        export(net, images, tmp_path / 'net.onnx')
+
+
+def test_a_format_is_one_class(tmp_path, images):
+    """Errors that are no number are no agreement."""
+    from mmlapp.engine.export.base import EXPORTERS, register_exporter
+
+    @register_exporter('numbers')
+    class Numbers(Exporter):
+        suffix = '.numbers'
+
+        def write(self, network, images, path, names, settings):
+            path.write_text(' '.join(names))
+
+        def load(self, path, threads=None):
+            return lambda images: [images * float('nan')]
+
+    try:
+        with pytest.raises(PruningError, match='relative error nan'):
+            export(nn.ReLU(), images, tmp_path / 'net.numbers')
+    finally:
+        del EXPORTERS._entries['numbers']
