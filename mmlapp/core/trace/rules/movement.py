@@ -341,7 +341,7 @@ RULES = rules_of_aten(
         padded: 'constant_pad_nd',
         concatenated: 'cat',
         stacked: 'stack',
-        indexed: 'index',
+        indexed: 'index _unsafe_index',
         written: 'copy',
         restrided: 'as_strided',
         fresh: 'new_zeros new_ones new_full new_empty new_empty_strided',

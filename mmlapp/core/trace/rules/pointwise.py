@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..call import Call
-from ..labels import Axis, Labels
+from ..labels import Axis, Labels, tie_pieces
 from ..record import INPUT_REASON
 from ..rule import rules_of_aten
 from ..tracer import Tracer
@@ -40,6 +40,21 @@ def pointwise(tracer: Tracer, call: Call) -> None:
             result.axes[dim] = axis
     for output in call.outputs():
         tracer.set(output, result)
+
+
+def gated(tracer: Tracer, call: Call) -> None:
+    """glu: a * sigmoid(b) of two halves, which lose the same channels."""
+    source = call.args[0]
+    dim = int(call.argument(1, 'dim', -1)) % source.dim()
+    axes = dict(tracer.labels(source).axes)
+    if dim in axes:
+        # [2 C] is [a, b]: index i of a goes with i of b, and is zero where a
+        # is, whatever b is.
+        both = axes[dim]
+        half = source.shape[dim] // 2
+        tie_pieces(tracer.graph, both, half)
+        axes[dim] = Axis(both.ids[:half], both.zero)
+    tracer.set(call.outputs()[0], Labels(axes))
 
 
 def _operand(tracer: Tracer, tensor: Tensor) -> Operand:
@@ -148,4 +163,4 @@ _UNTAGGED = (
     'hardtanh leaky_relu hardswish hardsigmoid elu selu celu relu6 '
     'softplus log_sigmoid_forward mish silu gelu dropout fill _prelu_kernel'
 )
-RULES = rules_of_aten({pointwise: _UNTAGGED})
+RULES = rules_of_aten({pointwise: _UNTAGGED, gated: 'glu'})

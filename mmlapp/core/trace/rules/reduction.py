@@ -8,8 +8,10 @@ import re
 
 from ..call import Call
 from ..labels import Axis, Labels
+from ..record import INPUT_REASON
 from ..rule import rules_of_aten
 from ..tracer import Tracer
+from .layer import ids_of
 
 
 def pooled(tracer: Tracer, call: Call) -> None:
@@ -24,6 +26,23 @@ def pooled(tracer: Tracer, call: Call) -> None:
     kept = {d: a for d, a in labels.axes.items() if d < first}
     for output in call.outputs():
         tracer.set(output, Labels(dict(kept)))
+
+
+def unpooled(tracer: Tracer, call: Call) -> None:
+    """max_unpool: values go where the indices of a pooling say."""
+    values, places = call.args[:2]
+    # Both are [N, C, ..], and index c of one meets index c of the other.
+    labels = tracer.labels(places)
+    for dim, axis in tracer.labels(values).axes.items():
+        ids = ids_of(labels, dim, places.shape[dim])
+        tracer.graph.unite(axis.ids, ids, INPUT_REASON)
+    pooled(tracer, call)
+
+
+def sampled(tracer: Tracer, call: Call) -> None:
+    """grid_sampler: where to read is told by two or three coordinates."""
+    tracer.freeze(tracer.labels(call.args[1]), f'positions of {call.op}')
+    pooled(tracer, call)
 
 
 def reduced(tracer: Tracer, call: Call) -> None:
@@ -93,18 +112,26 @@ def normalised(tracer: Tracer, call: Call) -> None:
     tracer.set(call.outputs()[0], result)
 
 
+# One row for each number of spatial dimensions, and what has them all.
 _POOL = (
-    'max_pool2d_with_indices max_pool1d max_pool3d_with_indices avg_pool1d '
-    'avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d '
-    'adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest1d '
-    'upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d '
-    '_upsample_bilinear2d_aa upsample_bicubic2d reflection_pad2d '
-    'replication_pad2d'
+    'max_pool1d avg_pool1d adaptive_avg_pool1d upsample_nearest1d '
+    '_upsample_nearest_exact1d upsample_linear1d reflection_pad1d '
+    'replication_pad1d '
+    'max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d '
+    'adaptive_avg_pool2d adaptive_max_pool2d upsample_nearest2d '
+    '_upsample_nearest_exact2d upsample_bilinear2d _upsample_bilinear2d_aa '
+    'upsample_bicubic2d _upsample_bicubic2d_aa reflection_pad2d '
+    'replication_pad2d '
+    'max_pool3d_with_indices avg_pool3d _adaptive_avg_pool3d '
+    'adaptive_max_pool3d upsample_nearest3d _upsample_nearest_exact3d '
+    'upsample_trilinear3d reflection_pad3d replication_pad3d'
 )
 _REDUCE = 'mean sum amax amin max min prod var std var_mean std_mean norm '
 RULES = rules_of_aten(
     {
         pooled: _POOL,
+        unpooled: 'max_unpool2d max_unpool3d',
+        sampled: 'grid_sampler_2d grid_sampler_3d',
         reduced: _REDUCE + 'linalg_vector_norm argmax argmin any all',
         normalised: '_softmax _log_softmax softmax log_softmax',
     }

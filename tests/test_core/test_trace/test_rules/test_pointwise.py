@@ -5,6 +5,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 ACTIVATIONS = [
     nn.ReLU(),
@@ -275,3 +276,27 @@ def test_a_view_whose_base_is_not_read_again_is_free(net, image, agree):
         b=nn.Linear(6, 5),
     )
     assert agree(model, image).groups == {'a': 6}
+
+
+def test_both_halves_of_a_gated_unit_lose_the_same(net, conv, image, agree):
+    """A gated linear unit: 16 channels go in eight pairs, of 8 come out."""
+    model = net(
+        lambda m, x: m.b(functional.glu(m.a(x), 1)),
+        a=conv(3, 16),
+        b=conv(8, 5),
+    )
+    result = agree(model, image)
+    assert result.groups == {'a': 8}
+    assert result.slim.a.out_channels == 8
+    assert masked_dimensions(result.model.b) == set()
+    kept = result.plan.slices['a.weight'][0].mask()
+    assert torch.equal(kept[:8], kept[8:])
+
+
+def test_a_gate_over_space_ties_no_channels(net, conv, image, agree):
+    model = net(
+        lambda m, x: m.b(functional.glu(m.a(x), -1)),
+        a=conv(3, 8),
+        b=conv(8, 5),
+    )
+    assert agree(model, image).groups == {'a': 8}

@@ -30,12 +30,74 @@ POOLS = {
 }
 
 
+def as_row(operator):
+    """The same with one spatial dimension."""
+    return lambda x: operator(x.flatten(2))[..., None]
+
+
+def as_volume(operator):
+    """The same with three."""
+    return lambda x: operator(x.unflatten(3, (2, 4))).flatten(3)
+
+
+ROWS = {
+    'linear': nn.Upsample(scale_factor=2, mode='linear'),
+    'nearest': nn.Upsample(scale_factor=2),
+    'nearest, exact': nn.Upsample(scale_factor=2, mode='nearest-exact'),
+    'adaptive max': nn.AdaptiveMaxPool1d(3),
+    'reflect': nn.ReflectionPad1d(2),
+    'replicate': nn.ReplicationPad1d(2),
+}
+VOLUMES = {
+    'linear': nn.Upsample(scale_factor=2, mode='trilinear'),
+    'nearest': nn.Upsample(scale_factor=2),
+    'nearest, exact': nn.Upsample(scale_factor=2, mode='nearest-exact'),
+    'max': nn.MaxPool3d(2),
+    'mean': nn.AvgPool3d(2),
+    'adaptive mean': nn.AdaptiveAvgPool3d(2),
+    'adaptive max': nn.AdaptiveMaxPool3d(2),
+    'reflect': nn.ReflectionPad3d(1),
+    'replicate': nn.ReplicationPad3d(1),
+}
+POOLS |= {f'{name}, in a row': as_row(op) for name, op in ROWS.items()}
+POOLS |= {f'{name}, in 3d': as_volume(op) for name, op in VOLUMES.items()}
+
+
 @pytest.mark.parametrize('name', POOLS)
 def test_pools_and_resizes_pass_channels(net, conv, image, agree, name):
     pool = POOLS[name]
     model = net(lambda m, x: m.b(pool(m.a(x))), a=conv(3, 8), b=conv(8, 5, 1))
     result = agree(model, image, tolerance=1e-6)
     assert result.groups == {'a': 8}
+
+
+def back_at_its_place(m, x):
+    x, places = functional.max_pool2d(m.a(x), 2, return_indices=True)
+    return m.c(functional.max_unpool2d(m.b(x), places, 2))
+
+
+def test_values_go_with_the_indices_that_place_them(net, conv, image, agree):
+    """The decoder of SegNet: indices of channel c place what is channel c."""
+    model = net(back_at_its_place, a=conv(3, 8), b=conv(8, 8), c=conv(8, 5))
+    assert agree(model, image).groups == {'a': 8}
+
+
+def test_indices_that_leave_the_scope_hold_what_they_place(
+    net, conv, image, frozen
+):
+    model = net(back_at_its_place, a=conv(3, 8), b=conv(8, 8), c=conv(8, 5))
+    assert frozen(model, image, ignore='b')['a'] == 'ignored by the user: b'
+
+
+def test_sampled_maps_keep_their_channels(net, conv, image, agree):
+    """A spatial transformer: two coordinates, told by a layer, stay."""
+
+    def forward(m, x):
+        grid = m.b(x).tanh().movedim(1, 3)
+        return m.c(functional.grid_sample(m.a(x), grid, align_corners=False))
+
+    model = net(forward, a=conv(3, 8), b=conv(3, 2), c=conv(8, 5))
+    assert agree(model, image).groups == {'a': 8}
 
 
 REDUCTIONS = {
@@ -139,10 +201,6 @@ UNKNOWN = {
     'sort': lambda x: x.sort(1).values,
     'topk': lambda x: x.topk(6, dim=1).values,
     'logsumexp': lambda x: x.logsumexp(3)[..., None],
-    'glu': lambda x: functional.glu(x, 3),
-    'grid': lambda x: functional.grid_sample(
-        x, x.new_zeros(2, 4, 4, 2), align_corners=False
-    ),
 }
 
 
