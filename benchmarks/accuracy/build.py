@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from mmlapp.core.bypass.beside import add_bypass
 from mmlapp.engine.training.step_cost import step_cost
 
 from .cost import flops
-from .network import DEPTH, STREAM, classifier, initialise
+from .network import DEPTH, STREAM, classifier, initialise, load
 from .rows import Row
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
@@ -44,7 +45,11 @@ class Built:
 
 
 def build(
-    row: Row, epochs: int, seed: int, widths: Mapping[str, int] | None = None
+    row: Row,
+    epochs: int,
+    seed: int,
+    widths: Mapping[str, int] | None = None,
+    start: Path | None = None,
 ) -> Built:
     """Makes the network of a row.
 
@@ -54,10 +59,15 @@ def build(
         seed (int): Of weights, and of random rates.
         widths (Mapping[str, int], optional): What each group keeps, of a row
             that takes the widths of another.
+        start (Path, optional): Weights, of a row that goes on with another.
     """
+    epochs = max(round(row.epochs * epochs), 1)
     # Of the table's network, also for a row that starts from another depth.
     model = classifier(row.depth, seed)
     dense = flops(classifier(DEPTH, seed) if row.depth != DEPTH else model)
+    if start is not None:
+        model = load(start)
+        return Built(model, None, dense, flops(model) / dense, epochs)
     if row.prune == 'before':
         pruned_before(model, row, seed, widths)
         share = flops(model) / dense

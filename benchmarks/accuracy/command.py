@@ -37,6 +37,11 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add('--rate', type=float, default=0.4, help='highest learning rate')
     add('--decay', type=float, default=5e-4)
     add('--subset', type=int, default=0, help='images of training; 0: all')
+    add(
+        '--tenth',
+        action='store_true',
+        help='every tenth image, in the variants of the recipes for few',
+    )
     add('--amp', action='store_true', help='bfloat16')
     add(
         '--weights',
@@ -72,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.decay,
             args.amp,
             args.subset,
+            args.tenth,
         )
         deadline = args.seconds and time.monotonic() + args.seconds
         complete = run_all(

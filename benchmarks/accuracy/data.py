@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,14 @@ class Images:
         self.pixels, self.labels = pixels.to(device), labels.to(device)
         self.batch = batch
         self.steps = len(pixels) // batch
+
+    def numbered(self) -> Images:
+        """The same images with their numbers in place of labels."""
+        found = copy.copy(self)
+        found.labels = torch.arange(
+            len(self.labels), device=self.labels.device
+        )
+        return found
 
     def epoch(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields images, normalised and augmented, and labels."""

@@ -144,8 +144,7 @@ def ready(table: str, jobs: Sequence[Job], store: Store) -> list[Job]:
     return [
         (name, seed)
         for name, seed in jobs
-        if not (other := rows[name].widths_of or rows[name].teacher)
-        or store.find(other, seed)
+        if all(store.find(other, seed) for other in rows[name].needs)
     ]
 
 
@@ -166,8 +165,9 @@ def given(
         more['widths'] = found['widths']
     if row.teacher:
         more['teacher'] = of(row.teacher)
-    if any(name == other.teacher for other in rows.values()):
-        weights.mkdir(parents=True, exist_ok=True)
+    if row.start:
+        more['start'] = of(row.start), store.find(row.start, seed)
+    if any(name in (r.teacher, r.start) for r in rows.values()):
         more['weights'] = of(name)
     return more
 

@@ -4,9 +4,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
+from mmlapp.core import ChannelPlan, narrow
+from mmlapp.core.files import replace_file
 from mmlapp.models import CIFARResNet
 
 from .data import prepare
@@ -46,6 +51,23 @@ def classifier(depth: int, seed: int) -> Classifier:
     torch.manual_seed(seed)
     model = Classifier(depth)
     initialise(model)
+    return model
+
+
+def save(model: nn.Module, plan: ChannelPlan | None, path: Path) -> None:
+    """Writes weights, and how the network was narrowed beside them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, partial(torch.save, model.state_dict()))
+    if plan is not None:
+        plan.save(path.with_suffix('.json'))
+
+
+def load(path: Path) -> nn.Module:
+    """A network of the tables' depth as :func:`save` wrote it."""
+    model, plan = classifier(DEPTH, 0), path.with_suffix('.json')
+    if plan.exists():
+        narrow(model, ChannelPlan.load(plan))
+    model.load_state_dict(torch.load(path, 'cpu', weights_only=True))
     return model
 
 

@@ -38,7 +38,15 @@ class Row:
         average (float): Share by which an average of the weights follows
             them at every step, 0 for none.
         teacher (str): Row whose trained network, of the same seed, teaches
-            this one by its logits. Defaults to none.
+            this one. Defaults to none.
+        lesson (str): What the network learns from, of ``LESSONS``. Defaults
+            to labels.
+        start (str): Row whose trained network, of the same seed, this one
+            goes on with. Defaults to none.
+        epochs (float): Of its training, over those of dense training, whole
+            in the end. Defaults to 1.
+        rate (float): Highest learning rate over that of the recipe. Defaults
+            to 1.
         depth (int): Of the network. Defaults to 20.
     """
 
@@ -53,7 +61,17 @@ class Row:
     equal_cost: bool = False
     average: float = 0.0
     teacher: str = ''
+    lesson: str = 'labels'
+    start: str = ''
+    epochs: float = 1.0
+    rate: float = 1.0
     depth: int = DEPTH
+
+    @property
+    def needs(self) -> list[str]:
+        """Rows that are to be run before, with the same seed."""
+        found = self.widths_of, self.teacher, self.start
+        return [name for name in found if name]
 
 
 def lapp(update: str | Mapping[str, Any] = 'balance', **changes: Any) -> Row:
@@ -95,7 +113,7 @@ HEADLINE = {
         settings={'bypass': 'asymmetric'}, equal_cost=True
     ),
     'uniform-cost': before(equal_cost=True),
-    'lapp-distilled': lapp(teacher='dense'),
+    'lapp-distilled': lapp(teacher='dense', lesson='logits'),
 }
 INGREDIENTS = {
     'dense': Row(),
@@ -175,10 +193,24 @@ FAMILY = {
     'psap': Row('psap', target=HALF, settings={'protect': 0.5}),
     'admm': Row('admm', target=HALF),
 }
+LIMITED = {
+    'dense': Row(),
+    'lapp': lapp(target=HALF),
+    'lapp-distilled': lapp(target=HALF, teacher='dense', lesson='mixup'),
+    # As CURL's second stage: a hundredth of the rate.
+    'lapp-refined': Row(
+        start='lapp-distilled',
+        teacher='dense',
+        lesson='refined',
+        epochs=0.2,
+        rate=0.01,
+    ),
+}
 TABLES: dict[str, dict[str, Row]] = {
     'headline': HEADLINE,
     'ingredients': INGREDIENTS,
     'ablation': ABLATION,
     'curve': CURVE,
     'family': FAMILY,
+    'limited': LIMITED,
 }

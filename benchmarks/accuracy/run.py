@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from mmlapp.core import merge_bypasses
 from mmlapp.core.distillation import freeze
-from mmlapp.core.files import replace_file
 
 from .build import build
 from .cost import flops
 from .data import Images, load_split, part_of
-from .network import DEPTH, classifier, evaluate
+from .expand import tenth_expanded
+from .network import evaluate, load, save
 from .rows import TABLES
 from .training import Recipe, Training
 
@@ -32,7 +32,10 @@ def images_of(
     root: Path, recipe: Recipe, device: str
 ) -> tuple[Images, tuple[Tensor, Tensor]]:
     """Images of training and test, read once in a process."""
-    train = part_of(load_split(root, 'train'), recipe.subset)
+    train = load_split(root, 'train')
+    if recipe.tenth:
+        train = tenth_expanded(train)
+    train = part_of(train, recipe.subset)
     pixels, labels = load_split(root, 'test')
     place = torch.device(device)
     return (
@@ -42,12 +45,9 @@ def images_of(
 
 
 def trained(path: Path, device: str) -> nn.Module:
-    """A dense network as it was trained, frozen."""
-    model = classifier(DEPTH, 0)
-    state = torch.load(path, 'cpu', weights_only=True)
-    model.load_state_dict(state)
+    """A network as it was trained, frozen."""
     place = torch.device(device)
-    return freeze(model.to(place, memory_format=torch.channels_last))
+    return freeze(load(path).to(place, memory_format=torch.channels_last))
 
 
 def run(
@@ -59,6 +59,7 @@ def run(
     device: str = 'cpu',
     widths: Mapping[str, int] | None = None,
     teacher: Path | None = None,
+    start: tuple[Path, Result] | None = None,
     weights: Path | None = None,
 ) -> Result:
     """Trains a row and evaluates what is deployed.
@@ -72,13 +73,16 @@ def run(
         device (str): Where it is trained.
         widths (Mapping[str, int], optional): What each group keeps, if
             another row decided that.
-        teacher (Path, optional): Weights of a dense network to learn from.
+        teacher (Path, optional): Weights of a network to learn from.
+        start (tuple, optional): Weights to go on with, and the result of the
+            row that they are of, whose epochs and cost count.
         weights (Path, optional): Where its own go, if another needs them.
     """
     row = TABLES[table][name]
     images, test = images_of(root, recipe, device)
     started = time.perf_counter()
-    built = build(row, recipe.epochs, seed, widths)
+    begun = start and start[0]
+    built = build(row, recipe.epochs, seed, widths, begun)
     built.model.to(torch.device(device), memory_format=torch.channels_last)
     master = teacher and trained(teacher, device)
     training = Training(row, built, recipe, images, seed, master)
@@ -90,15 +94,17 @@ def run(
     # Merged in float32: images at the border of two classes may change.
     assert abs(after - before) < 0.1, (before, after)
     if weights:
-        replace_file(weights, partial(torch.save, model.state_dict()))
+        save(model, training.plan, weights)
+    earlier = start[1] if start else {'epochs': 0, 'cost': 0}
+    cost = training.cost / (recipe.epochs * images.steps)
     return {
         'row': name,
         'seed': seed,
         'accuracy': after,
         'flops': flops(model) / built.dense,
         'parameters': sum(p.numel() for p in model.parameters()),
-        'epochs': built.epochs,
-        'cost': training.cost / (recipe.epochs * images.steps),
+        'epochs': built.epochs + earlier['epochs'],
+        'cost': cost + earlier['cost'],
         'seconds': round(seconds, 1),
         'widths': training.widths,
     }

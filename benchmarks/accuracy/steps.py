@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Optimizer
 
 from mmlapp.core import Phase, Pruner
-from mmlapp.core.distillation import LogitDistillation
+
+from .lessons import Labels
 
 # Steps before a graph is captured: libraries choose kernels in the first.
 WARM_UP = 3
@@ -28,28 +28,27 @@ class Eager:
     Args:
         model (nn.Module): The network.
         optimizer (Optimizer): Of its parameters.
+        lesson (Labels): What the network learns from.
         amp (bool): Whether the forward runs in bfloat16.
         pruner (Pruner, optional): Of a network that is being pruned.
         average (float): Share by which an average follows the weights.
-        teacher (nn.Module, optional): What the network learns from beside
-            the labels.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: Optimizer,
+        lesson: Labels,
         amp: bool,
         pruner: Pruner | None = None,
         average: float = 0.0,
-        teacher: nn.Module | None = None,
     ) -> None:
         self.model, self.optimizer, self.pruner = model, optimizer, pruner
         self.amp, self.share = amp, average
         self.average = copy.deepcopy(model) if average else model
-        self.teacher, self.distill = teacher, LogitDistillation()
+        self.lesson = lesson
 
-    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, truth: Tensor) -> Tensor:
         """Trains on a batch; returns the task loss, detached."""
         # Graphs keep no cache of casts, and each weight is cast once.
         with torch.autocast(
@@ -59,15 +58,13 @@ class Eager:
             cache_enabled=False,
         ):
             logits = self.model(images)
-            told = None if self.teacher is None else self.teacher(images)
-        if told is None:
-            task = functional.cross_entropy(logits.float(), labels)
-        else:
-            task = self.distill(logits, told, labels)
+            told = self.lesson.ask(images, truth)
+        task = self.lesson.loss(logits, told, truth)
         loss = task if self.pruner is None else task + self.pruner.loss()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+        self.lesson.step()
         if self.pruner and self.pruner.phase == Phase.PRUNING:
             self.pruner.step()
         if self.share:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,11 +12,12 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
-from mmlapp.core import Phase, Pruner, narrow
+from mmlapp.core import ChannelPlan, Phase, Pruner, narrow
 
 from .build import Built, widths_of
 from .cost import flops
 from .data import Images
+from .lessons import LESSONS
 from .one_shot import prune_once
 from .rows import Row
 from .steps import Captured, Eager, Step
@@ -33,6 +34,8 @@ class Recipe:
         decay (float): Weight decay.
         amp (bool): Whether the forward runs in bfloat16.
         subset (int): Images of training; 0: all.
+        tenth (bool): Whether every tenth image is trained on, expanded, in
+            place of all.
     """
 
     epochs: int
@@ -41,6 +44,7 @@ class Recipe:
     decay: float = 5e-4
     amp: bool = False
     subset: int = 0
+    tenth: bool = False
 
     def optimizer(self, model: nn.Module) -> SGD:
         """SGD with momentum; a captured step reads its rate on the device."""
@@ -81,6 +85,8 @@ class Training:
     Attributes:
         cost (float): Cost of all steps so far, in steps of the dense network.
         widths (dict[str, int]): What the pruned groups keep.
+        plan (ChannelPlan, optional): How the network was narrowed, if it was
+            narrowed in training.
     """
 
     def __init__(
@@ -92,30 +98,31 @@ class Training:
         seed: int,
         teacher: nn.Module | None = None,
     ) -> None:
-        self.row, self.built, self.recipe = row, built, recipe
-        self.images, self.seed, self.teacher = images, seed, teacher
+        self.row, self.built, self.seed = row, built, seed
+        self.recipe = replace(recipe, rate=recipe.rate * row.rate)
+        self.images = images
+        self.lesson = LESSONS[row.lesson](images, teacher)
         self.model, self.pruner = built.model, built.pruner
-        self.optimizer = recipe.optimizer(self.model)
+        self.optimizer = self.recipe.optimizer(self.model)
         self.steps = built.epochs * images.steps
-        self.schedule = recipe.schedule(self.optimizer, self.steps)
+        self.schedule = self.recipe.schedule(self.optimizer, self.steps)
         self.begin = int(row.begin * self.steps)
         self.phase = max(int(row.phase * self.steps), 1)
         self.cost, self.share = 0.0, built.wide
         self.widths: dict[str, int] = {}
+        self.plan: ChannelPlan | None = None
         self.inner = self.eager()
 
     def run(self) -> nn.Module:
         """Trains; returns the network that is to be deployed."""
         step, done = self.step(), 0
-        # A teacher runs forward, a third of a dense step.
-        taught = 1 / 3 if self.teacher else 0.0
         for epoch in range(self.built.epochs):
-            for pixels, labels in self.images.epoch(self.seed, epoch):
+            for pixels, truth in self.lesson.batches(self.seed, epoch):
                 if self.pruner and done == self.begin:
                     self.begin_phase(self.pruner)
-                step(pixels, labels)
+                step(pixels, truth)
                 self.schedule.step()
-                self.cost += self.share + taught
+                self.cost += self.share + self.lesson.cost
                 done += 1
                 if self.shrinks(done):
                     step = self.step()
@@ -133,7 +140,8 @@ class Training:
         """Makes the network small when that is due, and tells of it."""
         if self.pruner and self.pruner.phase == Phase.FINISHED:
             self.widths = widths_of(self.pruner)
-            narrow(self.model, self.pruner.plan(), self.optimizer)
+            self.plan = self.pruner.plan()
+            narrow(self.model, self.plan, self.optimizer)
             self.pruner = None
         elif self.row.prune == 'once' and done == self.begin + self.phase:
             self.model = prune_once(
@@ -160,15 +168,16 @@ class Training:
         return Eager(
             self.model,
             self.optimizer,
+            self.lesson,
             self.recipe.amp,
             self.pruner,
             average,
-            self.teacher,
         )
 
     def step(self) -> Step:
         """The step as the device runs it best."""
         device: Any = next(self.model.parameters()).device
-        if device.type == 'cuda' and self.pruner is None:
+        fixed = self.lesson.fixed and self.pruner is None
+        if device.type == 'cuda' and fixed:
             return Captured(self.inner)
         return self.inner

@@ -78,6 +78,30 @@ def test_all_rows_run_once(table, noise, capsys, monkeypatch):
     assert 'dense 0' in capsys.readouterr().out
 
 
+def test_a_row_goes_on_with_another_and_pays_for_both(
+    table, noise, monkeypatch
+):
+    for module in ('build', 'network'):
+        monkeypatch.setattr(f'accuracy.{module}.DEPTH', 8)
+    taught = {'teacher': 'dense', 'depth': 8}
+    rows = {
+        'dense': Row(depth=8),
+        'lapp': lapp(phase=0.5, target=0.5, lesson='mixup', **taught),
+        'refined': Row(start='lapp', lesson='refined', **taught),
+    }
+    monkeypatch.setitem(TABLES, table, rows)
+    out = noise / 'out.json'
+    recipe = Recipe(epochs=3, batch=16, rate=1e-3)
+    store = Store(out, recipe)
+    assert run_all(table, list(rows), [0], recipe, noise, store, noise)
+    _, pruned, refined = store.results
+    assert (pruned['epochs'], refined['epochs']) == (3, 6)
+    assert refined['flops'] == pruned['flops'] <= 0.5
+    # Narrow for three epochs; the teacher is asked in the first of them.
+    more = refined['cost'] - pruned['cost']
+    assert more == pytest.approx(refined['flops'] + 1 / 3 / 3)
+
+
 def test_a_failure_is_told_and_what_waits_for_it_is_not_run(
     table, noise, capsys
 ):

@@ -7,6 +7,7 @@ import torch
 from accuracy.build import build
 from accuracy.cost import flops
 from accuracy.data import Images, load_split
+from accuracy.lessons import Taught
 from accuracy.network import classifier
 from accuracy.rows import Row, lapp
 from accuracy.steps import Eager
@@ -15,6 +16,7 @@ from accuracy.training import Recipe, Training
 from mmlapp.core.distillation import freeze
 
 RECIPE = Recipe(epochs=5, batch=16)
+CPU = torch.device('cpu')
 
 
 def trained(row, noise, **options):
@@ -51,11 +53,12 @@ def test_the_average_follows_the_weights(noise):
 
 def test_a_taught_step_learns_from_the_teacher_alone_where_labels_are_equal():
     student, teacher = classifier(8, 0), freeze(classifier(8, 0))
+    images = Images(torch.zeros(4, 3, 32, 32), torch.arange(4), 4, CPU)
     step = Eager(
         student,
         torch.optim.SGD(student.parameters(), 0.1),
+        Taught(images, teacher),
         amp=False,
-        teacher=teacher,
     )
     student.eval()
     images, labels = torch.rand(4, 3, 32, 32), torch.arange(4)
