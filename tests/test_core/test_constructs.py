@@ -148,7 +148,7 @@ FUNCTIONS = {
             x, x.new_zeros(2, 8, 8, 2), align_corners=False
         ),
         8,
-        'grid_sampler_2d',
+        8,
     ),
     'resized by area': (
         lambda x: functional.interpolate(x, size=5, mode='area'),
