@@ -249,14 +249,14 @@ PARTS = {
     'weight norm': (
         lambda: parametrizations.weight_norm(nn.Conv2d(8, 8, 3, padding=1)),
         lambda m, x: m.part(x),
-        {'part.parametrizations.weight': 8},
-        'measured by weight_norm',
+        {'a': 8, 'part.parametrizations.weight': 8},
+        None,
     ),
     'old weight norm': (
         old_weight_norm,
         lambda m, x: m.part(x),
-        {'part': 8},
-        'measured by weight_norm',
+        {'a': 8, 'part': 8},
+        None,
     ),
     'spectral norm': (
         lambda: parametrizations.spectral_norm(nn.Conv2d(8, 8, 3, padding=1)),

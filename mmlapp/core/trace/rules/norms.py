@@ -61,26 +61,26 @@ def over_channels(tracer: Tracer, call: Call) -> None:
 def weight_norm(tracer: Tracer, call: Call) -> None:
     """W = g v / |v|: a filter goes with its length g, whose mask is its own.
 
-    Weight normalisation (arXiv 1602.07868). Inputs stay, since |v| is taken
-    over them.
+    Weight normalisation (arXiv 1602.07868). |v| is taken over inputs: what is
+    removed of them is zero in v, so that it is that of what is left.
     """
     direction, length = (tracer.labels(tensor) for tensor in call.args[:2])
     dim, size = int(call.argument(2, 'dim', 0)), call.args[0].shape
-    inputs = without_zero(all_but(direction, dim))
-    tracer.freeze(inputs, 'measured by weight_norm')
+    made = {}
+    for d, axis in all_but(direction, dim).axes.items():
+        made[d] = Axis(axis.ids, direction.maskable)
+        if direction.maskable:
+            tracer.trace.readers.update(tracer.sites_of(axis.ids))
+        else:
+            tracer.graph.freeze(axis.ids, 'measured by weight_norm')
     # v [out, in, ..] and g [out, 1, ..] along the same dimension. Of the
     # labels those of g go on: v masked would be divided by its norm, zero.
     ids = ids_of(length, dim, size[dim])
     tracer.graph.unite(ids, ids_of(direction, dim, size[dim]), INPUT_REASON)
-    made = {dim: Axis(ids, zero=False)} if dim in length.axes else {}
-    tracer.set(
-        call.outputs()[0],
-        Labels(
-            {**inputs.axes, **made},
-            parameter=True,
-            maskable=length.maskable,
-        ),
-    )
+    if dim in length.axes:
+        made[dim] = Axis(ids, zero=False)
+    labels = Labels(made, parameter=True, maskable=length.maskable)
+    tracer.set(call.outputs()[0], labels)
 
 
 RULES = {

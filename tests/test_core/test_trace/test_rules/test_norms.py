@@ -119,7 +119,7 @@ def test_weight_normalised_filters_go_with_their_lengths(
         norm=nn.BatchNorm2d(6) if normed else nn.Identity(),
         c=conv(6, 5),
     )
-    result = agree(model, image)
+    result = agree(model, image, scope='b*')
     (name,) = result.groups
     stored = result.slim.get_submodule(name)._parameters
     length, direction = (v for k, v in stored.items() if k != 'bias')
@@ -129,12 +129,43 @@ def test_weight_normalised_filters_go_with_their_lengths(
     assert len(found) == 3
 
 
-@pytest.mark.filterwarnings('ignore::FutureWarning')
-def test_inputs_of_weight_normalised_filters_stay(net, conv, image, frozen):
+@pytest.mark.parametrize('act', [nn.Identity(), nn.Sigmoid()], ids=repr)
+@pytest.mark.parametrize('dim', [0, 3])
+def test_inputs_of_weight_normalised_filters_go(
+    net, conv, image, agree, act, dim
+):
+    """Masked and narrowed, |v| is that of the inputs that are left."""
     model = net(
-        lambda m, x: m.c(m.b(m.a(x))),
+        lambda m, x: m.c(m.b(m.act(m.a(x)))),
         a=conv(3, 8),
-        b=parametrizations.weight_norm(conv(8, 6)),
+        act=act,
+        b=parametrizations.weight_norm(conv(8, 6), dim=dim),
         c=conv(6, 5),
+    )
+    result = agree(model, image)
+    assert sorted(result.groups.values()) == [6, 8]
+    stored = result.slim.b.parametrizations.weight
+    direction = stored.original1
+    assert direction.shape == (3, 4, 3, 3)
+    others = [d for d in range(4) if d != dim]
+    norm = direction.square().sum(others, keepdim=True).sqrt()
+    torch.testing.assert_close(
+        result.slim.b.weight, stored.original0 * direction / norm
+    )
+
+
+def test_inputs_of_a_computed_direction_stay(net, conv, image, frozen):
+    """No mask reaches what it is computed from."""
+
+    def forward(m, x):
+        weight = torch._weight_norm(m.v.tanh(), m.g, 0)
+        return m.b(functional.conv2d(m.a(x), weight, padding=1))
+
+    model = net(
+        forward,
+        a=conv(3, 8),
+        v=torch.nn.Parameter(torch.randn(6, 8, 3, 3)),
+        g=torch.nn.Parameter(torch.rand(6, 1, 1, 1)),
+        b=conv(6, 5),
     )
     assert frozen(model, image)['a'] == 'measured by weight_norm'
