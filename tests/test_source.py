@@ -51,6 +51,7 @@ ORDER = {
         'misuse',
         'pruner',
         'narrowing',
+        'handover',
         'analysis',
         'attach',
         'criteria',

@@ -16,6 +16,8 @@ from .distillation import (
     register_distillation,
 )
 from .errors import LayerRefusedError, PruningError, PruningWarning
+from .handover.fuse import Fused, fuse
+from .handover.slim import load_slim, save_slim
 from .methods import LAPP, Method, register_method
 from .narrowing.narrow import narrow
 from .plan.plan import ChannelPlan
@@ -34,6 +36,7 @@ __all__ = [
     'ConvBranch',
     'Cost',
     'Distillation',
+    'Fused',
     'LabelRefinement',
     'LayerRefusedError',
     'LogitDistillation',
@@ -51,6 +54,8 @@ __all__ = [
     'Way',
     'analyse',
     'attach',
+    'fuse',
+    'load_slim',
     'merge_bypasses',
     'narrow',
     'register_block',
@@ -60,4 +65,5 @@ __all__ = [
     'register_method',
     'register_score',
     'register_unit',
+    'save_slim',
 ]

@@ -9,20 +9,16 @@ them take.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmlapp.core import ChannelPlan, PruningError, narrow
 from mmlapp.core.narrowing.check_plan import stored
-from mmlapp.core.plan.reading import parse_json
+from mmlapp.core.plan.carried import KEY, plans_entry, read_plans_entry
 
-# The entry of a state dict: the JSON of all plans as bytes, uint8 [length].
-KEY = 'pruning_plans'
 REMEDY = (
     'Give a checkpoint and a config that belong together: those of the run '
     'as mmlapp.PruningHook and tools/train.py wrote them, or those of '
@@ -55,9 +51,8 @@ def plans_in(state_dict: Mapping[str, Any], prefix: str = '') -> Plans:
     if entry is None:
         return ()
     try:
-        text = bytes(entry.to(torch.uint8).tolist()).decode()
-        return tuple(ChannelPlan.from_dict(d) for d in parse_json(text))
-    except (AttributeError, TypeError, ValueError) as error:
+        return read_plans_entry(entry)
+    except PruningError as error:
         raise PruningError(
             f'{prefix}{KEY} in the weights is not to be read ({error}). '
             f'{REMEDY}'
@@ -173,10 +168,7 @@ def _write_plans(
     """Adds the plans to a state dict; a hook that can be pickled."""
     plans = plans_of(module)
     if plans:
-        text = json.dumps([plan.to_dict() for plan in plans])
-        state_dict[f'{prefix}{KEY}'] = torch.frombuffer(
-            bytearray(text.encode()), dtype=torch.uint8
-        )
+        state_dict[f'{prefix}{KEY}'] = plans_entry(plans)
 
 
 def _read_plans(

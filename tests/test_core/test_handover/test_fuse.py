@@ -1,0 +1,145 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core import PruningError, fuse
+from mmlapp.core.handover.fuse import fold
+
+
+def test_a_fold_is_the_convolution_of_the_closed_form(net, conv, randomise):
+    model = net(
+        lambda m, x: m.norm(m.conv(x)), conv=conv(3, 4), norm=nn.BatchNorm2d(4)
+    )
+    randomise(model)
+    norm = model.norm
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    image = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    fused = fuse(model, image)
+    torch.testing.assert_close(
+        fused.model.conv.weight, scale[:, None, None, None] * model.conv.weight
+    )
+    torch.testing.assert_close(
+        fused.model.conv.bias,
+        scale * (model.conv.bias - norm.running_mean) + norm.bias,
+    )
+    assert fused.folds == (('conv', 'norm'),)
+    assert type(model.norm) is nn.BatchNorm2d
+
+
+class ActiveNorm(nn.BatchNorm2d):
+    """As timm's: a norm and an activation in one."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+def read_twice(m, x):
+    y = m.conv(x)
+    return m.norm(y) + y
+
+
+def shared_convolution(m, x):
+    """As the heads of RTMDet: one convolution, a norm for each level."""
+    return m.norm(m.conv(x)) + m.other(m.conv(x[..., ::2])).mean()
+
+
+def shared_norm(m, x):
+    return m.norm(m.conv(x)) + m.norm(m.second(x))
+
+
+def in_place(m, x):
+    y = m.conv(x)
+    z = m.norm(y)
+    y.relu_()
+    return z
+
+
+def norm_of_something_else(m, x):
+    return m.norm(m.conv(x).relu())
+
+
+def functional_weight(m, x):
+    return m.norm(nn.functional.conv2d(x, m.conv.weight * 2, padding=1))
+
+
+@pytest.mark.parametrize(
+    'function',
+    [
+        read_twice,
+        shared_convolution,
+        shared_norm,
+        in_place,
+        norm_of_something_else,
+        functional_weight,
+    ],
+)
+def test_what_cannot_be_folded_stays(net, conv, randomise, image, function):
+    model = net(
+        function,
+        conv=conv(3, 4),
+        second=conv(3, 4),
+        norm=nn.BatchNorm2d(4),
+        other=nn.BatchNorm2d(4),
+    )
+    fused = fuse(randomise(model), image)
+    assert fused.folds == ()
+    torch.testing.assert_close(fused.model(image), model.eval()(image))
+
+
+def test_norms_that_do_more_stay(net, conv, image):
+    model = net(
+        lambda m, x: m.norm(m.conv(x)), conv=conv(3, 4), norm=ActiveNorm(4)
+    )
+    assert fuse(model, image).folds == ()
+
+
+def test_a_head_that_several_levels_share_is_folded(
+    net, conv, image, randomise
+):
+    model = net(
+        lambda m, x: m.norm(m.conv(x)).mean() + m.norm(m.conv(x[..., ::2])),
+        conv=conv(3, 4),
+        norm=nn.BatchNorm2d(4),
+    )
+    fused = fuse(randomise(model), image)
+    assert fused.folds == (('conv', 'norm'),)
+    torch.testing.assert_close(fused.model(image), model.eval()(image))
+
+
+@pytest.mark.parametrize('groups', [1, 2])
+def test_transposed_convolutions(net, image, randomise, groups):
+    model = net(
+        lambda m, x: m.norm(m.up(m.conv(x))),
+        conv=nn.Conv2d(3, 4, 1),
+        up=nn.ConvTranspose2d(4, 6, 2, 2, groups=groups),
+        norm=nn.BatchNorm2d(6),
+    )
+    fused = fuse(randomise(model), image)
+    # torch cannot fold grouped ones.
+    assert len(fused.folds) == (groups == 1)
+    torch.testing.assert_close(fused.model(image), model.eval()(image))
+
+
+class Rising(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x * self.calls
+
+
+def test_a_network_that_changes_is_refused(image):
+    with pytest.raises(PruningError, match='differs from the network'):
+        fuse(Rising(), image)
+
+
+def test_folds_of_another_network(net, conv):
+    model = net(lambda m, x: m.conv(x), conv=conv(3, 4), act=nn.ReLU())
+    with pytest.raises(PruningError, match='they are a ReLU and a Conv2d'):
+        fold(model, [('conv', 'act')])
+    with pytest.raises(PruningError, match='it has no norm'):
+        fold(model, [('conv', 'norm')])
