@@ -68,13 +68,15 @@ def name_of(path: Path) -> str:
 
 
 def parent_of(path: Path) -> tuple[str, Config]:
-    """Name and content of the config that a config inherits."""
-    found = re.match(r"_base_ = '(.+)'\n", path.read_text())
+    """Name and content of the dense config that a config inherits."""
+    found = re.search(r"^_base_ = '(.+)'$", path.read_text(), re.MULTILINE)
     assert found, f'{path.name} inherits more or less than one config'
     source = found[1]
     if '::' in source:
         return Path(source.split('::')[1]).stem, get_config(source)
     inherited = path.parent / source
+    if inherited.parent.name == 'pruned':  # shared by the methods
+        return parent_of(inherited)
     return inherited.stem, load(inherited)
 
 
@@ -267,18 +269,42 @@ def test_equal_cost_is_told_beside_the_config() -> None:
     assert re.search(rf'`{name}` +\| +462 ', readme)
 
 
-def test_every_method_has_a_recipe_of_the_same_length() -> None:
+@pytest.mark.parametrize(
+    ('dense', 'epochs'),
+    [('resnet20_b128_cifar10-folder', 10), ('resnet18_8xb32_in1k', 5)],
+)
+def test_every_method_has_a_recipe_of_the_same_length(
+    dense: str, epochs: int
+) -> None:
     """But for the control with random rates, and the one that ends itself."""
     recipes = {
         method_of(path): load(path).custom_hooks[-1]
         for path in PRUNED
-        if path.stem.endswith('-flops50_resnet20_b128_cifar10-folder')
+        if path.stem.endswith(f'-flops50_{dense}')
     }
     own = {n for n in METHODS if METHODS[n].__module__.startswith('mmlapp.')}
     assert {'lapp', 'random', *recipes} == own
     assert recipes.pop('one_cycle').end == 'stable'
-    assert {hook.prune_epochs for hook in recipes.values()} == {10}
+    assert {hook.prune_epochs for hook in recipes.values()} == {epochs}
     assert all(hook.target == dict(flops=0.5) for hook in recipes.values())
+
+
+@pytest.mark.parametrize(
+    'path', sorted(ROOT.glob('configs/_base_/pruned/*.py')), ids=name_of
+)
+def test_methods_that_are_compared_differ_in_nothing_else(path: Path) -> None:
+    """But for what a method takes, and when the phase ends."""
+    found = set()
+    for recipe in ROOT.glob(f'configs/*/*-{path.name}'):
+        cfg = load(recipe).to_dict()
+        hook = cfg.pop('custom_hooks')[-1]
+        cfg['model'] = {
+            k: v
+            for k, v in cfg['model'].items()
+            if k not in SETTINGS or k == 'divisor'
+        }
+        found.add(repr([hook['target'], without_scope(cfg)]))
+    assert len(found) == 1
 
 
 def test_ratios_of_the_paper() -> None:

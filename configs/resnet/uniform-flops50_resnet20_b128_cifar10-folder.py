@@ -1,15 +1,3 @@
-_base_ = './resnet20_b128_cifar10-folder.py'
+_base_ = '../_base_/pruned/flops50_resnet20_b128_cifar10-folder.py'
 
-custom_imports = dict(imports=['mmlapp'])
-
-model = dict(
-    type='mmlapp.PrunableModel',
-    architecture=_base_.model.type,
-    input_shape=(3, 32, 32),
-    method='uniform',
-)
-optim_wrapper = dict(type='mmlapp.PruningOptimWrapper')
-custom_hooks = [
-    *_base_.get('custom_hooks', []),
-    dict(type='mmlapp.PruningHook', target=dict(flops=0.5), prune_epochs=10),
-]
+model = dict(method='uniform')

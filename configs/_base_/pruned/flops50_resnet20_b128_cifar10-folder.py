@@ -1,0 +1,15 @@
+# half of the FLOPs, by the method of the config that inherits this one
+_base_ = '../../resnet/resnet20_b128_cifar10-folder.py'
+
+custom_imports = dict(imports=['mmlapp'])
+
+model = dict(
+    type='mmlapp.PrunableModel',
+    architecture=_base_.model.type,
+    input_shape=(3, 32, 32),
+)
+optim_wrapper = dict(type='mmlapp.PruningOptimWrapper')
+custom_hooks = [
+    *_base_.get('custom_hooks', []),
+    dict(type='mmlapp.PruningHook', target=dict(flops=0.5), prune_epochs=10),
+]
