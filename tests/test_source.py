@@ -69,6 +69,7 @@ ORDER = {
         'distillation',
         'analysis',
         'export',
+        'latency',
         'criteria',
     ],
 }

@@ -1,0 +1,193 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import json
+import math
+
+import pytest
+import torch
+
+from mmlapp.core import PruningError, analyse, attach
+from mmlapp.core.cost import Flops, LatencyTable
+from mmlapp.core.cost.flops import multiply_adds
+from mmlapp.core.cost.latency import shares
+from mmlapp.core.trace import trace
+from mmlapp.engine.latency import measure
+from mmlapp.engine.latency.layers import shape_at
+from mmlapp.engine.latency.measure import Plan, Subject, measure_table
+from mmlapp.engine.latency.setting import Setting
+
+
+@pytest.fixture
+def subject(network, images):
+    return Subject('small', network, analyse(network, images), images)
+
+
+@pytest.fixture
+def pretend(monkeypatch, clock, images):
+    """Layers take a nanosecond for each multiply-add; so do networks."""
+    ran = []
+
+    def seconds(call, widths):
+        shape = shape_at(call, widths)
+        positions = math.prod(call.outputs[2:]) * call.inputs[0]
+        return 1e-9 * positions * math.prod(shape.weight)
+
+    def layer_run(call, widths, setting):
+        ran.append(call.name)
+        return clock.takes(seconds(call, widths))
+
+    def network_run(network, images, setting):
+        calls = trace(network, lambda: network(images)).calls
+        return clock.takes(1e-9 * sum(map(multiply_adds, calls)))
+
+    monkeypatch.setattr(measure, 'layer_run', layer_run)
+    monkeypatch.setattr(measure, 'network_run', network_run)
+    return ran
+
+
+@pytest.fixture
+def plan(clock):
+    return Plan(points=4, rounds=2, divisor=2, clock=clock)
+
+
+def test_a_table_in_closed_form(subject, plan, pretend, images):
+    """What takes time in proportion to FLOPs is predicted by them."""
+    table = measure_table(subject, plan)
+    assert [layer.names for layer in table.layers] == [
+        ('0',),
+        ('3',),
+        ('5',),
+        ('8',),
+    ]
+    assert LatencyTable.from_dict(table.to_dict()) is not None
+    assert shares(table.networks) == pytest.approx((1, 0, 0), abs=1e-6)
+    dense, *slim = table.networks
+    assert (dense.layers, dense.elements) == (1, 1)
+    assert len(slim) == 3
+    for network in slim:
+        assert network.layers < 1
+        assert network.median / dense.median == pytest.approx(network.layers)
+    costs = ['flops', dict(type='latency', table=table)]
+    pruner = attach(subject.model, images, costs=costs, divisor=2)
+    assert isinstance(pruner.cost('flops'), Flops)
+    gate = torch.full_like(pruner.gate, 0.75)
+    flops, latency = (
+        float(pruner.cost(name).ratio(gate)) for name in ('flops', 'latency')
+    )
+    assert flops == pytest.approx(latency)
+
+
+def test_the_network_is_not_changed(subject, plan, pretend):
+    before = {k: v.clone() for k, v in subject.model.state_dict().items()}
+    measure_table(subject, plan)
+    torch.testing.assert_close(dict(subject.model.state_dict()), before)
+    assert not hasattr(subject.model, 'pruner')
+
+
+def test_the_batch_is_that_of_all(subject, clock, pretend):
+    plan = Plan(Setting(batch=3), 4, 2, 2, clock)
+    tables = [
+        measure_table(subject, p)
+        for p in (plan, Plan(points=4, rounds=2, divisor=2, clock=clock))
+    ]
+    dense = [table.networks[0].median for table in tables]
+    assert dense[0] == pytest.approx(3 * dense[1])
+    layer = [table.layers[0].median[-1] for table in tables]
+    assert layer[0] == pytest.approx(3 * layer[1])
+
+
+def test_it_goes_on_where_it_stopped(subject, plan, pretend, tmp_path):
+    path = tmp_path / 'table.json.partial'
+    seen = []
+
+    def stop(done, total, name):
+        seen.append((done, total, name))
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_table(subject, plan, path, stop)
+    assert seen == [(0, 5, '0'), (1, 5, '3'), (2, 5, '5')]
+    assert set(pretend) == {'0', '3'}
+    pretend.clear()
+    table = measure_table(subject, plan, path)
+    assert set(pretend) == {'5', '8'}
+    path.unlink()
+    again = measure_table(subject, plan, path)
+    for one, other in zip(table.layers, again.layers, strict=True):
+        assert one.names == other.names
+        assert one.median == pytest.approx(other.median)
+
+
+def begun(subject, plan, path):
+    def stop(done, total, name):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_table(subject, plan, path, stop)
+
+
+def test_a_partial_file_of_something_else(subject, plan, pretend, tmp_path):
+    path = tmp_path / 'table.json.partial'
+    begun(subject, plan, path)
+    other = Plan(Setting(threads=2), 4, 2, 2, plan.clock)
+    with pytest.raises(PruningError, match=r'threads 1, not 2.*remove'):
+        measure_table(subject, other, path)
+    finer = Plan(Setting(), 8, 2, 1, plan.clock)
+    with pytest.raises(PruningError, match=r'layers '):
+        measure_table(subject, finer, path)
+
+
+@pytest.mark.parametrize('content', ['', '{', '[]', '{"setting": {}}'])
+def test_a_damaged_partial_file(subject, plan, pretend, tmp_path, content):
+    path = tmp_path / 'table.json.partial'
+    path.write_text(content)
+    with pytest.raises(PruningError, match=r'partial'):
+        measure_table(subject, plan, path)
+    assert not pretend
+
+
+def test_damaged_times_are_measured_again(subject, plan, pretend, tmp_path):
+    path = tmp_path / 'table.json.partial'
+    begun(subject, plan, path)
+    data = json.loads(path.read_text())
+    (key,) = data['times']
+    data['times'][key].pop()
+    path.write_text(json.dumps(data))
+    pretend.clear()
+    measure_table(subject, plan, path)
+    assert '0' in pretend
+
+
+@pytest.mark.parametrize(
+    ('given', 'text'),
+    [
+        (dict(points=1), 'points=1'),
+        (dict(rounds=0), 'rounds=0'),
+        (dict(divisor=0), 'divisor=0'),
+    ],
+)
+def test_bad_plans(given, text):
+    with pytest.raises(PruningError, match=text):
+        Plan(**given)
+
+
+@pytest.mark.parametrize(
+    'backend',
+    ['torch', pytest.param('onnxruntime', marks=pytest.mark.slow)],
+)
+def test_a_real_clock(subject, backend):
+    """That all of it runs; no time is asserted."""
+    table = measure_table(subject, Plan(Setting(backend), 2, 1, 8))
+    assert all(t > 0 for layer in table.layers for t in layer.median)
+    assert len(table.networks) == 4
+
+
+def test_branches_are_measured(network, images, plan, pretend):
+    analysis = analyse(network, images, bypass='depthwise')
+    table = measure_table(Subject('b', network, analysis, images), plan)
+    names = [name for layer in table.layers for name in layer.names]
+    assert '3.bypass' in names
+    costs = ['flops', dict(type='latency', table=table)]
+    attach(network, images, bypass='depthwise', costs=costs, divisor=2)
