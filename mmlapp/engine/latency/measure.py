@@ -30,6 +30,8 @@ from .timing import Timing, clock_of, interleaved, threads_of_torch
 
 # Whole networks beside the dense one, evenly down to the least FLOPs.
 STEPS = 0.25, 0.5, 0.75
+# Times their rounds: four numbers decide on the scale of all.
+NETWORK_ROUNDS = 4
 Progress = Callable[[int, int, str], None]
 
 
@@ -64,14 +66,17 @@ class Plan:
         check_number('rounds', self.rounds, least=1, whole=True)
         check_divisor(self.divisor)
 
-    def time(self, runs: Sequence[Callable[[], object]]) -> list[Timing]:
+    def time(
+        self, runs: Sequence[Callable[[], object]], times: int = 1
+    ) -> list[Timing]:
         """Times functions in turns.
 
         Args:
             runs (Sequence[Callable]): What to time.
+            times (int): How often all rounds. Defaults to 1.
         """
         clock = self.clock or clock_of(self.setting.device)
-        return interleaved(runs, self.rounds, clock=clock)
+        return interleaved(runs, times * self.rounds, clock=clock)
 
 
 @dataclass(frozen=True)
@@ -114,12 +119,9 @@ def measure_table(
         PruningError: If a layer cannot be run alone, or the partial file is
             of something else.
     """
-    context = cost_context(subject.model, subject.analysis)
-    setting = plan.setting
-    found = kinds(context, setting.batch, plan.points, plan.divisor)
-    described = describe(subject, plan, found)
+    found, described = kinds_of(subject, plan), describe(subject, plan)
     store = _Store(partial, described, plan)
-    with threads_of_torch(setting.threads):
+    with threads_of_torch(plan.setting.threads):
         layers = []
         for done, kind in enumerate(found):
             progress(done, len(found) + 1, kind.names[0])
@@ -130,18 +132,28 @@ def measure_table(
     return LatencyTable(described, plan.divisor, tuple(layers), networks)
 
 
-def describe(
-    subject: Subject, plan: Plan, found: Sequence[Kind]
-) -> dict[str, Any]:
+def kinds_of(subject: Subject, plan: Plan) -> list[Kind]:
+    """Returns what is measured of a network.
+
+    Args:
+        subject (Subject): The network.
+        plan (Plan): At which widths.
+    """
+    context = cost_context(subject.model, subject.analysis)
+    return kinds(context, plan.setting.batch, plan.points, plan.divisor)
+
+
+def describe(subject: Subject, plan: Plan) -> dict[str, Any]:
     """Returns what a table holds for.
 
     Args:
         subject (Subject): The network.
         plan (Plan): How it is measured.
-        found (Sequence[Kind]): Its layers.
     """
     # Names, shapes and widths tell models apart, and scopes.
-    text = json.dumps([[k.names, _key(k), dict(k.axes)] for k in found])
+    text = json.dumps(
+        [[k.names, _key(k), dict(k.axes)] for k in kinds_of(subject, plan)]
+    )
     return {
         'model': subject.name,
         'layers': hashlib.sha256(text.encode()).hexdigest()[:16],
@@ -247,9 +259,10 @@ def _timed_networks(
         )
         for model in networks
     ]
+    timings = plan.time(runs, NETWORK_ROUNDS)
     return tuple(
         TimedNetwork(a, b, timing.median, timing.p90)
-        for (a, b), timing in zip(parts, plan.time(runs), strict=True)
+        for (a, b), timing in zip(parts, timings, strict=True)
     )
 
 
@@ -288,3 +301,67 @@ def _uniform(
             )
         )
     return found
+
+
+def finished(path: Path, described: Mapping[str, Any]) -> LatencyTable | None:
+    """Returns the table of a file; None if there is no such file.
+
+    Args:
+        path (Path): The file.
+        described (Mapping[str, Any]): What it must hold for.
+
+    Raises:
+        PruningError: If it holds for another model, device or setting.
+    """
+    if not path.exists():
+        return None
+    found = LatencyTable.load(path)
+    differs = difference(found.setting, described)
+    if differs:
+        raise PruningError(
+            f'out={str(path)!r} is the table of something else ({differs}): '
+            'choose another --out, or measure anew with --force'
+        )
+    return found
+
+
+def latency_table(
+    subject: Subject,
+    plan: Plan,
+    out: str | Path,
+    force: bool = False,
+    progress: Progress = lambda done, total, text: None,
+) -> LatencyTable:
+    """Measures a table into a file, or returns what is there of it.
+
+    What is measured stands in a file beside it until all is; a call that was
+    stopped goes on from there.
+
+    Args:
+        subject (Subject): The network.
+        plan (Plan): How.
+        out (str or Path): The file.
+        force (bool): Whether to measure anew what is there. Defaults to
+            False.
+        progress (Callable): As in :func:`measure_table`.
+
+    Raises:
+        PruningError: If one of the two files is of something else, or the
+            folder is not there.
+    """
+    out = Path(out)
+    if not out.parent.is_dir():
+        raise PruningError(
+            f'out={str(out)!r}: there is no folder {out.parent}; make it'
+        )
+    partial = out.with_name(f'{out.name}.partial')
+    if force:
+        partial.unlink(missing_ok=True)
+    else:
+        found = finished(out, describe(subject, plan))
+        if found is not None:
+            return found
+    table = measure_table(subject, plan, partial, progress)
+    table.save(out)
+    partial.unlink(missing_ok=True)
+    return table

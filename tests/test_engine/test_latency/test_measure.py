@@ -13,7 +13,12 @@ from mmlapp.core.cost.latency import shares
 from mmlapp.core.trace import trace
 from mmlapp.engine.latency import measure
 from mmlapp.engine.latency.layers import shape_at
-from mmlapp.engine.latency.measure import Plan, Subject, measure_table
+from mmlapp.engine.latency.measure import (
+    Plan,
+    Subject,
+    latency_table,
+    measure_table,
+)
 from mmlapp.engine.latency.setting import Setting
 
 
@@ -191,3 +196,56 @@ def test_branches_are_measured(network, images, plan, pretend):
     assert '3.bypass' in names
     costs = ['flops', dict(type='latency', table=table)]
     attach(network, images, bypass='depthwise', costs=costs, divisor=2)
+
+
+def test_a_finished_file_is_not_measured_again(
+    subject, plan, pretend, tmp_path
+):
+    path = tmp_path / 'table.json'
+    table = latency_table(subject, plan, path)
+    assert [p.name for p in tmp_path.iterdir()] == ['table.json']
+    pretend.clear()
+    again = latency_table(subject, plan, path)
+    assert again.to_dict() == table.to_dict()
+    assert not pretend
+    latency_table(subject, plan, path, force=True)
+    assert pretend
+
+
+def test_a_file_of_something_else(subject, plan, pretend, tmp_path):
+    path = tmp_path / 'table.json'
+    latency_table(subject, plan, path)
+    before = path.read_bytes()
+    other = Plan(Setting(batch=2), 4, 2, 2, plan.clock)
+    with pytest.raises(PruningError, match=r'batch 1, not 2.*--force'):
+        latency_table(subject, other, path)
+    scope = analyse(subject.model, subject.images, scope='3')
+    model = Subject('small', subject.model, scope, subject.images)
+    with pytest.raises(PruningError, match='layers '):
+        latency_table(model, plan, path)
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_file(subject, plan, pretend, tmp_path):
+    path = tmp_path / 'table.json'
+    path.write_text('{}')
+    with pytest.raises(PruningError, match='no latency table'):
+        latency_table(subject, plan, path)
+    assert path.read_text() == '{}'
+
+
+def test_a_folder_that_is_not_there(subject, plan, pretend, tmp_path):
+    with pytest.raises(PruningError, match='no folder'):
+        latency_table(subject, plan, tmp_path / 'none' / 'table.json')
+    assert not pretend
+
+
+def test_what_fails_leaves_no_table(subject, plan, pretend, tmp_path):
+    def stop(done, total, name):
+        if done == total - 1:
+            raise KeyboardInterrupt
+
+    path = tmp_path / 'table.json'
+    with pytest.raises(KeyboardInterrupt):
+        latency_table(subject, plan, path, progress=stop)
+    assert [p.name for p in tmp_path.iterdir()] == ['table.json.partial']

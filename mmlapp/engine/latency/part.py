@@ -1,0 +1,139 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What of a model of OpenMMLab is timed: its network, without the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from mmlapp.core import PruningError, analyse
+
+from ..deployment.recipe import dense_config, own_settings
+from ..models.arguments import check_settings
+from ..models.example import Attempt, ExampleForward, example_of
+from ..models.inputs import InputShape, shape_text
+from .measure import Subject
+
+# Arguments of ``PrunableModel`` that a table depends on.
+ASKED = 'scope', 'ignore', 'unit', 'bypass', 'input_shape', 'unused'
+
+
+class NetworkPart(nn.Module):
+    """A model as a function of images to the tensors that it puts out.
+
+    Classifiers as a whole; of detectors backbone, neck and head, without
+    what makes boxes of their outputs.
+
+    Args:
+        model (nn.Module): The model.
+        attempt (Attempt): How it runs on an example.
+    """
+
+    def __init__(self, model: nn.Module, attempt: Attempt) -> None:
+        super().__init__()
+        self.model = model
+        self._attempt = attempt
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Returns all tensors that the model puts out, in order.
+
+        Args:
+            images (Tensor): ``[n, c, h, w]``.
+        """
+        attempt = self._attempt
+        args, kwargs = tree_map_only(
+            Tensor, lambda _: images, (attempt.args, attempt.kwargs)
+        )
+        outputs = attempt.function(*args, **kwargs)
+        leaves = tree_leaves(outputs)
+        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def network_part(model: nn.Module, input_shape: InputShape) -> NetworkPart:
+    """Returns the network of a model.
+
+    Args:
+        model (nn.Module): In evaluation mode.
+        input_shape (Sequence[int] or Mapping): Of an image.
+
+    Raises:
+        PruningError: If the model reads anything but one batch of images.
+    """
+    attempt = ExampleForward(model, input_shape).attempt
+    if len(attempt.tensors) != 1 or attempt.tensors[0].dim() != 4:
+        raise PruningError(
+            f'input_shape={shape_text(input_shape)}: only models that read '
+            'one batch of images are timed. Give channels, height and width'
+        )
+    return NetworkPart(model, attempt)
+
+
+def subject_of(
+    cfg: Config, settings: Mapping[str, Any] | None = None
+) -> Subject:
+    """Builds the dense model of a config and finds what can be pruned.
+
+    Args:
+        cfg (Config): Of a pruning run, or of any model.
+        settings (Mapping, optional): ``scope`` and other arguments of
+            ``PrunableModel`` instead of the config's. Defaults to none.
+
+    Raises:
+        PruningError: As :func:`mmlapp.core.analyse`.
+    """
+    own = own_settings(cfg.model)
+    chosen = {**{key: own[key] for key in ASKED}, **(settings or {})}
+    check_settings(chosen)
+    shape = chosen['input_shape']
+    scope = cfg.get('default_scope') or 'mmengine'
+    with DefaultScope.overwrite_default_scope(scope):
+        model: nn.Module = MODELS.build(dense_config(cfg))
+        model.eval()
+        part = network_part(model, shape)
+        example = example_of(model, shape, chosen['unused'])
+        with example.explained():
+            analysis = analyse(
+                model,
+                example.forward,
+                chosen['scope'],
+                chosen['ignore'],
+                chosen['bypass'],
+                chosen['unit'],
+                example.also,
+                example.unused,
+            )
+    return Subject(
+        type(model).__name__,
+        model,
+        analysis,
+        part._attempt.tensors[0][:1],
+        lambda other: network_part(other, shape),
+    )
+
+
+def check_batch(subject: Subject, batch: int) -> None:
+    """Refuses a batch on which a model does not run.
+
+    Args:
+        subject (Subject): The model.
+        batch (int): Images at once.
+
+    Raises:
+        PruningError: With the batch, and what the model says.
+    """
+    images = subject.images.repeat(batch, 1, 1, 1)
+    try:
+        with torch.no_grad():
+            subject.part(subject.model)(images)
+    except Exception as error:
+        raise PruningError(
+            f'batch={batch}: {subject.name} does not run on so many images '
+            f'({type(error).__name__}: {error}). Give 1'
+        ) from error

@@ -1,0 +1,110 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What a latency table says, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.table import Table
+
+from mmlapp.core.cost.latency import shares
+from mmlapp.core.cost.latency_table import LatencyTable
+
+from .timing import NOISY, Timing
+
+
+def milliseconds(seconds: float) -> str:
+    """Returns a time with three digits.
+
+    Args:
+        seconds (float): The time.
+
+    Examples:
+        >>> milliseconds(0.01234), milliseconds(0.1)
+        ('12.3', '100')
+    """
+    return f'{1e3 * seconds:.3g}'
+
+
+def layers_table(table: LatencyTable) -> Table:
+    """Returns all kinds of layers and what they take with all channels.
+
+    Args:
+        table (LatencyTable): What was measured.
+    """
+    shown = Table()
+    shown.add_column('layer', overflow='fold')
+    for name in ('calls', 'weight', 'input', 'widths', 'ms', 'p90'):
+        shown.add_column(name, justify='right', no_wrap=True)
+    for layer in table.layers:
+        shown.add_row(
+            layer.names[0],
+            str(len(layer.names)),
+            'x'.join(map(str, layer.weight)),
+            'x'.join(map(str, layer.inputs)),
+            ' x '.join(str(len(axis)) for axis in layer.axes.values()) or '1',
+            milliseconds(layer.median[-1]),
+            milliseconds(layer.p90[-1]),
+        )
+    return shown
+
+
+def networks_table(table: LatencyTable) -> Table:
+    """Returns whole networks: measured, and predicted by their parts.
+
+    Args:
+        table (LatencyTable): What was measured.
+    """
+    parts = shares(table.networks)
+    shown = Table()
+    for name in (
+        'layers',
+        'elements',
+        'predicted',
+        'measured',
+        'ms',
+        'p90',
+    ):
+        shown.add_column(name, justify='right', no_wrap=True)
+    dense = table.networks[0].median
+    for network in table.networks:
+        predicted = (
+            parts[0] * network.layers + parts[1] * network.elements + parts[2]
+        )
+        shown.add_row(
+            f'{network.layers:.1%}',
+            f'{network.elements:.1%}',
+            f'{predicted:.1%}',
+            f'{network.median / dense:.1%}',
+            milliseconds(network.median),
+            milliseconds(network.p90),
+        )
+    return shown
+
+
+def remarks(table: LatencyTable) -> Iterator[str]:
+    """Yields what to know of a table.
+
+    Args:
+        table (LatencyTable): What was measured.
+    """
+    by_layers, by_elements, constant = shares(table.networks)
+    yield (
+        f'time of the dense network: {by_layers:.1%} with its layers, '
+        f'{by_elements:.1%} with the elements that they put out, '
+        f'{constant:.1%} constant'
+    )
+    timings = [
+        Timing(median, p90)
+        for entry in table.layers
+        for median, p90 in zip(entry.median, entry.p90, strict=True)
+    ]
+    timings += [Timing(n.median, n.p90) for n in table.networks]
+    noisy = sum(timing.noisy for timing in timings)
+    if noisy > len(timings) / 10:
+        yield (
+            f'too noisy: {noisy} of {len(timings)} times have a p90 of more '
+            f'than {NOISY} times their median. Measure again, with --force, '
+            'while nothing else runs'
+        )

@@ -1,0 +1,115 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Measure how long the layers of a model take on this device.
+
+The table is what `dict(type='latency', table=OUT)` among the `costs` of a
+pruning config counts from. Weights do not matter, so that no checkpoint is
+read. A call that was stopped goes on where it was.
+
+Examples:
+    python tools/latency_table.py CONFIG --out r18.json
+    python tools/latency_table.py CONFIG --out r18.json --backend onnxruntime
+    python tools/latency_table.py CONFIG --out r18.json --threads 4 --batch 8
+"""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from rich.progress import Progress
+
+from mmlapp.engine.analysis.tables import console
+from mmlapp.engine.config_files import (
+    add_config_arguments,
+    add_pruning_arguments,
+    given,
+    read_config,
+)
+from mmlapp.engine.deployment.recipe import own_settings
+from mmlapp.engine.failures import tells_failures
+from mmlapp.engine.latency.layers import BACKENDS
+from mmlapp.engine.latency.measure import Plan, latency_table
+from mmlapp.engine.latency.part import check_batch, subject_of
+from mmlapp.engine.latency.setting import Setting
+from mmlapp.engine.latency.tables import layers_table, networks_table, remarks
+
+# Where the config asks for no multiples: what CPUs compute at a time.
+DIVISOR = 8
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Parse the command line."""
+    parser = ArgumentParser(
+        description='Measure how long the layers of a model take here.'
+    )
+    add_config_arguments(parser)
+    add = parser.add_argument
+    add('--out', type=Path, required=True, metavar='FILE', help='the table')
+    add('--backend', choices=list(BACKENDS), default='torch')
+    add('--threads', type=int, default=1, metavar='N')
+    add('--batch', type=int, default=1, metavar='N', help='images at once')
+    add('--device', choices=['cpu', 'cuda'], default='cpu')
+    add(
+        '--points',
+        type=int,
+        default=Plan.points,
+        metavar='N',
+        help='widths of each dimension (default: %(default)s)',
+    )
+    add(
+        '--rounds',
+        type=int,
+        default=Plan.rounds,
+        metavar='N',
+        help='timed calls at each width (default: %(default)s)',
+    )
+    add(
+        '--divisor',
+        type=int,
+        metavar='N',
+        help='what measured widths are multiples of; that of the config, or '
+        f'{DIVISOR} where it has none',
+    )
+    add_pruning_arguments(parser)
+    add('--force', action='store_true', help='measure anew')
+    return parser.parse_args(argv)
+
+
+@tells_failures
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure."""
+    args = parse_args(argv)
+    with Progress(console=console(sys.stderr)) as progress:
+        task = progress.add_task('reading the config', total=None)
+
+        def tell(done: int, total: int, text: str) -> None:
+            progress.update(
+                task, completed=done, total=total, description=text
+            )
+
+        # Importing models and datasets prints; standard output is for
+        # results.
+        with redirect_stdout(sys.stderr):
+            cfg = read_config(args.config, args.cfg_options)
+            own = own_settings(cfg.model)['divisor']
+            plan = Plan(
+                Setting(args.backend, args.threads, args.batch, args.device),
+                args.points,
+                args.rounds,
+                args.divisor or (own if own > 1 else DIVISOR),
+            )
+            subject = subject_of(cfg, given(args, ('scope', 'input_shape')))
+            check_batch(subject, args.batch)
+            table = latency_table(subject, plan, args.out, args.force, tell)
+    out = console()
+    out.print(layers_table(table))
+    out.print(networks_table(table))
+    for text in remarks(table):
+        out.print(text, markup=False)
+    out.print(f'wrote {args.out}', soft_wrap=True, markup=False)
+
+
+if __name__ == '__main__':
+    main()
