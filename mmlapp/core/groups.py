@@ -164,7 +164,8 @@ def _freeze_unread(
     other images, and expect its full width.
     """
     read = torch.zeros(len(root), dtype=torch.bool)  # by component
-    for ids in (*(i for c in trace.calls for i in _inputs(c)), *trace.summed):
+    calls = (*trace.calls, *trace.further_calls)
+    for ids in (*(i for c in calls for i in _inputs(c)), *trace.summed):
         read[_roots(root, ids)] = True
     components = torch.tensor(emitted, dtype=torch.int64)
     for component in components[~read[components]].tolist():

@@ -246,6 +246,33 @@ def test_what_nothing_reads_stays(conv, image, rest):
     assert [(g.name, g.size) for g in groups.prunable] == [('fine', 8)]
 
 
+class Training(nn.Module):
+    """Has a second classifier in training alone, as GoogLeNet has."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.stem, self.head = conv(3, 8), conv(8, 4)
+        self.hidden, self.second = conv(8, 6), conv(6, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        if self.training:
+            return self.head(x), self.second(self.hidden(x).relu())
+        return self.head(x)
+
+
+def test_what_training_alone_reads_can_go(conv, image, agree):
+    model = Training(conv).double()
+    groups = analyse(model, image).groups
+    assert {g.name: g.size for g in groups.prunable} == {
+        'stem': 8,
+        'hidden': 6,
+    }
+    slim = agree(model, image).slim.train()
+    assert slim.hidden.out_channels < 6
+    slim(image)[1].sum().backward()
+
+
 def test_a_sum_over_channels_reads_them(conv, image, net, agree):
     model = net(
         lambda m, x: (m.q(x) * m.k(x)).sum(1, keepdim=True),

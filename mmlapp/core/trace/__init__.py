@@ -61,12 +61,14 @@ def trace(
             tracer,
         ):
             outputs = [forward()]
-            calls, order = list(tracer.trace.calls), list(tracer.trace.order)
+            own, order = len(tracer.trace.calls), list(tracer.trace.order)
             if also:
                 tracer.allow_updates(model)
             outputs += [way() for way in also]
     finally:
         for module, mode in modes.items():
             module.training = mode
-    tracer.trace.calls, tracer.trace.order = calls, order
+    calls = tracer.trace.calls
+    tracer.trace.calls, tracer.trace.further_calls = calls[:own], calls[own:]
+    tracer.trace.order = order
     return tracer.finish(outputs)

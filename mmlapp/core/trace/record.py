@@ -121,6 +121,8 @@ class Trace:
         summed (list[Tensor]): Labels that a sum adds up, of each such sum;
             ``[size]``.
         calls (list[LayerCall]): Layers and products, in order.
+        further_calls (list[LayerCall]): Those of further ways in which the
+            network runs. They read channels, and are not counted.
         norms (dict[str, str]): Layer to the scale of the norm right behind
             it.
         shifts (dict[str, str]): Layer to the shift of that norm, if it has
@@ -147,6 +149,7 @@ class Trace:
     lasting: list[Tensor] = field(default_factory=list)
     summed: list[Tensor] = field(default_factory=list)
     calls: list[LayerCall] = field(default_factory=list)
+    further_calls: list[LayerCall] = field(default_factory=list)
     norms: dict[str, str] = field(default_factory=dict)
     shifts: dict[str, str] = field(default_factory=dict)
     living_modules: dict[str, LivingModule] = field(default_factory=dict)
