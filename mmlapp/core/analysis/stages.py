@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -203,8 +204,9 @@ class Runner:
         """Sets the mode, and buffers that may be changed in place."""
         twins: Twins = {}
         for module in self.names:
-            # The example may be too small for statistics of a batch.
-            mode = train and not isinstance(module, _NormBase)
+            # The example may be too small for statistics of a batch, and
+            # what is dropped depends on the width.
+            mode = train and not isinstance(module, (_NormBase, _DropoutNd))
             if module.training is not mode:
                 module.training = mode
             for name, value in module._buffers.items():

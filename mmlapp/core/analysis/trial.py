@@ -13,8 +13,9 @@ rounding: the verdict does not depend on the weights that the user happens to
 have. Large images take long: where nothing else tells their size they are cut
 to a corner, if the same modules run on it, else float32 comes first. A
 network that cannot do all this is tried as closely to it as it can, see
-:data:`STAGES`. In training mode, where other heads may wake up, and in ways
-whose outputs cannot be compared, such as a loss, it only has to run.
+:data:`STAGES`. In training mode, where other heads may wake up, it is compared
+if it does something else than in evaluation and draws no lots; else, and in
+ways whose outputs cannot be compared, such as a loss, it only has to run.
 """
 
 from __future__ import annotations
@@ -122,6 +123,9 @@ class Trial:
         self._groups: Groups | None = None
         # What it was last seen to run without, where it only has to run.
         self._ran: dict[Check, Removal] = {}
+        # Without what training was last seen to compute what evaluation does,
+        # or to draw lots.
+        self._mode_is_idle: Removal | None = None
         self.checks = list(_checks(self.ways))
 
     def run(
@@ -147,7 +151,10 @@ class Trial:
         complete = len(chosen) == len(groups.prunable)
         beside = self._beside(removal, check) if complete else []
         if self._only_runs(check):
-            return self._running(removal, check, beside)
+            failure = self._running(removal, check, beside)
+            if failure is None and compare and _compares_modes(check):
+                failure = self._in_training(removal, check)
+            return failure
         masked = self._settle(removal, check)
         stage = STAGES[self._settled[check]]
         narrowed, failure = self.narrowed(removal, check, stage, beside)
@@ -159,6 +166,21 @@ class Trial:
             return failure
         if masked is None:
             masked, failure = self.masked(removal, check, stage)
+        if failure is not None or agree(masked, narrowed, stage.tolerance):
+            return failure
+        return self._difference(masked, narrowed, removal, check)
+
+    def _in_training(self, removal: Removal, check: Check) -> Failure | None:
+        """Compares training, where it does something else than evaluation."""
+        if self._mode_is_idle is removal:
+            return None
+        masked = self._settle(removal, check)
+        stage = self.stage(check)
+        if masked is None:
+            masked, failure = self.masked(removal, check, stage)
+            if failure is not None:
+                return None  # not due to narrowing
+        narrowed, failure = self.narrowed(removal, check, stage)
         if failure is not None or agree(masked, narrowed, stage.tolerance):
             return failure
         return self._difference(masked, narrowed, removal, check)
@@ -271,7 +293,7 @@ class Trial:
         finite = _finite(masked)
         if not finite and self._dense(check, self.stage(check))[1]:
             return Failure()  # because of the masks
-        if check.way == 0:
+        if check.way == 0 and not check.train:
             what = f'other outputs {when}' if finite else 'NaN or Inf'
             warnings.warn(
                 f'the network gives {what}: whether it computes the same when '
@@ -412,7 +434,9 @@ class Trial:
             apply_plan(self.model, removal.plan, {})
             outcome = self._outputs(check, stage, left=left)
             if outcome[1] is None:
-                self._run_beside(removal, check, stage, beside, recast)
+                self._run_beside(
+                    removal, check, stage, beside, recast, outcome[0]
+                )
             return outcome
 
     def _run_beside(
@@ -422,6 +446,7 @@ class Trial:
         stage: Stage,
         beside: Sequence[Check],
         recast: Recast,
+        found: list[Tensor],
     ) -> None:
         """One narrowed network is enough for all that has to run."""
         for other in beside:
@@ -432,8 +457,20 @@ class Trial:
                 # A loss may change parameters in place: copies, always.
                 recast(wanted.dtype)
                 check, stage = other, wanted
-            if self._outputs(other, stage)[1] is None:
-                self._ran[other] = removal
+            trained, failure = self._outputs(other, stage)
+            if failure is not None:
+                continue
+            self._ran[other] = removal
+            if _compares_modes(other) and (
+                agree(found, trained, stage.tolerance)
+                or self._draws(other, stage, trained)
+            ):
+                self._mode_is_idle = removal
+
+    def _draws(self, check: Check, stage: Stage, found: list[Tensor]) -> bool:
+        """Whether what was found is due to random numbers, or is nothing."""
+        again, _ = self._outputs(check, stage, seed=1)
+        return not found or not agree(found, again, stage.tolerance)
 
     def _beside(self, removal: Removal, check: Check) -> list[Check]:
         """What else has to run with the same channels and numbers."""
@@ -519,7 +556,13 @@ def _checks(ways: Sequence[Way]) -> Iterator[Check]:
                 yield Check(count, number)
     # A loss is how a network is really trained.
     if not any(way.train and not way.compare for way in ways):
+        yield Check(Count.SOME, train=True)
         yield Check(Count.ALONE, train=True)
+
+
+def _compares_modes(check: Check) -> bool:
+    """Whether training must compute the same, and not just run."""
+    return check.train and check.count is Count.SOME
 
 
 def _normalised(record: Trace, groups: Groups) -> set[str]:

@@ -60,6 +60,23 @@ def without_gradient(w: Writer) -> None:
 
 
 @block()
+def only_in_training(w: Writer) -> None:
+    width = w.width()
+    w(f'x = {w.layer(w.c, width)}(x)')
+    w.c = width
+    change = w.one_of(
+        f'x - x.mean({w.dim}, keepdim=True)',
+        'x / (1 + x.abs().mean())',
+        f'x * x.shape[{w.dim}] ** -0.5',
+        f'functional.normalize(x, dim={w.dim})',
+        'x.tanh() * 2',
+        'x + x.detach()',
+    )
+    mode = w.one_of('self.training', 'not self.training')
+    w(f'x = {change} if {mode} else x')
+
+
+@block()
 def inner_function(w: Writer) -> None:
     width = w.width()
     layers = w.part(

@@ -218,6 +218,58 @@ def test_what_training_needs_is_frozen(conv, image, agree, frozen):
     result.slim.train()(image).sum().backward()
 
 
+def centred(y):
+    return y - y.mean(1, keepdim=True)
+
+
+# What training alone does between two layers, and whether it can be compared.
+TRAINED = {
+    'counted': (lambda y: y * y.shape[1] ** -0.5, True),
+    'centred': (centred, True),
+    'measured': (lambda y: y / (1 + y.abs().mean()), True),
+    'dropped': (lambda y: centred(nn.functional.dropout(y)), False),
+    'harmless': (lambda y: 2 * y.relu(), False),
+}
+
+
+@pytest.mark.parametrize('name', TRAINED)
+def test_what_training_would_compute_otherwise_is_frozen(
+    net, conv, image, frozen, recwarn, name
+):
+    function, compared = TRAINED[name]
+
+    def forward(m, x):
+        y = m.drop(m.norm(m.a(x)))
+        return m.c(m.b(function(y) if m.training else y))
+
+    model = net(
+        forward,
+        a=conv(3, 8),
+        norm=nn.BatchNorm2d(8),
+        drop=nn.Dropout(),
+        b=conv(8, 6),
+        c=conv(6, 5),
+    )
+    expected = {'a': f'{OTHER} in training'} if compared else {}
+    found = frozen(model, image)
+    assert found == expected | {'c': 'output of the network'}
+    assert not recwarn.list
+
+
+def test_training_as_in_evaluation_is_never_masked(conv, image, monkeypatch):
+    masked = []
+
+    def note(trial, removal, check, *args, **kwargs):
+        masked.append(check.train)
+        return of_trial(trial, removal, check, *args, **kwargs)
+
+    of_trial = trial.Trial.masked
+    monkeypatch.setattr(trial.Trial, 'masked', note)
+    plain = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.Dropout())
+    analyse(nn.Sequential(*plain, conv(8, 4)).double(), image)
+    assert masked == [False, False]
+
+
 def test_both_modes_share_a_narrowed_network(conv, image, monkeypatch):
     """Some channels, and one: that one runs in both modes."""
     widths = []
