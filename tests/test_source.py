@@ -59,6 +59,7 @@ ORDER = {
     'engine': [
         'hook_list',
         'failures',
+        'pages',
         'models',
         'checkpoints',
         'config_files',

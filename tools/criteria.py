@@ -27,9 +27,10 @@ from mmlapp.engine.config_files import (
     given,
     read_config,
 )
-from mmlapp.engine.criteria.files import check_out, write_study
+from mmlapp.engine.criteria.files import EXAMPLE, write_study
 from mmlapp.engine.criteria.study import study_config
 from mmlapp.engine.failures import tells_failures
+from mmlapp.engine.pages.files import check_out
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     progress = console(sys.stderr).status('reading the config')
     # Importing models and datasets prints; standard output is for results.
     with progress as status, redirect_stdout(sys.stderr):
-        check_out(args.out)
+        check_out(args.out, EXAMPLE)
         study = study_config(
             read_config(args.config, args.cfg_options),
             args.checkpoint,

@@ -10,48 +10,40 @@ from pathlib import Path
 
 from mmlapp.core.criteria.comparison import CONTROL, TOO_CLOSE
 
-from .pictures import (
+from ..pages.document import (
     NOTHING,
-    RIM,
-    heat_map,
-    kept_picture,
-    quantile_plot,
-    signed,
+    document,
+    row,
+    table,
+    warnings_list,
 )
+from .pictures import RIM, heat_map, kept_picture, quantile_plot, signed
 from .study import Study
 from .weights import LayerWeights
 
 # A p-value below it speaks against what was tested.
 UNLIKELY = 0.05
 STYLE = """
-:root{color-scheme:light dark;--text:#1b1b1b;--soft:#555;--page:#fff;
---rule:#d4d4d4;--mark:#8a3b00}
-@media(prefers-color-scheme:dark){:root{--text:#ececec;--soft:#b4b4b4;
---page:#161616;--rule:#444;--mark:#ffb27a}}
-*{box-sizing:border-box}
-body{margin:0 auto;max-width:72rem;padding:1rem;background:var(--page);
-color:var(--text);font:1rem/1.5 system-ui,sans-serif}
-h1{font-size:1.6rem;line-height:1.2}h2{margin-top:2.5rem;font-size:1.25rem}
-p,li{max-width:44rem}code,h1,summary{overflow-wrap:anywhere}
-.soft,caption{color:var(--soft)}.low{color:var(--mark);font-weight:700}
-.warnings{border-left:.25rem solid var(--mark);padding:.1rem 0 .1rem 1rem}
-.wide{overflow-x:auto;margin:1rem 0}
-table{border-collapse:collapse;font-size:.85rem}
-caption{text-align:left;padding-bottom:.4rem}
-th{font-weight:600;text-align:left}
-th,td{padding:.2rem .45rem;border-bottom:1px solid var(--rule)}
-td{text-align:right;font-variant-numeric:tabular-nums}
-tbody th{white-space:nowrap}
 .heat td{min-width:3rem;text-align:center;border:1px solid var(--page)}
 .heat thead th{vertical-align:bottom;padding:.3rem .1rem;border:0}
 .heat thead th span{writing-mode:vertical-rl;transform:rotate(180deg)}
 .heat thead td{border:0}
 .strips td{padding:.1rem}.strips svg{display:block}
-.plots{display:flex;flex-wrap:wrap;gap:1rem}
-figure{margin:0;width:9rem}figcaption{font-size:.8rem;overflow-wrap:anywhere}
+figure{width:9rem}
 .plot{width:100%;border:1px solid var(--rule)}
-summary{cursor:pointer;padding:.4rem 0}
 """
+# Columns of the table of weights.
+LAYER_COLUMNS = (
+    'layer',
+    'weights',
+    'mean / std',
+    'skewness',
+    'excess kurtosis',
+    'p normal',
+    'p mean zero',
+    'p symmetric',
+)
+DISPUTED_COLUMNS = 'group', 'channels', 'kept by all', 'by some', 'by none'
 
 
 def page_of(study: Study) -> str:
@@ -60,16 +52,11 @@ def page_of(study: Study) -> str:
     Args:
         study (Study): What was found.
     """
-    body = '\n'.join(
-        part
-        for section in (_top, _alike, _applicable, _budget, _weights, _rest)
-        for part in section(study)
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<title>Scores of {escape(_name(study))}</title>'
-        f'<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
+    sections = _top, _alike, _applicable, _budget, _weights, _rest
+    return document(
+        f'Scores of {_name(study)}',
+        (part for section in sections for part in section(study)),
+        STYLE,
     )
 
 
@@ -87,9 +74,7 @@ def _top(study: Study) -> Iterator[str]:
         f'{sum(groups.values())} channels, {study.batches} calibration '
         'batches.</p>'
     )
-    if study.warnings:
-        items = ''.join(f'<li>{escape(text)}</li>' for text in study.warnings)
-        yield f'<ul class="warnings" role="note">{items}</ul>'
+    yield warnings_list(study.warnings)
 
 
 def _alike(study: Study) -> Iterator[str]:
@@ -114,34 +99,28 @@ def _applicable(study: Study) -> Iterator[str]:
         'the worst channel nearly score the same. = names a score with the '
         'same values, such as where no norm follows.</p>'
     )
-    head = ''.join(f'<th scope="col">{escape(n)}</th>' for n in found.names)
-    rows = ''.join(_variation_row(study, group) for group in found.groups)
-    yield (
-        '<div class="wide"><table><thead><tr><th scope="col">group</th>'
-        f'<th scope="col">channels</th>{head}</tr></thead>'
-        f'<tbody>{rows}</tbody></table></div>'
+    yield table(
+        ['group', 'channels', *found.names],
+        (_variation_row(study, group) for group in found.groups),
     )
 
 
 def _variation_row(study: Study, group: str) -> str:
     found = study.scores
     same = found.same_values(group)
-    cells = ''.join(
-        f'<td>= {escape(same[name])}</td>' if name in same else _percent(value)
+    cells = (
+        f'= {escape(same[name])}' if name in same else _percent(value)
         for name, value in found.variation(group).items()
     )
-    return (
-        f'<tr><th scope="row">{escape(group)}</th>'
-        f'<td>{found.groups[group]}</td>{cells}</tr>'
-    )
+    return row(group, [str(found.groups[group]), *cells])
 
 
 def _percent(value: float | None) -> str:
     if value is None:
-        return f'<td>{NOTHING}</td>'
+        return NOTHING
     if value < TOO_CLOSE:
         return f'<td class="low">{value:.1%} !</td>'
-    return f'<td>{value:.1%}</td>'
+    return f'{value:.1%}'
 
 
 def _budget(study: Study) -> Iterator[str]:
@@ -156,12 +135,9 @@ def _budget(study: Study) -> Iterator[str]:
         'gives, and is not asked about single channels.</p>'
     )
     yield heat_map(found.names, found.overlap(), 'Jaccard index')
-    rows = ''.join(_disputed_row(study, group) for group in found.groups)
-    yield (
-        '<div class="wide"><table><thead><tr><th scope="col">group</th>'
-        '<th scope="col">channels</th><th scope="col">kept by all</th>'
-        '<th scope="col">by some</th><th scope="col">by none</th></tr>'
-        f'</thead><tbody>{rows}</tbody></table></div>'
+    yield table(
+        DISPUTED_COLUMNS,
+        (_disputed_row(study, group) for group in found.groups),
     )
     yield from (_details(study, group) for group in found.groups)
 
@@ -177,10 +153,7 @@ def _disputed_row(study: Study, group: str) -> str:
     table = {name: found.kept[name] for name in found.voters}
     kept, size = found.of_group(table, group), found.groups[group]
     by_all, some = int(kept.all(dim=0).sum()), len(found.disputed(group))
-    cells = ''.join(
-        f'<td>{n}</td>' for n in (size, by_all, some, size - by_all - some)
-    )
-    return f'<tr><th scope="row">{escape(group)}</th>{cells}</tr>'
+    return row(group, map(str, (size, by_all, some, size - by_all - some)))
 
 
 def _details(study: Study, group: str) -> str:
@@ -219,24 +192,7 @@ def _weights(study: Study) -> Iterator[str]:
         'Pearson), mean zero (Student), symmetric around zero (Wilcoxon). '
         f'Below {UNLIKELY:.0%}, marked !, the weights speak against it.</p>'
     )
-    rows = ''.join(_layer_row(layer) for layer in study.layers)
-    head = ''.join(
-        f'<th scope="col">{name}</th>'
-        for name in (
-            'layer',
-            'weights',
-            'mean / std',
-            'skewness',
-            'excess kurtosis',
-            'p normal',
-            'p mean zero',
-            'p symmetric',
-        )
-    )
-    yield (
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
-        f'<tbody>{rows}</tbody></table></div>'
-    )
+    yield table(LAYER_COLUMNS, map(_layer_row, study.layers))
     yield (
         '<p>Quantiles of the weights over those of a normal distribution, '
         f'both from &minus;{RIM:.0f} to {RIM:.0f} standard deviations: on the '
@@ -255,11 +211,9 @@ def _layer_row(layer: LayerWeights) -> str:
     ratio = layer.mean / layer.std if layer.std else None
     moments = ratio, layer.skewness, layer.excess_kurtosis
     tests = layer.normality, layer.zero_mean, layer.symmetry
-    cells = [f'<td>{layer.weights}</td>']
-    cells += [f'<td>{_signed(value)}</td>' for value in moments]
-    cells += [_p_value(value) for value in tests]
-    return (
-        f'<tr><th scope="row">{escape(layer.layer)}</th>{"".join(cells)}</tr>'
+    return row(
+        layer.layer,
+        [str(layer.weights), *map(_signed, moments), *map(_p_value, tests)],
     )
 
 
@@ -269,11 +223,9 @@ def _signed(value: float | None) -> str:
 
 def _p_value(value: float | None) -> str:
     if value is None:
-        return f'<td>{NOTHING}</td>'
+        return NOTHING
     text = f'{value:.3f}' if value >= 0.001 else '&lt; 0.001'
-    if value < UNLIKELY:
-        return f'<td class="low">{text} !</td>'
-    return f'<td>{text}</td>'
+    return f'<td class="low">{text} !</td>' if value < UNLIKELY else text
 
 
 def _rest(study: Study) -> Iterator[str]:
