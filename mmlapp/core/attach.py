@@ -174,6 +174,7 @@ def attach(
         shrink_steps,
         protect,
     )
+    pruner.frozen = analysis.groups.frozen
     # Branches first: masks are placed on them too.
     for name, branch in analysis.branches.items():
         add_bypass(model.get_submodule(name), branch)

@@ -9,7 +9,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,6 +67,31 @@ class ChannelGroup:
         wanted = set(sites)
         return [m for m in self.members if m.site in wanted]
 
+    def indices_at(self, module: str) -> int:
+        """How many indices of a module's widest dimension are its channels.
+
+        More than :attr:`size` where several indices are one channel.
+
+        Args:
+            module (str): Name of a module.
+        """
+        own = [m.channels for m in self.members if m.site.module == module]
+        return max((int((c >= 0).sum()) for c in own), default=0)
+
+
+class FrozenChannels(NamedTuple):
+    """Channels that no method may remove.
+
+    Args:
+        layer (str): The first layer that emits them.
+        channels (int): How many.
+        reason (str): Why.
+    """
+
+    layer: str
+    channels: int
+    reason: str
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -98,6 +123,17 @@ class Groups:
     def prunable(self) -> list[ChannelGroup]:
         """The groups that are not frozen, in order."""
         return [g for g in self.items if g.frozen is None]
+
+    @property
+    def frozen(self) -> list[FrozenChannels]:
+        """What of every layer is left whole, and why; in order."""
+        found: Counter[tuple[str, str]] = Counter()
+        for group in self.items:
+            if group.frozen is not None:
+                # Its own name says nothing new.
+                reason = group.frozen.removesuffix(f': {group.name}')
+                found[group.name, reason] += group.indices_at(group.name)
+        return [FrozenChannels(n, c, r) for (n, r), c in found.items()]
 
 
 def find_groups(

@@ -396,3 +396,9 @@ def test_what_is_no_choice(model, images, settings, match):
     with pytest.raises(PruningError, match=match):
         attach(model, images, **settings)
     assert not hasattr(model, 'pruner')
+
+
+def test_what_is_left_whole_is_told(model, images):
+    pruner = attach(model, images)
+    assert [(f.layer, f.channels) for f in pruner.frozen] == [('head', 5)]
+    assert pruner.frozen[0].reason == 'output of the network'

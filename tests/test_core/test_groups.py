@@ -288,3 +288,33 @@ def test_what_only_seems_alike_is_noticed(conv, image, monkeypatch):
     monkeypatch.setattr(groups_module, 'MIXER', 0)
     with pytest.raises(AssertionError):
         analyse(model, image)
+
+
+def test_what_is_frozen_is_counted_by_layer_and_reason(net, conv, image):
+    """A cut makes two channels of six indices, of four and of two."""
+
+    def forward(m, x):
+        x = m.first(x)
+        return m.second(x[:, :4]), x[:, 4:].sum(1), m.third(x)
+
+    model = net(
+        forward, first=conv(3, 6), second=conv(4, 2), third=conv(6, 3)
+    )
+    found = analyse(model, lambda: model(image)).groups
+    assert found.items[0].size == 2
+    cut, output = 'cut at a position that is a constant', 'output of the net'
+    assert [(f.layer, f.channels) for f in found.frozen] == [
+        ('first', 6),
+        ('second', 2),
+        ('third', 3),
+    ]
+    reasons = [f.reason for f in found.frozen]
+    starts = [cut, output, output]
+    assert all(map(str.startswith, reasons, starts))
+
+
+def test_why_a_layer_is_frozen_does_not_repeat_its_name(groups):
+    found = groups(scope=['stage2'])
+    told = {f.layer: f.reason for f in found.frozen}
+    assert told['stage1.0'] == 'outside the scope'
+    assert reasons(found)['stage1.0'] == 'outside the scope: stage1.0'

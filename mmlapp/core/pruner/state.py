@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cost.base import Cost
+from ..groups import FrozenChannels
 from ..mask.gate import AppliedMask
 from ..methods.base import Method
 from ..methods.min_keep import NONE, LeastShare, least_channels
@@ -86,6 +87,8 @@ class PrunerState(nn.Module):
         self.hook_ids: list[int] = []
         # Of the image at which costs were counted, where that is known.
         self.input_shape: Any = None
+        # What no method may remove, where that is known.
+        self.frozen: list[FrozenChannels] = []
         # By name of the argument, where it is known how pruning was asked for.
         self.settings: dict[str, Any] = {}
         self.gradient: Tensor | None = None
