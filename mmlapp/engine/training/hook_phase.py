@@ -63,6 +63,7 @@ class HookPhase(HookCheckpoints):
                 self.length.steps(runner),
                 self.length.end_rule(runner, self.end),
             )
+            self._history.note(runner, pruner, runner.iter)
         self._phase = pruner.phase
 
     def after_train_iter(
@@ -98,6 +99,8 @@ class HookPhase(HookCheckpoints):
         mask_averages(runner, pruner)
         self._report_ratios(runner, pruner.ratios(list(self.target)))
         ended = self._phase == Phase.PRUNING and pruner.phase == Phase.FINISHED
+        if ended or pruner.phase == Phase.PRUNING:
+            self._history.note(runner, pruner, runner.iter + 1)
         if ended or (
             pruner.phase == Phase.PRUNING
             and self.every_n_train_iters(runner, self.interval)
@@ -157,5 +160,6 @@ class HookPhase(HookCheckpoints):
         Args:
             runner (Runner): The runner of the training process.
         """
+        self._history.close(runner)
         if self.plan is None:
             warn_unfinished(runner, find_pruner(runner.model))

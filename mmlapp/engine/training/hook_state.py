@@ -16,6 +16,7 @@ from mmlapp.core.methods.schedule import check_targets
 from mmlapp.core.numbers import check_flag, check_number
 from mmlapp.core.pruner.stability import StableEnd
 
+from .history import RunHistory
 from .narrowing import narrow_run
 from .optim_wrapper import _PrunerStep
 from .phase_length import BoundedLength, PhaseLength, check_end
@@ -63,6 +64,7 @@ class HookState(Hook):
         self._compared = False
         self._loaded: RunSettings | None = None
         self._step_time = StepTime(interval)
+        self._history = RunHistory()
 
     def _settings(self, pruner: Pruner) -> RunSettings:
         return RunSettings.of(

@@ -144,6 +144,7 @@ class PruningHook(HookPhase):
                 f'{ratios_text(self.plan.ratios())}, '
                 f'{channels_text(self.plan)}; there is no phase'
             )
+            self._history.open(runner, self.plan)
             return
         pruner = find_pruner(runner.model)
         if runner.cfg.get('compile'):
@@ -153,6 +154,7 @@ class PruningHook(HookPhase):
             self._go_on(runner, pruner)
         else:
             self._check(runner, pruner)
+            self._history.open(runner, pruner)
         if pruner.phase == Phase.PRUNING:  # resumed
             prepare_score(runner, pruner)
         self._loaded = None
@@ -160,6 +162,7 @@ class PruningHook(HookPhase):
     def _go_on(self, runner: Runner, pruner: Pruner) -> None:
         """Trains on after a phase of a former run."""
         check_finished(pruner.progress.target, self.target)
+        self._history.open(runner, pruner)
         forget_entry(runner.message_hub, LOGGED_LOSS)
         report_groups(runner.logger, pruner)
         self._end(runner, pruner)

@@ -1,0 +1,307 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The file in which a run notes what was pruned when, and why not.
+
+One JSON object a line, in the folder of the log. A resumed run has a folder
+and so a file of its own, which begins with where it goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmlapp.core import ChannelPlan, Pruner
+from mmlapp.core.progress import Phase, Progress
+
+from .parts import unwrap
+from .run_settings import plain, plan_target
+
+NAME, VERSION = 'pruning.jsonl', 1
+# Records of a phase at most: evenly over its steps, whatever its length.
+POINTS = 100
+# What is noted of the scores of a group: these quantiles.
+SHARES = 0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0
+# What the scores and a method of a run are asked for.
+SETTINGS = 'method', 'score', 'normalisation', 'divisor', 'min_keep'
+
+
+@dataclass(frozen=True)
+class LayerSize:
+    """Where the width of a layer is read from its weight.
+
+    Args:
+        name (str): Of the layer.
+        outputs (int): Dimension of the weight that counts outputs.
+        inputs (int, optional): Dimension that counts inputs; None where it
+            counts those of one of several groups.
+    """
+
+    name: str
+    outputs: int
+    inputs: int | None
+
+    def of(
+        self, plan: ChannelPlan, dense: bool = False
+    ) -> tuple[int | None, int]:
+        """Returns inputs and outputs under a plan.
+
+        Args:
+            plan (ChannelPlan): What is kept.
+            dense (bool): Those of the dense network instead. Defaults to
+                False.
+        """
+        tensor = f'{self.name}.weight'
+        cut = {} if dense else plan.slices.get(tensor, {})
+
+        def width(dim: int) -> int:
+            kept = cut.get(dim)
+            return plan.shapes[tensor][dim] if kept is None else kept.count
+
+        inputs = None if self.inputs is None else width(self.inputs)
+        return inputs, width(self.outputs)
+
+
+def layer_sizes(
+    model: nn.Module, shapes: Mapping[str, Sequence[int]]
+) -> list[LayerSize]:
+    """Returns the layers of a network whose widths are noted.
+
+    Args:
+        model (nn.Module): The network, dense, masked or narrow.
+        shapes (Mapping[str, Sequence[int]]): Of the dense network's tensors.
+    """
+    found = []
+    for name, module in model.named_modules():
+        if len(shapes.get(f'{name}.weight', ())) > 1:
+            # [in, out / groups, ...] where it is transposed.
+            turned = getattr(module, 'transposed', False)
+            whole = getattr(module, 'groups', 1) == 1
+            outputs, inputs = (1, 0) if turned else (0, 1)
+            found.append(LayerSize(name, outputs, inputs if whole else None))
+    return found
+
+
+def is_due(progress: Progress) -> bool:
+    """Whether the step that was just done is among those that are noted.
+
+    Args:
+        progress (Progress): Of the phase.
+
+    Examples:
+        >>> steps = [Progress(Phase.PRUNING, n, 250) for n in range(251)]
+        >>> [p.done for p in steps if is_due(p)][:4]
+        [0, 3, 5, 8]
+        >>> sum(map(is_due, steps))
+        101
+    """
+    done, steps = progress.done, max(progress.steps, 1)
+    return done == 0 or done * POINTS // steps > (done - 1) * POINTS // steps
+
+
+class RunHistory:
+    """Notes the widths, costs, thresholds and scores of a run.
+
+    On the main process alone, and at most :data:`POINTS` times in a phase.
+    """
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._layers: list[LayerSize] = []
+        self._last: tuple[int, Phase] | None = None
+
+    def open(self, runner: Runner, source: Pruner | ChannelPlan) -> None:
+        """Notes what is pruned, and where it stands as training begins.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            source (Pruner or ChannelPlan): What prunes the model, or what it
+                was narrowed to.
+        """
+        if not is_main_process():
+            return
+        self._path = Path(runner.log_dir) / NAME
+        narrow = isinstance(source, ChannelPlan)
+        plan = source if narrow else masked_plan(source)
+        self._layers = layer_sizes(unwrap(runner.model), plan.shapes)
+        entry = {
+            'kind': 'run',
+            'version': VERSION,
+            'iter': runner.iter,
+            'max_iters': runner.max_iters,
+            **(narrow_entry(source) if narrow else masked_entry(source)),
+            'layers': [
+                [layer.name, *layer.of(plan, dense=True)]
+                for layer in self._layers
+            ],
+        }
+        self._write(runner, entry)
+        if narrow or source.phase != Phase.DENSE:
+            self._note(runner, runner.iter, source, plan)
+
+    def note(self, runner: Runner, pruner: Pruner, iters: int) -> None:
+        """Notes where pruning stands, if it is time to.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            pruner (Pruner): Of its model, within its phase or at its end.
+            iters (int): Iterations that were done.
+        """
+        place = pruner.progress.done, pruner.phase
+        due = is_due(pruner.progress) or pruner.phase == Phase.FINISHED
+        if self._path is not None and due and place != self._last:
+            self._last = place
+            self._note(runner, iters, pruner, masked_plan(pruner))
+
+    def close(self, runner: Runner) -> None:
+        """Notes that training came to its end.
+
+        Args:
+            runner (Runner): The runner, at the end of its training.
+        """
+        self._write(runner, {'kind': 'end', 'iter': runner.iter})
+
+    def _note(
+        self,
+        runner: Runner,
+        iters: int,
+        source: Pruner | ChannelPlan,
+        plan: ChannelPlan,
+    ) -> None:
+        state = (
+            narrow_state(source)
+            if isinstance(source, ChannelPlan)
+            else masked_state(source)
+        )
+        entry = {
+            'kind': 'state',
+            'iter': iters,
+            **state,
+            'kept': [kept.count for kept in plan.groups.values()],
+            'widths': [layer.of(plan) for layer in self._layers],
+        }
+        self._write(runner, entry)
+
+    def _write(self, runner: Runner, entry: Mapping[str, Any]) -> None:
+        """Appends one line; a run does not end for want of it."""
+        if self._path is None:
+            return
+        text = json.dumps(entry, separators=(',', ':'), allow_nan=False)
+        try:
+            with self._path.open('a', encoding='utf-8') as file:
+                file.write(text + '\n')
+        except OSError as error:
+            runner.logger.warning(
+                f'Pruning: {self._path} cannot be written '
+                f'({error.strerror}): the run goes on, and what it prunes is '
+                'noted no more'
+            )
+            self._path = None
+
+
+def masked_plan(pruner: Pruner) -> ChannelPlan:
+    """Returns what a gate keeps at this moment, without its costs.
+
+    Args:
+        pruner (Pruner): In any phase.
+    """
+    mask = pruner.mask.cpu()
+    return pruner.layout.plan(mask, pruner.by_group(mask), {})
+
+
+def masked_entry(pruner: Pruner) -> dict[str, Any]:
+    """Returns what a run prunes, and what it leaves alone.
+
+    Args:
+        pruner (Pruner): Of its model.
+    """
+    settings = {
+        name: plain(pruner.settings[name])
+        for name in SETTINGS
+        if name in pruner.settings
+    }
+    return {
+        'unit': pruner.layout.unit,
+        'settings': settings,
+        'groups': [[group.name, group.size] for group in pruner.groups],
+        'frozen': [list(entry) for entry in pruner.frozen],
+    }
+
+
+def narrow_entry(plan: ChannelPlan) -> dict[str, Any]:
+    """Returns what a plan knows of that.
+
+    Args:
+        plan (ChannelPlan): What the model of a run was narrowed to.
+    """
+    groups = [[name, kept.size] for name, kept in plan.groups.items()]
+    return {'unit': plan.unit, 'groups': groups}
+
+
+def masked_state(pruner: Pruner) -> dict[str, Any]:
+    """Returns costs, scores, and what the method shows of every group.
+
+    Args:
+        pruner (Pruner): Within its phase or after it.
+    """
+    progress = pruner.progress
+    finished = pruner.phase == Phase.FINISHED
+    shown = pruner.method.by_group(pruner)
+    return {
+        'phase': pruner.phase.name.lower(),
+        'done': progress.done,
+        'steps': progress.steps,
+        'ratios': _rounded(pruner.ratios()),
+        'targets': _rounded(progress.target if finished else pruner.targets()),
+        'shown': {name: _numbers(v.tolist()) for name, v in shown.items()},
+        'scores': [_numbers(row) for row in score_quantiles(pruner).tolist()],
+    }
+
+
+def narrow_state(plan: ChannelPlan) -> dict[str, Any]:
+    """Returns what a plan knows of that.
+
+    Args:
+        plan (ChannelPlan): What the model of a run was narrowed to.
+    """
+    return {
+        'phase': Phase.FINISHED.name.lower(),
+        'ratios': _rounded(plan.ratios()),
+        'targets': _rounded(plan_target(plan)),
+    }
+
+
+def score_quantiles(pruner: Pruner) -> Tensor:
+    """Returns how the scores of every group are distributed.
+
+    Args:
+        pruner (Pruner): Of a network.
+
+    Returns:
+        Tensor: Scores that :data:`SHARES` of the group's do not exceed;
+        ``[groups, shares]``.
+    """
+    parts = pruner.parts
+    # Scores of every group, the smallest first; [channels].
+    scores = pruner.scores[parts.order(pruner.scores)]
+    # Of five channels a quarter lies at place 1: 0.25 of 0 to 4.
+    places = [((parts.count - 1) * share).round().long() for share in SHARES]
+    return torch.stack([parts.at(scores, place) for place in places], dim=1)
+
+
+def _numbers(values: Iterable[float]) -> list[float | None]:
+    """Six digits of each; None for what JSON has no number for."""
+    return [float(f'{v:.6g}') if math.isfinite(v) else None for v in values]
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float | None]:
+    return dict(zip(values, _numbers(values.values()), strict=True))
