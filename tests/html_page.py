@@ -44,9 +44,13 @@ class Page(HTMLParser):
         """All texts, one after the other."""
         return ' '.join(self.texts)
 
-    def check_alone(self):
-        """It is well-formed and needs nothing else."""
+    def check_closed(self):
+        """It is well-formed."""
         assert self.open == []
+
+    def check_alone(self):
+        """It is well-formed, needs nothing else, and tells its pictures."""
+        self.check_closed()
         assert self.links == []
         assert not {'script', 'link', 'img', 'iframe'} & set(self.tags)
         for text in ('http', 'url(', '@import'):

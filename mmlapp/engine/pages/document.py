@@ -27,6 +27,8 @@ caption{text-align:left;padding-bottom:.4rem}
 th{font-weight:600;text-align:left}
 th,td{padding:.2rem .45rem;border-bottom:1px solid var(--rule)}
 td{text-align:right;font-variant-numeric:tabular-nums}
+td.text{text-align:left;min-width:9rem}
+tr:has(td.text) th{white-space:normal;overflow-wrap:anywhere;min-width:7rem}
 tbody th{white-space:nowrap}
 .plots{display:flex;flex-wrap:wrap;gap:1rem}
 figure{margin:0}figcaption{font-size:.8rem;overflow-wrap:anywhere}
