@@ -72,6 +72,7 @@ ORDER = {
         'export',
         'latency',
         'criteria',
+        'report',
     ],
 }
 # Imports that go upwards all the same, until somebody moves what they import.

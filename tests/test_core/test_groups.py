@@ -297,9 +297,7 @@ def test_what_is_frozen_is_counted_by_layer_and_reason(net, conv, image):
         x = m.first(x)
         return m.second(x[:, :4]), x[:, 4:].sum(1), m.third(x)
 
-    model = net(
-        forward, first=conv(3, 6), second=conv(4, 2), third=conv(6, 3)
-    )
+    model = net(forward, first=conv(3, 6), second=conv(4, 2), third=conv(6, 3))
     found = analyse(model, lambda: model(image)).groups
     assert found.items[0].size == 2
     cut, output = 'cut at a position that is a constant', 'output of the net'

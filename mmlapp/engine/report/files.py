@@ -1,0 +1,190 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The files that one process of a run left, line by line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmlapp.core import PruningError
+
+from ..training.history import NAME, VERSION
+
+SCALARS = 'vis_data/scalars.json'
+# What MMEngine notes beside what was measured.
+TIMES = 'time', 'data_time', 'step', 'iter', 'epoch'
+# What a record must have, by its kind.
+KINDS: Mapping[str, Mapping[str, type]] = {
+    'run': {'iter': int, 'groups': list, 'layers': list},
+    'state': {
+        'iter': int,
+        'phase': str,
+        'ratios': dict,
+        'targets': dict,
+        'kept': list,
+        'widths': list,
+    },
+    'end': {'iter': int},
+}
+# What has an entry for each one of the first record's.
+COUNTED = {'kept': 'groups', 'widths': 'layers', 'scores': 'groups'}
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was logged from one start of a run to its end or its next start.
+
+    Args:
+        name (str): Of the folder, the time of the start.
+        training (list[Row]): Records of training, with ``iter``.
+        validation (list[tuple[int, Row]]): Records of validation, each with
+            the iteration of the last record before it.
+        records (list[Row]): What was noted of pruning.
+        broken (int): Lines that could not be read, such as one that a
+            process was killed at.
+    """
+
+    name: str
+    training: list[Row] = field(default_factory=list)
+    validation: list[tuple[int, Row]] = field(default_factory=list)
+    records: list[Row] = field(default_factory=list)
+    broken: int = 0
+
+    @property
+    def begin(self) -> int:
+        """Iterations that were done before it."""
+        if self.records:
+            begin: int = self.records[0]['iter']
+            return begin
+        return self.training[0]['iter'] - 1 if self.training else 0
+
+
+def read_parts(work_dir: str | Path) -> list[Part]:
+    """Reads what every process of a run left, in order of their starts.
+
+    Args:
+        work_dir (str or Path): The ``work_dir`` of a run.
+
+    Raises:
+        PruningError: If it is none, or a file of it is damaged.
+    """
+    folder, said = Path(work_dir), f'work_dir={str(work_dir)!r}'
+    if not folder.is_dir():
+        raise PruningError(f'{said}: there is no such folder')
+    try:
+        starts = sorted(path for path in folder.iterdir() if path.is_dir())
+        found = [read_part(path) for path in starts if _is_start(path)]
+    except OSError as error:
+        raise PruningError(
+            f'{said} cannot be read ({error.strerror})'
+        ) from error
+    if not found:
+        raise PruningError(
+            f'{said}: no run has logged anything there. Expected the work_dir '
+            f'of a run, with a folder by its time that has {SCALARS} (of '
+            f'LocalVisBackend) or {NAME}'
+        )
+    return found
+
+
+def _is_start(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (SCALARS, NAME))
+
+
+def read_part(folder: Path) -> Part:
+    """Reads what one process left.
+
+    Args:
+        folder (Path): By the time of its start.
+
+    Raises:
+        PruningError: If a record of pruning is none.
+    """
+    training, validation, last = [], [], 0
+    rows, broken = _lines(folder / SCALARS)
+    for row in rows:
+        if any(key.startswith('pruning/') for key in row):
+            continue  # the records of pruning have more
+        if type(row.get('iter', row.get('step'))) is not int:
+            broken += 1
+        elif 'iter' in row:
+            training.append(row)
+            last = row['iter']
+        else:
+            validation.append((last, row))
+    records, more = _lines(folder / NAME)
+    head: Row = {}
+    for record in records:
+        # Two of them, if a run was started again within a second.
+        head = record if record.get('kind') == 'run' else head
+        _check(record, head, folder / NAME)
+    return Part(folder.name, training, validation, records, broken + more)
+
+
+def _lines(path: Path) -> tuple[list[Row], int]:
+    """The objects of a file of JSON lines, and how many lines are none."""
+    if not path.is_file():
+        return [], 0
+    rows, broken = [], 0
+    for line in path.read_text('utf-8', errors='replace').splitlines():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            broken += bool(line.strip())
+    return rows, broken
+
+
+def _check(record: Row, head: Row, path: Path) -> None:
+    """Refuses what :class:`RunHistory` did not write.
+
+    Args:
+        record (Mapping): Any.
+        head (Mapping): What its run began with, empty if that is missing.
+        path (Path): The file.
+    """
+    kind = record.get('kind')
+    if record is head and kind == 'run' and record.get('version') != VERSION:
+        raise PruningError(
+            f'{path} is of version {record.get("version")!r}: this release '
+            f'reads version {VERSION}'
+        )
+    if not head or not _is_whole(record, head):
+        raise PruningError(
+            f'{path} is damaged: a record of kind {kind!r} is incomplete or '
+            'out of place. Remove the file to see the rest of the run'
+        )
+
+
+def _is_whole(record: Row, head: Row) -> bool:
+    kind = record.get('kind')
+    kinds = KINDS.get(kind, {}) if isinstance(kind, str) else {}
+    return (
+        bool(kinds)
+        and all(type(record.get(k)) is kinds[k] for k in kinds)
+        and all(
+            len(record[k]) == len(head[whole])
+            for k, whole in COUNTED.items()
+            if k in record
+        )
+    )
+
+
+def numbers(row: Row) -> Iterator[tuple[str, float]]:
+    """Yields what was measured, by name; NaN where that is no number.
+
+    Args:
+        row (Mapping): A record of training or validation.
+    """
+    for name, value in row.items():
+        if name not in TIMES and type(value) in (int, float):
+            yield name, value if math.isfinite(value) else math.nan

@@ -1,0 +1,80 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of runs as MMEngine and the hook leave them, without training."""
+
+import json
+
+HEAD = {
+    'kind': 'run',
+    'version': 1,
+    'iter': 0,
+    'max_iters': 40,
+    'unit': 'channels',
+    'settings': {
+        'method': {'type': 'lapp', 'update': 'balance'},
+        'score': 'l2',
+        'normalisation': 'rank',
+    },
+    'groups': [['stem', 8], ['<b>&', 4]],
+    'layers': [['stem', 3, 8], ['<b>&', 8, 4], ['depth', None, 4]],
+    'frozen': [['head', 10, 'output of the <network>']],
+}
+
+
+def state(place, kept, phase='pruning', begin=0):
+    """What is noted when so many channels of both groups are left."""
+    a, b = kept
+    return {
+        'kind': 'state',
+        'iter': place,
+        'phase': phase,
+        'done': place - begin,
+        'steps': 20,
+        'ratios': {'flops': a / 8, 'parameters': 0.9},
+        'targets': {'flops': 1 - (place - begin) / 40},
+        'shown': {'threshold': [place / 20, None]},
+        'scores': [[0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0]] * 2,
+        'kept': [a, b],
+        'widths': [[3, a], [a, b], [None, b]],
+    }
+
+
+PHASE = [
+    state(0, (8, 4)),
+    state(10, (6, 4)),
+    state(20, (5, 1), 'finished'),
+]
+
+
+def training(first, last, every=5, epoch=10):
+    """Rows of training; the loss is 1 over the iteration."""
+    return [
+        {
+            'lr': 0.1,
+            'loss': 1 / i,
+            'loss_cls': 0.5 / i,
+            'time': 0.1,
+            'epoch': (i - 1) // epoch + 1,
+            'iter': i,
+            'step': i,
+        }
+        for i in range(first, last + 1)
+        if i % every == 0
+    ]
+
+
+def validation(epoch, value):
+    return {'accuracy/top1': value, 'time': 0.1, 'step': epoch}
+
+
+def start(work_dir, name, rows=(), records=(), tail=''):
+    """Writes what one process logged, and half a line more."""
+    folder = work_dir / name
+    for path, entries in (
+        (folder / 'vis_data' / 'scalars.json', rows),
+        (folder / 'pruning.jsonl', records),
+    ):
+        if entries:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = ''.join(json.dumps(entry) + '\n' for entry in entries)
+            path.write_text(lines + tail)

@@ -1,0 +1,100 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import json
+import math
+
+import pytest
+from report_runs import HEAD, PHASE, start, training
+
+from mmlapp.core import PruningError
+from mmlapp.engine.report.files import numbers, read_parts
+
+
+def test_records_of_training_validation_and_pruning_are_told_apart(pruned):
+    (part,) = read_parts(pruned)
+    assert [row['iter'] for row in part.training] == list(range(5, 41, 5))
+    # Where each validation stands among them.
+    assert [(i, row['step']) for i, row in part.validation] == [
+        (10, 1),
+        (20, 2),
+        (40, 4),
+    ]
+    assert [r['kind'] for r in part.records] == ['run', *['state'] * 3, 'end']
+    assert (part.broken, part.begin) == (0, 0)
+
+
+def test_a_line_that_was_not_written_to_its_end_is_counted(resumed):
+    first, second = read_parts(resumed)
+    # One in each of its two files.
+    assert (first.broken, second.broken) == (2, 0)
+    assert (first.begin, second.begin) == (0, 10)
+
+
+def test_without_our_records_a_part_begins_before_its_first(work_dir):
+    start(work_dir, '1', training(11, 20))
+    assert read_parts(work_dir)[0].begin == 14
+
+
+@pytest.mark.parametrize(
+    ('make', 'text'),
+    [
+        (lambda path: None, 'there is no such folder'),
+        (lambda path: path.write_text(''), 'there is no such folder'),
+        (lambda path: path.mkdir(), 'no run has logged anything there'),
+        (lambda path: (path / 'a').mkdir(parents=True), 'no run has logged'),
+    ],
+)
+def test_what_is_no_run(tmp_path, make, text):
+    make(tmp_path / 'a')
+    with pytest.raises(PruningError, match=rf"work_dir='.*a': {text}"):
+        read_parts(tmp_path / 'a')
+
+
+@pytest.mark.parametrize(
+    ('records', 'text'),
+    [
+        ([{**HEAD, 'version': 2}], 'of version 2: this release reads'),
+        ([PHASE[0]], "damaged: a record of kind 'state' is .* out of place"),
+        ([{**HEAD, 'groups': 3}], "damaged: a record of kind 'run'"),
+        ([HEAD, {'kind': 'state', 'iter': 1}], "kind 'state' is incomplete"),
+        ([HEAD, {'kind': 'other', 'iter': 1}], "kind 'other'"),
+        ([HEAD, {'kind': 'end', 'iter': 'x'}], "kind 'end'"),
+        ([HEAD, {**PHASE[0], 'kept': [1]}], "kind 'state'"),
+        ([HEAD, {**PHASE[0], 'widths': [[3, 8]]}], "kind 'state'"),
+        ([HEAD, {**PHASE[0], 'ratios': 3}], "kind 'state'"),
+    ],
+)
+def test_records_that_nobody_wrote_are_refused(work_dir, records, text):
+    start(work_dir, '1', records=records)
+    with pytest.raises(PruningError, match=rf'pruning\.jsonl is .*{text}'):
+        read_parts(work_dir)
+
+
+def test_what_was_measured_are_numbers():
+    row = json.loads(
+        '{"loss": 1, "a": NaN, "b": Infinity, "c": "x", "d": true, "e": null,'
+        ' "time": 1, "data_time": 1, "iter": 1, "epoch": 1, "step": 1}'
+    )
+    found = dict(numbers(row))
+    assert list(found) == ['loss', 'a', 'b']
+    assert found['loss'] == 1
+    assert math.isnan(found['a'])
+    assert math.isnan(found['b'])
+
+
+def test_rows_of_other_tools_are_counted_as_broken(work_dir):
+    rows = [
+        *training(1, 5),
+        {'loss': 1.0, 'iter': 'x', 'step': 3},
+        {'accuracy': 1.0, 'step': 'x'},
+        {'accuracy': 1.0},
+    ]
+    start(work_dir, '1', rows)
+    (part,) = read_parts(work_dir)
+    assert (len(part.training), part.validation, part.broken) == (1, [], 3)
+
+
+def test_a_run_that_is_started_twice_within_a_second(work_dir):
+    start(work_dir, '1', records=[HEAD, PHASE[0], HEAD, *PHASE])
+    (part,) = read_parts(work_dir)
+    assert len(part.records) == 6

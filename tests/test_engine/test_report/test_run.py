@@ -1,0 +1,114 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+from html_page import Page
+from report_runs import HEAD, PHASE, start, training, validation
+
+from mmlapp.engine.report.page import page_of
+from mmlapp.engine.report.run import read_run
+
+
+def test_a_run_is_read_as_it_was_logged(pruned):
+    run = read_run(pruned)
+    assert run.name == 'work <dir>'
+    assert run.training['loss'] == [(i, 1 / i) for i in range(5, 41, 5)]
+    assert set(run.training) == {'loss', 'loss_cls', 'lr'}
+    assert run.validation == {
+        'accuracy/top1': [(1, 40.0), (2, 60.0), (4, 55.0)]
+    }
+    assert run.by_epoch
+    assert run.states == PHASE
+    assert (run.phase, run.end, run.last, run.broken) == (
+        'finished',
+        40,
+        40,
+        0,
+    )
+    assert run.starts == [('20260101_000000', 0)]
+
+
+def test_what_a_resumed_run_makes_undone_is_forgotten(resumed):
+    run = read_run(resumed)
+    # Iteration 15 was logged twice, the state of 15 is undone.
+    assert [i for i, _ in run.training['loss']] == [5, 10, 15, 20]
+    assert run.states == PHASE
+    assert run.starts == [('20260101_000000', 0), ('20260102_000000', 10)]
+    assert run.validation['accuracy/top1'] == [(1, 40.0), (2, 60.0)]
+    assert run.end is None
+    assert run.broken == 2
+
+
+def test_a_validation_that_is_undone_is_forgotten(work_dir):
+    rows = [*training(1, 20), validation(2, 60.0)]
+    start(work_dir, '1', rows, [HEAD])
+    start(work_dir, '2', training(11, 12, every=1), [{**HEAD, 'iter': 10}])
+    run = read_run(work_dir)
+    assert run.validation == {}
+    assert [i for i, _ in run.training['loss']] == [5, 10, 11, 12]
+
+
+def test_a_dense_run_goes_on_where_its_log_does(work_dir):
+    start(work_dir, '1', training(1, 20))
+    start(work_dir, '2', training(11, 30, every=1))
+    run = read_run(work_dir)
+    assert [i for i, _ in run.training['loss']] == [5, 10, *range(11, 31)]
+    assert (run.phase, run.head, run.end) == (None, {}, None)
+
+
+def test_another_run_in_the_same_folder_takes_its_place(work_dir):
+    start(work_dir, '1', training(1, 40), [HEAD, *PHASE])
+    start(work_dir, '2', training(1, 5), [HEAD])
+    run = read_run(work_dir)
+    assert [i for i, _ in run.training['loss']] == [5]
+    assert (run.states, run.phase) == ([], 'dense')
+    assert run.starts == [('2', 0)]
+
+
+def test_a_run_that_ended_and_is_resumed_has_not_ended(pruned):
+    start(pruned, '20260102_000000', records=[{**HEAD, 'iter': 40}])
+    run = read_run(pruned)
+    assert run.end is None
+    assert len(run.starts) == 2
+    # What the narrow network does not tell is still known.
+    assert run.states == PHASE
+
+
+def test_what_a_narrow_start_does_not_know_stays_known(pruned):
+    narrow = {k: HEAD[k] for k in ('kind', 'version', 'groups', 'layers')}
+    start(pruned, '20260102_000000', records=[{**narrow, 'iter': 30}])
+    run = read_run(pruned)
+    assert run.head['frozen'] == HEAD['frozen']
+    assert run.head['iter'] == 30
+
+
+def test_validation_by_iterations(work_dir):
+    rows = [*training(1, 20), validation(20, 60.0)]
+    start(work_dir, '1', rows)
+    assert not read_run(work_dir).by_epoch
+
+
+def test_a_real_run_that_was_stopped_and_resumed(make_runner, tmp_path):
+    make_runner(epochs=2, narrow=True).train()
+    (first,) = (path for path in tmp_path.glob('2*') if path.is_dir())
+    (tmp_path / 'epoch_2.pth').unlink()
+    # Within a second both would have the same folder.
+    first.rename(tmp_path / '20250101_000000')
+    whole = read_run(tmp_path)
+    runner = make_runner(
+        lambda c: c.update(
+            load_from=str(tmp_path / 'epoch_1.pth'), resume=True
+        ),
+        epochs=3,
+        narrow=True,
+    )
+    runner.train()
+    run = read_run(tmp_path)
+    # The second process did what the first had done, and went on.
+    assert run.states == whole.states
+    assert run.head['frozen'] == whole.head['frozen']
+    assert run.starts == [('20250101_000000', 0), (runner.timestamp, 4)]
+    assert [i for i, _ in run.training['loss']] == list(range(1, 13))
+    assert run.training['loss'][:8] == whole.training['loss']
+    assert (whole.end, run.end, run.phase) == (8, 12, 'finished')
+    page = Page(page_of(run))
+    page.check_alone()
+    assert page.text.count('class="fan"') == len(run.head['groups']) == 4
