@@ -20,10 +20,12 @@ from ..checkpoints.state import check_version
 from ..hook_list import check_single
 from ..training.parts import unwrap
 from ..training.report import count_parameters
+from ..training.step_cost import TeacherCost
 from .dense import check_dense, find_dense, keep_dense
 from .fits import check_fits, check_kept_widths
 from .losses import DistilledLosses
 from .teacher import Teacher, TeacherSource, read_teacher
+from .teacher_cost import teacher_cost
 
 KEY, VERSION = 'distillation', 1
 LOSSES = {'head': 'logits'}
@@ -82,6 +84,14 @@ class Distiller(Hook):
         self._begin: int | None = None
         self._loaded = False
         self._noted: str | None = None
+
+    def teacher_cost(self, cfg: Mapping[str, Any]) -> TeacherCost:
+        """Returns what the teacher adds to the cost of a run.
+
+        Args:
+            cfg (Mapping): Of the run.
+        """
+        return teacher_cost(self.source, cfg)
 
     def after_load_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]

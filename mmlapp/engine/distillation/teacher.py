@@ -124,11 +124,36 @@ def read_teacher(source: TeacherSource, cfg: Config) -> Teacher:
         data = CheckpointLoader.load_checkpoint(source.checkpoint, 'cpu')
     weights = data.get('state_dict', data)
     check_state_dict(weights, f'{said}={source.checkpoint!r}')
-    model = _build(_config_of(source, cfg), cfg, weights)
+    model = _build(config_of(source, cfg), cfg, weights)
     _load(model, weights, f'{said}={source.checkpoint!r}')
     meta = data.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     return teacher_of(model, meta)
+
+
+def config_of(source: TeacherSource, cfg: Config) -> Config:
+    """Returns the config of a teacher, with a model.
+
+    Args:
+        source (TeacherSource): Where the teacher comes from.
+        cfg (Config): Of the run.
+
+    Raises:
+        PruningError: If there is no such file, or no model in it.
+    """
+    if source.config is None:
+        found = cfg
+    elif isinstance(source.config, Mapping):
+        found = Config(dict(source.config))
+    else:
+        found = read_config(source.config)
+    if not isinstance(found.get('model'), Mapping):
+        said = 'the run' if source.config is None else repr(source.config)
+        raise PruningError(
+            f'teacher config: the config of {said} has no model=dict(...). '
+            'Give the config that the teacher was trained with'
+        )
+    return found
 
 
 def teacher_of(model: nn.Module, meta: Mapping[str, Any]) -> Teacher:
@@ -169,23 +194,6 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
                 'the run wrote it, or config and weights of tools/deploy.py'
             )
         raise PruningError(text) from error
-
-
-def _config_of(source: TeacherSource, cfg: Config) -> Config:
-    """The config of the teacher, with a model and its preprocessing."""
-    if source.config is None:
-        found = cfg
-    elif isinstance(source.config, Mapping):
-        found = Config(dict(source.config))
-    else:
-        found = read_config(source.config)
-    if not isinstance(found.get('model'), Mapping):
-        said = 'the run' if source.config is None else repr(source.config)
-        raise PruningError(
-            f'teacher config: the config of {said} has no model=dict(...). '
-            'Give the config that the teacher was trained with'
-        )
-    return found
 
 
 def _build(

@@ -23,6 +23,7 @@ from mmlapp.core import PruningError, PruningWarning
 from mmlapp.core.numbers import check_number
 
 from ..training.pruning_hook import PruningHook
+from ..training.step_cost import TeacherCost, teacher_of
 from . import tables
 from .entries import class_of, stretch_entry, times_within
 from .phase import Phase, step_cost_of
@@ -46,7 +47,10 @@ def equal_cost(cfg: C) -> C:
     w and n, what a step costs before and after narrowing, and s, the fraction
     of dense training that ``train_cost`` asks for, all is made longer by
 
-    .. math:: k = s E / (w p + n (E - p))
+    .. math:: k = s E / (w p + n (E - p) + t (E - b))
+
+    where t is what the forward of a teacher costs, from b on, if there is
+    one,
 
     and the length rounded down to whole epochs, or iterations: the loop, the
     schedulers, the phase and hooks that wait for an epoch. What may hold
@@ -97,7 +101,9 @@ def equal_cost(cfg: C) -> C:
         if phase is None or phase.cost.dense_length is not None:
             return cfg
         old = loop[f'max_{phase.unit}']
-        step = step_cost_of(cfg, phase)
+        step = step_cost_of(cfg, phase).with_teacher(
+            find_teacher(cfg), phase.begin
+        )
         new = step.stretched(phase.end, old, phase.cost.share)
         check_new(phase, old, new)
         unknown = list(lengthen(cfg, Stretch(old, new)))
@@ -144,6 +150,24 @@ def find_phase(cfg: Mapping[str, Any]) -> Phase | None:
     return None
 
 
+def find_teacher(cfg: Mapping[str, Any]) -> TeacherCost | None:
+    """Returns what the teacher of a config costs, if it has one.
+
+    Args:
+        cfg (Mapping): The config.
+    """
+    return teacher_of(_teaching(cfg), cfg)
+
+
+def _teaching(cfg: Mapping[str, Any]) -> Iterator[Any]:
+    """Hooks that may have a teacher, as they are built."""
+    for _, entry in hooks_of(cfg):
+        if not isinstance(entry, Mapping):
+            yield entry
+        elif hasattr(class_of(entry, HOOKS), 'teacher_cost'):
+            yield HOOKS.build(copy.deepcopy(entry))
+
+
 def check_new(phase: Phase, old: int, new: int) -> None:
     """Refuses a training of no length; warns of one that becomes shorter.
 
@@ -165,7 +189,8 @@ def check_new(phase: Phase, old: int, new: int) -> None:
         warnings.warn(
             f'{said}: training becomes shorter, {new} instead of {old} '
             f'{phase.unit}, for it costs more than that. Branches count '
-            'beside their layers, in the phase and, narrow, after it',
+            'beside their layers, in the phase and, narrow, after it; the '
+            'forward of a teacher counts, too',
             PruningWarning,
             stacklevel=3,
         )

@@ -62,8 +62,21 @@ class Phase:
         iters = length.begin_iters + (length.prune_iters or 0)
         epochs = length.prune_epochs if length.prune_iters is None else 0
         if by_epoch:
-            return epochs + (iters and iters / self._epoch_iters())
+            return epochs + self._in_unit(iters)
         return iters + (epochs and epochs * self._epoch_iters())
+
+    @property
+    def begin(self) -> float:
+        """Where the phase begins, in the unit of the run.
+
+        Raises:
+            PruningError: As for the end.
+        """
+        return self._in_unit(self.length.begin_iters)
+
+    def _in_unit(self, iters: int) -> float:
+        by_epoch = self.unit == 'epochs'
+        return iters / self._epoch_iters() if by_epoch and iters else iters
 
     def _epoch_iters(self) -> int:
         if self.cost.epoch_iters is None:

@@ -178,7 +178,8 @@ class PruningHook(HookPhase):
         self.length.check(runner, pruner)
         pruner.check_reachable(self.target)
         end = self.length.end(runner, pruner)
-        self.cost.check(runner, pruner, self.target, end)
+        begin = self.length.begin_iters
+        self.cost.check(runner, pruner, self.target, begin, end)
         runner.logger.info(
             f'Pruning: {len(pruner.groups)} groups, {len(pruner.gate)} '
             f'channels; {ratios_text(self.target)} '

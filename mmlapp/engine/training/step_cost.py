@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,40 @@ from mmlapp.core import Pruner
 from mmlapp.core.bypass.beside import Bypassed
 
 COST = 'flops'
+# Of a training step: its backward costs two forwards.
+FORWARD = 1 / 3
+
+
+@dataclass(frozen=True)
+class TeacherCost:
+    """What a teacher adds to a training step.
+
+    Args:
+        share (float): Multiply-adds over those of a step of the dense
+            network.
+        late (bool): Whether it teaches from the begin of the phase on, and
+            not from that of the run.
+    """
+
+    share: float
+    late: bool
+
+
+def teacher_of(
+    hooks: Iterable[Any], cfg: Mapping[str, Any]
+) -> TeacherCost | None:
+    """Returns what the teacher of a run costs, if it has one.
+
+    Args:
+        hooks (Iterable): Of the run; the one with a teacher has a method
+            ``teacher_cost``.
+        cfg (Mapping): Of the run.
+    """
+    for hook in hooks:
+        if hasattr(hook, 'teacher_cost'):
+            cost: TeacherCost = hook.teacher_cost(cfg)
+            return cost
+    return None
 
 
 @dataclass(frozen=True)
@@ -26,10 +60,27 @@ class StepCost:
     Args:
         wide (float): With all channels, which masks do not make cheaper.
         narrow (float): At most, once the network is narrow.
+        teacher (float): Of a teacher's forward beside it. Defaults to 0.
+        taught_from (float): Where the teacher begins, in the unit of the
+            run's length. Defaults to 0.
     """
 
     wide: float
     narrow: float
+    teacher: float = 0.0
+    taught_from: float = 0.0
+
+    def with_teacher(self, cost: TeacherCost | None, begin: float) -> StepCost:
+        """Returns the same with a teacher, if there is one.
+
+        Args:
+            cost (TeacherCost, optional): Of the teacher.
+            begin (float): Of the phase, in the unit of the run's length.
+        """
+        if cost is None:
+            return self
+        start = begin if cost.late else 0.0
+        return replace(self, teacher=cost.share, taught_from=start)
 
     def of_run(self, end: float, length: float) -> float:
         """Returns the cost of a run, in the unit of its length.
@@ -38,13 +89,14 @@ class StepCost:
             end (float): Of the phase.
             length (float): Of the run.
         """
-        end = min(end, length)
-        return self.wide * end + self.narrow * (length - end)
+        end, start = min(end, length), min(self.taught_from, length)
+        own = self.wide * end + self.narrow * (length - end)
+        return own + self.teacher * (length - start)
 
     def stretched(self, end: float, length: int, share: float) -> int:
         r"""Returns how long a run may be, begin and phase in proportion.
 
-        .. math:: k (w p + n (E - p)) = s E
+        .. math:: k (w p + n (E - p) + t (E - b)) = s E
 
         Args:
             end (float): Of the phase in a run as long as dense training, p.

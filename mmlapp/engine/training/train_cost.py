@@ -15,7 +15,7 @@ from mmlapp.core.numbers import check_number
 from mmlapp.core.progress import Phase
 
 from .parts import unwrap
-from .step_cost import COST, step_cost
+from .step_cost import COST, step_cost, teacher_of
 
 DENSE = 'dense'
 UNITS = 'epochs', 'iters'
@@ -131,6 +131,7 @@ class TrainCost:
         runner: Runner,
         pruner: Pruner,
         target: Mapping[str, float],
+        begin: int,
         end: int,
     ) -> None:
         """Writes to the log what a run costs, and refuses more than asked.
@@ -139,7 +140,8 @@ class TrainCost:
             runner (Runner): The runner.
             pruner (Pruner): Of its model, still wide.
             target (Mapping[str, float]): Of the hook.
-            end (int): Iteration before which the phase is over.
+            begin (int): Iteration with which the phase begins.
+            end (int): Iteration before which it is over.
 
         Raises:
             PruningError: With both costs.
@@ -149,12 +151,15 @@ class TrainCost:
         if pruner.phase == Phase.DENSE:
             self._check_epoch(runner)
         step = step_cost(unwrap(runner.model), pruner, target)
+        teacher = teacher_of(runner.hooks, runner.cfg)
+        step = step.with_teacher(teacher, begin)
         dense = self._dense_iters(runner)
         share = step.of_run(end, runner.max_iters) / dense
         runner.logger.info(
             f'Pruning: training lasts {self._length(runner)} {self.unit} '
             f'instead of {self.dense}, and the whole run costs at most '
-            f'{100 * share:.2f} % of dense training '
+            f'{100 * share:.2f} % of dense training'
+            f'{" with its teacher" if teacher else ""} '
             f'(train_cost={self.asked!r})'
         )
         # A phase has one iteration at the least, however short it was asked.

@@ -13,9 +13,10 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, LOOPS
 from mmengine.runner import BaseLoop, Runner
+from teachers import build, config_of, save
 
 from mmlapp.core import PruningError, PruningWarning
-from mmlapp.engine import equal_cost
+from mmlapp.engine import Distiller, equal_cost
 
 ITERS = 4  # of an epoch, see conftest.py
 
@@ -51,7 +52,7 @@ def settings(epochs: int = 6, **hook: Any) -> dict[str, Any]:
 
 def ask(config: dict[str, Any], **hook: Any) -> None:
     """Asks for what dense training costs, and for a schedule."""
-    config['custom_hooks'][0].update(dict(train_cost='dense', **hook))
+    config['custom_hooks'][0].update({'train_cost': 'dense', **hook})
     config['param_scheduler'] = [
         dict(type='LinearLR', start_factor=0.5, end=3, by_epoch=False),
         dict(type='MultiStepLR', milestones=[3, 5]),
@@ -318,6 +319,55 @@ def test_a_length_that_was_changed_afterwards_is_refused(
     with pytest.raises(PruningError, match=r'the run costs 1.25 of dense'):
         runner.train()
     assert runner.iter == 0
+
+
+class Forwards(Hook):
+    """Counts how often the teacher of a run is asked."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        if runner.iter == 0:
+            hook = next(h for h in runner.hooks if isinstance(h, Distiller))
+            hook.running.teacher.backbone.register_forward_hook(self.note)
+
+    def note(self, *_: Any) -> None:
+        self.count += 1
+
+
+def test_a_run_with_its_teacher_costs_at_most_the_dense_one(
+    train: Callable[..., Any], tmp_path: Path
+) -> None:
+    dense = save(tmp_path / 'dense.pth', build(config_of(prunable=False)))
+    HOOKS.register_module('Forwards', True, Forwards)
+
+    def change(config: dict[str, Any]) -> None:
+        ask(config, train_cost=4 / 3)
+        teacher = dict(type='mmlapp.Distiller', teacher=dict(checkpoint=dense))
+        config['custom_hooks'] += [teacher, dict(type='Forwards')]
+
+    runner, recorder = train(change, epochs=6)
+    # (2 + 4 / 2 + 6 / 3) k = 4 / 3 of 6 epochs.
+    assert runner.max_epochs == 8
+    (asked,) = [h.count for h in runner.hooks if isinstance(h, Forwards)]
+    assert asked == 8 * ITERS
+    spent = sum(recorder.costs) + asked / 3
+    assert 7.5 * ITERS < spent <= 8 * ITERS
+
+
+def test_a_teacher_makes_a_run_shorter() -> None:
+    config = settings(200, train_cost='dense', begin_iters=40, epoch_iters=4)
+    config['custom_hooks'].append(Distiller(dict(checkpoint='dense.pth')))
+    with pytest.warns(PruningWarning, match='an object of Distiller'):
+        found = equal_cost(config)
+    # 200 k with (12 + 188 / 2 + 200 / 3) k = 200, rounded down.
+    assert found['train_cfg']['max_epochs'] == 231
+    config['custom_hooks'][1] = dict(type='mmlapp.Distiller', teacher='dense')
+    # The run's own model teaches from epoch 10 on: 190 / 3.
+    assert equal_cost(config)['train_cfg']['max_epochs'] == 236
 
 
 def test_what_is_not_known_is_named() -> None:

@@ -50,7 +50,10 @@ def phase(unit: str, **hook: Any) -> Phase:
     ],
 )
 def test_the_end(unit: str, hook: dict[str, Any], end: float) -> None:
-    assert phase(unit, **hook).end == end
+    found = phase(unit, **hook)
+    assert found.end == end
+    begin = hook.get('begin_iters', 0)
+    assert found.begin == (begin / 4 if unit == 'epochs' else begin)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmlapp.core import attach, narrow
-from mmlapp.engine.training.step_cost import StepCost, step_cost
+from mmlapp.engine.training.step_cost import (
+    StepCost,
+    TeacherCost,
+    step_cost,
+    teacher_of,
+)
 
 BYPASSES = [
     None,
@@ -88,3 +93,24 @@ def test_the_longest_run_within_the_cost(
             cost = step.of_run(end * scale, new)
             assert cost <= share * length + 1e-6
             assert cost + step.of_run(end, length) / length > share * length
+
+
+@pytest.mark.parametrize(('late', 'cost'), [(False, 9.5), (True, 8.75)])
+def test_a_teacher_costs_from_where_it_begins(late: bool, cost: float) -> None:
+    plain = StepCost(1.0, 0.5)
+    assert plain.with_teacher(None, 3) is plain
+    step = plain.with_teacher(TeacherCost(0.25, late), begin=3)
+    # 4 wide steps and 6 narrow ones, and a quarter of 10, or of 7.
+    assert step.of_run(4, 10) == cost
+    assert step.of_run(4, 2) == (2 if late else 2.5)
+    assert step.stretched(4, 10, share=1) == int(100 / cost)
+
+
+def test_the_hook_with_a_teacher_says_what_it_costs() -> None:
+    class Teaching:
+        def teacher_cost(self, cfg: dict[str, float]) -> TeacherCost:
+            return TeacherCost(cfg['share'], late=False)
+
+    found = teacher_of([object(), Teaching()], {'share': 0.5})
+    assert found == TeacherCost(0.5, late=False)
+    assert teacher_of([object()], {}) is None

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mmlapp.core import PruningError, attach
+from mmlapp.engine.training.step_cost import TeacherCost
 from mmlapp.engine.training.train_cost import TrainCost
 
 
@@ -36,7 +37,7 @@ def test_nothing_is_said_where_nothing_is_asked() -> None:
     cost: Any = TrainCost(None, None)
     cost.check_settings({'parameters': 0.5}, False)
     cost.check_applied()
-    cost.check(None, None, {}, 0)
+    cost.check(None, None, {}, 0, 0)
     assert cost.without_narrowing(None) == ''
 
 
@@ -49,18 +50,48 @@ def test_a_phase_that_is_resumed_elsewhere_may_cost_more() -> None:
         max_epochs=9,
         max_iters=36,
         logger=SimpleNamespace(info=said.append),
+        hooks=[],
+        cfg={},
     )
     cost, target = TrainCost('dense', dict(epochs=6)), {'flops': 0.5}
-    cost.check(runner, pruner, target, end=12)
+    cost.check(runner, pruner, target, 0, end=12)
     with pytest.raises(PruningError, match=r'the run costs 1\.125 of dense'):
-        cost.check(runner, pruner, target, end=18)
+        cost.check(runner, pruner, target, 0, end=18)
     pruner.begin(target, steps=18)
-    cost.check(runner, pruner, target, end=18)
+    cost.check(runner, pruner, target, 0, end=18)
     assert [text.split('most ')[1].split(' of')[0] for text in said] == [
         '100.00 %',
         '112.50 %',
         '112.50 %',
     ]
+
+
+class Teaching:
+    """A hook with a teacher that costs as much as the dense network."""
+
+    def teacher_cost(self, cfg: Any) -> TeacherCost:
+        return TeacherCost(1 / 3, late=True)
+
+
+def test_a_teacher_that_was_added_afterwards_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+    pruner = attach(model, torch.rand(1, 3, 9, 9))
+    said: list[str] = []
+    runner: Any = SimpleNamespace(
+        model=model,
+        max_epochs=9,
+        max_iters=36,
+        logger=SimpleNamespace(info=said.append),
+        hooks=[object(), Teaching()],
+        cfg={},
+    )
+    cost, target = TrainCost('dense', dict(epochs=6)), {'flops': 0.5}
+    # 12 + 24 / 2 = 24 of 24 steps, and a third of the 27 after the begin.
+    with pytest.raises(PruningError, match=r'the run costs 1\.375 of dense'):
+        cost.check(runner, pruner, target, 9, 12)
+    # Until step 24 dense, then narrow: 24 + 6, and a third of 12.
+    TrainCost(1.5, dict(epochs=6)).check(runner, pruner, target, 24, 24)
+    assert '141.67 % of dense training with its teacher' in said[1]
 
 
 def test_a_run_that_is_not_narrowed_says_what_it_costs() -> None:
