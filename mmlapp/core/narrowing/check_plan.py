@@ -94,7 +94,8 @@ def _check_tensors(model: nn.Module, plan: ChannelPlan) -> None:
     found = tensor_shapes(model, _additions(model))
     for name, shape in plan.shapes.items():
         if name not in found:
-            raise _misfit(f'it has no {name}{_part_of(plan, found)}')
+            remedy = _part_of(plan, found) or _whole_of(plan, found)
+            raise _misfit(f'it has no {name}{remedy}')
         free = 0 not in plan.slices.get(name, {})
         if not _same_shape(found[name], shape, free):
             raise _misfit(
@@ -124,6 +125,20 @@ def _part_of(plan: ChannelPlan, found: Collection[str]) -> str:
     return ''
 
 
+def _whole_of(plan: ChannelPlan, found: Collection[str]) -> str:
+    """What to do where the network of the plan is a part, as of a wrapper."""
+    first = next(iter(plan.shapes), None)
+    for name in found if first else ():
+        # module.conv1.weight, of a wrapper of what has conv1.weight
+        start = name.removesuffix(f'.{first}')
+        if start != name and all(f'{start}.{n}' in found for n in plan.shapes):
+            return (
+                f'. The network of the plan is its part {start!r}: narrow '
+                f'that, with narrow(model.{start}, plan), and wrap it anew'
+            )
+    return ''
+
+
 def _check_masks(model: nn.Module, plan: ChannelPlan) -> None:
     """A plan must keep what the masks of a network keep.
 
@@ -140,8 +155,10 @@ def _check_masks(model: nn.Module, plan: ChannelPlan) -> None:
         if kept is not None and kept != mine:
             raise _misfit(
                 f'its masks keep {mine.count} of {mine.size} in {name}, the '
-                f'plan {kept.count}, or others. Narrow to pruner.plan(), or '
-                'detach the masks first'
+                f'plan {kept.count}, or others. Narrow to the plan of its own '
+                'pruner; a copy, such as an average, takes the masks of the '
+                'original first, with '
+                'copy.pruner.load_state_dict(original.pruner.state_dict())'
             )
 
 

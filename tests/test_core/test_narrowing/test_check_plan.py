@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan that does not fit is refused before anything changes."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from mmlapp.core import ChannelPlan, PruningError, attach, narrow
 from mmlapp.core.plan.entries import BranchPlan
@@ -302,6 +304,33 @@ def test_what_is_added_after_attach_stays(planned, make, image):
     other.register_buffer('queue', torch.zeros(3))
     with pytest.raises(PruningError, match='the plan does not know queue'):
         narrow(other, plan)
+
+
+def test_an_average_takes_the_masks_of_the_original(planned, image):
+    """Its own lag behind: they were copied, or averaged, a while ago."""
+    model, plan, masked = planned()
+    average = copy.deepcopy(model)
+    gate = torch.ones_like(average.pruner.gate, dtype=torch.bool)
+    gate[0] = False
+    average.pruner.set_mask(gate)
+    with pytest.raises(PruningError) as error:
+        narrow(average, plan)
+    remedy = str(error.value).rpartition('with ')[2]
+    exec(remedy, {'copy': average, 'original': model})
+    assert torch.allclose(narrow(average, plan)(image), masked)
+
+
+@pytest.mark.parametrize(
+    'wrap', [nn.DataParallel, AveragedModel], ids=lambda kind: kind.__name__
+)
+def test_the_network_inside_of_a_wrapper_is_named(planned, wrap):
+    model, plan, _ = planned()
+    with pytest.raises(
+        PruningError,
+        match=r"its part 'module': .* narrow\(model\.module, plan",
+    ):
+        narrow(wrap(model), plan)
+    narrow(wrap(model).module, plan)
 
 
 def test_the_plan_of_another_run_does_not_fit_masks(planned, make, image):
