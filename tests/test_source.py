@@ -71,6 +71,7 @@ ORDER = {
         'analysis',
         'export',
         'latency',
+        'benchmark',
         'criteria',
         'report',
     ],

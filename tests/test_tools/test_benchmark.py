@@ -1,0 +1,95 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+
+from mmlapp.core import PruningError
+from mmlapp.engine.latency import backends
+
+
+@pytest.fixture(scope='module')
+def tool(load_tool):
+    return load_tool('benchmark')
+
+
+FAST = ['--backend', 'torch', '--rounds', '2']
+
+
+def test_a_run_from_its_files(tool, classifier_run, tmp_path, capsys):
+    run = classifier_run()
+    speed, picture = tmp_path / 'speed.json', tmp_path / 'speed.png'
+    tool.main(
+        [
+            str(run.config),
+            str(run.checkpoint),
+            *FAST,
+            '--profile',
+            *('--json', str(speed), '--plot', str(picture)),
+        ]
+    )
+    out = capsys.readouterr().out
+    assert 'masked' in out
+    assert 'backbone.layer1.0.conv1' in out
+    data = json.loads(speed.read_text())
+    assert [row['name'] for row in data['rows']] == ['dense', 'masked', 'slim']
+    dense, masked, slim = data['rows']
+    assert dense['macs'] == masked['macs'] > slim['macs']
+    assert slim['error'] < 1e-4
+    assert slim['agreement'] == 1
+    assert 0 < slim['median'] <= slim['p90']
+    assert data['settings'][0]['device']
+    assert data['layers']
+    assert picture.stat().st_size > 0
+
+
+def test_a_failed_backend_is_told_and_the_rest_measured(
+    tool, classifier_run, tmp_path, monkeypatch
+):
+    def fail(*args):
+        raise PruningError('no compiler')
+
+    monkeypatch.setitem(backends.BACKENDS, 'compile', fail)
+    run = classifier_run()
+    speed = tmp_path / 'speed.json'
+    argv = ['--backend', 'torch', 'compile', '--rounds', '1']
+    with pytest.raises(SystemExit) as stop:
+        tool.main(
+            [
+                str(run.config),
+                str(run.checkpoint),
+                *argv,
+                *('--json', str(speed)),
+            ]
+        )
+    assert 'error: slim on compile failed: PruningError: no' in stop.value.code
+    rows = json.loads(speed.read_text())['rows']
+    assert [bool(row['median']) for row in rows] == [True] * 3 + [False] * 2
+
+
+@pytest.mark.parametrize(
+    ('argv', 'text'),
+    [
+        (['--threads', '0'], 'threads=0'),
+        (['--rounds', '0'], 'rounds=0'),
+        (['--dense', 'none.pth'], "dense='none.pth': there is no such file"),
+        (['--device', 'cuda', '--backend', 'openvino'], 'cuda'),
+        (['--plot', 'none/speed.png'], "plot='none/speed.png'"),
+    ],
+)
+def test_bad_arguments(tool, classifier_run, tmp_path, argv, text):
+    run = classifier_run()
+    speed = tmp_path / 'speed.json'
+    with pytest.raises(SystemExit) as stop:
+        tool.main(
+            [
+                str(run.config),
+                str(run.checkpoint),
+                *FAST,
+                *argv,
+                *('--json', str(speed)),
+            ]
+        )
+    assert text in str(stop.value)
+    assert '\n' not in str(stop.value)
+    assert not speed.exists()

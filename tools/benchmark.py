@@ -1,0 +1,171 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Measure dense, masked and slim networks side by side on this device.
+
+All take turns in one process, with the same threads. Of detectors the network
+is measured: backbone, neck and head, without what makes boxes of it.
+
+Examples:
+    python tools/benchmark.py CONFIG work_dirs/NAME/epoch_30.pth
+    python tools/benchmark.py deployed/NAME/NAME.py deployed/NAME/NAME.pth \
+        --backend torch compile onnxruntime --threads 2 --json speed.json
+    python tools/benchmark.py CONFIG CHECKPOINT --profile --plot speed.png
+"""
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from importlib.util import find_spec
+from pathlib import Path
+
+from mmlapp.core import PruningError
+from mmlapp.core.files import replace_text
+from mmlapp.engine.analysis.tables import console
+from mmlapp.engine.benchmark.layer_profile import layer_times
+from mmlapp.engine.benchmark.networks import networks_of
+from mmlapp.engine.benchmark.report import (
+    draw,
+    failures,
+    layers_table,
+    prediction_text,
+    rows_table,
+    to_dict,
+)
+from mmlapp.engine.benchmark.rows import bench
+from mmlapp.engine.config_files import (
+    add_config_arguments,
+    check_checkpoint,
+    read_config,
+)
+from mmlapp.engine.failures import tells_failures
+from mmlapp.engine.latency.backends import BACKENDS
+from mmlapp.engine.latency.setting import Setting
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Parse the command line."""
+    parser = ArgumentParser(
+        description='Measure dense, masked and slim networks side by side.'
+    )
+    add_config_arguments(parser)
+    add = parser.add_argument
+    add(
+        'checkpoint',
+        nargs='?',
+        help='of the pruning run from after its phase, or of the deployed '
+        'model; none for the config of another model',
+    )
+    add('--dense', metavar='FILE', help='weights of the dense model')
+    add(
+        '--backend',
+        nargs='+',
+        choices=list(BACKENDS),
+        default=[
+            name
+            for name in BACKENDS
+            if name not in ('onnxruntime', 'openvino') or find_spec(name)
+        ],
+        help='all that are installed by default',
+    )
+    add('--threads', type=int, default=1, metavar='N')
+    add('--batch', type=int, default=1, metavar='N', help='images at once')
+    add('--device', choices=['cpu', 'cuda'], default='cpu')
+    add(
+        '--rounds',
+        type=int,
+        default=50,
+        metavar='N',
+        help='timed runs of each (default: %(default)s)',
+    )
+    add(
+        '--input-shape',
+        nargs=3,
+        type=int,
+        metavar=('CHANNELS', 'HEIGHT', 'WIDTH'),
+        help='of an image; that of the config by default',
+    )
+    add('--profile', action='store_true', help='measure every layer too')
+    add('--json', type=Path, metavar='FILE', help='write all of it to FILE')
+    add('--plot', type=Path, metavar='FILE', help='draw it')
+    # The checkpoint may also come behind the options.
+    return parser.parse_intermixed_args(argv)
+
+
+def check_folders(args: Namespace) -> None:
+    """Refuse files in folders that are not there, before all else."""
+    for name in ('json', 'plot'):
+        path = getattr(args, name)
+        if path is not None and not path.absolute().parent.is_dir():
+            raise PruningError(
+                f'{name}={str(path)!r}: there is no folder {path.parent}; '
+                'make it'
+            )
+
+
+@tells_failures
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure."""
+    args = parse_args(argv)
+    check_folders(args)
+    progress = console(sys.stderr).status('reading the config')
+    # Importing models and datasets prints; standard output is for results.
+    with progress as status, redirect_stdout(sys.stderr):
+        settings = [
+            Setting(name, args.threads, args.batch, args.device)
+            for name in args.backend
+        ]
+        cfg = read_config(args.config, args.cfg_options)
+        for name in ('checkpoint', 'dense'):
+            if getattr(args, name) is not None:
+                check_checkpoint(name, getattr(args, name))
+        found = networks_of(
+            cfg, args.checkpoint, args.dense, args.input_shape, args.batch
+        )
+        for candidate in found.candidates:
+            candidate.network.to(args.device)
+        rows = bench(
+            found.candidates,
+            found.inputs,
+            settings,
+            args.rounds,
+            progress=status.update,
+        )
+        layers = {}
+        if args.profile:
+            status.update('measuring layers')
+            networks = {c.name: c.network for c in found.candidates}
+            images = found.inputs.batch.to(args.device)
+            layers = layer_times(
+                networks, images, args.threads, args.rounds, args.device
+            )
+    out = console()
+    out.print(rows_table(rows))
+    if layers:
+        out.print(layers_table(layers))
+    notes = [*found.notes]
+    if found.prediction is not None:
+        wanted = found.prediction.setting.get('backend')
+        setting = next(
+            (s for s in settings if s.backend == wanted), settings[0]
+        )
+        notes.append(prediction_text(found.prediction, rows, setting))
+    for text in notes:
+        out.print(f'note: {text}', markup=False)
+    if args.json is not None:
+        data = to_dict(rows, settings, notes, found.prediction, layers)
+        replace_text(args.json, json.dumps(data, indent=1) + '\n')
+        out.print(f'wrote {args.json}', soft_wrap=True, markup=False)
+    if args.plot is not None:
+        here = settings[0].described()
+        title = f'{here["device"]}, {args.threads} threads, batch {args.batch}'
+        draw(rows, args.plot, title)
+        out.print(f'wrote {args.plot}', soft_wrap=True, markup=False)
+    failed = failures(rows)
+    if failed:
+        raise SystemExit('\n'.join(f'error: {text}' for text in failed))
+
+
+if __name__ == '__main__':
+    main()
