@@ -9,7 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -82,6 +82,14 @@ class Settings:
             dim: _open(name, images.shape[dim], step) if dim else Dim(name)
             for dim, name in DYNAMIC[self.dynamic].items()
         }
+
+    def without_slim(self, able: bool) -> Settings:
+        """Returns the settings of a format.
+
+        Args:
+            able (bool): Whether OnnxSlim can simplify it.
+        """
+        return replace(self, slim=self.slim and able)
 
 
 def _open(name: str, size: int, step: int) -> Any:

@@ -79,7 +79,8 @@ def export(
     outputs are those of the network in torch.
 
     Args:
-        network (nn.Module): Maps images to tensors in any containers.
+        network (nn.Module): Maps images to tensors in any containers; in
+            evaluation mode.
         images (Tensor): Real ones, as the network reads them, float32
             ``[n, c, h, w]``.
         out (str or Path): The file; its suffix tells the format.
@@ -98,7 +99,7 @@ def export(
 
     Examples:
         >>> import tempfile
-        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, 'net.torchscript')
         ...     made = export(net, torch.rand(2, 3, 8, 8), path)
@@ -110,6 +111,11 @@ def export(
     name = format_of(out)
     exporter = find_exporter(name)
     check_out(out, force)
+    if network.training:
+        raise PruningError(
+            'the network is in training mode, where norms compute otherwise: '
+            'call network.eval() first'
+        )
     if settings.slim and not exporter.slims:
         raise PruningError(
             f'slim=True: OnnxSlim simplifies ONNX alone, not {name}'
@@ -117,7 +123,7 @@ def export(
     flat = _flat(network, settings.fp16)
     tolerance = HALF_TOLERANCE if settings.fp16 else exporter.tolerance
     checks = _inputs(images, settings.dynamic)
-    expected = [_run(network, x) for x in checks]
+    expected = [outputs_of(network, x) for x in checks]
     labels = names or default_names(len(expected[0]))
     errors = []
 
@@ -290,13 +296,20 @@ class _Flat(nn.Module):
 
 
 def _flat(network: nn.Module, half: bool) -> nn.Module:
-    own = copy.deepcopy(network).half() if half else network
-    return _Flat(own, half).eval()
+    flat = _Flat(copy.deepcopy(network).half() if half else network, half)
+    flat.eval()
+    return flat
 
 
-def _run(network: nn.Module, images: Tensor) -> list[Tensor]:
-    with torch.no_grad():
-        return list(_Flat(network, False).eval()(images))
+@torch.no_grad()
+def outputs_of(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """Returns all output tensors of a network, in order.
+
+    Args:
+        network (nn.Module): In evaluation mode.
+        images (Tensor): ``[n, c, h, w]``.
+    """
+    return list(_Flat(network, False)(images))
 
 
 def _inputs(images: Tensor, dynamic: str) -> list[Tensor]:

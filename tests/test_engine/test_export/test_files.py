@@ -93,8 +93,16 @@ class Unknown(nn.Module):
 @pytest.mark.parametrize(
     ('network', 'suffix', 'text'),
     [
-        (Forgetful(), 'torchscript', r'does not compute .* error 0\.33, at'),
-        (Unknown(), 'onnx', r"format='onnx' cannot hold .*aten\.linalg_eig"),
+        (
+            Forgetful().eval(),
+            'torchscript',
+            r'does not compute .* error 0\.33, at',
+        ),
+        (
+            Unknown().eval(),
+            'onnx',
+            r"format='onnx' cannot hold .*aten\.linalg_eig",
+        ),
     ],
 )
 def test_what_a_format_cannot_hold_leaves_nothing(
@@ -113,7 +121,7 @@ def test_a_former_file_stays_unless_a_good_one_replaces_it(
     with pytest.raises(PruningError, match=r'exists; .*--force'):
         export(net, images, path)
     with pytest.raises(PruningError, match='does not compute'):
-        export(Forgetful(), images, path, force=True)
+        export(Forgetful().eval(), images, path, force=True)
     assert path.read_text() == 'mine'
     export(net, images, path, force=True)
     assert len(load(path)(images)) == 2
@@ -153,6 +161,11 @@ def test_a_folder_that_cannot_be_written(net, images, monkeypatch, tmp_path):
 def test_paths_that_cannot_be_written(net, images, tmp_path, name, text):
     with pytest.raises(PruningError, match=text):
         export(net, images, tmp_path / name)
+
+
+def test_training_mode_is_refused(net, images, tmp_path):
+    with pytest.raises(PruningError, match=r'call network\.eval\(\) first'):
+        export(net.train(), images, tmp_path / 'net.pt2')
 
 
 def test_onnx_alone_is_simplified(net, images, tmp_path):
@@ -196,6 +209,6 @@ def test_a_format_is_one_class(tmp_path, images):
 
     try:
         with pytest.raises(PruningError, match='relative error nan'):
-            export(nn.ReLU(), images, tmp_path / 'net.numbers')
+            export(nn.ReLU().eval(), images, tmp_path / 'net.numbers')
     finally:
         del EXPORTERS._entries['numbers']

@@ -53,7 +53,7 @@ class Halved(nn.Module):
 def test_sizes_of_a_pyramid_are_multiples_of_32(tmp_path):
     path = tmp_path / 'net.onnx'
     images = torch.rand(2, 3, 64, 96)
-    export(Halved(), images, path, settings=Settings('size'))
+    export(Halved().eval(), images, path, settings=Settings('size'))
     found = shapes(onnx.load(path).graph.input)
     assert found == {'input': ['batch', 3, '32*height', '32*width']}
 

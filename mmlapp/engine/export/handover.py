@@ -1,0 +1,124 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""State dicts with plans, in PyTorch's format and as safetensors.
+
+``mmlapp.core.load_slim(dense, path)`` makes a dense network the slim one of a
+``.pth``, ``load_slim(dense, safetensors.torch.load_file(path))`` that of a
+``.safetensors``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmlapp.core import ChannelPlan, PruningError, load_slim, save_slim
+from mmlapp.core.compare import DEPLOYED_TOLERANCE, relative_errors
+from mmlapp.core.files import replace_file
+from mmlapp.core.handover.fuse import Fold
+from mmlapp.core.handover.slim import slim_state
+
+from .base import check_packages
+from .files import Exported, check_out, outputs_of, unwritten
+from .network import Network
+
+# Name of the format: suffix of its files.
+HANDOVERS = {'plain': '.pth', 'safetensors': '.safetensors'}
+
+
+@dataclass(frozen=True)
+class Slim:
+    """A slim model, and what makes it of a dense one.
+
+    Args:
+        network (Network): The model as a function of images.
+        plans (Sequence[ChannelPlan]): What it was narrowed to; none of a
+            dense one.
+        folds (Sequence[tuple[str, str]]): Norms that were folded.
+        dense (Callable): Builds a dense model.
+    """
+
+    network: Network
+    plans: Sequence[ChannelPlan]
+    folds: Sequence[Fold]
+    dense: Callable[[], nn.Module]
+
+
+def hand_over(
+    slim: Slim, images: Tensor, out: Path, name: str, force: bool = False
+) -> Exported:
+    """Writes a state dict with its plans, if a dense model becomes it.
+
+    Args:
+        slim (Slim): The model.
+        images (Tensor): On which outputs are compared, ``[n, c, h, w]``.
+        out (Path): The file.
+        name (str): ``plain`` or ``safetensors``.
+        force (bool): Whether to replace a file. Defaults to False.
+
+    Raises:
+        PruningError: If the file cannot be written, or a dense model with it
+            computes something else; nothing is left then.
+    """
+    start = time.perf_counter()
+    if name == 'safetensors':
+        check_packages(name, ['safetensors'])
+    check_out(out, force)
+    errors = []
+
+    def write(path: Path) -> None:
+        WRITERS[name](slim, path)
+        rebuilt = load_slim(slim.dense(), READERS[name](path))
+        errors.append(_error(slim.network, slim.network.of(rebuilt), images))
+        if not errors[0] <= DEPLOYED_TOLERANCE:
+            raise PruningError(
+                f'format={name!r}: a dense model with this file does not '
+                f'compute what the model does (relative error {errors[0]:.2g}'
+                f', at most {DEPLOYED_TOLERANCE:g}). It was not kept'
+            )
+
+    try:
+        replace_file(out, write)
+    except OSError as error:
+        raise unwritten(out, error) from error
+    seconds = time.perf_counter() - start
+    size = out.stat().st_size
+    return Exported(name, out, errors[0], DEPLOYED_TOLERANCE, size, seconds)
+
+
+def _error(a: Network, b: Network, images: Tensor) -> float:
+    errors = relative_errors(outputs_of(a, images), outputs_of(b, images))
+    return float(torch.tensor(errors).max()) if errors else float('inf')
+
+
+def _write_plain(slim: Slim, path: Path) -> None:
+    save_slim(slim.network.model, path, slim.plans, slim.folds)
+
+
+def _write_safetensors(slim: Slim, path: Path) -> None:
+    """The plans are readable in the header, too."""
+    state = slim_state(slim.network.model, slim.plans, slim.folds)
+    plans = [plan.to_dict() for plan in slim.plans]
+    header = {'format': 'pt', 'pruning_plans': json.dumps(plans)}
+    module: Any = import_module('safetensors.torch')
+    path.write_bytes(module.save(state, header))
+
+
+def _read_safetensors(path: Path) -> Any:
+    module: Any = import_module('safetensors.torch')
+    return module.load(path.read_bytes())
+
+
+WRITERS = {'plain': _write_plain, 'safetensors': _write_safetensors}
+READERS: dict[str, Callable[[Path], Any]] = {
+    'plain': lambda path: path,
+    'safetensors': _read_safetensors,
+}

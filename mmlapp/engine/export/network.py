@@ -1,0 +1,167 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""The part of a model that a file can hold: images in, tensors out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from mmlapp.core import PruningError
+
+from ..models.ground_truth import plain_samples
+from .files import brief, default_names
+
+HEADS = 'bbox_head', 'mask_head', 'rpn_head', 'head'
+
+
+class Network(nn.Module):
+    """A model of OpenMMLab as a function of images.
+
+    A classifier whole; of a detector what has a fixed number of outputs, that
+    is backbone, neck and the first head. What chooses boxes from them is left
+    to the program that reads them, or to mmdeploy.
+
+    Args:
+        model (nn.Module): The model.
+        images (Tensor): On which it is tried, ``[n, c, h, w]``.
+
+    Raises:
+        PruningError: If no part runs on the images alone.
+
+    Attributes:
+        part (str): What of the model this is.
+        names (list[str]): Of the outputs.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.eval()
+        reasons = []
+        for part, head, run in _parts(model, images):
+            self.part, self.run = part, run
+            try:
+                with torch.no_grad():
+                    output = self(images)
+            except Exception as error:  # whatever the user's code raises
+                reasons.append(f'{part}: {brief(error)}')
+                continue
+            if any(isinstance(leaf, Tensor) for leaf in tree_leaves(output)):
+                self.names = output_names(output, head)
+                return
+            reasons.append(f'{part}: it returns no tensor')
+        raise PruningError(
+            f'the model does not run on images of shape '
+            f'{tuple(images.shape[1:])} alone ({"; ".join(reasons)})'
+        )
+
+    def forward(self, images: Tensor) -> Any:
+        """Runs it.
+
+        Args:
+            images (Tensor): ``[n, c, h, w]``.
+        """
+        return self.run(self.model, images)
+
+    def of(self, model: nn.Module) -> Network:
+        """Returns the same part of another model.
+
+        Args:
+            model (nn.Module): Of the same architecture, slim or not.
+        """
+        other = Network.__new__(Network)
+        nn.Module.__init__(other)
+        other.model, other.run = model, self.run
+        other.part, other.names = self.part, self.names
+        other.eval()
+        return other
+
+
+Run = Callable[[nn.Module, Tensor], Any]
+
+
+def _parts(
+    model: nn.Module, images: Tensor
+) -> Iterator[tuple[str, nn.Module | None, Run]]:
+    """Names, heads and forwards, the largest part first."""
+    first = getattr(model, 'rpn_head', None)
+    if first is None:
+        head = next((h for h in _children(model) if _labels(h)), None)
+        samples = plain_samples(model, images[:1])
+        yield 'the whole network', head, lambda net, x: _whole(net, x, None)
+        if samples is not None:
+            yield (
+                'the whole network, for images of this size',
+                head,
+                lambda net, x: _whole(net, x, samples * len(x)),
+            )
+    else:
+        yield (
+            'backbone, neck and rpn_head',
+            first,
+            lambda net, x: net.rpn_head(net.extract_feat(x)),  # type: ignore[operator]
+        )
+    if hasattr(model, 'extract_feat'):
+        yield (
+            'backbone and neck',
+            None,
+            lambda net, x: net.extract_feat(x),  # type: ignore[operator]
+        )
+
+
+def _whole(model: nn.Module, images: Tensor, samples: Any) -> Any:
+    return model(images, samples, mode='tensor')
+
+
+def _children(model: nn.Module) -> Iterator[nn.Module]:
+    for name in HEADS:
+        child = getattr(model, name, None)
+        if isinstance(child, nn.Module):
+            yield child
+
+
+def _labels(head: nn.Module | None) -> list[str]:
+    """What the loss of a head calls the head's outputs, in order.
+
+    Those of mmdet compute ``loss_by_feat(*outputs, batch_gt_instances,
+    ...)``.
+    """
+    loss: Any = getattr(head, 'loss_by_feat', None)
+    return list(signature(loss).parameters) if loss is not None else []
+
+
+def output_names(output: Any, head: nn.Module | None) -> list[str]:
+    """Names the outputs of a network.
+
+    Args:
+        output (Any): What it returned, tensors in any containers.
+        head (nn.Module, optional): The head that made them, which may know
+            what they are.
+
+    Returns:
+        list[str]: As many as there are tensors, such as ``cls_scores_0``,
+        ``cls_scores_1``, ``bbox_preds_0`` ...
+    """
+    labels = _labels(head)
+    count = len(_tensors(output))
+    parts = output if isinstance(output, (tuple, list)) else [output]
+    used = labels[: len(parts)]
+    # Behind the outputs a loss has its ground truth.
+    other = isinstance(output, Mapping) or len(used) < len(parts)
+    if other or any(name.startswith('batch_') for name in used):
+        return default_names(count)
+    names: list[str] = []
+    for label, part in zip(used, parts, strict=True):
+        own = len(_tensors(part))
+        names += [f'{label}_{i}' for i in range(own)] if own > 1 else [label]
+    return names if len(names) == count else default_names(count)
+
+
+def _tensors(output: Any) -> Sequence[Tensor]:
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
