@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -68,6 +69,7 @@ class ExpandedDataset:
             dataset = MMENGINE_DATASETS.build(copy.deepcopy(dict(dataset)))
         self.dataset: Any = dataset
         self.variants = [_composed(each) for each in _checked(variants)]
+        self.texts = [_text(each) for each in variants]
         self.pipeline = Compose(list(pipeline))
         self.seed = check_number('seed', seed, least=0, whole=True)
 
@@ -89,9 +91,17 @@ class ExpandedDataset:
 
         Args:
             idx (int): Index of the entry.
+
+        Returns:
+            dict: Likewise, with the ``sample_idx`` of the entry and, as
+            ``variant``, seed and transforms in words.
         """
-        info = self.dataset.get_data_info(idx % len(self.dataset))
-        return {**info, 'sample_idx': idx}
+        variant, original = divmod(idx, len(self.dataset))
+        return {
+            **self.dataset.get_data_info(original),
+            'sample_idx': idx,
+            'variant': f'seed {self.seed}, {self.texts[variant]}',
+        }
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Label of an entry, for samplers that balance classes.
@@ -136,6 +146,15 @@ def _checked(variants: Any) -> Sequence[Sequence[Transform]]:
 
 def _composed(transforms: Sequence[Transform]) -> Compose:
     return Compose(list(transforms))
+
+
+def _text(transforms: Sequence[Transform]) -> str:
+    """The same for equal settings, in every process."""
+    return json.dumps(
+        list(transforms),
+        sort_keys=True,
+        default=lambda entry: type(entry).__name__,
+    )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.dataset import BaseDataset
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 from mmlapp.core import LabelRefinement, PruningError
 from mmlapp.core.distillation.refinement import ALPHA, LABEL_LR, TEMPERATURE
@@ -17,10 +17,11 @@ from mmlapp.registry import HOOKS
 
 from ..checkpoints.state import check_version
 from .distiller import Distiller
+from .image_ids import image_ids, image_key
 from .outputs import find_module
 from .refined_losses import RefinedLosses
 
-REFINED, REFINED_VERSION = 'label_refinement', 1
+REFINED, REFINED_VERSION = 'label_refinement', 2
 # Attribute of other data sets than MMEngine's that give each image a
 # `sample_idx` below their length.
 NUMBERED = 'numbers_images'
@@ -65,7 +66,8 @@ class LabelRefiner(Distiller):
         self.module = module
         self.rates = {**rates, 'label_lr': label_lr}
         LabelRefinement(1, 2, **self.rates)  # checks the rates
-        self._state: Any = None
+        self._noted_labels: Any = None
+        self._ids: Tensor | None = None
 
     def after_load_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
@@ -79,7 +81,7 @@ class LabelRefiner(Distiller):
         super().after_load_checkpoint(runner, checkpoint)
         if runner._resume and REFINED in checkpoint:
             check_version(REFINED, checkpoint[REFINED], REFINED_VERSION)
-            self._state = checkpoint[REFINED]['state']
+            self._noted_labels = checkpoint[REFINED]
 
     def before_save_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
@@ -95,6 +97,7 @@ class LabelRefiner(Distiller):
             checkpoint[REFINED] = dict(
                 version=REFINED_VERSION,
                 state=self.running.refinement.state_dict(),
+                images=self._ids,
             )
 
     def after_train_iter(
@@ -121,7 +124,8 @@ class LabelRefiner(Distiller):
     ) -> RefinedLosses:
         """Returns what adds the term of the labels."""
         _check_mixing(student)
-        images = _count_images(runner.train_dataloader.dataset)
+        data = _numbering(runner.train_dataloader.dataset)
+        images = len(data)
         head = find_module(student, self.module, 'the student')
         classes = getattr(head, 'num_classes', None)
         if classes is None:
@@ -130,7 +134,8 @@ class LabelRefiner(Distiller):
                 'num_classes. Name the head of a classifier'
             )
         refinement = LabelRefinement(images, classes, **self.rates)
-        self._load(refinement)
+        self._ids = image_ids(data)
+        self._load(refinement, data)
         size = refinement.logits.numel() * refinement.logits.element_size()
         runner.logger.info(
             f'Label refinement: {images:,} images of {classes} classes, '
@@ -141,10 +146,11 @@ class LabelRefiner(Distiller):
             student, teacher, self.module, refinement, compiled
         )
 
-    def _load(self, refinement: LabelRefinement) -> None:
-        if self._state is None:
+    def _load(self, refinement: LabelRefinement, data: Any) -> None:
+        if self._noted_labels is None:
             return
-        found = tuple(self._state['logits'].shape)
+        state = self._noted_labels['state']
+        found = tuple(state['logits'].shape)
         if found != tuple(refinement.logits.shape):
             raise PruningError(
                 'label refinement: the checkpoint has labels of shape '
@@ -152,7 +158,22 @@ class LabelRefiner(Distiller):
                 'Resume with the same training data, or start a new run from '
                 'its weights: load_from, without resume'
             )
-        refinement.load_state_dict(self._state)
+        self._check_images(self._noted_labels['images'], data)
+        refinement.load_state_dict(state)
+
+    def _check_images(self, noted: Tensor, data: Any) -> None:
+        """Refuses labels of other images, or of another order of them."""
+        assert self._ids is not None
+        others = (noted != self._ids).nonzero()[:, 0].tolist()
+        if others:
+            raise PruningError(
+                f'label refinement: {len(others)} of {len(noted)} images are '
+                'not those, in that order, whose labels the checkpoint has; '
+                f'the first is number {others[0]} '
+                f'({image_key(data, others[0])}). Resume with the same '
+                'training data in the same order, or start a new run from '
+                'its weights: load_from, without resume'
+            )
 
 
 def _check_mixing(student: nn.Module) -> None:
@@ -167,8 +188,8 @@ def _check_mixing(student: nn.Module) -> None:
         )
 
 
-def _count_images(data: Any) -> int:
-    """Number of images that the data set numbers, whatever repeats it."""
+def _numbering(data: Any) -> Any:
+    """The data set that numbers the images, whatever repeats it."""
     outer = data
     while not (isinstance(data, BaseDataset) or hasattr(data, NUMBERED)):
         data = getattr(data, 'dataset', None)
@@ -178,4 +199,4 @@ def _count_images(data: Any) -> int:
                 'its images through. Take one data set of MMEngine, or '
                 'mmlapp.ExpandedDataset around several'
             )
-    return len(data)
+    return data

@@ -18,7 +18,8 @@ from mmlapp.core import PruningError
 from mmlapp.core.distillation import freeze
 from mmlapp.datasets import ExpandedDataset
 from mmlapp.engine import LabelRefiner
-from mmlapp.engine.distillation.label_refiner import REFINED, _count_images
+from mmlapp.engine.distillation.image_ids import image_ids
+from mmlapp.engine.distillation.label_refiner import REFINED, _numbering
 from mmlapp.engine.distillation.refined_losses import RefinedLosses
 
 Distil = Callable[..., Runner]
@@ -35,14 +36,17 @@ def refined(
 
 
 class Images(BaseDataset):
-    """As many as asked for; nothing is in them."""
+    """As many as asked for; they have names and labels alone."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        super().__init__()
+        super().__init__(serialize_data=False)
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        return [{} for _ in range(self.count)]
+        return [
+            dict(img_path=f'{i}.png', gt_label=i % 10)
+            for i in range(self.count)
+        ]
 
 
 @pytest.fixture(scope='module')
@@ -131,12 +135,13 @@ def test_settings_reach_the_labels(
     losses.remove()
 
 
-def loaded(resume: bool, version: int = 1) -> LabelRefiner:
+def loaded(resume: bool, images: Any = None, version: int = 2) -> LabelRefiner:
     state = dict(logits=torch.ones(63, 10), known=torch.ones(63))
+    ids = image_ids(images or Images(63))
     hook = LabelRefiner('dense')
     hook.after_load_checkpoint(
         SimpleNamespace(_resume=resume),
-        {REFINED: dict(version=version, state=state)},
+        {REFINED: dict(version=version, state=state, images=ids)},
     )
     return hook
 
@@ -149,6 +154,24 @@ def test_other_images_are_no_resumption(
         begin(loaded(True), nets)
     with pytest.raises(PruningError, match='label_refinement of version 9'):
         loaded(True, version=9)
+
+
+def test_another_order_of_images_is_no_resumption(
+    nets: tuple[nn.Module, nn.Module],
+) -> None:
+    other = Images(63)
+    other.full_init()
+    other.data_list[5], other.data_list[9] = (
+        other.data_list[i] for i in (9, 5)
+    )
+    hook = loaded(True, other)
+    with pytest.raises(PruningError) as error:
+        begin(hook, nets, 63)
+    assert (
+        '2 of 63 images are not those, in that order, whose labels the '
+        'checkpoint has; the first is number 5 (5.png, gt_label=5)'
+    ) in str(error.value)
+    assert 'load_from, without resume' in str(error.value)
 
 
 def test_new_runs_from_old_weights_begin_anew(
@@ -207,13 +230,13 @@ def test_a_module_without_classes_is_refused(
 def test_images_are_counted_where_they_are_numbered() -> None:
     seven = Images(7)
     twice = ExpandedDataset(ConcatDataset([seven, seven]), [[], []])
-    assert _count_images(seven) == 7
-    assert _count_images(RepeatDataset(seven, 3)) == 7
-    assert _count_images(SimpleNamespace(dataset=twice)) == 28
+    assert len(_numbering(seven)) == 7
+    assert len(_numbering(RepeatDataset(seven, 3))) == 7
+    assert len(_numbering(SimpleNamespace(dataset=twice))) == 28
     both = ConcatDataset([seven, seven])
     for data in (both, SimpleNamespace(dataset=both), SimpleNamespace()):
         with pytest.raises(PruningError, match='does not number its images'):
-            _count_images(data)
+            _numbering(data)
 
 
 @pytest.mark.parametrize(
