@@ -52,7 +52,9 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     )
     parser.add_argument('--bypass', metavar='TYPE', help='such as depthwise')
     parser.add_argument(
-        '--unit', metavar='TYPE', help='what is removed: channels or filters'
+        '--unit',
+        metavar='TYPE',
+        help='what is removed: channels, filters or stripes',
     )
     parser.add_argument(
         '--divisor',

@@ -73,9 +73,10 @@ def attach(
         ignore (str or Sequence[str]): Patterns to leave alone. Defaults to
             none.
         unit (str, Mapping or Unit): What is removed: ``channels``, which
-            vanish from every layer that shares them, or ``filters`` of
-            single convolutions, whose outputs a bypass fills. Defaults to
-            ``channels``.
+            vanish from every layer that shares them; ``filters`` of
+            single convolutions, whose outputs a bypass fills; or
+            ``stripes``, positions of kernels where widths must match and
+            channels elsewhere. Defaults to ``channels``.
         bypass (str or Mapping, optional): Branch beside every pruned layer:
             ``depthwise``, ``pointwise``, ``grouped``, those that are merged
             (``asymmetric``, ``repvgg``, ``twin``) or a registered name,
@@ -163,8 +164,10 @@ def attach(
     counted = build_costs(model, analysis, costs)
     _warn_of_divisor(counted, divisor)
     layout = analysis.unit.layout(model, analysis)
+    groups = _infos(model, analysis)
+    scorer.check_groups(groups)
     pruner = Pruner(
-        _infos(model, analysis),
+        groups,
         replace(layout, shapes=tensor_shapes(model)),
         counted,
         decides,

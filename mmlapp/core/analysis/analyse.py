@@ -16,7 +16,7 @@ from ..trace import trace
 from ..units import UNITS, Request, Unit
 from .refusals import check_network, check_repeats, checked, example_of
 from .result import Analysis
-from .unreached import check_branches, check_reach, follow
+from .unreached import check_branches, check_reach, check_reshaped, follow
 from .verify import verify_groups
 from .ways import Way, as_ways
 
@@ -90,6 +90,7 @@ def analyse(
 
     found = kind.find(request, verify)
     check_branches(found.branches, reach)
+    check_reshaped(found.reshaped, reach)
     return Analysis(
         record,
         found.groups,

@@ -18,6 +18,7 @@ from ..bypass.beside import Bypassed
 from ..errors import PruningError
 from ..snapshot import restored
 from ..trace import running_modules, tensors_in
+from ..units.striped import Striped
 from .corner import Corner
 
 
@@ -53,6 +54,12 @@ def check_network(model: nn.Module) -> None:
                 'not be narrowed: call merge_bypasses(model) before. Where a '
                 'bypass fills removed filters, the model cannot be pruned '
                 'again'
+            )
+        if isinstance(module, Striped):
+            raise PruningError(
+                f'{where} has lost stripes in an earlier pruning, and '
+                'channels cannot be followed through what is left. Prune the '
+                'dense network to both targets at once'
             )
         if isinstance(module, torch.jit.ScriptModule):
             raise PruningError(

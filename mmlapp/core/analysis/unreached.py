@@ -9,7 +9,7 @@ they copy, or else refused: nobody could say which of their inputs vanish.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -279,14 +279,38 @@ def check_branches(names: Iterable[str], reach: Reach) -> None:
     Raises:
         PruningError: With the first one.
     """
+    for name, copy in _copied(names, reach):
+        raise PruningError(
+            f'bypass: {name} would get a branch and {copy.name}, '
+            f'which copies {copy.original}, would not. Prune without '
+            f'a bypass, or leave it alone: ignore=[{copy.original!r}]'
+        )
+
+
+def check_reshaped(names: Iterable[str], reach: Reach) -> None:
+    """Refuses layers of another form whose copies would keep theirs.
+
+    Args:
+        names (Iterable[str]): Layers that get another form.
+        reach (Reach): What was reached.
+
+    Raises:
+        PruningError: With the first one.
+    """
+    for name, copy in _copied(names, reach):
+        raise PruningError(
+            f'unit: {name} would get another form and {copy.name}, which '
+            f"copies {copy.original}, would not. Take unit='channels', or "
+            f'leave it alone: ignore=[{copy.original!r}]'
+        )
+
+
+def _copied(names: Iterable[str], reach: Reach) -> Iterator[tuple[str, Copy]]:
+    """Layers of modules that others copy."""
     for name in names:
         for copy in reach.copies:
             if matches(name, [copy.original]):
-                raise PruningError(
-                    f'bypass: {name} would get a branch and {copy.name}, '
-                    f'which copies {copy.original}, would not. Prune without '
-                    f'a bypass, or leave it alone: ignore=[{copy.original!r}]'
-                )
+                yield name, copy
 
 
 def _listed(places: Sequence[str]) -> str:

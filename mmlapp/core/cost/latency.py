@@ -223,11 +223,15 @@ class _Lookup:
 
     def proportional(self, calls: Sequence[LayerCall]) -> MultilinearCost:
         """What of the calls is measured with all channels alone."""
-        terms = [
-            term_of(call, self.full_time(call))
-            for call in calls
-            if not on_grid(call)
-        ]
+        others = [call for call in calls if not on_grid(call)]
+        for call in others:
+            if 'stripes' in call.dims:
+                raise PruningError(
+                    f"cost='latency': {call.name} loses stripes, with which "
+                    'its time does not fall as with channels. Leave latency '
+                    "out of costs, or take unit='channels'"
+                )
+        terms = [term_of(call, self.full_time(call)) for call in others]
         return MultilinearCost(terms, self.groups, 1.0)
 
     def full_time(self, call: LayerCall) -> float:

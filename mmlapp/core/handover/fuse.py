@@ -23,6 +23,7 @@ from ..compare import DEPLOYED_TOLERANCE, relative_errors
 from ..errors import PruningError
 from ..narrowing.check_plan import module_at
 from ..plan.plan import ChannelPlan
+from ..units.striped import Striped
 
 # Names of a convolution and of the norm that it took in.
 Fold = tuple[str, str]
@@ -117,7 +118,11 @@ def fold(model: nn.Module, folds: Sequence[Fold]) -> None:
     for conv_name, norm_name in folds:
         conv = module_at(model, conv_name, conv_name)
         norm = module_at(model, norm_name, norm_name)
-        if not (isinstance(conv, _ConvNd) and isinstance(norm, _BatchNorm)):
+        if (
+            isinstance(conv, Striped)
+            or not isinstance(conv, _ConvNd)
+            or not isinstance(norm, _BatchNorm)
+        ):
             raise PruningError(
                 f'{norm_name} cannot be folded into {conv_name}: they are a '
                 f'{type(norm).__name__} and a {type(conv).__name__}'
@@ -205,7 +210,8 @@ def _statistics(func: Any, args: tuple[Any, ...]) -> int | None:
 def _is_conv(module: nn.Module) -> bool:
     """Whether a layer is a convolution that torch can fuse."""
     grouped = isinstance(module, _ConvTransposeNd) and module.groups > 1
-    return isinstance(module, _ConvNd) and not grouped
+    plain = isinstance(module, _ConvNd) and not isinstance(module, Striped)
+    return plain and not grouped
 
 
 def _is_plain_norm(module: nn.Module) -> bool:

@@ -200,6 +200,10 @@ class ParameterMask:
 
     def __call__(self, parameter: Tensor) -> Tensor:
         """Returns the masked parameter."""
+        return apply_gate(parameter, self.factor(), self.dim)
+
+    def factor(self) -> Tensor:
+        """Returns the gate at every index, ``[size]``."""
         gate = self.source.factor
         if not self.learn:
             gate = gate.detach()
@@ -207,10 +211,8 @@ class ParameterMask:
         # gradient of the gate, [channels], over all indices of a channel
         # and over all parameters that learn.
         if self._run is not None:
-            factor = gate[self._run]
-        else:
-            factor = look_up(gate, self._places_on(gate.device))
-        return apply_gate(parameter, factor, self.dim)
+            return gate[self._run]
+        return look_up(gate, self._places_on(gate.device))
 
     def _places_on(self, device: torch.device) -> Tensor:
         """The places where the gate is, once it was there."""

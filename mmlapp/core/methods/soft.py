@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import PruningError
 from ..numbers import check_number
-from ..score.group_scores import GroupInfo, score_name
+from ..score.group_scores import GroupInfo, refuse_stripes, score_name
 from ..score.normalise import NORMALISATIONS
 from ..score.weights import NOTHING, TINY
 from .added_loss import AddedLoss
@@ -294,6 +294,7 @@ class Soft(FixedOrder):
 
 def _check_settings(pruner: Pruner) -> None:
     """Refuses what would do nothing, or something else."""
+    refuse_stripes('method soft', pruner.groups)
     name = score_name(pruner.scorer.score)
     if name != 'operation_aware':
         raise PruningError(

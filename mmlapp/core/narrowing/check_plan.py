@@ -199,8 +199,13 @@ def _check_details(model: nn.Module, plan: ChannelPlan) -> None:
         raise _misfit(str(error)) from error
     for name, details in plan.details.items():
         layer = module_at(model, name, name)
+        slices = {
+            key.removeprefix(f'{name}.'): dims
+            for key, dims in plan.slices.items()
+            if key.rpartition('.')[0] == name
+        }
         try:
-            unit.check_layer(layer, details)
+            unit.check_layer(layer, details, slices)
         except PruningError as error:
             raise _misfit(f'{name}: {error}') from error
 

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from ..bypass.beside import Bypassed, add_bypass
 from ..bypass.branch import Branch
 from ..bypass.kernels import add_bias
-from ..heirs import Heir, Heirs
+from ..heirs import Heir, Heirs, handed_on
 from ..held import Place, place_of, replace_held
 from ..mask.gate import remove_masks
 from ..mask.living import release
@@ -106,6 +106,10 @@ def _wide(model: nn.Module, plan: ChannelPlan) -> list[Tensor]:
     """Parameters that a plan replaces, and buffers."""
     missing = check_plan(model, plan)
     found = [stored(model, name) for name in plan.slices]
+    for name, details in plan.details.items():
+        if not all(kept.whole for kept in details.values()):
+            own = module_at(model, name, name)._parameters.values()
+            found += [value for value in own if value is not None]
     for name in plan.branches:
         if name not in missing:
             layer: Any = model.get_submodule(name)
@@ -156,10 +160,11 @@ def apply_plan(
     for name, entry in plan.branches.items():
         heirs.update(_narrow_branch(model.get_submodule(name), entry))
     unit = UNITS.build(plan.unit)
+    finished: dict[nn.Parameter, Sequence[Heir]] = {}
     for name, details in plan.details.items():
         layer = model.get_submodule(name)
-        heirs.update(unit.narrow_layer(layer, details))
-    return heirs
+        finished.update(unit.narrow_layer(layer, details))
+    return handed_on(heirs, finished)
 
 
 def detach(model: nn.Module) -> nn.Module:

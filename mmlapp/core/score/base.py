@@ -87,11 +87,15 @@ class Score(ABC):
             the phase. Defaults to 0.1.
         all_weights (bool): Whether it asks for all weights that emit and
             read the channels of a group. Defaults to False.
+        by_channel (bool): Whether it knows whole channels alone, such as by
+            what a layer puts out, and nothing of stripes of a filter.
+            Defaults to False.
     """
 
     batches = 0
     refresh = 1
     outputs = False
+    by_channel = False
     uses_gradient = False
     memory = 0.1
     all_weights = False

@@ -40,6 +40,7 @@ class Functionality(Score):
     """
 
     refresh = 0
+    by_channel = True
 
     def __init__(self, clusters: int = 10, batches: int = 8) -> None:
         for name, value in (('clusters', clusters), ('batches', batches)):

@@ -146,6 +146,26 @@ def score_name(score: Score) -> str:
     return str(getattr(function, '__name__', type(score).__name__))
 
 
+def refuse_stripes(what: str, groups: Sequence[GroupInfo]) -> None:
+    """Refuses what only whole channels have.
+
+    Args:
+        what (str): Name and value of the setting that needs it.
+        groups (Sequence[GroupInfo]): All groups.
+
+    Raises:
+        PruningError: With the first layer of which parts of filters go.
+    """
+    for group in groups:
+        for layer in group.layers:
+            if len(layer.dims) > 1:
+                raise PruningError(
+                    f'{what} knows whole channels alone, and {layer.name} '
+                    "loses stripes of its filters. Take unit='channels', or "
+                    'choose another one'
+                )
+
+
 def report_non_finite(
     groups: Sequence[GroupInfo], score: Score, step: int
 ) -> None:

@@ -20,6 +20,7 @@ from .group_scores import (
     GroupInfo,
     checked,
     contexts,
+    refuse_stripes,
     score_name,
 )
 from .normalise import NORMALISATIONS
@@ -133,6 +134,15 @@ class Scorer:
                     'graph that it was computed by, so that the network '
                     'cannot be copied any more: keep what detach() returns'
                 )
+
+    def check_groups(self, groups: Sequence[GroupInfo]) -> None:
+        """Raises PruningError if the score knows nothing of some parts.
+
+        Args:
+            groups (Sequence[GroupInfo]): All groups.
+        """
+        if self.score.by_channel:
+            refuse_stripes(f'score={score_name(self.score)}', groups)
 
     def check_prepared(self) -> None:
         """Raises PruningError if batches are wanted and were not shown."""

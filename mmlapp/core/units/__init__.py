@@ -5,6 +5,7 @@
 from .base import UNITS, Found, Request, Unit, register_unit
 from .channels import Channels
 from .filters import Filters
+from .stripes import Stripes
 
 __all__ = [
     'UNITS',
@@ -12,6 +13,7 @@ __all__ = [
     'Filters',
     'Found',
     'Request',
+    'Stripes',
     'Unit',
     'register_unit',
 ]

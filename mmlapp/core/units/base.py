@@ -69,11 +69,14 @@ class Found:
         groups (Groups): Prunable and frozen groups.
         branches (dict[str, Branch]): Branch of each layer that gets one.
         without (dict[str, str]): Layers that get none, and why.
+        reshaped (Sequence[str]): Layers that get another form when they are
+            narrowed, which what copies them would not. Defaults to none.
     """
 
     groups: Groups
     branches: dict[str, Branch] = field(default_factory=dict)
     without: dict[str, str] = field(default_factory=dict)
+    reshaped: Sequence[str] = ()
 
 
 class Unit(ABC):
@@ -252,13 +255,18 @@ class Unit(ABC):
         """
 
     def check_layer(
-        self, layer: nn.Module, details: Mapping[str, Kept]
+        self,
+        layer: nn.Module,
+        details: Mapping[str, Kept],
+        slices: Mapping[str, Mapping[int, Kept]],
     ) -> None:
         """Refuses details of a plan that do not fit a layer.
 
         Args:
             layer (nn.Module): The dense layer.
             details (Mapping[str, Kept]): What :meth:`layout` noted for it.
+            slices (Mapping): What the plan keeps of each dimension of its
+                tensors, by their names in it.
 
         Raises:
             PruningError: If they do not fit.

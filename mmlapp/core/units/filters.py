@@ -132,7 +132,10 @@ class Filters(Unit):
         )
 
     def check_layer(
-        self, layer: nn.Module, details: Mapping[str, Kept]
+        self,
+        layer: nn.Module,
+        details: Mapping[str, Kept],
+        slices: Mapping[str, Mapping[int, Kept]],
     ) -> None:
         """The outputs must be those of the layer."""
         width = getattr(layer, 'out_channels', None)

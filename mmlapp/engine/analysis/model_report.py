@@ -27,6 +27,7 @@ from ..models.example import Example, example_of, notes_of
 from ..models.inputs import InputShape
 
 OPERATOR = 'an operator without parameters'
+PARTS = 'stripes alone'
 # Arguments of ``PrunableModel`` that an analysis depends on.
 ANALYSED = (
     'input_shape',
@@ -250,6 +251,10 @@ def _layer(
     groups, prunable, reasons, number = [], 0, [], 0
     for group in found.groups.items:
         number += group.frozen is None
+        if group.frozen is None and not group.members and group.name == name:
+            # Parts of its own, which no dimension of a tensor counts.
+            groups.append(number)
+            reasons.insert(0, PARTS)
         for member in group.producers(found.trace.producers):
             if member.site.module != name:
                 continue
@@ -311,7 +316,7 @@ def _prunable_flops(found: Analysis) -> int:
     owner = found.groups.node_group
     return sum(
         multiply_adds(call)
-        for call in found.trace.calls
+        for call in found.unit.calls(found)
         if any((owner[i[i >= 0]] >= 0).any() for i in call.dims.values())
     )
 

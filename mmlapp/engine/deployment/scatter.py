@@ -53,6 +53,11 @@ def scatter_weights(
         prefix = f'{name}.bypass.'
         branch = {k: rest.pop(k) for k in narrow if k.startswith(prefix)}
         _scatter_branch(found, branch, prefix, entry)
+    for name, details in plan.details.items():
+        if f'{name}.filters' in rest:
+            del rest[f'{name}.filters']
+            stripes = rest.pop(f'{name}.weight')
+            _scatter_stripes(found, name, stripes, plan, details['stripes'])
     for name, value in rest.items():
         _put(found, name, value, plan.slices.get(name, {}))
     return found
@@ -87,6 +92,36 @@ def _put(
         for d, size in enumerate(wide.shape)
     ]
     wide[tuple(index)] = value
+
+
+def _scatter_stripes(
+    found: dict[str, Tensor],
+    name: str,
+    value: Tensor,
+    plan: ChannelPlan,
+    kept: Kept,
+) -> None:
+    """Writes the positions of a kernel that are left.
+
+    Args:
+        found (dict[str, Tensor]): Wide tensors.
+        name (str): The layer.
+        value (Tensor): Its rows, by position and then by filter.
+        plan (ChannelPlan): What it kept of its inputs.
+        kept (Kept): Which stripes, numbered filter by filter.
+    """
+    wide = found[f'{name}.weight']
+    inputs = plan.slices.get(f'{name}.weight', {}).get(1)
+    columns = range(wide.shape[1]) if inputs is None else inputs.index
+    if value.shape[:2] != (kept.count, len(columns)):
+        raise _misfit(f'{name}.weight', value)
+    # [positions, out], in the order of the rows; each [rows, 1].
+    where = kept.mask().view(len(wide), -1).T
+    position, filters = where.nonzero().T[:, :, None]
+    # [out, in, ...] -> [out, in, positions] and back.
+    flat = wide.flatten(2).contiguous()
+    flat[filters, torch.tensor(columns), position] = value.flatten(1)
+    found[f'{name}.weight'] = flat.view(wide.shape)
 
 
 def _scatter_branch(

@@ -17,7 +17,7 @@ from mmlapp.registry import MODELS
 
 from .architecture import build_architecture
 from .arguments import check_unknown
-from .plans import carry_plans, narrow_model
+from .plans import carry_plans, narrow_model, rows_of
 from .prunable import INPUT_SHAPE
 from .widths import backbone_widths
 
@@ -69,7 +69,8 @@ def deployed_model(
     model = build_architecture(architecture, settings, data_preprocessor)
     for one in plans:
         narrow_model(model, one)
-    carry_plans(model, (item for one in plans for item in one.slices.items()))
+    for one in plans:
+        carry_plans(model, [*one.slices.items(), *rows_of(one.details)])
     if prefix:
         widths = backbone_widths(model, input_shape)
         text = f'DeployedModel: outputs of {type(model).__name__}: {widths}'

@@ -135,6 +135,15 @@ def carry_plans(
         part._register_load_state_dict_pre_hook(check, with_module=True)
 
 
+def rows_of(details: Iterable[str]) -> list[tuple[str, list[int]]]:
+    """Returns the dimensions of weights that a unit changes by itself.
+
+    Args:
+        details (Iterable[str]): Layers that a plan has details of.
+    """
+    return [(f'{name}.weight', [0]) for name in details]
+
+
 def carries_plans(model: nn.Module) -> bool:
     """Whether the shape of a model travels with its weights.
 

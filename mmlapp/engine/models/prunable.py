@@ -20,7 +20,7 @@ from .architecture import build_architecture
 from .arguments import check_settings, check_shape, check_unknown
 from .example import example_of
 from .inputs import InputShape
-from .plans import carry_plans
+from .plans import carry_plans, rows_of
 
 INPUT_SHAPE = 3, 224, 224
 # Name of what the method adds to the losses of a step.
@@ -66,8 +66,8 @@ def prunable_model(
             pruned. Defaults to ``backbone``.
         ignore (str or Sequence[str]): Patterns to leave alone. Defaults to
             none.
-        unit (str or Mapping): What is removed: ``channels``, or ``filters``
-            beside a bypass. Defaults to ``channels``.
+        unit (str or Mapping): What is removed: ``channels``, ``filters``
+            beside a bypass, or ``stripes``. Defaults to ``channels``.
         bypass (str or Mapping, optional): Branch beside every pruned layer,
             such as ``depthwise``. Defaults to none.
         method (str or Mapping): Who decides: ``lapp``, ``ranking``,
@@ -140,7 +140,8 @@ def prunable_model(
     pruner.settings = {**own, 'input_shape': input_shape}
     check_removable(pruner)
     sites = [site for site, _ in pruner.layout.sites if not site.attribute]
-    carry_plans(model, ((site.name, [site.dim]) for site in sites))
+    dims = [(site.name, [site.dim]) for site in sites]
+    carry_plans(model, [*dims, *rows_of(pruner.layout.details)])
     if pruner.method.adds_loss:
         handle = model.register_forward_hook(_add_loss, with_kwargs=True)
         pruner.hook_ids.append(handle.id)

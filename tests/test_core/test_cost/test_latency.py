@@ -286,3 +286,11 @@ def test_a_run_saves_and_resumes(make, images):
     other.load_state_dict(model.state_dict())
     assert other.pruner.ratios() == model.pruner.ratios()
     assert not any('grid' in key for key in model.state_dict())
+
+
+def test_stripes_are_refused(net, conv, image):
+    """Their time is not that of a layer with fewer channels."""
+    model = net(lambda m, x: m.b(m.a(x)), a=conv(3, 8), b=conv(8, 5))
+    table = made_up(model, image)
+    with pytest.raises(PruningError, match="'latency': b loses stripes"):
+        with_latency(model, image, table, unit='stripes')

@@ -18,6 +18,7 @@ from mmlapp.core import (
     narrow,
     save_slim,
 )
+from mmlapp.core.handover.fuse import fold
 from mmlapp.core.handover.slim import FOLDS, slim_state
 from mmlapp.core.plan.carried import KEY, to_entry
 
@@ -58,6 +59,31 @@ def test_a_network_that_was_pruned_again(slim, make, image, mask_randomly):
     narrow(model, second)
     found = load_slim(make(), slim_state(model, [first, second]))
     torch.testing.assert_close(found(image), model(image))
+
+
+def test_stripes_travel_and_take_in_no_norm(
+    net, conv, image, mask_randomly, randomise, tmp_path
+):
+    def build():
+        return net(
+            lambda m, x: (y := m.a(x)) + m.norm(m.c(m.b(y).relu())),
+            a=conv(3, 8),
+            b=conv(8, 12),
+            c=conv(12, 8, bias=False),
+            norm=nn.BatchNorm2d(8),
+        ).eval()
+
+    model = randomise(build())
+    pruner = attach(model, image, unit='stripes')
+    mask_randomly(pruner)
+    expected, plan = model(image), pruner.plan()
+    fused = fuse(narrow(model, plan), image, [plan])
+    assert fused.folds == ()
+    save_slim(fused.model, tmp_path / 'slim.pth', fused.plans)
+    found = load_slim(build(), tmp_path / 'slim.pth')
+    torch.testing.assert_close(found(image), expected)
+    with pytest.raises(PruningError, match='norm cannot be folded into c'):
+        fold(found, [('c', 'norm')])
 
 
 @pytest.mark.parametrize('fused', [False, True])

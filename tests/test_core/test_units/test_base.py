@@ -73,7 +73,7 @@ def test_details_that_a_unit_does_not_have():
     with pytest.raises(
         PruningError, match=r'Channels has no details.*outputs'
     ):
-        Channels().check_layer(torch.nn.Conv2d(2, 2, 1), details)
+        Channels().check_layer(torch.nn.Conv2d(2, 2, 1), details, {})
 
 
 def test_the_interface_is_abstract():

@@ -138,7 +138,7 @@ class Stripes(Unit):
         }
         return Layout('test_stripes', [], details=details)
 
-    def check_layer(self, layer, details):
+    def check_layer(self, layer, details, slices):
         assert details['positions'].size == layer.weight[:, 0].numel()
 
     def narrow_layer(self, layer, details):

@@ -156,6 +156,23 @@ def test_bypasses(config):
     assert layers['backbone.layer1.0.conv1'].prunable == 16
 
 
+def test_stripes(config):
+    report = analyse_config(config, {**SHAPE, 'unit': 'stripes'})
+    layers = {layer.name: layer for layer in report.layers}
+    stem = layers['backbone.conv1']
+    (number,) = stem.groups
+    assert list(report.groups)[number - 1] == 'backbone.conv1'
+    assert stem.prunable == 0
+    assert stem.reason.startswith('stripes alone; several layers emit')
+    assert report.groups['backbone.conv1'] == 16 * 9
+    assert layers['backbone.layer1.0.conv1'].prunable == 16
+    # Layers of a single position in a residual stream.
+    whole = [layer.flops for layer in layers.values() if not layer.groups]
+    assert len(whole) == 3
+    share = 1 - sum(whole) / report.flops
+    assert report.prunable_share == pytest.approx(share)
+
+
 def test_scope_must_match(config):
     with pytest.raises(PruningError, match="scope='encoder' matches no"):
         analyse_config(config, {**SHAPE, 'scope': ['encoder']})

@@ -256,8 +256,9 @@ def narrow_checkpoint(run, edit=lambda plan: plan):
         dict(bypass='grouped', target=0.6),
         dict(bypass=dict(type='pointwise', norm=True), target=0.6),
         dict(bypass='depthwise', unit='filters', target=0.6),
+        dict(unit='stripes'),
     ],
-    ids=['plain', 'depthwise', 'grouped', 'norms', 'filters'],
+    ids=['plain', 'depthwise', 'grouped', 'norms', 'filters', 'stripes'],
 )
 def test_a_run_that_has_narrowed_its_model(classifier_run, tmp_path, settings):
     run = classifier_run(**settings)
@@ -267,6 +268,23 @@ def test_a_run_that_has_narrowed_its_model(classifier_run, tmp_path, settings):
     assert ChannelPlan.load(result.plan) == plan
     assert figures_of(result)['FLOPs, analytic'].before == DENSE_FLOPS
     assert_same_outputs(load(result), run.model)
+
+
+def test_stripes_are_counted_as_they_run(classifier_run, tmp_path):
+    """MMEngine counts what the deployed layers multiply."""
+    run = classifier_run(unit='stripes')
+    result = deploy(run.config, run.checkpoint, tmp_path / 'out', merge=True)
+    model, plan = load(result), ChannelPlan.load(result.plan)
+    assert_same_outputs(model, run.model)
+    figures = figures_of(result)
+    analytic = figures['FLOPs, analytic']
+    assert analytic.after == figures['FLOPs, counted by MMEngine'].after
+    assert 0.49 < analytic.ratio <= 0.5
+    assert figures['parameters'].after == sum(
+        p.numel() for p in model.parameters()
+    )
+    assert plan.costs['parameters']['pruned'] == figures['parameters'].after
+    assert 'backbone.conv1' in plan.details
 
 
 def test_a_deployed_model_is_pruned_and_deployed_again(

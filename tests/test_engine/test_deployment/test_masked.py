@@ -44,7 +44,8 @@ def read(run):
 
 
 @pytest.mark.parametrize(
-    'bypass', [{}, dict(bypass='depthwise', unit='filters')]
+    'bypass',
+    [{}, dict(bypass='depthwise', unit='filters'), dict(unit='stripes')],
 )
 @pytest.mark.parametrize('narrow', [True, False])
 def test_the_model_of_the_run(classifier_run, bypass, narrow):

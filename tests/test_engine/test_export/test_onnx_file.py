@@ -1,11 +1,14 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 from mmlapp.core import PruningError
+from mmlapp.core.plan.kept import Kept
+from mmlapp.core.units.striped import keep_stripes
 from mmlapp.engine.export.base import Settings
 from mmlapp.engine.export.files import export
 
@@ -82,3 +85,22 @@ def test_onnxslim_is_asked_for_by_name(net, images, tmp_path, monkeypatch):
     settings = Settings(slim=True)
     with pytest.raises(PruningError, match='pip install onnxslim'):
         export(net, images, tmp_path / 'net.onnx', settings=settings)
+
+
+@pytest.mark.slow
+def test_stripes_at_other_sizes(tmp_path):
+    """What a stride skips depends on whether the size is even."""
+    path = tmp_path / 'net.onnx'
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, 2, padding=1)
+    ).eval()
+    for layer in model:
+        keep_stripes(layer, Kept(36, range(0, 36, 3)))
+    images = torch.rand(2, 3, 8, 8)
+    export(model, images, path, settings=Settings('size'))
+    session = onnxruntime.InferenceSession(path)
+    for size in ((8, 8), (7, 12)):
+        images = torch.rand(1, 3, *size)
+        (found,) = session.run(None, {'input': images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), model(images))

@@ -191,13 +191,30 @@ def test_narrow_weights_make_the_model_narrow(slim, tmp_path, load, into):
 
 @pytest.mark.parametrize(
     'bypass',
-    [dict(bypass='depthwise'), dict(bypass='pointwise', unit='filters')],
+    [
+        dict(bypass='depthwise'),
+        dict(bypass='pointwise', unit='filters'),
+        dict(unit='stripes'),
+    ],
 )
-def test_branches_are_narrow_too(bypass):
+def test_branches_and_stripes_are_narrow_too(bypass):
     slim = prune(build(**bypass), 0.7)
     model = build(**bypass)
     model.load_state_dict(slim.state_dict())
     assert torch.equal(outputs(model), outputs(slim))
+
+
+def test_stripes_without_their_plan_are_refused():
+    slim = prune(build(unit='stripes'))
+    state = slim.state_dict()
+    weights = {k: v for k, v in state.items() if k != KEY}
+    model = build(unit='stripes')
+    with pytest.raises(PruningError, match=r'conv1\.weight has shape'):
+        model.load_state_dict(weights, strict=False)
+    narrow = deployed(slim)
+    dense = build().state_dict()
+    with pytest.raises(PruningError, match=r'conv1\.weight has shape'):
+        narrow.load_state_dict(dense, strict=False)
 
 
 def test_the_averaged_model_becomes_narrow(slim):

@@ -99,6 +99,7 @@ def accumulate(config: dict[str, Any]) -> None:
         (clip, {}, False),
         (recompute, dict(bypass='depthwise'), True),
         (accumulate, dict(bypass='depthwise', unit='filters'), False),
+        pytest.param(clip, dict(unit='stripes'), True, marks=pytest.mark.slow),
     ],
 )
 def test_twenty_narrow_steps_equal_twenty_masked_ones(

@@ -1,0 +1,297 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""A convolution of which single positions of the kernel are left."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..heirs import Heir, Heirs
+from ..mixins import mix_in
+from ..plan.kept import Kept
+
+Sizes = tuple[int, ...]
+KINDS = nn.Conv1d, nn.Conv2d, nn.Conv3d
+CONVOLVE: Mapping[int, Callable[..., Tensor]] = {
+    1: functional.conv1d,
+    2: functional.conv2d,
+    3: functional.conv3d,
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """The stripes at one position of the kernel.
+
+    Args:
+        number (int): Of the position among those that are left.
+        shift (tuple[int, ...]): Outputs are products this far behind them,
+            in every dimension.
+    """
+
+    number: int
+    shift: Sizes
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Places that read the same pixels.
+
+    Args:
+        first (tuple[int, ...]): First index of the subsampled input, in
+            every dimension.
+        before (tuple[int, ...]): Zeros that are read before its products.
+        last (tuple[int, ...]): Products are read as far as this behind the
+            size of the output, and not less far than there are any.
+        places (Sequence[Place]): What reads them.
+    """
+
+    first: Sizes
+    before: Sizes
+    last: Sizes
+    places: Sequence[Place]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How the products of stripes are added up.
+
+    Args:
+        outputs (int): Channels of the output.
+        stride (tuple[int, ...]): Of the convolution.
+        missing (tuple[int, ...]): What an output lacks to its input, with
+            stride one, in every dimension: output o of an input of n is one
+            of ``(n - missing - 1) // stride + 1``.
+        counts (Sequence[int]): Stripes at every position that is left.
+        phases (Sequence[Phase]): All places.
+    """
+
+    outputs: int
+    stride: Sizes
+    missing: Sizes
+    counts: Sequence[int]
+    phases: Sequence[Phase]
+
+
+class Striped:
+    r"""Mixin of a convolution that keeps some positions of its filters.
+
+    The weight is that of one convolution with kernels of one element, a row
+    for each stripe, by position and then by filter. With stride s, dilation d
+    and padding p, output o of position i reads input :math:`s o + i d - p =
+    s (o + q) + a`, with :math:`0 \le a < s`: the input is subsampled from
+    its index a on, convolved, shifted by q and added to the outputs of the
+    filters. Nothing is computed that a stride would drop.
+    """
+
+    geometry: Geometry
+    filters: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    kernel_size: Sizes
+    padding_mode: str
+    _reversed_padding_repeated_twice: list[int]
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Returns what the masked convolution would.
+
+        Args:
+            input (Tensor): Shape ``[batch, in, ...]`` or ``[in, ...]``.
+        """
+        x = input
+        if self.padding_mode != 'zeros':
+            pads = self._reversed_padding_repeated_twice
+            x = functional.pad(x, pads, mode=self.padding_mode)
+        own, rank = self.geometry, len(self.geometry.stride)
+        sizes = [
+            (n - less - 1) // step + 1
+            for n, less, step in zip(
+                x.shape[-rank:], own.missing, own.stride, strict=True
+            )
+        ]
+        products = list(self._products(x))
+        # In the type of the products, which autocast may choose.
+        like = products[0][1] if products else x
+        # Split, not sliced: an exporter has merged three slices wrongly.
+        filters = self.filters.split(own.counts)
+        y = like.new_zeros(*x.shape[: -rank - 1], own.outputs, *sizes)
+        for phase, product in products:
+            counts = [own.counts[place.number] for place in phase.places]
+            parts = _padded(phase, product, sizes).split(counts, -rank - 1)
+            for place, rows in zip(phase.places, parts, strict=True):
+                window = rows[_window(phase, place, sizes)]
+                y.index_add_(-rank - 1, filters[place.number], window)
+        if self.bias is not None:
+            y = y + self.bias.to(y.dtype).view(-1, *[1] * rank)
+        return y
+
+    def _products(self, x: Tensor) -> Iterator[tuple[Phase, Tensor]]:
+        """Of the rows of every phase, ``[.., rows, ...]``."""
+        rank = len(self.geometry.stride)
+        for phase in self.geometry.phases:
+            steps = zip(phase.first, self.geometry.stride, strict=True)
+            part = x[_last(slice(a, None, step) for a, step in steps)]
+            # None of it is left where positions meet padding alone.
+            if 0 not in part.shape[-rank:]:
+                yield phase, CONVOLVE[rank](part, self._rows(phase.places))
+
+    def _rows(self, places: Sequence[Place]) -> Tensor:
+        """The weight of some places, ``[rows, in, 1, ...]``."""
+        if len(self.geometry.phases) == 1:
+            return self.weight
+        parts = self.weight.split(self.geometry.counts)
+        return torch.cat([parts[place.number] for place in places])
+
+    def extra_repr(self) -> str:
+        """Shows how many stripes are left."""
+        text: str = super().extra_repr()  # type: ignore[misc]
+        total = self.geometry.outputs * math.prod(self.kernel_size)
+        return f'{text}, stripes={len(self.filters)} of {total}'
+
+
+def _last(parts: Iterable[slice]) -> Any:
+    """Index of the last dimensions."""
+    return ..., *parts
+
+
+def _padded(phase: Phase, product: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Products with all zeros that are read around them.
+
+    Args:
+        phase (Phase): Of the product.
+        product (Tensor): Of all its rows, ``[.., rows, ...]``.
+        sizes (Sequence[int]): Of the output, in every dimension.
+
+    Returns:
+        Tensor: ``[.., rows, before + size + last, ...]``.
+    """
+    pads: list[int] = []
+    ends = zip(phase.before, phase.last, strict=True)
+    shape = product.shape[-len(sizes) :]
+    for (before, last), n, size in zip(ends, shape, sizes, strict=True):
+        # The last dimension comes first.
+        pads = [before, size + last - n, *pads]
+    return functional.pad(product, pads)
+
+
+def _window(phase: Phase, place: Place, sizes: Sequence[int]) -> Any:
+    """Index of the products that a place adds, ``[.., rows, *sizes]``."""
+    return _last(
+        slice(before + q, before + q + size)
+        for before, q, size in zip(
+            phase.before, place.shift, sizes, strict=True
+        )
+    )
+
+
+def keep_stripes(layer: Any, kept: Kept) -> Heirs:
+    """Leaves a convolution some of its stripes, in place.
+
+    Args:
+        layer (nn.Conv1d, nn.Conv2d or nn.Conv3d): Without groups; its class
+            becomes a subclass and its state-dict keys stay.
+        kept (Kept): Which ones, numbered filter by filter.
+
+    Returns:
+        Heirs: What took the place of its weight.
+    """
+    old = layer._parameters['weight']
+    count = math.prod(layer.kernel_size)
+    # Filter and position of every stripe, by position and then by filter.
+    stripes = sorted(
+        (divmod(i, count) for i in kept.index), key=lambda pair: pair[::-1]
+    )
+    rows = torch.tensor([f * count + p for f, p in stripes])
+    take = partial(_take, rows=rows)
+    weight = nn.Parameter(take(old), old.requires_grad)
+    geometry = _geometry(layer, [p for _, p in stripes])
+    mix_in(layer, Striped)
+    layer.geometry, layer.weight = geometry, weight
+    filters = torch.tensor([f for f, _ in stripes], device=old.device)
+    layer.register_buffer('filters', filters)
+    return {old: [Heir(weight, take)]}
+
+
+def _take(tensor: Tensor, rows: Tensor) -> Tensor:
+    """[out, in, ...] -> [out * positions, in] -> [rows, in, 1, ...]."""
+    flat = tensor.detach().movedim(1, -1).flatten(0, -2)
+    found = flat[rows.to(flat.device)]
+    return found.view(*found.shape, *[1] * (tensor.dim() - 2))
+
+
+def _geometry(layer: Any, positions: Sequence[int]) -> Geometry:
+    """Where the rows of a weight go.
+
+    Args:
+        layer (nn.Module): The convolution.
+        positions (Sequence[int]): That of every row, ascending.
+    """
+    low, high = _padding(layer)
+    reach = [
+        d * (k - 1)
+        for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
+    ]
+    missing = [r - a - b for r, a, b in zip(reach, low, high, strict=True)]
+    # Index in every dimension of every position: (0, 0), (0, 1), ...
+    grid = list(itertools.product(*map(range, layer.kernel_size)))
+    phases: dict[Sizes, list[Place]] = defaultdict(list)
+    counts = Counter(positions)
+    for number, position in enumerate(counts):
+        # i d - p = s q + a
+        found = [
+            divmod(i * d - p, s)
+            for i, d, p, s in zip(
+                grid[position], layer.dilation, low, layer.stride, strict=True
+            )
+        ]
+        shift, first = zip(*found, strict=True)
+        phases[first].append(Place(number, shift))
+    return Geometry(
+        layer.out_channels,
+        tuple(layer.stride),
+        tuple(missing),
+        list(counts.values()),
+        [
+            _phase(first, places, missing, layer.stride)
+            for first, places in phases.items()
+        ],
+    )
+
+
+def _phase(
+    first: Sizes,
+    places: Sequence[Place],
+    missing: Sequence[int],
+    stride: Sequence[int],
+) -> Phase:
+    """How far products of the same pixels are read."""
+    before, last = [], []
+    shifts = zip(*(place.shift for place in places), strict=True)
+    for shift, a, less, s in zip(shifts, first, missing, stride, strict=True):
+        before.append(max(0, -min(shift)))
+        # Of an input of n there are (n - 1 - a) // s + 1 products for
+        # (n - 1 - less) // s + 1 outputs: at most -((a - less) // s) more.
+        last.append(max(*shift, -((a - less) // s)))
+    return Phase(first, tuple(before), tuple(last), places)
+
+
+def _padding(layer: Any) -> tuple[Sequence[int], Sequence[int]]:
+    """Zeros before and behind, in every dimension."""
+    none = [0] * len(layer.kernel_size)
+    if layer.padding_mode != 'zeros' or layer.padding == 'valid':
+        return none, none
+    if layer.padding == 'same':
+        # [before, behind] of the last dimension first.
+        pads = layer._reversed_padding_repeated_twice[::-1]
+        return pads[1::2], pads[::2]
+    return layer.padding, layer.padding
