@@ -25,6 +25,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -123,9 +124,10 @@ class Trial:
         self._groups: Groups | None = None
         # What it was last seen to run without, where it only has to run.
         self._ran: dict[Check, Removal] = {}
-        # Without what training was last seen to compute what evaluation does,
-        # or to draw lots.
-        self._mode_is_idle: Removal | None = None
+        # Without what training was last seen to run, at which stage, and what
+        # it returned; None if the same as evaluation.
+        self._trained: tuple[Removal, Stage, list[Tensor] | None] | None
+        self._trained = None
         self.checks = list(_checks(self.ways))
 
     def run(
@@ -172,17 +174,23 @@ class Trial:
 
     def _in_training(self, removal: Removal, check: Check) -> Failure | None:
         """Compares training, where it does something else than evaluation."""
-        if self._mode_is_idle is removal:
+        if self._ran.get(check) is not removal:
+            return None  # it does not run, with masks either
+        seen, at, narrowed = self._trained or (None, None, None)
+        if seen is removal and narrowed is None:
             return None
         masked = self._settle(removal, check)
         stage = self.stage(check)
         if masked is None:
             masked, failure = self.masked(removal, check, stage)
             if failure is not None:
-                return None  # not due to narrowing
-        narrowed, failure = self.narrowed(removal, check, stage)
-        if failure is not None or agree(masked, narrowed, stage.tolerance):
-            return failure
+                return None  # nor is that due to narrowing
+        if seen is not removal or at is not stage or narrowed is None:
+            narrowed, failure = self.narrowed(removal, check, stage)
+            if failure is not None:
+                return failure
+        if agree(masked, narrowed, stage.tolerance):
+            return None
         return self._difference(masked, narrowed, removal, check)
 
     def _difference(
@@ -387,10 +395,13 @@ class Trial:
         """Runs the narrowed network where the masked one runs."""
         if self._ran.get(check) is removal:
             return None
-        for number in self._stages(check):
+        # It need not run at all where a loss is how the network is trained.
+        tries = 1 if check.train and _has_loss(self.ways) else None
+        for number in islice(self._stages(check), tries):
             stage = STAGES[number]
             _, failure = self.narrowed(removal, check, stage, beside)
             if failure is None:
+                self._ran[check] = removal
                 return None
             # What the masked one does not run with is not due to narrowing.
             if self.masked(removal, check, stage)[1] is None:
@@ -461,16 +472,9 @@ class Trial:
             if failure is not None:
                 continue
             self._ran[other] = removal
-            if _compares_modes(other) and (
-                agree(found, trained, stage.tolerance)
-                or self._draws(other, stage, trained)
-            ):
-                self._mode_is_idle = removal
-
-    def _draws(self, check: Check, stage: Stage, found: list[Tensor]) -> bool:
-        """Whether what was found is due to random numbers, or is nothing."""
-        again, _ = self._outputs(check, stage, seed=1)
-        return not found or not agree(found, again, stage.tolerance)
+            if _compares_modes(other):
+                same = not trained or agree(found, trained, stage.tolerance)
+                self._trained = removal, stage, None if same else trained
 
     def _beside(self, removal: Removal, check: Check) -> list[Check]:
         """What else has to run with the same channels and numbers."""
@@ -554,10 +558,14 @@ def _checks(ways: Sequence[Way]) -> Iterator[Check]:
         for number, way in enumerate(ways):
             if not way.compare:
                 yield Check(count, number)
-    # A loss is how a network is really trained.
-    if not any(way.train and not way.compare for way in ways):
-        yield Check(Count.SOME, train=True)
+    yield Check(Count.SOME, train=True)
+    if not _has_loss(ways):
         yield Check(Count.ALONE, train=True)
+
+
+def _has_loss(ways: Sequence[Way]) -> bool:
+    """Whether it is known how a network is really trained."""
+    return any(way.train and not way.compare for way in ways)
 
 
 def _compares_modes(check: Check) -> bool:

@@ -251,9 +251,39 @@ def test_what_training_would_compute_otherwise_is_frozen(
         c=conv(6, 5),
     )
     expected = {'a': f'{OTHER} in training'} if compared else {}
-    found = frozen(model, image)
-    assert found == expected | {'c': 'output of the network'}
+    expected['c'] = 'output of the network'
+    assert frozen(model, image) == expected
+
+    def loss():
+        return model(image).square().mean()
+
+    way = Way(loss, 'loss', train=True, compare=False)
+    assert frozen(model, image, also=[way]) == expected
     assert not recwarn.list
+
+
+def test_the_example_need_not_run_in_training_beside_a_loss(
+    conv, image, monkeypatch
+):
+    model = Detector(conv).double()
+
+    def forward():
+        assert not model.training
+        return model(image)
+
+    masked = []
+    of_trial = trial.Trial.masked
+
+    def note(trial, removal, check, *args, **kwargs):
+        masked.append(check.train)
+        return of_trial(trial, removal, check, *args, **kwargs)
+
+    monkeypatch.setattr(trial.Trial, 'masked', note)
+    way = Way(lambda: model(image), 'loss', train=True, compare=False)
+    found = analyse(model, forward, also=[way])
+    assert [group.name for group in found.groups.prunable] == ['a', 'b']
+    # Once, to see that it does not run with masks either.
+    assert masked == [False, False, True]
 
 
 def test_training_as_in_evaluation_is_never_masked(conv, image, monkeypatch):
