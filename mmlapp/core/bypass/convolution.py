@@ -176,7 +176,9 @@ class NormedConv(Branch):
         # Beside a dense layer: 1 / G for G groups, 1 / 9 for 1x1 at 3x3.
         cost = conv.weight.numel() / layer.weight.numel()
         if cost > 0.5:
-            raise LayerRefusedError(f'it would cost {cost:.0%} of the layer')
+            raise LayerRefusedError(
+                f'its bypass would cost {cost:.0%} of the layer'
+            )
 
 
 class ConvBranch(NormedConv):

@@ -5,22 +5,28 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from ..cost.base import Cost
 from ..errors import PruningError
+from ..groups import FrozenChannels
 from ..methods.budget import Budget, reachable
 from ..methods.schedule import Schedule, check_targets
 from .state import PrunerState
 
 NOT_PRUNABLE = (
-    'the rest belongs to layers that are not prunable or to bypasses. Raise '
-    'the target or widen the scope'
+    'the rest belongs to layers that are not prunable{} or to bypasses'
 )
 HELD = (
-    'the rest belongs to layers that are not prunable, to bypasses, or to '
-    'what min_keep keeps. Raise the target, lower min_keep or widen the scope'
+    'the rest belongs to layers that are not prunable{}, to bypasses, or to '
+    'what min_keep keeps'
 )
+REMEDY = {
+    NOT_PRUNABLE: 'Raise the target or widen the scope',
+    HELD: 'Raise the target, lower min_keep or widen the scope',
+}
+NAMED = 3  # reasons in a message
 
 
 class Targets(PrunerState):
@@ -116,7 +122,24 @@ class Targets(PrunerState):
             # From multiply-adds or elements to a fraction, like the target.
             lowest /= cost.dense
             if value < lowest:
+                cause = HELD if held else NOT_PRUNABLE
                 raise PruningError(
                     f'target {name}={value} lies below the reachable minimum '
-                    f'of {lowest:.4f}: {HELD if held else NOT_PRUNABLE}'
+                    f'of {lowest:.4f}: {cause.format(self._left_whole())}. '
+                    f'{REMEDY[cause]}'
                 )
+
+    def _left_whole(self) -> str:
+        """Which channels are not prunable and why, those of most first."""
+        layers: dict[str, list[FrozenChannels]] = defaultdict(list)
+        for entry in self.frozen:
+            layers[entry.reason].append(entry)
+        lines = sorted(
+            (-sum(e.channels for e in found), reason, found[0].layer)
+            for reason, found in layers.items()
+        )
+        told = [
+            f'{-count} channels such as those of {layer}: {reason}'
+            for count, reason, layer in lines[:NAMED]
+        ]
+        return f' ({"; ".join(told)})' if told else ''

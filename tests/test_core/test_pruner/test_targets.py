@@ -4,6 +4,7 @@
 
 import pytest
 from pruning_steps import kept_by_group
+from torch import nn
 
 from mmlapp.core import Phase, PruningError, attach
 
@@ -27,6 +28,17 @@ def test_a_target_below_the_reachable_minimum(pruner):
     pruner.begin({'flops': lowest * 1.0001}, 10)
     pruner.finish()
     assert kept_by_group(pruner) == [1, 1, 1]
+
+
+def test_a_target_out_of_reach_tells_what_is_left_whole(conv, images):
+    model = nn.Sequential(conv(3, 8), conv(8, 6), conv(6, 4))
+    pruner = attach(model, images, ignore='0')
+    reasons = (
+        r'not prunable \(8 channels such as those of 0: .*ignore.*; '
+        r'4 channels such as those of 2: output of the network\) or to'
+    )
+    with pytest.raises(PruningError, match=reasons):
+        pruner.begin({'flops': 0.01}, 10)
 
 
 def test_the_minimum_with_a_divisor(model, images):
