@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,12 +28,29 @@ def prune_once(
         alike (bool): Whether every group loses the same share, instead of
             the least channels of all. Defaults to False.
     """
-    dense, low, high = flops(model), 0.0, 1.0
-    best = None
+    limit = target * flops(model)
+    return largest_within(
+        lambda ratio: _pruned(model, ratio, alike), flops, limit
+    )
+
+
+def largest_within(
+    prune: Callable[[float], nn.Module],
+    cost: Callable[[nn.Module], float],
+    limit: float,
+) -> nn.Module:
+    """The network of the least ratio that is within a limit, by halving.
+
+    Args:
+        prune (Callable): From the removed share to a network.
+        cost (Callable): Of a network.
+        limit (float): What it may cost.
+    """
+    low, high, best = 0.0, 1.0, None
     for _ in range(10):
         ratio = (low + high) / 2
-        found = _pruned(model, ratio, alike)
-        if flops(found) > target * dense:
+        found = prune(ratio)
+        if cost(found) > limit:
             low = ratio
         else:
             high, best = ratio, found

@@ -7,14 +7,22 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from mmlapp.core import Analysis, PruningError, attach, narrow
+from mmlapp.core import (
+    Analysis,
+    PruningError,
+    PruningWarning,
+    attach,
+    narrow,
+)
 from mmlapp.core.attach import cost_context
 from mmlapp.core.cost import Latency, LatencyTable
 from mmlapp.core.cost.latency_table import TimedLayer, TimedNetwork, key_of
@@ -266,6 +274,15 @@ def _timed_networks(
     )
 
 
+@contextmanager
+def untrained() -> Iterator[None]:
+    """Hears no advice about training: a network is pruned to be timed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', PruningWarning)
+        yield
+
+
+@untrained()
 def _uniform(
     subject: Subject, plan: Plan, table: LatencyTable
 ) -> list[tuple[nn.Module, float, float]]:
