@@ -279,8 +279,8 @@ PARTS = {
     'recurrent': (
         lambda: nn.LSTM(8, 8, batch_first=True),
         lambda m, x: maps(m.part(tokens(x))[0]),
-        {},
-        'does not run with',
+        {'a': 8, 'part': 8},
+        None,
     ),
     'bilinear': (
         lambda: nn.Bilinear(8, 8, 8),

@@ -52,6 +52,8 @@ def multiply_adds(call: LayerCall) -> int:
 class Flops(MultilinearCost):
     """Multiply-adds as fvcore counts them; one is one FLOP.
 
+    Those of recurrent layers, which it leaves out, are counted too.
+
     Args:
         context (CostContext): Calls and groups.
     """

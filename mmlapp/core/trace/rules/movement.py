@@ -14,7 +14,7 @@ from ..labels import Axis, Labels, blank, gather_axis, move, spread, tie_pieces
 from ..record import INPUT_REASON
 from ..rule import rules_of_aten
 from ..tracer import Tracer
-from .layer import ids_of
+from .layer import all_but, ids_of
 
 CUT = 'cut at a position that is a constant of the code'
 SURPLUS = 'the surplus of a piece over the last one, where it is cut unevenly'
@@ -178,6 +178,16 @@ def _dim(call: Call, source: Tensor) -> int:
     return int(dim) % max(source.dim(), 1)
 
 
+def packed(tracer: Tracer, call: Call) -> None:
+    """_pack_padded_sequence: steps of all sequences become one dimension."""
+    source = call.args[0]
+    labels = tracer.labels(source)
+    # [steps, batch, C] -> [all steps, C]
+    tracer.freeze(all_but(labels, 2), LOST)
+    axes = {1: labels.axes[2]} if 2 in labels.axes else {}
+    tracer.set(call.outputs()[0], labels.moved(axes))
+
+
 def padded(tracer: Tracer, call: Call) -> None:
     """constant_pad_nd: padding between channels is a constant of the code."""
     source, pad = call.args[0], list(call.args[1])
@@ -338,6 +348,7 @@ RULES = rules_of_aten(
         ),
         selected: 'select unbind',
         patched: 'im2col',
+        packed: '_pack_padded_sequence',
         padded: 'constant_pad_nd',
         concatenated: 'cat',
         stacked: 'stack',
