@@ -216,6 +216,20 @@ def test_a_run_of_narrow_weights_tells_their_widths(
     assert (state['iter'], end['iter']) == (0, 4)
 
 
+def test_each_step_that_is_due_is_noted_once(
+    make_runner: MakeRunner,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four steps of two iterations, of which every other one is due."""
+    monkeypatch.setattr(history, 'POINTS', 2)
+    make_runner(
+        lambda c: c['optim_wrapper'].update(accumulative_counts=2), epochs=2
+    ).train()
+    found = [(s['iter'], s['done']) for s in states(tmp_path)]
+    assert found == [(0, 0), (4, 2), (8, 4)]
+
+
 def test_before_the_phase_there_is_no_state(
     make_runner: MakeRunner, tmp_path: Path
 ) -> None:
