@@ -90,7 +90,9 @@ class Balance(Update):
         """Starts the running means anew."""
         self.state.zero_()
 
-    def move(self, lapp: LAPP, pruner: Pruner) -> None:
+    def move(
+        self, lapp: LAPP, pruner: Pruner, bounds: tuple[Tensor, Tensor]
+    ) -> None:
         """Changes the thresholds by :meth:`change`, then all alike."""
         assert pruner.gradient is not None
         dear = channel_costs(pruner)
@@ -103,7 +105,6 @@ class Balance(Update):
         # Who was not heard stays, whatever the others do.
         moved = torch.where(lapp.heard, moved, lapp.threshold)
         free = lapp.heard & (pruner.parts.sum(dear.abs()) > 0)
-        bounds = lapp.bounds(pruner)
         lapp.threshold.copy_(common_shift(pruner, moved, bounds, free))
 
     def change(self, margin: Margin, steps: int) -> Tensor:

@@ -89,7 +89,9 @@ class Gradient(Update):
         target = pruner.targets()[cost]
         return self.cost_weight * penalty(ratio, target).float()
 
-    def move(self, lapp: LAPP, pruner: Pruner) -> None:
+    def move(
+        self, lapp: LAPP, pruner: Pruner, bounds: tuple[Tensor, Tensor]
+    ) -> None:
         """Adds both gradients and lets the optimizer step.
 
         Raises:

@@ -109,16 +109,17 @@ class LAPP(Method):
     @torch.no_grad()
     def step(self, pruner: Pruner) -> Tensor:
         """Moves the thresholds, then compares the scores with them."""
+        # Of the scores alone, which nothing below changes.
+        low, high = self.bounds(pruner)
         # First: gradient, mask and slopes belong to the forward that is over.
         # `_gate` then notes those of the next one.
         if pruner.gradient is not None:
             self._listen(pruner, pruner.gradient)
-            self.update.move(self, pruner)
+            self.update.move(self, pruner, (low, high))
         self.threshold.grad = None
         self._report_unheard(pruner)
         # One surrogate width away from the scores the slope may be zero: no
         # threshold gets stuck there, and each leaves its group the floor.
-        low, high = self.bounds(pruner)
         self.threshold.copy_(
             torch.minimum(torch.maximum(self.threshold, low), high)
         )

@@ -46,12 +46,16 @@ class Update(nn.Module, ABC):
         return torch.zeros((), device=lapp.threshold.device)
 
     @abstractmethod
-    def move(self, lapp: LAPP, pruner: Pruner) -> None:
+    def move(
+        self, lapp: LAPP, pruner: Pruner, bounds: tuple[Tensor, Tensor]
+    ) -> None:
         """Changes the thresholds in place.
 
         Args:
             lapp (LAPP): The method.
             pruner (Pruner): Of the network; ``gradient`` is there.
+            bounds (tuple[Tensor, Tensor]): Lowest and highest thresholds,
+                each ``[groups]``; the method sees to them in any case.
         """
 
 

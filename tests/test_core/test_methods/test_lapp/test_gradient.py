@@ -154,7 +154,7 @@ def test_the_optimizer_steps_as_torch_does(
             lapp.threshold.grad, expected.grad = gradient.clone(), gradient
             lapp.heard.fill_(True)
             with torch.no_grad():
-                lapp.update.move(lapp, pruner)
+                lapp.update.move(lapp, pruner, lapp.bounds(pruner))
             optimizer.step()
         torch.testing.assert_close(lapp.threshold, expected)
         pruner.finish()

@@ -228,3 +228,22 @@ def test_a_loss_that_no_group_hears(model, images, pruner):
     with pytest.warns(PruningWarning, match=r'channels of a, b, c.*backward'):
         pruner.step()
     pruner.step()
+
+
+@pytest.mark.parametrize('update', ['balance', 'gradient'])
+def test_bounds_are_found_once_a_step(model, images, update, monkeypatch):
+    pruner = attach(model, images, method=LAPP(update=update))
+    pruner.begin({'flops': 0.5}, 10)
+    found, bounds = [], LAPP.bounds
+
+    def counted(lapp, pruner):
+        found.append(bounds(lapp, pruner))
+        return found[-1]
+
+    monkeypatch.setattr(LAPP, 'bounds', counted)
+    train(model, images, 3)
+    assert len(found) == 3
+    low, high = found[-1]
+    assert (
+        (low <= pruner.method.threshold) & (pruner.method.threshold <= high)
+    ).all()

@@ -11,7 +11,7 @@ from mmlapp.core.methods.lapp.update import UPDATES, Update
 class Climb(Update):
     """All thresholds rise by the same step."""
 
-    def move(self, lapp, pruner):
+    def move(self, lapp, pruner, bounds):
         lapp.threshold.add_(0.1)
 
 
