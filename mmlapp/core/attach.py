@@ -20,7 +20,7 @@ from .bypass.beside import add_bypass
 from .bypass.branch import Branch
 from .cost import COSTS, Cost, CostContext
 from .errors import PruningError, PruningWarning
-from .mask.gate import Masked, restore_masks
+from .mask.gate import Masked, all_in_place, places_of, restore_masks
 from .mask.living import RunsOnLiving
 from .methods import METHODS, Method
 from .methods.budget import check_divisor
@@ -208,15 +208,22 @@ def _activate(module: nn.Module, args: object) -> None:
     """Masks apply from the first forward on; before it, weights are set."""
     pruner: Any = module.pruner
     if not pruner.complete:
-        restore_masks(module, pruner.applied_masks)
+        _restore(module, pruner)
         for part in module.modules():
             if isinstance(part, Branch):
                 part.start()
         pruner.complete = True
     pruner.active = True
     if not torch.compiler.is_compiling():
+        if not all_in_place(pruner.places):
+            _restore(module, pruner)
         pruner.before_forward(module.training)
     pruner.relax(module.training)
+
+
+def _restore(module: nn.Module, pruner: Pruner) -> None:
+    restore_masks(module, pruner.applied_masks)
+    pruner.places = places_of(module, pruner.applied_masks)
 
 
 def build_costs(

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from ..errors import PruningError
 from ..mixins import derive, take_off
 from ..trace.running import in_forward
 
@@ -309,16 +311,66 @@ def restore_masks(model: nn.Module, masks: Iterable[AppliedMask]) -> None:
     Args:
         model (nn.Module): The network.
         masks (Iterable[AppliedMask]): All its masks.
+
+    Raises:
+        PruningError: If one of them has no such parameter, as where a norm
+            was folded into its convolution.
     """
     replaced = [
         (module, applied)
         for applied in masks
-        if not isinstance(
-            module := model.get_submodule(applied.module), Masked
-        )
+        if not isinstance(module := _owner(model, applied), Masked)
     ]
     for module, applied in replaced:
         add_mask(module, applied.parameter, applied.mask)
+
+
+def _owner(model: nn.Module, applied: AppliedMask) -> nn.Module:
+    """The module where a mask belongs, whatever it is by now."""
+    module: nn.Module | None = None
+    with suppress(AttributeError):
+        module = model.get_submodule(applied.module)
+    if module is None or applied.parameter not in module._parameters:
+        kind = type(module).__name__
+        now = 'gone' if module is None else f'of type {kind} now'
+        raise PruningError(
+            f'{applied.module} is {now}, without the {applied.parameter} '
+            'through which its channels are removed: they would be back. Make '
+            'the network small first, with narrow or tools/deploy.py, and '
+            'then rewrite it, as with fuse_conv_bn'
+        )
+    return module
+
+
+# The children of a module, the name of one of them, and that one.
+Place = tuple[dict[str, Any], str, nn.Module]
+
+
+def places_of(model: nn.Module, masks: Iterable[AppliedMask]) -> list[Place]:
+    """Returns where all masked modules hang.
+
+    Args:
+        model (nn.Module): The network.
+        masks (Iterable[AppliedMask]): All its masks.
+    """
+    found = []
+    for name in dict.fromkeys(applied.module for applied in masks):
+        parent, _, leaf = name.rpartition('.')
+        if leaf:  # the network itself hangs nowhere
+            children = model.get_submodule(parent)._modules
+            found.append((children, leaf, model.get_submodule(name)))
+    return found
+
+
+def all_in_place(places: Iterable[Place]) -> bool:
+    """Whether no masked module was replaced; asked before each forward.
+
+    Args:
+        places (Iterable[Place]): From :func:`places_of`.
+    """
+    return all(
+        children.get(leaf) is module for children, leaf, module in places
+    )
 
 
 def remove_masks(module: nn.Module) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..cost.base import Cost
 from ..groups import FrozenChannels
-from ..mask.gate import AppliedMask
+from ..mask.gate import AppliedMask, Place
 from ..methods.base import Method
 from ..methods.min_keep import NONE, LeastShare, least_channels
 from ..misuse import StepWatch
@@ -83,6 +83,8 @@ class PrunerState(nn.Module):
         # For the gate, in a forward that is trained.
         self.stand_in = StandIn()
         self.applied_masks: list[AppliedMask] = []
+        # Where masked modules hang, from the first forward on.
+        self.places: list[Place] = []
         # Of the hooks on the network that go when the pruner goes.
         self.hook_ids: list[int] = []
         # Of the image at which costs were counted, where that is known.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from mmlapp.core import attach, narrow
+from mmlapp.core import PruningError, attach, narrow
 from mmlapp.core.mask.gate import (
     ApplyGate,
     LookUp,
@@ -268,17 +268,26 @@ def test_a_mask_on_one_layer_leaves_its_class_alone(layer, source):
     assert 'weight' not in vars(nn.Conv2d)
 
 
-@pytest.mark.parametrize('synchronised', [False, True])
-def test_a_norm_that_was_converted_is_masked_again(
-    net, conv, image, mask_randomly, randomise, synchronised
-):
+@pytest.fixture
+def normed(net, conv, randomise):
+    """A norm between two convolutions."""
     model = net(
         lambda m, x: m.b(m.norm(m.a(x)).relu()),
         a=conv(3, 8),
         norm=nn.BatchNorm2d(8),
         b=conv(8, 4),
     ).eval()
-    pruner = attach(randomise(model), image)
+    return randomise(model)
+
+
+@pytest.mark.parametrize('ran', [False, True])
+@pytest.mark.parametrize('synchronised', [False, True])
+def test_a_norm_that_was_converted_is_masked_again(
+    normed, image, mask_randomly, synchronised, ran
+):
+    model, pruner = normed, attach(normed, image)
+    if ran:
+        model(image)
     kind = nn.SyncBatchNorm if synchronised else nn.BatchNorm2d
     fresh = kind(8).double().eval()
     for name in ('weight', 'bias', 'running_mean', 'running_var'):
@@ -290,6 +299,45 @@ def test_a_norm_that_was_converted_is_masked_again(
         slim = narrow(model, pruner.plan())(image)
     torch.testing.assert_close(masked, slim)
     assert type(model.norm) is kind
+
+
+@pytest.mark.parametrize('ran', [False, True])
+@pytest.mark.parametrize('replace', [nn.Identity, None])
+def test_a_norm_that_was_folded_is_refused(
+    normed, image, mask_randomly, ran, replace
+):
+    """Its channels would be back; others see no difference."""
+    pruner = attach(normed, image)
+    mask_randomly(pruner)
+    if ran:
+        normed(image)
+    if replace is None:
+        del normed.norm
+        now = 'norm is gone'
+    else:
+        normed.norm = replace()
+        now = 'norm is of type Identity now'
+    with pytest.raises(PruningError, match=f'{now}, .* fuse_conv_bn'):
+        normed(image)
+
+
+def test_a_copy_looks_at_its_own_modules(normed, image):
+    attach(normed, image)
+    normed(image)
+    twin = copy.deepcopy(normed)
+    twin.norm = nn.Identity()
+    normed(image)
+    with pytest.raises(PruningError, match='norm is of type Identity now'):
+        twin(image)
+
+
+def test_a_narrow_network_may_be_folded(normed, image, mask_randomly):
+    pruner = attach(normed, image)
+    mask_randomly(pruner)
+    normed(image)
+    slim = narrow(normed, pruner.plan())
+    slim.norm = nn.Identity()
+    assert slim(image).isfinite().all()
 
 
 def test_gradients_of_what_is_looked_up(source):

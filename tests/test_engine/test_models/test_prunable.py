@@ -1,5 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+import copy
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,6 +8,7 @@ from inspect import signature
 
 import pytest
 import torch
+from mmcv.cnn import fuse_conv_bn
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
@@ -374,3 +376,18 @@ def test_a_config_needs_no_custom_imports(tmp_path):
     )
     found = [line for line in run.stdout.splitlines() if 'OneDL' not in line]
     assert found == ['False', 'ImageClassifier'], run.stderr
+
+
+def test_norms_are_folded_after_narrowing_and_not_before():
+    """By the function that mmdet's and mmpretrain's tools call."""
+    torch.manual_seed(0)
+    model = build().eval()
+    model.pruner.begin({'flops': 0.5}, 1)
+    model.pruner.finish()
+    images = torch.rand(2, 3, 8, 8)
+    with pytest.raises(PruningError, match=r'of type Identity .*fuse_conv_bn'):
+        fuse_conv_bn(copy.deepcopy(model))(images)
+    slim = narrow(model, model.pruner.plan())
+    expected = slim(images)
+    found = fuse_conv_bn(slim)(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
