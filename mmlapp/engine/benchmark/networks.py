@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mmlapp.core import PruningError, merge_bypasses
@@ -23,13 +23,14 @@ from ..checkpoints.weights import load_weights
 from ..deployment.masked import build_model, masked_model, narrow_weights_model
 from ..deployment.real_data import real_batch
 from ..deployment.recipe import (
-    dense_config,
     is_deployed,
     is_prunable,
     own_settings,
 )
-from ..latency.part import network_part
-from ..models.inputs import InputShape, example_batch
+from ..export.network import Network
+from ..export.trained import dense_model
+from ..latency.part import one_image
+from ..models.inputs import InputShape
 from ..models.plans import narrow_model
 from .rows import REFERENCE, Candidate, Inputs
 
@@ -105,8 +106,9 @@ def networks_of(
                 f'checkpoint={str(checkpoint)!r}: the model of the config is '
                 'neither prunable nor deployed. Give its weights with --dense'
             )
+        network = Network(models[0][1], one_image(models[0][1], shape))
         candidates = [
-            Candidate(name, network_part(model.eval(), shape), like, where)
+            Candidate(name, network.of(model), like, where)
             for name, model, like, where in models
         ]
         inputs = _inputs(cfg, models[0][1], shape, batch, notes)
@@ -128,7 +130,7 @@ def _shape_of(cfg: Config) -> InputShape:
 def _dense(
     cfg: Config, checkpoint: str | Path | None, notes: list[str]
 ) -> nn.Module:
-    model: nn.Module = MODELS.build(dense_config(cfg))
+    model = dense_model(cfg)
     if checkpoint is None:
         notes.append('the dense network has random weights')
         return model
@@ -188,7 +190,7 @@ def _inputs(
 ) -> Inputs:
     """Real images of the wanted shape, or a random one."""
     found, reason = _real_images(cfg, model)
-    image = example_batch(model, shape).args[0]
+    image = one_image(model, shape)
     if found is not None and found.shape[1:] != image.shape[1:]:
         reason = f'they are {list(found.shape[1:])}'
         found = None

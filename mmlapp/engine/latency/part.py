@@ -11,68 +11,38 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mmlapp.core import PruningError, analyse
 
 from ..deployment.recipe import dense_config, own_settings
+from ..export.network import Network
 from ..models.arguments import check_settings
-from ..models.example import Attempt, ExampleForward, example_of
-from ..models.inputs import InputShape, shape_text
+from ..models.example import example_of
+from ..models.inputs import InputShape, example_batch, shape_text
 from .measure import Subject
 
 # Arguments of ``PrunableModel`` that a table depends on.
 ASKED = 'scope', 'ignore', 'unit', 'bypass', 'input_shape', 'unused'
 
 
-class NetworkPart(nn.Module):
-    """A model as a function of images to the tensors that it puts out.
-
-    Classifiers as a whole; of detectors backbone, neck and head, without
-    what makes boxes of their outputs.
+def one_image(model: nn.Module, input_shape: InputShape) -> Tensor:
+    """Returns what the network of a model is timed on, ``[1, c, h, w]``.
 
     Args:
         model (nn.Module): The model.
-        attempt (Attempt): How it runs on an example.
-    """
-
-    def __init__(self, model: nn.Module, attempt: Attempt) -> None:
-        super().__init__()
-        self.model = model
-        self._attempt = attempt
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Returns all tensors that the model puts out, in order.
-
-        Args:
-            images (Tensor): ``[n, c, h, w]``.
-        """
-        attempt = self._attempt
-        args, kwargs = tree_map_only(
-            Tensor, lambda _: images, (attempt.args, attempt.kwargs)
-        )
-        outputs = attempt.function(*args, **kwargs)
-        leaves = tree_leaves(outputs)
-        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
-
-
-def network_part(model: nn.Module, input_shape: InputShape) -> NetworkPart:
-    """Returns the network of a model.
-
-    Args:
-        model (nn.Module): In evaluation mode.
         input_shape (Sequence[int] or Mapping): Of an image.
 
     Raises:
         PruningError: If the model reads anything but one batch of images.
     """
-    attempt = ExampleForward(model, input_shape).attempt
-    if len(attempt.tensors) != 1 or attempt.tensors[0].dim() != 4:
+    batch = example_batch(model, input_shape)
+    images = batch.args[0] if len(batch.args) == 1 else None
+    if not isinstance(images, Tensor) or images.dim() != 4:
         raise PruningError(
             f'input_shape={shape_text(input_shape)}: only models that read '
             'one batch of images are timed. Give channels, height and width'
         )
-    return NetworkPart(model, attempt)
+    return images[:1]
 
 
 def subject_of(
@@ -96,7 +66,8 @@ def subject_of(
     with DefaultScope.overwrite_default_scope(scope):
         model: nn.Module = MODELS.build(dense_config(cfg))
         model.eval()
-        part = network_part(model, shape)
+        images = one_image(model, shape)
+        network = Network(model, images)
         example = example_of(model, shape, chosen['unused'])
         with example.explained():
             analysis = analyse(
@@ -113,8 +84,8 @@ def subject_of(
         type(model).__name__,
         model,
         analysis,
-        part._attempt.tensors[0][:1],
-        lambda other: network_part(other, shape),
+        images,
+        network.of,
     )
 
 

@@ -31,7 +31,7 @@ def test_a_pruning_run(classifier_run):
     assert tuple(found.inputs.batch.shape) == (3, 3, 16, 16)
     assert len(found.inputs.real) == 6
     with torch.no_grad():
-        outputs = [c.network(found.inputs.batch)[0] for c in (masked, slim)]
+        outputs = [c.network(found.inputs.batch) for c in (masked, slim)]
     torch.testing.assert_close(*outputs)
     assert any('random weights' in note for note in found.notes)
     assert found.prediction is None
@@ -82,8 +82,8 @@ def test_a_detector(detector_run):
     assert not len(found.inputs.real)
     assert any('random images' in note for note in found.notes)
     with torch.no_grad():
-        outputs = found.candidates[2].network(found.inputs.batch)
-    assert len(outputs) == 10
+        scores, boxes = found.candidates[2].network(found.inputs.batch)
+    assert len(scores) == len(boxes) == 5  # levels
 
 
 def test_a_run_without_its_checkpoint(classifier_run):

@@ -3,13 +3,12 @@
 from dataclasses import replace
 
 import pytest
-import torch
 from mmengine.config import Config
 from torch import nn
 
 from mmlapp.core import PruningError
 from mmlapp.engine.latency.measure import Plan, kinds_of
-from mmlapp.engine.latency.part import check_batch, network_part, subject_of
+from mmlapp.engine.latency.part import check_batch, one_image, subject_of
 
 
 class Classifier(nn.Module):
@@ -20,28 +19,23 @@ class Classifier(nn.Module):
         self.conv = nn.Conv2d(3, 4, 3)
 
     def forward(self, inputs, data_samples=None, mode='tensor'):
-        assert mode == 'tensor'
-        y = self.conv(inputs)
-        return y, [{'b': 2 * y}, None]
+        return self.conv(inputs)
 
 
-def test_all_tensors_of_other_images():
-    model = Classifier().eval()
-    images = torch.rand(5, 3, 8, 8)
-    found = network_part(model, (3, 8, 8))(images)
-    expected = model.conv(images)
-    torch.testing.assert_close(found, (expected, 2 * expected))
+@pytest.mark.parametrize(
+    ('shape', 'text'),
+    [
+        ({'a': (3, 8, 8), 'b': (3, 8, 8)}, 'input_shape=a 3x8x8, b 3x8x8'),
+        ((3, 8), 'input_shape=3x8'),
+    ],
+)
+def test_models_of_other_inputs(shape, text):
+    with pytest.raises(PruningError, match=text):
+        one_image(Classifier(), shape)
 
 
-class TwoInputs(Classifier):
-    def forward(self, inputs, data_samples=None, mode='tensor'):
-        return super().forward(inputs['a'] + inputs['b'])
-
-
-def test_models_of_several_inputs():
-    shape = {'a': (3, 8, 8), 'b': (3, 8, 8)}
-    with pytest.raises(PruningError, match='input_shape=a 3x8x8, b 3x8x8'):
-        network_part(TwoInputs().eval(), shape)
+def test_one_image_of_a_shape():
+    assert tuple(one_image(Classifier(), (3, 8, 9)).shape) == (1, 3, 8, 9)
 
 
 def config_of(run):
@@ -54,7 +48,7 @@ def test_the_dense_model_of_a_config(classifier_run):
     assert not hasattr(subject.model, 'pruner')
     assert tuple(subject.images.shape) == (1, 3, 16, 16)
     check_batch(subject, 3)
-    (logits,) = subject.part(subject.model)(subject.images)
+    logits = subject.part(subject.model)(subject.images)
     assert tuple(logits.shape) == (1, 10)
     # The linear layer is measured, what the scope leaves alone as it is.
     found = kinds_of(subject, Plan(points=2))
@@ -72,9 +66,8 @@ def test_settings_instead_of_those_of_the_config(classifier_run):
 
 def test_a_detector_without_its_boxes(detector_run):
     subject = subject_of(config_of(detector_run()))
-    found = subject.part(subject.model)(subject.images)
-    # Scores and boxes of five levels.
-    assert len(found) == 10
+    scores, boxes = subject.part(subject.model)(subject.images)
+    assert len(scores) == len(boxes) == 5  # levels
 
 
 class OneImage(Classifier):
@@ -89,7 +82,7 @@ def test_a_model_of_single_images(classifier_run):
         subject_of(config_of(classifier_run())),
         name='OneImage',
         model=model,
-        part=lambda other: network_part(other, (3, 8, 8)),
+        part=lambda other: other,
     )
     with pytest.raises(PruningError, match=r'batch=2: OneImage does not'):
         check_batch(subject, 2)
