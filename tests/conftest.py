@@ -6,19 +6,22 @@ import copy
 import gc
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 import pytest
 import torch
 from config_layout import no_layout
+from latency_tables import made_up
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmlapp.engine.deployment.masked import build_model
+from mmlapp.engine.latency.part import subject_of
+from mmlapp.engine.latency.setting import Setting
 
 CLASSIFIER = """
 default_scope = 'mmpretrain'
@@ -210,6 +213,30 @@ def finished_run():
 def classifier_run(finished_run, tmp_path):
     """Makes the run of a ResNet-8 at half of its FLOPs."""
     return partial(finished_run, tmp_path)
+
+
+@pytest.fixture
+def latency_run(classifier_run, tmp_path):
+    """Such a run whose budget was counted from a table; and its config.
+
+    Times are in proportion to FLOPs, as if they had been measured here.
+    """
+    run = classifier_run()
+    subject = subject_of(Config.fromfile(run.config))
+    table = made_up(subject.model, subject.images, scope='backbone')
+    path = tmp_path / 'table.json'
+    replace(table, setting=Setting().described()).save(path)
+    costs = ['flops', 'parameters', dict(type='latency', table=str(path))]
+    with run.config.open('a') as file:
+        file.write(f"model['costs'] = {costs}\n")
+
+    def add_cost(data):
+        # The progress of a phase has a number for each cost.
+        state, name = data['state_dict'], 'pruner.progress'
+        state[name] = torch.cat([state[name], torch.zeros(1)])
+
+    run.change(add_cost)
+    return Config.fromfile(run.config), run
 
 
 @pytest.fixture

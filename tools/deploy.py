@@ -21,6 +21,7 @@ from pathlib import Path
 from mmlapp.core import ChannelPlan
 from mmlapp.core.compare import DEPLOYED_TOLERANCE
 from mmlapp.engine.analysis.tables import console, figures_table, widths_table
+from mmlapp.engine.benchmark.prediction import latency_text
 from mmlapp.engine.config_files import (
     add_config_arguments,
     check_checkpoint,
@@ -91,7 +92,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             merge=args.merge_bypasses,
             progress=status.update,
         )
+        latency = ''
+        # Measured as the table of the budget was.
+        if 'latency' in ChannelPlan.load(result.plan).costs:
+            status.update('measuring latency')
+            latency = latency_text(cfg, args.checkpoint)
     report(result)
+    if latency:
+        console().print(latency, soft_wrap=True, markup=False)
 
 
 if __name__ == '__main__':

@@ -118,6 +118,26 @@ def test_merged_bypasses(tool, classifier_run, tmp_path, capsys):
     assert not [k for k in models[1].state_dict() if 'bypass' in k]
 
 
+def test_a_latency_budget_is_measured(
+    tool, latency_run, tmp_path, capsys, monkeypatch
+):
+    """Where the table says; of another device, it says so."""
+    _, run = latency_run
+    argv = [str(run.config), str(run.checkpoint), str(tmp_path / 'out')]
+    asked = []
+
+    def measured(cfg, checkpoint):
+        asked.append(checkpoint)
+        return 'latency: predicted and measured'
+
+    monkeypatch.setattr(tool, 'latency_text', measured)
+    tool.main(argv)
+    out = capsys.readouterr().out
+    assert 'latency, predicted, in seconds' in out
+    assert out.rstrip().endswith('latency: predicted and measured')
+    assert asked == [str(run.checkpoint)]
+
+
 def test_the_test_tool_evaluates_it(
     tool, classifier_run, tmp_path, load_tool, clean_runner
 ):

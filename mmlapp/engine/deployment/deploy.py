@@ -49,6 +49,11 @@ from .recipe import (
 
 # Of the forward, beside `tensor`.
 OTHER_MODES = 'predict', 'loss'
+# Of costs whose name does not say how they were counted.
+TITLES = {
+    'flops': 'FLOPs, analytic',
+    'latency': 'latency, predicted, in seconds',
+}
 
 
 @dataclass(frozen=True)
@@ -323,7 +328,7 @@ def _figures(
 
 
 def _title(cost: str) -> str:
-    return 'FLOPs, analytic' if cost == 'flops' else cost
+    return TITLES.get(cost, cost)
 
 
 def _file_sizes(before: str | Path, after: Path) -> Figure:

@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
-from latency_tables import made_up
 from mmengine.config import Config
 
 from mmlapp.core import PruningError
 from mmlapp.engine.benchmark.networks import networks_of
 from mmlapp.engine.deployment.deploy import deploy
 from mmlapp.engine.latency.part import subject_of
+from mmlapp.engine.latency.setting import Setting
 
 
 def names(found):
@@ -45,34 +45,12 @@ def test_a_deployed_model(classifier_run, tmp_path):
     assert width(found.candidates[1]) < width(found.candidates[0])
 
 
-def test_a_latency_budget_tells_its_prediction(classifier_run, tmp_path):
-    run = classifier_run()
-    cfg = Config.fromfile(run.config)
-    subject = subject_of(cfg)
-    table = made_up(subject.model, subject.images, scope='backbone')
-    path = tmp_path / 'table.json'
-    table.save(path)
-    cfg.model.costs = [
-        'flops',
-        'parameters',
-        dict(type='latency', table=str(path)),
-    ]
-    # The progress of a phase has a number for each cost.
-    run.change(
-        lambda data: data['state_dict'].update(
-            {
-                'pruner.progress': torch.cat(
-                    [
-                        data['state_dict']['pruner.progress'],
-                        torch.zeros(1),
-                    ]
-                )
-            }
-        )
-    )
+def test_a_latency_budget_tells_its_prediction(latency_run):
+    cfg, run = latency_run
     found = networks_of(cfg, run.checkpoint)
     # In proportion to FLOPs, of which about a half is left.
     assert found.prediction.ratio == pytest.approx(0.5, abs=0.02)
+    assert found.prediction.setting == Setting().described()
 
 
 def test_a_detector(detector_run):
