@@ -10,6 +10,7 @@ import os
 import resource
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,35 @@ Row = dict[str, Any]
 FAILED: Row = {'failed': 'not measured yet'}
 
 
+@dataclass(frozen=True)
+class Measure:
+    """What is asked of every network.
+
+    Args:
+        ask (Callable): Returns the row of an entry: plain data with ``name``
+            and ``failed``, which is None of what ran to the end.
+        failed (Callable): Returns the row of an entry whose process failed,
+            with the reason.
+    """
+
+    ask: Callable[[Entry], Row]
+    failed: Callable[[Entry, str], Row]
+
+
+ZOO = Measure(
+    lambda entry: measure(entry).to_dict(),
+    lambda entry, reason: Measurement(
+        entry.name, entry.bar, failed=reason
+    ).to_dict(),
+)
+
+
 def run_all(
     entries: Sequence[Entry],
     out: str | Path,
     limit: float = 900,
     progress: Callable[[str, int], None] = lambda name, number: None,
+    asked: Measure = ZOO,
 ) -> list[Row]:
     """Measures networks one after the other and keeps every result.
 
@@ -41,6 +66,7 @@ def run_all(
         limit (float): Seconds that one network may take. Defaults to 900.
         progress (Callable): Is told the name and the number of every
             network before it is measured.
+        asked (Measure): What is measured. Defaults to that of the zoo.
 
     Returns:
         list[dict]: One row per entry, in order.
@@ -53,7 +79,7 @@ def run_all(
     for number, entry in enumerate(entries):
         progress(entry.name, number)
         if known.get(entry.name, FAILED)['failed'] is not None:
-            known[entry.name] = run_one(entry, limit)
+            known[entry.name] = run_one(entry, limit, asked)
             _write(out, list(known.values()))
     return [known[entry.name] for entry in entries]
 
@@ -76,17 +102,18 @@ def _write(out: Path, rows: list[Row]) -> None:
     replace_text(out, json.dumps(rows, indent=1) + '\n')
 
 
-def run_one(entry: Entry, limit: float) -> Row:
+def run_one(entry: Entry, limit: float, asked: Measure = ZOO) -> Row:
     """Measures one network in a child process.
 
     Args:
         entry (Entry): The network.
         limit (float): Seconds after which the child is ended.
+        asked (Measure): What is measured. Defaults to that of the zoo.
     """
     # Forked children need not import the packages again.
     context = multiprocessing.get_context('fork')
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(entry, theirs))
+    child = context.Process(target=_child, args=(entry, theirs, asked))
     child.start()
     theirs.close()
     try:
@@ -101,15 +128,15 @@ def run_one(entry: Entry, limit: float) -> Row:
         child.terminate()
         child.join()
         ours.close()
-    return Measurement(entry.name, entry.bar, failed=failed).to_dict()
+    return asked.failed(entry, failed)
 
 
-def _child(entry: Entry, pipe: Any) -> None:
+def _child(entry: Entry, pipe: Any, asked: Measure) -> None:
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
     with open(os.devnull, 'w') as nowhere:
         os.dup2(nowhere.fileno(), 1)
-        row = measure(entry).to_dict()
+        row = asked.ask(entry)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     row['process_mib'] = usage.ru_maxrss / 1024
     pipe.send(row)
