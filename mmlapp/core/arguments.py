@@ -39,26 +39,52 @@ def taken_by(entry: Callable[..., Any]) -> list[str] | None:
     Args:
         entry (Callable): A class or a function.
     """
+    found, more = _arguments(entry)
+    return None if more else list(found)
+
+
+def defaults_of(entry: Callable[..., Any]) -> dict[str, Any]:
+    """Returns the arguments that need not be given, and what they are then.
+
+    Args:
+        entry (Callable): A class, with what it passes on to its bases, or a
+            function.
+
+    Examples:
+        >>> def power(base, exponent=1, *, root=None): ...
+        >>> defaults_of(power)
+        {'exponent': 1, 'root': None}
+    """
+    found, _ = _arguments(entry)
+    return {
+        name: each.default
+        for name, each in found.items()
+        if each.default is not Parameter.empty
+    }
+
+
+def _arguments(
+    entry: Callable[..., Any],
+) -> tuple[dict[str, Parameter], bool]:
+    """Arguments by name, and whether those of any other name are taken."""
     calls = [entry]
     if isclass(entry):
         # Without `object`, which seems to take everything and takes nothing.
         bases = entry.__mro__[:-1]
         calls = [vars(b)['__init__'] for b in bases if '__init__' in vars(b)]
-    names: list[str] = []
+    found: dict[str, Parameter] = {}
     for call in calls:
         expected = _signature(call)
         if expected is None:
-            return None
+            return found, True
         # Without `self` of a class.
         parameters = [*expected.parameters.values()][isclass(entry) :]
-        names += [
-            each.name
-            for each in parameters
-            if each.kind in BY_NAME and each.name not in names
-        ]
+        for each in parameters:
+            if each.kind in BY_NAME:
+                found.setdefault(each.name, each)
         if all(each.kind != Parameter.VAR_KEYWORD for each in parameters):
-            return names
-    return None if calls else names
+            return found, False
+    return found, bool(calls)
 
 
 def _signature(call: Callable[..., Any]) -> Signature | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from .arguments import check_arguments
+from .arguments import check_arguments, defaults_of
 from .errors import PruningError
 
 T = TypeVar('T')
@@ -83,6 +83,37 @@ class Choices(Generic[T]):
             )
         self[settings['type']]
         return settings
+
+    def in_full(self, choice: Any) -> Any:
+        """Returns a choice with all its settings, also those not said.
+
+        What two configs say in two ways is equal in full. An entry whose
+        settings are choices themselves names them in ``choices``, a mapping
+        from the setting to its :class:`Choices`.
+
+        Args:
+            choice (str, Mapping or object): As for :meth:`build`.
+
+        Raises:
+            PruningError: If it says no name, or an unknown one.
+
+        Examples:
+            >>> numbers = Choices('number')
+            >>> @numbers.register('power')
+            ... def power(base, exponent=1):
+            ...     return base**exponent
+            >>> numbers.in_full('power')
+            {'exponent': 1, 'type': 'power'}
+        """
+        if self.made is not None and isinstance(choice, self.made):
+            return choice
+        said = self.spelled_out(choice)
+        entry: Any = self[said['type']]
+        parts: Mapping[str, Choices[Any]] = getattr(entry, 'choices', {})
+        return {
+            name: parts[name].in_full(value) if name in parts else value
+            for name, value in {**defaults_of(entry), **said}.items()
+        }
 
     def build(self, choice: Any, *args: Any) -> Any:
         """Makes what a config asks for.

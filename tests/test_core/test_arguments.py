@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from mmlapp.core import PruningError, attach
-from mmlapp.core.arguments import check_arguments, meant, taken_by
+from mmlapp.core.arguments import (
+    check_arguments,
+    defaults_of,
+    meant,
+    taken_by,
+)
 
 
 class Base:
@@ -108,3 +113,19 @@ def test_settings_of_what_is_chosen_by_name(model, images, settings, match):
     with pytest.raises(PruningError, match=match):
         attach(model, images, **settings)
     assert not hasattr(model, 'pruner')
+
+
+@pytest.mark.parametrize(
+    ('entry', 'defaults'),
+    [
+        (Base, {'width': 2, 'flag': False}),
+        (Passing, {'depth': 1, 'width': 2, 'flag': False}),
+        (Inheriting, {'depth': 1, 'width': 2, 'flag': False}),
+        (Anything, {'depth': 1}),
+        (Bare, {}),
+        (function, {'target': 0.5}),
+        (dict, {}),  # written in C
+    ],
+)
+def test_defaults_are_those_of_the_call(entry, defaults):
+    assert defaults_of(entry) == defaults

@@ -1,5 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+from typing import ClassVar
+
 import pytest
 
 from mmlapp.core import PruningError
@@ -74,3 +76,37 @@ def test_names_alone(table, choice):
         table.build(choice)
     with pytest.raises(PruningError, match='score='):
         table[choice]
+
+
+def test_a_choice_in_full_has_what_was_not_said():
+    inner, outer = Choices('rule'), Choices('method', Made)
+
+    @inner.register('fast')
+    def fast(rate=2, seed=None):
+        """Makes nothing."""
+
+    @outer.register('own')
+    class Own(Made):
+        choices: ClassVar = {'rule': inner}
+
+        def __init__(self, steps, rule='fast', width=0.1):
+            pass
+
+    full = {
+        'type': 'own',
+        'rule': {'type': 'fast', 'rate': 2, 'seed': None},
+        'width': 0.1,
+    }
+    for said in (
+        'own',
+        {'rule': 'fast', 'type': 'own'},
+        {'type': 'own', 'rule': {'type': 'fast', 'rate': 2}},
+        full,
+    ):
+        assert outer.in_full(said) == full
+    other = outer.in_full({'type': 'own', 'rule': {'type': 'fast', 'rate': 3}})
+    assert other['rule']['rate'] == 3
+    made = Made()
+    assert outer.in_full(made) is made
+    with pytest.raises(PruningError, match="rule='slow' is unknown"):
+        outer.in_full({'type': 'own', 'rule': 'slow'})

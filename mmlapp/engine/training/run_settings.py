@@ -5,11 +5,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from mmlapp.core import ChannelPlan, Pruner, PruningError
+from mmlapp.core.bypass import BRANCHES
+from mmlapp.core.choices import Choices
+from mmlapp.core.cost import COSTS
+from mmlapp.core.methods import METHODS
+from mmlapp.core.methods.min_keep import MIN_KEEPS
 from mmlapp.core.progress import Progress
+from mmlapp.core.score import SCORES
+from mmlapp.core.units.base import UNITS
 
 from ..checkpoints.state import check_version
 
@@ -18,7 +26,13 @@ KEY, VERSION = 'pruning_settings', 1
 PLACES = 'scope', 'ignore', 'unit', 'bypass', 'costs', 'groups'
 # Arguments that may be said by one name alone.
 LISTS = 'scope', 'ignore', 'costs'
-CHOICES = 'unit', 'bypass', 'method', 'score', 'min_keep'
+CHOICES: Mapping[str, Choices[Any]] = {
+    'unit': UNITS,
+    'bypass': BRANCHES,
+    'method': METHODS,
+    'score': SCORES,
+    'min_keep': MIN_KEEPS,
+}
 BEGUN = (
     'the pruning phase of the checkpoint has begun with that. Resume with the '
     'old value, or start a new run from its weights: load_from, without resume'
@@ -128,6 +142,30 @@ def plain(value: Any) -> Any:
     return type(value).__name__
 
 
+def in_full(name: str, value: Any) -> Any:
+    """Returns what an argument of a run means, however it is said.
+
+    Args:
+        name (str): Of the argument.
+        value (Any): As :class:`RunSettings` holds it.
+
+    Examples:
+        >>> in_full('bypass', {'type': 'depthwise', 'norm': False})
+        {'norm': False, 'merge': False, 'type': 'depthwise'}
+        >>> in_full('scope', ['neck', 'backbone'])
+        ['backbone', 'neck']
+    """
+    if name in ('scope', 'ignore'):  # in any order
+        return sorted(set(value))
+    # What is not registered here, or was given as an object, is what it says.
+    with suppress(PruningError):
+        if name == 'costs':  # in this order, in which a checkpoint has them
+            value = [COSTS.in_full(cost) for cost in value]
+        elif name in CHOICES and isinstance(value, (str, Mapping)):
+            value = CHOICES[name].in_full(value)
+    return plain(value)
+
+
 def check_places(found: RunSettings | None, now: RunSettings) -> None:
     """Refuses masks of a checkpoint that do not belong to the network.
 
@@ -225,11 +263,13 @@ def plan_target(plan: ChannelPlan) -> dict[str, float]:
 def _differences(
     old: Mapping[str, Any], new: Mapping[str, Any], names: Iterable[str]
 ) -> list[str]:
-    """Tells each setting that both know and that differs."""
+    """Tells each setting that both know and that means something else."""
     return [
         _told(name, old[name], new[name])
         for name in names
-        if name in old and name in new and old[name] != new[name]
+        if name in old
+        and name in new
+        and in_full(name, old[name]) != in_full(name, new[name])
     ]
 
 

@@ -3,6 +3,7 @@
 """Settings against those of a checkpoint."""
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,6 +87,92 @@ def test_inside_the_phase_all_settings_stay(
     text = re.escape(f'{name}={new!r}, in the checkpoint {old!r}: the prun')
     with pytest.raises(PruningError, match=text):
         resume(steps, **changed)
+
+
+def balance(**changed: Any) -> dict[str, Any]:
+    return {'type': 'lapp', 'update': {'type': 'balance', **changed}}
+
+
+@pytest.mark.parametrize(
+    ('old', 'new'),
+    [
+        (dict(method='lapp'), dict(method=dict(type='lapp'))),
+        (dict(method='lapp'), dict(method=balance())),
+        (
+            dict(method=dict(type='lapp', update='balance')),
+            dict(method=dict(update=dict(type='balance'), type='lapp')),
+        ),
+        (
+            dict(method='lapp'),
+            dict(method=dict(type='lapp', surrogate=dict(type='sigmoid'))),
+        ),
+        (dict(method=balance()), dict(method=balance(task_weight=0.3))),
+        (dict(bypass='depthwise'), dict(bypass=dict(type='depthwise'))),
+        (
+            dict(bypass='depthwise'),
+            dict(bypass=dict(type='depthwise', norm=False)),
+        ),
+        (
+            dict(min_keep='by_width'),
+            dict(min_keep=dict(type='by_width', most=0.75)),
+        ),
+        (dict(min_keep=0), dict(min_keep=0.0)),
+        (dict(score='l2'), dict(score=dict(type='l2'))),
+        (dict(scope=('a', 'b')), dict(scope=['b', 'a', 'a'])),
+        (dict(scope='a'), dict(scope=('a',))),
+        (dict(costs=['flops']), dict(costs=(dict(type='flops'),))),
+        (dict(input_shape=(3, 8, 8)), dict(input_shape=[3, 8, 8])),
+        (dict(target=dict(flops=0.5)), dict(target=dict(flops=5e-1))),
+    ],
+)
+def test_what_means_the_same_passes(
+    old: dict[str, Any], new: dict[str, Any]
+) -> None:
+    pruner: Any = SimpleNamespace(groups=[])
+
+    def noted(said: dict[str, Any]) -> RunSettings:
+        network = {k: v for k, v in said.items() if k != 'target'}
+        pruner.settings = network
+        phase = {k: v for k, v in said.items() if k == 'target'}
+        return RunSettings.of(pruner, {**PHASE, **phase})
+
+    check_resumed(noted(old), noted(new), PROGRESS, 8)
+    check_resumed(noted(new), noted(old), PROGRESS, 8)
+    check_places(noted(old), noted(new))
+
+
+@pytest.mark.parametrize(
+    ('old', 'new'),
+    [
+        (dict(method={'type': 'lapp'}), dict(method=balance(task_weight=0))),
+        (dict(method=balance()), dict(method={'type': 'lapp', 'x': 1})),
+        (
+            dict(bypass={'type': 'depthwise'}),
+            dict(bypass={'type': 'depthwise', 'norm': True}),
+        ),
+        (dict(bypass=None), dict(bypass={'type': 'depthwise'})),
+        # Of somebody who has not registered it here.
+        (dict(method={'type': 'own'}), dict(method={'type': 'lapp'})),
+        (dict(method='Own'), dict(method={'type': 'lapp'})),
+    ],
+)
+def test_what_means_something_else_is_refused_as_it_was_said(
+    old: dict[str, Any], new: dict[str, Any]
+) -> None:
+    ((name, before),), ((_, after),) = old.items(), new.items()
+    text = re.escape(f'{name}={after!r}, in the checkpoint {before!r}: the')
+    with pytest.raises(PruningError, match=text):
+        check_resumed(settings(**old), settings(**new), PROGRESS, 8)
+
+
+def test_costs_keep_their_order() -> None:
+    """A checkpoint has their targets in it."""
+    first, other = (
+        RunSettings({'costs': costs}, {})
+        for costs in (['flops', 'parameters'], ['parameters', 'flops'])
+    )
+    with pytest.raises(PruningError, match='costs='):
+        check_places(first, other)
 
 
 def test_without_noted_settings_the_targets_are_known() -> None:

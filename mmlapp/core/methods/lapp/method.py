@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -69,6 +69,7 @@ class LAPP(Method):
     slope: Tensor
     heard: Tensor
     uses_gradient = True
+    choices: ClassVar = {'update': UPDATES, 'surrogate': SURROGATES}
 
     def __init__(
         self,
