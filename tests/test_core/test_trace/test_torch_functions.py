@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mmlapp.core.trace.torch_functions import SCALED
+from mmlapp.core.trace.torch_functions import SCALED, pad
 
 READS = {
     'equal': ('aten::equal', lambda x: torch.equal(x, x)),
@@ -70,3 +70,29 @@ def test_attention_scales_by_the_width(
         'b': 6,
         **({'a': 8} if scale else {}),
     }
+
+
+PADS = [(1, 2), (2, 0, 0, 1), (1, 1, 0, 3, 2, 1), (0, 0)]
+
+
+@pytest.mark.parametrize('size', PADS, ids=str)
+def test_circular_padding_is_that_of_torch(size):
+    x = torch.rand([2, 3] + [4] * (len(size) // 2))
+    expected = functional.pad(x, size, mode='circular')
+    assert torch.equal(pad(x, size, 'circular', None), expected)
+
+
+@pytest.mark.parametrize('size', [(1, 2, 0, 3), (-1, 2, 1, -2)], ids=str)
+def test_channels_go_on_through_circular_padding(
+    net, conv, image, agree, frozen, size
+):
+    """What is cut off by a negative size is left to torch."""
+    model = net(
+        lambda m, x: m.b(functional.pad(m.a(x), size, mode='circular')),
+        a=conv(3, 8),
+        b=conv(8, 5, padding=1, padding_mode='circular'),
+    )
+    if min(size) < 0:
+        assert frozen(model, image)['a'] == 'written into a part of a tensor'
+    else:
+        assert agree(model, image).groups == {'a': 8}

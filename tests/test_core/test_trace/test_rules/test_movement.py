@@ -257,10 +257,6 @@ FROZEN = {
         lambda x: functional.pad(x.roll(3, 1), (0, 0, 0, 0, 0, -2)),
     ),
     'windows': (CUT, lambda x: x.unfold(1, 3, 1).amax(-1)),
-    'circular': (
-        'written into a part of a tensor',
-        lambda x: functional.pad(x, (1, 1, 1, 1), mode='circular')[:, :6],
-    ),
 }
 
 
