@@ -11,6 +11,7 @@ JSON is not measured again.
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
@@ -218,7 +219,7 @@ def _cell(cell: Row) -> str:
     if 'reason' in cell:
         return 'no'
     mark = '' if cell['open'] == 'batch' else '*'
-    return f'{cell["error"]:.0e}{mark}'
+    return f'{cell["error"]:.1g}{mark}'
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -235,9 +236,46 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     )
     parser.add_argument('--json', type=Path, required=True, metavar='FILE')
     parser.add_argument(
+        '--table',
+        action='store_true',
+        help='measure nothing: the table of what the JSON has by now',
+    )
+    parser.add_argument(
         '--time-limit', type=float, default=900, metavar='SECONDS'
     )
     return parser.parse_args(argv)
+
+
+def measure_all(
+    entries: Sequence[Entry], out: Path, limit: float
+) -> list[Row]:
+    """As :func:`zoo.run.run_all`, and says where it is.
+
+    Args:
+        entries (Sequence[Entry]): The networks.
+        out (Path): JSON file of the results.
+        limit (float): Seconds that one network may take.
+    """
+    asked = Measure(measure_exports, failed)
+    with console(sys.stderr).status('importing') as status:
+
+        def update(name: str, number: int) -> None:
+            status.update(f'{number + 1} of {len(entries)}: {name}')
+
+        with redirect_stdout(sys.stderr):
+            preload(entries)
+        return run_all(entries, out, limit, update, asked)
+
+
+def known_rows(entries: Sequence[Entry], out: Path) -> list[Row]:
+    """Returns what was measured, and that the others were not.
+
+    Args:
+        entries (Sequence[Entry]): The networks.
+        out (Path): JSON file of the results.
+    """
+    known = {row['name']: row for row in json.loads(out.read_text('utf-8'))}
+    return [known.get(e.name, failed(e, 'not run')) for e in entries]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -251,15 +289,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         source = source.relative_to(root)
     about = own_introduction(text, str(source), str(args.json))
     about = about.replace('benchmarks/zoo ', 'benchmarks/exports.py ')
-    asked = Measure(measure_exports, failed)
-    with console(sys.stderr).status('importing') as status:
-
-        def update(name: str, number: int) -> None:
-            status.update(f'{number + 1} of {len(entries)}: {name}')
-
-        with redirect_stdout(sys.stderr):
-            preload(entries)
-        rows = run_all(entries, args.json, args.time_limit, update, asked)
+    rows = (
+        known_rows(entries, args.json)
+        if args.table
+        else measure_all(entries, args.json, args.time_limit)
+    )
     replace_text(args.json.with_suffix('.md'), markdown(rows, about))
     print(summary(rows))
 

@@ -101,6 +101,20 @@ def test_what_is_finished_is_not_measured_again(entry, tmp_path):
     assert run_all([entry], out, asked=asked) == [known]
 
 
+def test_a_table_of_what_there_is(entry, tmp_path, capsys):
+    """The other one is named as not run."""
+    out = tmp_path / 'exports.json'
+    out.write_text(json.dumps([exports.failed(entry, 'broken')]))
+    names = tmp_path / 'list.txt'
+    names.write_text(f'# Mine\n\n{entry.config} 32\nother.py 32\n')
+    exports.main([str(names), '--json', str(out), '--table'])
+    assert capsys.readouterr().out.startswith('2 networks, 0 ran.')
+    lines = out.with_suffix('.md').read_text('utf-8').splitlines()
+    assert lines[0] == '# Mine'
+    assert '- small: `broken`' in lines
+    assert '- other: `not run`' in lines
+
+
 @pytest.mark.slow
 def test_every_model_of_the_configs_is_in_the_list():
     """Equal but for what reaches no weight, such as the loss."""
