@@ -14,6 +14,11 @@ from ..errors import LayerRefusedError, PruningWarning
 from ..mask.masking import owners
 from .base import Request
 
+# Who freezes a layer freezes all in it, again at every call of train().
+FROZEN = (
+    'its weight is frozen (requires_grad=False), and so would be what runs '
+    'beside it'
+)
 Refusal = Callable[[str, nn.Module], str | None]
 
 
@@ -48,6 +53,8 @@ def plan_branches(
             reason = 'it computes over its channels'
         elif len(sharers[id(weight)]) > 1:
             reason = 'it shares its weight with another layer'
+        elif weight is not None and not weight.requires_grad:
+            reason = FROZEN
         elif reason is None:
             reason = record.irregular.get(name)
         try:

@@ -26,6 +26,23 @@ def test_layers_without_a_bypass_are_told(net, conv, image):
 
 
 @pytest.mark.parametrize('unit', UNIT_NAMES)
+def test_nothing_runs_beside_what_cannot_learn(net, conv, image, agree, unit):
+    """A branch would stay as it began, which is at random."""
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x).relu()).relu()),
+        a=conv(3, 8).requires_grad_(False),
+        b=conv(8, 8),
+        c=conv(8, 5),
+    )
+    analysis = analyse(
+        model, lambda: model(image), bypass='pointwise', unit=unit
+    )
+    assert analysis.without['a'].startswith('its weight is frozen')
+    assert 'b' in analysis.branches
+    agree(model, image, bypass='pointwise', unit=unit)
+
+
+@pytest.mark.parametrize('unit', UNIT_NAMES)
 def test_a_bypass_for_nobody_is_told(net, conv, image, unit):
     model = net(lambda m, x: m.b(m.a(x)), a=conv(3, 8, 1), b=conv(8, 5, 1))
     with pytest.warns(
