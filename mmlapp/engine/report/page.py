@@ -230,41 +230,50 @@ def _widths(run: Run) -> Iterator[str]:
     )
     cut = [la for la in found if min(y for _, y in la.over) < 1]
     whole = [la for la in found if min(y for _, y in la.over) == 1]
-    yield _layer_rows(run, cut, found)
+    if cut:
+        yield _layer_rows(run, cut, found, 'outputs')
     if whole:
         yield (
             f'<details><summary>Layers that kept all outputs: {len(whole)}'
-            f'</summary>{_layer_rows(run, whole, found)}</details>'
+            f'</summary>{_layer_rows(run, whole, found, "outputs")}</details>'
         )
     yield (
         '<details><summary>Inputs and outputs, dense and now</summary>'
         + table(['layer', 'inputs', 'outputs', 'left'], map(_layer_row, found))
         + '</details>'
     )
+    parts = views.parts(run)
+    if parts:
+        unit = str(run.head['unit'])
+        yield f'<p>What is left of every group, by {escape(unit)}.</p>'
+        yield _layer_rows(run, parts, parts, unit)
 
 
 def _layer_rows(
-    run: Run, shown: Sequence[LayerWidths], all_layers: Sequence[LayerWidths]
+    run: Run,
+    shown: Sequence[LayerWidths],
+    all_layers: Sequence[LayerWidths],
+    what: str,
 ) -> str:
     widest = max((la.outputs[0] for la in all_layers), default=1) or 1
-    items = ''.join(_layer_item(run, la, widest) for la in shown)
+    items = ''.join(_layer_item(run, la, widest, what) for la in shown)
     head = (
         '<li class="head" aria-hidden="true"><span class="name">layer</span>'
         '<span>share over the run</span><span>left of dense</span>'
-        '<span class="width">outputs</span></li>'
+        f'<span class="width">{escape(what)}</span></li>'
     )
     return f'<ul class="layers">{head}{items}</ul>'
 
 
-def _layer_item(run: Run, layer: LayerWidths, widest: int) -> str:
+def _layer_item(run: Run, layer: LayerWidths, widest: int, what: str) -> str:
     dense, now = layer.outputs
     least = min(y for _, y in layer.over)
     over = (
-        f'share of the outputs of {layer.name} over the run: '
+        f'share of the {what} of {layer.name} over the run: '
         f'{layer.over[0][1]:.0%} at first, {layer.over[-1][1]:.0%} at last, '
         f'least {least:.0%}'
     )
-    left = f'{now} of {dense} outputs of {layer.name} are left'
+    left = f'{now} of {dense} {what} of {layer.name} are left'
     return (
         f'<li><span class="name">{escape(layer.name)}</span>'
         f'{strip(layer.over, run.last, over)}'

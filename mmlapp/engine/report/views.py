@@ -167,6 +167,29 @@ def channels(run: Run) -> list[tuple[str, int, int]]:
     return [(n, size, k) for (n, size), k in zip(groups, kept, strict=True)]
 
 
+def parts(run: Run) -> list[LayerWidths]:
+    """Returns what is left of every group, where that is no width.
+
+    Args:
+        run (Run): What was read.
+
+    Returns:
+        list[LayerWidths]: Parts of each group as outputs; empty where the
+        unit is channels, which widths tell.
+    """
+    if run.head.get('unit', 'channels') == 'channels':
+        return []
+    return [
+        LayerWidths(
+            name,
+            None,
+            (size, kept),
+            [(s['iter'], s['kept'][i] / max(size, 1)) for s in run.states],
+        )
+        for i, (name, size, kept) in enumerate(channels(run))
+    ]
+
+
 def thresholds(run: Run) -> list[GroupScores]:
     """Returns the scores of all groups and their thresholds over the phase.
 

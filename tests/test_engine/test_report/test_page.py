@@ -139,3 +139,18 @@ def test_a_run_of_a_narrow_network(work_dir):
     assert 'was narrow already' in found.shown
     assert 'That was not noted.' in found.shown
     assert '8 → 5' in found.texts
+
+
+def test_a_unit_that_changes_no_width_tells_its_parts(work_dir):
+    """Whatever is left of groups that are no channels."""
+    states = [{**s, 'widths': PHASE[0]['widths']} for s in PHASE]
+    start(work_dir, '1', records=[{**HEAD, 'unit': 'stripes'}, *states])
+    found = page(work_dir)
+    assert 'Layers that kept all outputs: 3' in found.texts
+    assert 'What is left of every group, by stripes.' in found.texts
+    assert '5 of 8 stripes of stem are left' in found.text
+    assert '8 of 8 outputs of stem are left' in found.text
+
+
+def test_channels_are_told_by_widths_alone(pruned):
+    assert 'of every group, by' not in page(pruned).shown
