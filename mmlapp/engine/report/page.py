@@ -112,7 +112,8 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     found = views.channels(run)
     if found:
         dense, now = (sum(group[i] for group in found) for i in (1, 2))
-        yield f'channels of {len(found)} groups', width_text((dense, now))
+        unit = run.head.get('unit', 'channels')
+        yield f'{unit} of {len(found)} groups', width_text((dense, now))
     for name, points in run.validation.items():
         values = [y for _, y in points if math.isfinite(y)]
         if values:
@@ -245,7 +246,7 @@ def _widths(run: Run) -> Iterator[str]:
     parts = views.parts(run)
     if parts:
         unit = str(run.head['unit'])
-        yield f'<p>What is left of every group, by {escape(unit)}.</p>'
+        yield f'<p>Groups that lose {escape(unit)} and no outputs.</p>'
         yield _layer_rows(run, parts, parts, unit)
 
 

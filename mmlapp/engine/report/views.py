@@ -168,17 +168,18 @@ def channels(run: Run) -> list[tuple[str, int, int]]:
 
 
 def parts(run: Run) -> list[LayerWidths]:
-    """Returns what is left of every group, where that is no width.
+    """Returns what is left of the groups that no width tells.
 
     Args:
         run (Run): What was read.
 
     Returns:
         list[LayerWidths]: Parts of each group as outputs; empty where the
-        unit is channels, which widths tell.
+        unit is channels.
     """
     if run.head.get('unit', 'channels') == 'channels':
         return []
+    told = {layer.name: layer.outputs for layer in layers(run)}
     return [
         LayerWidths(
             name,
@@ -187,6 +188,7 @@ def parts(run: Run) -> list[LayerWidths]:
             [(s['iter'], s['kept'][i] / max(size, 1)) for s in run.states],
         )
         for i, (name, size, kept) in enumerate(channels(run))
+        if told.get(name) != (size, kept)
     ]
 
 

@@ -147,10 +147,13 @@ def test_a_unit_that_changes_no_width_tells_its_parts(work_dir):
     start(work_dir, '1', records=[{**HEAD, 'unit': 'stripes'}, *states])
     found = page(work_dir)
     assert 'Layers that kept all outputs: 3' in found.texts
-    assert 'What is left of every group, by stripes.' in found.texts
+    assert 'Groups that lose stripes and no outputs.' in found.texts
+    assert 'stripes of 2 groups' in found.texts
     assert '5 of 8 stripes of stem are left' in found.text
     assert '8 of 8 outputs of stem are left' in found.text
 
 
-def test_channels_are_told_by_widths_alone(pruned):
-    assert 'of every group, by' not in page(pruned).shown
+@pytest.mark.parametrize('unit', ['channels', 'filters'])
+def test_what_widths_tell_is_not_told_twice(work_dir, unit):
+    start(work_dir, '1', records=[{**HEAD, 'unit': unit}, *PHASE])
+    assert 'and no outputs' not in page(work_dir).shown
