@@ -129,7 +129,9 @@ def _plain(value: object) -> str:
         rest = [f'{k}={_plain(v)}' for k, v in value.items() if k != 'type']
         head = str(value.get('type', ''))
         return f'{head} ({", ".join(rest)})' if rest else head
-    return str(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ', '.join(map(_plain, value))
+    return 'none' if value is None else str(value)
 
 
 def _name(cost: str) -> str:

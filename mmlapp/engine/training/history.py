@@ -31,8 +31,16 @@ NAME, VERSION = 'pruning.jsonl', 1
 POINTS = 100
 # What is noted of the scores of a group: these quantiles.
 SHARES = 0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0
-# What the scores and a method of a run are asked for.
-SETTINGS = 'method', 'score', 'normalisation', 'divisor', 'min_keep'
+# What a run was asked for, as far as it is noted.
+SETTINGS = (
+    'scope',
+    'bypass',
+    'method',
+    'score',
+    'normalisation',
+    'divisor',
+    'min_keep',
+)
 
 
 @dataclass(frozen=True)
@@ -130,23 +138,22 @@ class RunHistory:
         if not is_main_process():
             return
         self._path = Path(runner.log_dir) / NAME
-        narrow = isinstance(source, ChannelPlan)
-        plan = source if narrow else masked_plan(source)
+        plan = plan_of(source)
         self._layers = layer_sizes(unwrap(runner.model), plan.shapes)
+        dense = [
+            [layer.name, *layer.of(plan, dense=True)] for layer in self._layers
+        ]
         entry = {
             'kind': 'run',
             'version': VERSION,
             'iter': runner.iter,
             'max_iters': runner.max_iters,
-            **(narrow_entry(source) if narrow else masked_entry(source)),
-            'layers': [
-                [layer.name, *layer.of(plan, dense=True)]
-                for layer in self._layers
-            ],
+            **subject_of(source),
+            'layers': dense,
         }
         self._write(runner, entry)
-        if narrow or source.phase != Phase.DENSE:
-            self._note(runner, runner.iter, source, plan)
+        if not isinstance(source, Pruner) or source.phase != Phase.DENSE:
+            self._note(runner, runner.iter, source)
 
     def note(self, runner: Runner, pruner: Pruner, iters: int) -> None:
         """Notes where pruning stands, if it is time to.
@@ -160,7 +167,7 @@ class RunHistory:
         due = is_due(pruner.progress) or pruner.phase == Phase.FINISHED
         if self._path is not None and due and place != self._last:
             self._last = place
-            self._note(runner, iters, pruner, masked_plan(pruner))
+            self._note(runner, iters, pruner)
 
     def close(self, runner: Runner) -> None:
         """Notes that training came to its end.
@@ -171,21 +178,13 @@ class RunHistory:
         self._write(runner, {'kind': 'end', 'iter': runner.iter})
 
     def _note(
-        self,
-        runner: Runner,
-        iters: int,
-        source: Pruner | ChannelPlan,
-        plan: ChannelPlan,
+        self, runner: Runner, iters: int, source: Pruner | ChannelPlan
     ) -> None:
-        state = (
-            narrow_state(source)
-            if isinstance(source, ChannelPlan)
-            else masked_state(source)
-        )
+        plan = plan_of(source)
         entry = {
             'kind': 'state',
             'iter': iters,
-            **state,
+            **state_of(source),
             'kept': [kept.count for kept in plan.groups.values()],
             'widths': [layer.of(plan) for layer in self._layers],
         }
@@ -195,7 +194,7 @@ class RunHistory:
         """Appends one line; a run does not end for want of it."""
         if self._path is None:
             return
-        text = json.dumps(entry, separators=(',', ':'), allow_nan=False)
+        text = json.dumps(entry, separators=(',', ':'))
         try:
             with self._path.open('a', encoding='utf-8') as file:
                 file.write(text + '\n')
@@ -208,75 +207,62 @@ class RunHistory:
             self._path = None
 
 
-def masked_plan(pruner: Pruner) -> ChannelPlan:
-    """Returns what a gate keeps at this moment, without its costs.
+def plan_of(source: Pruner | ChannelPlan) -> ChannelPlan:
+    """Returns what is kept at this moment.
 
     Args:
-        pruner (Pruner): In any phase.
+        source (Pruner or ChannelPlan): What prunes a model, in any phase and
+            then without its costs, or what it was narrowed to.
     """
-    mask = pruner.mask.cpu()
-    return pruner.layout.plan(mask, pruner.by_group(mask), {})
+    if isinstance(source, ChannelPlan):
+        return source
+    mask = source.mask.cpu()
+    return source.layout.plan(mask, source.by_group(mask), {})
 
 
-def masked_entry(pruner: Pruner) -> dict[str, Any]:
+def subject_of(source: Pruner | ChannelPlan) -> dict[str, Any]:
     """Returns what a run prunes, and what it leaves alone.
 
     Args:
-        pruner (Pruner): Of its model.
+        source (Pruner or ChannelPlan): As for :func:`plan_of`; a plan does
+            not know what was left alone.
     """
-    settings = {
-        name: plain(pruner.settings[name])
-        for name in SETTINGS
-        if name in pruner.settings
-    }
+    if isinstance(source, ChannelPlan):
+        groups = [[name, kept.size] for name, kept in source.groups.items()]
+        return {'unit': source.unit, 'groups': groups}
+    said = source.settings
     return {
-        'unit': pruner.layout.unit,
-        'settings': settings,
-        'groups': [[group.name, group.size] for group in pruner.groups],
-        'frozen': [list(entry) for entry in pruner.frozen],
+        'unit': source.layout.unit,
+        'settings': {n: plain(said[n]) for n in SETTINGS if n in said},
+        'groups': [[group.name, group.size] for group in source.groups],
+        'frozen': [list(entry) for entry in source.frozen],
     }
 
 
-def narrow_entry(plan: ChannelPlan) -> dict[str, Any]:
-    """Returns what a plan knows of that.
-
-    Args:
-        plan (ChannelPlan): What the model of a run was narrowed to.
-    """
-    groups = [[name, kept.size] for name, kept in plan.groups.items()]
-    return {'unit': plan.unit, 'groups': groups}
-
-
-def masked_state(pruner: Pruner) -> dict[str, Any]:
+def state_of(source: Pruner | ChannelPlan) -> dict[str, Any]:
     """Returns costs, scores, and what the method shows of every group.
 
     Args:
-        pruner (Pruner): Within its phase or after it.
+        source (Pruner or ChannelPlan): As for :func:`plan_of`, within the
+            phase or after it; a plan knows of the costs alone.
     """
-    progress = pruner.progress
-    finished = pruner.phase == Phase.FINISHED
-    shown = pruner.method.by_group(pruner)
+    if isinstance(source, ChannelPlan):
+        return {
+            'phase': Phase.FINISHED.name.lower(),
+            'ratios': _rounded(source.ratios()),
+            'targets': _rounded(plan_target(source)),
+        }
+    progress = source.progress
+    finished = source.phase == Phase.FINISHED
+    shown = source.method.by_group(source)
     return {
-        'phase': pruner.phase.name.lower(),
+        'phase': source.phase.name.lower(),
         'done': progress.done,
         'steps': progress.steps,
-        'ratios': _rounded(pruner.ratios()),
-        'targets': _rounded(progress.target if finished else pruner.targets()),
+        'ratios': _rounded(source.ratios()),
+        'targets': _rounded(progress.target if finished else source.targets()),
         'shown': {name: _numbers(v.tolist()) for name, v in shown.items()},
-        'scores': [_numbers(row) for row in score_quantiles(pruner).tolist()],
-    }
-
-
-def narrow_state(plan: ChannelPlan) -> dict[str, Any]:
-    """Returns what a plan knows of that.
-
-    Args:
-        plan (ChannelPlan): What the model of a run was narrowed to.
-    """
-    return {
-        'phase': Phase.FINISHED.name.lower(),
-        'ratios': _rounded(plan.ratios()),
-        'targets': _rounded(plan_target(plan)),
+        'scores': [_numbers(row) for row in score_quantiles(source).tolist()],
     }
 
 

@@ -49,6 +49,18 @@ def test_a_pruned_run(pruned):
     assert 'as they are' not in found.shown
 
 
+def test_settings_are_told_as_a_person_would(work_dir):
+    said = {
+        'scope': ['backbone', '<neck>'],
+        'bypass': None,
+        'method': {'type': 'own', 'rule': {'type': 'fast', 'rate': 2}},
+    }
+    start(work_dir, '1', records=[{**HEAD, 'settings': said}])
+    found = page(work_dir)
+    for text in ('backbone, <neck>', 'none', 'own (rule=fast (rate=2))'):
+        assert text in found.texts
+
+
 def test_names_are_escaped(pruned):
     assert '<b>' not in page(pruned).text.replace('<b>loss', '').replace(
         '<b>FLOPs', ''

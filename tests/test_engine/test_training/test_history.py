@@ -25,9 +25,9 @@ from mmlapp.engine.training.history import (
     RunHistory,
     is_due,
     layer_sizes,
-    masked_plan,
-    masked_state,
+    plan_of,
     score_quantiles,
+    state_of,
 )
 
 MakeRunner = Callable[..., Runner]
@@ -79,7 +79,7 @@ def test_widths_are_those_of_the_network_when_it_is_narrow(
     mask = torch.rand(len(pruner.gate)) < 0.5
     mask[[0, 8]] = True
     pruner.set_mask(mask, {'flops': 0.5})
-    plan = masked_plan(pruner)
+    plan = plan_of(pruner)
     found = {layer.name: layer.of(plan) for layer in layers}
     before = {layer.name: layer.of(plan, dense=True) for layer in layers}
     narrow(mixed, pruner.plan())
@@ -136,11 +136,11 @@ def test_every_method_can_be_noted(name: str) -> None:
     pruner = attach(model, images, **EVERY_METHOD[name])
     pruner.prepare(model, [lambda: model(images)] * 2)
     pruner.begin({'flops': 0.6}, 16)
-    found = [masked_state(pruner)]
+    found = [state_of(pruner)]
     for _ in range(2):
         (model(images).square().mean() + pruner.loss()).backward()
         pruner.step()
-        found.append(masked_state(pruner))
+        found.append(state_of(pruner))
     for state in found:
         json.dumps(state, allow_nan=False)
         assert state.keys() == found[0].keys()
@@ -274,6 +274,24 @@ def test_what_is_not_finite_is_none(mixed: Any) -> None:
     pruner = mixed.pruner
     pruner.begin({'flops': 0.5}, 4)
     pruner.method.threshold.data[1] = torch.nan
-    shown = masked_state(pruner)['shown']['threshold']
+    shown = state_of(pruner)['shown']['threshold']
     assert shown[1] is None
     assert shown[0] == pytest.approx(float(pruner.method.threshold[0]))
+
+
+def test_no_setting_is_too_odd_to_be_noted(mixed: Any, tmp_path: Path) -> None:
+    mixed.pruner.settings = {
+        'score': {'type': 'own', 'cap': float('inf')},
+        'method': nn.ReLU(),
+        'scope': ('a', 'b'),
+    }
+    runner: Any = SimpleNamespace(
+        model=mixed, log_dir=str(tmp_path), iter=0, max_iters=4
+    )
+    RunHistory().open(runner, mixed.pruner)
+    (head,) = entries(tmp_path)
+    assert head['settings'] == {
+        'scope': ['a', 'b'],
+        'method': 'ReLU',
+        'score': {'type': 'own', 'cap': float('inf')},
+    }
