@@ -29,7 +29,7 @@ class TwoOutputs(nn.Module):
 
 @pytest.mark.parametrize('backend', ['torch', 'onnxruntime'])
 def test_a_backend_computes_what_torch_does(network, images, backend):
-    model = TwoOutputs(network)
+    model = TwoOutputs(network).eval()
     expected = network(images).detach()
     found = network_run(model, images, Setting(backend))()
     torch.testing.assert_close(found, [expected, 2 * expected])
