@@ -30,6 +30,11 @@ EVERY_METHOD = {
         normalisation='mean',
     ),
     'soft': dict(method='soft', score='operation_aware'),
+    'adaptive l1': dict(method='adaptive_l1', normalisation='none'),
+    'adaptive l1 of stripes': dict(
+        method='adaptive_l1', normalisation='none', unit='stripes'
+    ),
+    'ranking of stripes': dict(method='ranking', score='l1', unit='stripes'),
     'one cycle': dict(
         method=dict(type='one_cycle', interval=2),
         score='group_norm',

@@ -31,12 +31,13 @@ CONFIGS = sorted(
     for path in (ROOT / 'configs').rglob('*.py')
     if '_base_' not in path.parts
 )
-PRUNED = [path for path in CONFIGS if re.match('[a-z-]+-flops', path.name)]
+PRUNED = [path for path in CONFIGS if re.match('[a-z0-9-]+-flops', path.name)]
 # Go on from a pruned network.
 SECOND = [path for path in PRUNED if '-refined_' in path.name]
 # Arguments of `PrunableModel` that are no part of the network.
 SETTINGS = (
     'scope',
+    'unit',
     'input_shape',
     'divisor',
     'method',

@@ -20,7 +20,13 @@ from .bypass.beside import add_bypass
 from .bypass.branch import Branch
 from .cost import COSTS, Cost, CostContext
 from .errors import PruningError, PruningWarning
-from .mask.gate import Masked, all_in_place, places_of, restore_masks
+from .mask.gate import (
+    Masked,
+    all_in_place,
+    masked_parameters,
+    places_of,
+    restore_masks,
+)
 from .mask.living import RunsOnLiving
 from .methods import METHODS, Method
 from .methods.budget import check_divisor
@@ -84,8 +90,9 @@ def attach(
             none.
         method (str, Mapping or Method): Who decides which channels live:
             ``lapp``, ``ranking``, ``one_cycle``, ``psap``, ``admm``,
-            ``soft``, ``uniform``, ``random`` or a registered name, or a
-            dictionary of it as ``type`` and its settings. Defaults to
+            ``soft``, ``adaptive_l1``, ``uniform``, ``random`` or a
+            registered name, or a dictionary of it as ``type`` and its
+            settings. Defaults to
             ``lapp``.
         score (str, Mapping or Score): Importance score, likewise. Defaults
             to ``l2``.
@@ -184,6 +191,7 @@ def attach(
     pruner.applied_masks.extend(
         analysis.unit.add_masks(model, pruner, analysis)
     )
+    pruner.masked = masked_parameters(model)
     pruner.to(next(model.parameters()).device)
     model.add_module('pruner', pruner)
     handle = model.register_forward_pre_hook(_activate)
@@ -224,6 +232,7 @@ def _activate(module: nn.Module, args: object) -> None:
 def _restore(module: nn.Module, pruner: Pruner) -> None:
     restore_masks(module, pruner.applied_masks)
     pruner.places = places_of(module, pruner.applied_masks)
+    pruner.masked = masked_parameters(module)
 
 
 def build_costs(

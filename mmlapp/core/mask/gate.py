@@ -254,13 +254,9 @@ def _masked_class(cls: type, names: frozenset[str]) -> type:
 def _masked_property(name: str) -> property:
     def read(self: nn.Module) -> Tensor | None:
         value: Tensor | None = self._parameters[name]
-        masks: dict[str, list[ParameterMask]] = self.__dict__['_masks']
         if value is None or not in_forward():
             return value
-        for mask in masks[name]:
-            if mask.active:
-                value = mask(value)
-        return value
+        return apply_masks(self, name, value)
 
     def write(self: nn.Module, value: nn.Parameter | None) -> None:
         self.register_parameter(name, value)
@@ -371,6 +367,40 @@ def all_in_place(places: Iterable[Place]) -> bool:
     return all(
         children.get(leaf) is module for children, leaf, module in places
     )
+
+
+def masked_parameters(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Returns the masked parameters of a network, each once.
+
+    Args:
+        model (nn.Module): The network.
+
+    Returns:
+        list[tuple[nn.Module, str]]: The first module that has it, and its
+        name there.
+    """
+    found: dict[int, tuple[nn.Module, str]] = {}
+    for module in model.modules():
+        for name in module.__dict__.get('_masks', ()):
+            value = module._parameters[name]
+            if value is not None:
+                found.setdefault(id(value), (module, name))
+    return list(found.values())
+
+
+def apply_masks(module: nn.Module, name: str, value: Tensor) -> Tensor:
+    """Returns what a masked module reads in place of a parameter.
+
+    Args:
+        module (nn.Module): The module.
+        name (str): Name of the parameter in it.
+        value (Tensor): What is stored.
+    """
+    masks: dict[str, list[ParameterMask]] = module.__dict__['_masks']
+    for mask in masks[name]:
+        if mask.active:
+            value = mask(value)
+    return value
 
 
 def remove_masks(module: nn.Module) -> None:

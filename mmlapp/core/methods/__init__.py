@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who decides which channels live, one file or folder per method."""
 
+from .adaptive_l1 import AdaptiveL1
 from .admm import ADMM
 from .base import METHODS, Method, register_method
 from .lapp import LAPP
@@ -17,6 +18,7 @@ __all__ = [
     'LAPP',
     'METHODS',
     'PSAP',
+    'AdaptiveL1',
     'Method',
     'OneCycle',
     'Random',

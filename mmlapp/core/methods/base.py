@@ -29,6 +29,8 @@ class Method(nn.Module, ABC):
             loss by the gate, which costs a product per masked parameter.
         adds_loss (bool): Whether :meth:`loss` must be added to the task
             loss.
+        relaxes_evaluation (bool): Whether what :meth:`relaxed` returns holds
+            in evaluation, too.
         shrinks (bool): Whether condemned channels shrink as :meth:`fade`
             says; :meth:`step` then decides between 0 and 1 alone.
 
@@ -46,6 +48,7 @@ class Method(nn.Module, ABC):
 
     uses_gradient = False
     adds_loss = False
+    relaxes_evaluation = False
     shrinks = False
 
     @abstractmethod
@@ -93,14 +96,14 @@ class Method(nn.Module, ABC):
         """Returns what a forward in training takes in place of the gate.
 
         Called before each one in the phase. Its gradient reaches whatever it
-        was computed from.
+        was computed from. It must be above zero where the gate is.
 
         Args:
             pruner (Pruner): Of the network.
 
         Returns:
-            Tensor or None: In [0, 1], ``[channels]``; None, the default, for
-            the gate itself.
+            Tensor or None: Shape ``[channels]``; None, the default, for the
+            gate itself.
         """
         return None
 

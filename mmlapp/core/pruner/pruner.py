@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PruningError, PruningWarning
+from ..mask.gate import apply_masks
 from ..methods.budget import Budget, first_fitting, snap
 from ..methods.schedule import Schedule, check_targets
 from ..misuse import (
@@ -65,6 +66,9 @@ class Pruner(Targets):
 
     def _set_up(self) -> None:
         self.method.setup(self)
+
+    def _finish_method(self) -> None:
+        self.method.finish(self)
 
     # The phase. Costs and scores take gradients, whatever mode it is led in.
 
@@ -206,7 +210,7 @@ class Pruner(Targets):
         mask = self.kept_within(self.progress.target, order)
         self.gate.requires_grad_(False)
         self.set_mask(mask)
-        self.method.finish(self)
+        self._finish_method()
         self.progress = replace(self.progress, phase=Phase.FINISHED)
 
     def kept_within(
@@ -386,12 +390,27 @@ class Pruner(Targets):
             training (bool): Whether in training mode.
         """
         relaxed = None
-        if training and self.phase == Phase.PRUNING:
+        wanted = training or self.method.relaxes_evaluation
+        if wanted and self.phase == Phase.PRUNING:
             relaxed = self.method.relaxed(self)
         if relaxed is not None:
             # Adds nothing, but who asks for the gradient by the gate gets it.
             relaxed = relaxed + (self.gate - self.gate.detach())
         self.stand_in.value = relaxed
+
+    @torch.no_grad()
+    def multiply(self, factor: Tensor) -> None:
+        """Multiplies all masked parameters as their masks would, for good.
+
+        Args:
+            factor (Tensor): In place of the gate, ``[channels]``.
+        """
+        self.stand_in.value = factor
+        for module, name in self.masked:
+            stored = module._parameters[name]
+            assert stored is not None
+            stored.copy_(apply_masks(module, name, stored))
+        self.stand_in.value = None
 
     @torch.no_grad()
     def _set_gate(self, gate: Tensor) -> None:

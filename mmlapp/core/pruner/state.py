@@ -85,6 +85,8 @@ class PrunerState(nn.Module):
         self.applied_masks: list[AppliedMask] = []
         # Where masked modules hang, from the first forward on.
         self.places: list[Place] = []
+        # Parameters that have some, each once: module and name in it.
+        self.masked: list[tuple[nn.Module, str]] = []
         # Of the hooks on the network that go when the pruner goes.
         self.hook_ids: list[int] = []
         # Of the image at which costs were counted, where that is known.
@@ -197,10 +199,16 @@ class PrunerState(nn.Module):
         Args:
             other (PrunerState): Of a copy of the same network.
         """
+        ended = (self.phase, other.phase) == (Phase.PRUNING, Phase.FINISHED)
         for mine, theirs in zip(self.buffers(), other.buffers(), strict=True):
             mine.data.copy_(theirs.data)
         self.progress, self.active = other.progress, other.active
         self.stability = other.stability
+        if ended:
+            self._finish_method()
+
+    def _finish_method(self) -> None:
+        """Lets the method do what is to be done when the phase has ended."""
 
     # State.
 

@@ -73,6 +73,8 @@ def train(model: Any, steps: range) -> None:
         model.pruner.step()
 
 
+# Kernels of MobileNetV2 have one position where widths must match.
+@pytest.mark.filterwarnings("ignore:unit='stripes' removes stripes of no")
 @pytest.mark.slow
 @pytest.mark.parametrize('name', EVERY_METHOD)
 @pytest.mark.parametrize('network', NETWORKS)

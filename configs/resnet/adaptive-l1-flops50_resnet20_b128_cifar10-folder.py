@@ -1,0 +1,7 @@
+_base_ = '../_base_/pruned/flops50_resnet20_b128_cifar10-folder.py'
+
+model = dict(
+    method='adaptive_l1',
+    unit='stripes',
+    normalisation='none',
+)
