@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Recurrent layers of PyTorch, followed as a whole.
+"""Recurrent layers and cells of PyTorch, followed as a whole.
 
 A hidden unit whose weights are zero stays zero, where it begins: tanh(0) and
 relu(0) are, a GRU mixes tanh(0) with the state before, and the cell of an LSTM
@@ -10,7 +10,7 @@ is f c + i tanh(0). So it goes with the rows of its gates, [gates * hidden].
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,21 +24,30 @@ from ..tracer import Tracer
 from .registry import is_leaf, register_block
 from .shapes import shape_of
 
-# Rows of each weight that a hidden unit has.
-GATES = {'LSTM': 4, 'GRU': 3, 'RNN_TANH': 1, 'RNN_RELU': 1}
-FORWARDS = {kind.forward for kind in (nn.GRU, nn.LSTM, nn.RNN)}
+LAYERS = nn.GRU, nn.LSTM, nn.RNN
+CELLS = nn.GRUCell, nn.LSTMCell, nn.RNNCell
+FORWARDS = {kind.forward for kind in (*LAYERS, *CELLS)}
 # By these units and projections are scored.
 EMITTING = 'weight_ih', 'weight_hr'
-# Of as many units as it makes PyTorch takes a projection for none.
-PROJECTED = 'must stay more than a projection makes of them'
+# PyTorch takes a projection to as many for none.
+PROJECTED = 'projected, and must stay more than what they are projected to'
 
 
-def adjust_recurrent(module: Any) -> None:
-    """Weights are [gates * hidden, input], a projection's [made, hidden]."""
-    rows, module.input_size = shape_of(module, 'weight_ih_l0')
-    module.hidden_size = rows // GATES[module.mode]
+def adjust_layer(module: Any) -> None:
+    """Weights are [gates * hidden, inputs] and [gates * hidden, hidden]."""
+    module.input_size = shape_of(module, 'weight_ih_l0')[1]
     if module.proj_size:
-        module.proj_size = shape_of(module, 'weight_hr_l0')[0]
+        # [projected, hidden]
+        shape = shape_of(module, 'weight_hr_l0')
+        module.proj_size, module.hidden_size = shape
+    else:
+        module.hidden_size = shape_of(module, 'weight_hh_l0')[1]
+
+
+def adjust_cell(module: Any) -> None:
+    """As those of a layer."""
+    module.input_size = shape_of(module, 'weight_ih')[1]
+    module.hidden_size = shape_of(module, 'weight_hh')[1]
 
 
 def recur(tracer: Tracer, module: Any, args: Sequence[Any], out: Any) -> None:
@@ -50,23 +59,31 @@ def recur(tracer: Tracer, module: Any, args: Sequence[Any], out: Any) -> None:
     if 'weight_hr' in first:
         made = _ids(tracer, first['weight_hr'], 0)
         tracer.graph.freeze(hidden, PROJECTED)
-    # Without a first state it is zero, and stays so.
-    zero = True
-    for tensor, ids in zip(tensors_in(args[1:]), (made, hidden), strict=False):
-        zero &= _begins_zero(tracer, tensor, ids)
-    state, directions = Axis(made, zero), 2 if module.bidirectional else 1
+    zero = _begin_zero(tracer, args[1:], (made, hidden))
+    state = Axis(made, zero)
+    directions = 2 if getattr(module, 'bidirectional', False) else 1
     emitted = Axis(made.repeat(directions), zero)
     read = _input(tracer, x)
-    name, steps = tracer.modules[id(module)], math.prod(x.shape[:-1])
+    call = tracer.modules[id(module)], math.prod(x.shape[:-1])
     for number, layer in enumerate((first, *others)):
         # Both directions of the first layer read the input.
         source = read if number < directions else emitted
-        _follow_layer(tracer, layer, source, state, hidden, (name, steps))
-    output, *last = tensors_in((_values(out[0]), out[1]))
-    for tensor, ids in zip(
-        (output, *last), (emitted.ids, made, hidden), strict=False
-    ):
-        tracer.set(tensor, Labels({tensor.dim() - 1: Axis(ids, zero)}))
+        _follow_layer(tracer, layer, source, state, hidden, call)
+    # A cell returns its states alone.
+    results = [] if isinstance(module, CELLS) else [_values(out[0])]
+    states = tensors_in(out[1] if results else out)
+    _label(tracer, results, (emitted.ids,), zero)
+    _label(tracer, states, (made, hidden), zero)
+
+
+def _label(
+    tracer: Tracer,
+    tensors: Iterable[Tensor],
+    ids: Sequence[Tensor],
+    zero: bool,
+) -> None:
+    for tensor, own in zip(tensors, ids, strict=False):
+        tracer.set(tensor, Labels({tensor.dim() - 1: Axis(own, zero)}))
 
 
 def _values(sequence: Tensor | PackedSequence) -> Tensor:
@@ -76,9 +93,11 @@ def _values(sequence: Tensor | PackedSequence) -> Tensor:
 
 def _layers(module: Any) -> Iterator[dict[str, Tensor]]:
     """Weights and biases of every layer and direction, by kind."""
-    for names in module._all_weights:
-        # weight_ih_l0_reverse
-        yield {n.rpartition('_l')[0]: getattr(module, n) for n in names}
+    for names in getattr(module, '_all_weights', [module._parameters]):
+        # weight_ih_l0_reverse, or weight_ih of a cell
+        kinds = {name.partition('_l')[0]: name for name in names}
+        tensors = {k: getattr(module, name) for k, name in kinds.items()}
+        yield {k: t for k, t in tensors.items() if t is not None}
 
 
 def _ids(tracer: Tracer, tensor: Tensor, dim: int) -> Tensor:
@@ -86,7 +105,7 @@ def _ids(tracer: Tracer, tensor: Tensor, dim: int) -> Tensor:
 
 
 def _input(tracer: Tracer, x: Tensor) -> Axis:
-    """What the first layer reads: its steps stay."""
+    """The last dimension of what is read; steps and batches stay."""
     labels = tracer.labels(x)
     tracer.note_reader(labels)
     last = x.dim() - 1
@@ -94,11 +113,19 @@ def _input(tracer: Tracer, x: Tensor) -> Axis:
     return labels.axes.get(last, Axis(_ids(tracer, x, last), zero=False))
 
 
-def _begins_zero(tracer: Tracer, state: Tensor, ids: Tensor) -> bool:
-    """Ties a first state, [.., ids]; says whether it is zero if removed."""
-    axis = _input(tracer, state)
-    tracer.graph.unite(ids, axis.ids, INPUT_REASON)
-    return axis.zero
+def _begin_zero(
+    tracer: Tracer, states: Sequence[Any], ids: Sequence[Tensor]
+) -> bool:
+    """Ties first states, [.., ids]; says whether removed units are zero.
+
+    Without a first state all units are, and stay so without weights.
+    """
+    zero = True
+    for state, own in zip(tensors_in(states), ids, strict=False):
+        axis = _input(tracer, state)
+        tracer.graph.unite(own, axis.ids, INPUT_REASON)
+        zero &= axis.zero
+    return zero
 
 
 def _follow_layer(
@@ -156,5 +183,8 @@ def is_stock(module: nn.Module) -> bool:
 
 
 register_block(
-    'RNNBase', adjust=adjust_recurrent, rule=recur, rule_applies=is_stock
+    'RNNBase', adjust=adjust_layer, rule=recur, rule_applies=is_stock
+)
+register_block(
+    'RNNCellBase', adjust=adjust_cell, rule=recur, rule_applies=is_stock
 )
