@@ -31,6 +31,7 @@ from .mask.living import RunsOnLiving
 from .methods import METHODS, Method
 from .methods.budget import check_divisor
 from .methods.min_keep import LeastShare, least_share
+from .misuse import check_same_layers
 from .plan.layout import tensor_shapes
 from .pruner import Pruner
 from .pruner.protection import check_protect
@@ -230,8 +231,12 @@ def _activate(module: nn.Module, args: object) -> None:
 
 
 def _restore(module: nn.Module, pruner: Pruner) -> None:
-    restore_masks(module, pruner.applied_masks)
-    pruner.places = places_of(module, pruner.applied_masks)
+    masks = pruner.applied_masks
+    restore_masks(module, masks)
+    check_same_layers(module, pruner.groups)
+    scored = [(a.name, a.weight) for g in pruner.groups for a in g.layers]
+    read = [(a.module, a.parameter) for a in masks]
+    pruner.places = places_of(module, [*read, *scored])
     pruner.masked = masked_parameters(module)
 
 

@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import PruningError, PruningWarning
 from .methods.schedule import Schedule
@@ -163,6 +163,27 @@ def check_mask(mask: Tensor, groups: Sequence[GroupInfo]) -> None:
             raise PruningError(
                 f'mask: keeps {kept} channels of {group.name}, which needs '
                 f'{group.floor} or more'
+            )
+
+
+def check_same_layers(model: nn.Module, groups: Sequence[GroupInfo]) -> None:
+    """Raises PruningError if a layer took the place of one that is scored.
+
+    Conversion of a module keeps its parameters.
+
+    Args:
+        model (nn.Module): The network.
+        groups (Sequence[GroupInfo]): All its groups.
+    """
+    for layer in (layer for group in groups for layer in group.layers):
+        found = model.get_submodule(layer.name)
+        known = layer.module._parameters.get(layer.weight)
+        if found._parameters.get(layer.weight) is not known:
+            raise PruningError(
+                f'{layer.name} was replaced by a {type(found).__name__} with '
+                f'another {layer.weight}, which the pruner does not know. '
+                'Replace layers before attach, or after narrow(model, '
+                'pruner.plan())'
             )
 
 

@@ -253,15 +253,26 @@ def _masked_class(cls: type, names: frozenset[str]) -> type:
 
 def _masked_property(name: str) -> property:
     def read(self: nn.Module) -> Tensor | None:
+        if name not in self._parameters:
+            # Taken away by somebody; as any module would say.
+            raise AttributeError(f'{type(self).__name__} has no {name}')
         value: Tensor | None = self._parameters[name]
         if value is None or not in_forward():
             return value
         return apply_masks(self, name, value)
 
     def write(self: nn.Module, value: nn.Parameter | None) -> None:
+        if name not in self._parameters and isinstance(value, Tensor):
+            # As old schemes do, which compute it from others at each call.
+            _check_parameter(self, name, value)
         self.register_parameter(name, value)
 
     return property(read, write)
+
+
+def _check_parameter(module: nn.Module, name: str, value: Tensor) -> None:
+    if not isinstance(value, nn.Parameter):
+        raise _misses(f'{type(module).__name__} has a tensor now', name)
 
 
 def add_mask(module: nn.Module, name: str, mask: ParameterMask) -> None:
@@ -329,43 +340,53 @@ def _owner(model: nn.Module, applied: AppliedMask) -> nn.Module:
     if module is None or applied.parameter not in module._parameters:
         kind = type(module).__name__
         now = 'gone' if module is None else f'of type {kind} now'
-        raise PruningError(
-            f'{applied.module} is {now}, without the {applied.parameter} '
-            'through which its channels are removed: they would be back. Make '
-            'the network small first, with narrow or tools/deploy.py, and '
-            'then rewrite it, as with fuse_conv_bn'
-        )
+        raise _misses(f'{applied.module} is {now}', applied.parameter)
     return module
 
 
-# The children of a module, the name of one of them, and that one.
-Place = tuple[dict[str, Any], str, nn.Module]
+def _misses(what: str, parameter: str) -> PruningError:
+    return PruningError(
+        f'{what}, without the {parameter} through which its channels are '
+        'removed: they would be back. Make the network small first, with '
+        'narrow or tools/deploy.py, and then rewrite it, as with fuse_conv_bn'
+    )
 
 
-def places_of(model: nn.Module, masks: Iterable[AppliedMask]) -> list[Place]:
-    """Returns where all masked modules hang.
+# The children of a module, the name of one of them, that one, and the name of
+# one of its parameters.
+Place = tuple[dict[str, Any], str, nn.Module, str]
+
+
+def places_of(
+    model: nn.Module, names: Iterable[tuple[str, str]]
+) -> list[Place]:
+    """Returns where parameters are.
 
     Args:
         model (nn.Module): The network.
-        masks (Iterable[AppliedMask]): All its masks.
+        names (Iterable[tuple[str, str]]): Names of their modules, and their
+            own ones there.
     """
     found = []
-    for name in dict.fromkeys(applied.module for applied in masks):
+    for name, parameter in dict.fromkeys(names):
         parent, _, leaf = name.rpartition('.')
-        if leaf:  # the network itself hangs nowhere
+        module = model.get_submodule(name)
+        # The network itself hangs nowhere; a buffer has no masks.
+        if leaf and parameter in module._parameters:
             children = model.get_submodule(parent)._modules
-            found.append((children, leaf, model.get_submodule(name)))
+            found.append((children, leaf, module, parameter))
     return found
 
 
 def all_in_place(places: Iterable[Place]) -> bool:
-    """Whether no masked module was replaced; asked before each forward.
+    """Whether nothing was replaced; asked before each forward.
 
     Args:
         places (Iterable[Place]): From :func:`places_of`.
     """
     return all(
-        children.get(leaf) is module for children, leaf, module in places
+        children.get(leaf) is module and parameter in module._parameters
+        for children, leaf, module, parameter in places
     )
 
 

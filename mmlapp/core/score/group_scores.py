@@ -244,10 +244,18 @@ def stored_weight(layer: Layer) -> Tensor:
 
     Args:
         layer (Layer): The layer.
+
+    Raises:
+        PruningError: If it was taken away.
     """
     stores = layer.module._parameters, layer.module._buffers
-    weight = next(s[layer.weight] for s in stores if layer.weight in s)
-    assert weight is not None
+    weight = next((s[layer.weight] for s in stores if layer.weight in s), None)
+    if weight is None:
+        raise PruningError(
+            f'{layer.name} has no {layer.weight} any more, which scores are '
+            'computed from. Add what takes it away, such as a '
+            'parametrization, before attach'
+        )
     return weight
 
 

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
 from mmlapp.core import PruningError, attach, narrow
@@ -319,6 +321,71 @@ def test_a_norm_that_was_folded_is_refused(
         now = 'norm is of type Identity now'
     with pytest.raises(PruningError, match=f'{now}, .* fuse_conv_bn'):
         normed(image)
+
+
+@pytest.fixture
+def bare(net, conv):
+    """Convolutions that carry their masks themselves, but for the first."""
+    return net(
+        lambda m, x: m.c(m.b(m.norm(m.a(x)).relu()).relu()),
+        a=conv(3, 8),
+        norm=nn.BatchNorm2d(8),
+        b=conv(8, 6),
+        c=conv(6, 4),
+    )
+
+
+@pytest.mark.parametrize('ran', [False, True])
+def test_a_parametrization_that_comes_late_is_refused(bare, image, ran):
+    """It would read the stored weight past the mask."""
+    pruner = attach(bare, image)
+    if ran:
+        bare(image)
+    parametrizations.weight_norm(bare.b)
+    with pytest.raises(PruningError, match=r'b is of type Parametrized.* now'):
+        bare(image)
+    with pytest.raises(PruningError, match='b has no weight any more'):
+        pruner.begin({'flops': 0.5}, 20)
+
+
+def test_a_scheme_that_puts_a_tensor_there_is_refused(bare, image):
+    attach(bare, image)
+    with pytest.raises(PruningError, match='Conv2d has a tensor now'):
+        prune.l1_unstructured(bare.b, 'weight', 0.5)
+
+
+@pytest.mark.parametrize('ran', [False, True])
+@pytest.mark.parametrize('name', ['a', 'b'])
+def test_another_layer_in_the_place_of_a_scored_one(
+    bare, image, conv, ran, name
+):
+    """The score would be that of the old one."""
+    attach(bare, image)
+    if ran:
+        bare(image)
+    old = getattr(bare, name)
+    new = conv(old.in_channels, old.out_channels).double()
+    setattr(bare, name, new)
+    with pytest.raises(PruningError, match=f'^{name} was replaced'):
+        bare(image)
+
+
+def test_another_layer_that_only_reads_is_none_of_ours(
+    net, conv, image, mask_randomly
+):
+    model = net(
+        lambda m, x: m.b(functional.softplus(m.a(x))),
+        a=conv(3, 8),
+        b=conv(8, 4),
+    )
+    pruner = attach(model, image)
+    model(image)
+    model.b = conv(8, 7).double()
+    mask_randomly(pruner)
+    with torch.no_grad():
+        masked = model(image)
+        slim = narrow(model, pruner.plan())(image)
+    torch.testing.assert_close(masked, slim)
 
 
 def test_a_copy_looks_at_its_own_modules(normed, image):
