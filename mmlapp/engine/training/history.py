@@ -119,7 +119,8 @@ def is_due(progress: Progress) -> bool:
 class RunHistory:
     """Notes the widths, costs, thresholds and scores of a run.
 
-    On the main process alone, and at most :data:`POINTS` times in a phase.
+    At most :data:`POINTS` times in a phase. All processes find out what there
+    is to note, for a method may ask the others; the main one writes it.
     """
 
     def __init__(self) -> None:
@@ -135,9 +136,7 @@ class RunHistory:
             source (Pruner or ChannelPlan): What prunes the model, or what it
                 was narrowed to.
         """
-        if not is_main_process():
-            return
-        self._path = Path(runner.log_dir) / NAME
+        self._path = Path(runner.log_dir) / NAME if is_main_process() else None
         plan = plan_of(source)
         self._layers = layer_sizes(unwrap(runner.model), plan.shapes)
         dense = [
@@ -165,7 +164,7 @@ class RunHistory:
         """
         place = pruner.progress.done, pruner.phase
         due = is_due(pruner.progress) or pruner.phase == Phase.FINISHED
-        if self._path is not None and due and place != self._last:
+        if due and place != self._last:
             self._last = place
             self._note(runner, iters, pruner)
 

@@ -246,9 +246,18 @@ def test_only_the_main_process_writes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The others find out the same: a method may ask them for their part."""
+    asked = []
+
+    def counted(*args: Any) -> dict[str, Any]:
+        asked.append(args)
+        return state_of(*args)
+
+    monkeypatch.setattr(history, 'state_of', counted)
     monkeypatch.setattr(history, 'is_main_process', lambda: False)
     make_runner(epochs=2).train()
     assert entries(tmp_path) == []
+    assert len(asked) == 9
 
 
 def test_a_file_that_cannot_be_written_does_not_end_the_run(
