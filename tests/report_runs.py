@@ -1,8 +1,12 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of runs as MMEngine and the hook leave them, without training."""
+"""Folders of runs as MMEngine and our tools leave them, without training."""
 
 import json
+from types import SimpleNamespace
+
+from mmlapp.engine.benchmark.report import to_dict
+from mmlapp.engine.benchmark.rows import Row
 
 HEAD = {
     'kind': 'run',
@@ -78,3 +82,24 @@ def start(work_dir, name, rows=(), records=(), tail=''):
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = ''.join(json.dumps(entry) + '\n' for entry in entries)
             path.write_text(lines + tail)
+
+
+def benchmark(path, **changed):
+    """Writes what ``tools/benchmark.py --json`` does, with other entries."""
+    rows = [
+        Row('dense', 'torch', 'ok', 1.0, 270_000, 10**7, 1.0, 0.0, 1.0,
+            0.014, 0.0142, 72.0, 1.0, 1.0),
+        Row('slim', 'torch', 'ok', 0.4, 98_522, 4 * 10**6, 0.4, 1e-7, 1.0,
+            0.003, 0.014, 369.4),
+    ]  # fmt: skip
+    setting = SimpleNamespace(
+        described=lambda: {
+            'device': '<CPU>',
+            'backend': 'torch',
+            'threads': 2,
+            'batch': 1,
+            'versions': {'torch': '2.10.0'},
+        }
+    )
+    data = to_dict(rows, [setting], ['random <weights>'], None, {})
+    path.write_text(json.dumps({**data, **changed}))

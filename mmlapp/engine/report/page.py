@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
+from ..benchmark.report import COLUMNS
 from ..pages import charts, drawing, small_charts
 from ..pages.charts import Line, line_chart, number_text
 from ..pages.document import NOTHING, document, row, table, warnings_list
@@ -52,10 +53,9 @@ def page_of(run: Run) -> str:
     Args:
         run (Run): What was read.
     """
-    sections = _top, _loss, _cost, _accuracy, _widths, _scores, _frozen, _rest
     return document(
         f'Run {run.name}',
-        (part for section in sections for part in section(run)),
+        (part for section in SECTIONS for part in section(run)),
         STYLE,
     )
 
@@ -387,9 +387,42 @@ def _frozen(run: Run) -> Iterator[str]:
         )
 
 
-def _rest(run: Run) -> Iterator[str]:
+def _latency(run: Run) -> Iterator[str]:
+    yield '<h2>Latency</h2>'
+    if not run.benchmarks:
+        yield (
+            '<p>Not measured: <code>tools/benchmark.py --json</code> has '
+            'written nothing into this folder.</p>'
+        )
+    for found in run.benchmarks:
+        told = ''.join(
+            f'<li>{escape(text)}</li>'
+            for text in (*found.settings, *found.notes)
+        )
+        yield f'<p><code>{escape(found.file)}</code></p>'
+        yield table(
+            ['backend, network', *COLUMNS],
+            (row(name, map(escape, cells)) for name, cells in found.rows),
+        )
+        yield f'<ul class="soft">{told}</ul>'
+
+
+def _starts(run: Run) -> Iterator[str]:
     yield '<h2>Starts</h2>'
     yield table(
         ['started', 'after iteration'],
         (row(name, [f'{begin:,}']) for name, begin in run.starts),
     )
+
+
+SECTIONS = (
+    _top,
+    _loss,
+    _cost,
+    _accuracy,
+    _widths,
+    _scores,
+    _frozen,
+    _latency,
+    _starts,
+)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import Part, Row, numbers, read_parts
+from .latency import Benchmark, read_benchmarks
 
 # (iteration or epoch, value), ascending.
 Points = list[tuple[float, float]]
@@ -35,6 +36,7 @@ class Run:
             None if it has not, or if that was not noted.
         last (int): Iteration of the last record.
         broken (int): Lines that could not be read.
+        benchmarks (list[Benchmark]): What was measured of its networks.
     """
 
     name: str
@@ -46,7 +48,8 @@ class Run:
     states: list[Row]
     end: int | None
     last: int
-    broken: int = 0
+    broken: int
+    benchmarks: list[Benchmark]
 
     @property
     def phase(self) -> str | None:
@@ -113,16 +116,16 @@ def read_run(work_dir: str | Path) -> Run:
             merged = _Merged()
         merged.cut(part.begin)
         merged.add(part)
-    return _finished(Path(work_dir).resolve().name, merged)
+    return _finished(Path(work_dir), merged)
 
 
-def _finished(name: str, merged: _Merged) -> Run:
+def _finished(work_dir: Path, merged: _Merged) -> Run:
     training = [merged.training[i] for i in sorted(merged.training)]
     steps = sorted(merged.validation)
     epochs = [row['epoch'] for row in training if 'epoch' in row]
     places = [*merged.training, *merged.states, merged.end or 0]
     return Run(
-        name=name,
+        name=work_dir.resolve().name,
         starts=merged.starts,
         training=_series((row['iter'], row) for row in training),
         validation=_series((s, merged.validation[s][1]) for s in steps),
@@ -133,6 +136,7 @@ def _finished(name: str, merged: _Merged) -> Run:
         end=merged.end,
         last=max(places),
         broken=merged.broken,
+        benchmarks=read_benchmarks(work_dir),
     )
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 from html_page import Page
-from report_runs import HEAD, PHASE, start, state, training
+from report_runs import HEAD, PHASE, benchmark, start, state, training
 
 from mmlapp.engine.report.page import page_of
 from mmlapp.engine.report.run import read_run
@@ -14,6 +14,7 @@ SECTIONS = [
     'Widths of the layers',
     'Thresholds and scores',
     'What was left alone, and why',
+    'Latency',
     'Starts',
 ]
 
@@ -47,6 +48,15 @@ def test_a_pruned_run(pruned):
     assert '5 of 8 outputs of stem are left' in found.text
     assert 'threshold from 0 to 1' in found.text
     assert 'as they are' not in found.shown
+
+
+def test_times_that_were_measured(pruned):
+    benchmark(pruned / 'speed.json')
+    found = page(pruned)
+    assert 'torch, slim' in found.texts
+    assert found.texts.count('too noisy') == 2
+    assert 'torch on <CPU>, threads: 2' in found.shown
+    assert 'Not measured' not in found.shown
 
 
 def test_settings_are_told_as_a_person_would(work_dir):
