@@ -17,7 +17,12 @@ from .hook_state import HookState
 from .limits import check_saved
 from .parts import find_pruner, unwrap
 from .run_settings import RunSettings, check_dense, check_places
-from .unfinished import forget_phase, loaded_phase, takes_weights_alone
+from .unfinished import (
+    forget_phase,
+    leave_out_branches,
+    loaded_phase,
+    takes_weights_alone,
+)
 
 
 class HookCheckpoints(HookState):
@@ -69,4 +74,6 @@ class HookCheckpoints(HookState):
             return
         if runner._resume:
             check_dense(self._loaded, settings)
+        else:
+            leave_out_branches(runner, checkpoint)
         forget_phase(runner, checkpoint, pruner)

@@ -13,9 +13,12 @@ from mmlapp.core import Pruner
 from mmlapp.core.progress import Phase
 
 from .averages import mask_averages
+from .parts import unwrap
 
 # Of the pruner's names in the state dict of its model.
 PREFIX = 'pruner.'
+# Of a checkpoint, and how all names in them begin.
+PARTS = ('state_dict', ''), ('ema_state_dict', 'module.')
 
 
 def loaded_phase(checkpoint: Mapping[str, Any]) -> Phase | None:
@@ -58,13 +61,37 @@ def forget_phase(
             'Pruning: the checkpoint is from within a phase, and only its '
             'weights are taken; a new phase begins with all channels'
         )
-    for part, prefix in (('state_dict', ''), ('ema_state_dict', 'module.')):
+    for part, prefix in PARTS:
         state = checkpoint.get(part, {})
         for name in [n for n in state if n.startswith(prefix + PREFIX)]:
             del state[name]
         if state:
             mine = pruner.state_dict(prefix=prefix + PREFIX)
             state.update({k: v.clone() for k, v in mine.items()})
+
+
+def leave_out_branches(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+    """Takes the branches of another bypass out of a checkpoint.
+
+    MMEngine passes over what has other dimensions, but not in averages.
+
+    Args:
+        runner (Runner): The runner, before it loads the weights.
+        checkpoint (Mapping): Changed in place, averaged weights included.
+    """
+    model = unwrap(runner.model).state_dict()
+    others = {}
+    for part, prefix in PARTS:
+        state = checkpoint.get(part, {})
+        for name in [name for name in state if '.bypass.' in name]:
+            own = model.get(name.removeprefix(prefix))
+            if own is None or own.shape != state[name].shape:
+                others[name.removeprefix(prefix)] = state.pop(name)
+    if others:
+        runner.logger.info(
+            'Pruning: the checkpoint has branches of another bypass, such as '
+            f'{next(iter(others))}, which are left out'
+        )
 
 
 def start_afresh(runner: Runner, pruner: Pruner) -> None:

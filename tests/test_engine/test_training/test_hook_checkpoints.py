@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints of runs with a phase, and what begins or goes on from them."""
 
+import copy
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -181,6 +182,40 @@ def test_weights_from_within_a_phase_start_a_fresh_one(
     expected = models[1].state_dict()
     for name, value in models[0].state_dict().items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
+
+
+class Beginning(Hook):
+    """Keeps the weights that a training begins with."""
+
+    def before_train(self, runner: Runner) -> None:
+        self.state = copy.deepcopy(runner.model.state_dict())
+
+
+@pytest.mark.parametrize('bypass', ['depthwise', None])
+def test_branches_of_another_bypass_are_left_out(
+    make_runner: MakeRunner, tmp_path: Path, bypass: str | None
+) -> None:
+    """Of weights and averages; all else is taken."""
+
+    def first(config: dict[str, Any]) -> None:
+        config['model'].update(bypass='pointwise')
+        config['custom_hooks'].append(dict(type='EMAHook', momentum=0.1))
+
+    def second(config: dict[str, Any]) -> None:
+        first(config)
+        config['model'].update(bypass=bypass)
+        config['load_from'] = str(tmp_path / 'a' / 'epoch_1.pth')
+
+    make_runner(first, work_dir=tmp_path / 'a').train()
+    saved = torch.load(tmp_path / 'a' / 'epoch_1.pth', weights_only=False)
+    runner, begin = make_runner(second, work_dir=tmp_path / 'b'), Beginning()
+    runner.register_hook(begin)
+    runner.train()
+    for name, value in begin.state.items():
+        if not name.startswith('pruner.') and '.bypass.' not in name:
+            found = saved['state_dict'][name]
+            torch.testing.assert_close(value, found, rtol=0, atol=0)
+    assert any('.bypass.' in name for name in begin.state) == bool(bypass)
 
 
 def test_a_run_from_dense_weights_misses_nothing(
