@@ -17,7 +17,8 @@ import mmlapp.core
 from mmlapp.core import Pruner, analyse, attach, narrow
 from mmlapp.core.snapshot import exact
 
-PAGE = (Path(__file__).parents[1] / 'docs' / 'pytorch.md').read_text('utf-8')
+PATH = Path(__file__).parents[1] / 'docs' / 'pytorch.md'
+PAGE = PATH.read_text('utf-8')
 SECTIONS = {
     section.partition('\n')[0]: section
     for section in re.split(r'^## ', PAGE, flags=re.M)[1:]
@@ -284,10 +285,10 @@ def test_a_run_goes_on_where_it_was(parts, tmp_path, stop):
 
 
 def test_a_network_is_kept_and_loaded(parts, tmp_path):
-    names = run('Save, load, export', page('Resume'))
+    names = page('Save, load, export')
     model, plan = trained(parts)
-    names['keep'](model, plan, tmp_path)
-    loaded = names['load'](build, tmp_path)
+    names['keep'](model, plan, tmp_path / 'small.pth')
+    loaded = names['load'](build, tmp_path / 'small.pth')
     inputs = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(loaded(inputs), model.eval()(inputs))
 
@@ -295,7 +296,7 @@ def test_a_network_is_kept_and_loaded(parts, tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore::FutureWarning')
 def test_a_network_is_exported(parts, tmp_path):
-    export = run('Save, load, export', {'torch': torch})['export']
+    export = page('Save, load, export')['export']
     model, _ = trained(parts)
     inputs = torch.rand(2, 3, 8, 8)
     export(model, inputs, tmp_path / 'small.onnx')
@@ -341,3 +342,10 @@ def test_another_spelling_can_be_pruned(name):
         model = Written(reading.format(spelling), reads)
         found = analyse(model, torch.rand(2, 3, 6, 6)).groups.items
         assert (found[0].name, found[0].frozen is not None) == ('a', frozen)
+
+
+@pytest.mark.parametrize(
+    'path', sorted(set(re.findall(r'\]\(([^)#:]+)\)', PAGE)))
+)
+def test_links_lead_to_files(path):
+    assert (PATH.parent / path).exists()
