@@ -26,8 +26,8 @@ table{border-collapse:collapse;font-size:.85rem}
 caption{text-align:left;padding-bottom:.4rem}
 th{font-weight:600;text-align:left}
 th,td{padding:.2rem .45rem;border-bottom:1px solid var(--rule)}
-td{text-align:right;font-variant-numeric:tabular-nums}
-td.text{text-align:left;min-width:9rem}
+td{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td.text{text-align:left;min-width:9rem;white-space:normal}
 tr:has(td.text) th{white-space:normal;overflow-wrap:anywhere;min-width:7rem}
 tbody th{white-space:nowrap}
 .plots{display:flex;flex-wrap:wrap;gap:1rem}
@@ -77,6 +77,15 @@ def table(head: Sequence[str], rows: Iterable[str]) -> str:
         f'<div class="wide"><table><thead><tr>{cells}</tr></thead>'
         f'<tbody>{"".join(rows)}</tbody></table></div>'
     )
+
+
+def text_cell(text: str) -> str:
+    """Returns a cell of a row that holds words, which may take lines.
+
+    Args:
+        text (str): Plain text.
+    """
+    return f'<td class="text">{escape(text)}</td>'
 
 
 def row(name: str, cells: Iterable[str]) -> str:

@@ -11,7 +11,14 @@ from html import escape
 from ..benchmark.report import COLUMNS
 from ..pages import charts, drawing, small_charts
 from ..pages.charts import Line, line_chart, number_text
-from ..pages.document import NOTHING, document, row, table, warnings_list
+from ..pages.document import (
+    NOTHING,
+    document,
+    row,
+    table,
+    text_cell,
+    warnings_list,
+)
 from ..pages.small_charts import bar, fan, strip
 from . import views
 from .run import Points, Run
@@ -85,7 +92,8 @@ def _top(run: Run) -> Iterator[str]:
     yield warnings_list(list(_warnings(run)))
     facts = list(_facts(run))
     if facts:
-        yield table(['what', 'value'], (row(n, [v]) for n, v in facts))
+        rows = (row(name, [text_cell(value)]) for name, value in facts)
+        yield table(['what', 'value'], rows)
 
 
 def _warnings(run: Run) -> Iterator[str]:
@@ -102,13 +110,14 @@ def _warnings(run: Run) -> Iterator[str]:
 
 def _facts(run: Run) -> Iterator[tuple[str, str]]:
     for name, value in run.head.get('settings', {}).items():
-        yield name, escape(_plain(value))
+        yield name, _plain(value)
     if run.states:
         state = run.states[-1]
         for name, ratio in state['ratios'].items():
             target = state['targets'].get(name)
-            asked = f', target {target:.2%}' if target is not None else ''
-            yield f'{_name(name)} left', f'{ratio:.2%} of dense{asked}'
+            asked = '' if target is None else f', target {target:.2%}'
+            left = 'not finite' if ratio is None else f'{ratio:.2%} of dense'
+            yield f'{_name(name)} left', left + asked
     found = views.channels(run)
     if found:
         dense, now = (sum(group[i] for group in found) for i in (1, 2))
@@ -118,7 +127,7 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
         values = [y for _, y in points if math.isfinite(y)]
         if values:
             yield (
-                escape(name),
+                name,
                 f'{values[-1]:.5g} at last, highest {max(values):.5g}',
             )
 
@@ -375,14 +384,8 @@ def _frozen(run: Run) -> Iterator[str]:
         yield table(
             ['layer', 'channels', 'reason'],
             (
-                row(
-                    entry.layer,
-                    [
-                        f'{entry.channels:,}',
-                        f'<td class="text">{escape(entry.reason)}</td>',
-                    ],
-                )
-                for entry in found
+                row(f.layer, [f'{f.channels:,}', text_cell(f.reason)])
+                for f in found
             ),
         )
 

@@ -6,6 +6,7 @@ from mmlapp.engine.pages.document import (
     document,
     row,
     table,
+    text_cell,
     warnings_list,
 )
 
@@ -13,7 +14,9 @@ from mmlapp.engine.pages.document import (
 def test_a_page_is_whole_and_escapes_names():
     parts = [
         warnings_list(['a & b']),
-        table(['<layer>', 'width'], [row('<img src=x>', ['1', '2'])]),
+        table(
+            ['<layer>', 'width'], [row('<img src=x>', ['1', text_cell('<p>')])]
+        ),
     ]
     page = Page(document('<script>', parts, '.own{color:red}'))
     page.check_alone()
@@ -21,6 +24,7 @@ def test_a_page_is_whole_and_escapes_names():
     assert page.texts.count('<script>') == 1
     assert [t for t in page.texts if t in ('<layer>', '<img src=x>')]
     assert 'a & b' in page.texts
+    assert '<p>' in page.texts
     assert '.own{color:red}' in page.text
 
 

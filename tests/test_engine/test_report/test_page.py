@@ -133,6 +133,12 @@ def test_what_is_not_finite_is_warned_of(work_dir):
     assert 'loss is not finite in 1 of 4 records' in page(work_dir).shown
 
 
+def test_a_cost_that_is_not_finite_is_said_to_be(work_dir):
+    odd = {**PHASE[0], 'ratios': {'flops': None}}
+    start(work_dir, '1', records=[HEAD, odd])
+    assert 'not finite, target 100.00%' in page(work_dir).texts
+
+
 def test_a_loss_that_is_never_finite_is_no_chart(work_dir):
     rows = [{**row, 'loss': float('inf')} for row in training(1, 20)]
     start(work_dir, '1', rows)
