@@ -108,12 +108,13 @@ def _path(run: Run, key: str, name: str) -> Points:
         for s in run.states
         if s[key].get(name) is not None
     ]
-    # Dense before the phase; after it, it stays as it is.
-    before = [(0.0, 1.0)] if found and found[0][0] > 0 else []
-    if before and run.states[0].get('done') == 0:
-        before.append((found[0][0], 1.0))
-    after = [(float(run.last), found[-1][1])] if found else []
-    return [*before, *found, *after]
+    if not found:
+        return []
+    # Dense before the phase, if it began here; after it, it stays as it is.
+    begin, first = float(run.starts[0][1]), found[0][0]
+    whole = run.states[0].get('done') == 0 and begin < first
+    before = [(begin, 1.0), (first, 1.0)] if whole else []
+    return [*before, *found, (float(run.last), found[-1][1])]
 
 
 def phase(run: Run) -> tuple[float, float] | None:

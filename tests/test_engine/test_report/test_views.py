@@ -32,6 +32,19 @@ def test_before_a_late_phase_the_network_is_dense(work_dir):
     assert views.phase(run) == (15, 25)
 
 
+def test_what_was_before_a_start_in_the_phase_is_not_known(work_dir):
+    start(work_dir, '1', records=[{**HEAD, 'iter': 10}, *PHASE[1:]])
+    (flops,) = views.costs(read_run(work_dir))
+    assert flops.ratio == [(10, 0.75), (20, 0.625), (20, 0.625)]
+
+
+def test_a_phase_that_begins_later_in_a_resumed_run(work_dir):
+    head, late = {**HEAD, 'iter': 10}, state(15, (8, 4), begin=15)
+    start(work_dir, '1', records=[head, late])
+    (flops,) = views.costs(read_run(work_dir))
+    assert flops.ratio == [(10, 1), (15, 1), (15, 1), (15, 1)]
+
+
 def test_the_phase_ends_where_the_network_is_fixed(pruned):
     assert views.phase(read_run(pruned)) == (0, 20)
 
