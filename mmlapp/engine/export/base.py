@@ -7,9 +7,9 @@ from __future__ import annotations
 import logging
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -83,13 +83,32 @@ class Settings:
             for dim, name in DYNAMIC[self.dynamic].items()
         }
 
-    def without_slim(self, able: bool) -> Settings:
-        """Returns the settings of a format.
+    def only(self, names: Collection[str]) -> Settings:
+        """Returns these settings, and all others as they are by default.
 
         Args:
-            able (bool): Whether OnnxSlim can simplify it.
+            names (Collection[str]): Of settings.
         """
-        return replace(self, slim=self.slim and able)
+        kept = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Settings(**{n: v for n, v in kept.items() if n in names})
+
+    def check_taken(self, names: Collection[str], said: str) -> None:
+        """Refuses settings that would have no effect.
+
+        Args:
+            names (Collection[str]): Of those that have one.
+            said (str): On what, for the error text.
+
+        Raises:
+            PruningError: With the first one.
+        """
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in names and value != field.default:
+                raise PruningError(
+                    f'{field.name}={value!r} has no effect on {said}; leave '
+                    'it out'
+                )
 
 
 def _open(name: str, size: int, step: int) -> Any:
@@ -107,13 +126,14 @@ class Exporter(ABC):
         needs (Sequence[str]): Packages beside torch.
         tolerance (float): Largest relative error of an output, beside that
             of the network in torch. Defaults to 1e-4.
-        slims (bool): Whether OnnxSlim can simplify it. Defaults to False.
+        takes (Sequence[str]): Names of the settings that mean something to
+            it. Defaults to those of every file that runs by itself.
     """
 
     suffix: ClassVar[str]
     needs: ClassVar[Sequence[str]] = ()
     tolerance: ClassVar[float] = DEPLOYED_TOLERANCE
-    slims: ClassVar[bool] = False
+    takes: ClassVar[Sequence[str]] = ('dynamic', 'fp16')
 
     @abstractmethod
     def write(

@@ -111,7 +111,7 @@ def export_checkpoint(
         PruningError: If a format is unknown, or before any is written.
     """
     paths = {name: path_of(Path(out), name) for name in formats}
-    _check_slim(settings, formats)
+    _check_settings(settings, formats)
     with DefaultScope.overwrite_default_scope(
         cfg.get('default_scope') or 'mmengine'
     ):
@@ -168,13 +168,11 @@ def path_of(out: Path, name: str) -> Path:
     return out.with_name(f'{out.name}{known[name]}')
 
 
-def _check_slim(settings: Settings, formats: Sequence[str]) -> None:
-    able = [n for n in formats if n in EXPORTERS and EXPORTERS[n].slims]
-    if settings.slim and not able:
-        raise PruningError(
-            'slim=True: OnnxSlim simplifies ONNX alone, and formats are '
-            f'{", ".join(formats)}'
-        )
+def _check_settings(settings: Settings, formats: Sequence[str]) -> None:
+    """Every setting must have an effect on one of the formats."""
+    able = [name for name in formats if name in EXPORTERS]
+    taken = {each for name in able for each in EXPORTERS[name].takes}
+    settings.check_taken(taken, f'formats={list(formats)}')
 
 
 def _slim(cfg: Config, network: Network, images: Tensor, fused: bool) -> Slim:
@@ -206,7 +204,7 @@ def _status(
             made = hand_over(slim, images, path, name, force)
         else:
             own = slim.network
-            options = settings.without_slim(EXPORTERS[name].slims)
+            options = settings.only(EXPORTERS[name].takes)
             made = export(own, images, path, own.names, options, force)
     except PruningError as error:
         return Status(name, path, reason=str(error))

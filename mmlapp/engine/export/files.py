@@ -116,10 +116,7 @@ def export(
             'the network is in training mode, where norms compute otherwise: '
             'call network.eval() first'
         )
-    if settings.slim and not exporter.slims:
-        raise PruningError(
-            f'slim=True: OnnxSlim simplifies ONNX alone, not {name}'
-        )
+    settings.check_taken(exporter.takes, f'format={name!r}')
     flat = _flat(network, settings.fp16)
     tolerance = HALF_TOLERANCE if settings.fp16 else exporter.tolerance
     checks = _inputs(images, settings.dynamic)

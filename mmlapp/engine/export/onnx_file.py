@@ -40,7 +40,7 @@ class Onnx(Exporter):
     needs = 'onnx', 'onnxscript', 'onnxruntime'
     # Kernels of another library sum in another order.
     tolerance = 1e-3
-    slims = True
+    takes = 'dynamic', 'fp16', 'opset', 'slim'
 
     def write(
         self,

@@ -41,6 +41,14 @@ def test_sizes_are_open_as_far_as_networks_allow():
     assert list(open_dimensions(images, Settings('none'))) == [{}]
 
 
+def test_settings_of_one_format_among_several():
+    settings = Settings('size', opset=20, slim=True, fp16=True)
+    assert settings.only(['fp16', 'opset']) == Settings(opset=20, fp16=True)
+    settings.check_taken(['dynamic', 'opset', 'slim', 'fp16'], 'all')
+    with pytest.raises(PruningError, match='slim=True has no effect on it'):
+        settings.check_taken(['dynamic', 'opset', 'fp16'], 'it')
+
+
 def test_packages_are_named_with_the_command():
     check_packages('onnx', ['torch'])
     with pytest.raises(PruningError, match='pip install nowhere nothing, or'):

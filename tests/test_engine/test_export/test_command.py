@@ -79,7 +79,8 @@ def test_fused_files_compute_the_same(narrow_run, tmp_path):
     [
         (['onxn'], {}, "format='onxn' is unknown; did you mean onnx"),
         (['coreml'], {}, 'unknown; choose one of: .*onnx'),
-        (['plain'], dict(slim=True), 'OnnxSlim simplifies ONNX alone'),
+        (['plain'], dict(fp16=True), 'fp16=True has no effect on formats='),
+        (['torchscript'], dict(opset=20), 'opset=20 has no effect on'),
     ],
 )
 def test_mistakes_are_told_before_anything_is_read(formats, settings, text):

@@ -168,10 +168,13 @@ def test_training_mode_is_refused(net, images, tmp_path):
         export(net.train(), images, tmp_path / 'net.pt2')
 
 
-def test_onnx_alone_is_simplified(net, images, tmp_path):
-    settings = Settings(slim=True)
-    with pytest.raises(PruningError, match='ONNX alone, not torch_export'):
-        export(net, images, tmp_path / 'net.pt2', settings=settings)
+@pytest.mark.parametrize('settings', [dict(slim=True), dict(opset=20)])
+def test_a_setting_without_effect(net, images, tmp_path, settings):
+    text = "has no effect on format='torch_export'; leave it out"
+    with pytest.raises(PruningError, match=text):
+        export(
+            net, images, tmp_path / 'net.pt2', settings=Settings(**settings)
+        )
 
 
 @pytest.mark.parametrize('suffix', SUFFIXES)

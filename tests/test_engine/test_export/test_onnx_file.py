@@ -104,3 +104,14 @@ def test_stripes_at_other_sizes(tmp_path):
         images = torch.rand(1, 3, *size)
         (found,) = session.run(None, {'input': images.numpy()})
         torch.testing.assert_close(torch.from_numpy(found), model(images))
+
+
+def test_the_checker_of_onnx_has_its_say(net, images, tmp_path, monkeypatch):
+    def refuse(path, full_check):
+        assert full_check
+        raise onnx.checker.ValidationError('a node without a name')
+
+    monkeypatch.setattr(onnx.checker, 'check_model', refuse)
+    with pytest.raises(PruningError, match='a node without a name'):
+        export(net, images, tmp_path / 'net.onnx')
+    assert not list(tmp_path.iterdir())
