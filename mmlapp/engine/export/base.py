@@ -32,8 +32,10 @@ DYNAMIC: dict[str, dict[int, str]] = {
 }
 # The lowest that the exporter of torch writes without a conversion.
 OPSET = 18
-# Features of an FPN are added up: heights and widths are multiples of this.
+# Features of an FPN are added up: heights and widths are multiples of the
+# stride of its last level, 32, or of a further one, 64.
 STRIDE = 32
+STEPS = 1, STRIDE, 2 * STRIDE
 # Loggers that tell of their own operators, whichever the network has.
 TALKATIVE = 'torch.onnx', 'onnxscript', 'onnx_ir'
 # Half precision has 11 bits, 5e-4 of each value, which layers accumulate.
@@ -198,16 +200,19 @@ def check_packages(name: str, packages: Sequence[str]) -> None:
 
 def open_dimensions(
     images: Tensor, settings: Settings
-) -> Iterator[dict[int, Any]]:
+) -> Iterator[tuple[int, dict[int, Any]]]:
     """Yields open dimensions, those that restrict the images least first.
 
     Args:
         images (Tensor): The example, ``[n, c, h, w]``.
         settings (Settings): What is to be open.
+
+    Yields:
+        tuple[int, dict[int, Any]]: What heights and widths are multiples of,
+        and the dimensions.
     """
-    yield settings.shapes(images)
-    if settings.dynamic == 'size':
-        yield settings.shapes(images, STRIDE)
+    for step in STEPS if settings.dynamic == 'size' else STEPS[:1]:
+        yield step, settings.shapes(images, step)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from . import onnx_file, torch_export, torchscript  # noqa: F401, registered
 from .base import (
     EXPORTERS,
     HALF_TOLERANCE,
-    STRIDE,
+    STEPS,
     Exporter,
     Run,
     Settings,
@@ -318,7 +318,7 @@ def _inputs(images: Tensor, dynamic: str) -> list[Tensor]:
     found = [example, example[:1]]
     if dynamic == 'size':
         height, width = images.shape[2:]
-        size = height + STRIDE, width + 2 * STRIDE
+        size = height + STEPS[-1], width + 2 * STEPS[-1]
         found.append(interpolate(example[:1], size, mode='bilinear'))
     return found
 

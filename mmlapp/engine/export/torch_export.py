@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from .base import (
     Exporter,
@@ -23,7 +24,10 @@ from .base import (
 
 
 def exported_program(
-    network: nn.Module, images: Tensor, settings: Settings
+    network: nn.Module,
+    images: Tensor,
+    settings: Settings,
+    check: Callable[[Any, int], None] = lambda program, step: None,
 ) -> Any:
     """Returns the graph of a network.
 
@@ -31,17 +35,21 @@ def exported_program(
         network (nn.Module): Maps images to a tuple of tensors.
         images (Tensor): An example.
         settings (Settings): Which dimensions are open.
+        check (Callable): Raises if a graph, whose heights and widths are to
+            be multiples of a number, is not good enough. Defaults to none.
 
     Raises:
         Exception: What torch raises if it cannot follow the network.
     """
     first: Exception | None = None
-    for dims in open_dimensions(images, settings):
+    for step, dims in open_dimensions(images, settings):
         try:
             with without_warnings(), torch.no_grad():
-                return torch.export.export(
+                program = torch.export.export(
                     network, (images,), dynamic_shapes=(dims,), strict=False
                 )
+                check(program, step)
+            return program
         except Exception as error:
             first = first or error
     assert first is not None  # there is always an attempt
@@ -63,7 +71,15 @@ class TorchExport(Exporter):
         settings: Settings,
     ) -> None:
         """See :meth:`Exporter.write`; the outputs have no names."""
-        program = exported_program(network, images, settings)
+
+        def check(program: Any, step: int) -> None:
+            # It may hold sizes for impossible that it was told to be open.
+            if settings.dynamic == 'size' and step > 1:
+                height, width = images.shape[2:]
+                size = height + step, width + 2 * step
+                program.module()(interpolate(images[:1], size))
+
+        program = exported_program(network, images, settings, check)
         # In memory first: where a disk is full, torch ends the process.
         file = io.BytesIO()
         with without_warnings():

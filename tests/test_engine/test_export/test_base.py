@@ -29,16 +29,19 @@ def test_settings_are_checked(settings, text):
 
 
 def test_sizes_are_open_as_far_as_networks_allow():
-    images = torch.zeros(2, 3, 64, 96)
-    free, steps = open_dimensions(images, Settings('size'))
-    assert [dim.__name__ for dim in free.values()] == [
-        'batch',
-        'height',
-        'width',
+    images = torch.zeros(2, 3, 64, 128)
+    found = dict(open_dimensions(images, Settings('size')))
+    assert list(found) == [1, 32, 64]
+    names = [
+        [dim.__name__ for dim in dims.values()] for dims in found.values()
     ]
-    assert [free[2].min, steps[0].__name__] == [32, 'batch']
-    assert steps[2].__name__ == '32*height'
-    assert list(open_dimensions(images, Settings('none'))) == [{}]
+    assert names == [
+        ['batch', 'height', 'width'],
+        ['batch', '32*height', '32*width'],
+        ['batch', '64*height', '64*width'],
+    ]
+    assert found[1][2].min == 32
+    assert list(open_dimensions(images, Settings('none'))) == [(1, {})]
 
 
 def test_settings_of_one_format_among_several():
