@@ -115,6 +115,26 @@ def test_a_fused_network(slim, make, image, tmp_path, bypass):
     assert not [n for n in found.state_dict() if 'bypass' in n or 'norm' in n]
 
 
+def test_a_merged_branch_gives_a_bias(net, conv, image, mask_randomly):
+    """That of its norm, to a layer that has none and no norm behind it."""
+
+    def build():
+        return net(
+            lambda m, x: m.b(m.a(x).relu()),
+            a=conv(3, 8, bias=False),
+            b=conv(8, 8),
+        ).eval()
+
+    model = build()
+    pruner = attach(model, image, bypass=dict(type='grouped', norm=True))
+    mask_randomly(pruner)
+    plan = pruner.plan()
+    fused = fuse(narrow(model, plan), image, [plan])
+    assert fused.plans[0].biases == ('a',)
+    found = load_slim(build(), slim_state(fused.model, fused.plans))
+    torch.testing.assert_close(found(image), model(image))
+
+
 def test_the_core_alone_loads_it(slim, tmp_path):
     """Without MMEngine, and with a network that knows nothing of this."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)).eval()
