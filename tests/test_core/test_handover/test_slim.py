@@ -126,7 +126,7 @@ def test_a_merged_branch_gives_a_bias(net, conv, image, mask_randomly):
         ).eval()
 
     model = build()
-    pruner = attach(model, image, bypass=dict(type='grouped', norm=True))
+    pruner = attach(model, image, bypass='repvgg')
     mask_randomly(pruner)
     plan = pruner.plan()
     fused = fuse(narrow(model, plan), image, [plan])
