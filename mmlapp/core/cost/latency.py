@@ -38,15 +38,16 @@ MEASURE = 'Measure it again with tools/latency_table.py'
 class Latency(Cost):
     r"""Seconds of a forward on the device of a table.
 
-    .. math:: T(m) = T_1 \left( s \frac{L(m)}{L(1)}
+    .. math:: T(m) = T_1\, g\left( s \frac{L(m)}{L(1)}
               + e \frac{E(m)}{E(1)} + c \right), \quad s + e + c = 1
 
     L is the sum of the times of convolutions and products, each
     interpolated between measured widths; E counts the elements that they put
     out, for norms, activations and sums take time in proportion to these; c
     does not depend on widths. The shares s, e, c are those with which the
-    measured times of whole networks are predicted best (:func:`shares`), and
-    :math:`T_1` is the measured time of the dense network.
+    measured times of whole networks are predicted best (:func:`shares`), g
+    goes through these times (:func:`knots`), and :math:`T_1` is the measured
+    time of the dense network.
 
     Of layers of which more than inputs and outputs shrinks, and of grouped
     branches, time is taken to be proportional to what is left.
@@ -63,6 +64,9 @@ class Latency(Cost):
     Attributes:
         divisor (int): Widths between multiples of it are not measured.
     """
+
+    parts: Tensor
+    measured: Tensor
 
     def __init__(
         self,
@@ -92,17 +96,22 @@ class Latency(Cost):
         self.layers_dense = sum(map(lookup.full_time, own))
         self.dense = found.networks[0].median
         self.shares = shares(found.networks)
+        for name, values in zip(
+            ('parts', 'measured'), knots(found.networks), strict=True
+        ):
+            self.register_buffer(name, values, persistent=False)
 
     def forward(self, gate: Tensor) -> Tensor:
         """Returns the seconds."""
         # The gradient of the layers' part is that of the grid, of the rest
         # the share of elements that a channel is.
         by_layers, by_elements, constant = self.shares
-        return self.dense * (
+        parts = (
             by_layers * self.layers_ratio(gate)
             + by_elements * self.elements.ratio(gate)
             + constant
         )
+        return self.dense * between(parts, self.parts, self.measured)
 
     def layers_ratio(self, gate: Tensor) -> Tensor:
         """Returns the layers' time over that of the dense network's.
@@ -115,7 +124,12 @@ class Latency(Cost):
 
     def by_layer(self, gate: Tensor) -> dict[str, float]:
         """Returns the seconds of every layer, and of everything else."""
-        scale = self.shares[0] * self.dense / self.layers_dense
+        # What g makes of the sum of all parts it makes of each of them.
+        by_layers, by_elements, constant = self.shares
+        layers = by_layers * float(self.layers_ratio(gate))
+        parts = layers + by_elements * float(self.elements.ratio(gate))
+        corrected = float(self(gate)) / (parts + constant)
+        scale = by_layers * corrected / self.layers_dense
         found = {
             name: scale * value
             for part in (self.grid, self.proportional)
@@ -181,6 +195,58 @@ def shares(networks: Sequence[TimedNetwork]) -> tuple[float, float, float]:
             best, least = found, error
     first, second, third = best.tolist()
     return first, second, third
+
+
+def knots(networks: Sequence[TimedNetwork]) -> tuple[Tensor, Tensor]:
+    """Returns where g is known: what parts tell, and what is measured.
+
+    Networks are the faster the better they fit into caches, which no sum of
+    parts tells.
+
+    Args:
+        networks (Sequence[TimedNetwork]): The dense one first.
+
+    Returns:
+        tuple[Tensor, Tensor]: Both as fractions of the dense network,
+        ascending from 0 to 1; ``[networks + 1]`` at most.
+    """
+    share = doubles(shares(networks))
+    first = networks[0].median
+    found = {0.0: 0.0}
+    for network in networks:
+        row = doubles([network.layers, network.elements, 1.0])
+        # Rounded, so that equal networks are one.
+        place = round(float(row @ share), 9)
+        found[place] = min(network.median / first, 1.0)
+    # One that is as large as the dense one says no more than that.
+    found = {k: v for k, v in found.items() if k < 1} | {1.0: 1.0}
+    places = doubles(sorted(found))
+    times = doubles([found[place] for place in sorted(found)])
+    return places, isotonic(times[None])[0]
+
+
+def between(value: Tensor, places: Tensor, values: Tensor) -> Tensor:
+    """Interpolates in a line, and beyond its end as the last piece goes on.
+
+    Args:
+        value (Tensor): Where; scalar.
+        places (Tensor): Where it is known, ascending; ``[points]``.
+        values (Tensor): What is known there, likewise.
+
+    Examples:
+        >>> places, values = (
+        ...     torch.tensor([0.0, 2, 4]),
+        ...     torch.tensor([0.0, 1, 5]),
+        ... )
+        >>> between(torch.tensor(3.0), places, values)
+        tensor(3.)
+    """
+    # The piece that begins last at or before it.
+    piece = (places <= value.detach()).sum() - 1
+    piece = piece.clamp(0, len(places) - 2)
+    low, high = places[piece], places[piece + 1]
+    share = (value - low) / (high - low)
+    return values[piece] * (1 - share) + values[piece + 1] * share
 
 
 def _faces() -> Iterator[tuple[int, ...]]:

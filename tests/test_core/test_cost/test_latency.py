@@ -9,7 +9,7 @@ from latency_tables import by_flops, made_up
 from torch import nn
 
 from mmlapp.core import PruningError, PruningWarning, attach, narrow
-from mmlapp.core.cost.latency import REST, shares
+from mmlapp.core.cost.latency import REST, between, knots, shares
 from mmlapp.core.cost.latency_table import TimedNetwork
 
 
@@ -294,3 +294,50 @@ def test_stripes_are_refused(net, conv, image):
     table = made_up(model, image)
     with pytest.raises(PruningError, match="'latency': b loses stripes"):
         with_latency(model, image, table, unit='stripes')
+
+
+def test_measured_networks_are_predicted_exactly():
+    """A curve that no sum of parts has."""
+    networks = [
+        TimedNetwork(share, share**2, 2 * math.sin(share * math.pi / 2), 1)
+        for share in (1, 0.75, 0.5, 0.25)
+    ]
+    places, times = knots(networks)
+    part = shares(networks)
+    for one in networks:
+        place = part[0] * one.layers + part[1] * one.elements + part[2]
+        found = between(torch.tensor(place).double(), places, times)
+        assert 2 * float(found) == pytest.approx(one.median)
+
+
+def test_between_known_networks_it_is_a_line():
+    places, values = torch.tensor([[0, 0.5, 1], [0, 0.8, 1]]).double()
+    found = [
+        float(between(torch.tensor(x), places, values))
+        for x in (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
+    ]
+    # Branches make it larger than the dense network.
+    assert found == pytest.approx([0, 0.4, 0.8, 0.9, 1, 1.2])
+
+
+def test_a_curve_never_falls_either():
+    """The middle network was slower than a larger one; the last too."""
+    rows = [(1, 1), (0.75, 0.6), (0.5, 0.7), (0.25, 1.3)]
+    places, times = knots([TimedNetwork(a, a, b, 1) for a, b in rows])
+    assert (times.diff() >= 0).all()
+    assert (times[0], times[-1]) == (0, 1)
+    assert (places.diff() > 0).all()
+
+
+def test_networks_as_large_as_the_dense_one_say_nothing():
+    networks = [TimedNetwork(1, 1, 1, 1)] * 2
+    places, times = knots([*networks, TimedNetwork(1, 1, 0.9, 1)])
+    assert (places.tolist(), times.tolist()) == ([0, 1], [0, 1])
+
+
+def test_the_gradient_is_that_of_the_curve(model, images):
+    networks = TimedNetwork(1, 1, 1, 1), TimedNetwork(0.5, 0.5, 0.8, 1)
+    table = made_up(model, images, networks=networks, points=16)
+    cost = with_latency(model, images, table).cost('latency')
+    gate = torch.rand(8 + 12 + 16, dtype=torch.float64).requires_grad_()
+    torch.autograd.gradcheck(cost, gate)

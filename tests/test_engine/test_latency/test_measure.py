@@ -68,7 +68,7 @@ def test_a_table_in_closed_form(subject, plan, pretend, images):
     assert shares(table.networks) == pytest.approx((1, 0, 0), abs=1e-6)
     dense, *slim = table.networks
     assert (dense.layers, dense.elements) == (1, 1)
-    assert len(slim) == 3
+    assert len(slim) == 4
     for network in slim:
         assert network.layers < 1
         assert network.median / dense.median == pytest.approx(network.layers)
@@ -186,7 +186,7 @@ def test_a_real_clock(subject, backend):
     """That all of it runs; no time is asserted."""
     table = measure_table(subject, Plan(Setting(backend), 2, 1, 8))
     assert all(t > 0 for layer in table.layers for t in layer.median)
-    assert len(table.networks) == 4
+    assert len(table.networks) == 5
 
 
 def test_branches_are_measured(network, images, plan, pretend):
