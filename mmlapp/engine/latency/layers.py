@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -238,6 +239,12 @@ def _torch_product(x: Tensor, weight: Tensor) -> Run:
 
 def _onnx_run(call: LayerCall, shape: Shape, setting: Setting) -> Run:
     """A file with one operator, in memory, for ONNX Runtime."""
+    missing = [p for p in ('onnx', 'onnxruntime') if find_spec(p) is None]
+    if missing:
+        raise PruningError(
+            f'backend={setting.backend!r} needs {", ".join(missing)}, which '
+            'is not installed: pip install mmlapp[export]'
+        )
     runtime: Any = import_module('onnxruntime')
     options = runtime.SessionOptions()
     options.log_severity_level = 3

@@ -36,7 +36,7 @@ from .layers import Kind, kinds, layer_run
 from .setting import Setting, difference
 from .timing import Timing, clock_of, interleaved, threads_of_torch
 
-# Whole networks beside the dense one, evenly down to the least FLOPs.
+# Whole networks beside the dense one, on the way down to the least FLOPs.
 STEPS = 0.2, 0.4, 0.6, 0.8
 # Times their rounds: four numbers decide on the scale of all.
 NETWORK_ROUNDS = 4

@@ -7,6 +7,7 @@ from torch import nn
 from mmlapp.core import PruningError, analyse
 from mmlapp.core.attach import cost_context
 from mmlapp.core.trace import LayerCall, trace
+from mmlapp.engine.latency import layers
 from mmlapp.engine.latency.layers import (
     BACKENDS,
     Kind,
@@ -176,3 +177,10 @@ def test_what_cannot_run_alone():
     call.geometry.pop('stride')
     with pytest.raises(PruningError, match='deformable'):
         layer_run(call, {}, Setting())
+
+
+def test_onnx_runtime_that_is_not_installed(monkeypatch):
+    call = call_of(nn.Conv2d(4, 4, 3), (1, 4, 6, 6))
+    monkeypatch.setattr(layers, 'find_spec', lambda name: None)
+    with pytest.raises(PruningError, match=r'onnxruntime.*mmlapp\[export\]'):
+        layer_run(call, {}, Setting('onnxruntime'))

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from latency_tables import made_up
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmlapp.core import Phase
+from mmlapp.engine.latency.part import subject_of
 
 MakeRunner = Callable[..., Runner]
 
@@ -104,6 +107,28 @@ def test_other_methods_prune_alike(
     hub = runner.message_hub.log_scalars
     for name, ratio in ratios.items():
         assert hub[f'train/{name}_ratio'].current() == pytest.approx(ratio)
+
+
+def test_latency_is_a_target_beside_others(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    """From a table in proportion to FLOPs, so that the lower one binds."""
+
+    def change(config: dict[str, Any]) -> None:
+        subject = subject_of(Config(config))
+        table = made_up(subject.model, subject.images, scope='backbone')
+        table.save(tmp_path / 'table.json')
+        latency = dict(type='latency', table=str(tmp_path / 'table.json'))
+        config['model']['costs'] = ['flops', latency]
+        config['custom_hooks'][0]['target'] = dict(flops=0.7, latency=0.6)
+
+    runner = make_runner(change)
+    runner.train()
+    hub = runner.message_hub.log_scalars
+    left = hub['train/latency_ratio'].current()
+    assert 0.55 < left <= 0.6
+    assert hub['train/flops_ratio'].current() == pytest.approx(left, abs=0.01)
+    assert runner.model.pruner.plan().costs['latency']['target'] == 0.6
 
 
 def test_gradient_accumulation_counts_optimizer_steps(
