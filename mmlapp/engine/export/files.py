@@ -111,17 +111,13 @@ def export(
     name = format_of(out)
     exporter = find_exporter(name)
     check_out(out, force)
-    if network.training:
-        raise PruningError(
-            'the network is in training mode, where norms compute otherwise: '
-            'call network.eval() first'
-        )
+    _check_network(network)
     settings.check_taken(exporter.takes, f'format={name!r}')
     flat = _flat(network, settings.fp16)
     tolerance = HALF_TOLERANCE if settings.fp16 else exporter.tolerance
     checks = _inputs(images, settings.dynamic)
     expected = [outputs_of(network, x) for x in checks]
-    labels = names or default_names(len(expected[0]))
+    labels = _labels(names, len(expected[0]))
     errors = []
 
     def write(path: Path) -> None:
@@ -141,6 +137,26 @@ def export(
     seconds = time.perf_counter() - start
     size = out.stat().st_size
     return Exported(name, out, errors[0], tolerance, size, seconds)
+
+
+def _check_network(network: nn.Module) -> None:
+    if network.training:
+        raise PruningError(
+            'the network is in training mode, where norms compute otherwise: '
+            'call network.eval() first'
+        )
+
+
+def _labels(names: Sequence[str] | None, count: int) -> Sequence[str]:
+    """The names that were given, if there is one for each output."""
+    if names is None:
+        return default_names(count)
+    if len(set(names)) != count:
+        raise PruningError(
+            f'names={list(names)}: expected {count} different ones, one for '
+            'each output of the network'
+        )
+    return names
 
 
 def load(path: str | Path, threads: int | None = None) -> Run:

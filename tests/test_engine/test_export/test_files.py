@@ -163,6 +163,12 @@ def test_paths_that_cannot_be_written(net, images, tmp_path, name, text):
         export(net, images, tmp_path / name)
 
 
+@pytest.mark.parametrize('names', [['a'], ['a', 'a'], ['a', 'b', 'c']])
+def test_every_output_has_a_name_of_its_own(net, images, tmp_path, names):
+    with pytest.raises(PruningError, match='expected 2 different ones'):
+        export(net, images, tmp_path / 'net.torchscript', names)
+
+
 def test_training_mode_is_refused(net, images, tmp_path):
     with pytest.raises(PruningError, match=r'call network\.eval\(\) first'):
         export(net.train(), images, tmp_path / 'net.pt2')
