@@ -3,6 +3,7 @@
 """The recipes of docs/pytorch.md: each is run as it stands there."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import onnxruntime
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import distributed, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -235,9 +237,12 @@ def test_a_wrapped_network_is_pruned_like_a_plain_one(parts, one_process):
     assert_same(wrapped, trained(parts, epochs=2)[0])
 
 
-def test_averages_become_as_small(parts, checked):
-    prune = page('Averages of the weights')['prune_averaged']
-    average = prune(*parts(), TARGET, epochs=2)
+@pytest.mark.parametrize('use_buffers', [False, True])
+def test_averages_become_as_small(parts, checked, use_buffers):
+    """Averaged buffers, or copied ones: of the masks, too."""
+    names = page('Averages of the weights')
+    names['AveragedModel'] = partial(AveragedModel, use_buffers=use_buffers)
+    average = names['prune_averaged'](*parts(), TARGET, epochs=2)
     model, _ = trained(parts, epochs=2)
     # The average and the network, each with its masks, and the other network.
     assert len(checked.shares) == 3
