@@ -11,6 +11,7 @@ from torch import nn
 
 from mmlapp.core import PruningError, attach, narrow
 from mmlapp.core.score import SCORES
+from mmlapp.core.score import divergence as divergence_module
 from mmlapp.core.score.divergence import log_probabilities
 
 
@@ -59,10 +60,10 @@ def test_against_networks_without_the_channel(classifiers, name):
     batches, told = [lambda: model(images[:2]), lambda: model(images[2:])], []
     score.report = told.append
     pruner.prepare(model, batches)
-    # As often as there are channels and batches, up to all of it.
-    count = 2 * len(pruner.gate)
-    expected = torch.arange(1, count + 1) / count
-    torch.testing.assert_close(torch.tensor(told), expected)
+    # Several channels at a time, up to all of it.
+    assert told == sorted(told)
+    assert told[-1] == pytest.approx(1)
+    assert 2 < len(told) < len(pruner.gate)
     pruner.begin({'flops': 0.9}, 1)
     assert len(pruner.groups) > 1
     with torch.no_grad():
@@ -79,6 +80,100 @@ def test_against_networks_without_the_channel(classifiers, name):
     assert (pruner.gate == 1).all()
 
 
+def of_the_way(model, images, limit, monkeypatch):
+    """Scores of channels, and how many forwards of a batch they took."""
+    monkeypatch.setattr(divergence_module, 'ON_CPU', limit)
+    score = SCORES.build('kl_divergence')
+    pruner = attach(model, images, score=score, normalisation='none')
+    forwards, hooks = [], len(model._forward_pre_hooks)
+    pruner.prepare(model, [lambda: forwards.append(0) or model(images)])
+    assert len(model._forward_pre_hooks) == hooks
+    assert (pruner.gate == 1).all()
+    pruner.begin({'flops': 0.9}, 1)
+    return pruner, len(forwards)
+
+
+def mixing(net, conv):
+    """Images of a batch are compared with each other."""
+
+    def forward(m, x):
+        y = m.a(x)
+        return m.fc((y - y.mean(0)).relu().mean((2, 3)))
+
+    return net(forward, a=conv(3, 6), fc=nn.Linear(6, 3))
+
+
+def unaware(net, conv):
+    """Takes no larger batch."""
+
+    def forward(m, x):
+        assert len(x) == 5
+        return m.fc(m.a(x).relu().mean((2, 3)))
+
+    return net(forward, a=conv(3, 6), fc=nn.Linear(6, 3))
+
+
+def over_channels(net, conv):
+    """A norm over channels, which sees the living ones alone."""
+
+    def forward(m, x):
+        y = m.norm(m.a(x).relu().mean((2, 3)))
+        return m.fc(y)
+
+    return net(forward, a=conv(3, 6), norm=nn.LayerNorm(6), fc=nn.Linear(6, 3))
+
+
+def not_zero(net, conv):
+    """Its reader is masked: a removed channel is one half behind sigmoid."""
+
+    def forward(m, x):
+        y = m.b(m.a(x).sigmoid())
+        return m.fc(m.hidden(y.mean((2, 3))).relu())
+
+    return net(
+        forward,
+        a=conv(3, 6),
+        b=conv(6, 4),
+        hidden=nn.Linear(4, 5),
+        fc=nn.Linear(5, 3),
+    )
+
+
+@pytest.mark.parametrize(
+    ('build', 'saved'),
+    [
+        ('residual', True),
+        ('split', True),
+        (not_zero, True),
+        (mixing, False),
+        (unaware, False),
+        (over_channels, False),
+    ],
+)
+def test_lanes_are_brute_force(
+    classifiers, net, conv, randomise, build, saved, monkeypatch
+):
+    """And what does not run in lanes, or says something else, runs alone."""
+    if isinstance(build, str):
+        model = classifiers[build].eval()
+    else:
+        model = randomise(build(net, conv)).eval()
+    images = torch.randn(5, 3, 8, 8, dtype=torch.float64)
+    twin = copy.deepcopy(model)
+    found, few = of_the_way(model, images, 2**22, monkeypatch)
+    expected, many = of_the_way(twin, images, 1, monkeypatch)
+    assert many == 1 + len(expected.gate)
+    if saved:
+        # With all; two of every group alone, and in lanes; all the others.
+        assert few == 1 + 2 * len(found.groups) + 2
+    else:
+        assert few >= many
+    torch.testing.assert_close(
+        found.scores, expected.scores, rtol=1e-5, atol=1e-9
+    )
+    assert found.scores.max() > 1e-5
+
+
 def test_what_fails_leaves_all_channels(classifiers):
     model = classifiers['residual']
     images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
@@ -87,7 +182,7 @@ def test_what_fails_leaves_all_channels(classifiers):
 
     def run():
         calls.append(0)
-        if len(calls) == 5:
+        if len(calls) >= 5:
             raise RuntimeError('out of memory')
         return model(images)
 
