@@ -17,7 +17,7 @@ from .analysis.refusals import check_network
 from .analysis.result import Analysis
 from .analysis.ways import Way
 from .bypass.beside import add_bypass
-from .bypass.branch import Branch
+from .bypass.branch import start_branches
 from .cost import COSTS, Cost, CostContext
 from .errors import PruningError, PruningWarning
 from .mask.gate import (
@@ -218,9 +218,7 @@ def _activate(module: nn.Module, args: object) -> None:
     pruner: Any = module.pruner
     if not pruner.complete:
         _restore(module, pruner)
-        for part in module.modules():
-            if isinstance(part, Branch):
-                part.start()
+        start_branches(module)
         pruner.complete = True
     pruner.active = True
     if not torch.compiler.is_compiling():

@@ -79,7 +79,7 @@ class Branch(nn.Module, ABC):
         """
 
     def start(self) -> None:
-        """Called before the first forward, when all weights are set.
+        """Called when all weights are set: before the first forward.
 
         Restores what no initialiser may choose. Defaults to nothing.
         """
@@ -133,3 +133,14 @@ def check_bypass(choice: str | Mapping[str, Any]) -> dict[str, Any]:
         PruningError: If the name is unknown.
     """
     return BRANCHES.spelled_out(choice)
+
+
+def start_branches(model: nn.Module) -> None:
+    """Tells all branches of a network that its weights are set.
+
+    Args:
+        model (nn.Module): The network.
+    """
+    for module in model.modules():
+        if isinstance(module, Branch):
+            module.start()

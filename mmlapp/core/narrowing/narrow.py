@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..bypass.beside import Bypassed, add_bypass
-from ..bypass.branch import Branch
+from ..bypass.branch import Branch, start_branches
 from ..bypass.kernels import add_bias
 from ..heirs import Heir, Heirs, handed_on
 from ..held import Place, place_of, replace_held
@@ -94,7 +94,11 @@ def narrow(
         check_optimizer(optimizer, model)
         check_states(optimizer, _wide(model, plan))
     names = {p: name for name, p in model.named_parameters()}
-    heirs = apply_plan(model, plan, check_plan(model, plan))
+    missing = check_plan(model, plan)
+    pruner = model._modules.get('pruner')
+    if isinstance(pruner, Pruner) and not pruner.complete:
+        start_branches(model)  # it never ran
+    heirs = apply_plan(model, plan, missing)
     remember(model, {p: names[p] for p in heirs if p in names})
     move_gradients(heirs)
     if optimizer is not None:

@@ -136,6 +136,20 @@ def test_initialisers_leave_the_identity_alone(net, conv, image):
     assert point.conv.weight.unique().numel() == 144
 
 
+def test_initialisers_leave_the_identity_alone_without_a_forward(
+    net, conv, image, mask_randomly
+):
+    """As when a network is pruned at once, before it ever ran."""
+    model = chain(net, conv).eval()
+    pruner = attach(model, image, bypass='repvgg')
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight)
+    mask_randomly(pruner)
+    slim = narrow_to(copy.deepcopy(model), pruner.plan())
+    torch.testing.assert_close(slim(image), model(image))
+
+
 @pytest.mark.parametrize(
     ('widths', 'stride', 'parts'),
     [((8, 8), 1, 2), ((8, 8), 2, 1), ((8, 16), 1, 1)],
