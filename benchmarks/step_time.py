@@ -90,11 +90,17 @@ def now(device: str) -> float:
 
 
 def narrowed(
-    dense: nn.Module, images: Tensor, target: float, divisor: int
+    dense: nn.Module,
+    images: Tensor,
+    target: float,
+    divisor: int,
+    unit: str = 'channels',
 ) -> nn.Module:
     """A copy at the end of its pruning phase; all groups alike."""
     model = copy.deepcopy(dense)
-    pruner = attach(model, images[:1], method='uniform', divisor=divisor)
+    pruner = attach(
+        model, images[:1], method='uniform', divisor=divisor, unit=unit
+    )
     pruner.begin({'flops': target}, 1)
     pruner.step()
     narrow(model, pruner.plan())

@@ -38,6 +38,7 @@ SECOND = [path for path in PRUNED if '-refined_' in path.name]
 SETTINGS = (
     'scope',
     'unit',
+    'ignore',
     'input_shape',
     'divisor',
     'method',

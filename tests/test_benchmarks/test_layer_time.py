@@ -2,7 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every convolution is timed at its own size."""
 
-from layer_time import KINDS, measure, table
+import step_time
+from layer_time import KINDS, Way, direct, measure, table
+from torch import nn
+
+from mmlapp.core.plan.kept import Kept
+from mmlapp.core.units.striped import keep_stripes
 
 
 def test_every_convolution_is_timed(small):
@@ -12,3 +17,19 @@ def test_every_convolution_is_timed(small):
     assert [row['flops_ratio'] for row in rows] == [0.5, 0.25, 0.5]
     assert all(row[kind] > 0 for row in rows for kind in KINDS)
     assert table(rows).count('\n') == 1 + 3 + 1
+
+
+def test_stripes_are_compared_with_as_many_whole_filters(small, monkeypatch):
+    """The last layer has an output that must stay; forwards alone."""
+    build, shape, _ = step_time.CASES[small]
+    monkeypatch.setitem(step_time.CASES, small, (build, shape, 0.1))
+    rows = measure(small, 1, 1, 'stripes', Way(forward=True), batch=1)
+    assert [row['stripes'] for row in rows] == [False, False, True]
+    assert rows[2]['narrow_widths'][1] == 4
+    assert all(row[kind] > 0 for row in rows for kind in KINDS)
+    text = table(rows)
+    assert text.count('\n') == 1 + 3 + 2
+    assert '| with stripes |' in text
+    layer = nn.Conv2d(8, 10, 3)
+    keep_stripes(layer, Kept(90, range(45)))
+    assert direct(layer).weight.shape == (5, 8, 3, 3)

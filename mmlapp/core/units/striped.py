@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,11 +22,6 @@ from ..plan.kept import Kept
 
 Sizes = tuple[int, ...]
 KINDS = nn.Conv1d, nn.Conv2d, nn.Conv3d
-CONVOLVE: Mapping[int, Callable[..., Tensor]] = {
-    1: functional.conv1d,
-    2: functional.conv2d,
-    3: functional.conv3d,
-}
 
 
 @dataclass(frozen=True)
@@ -142,8 +137,19 @@ class Striped:
             steps = zip(phase.first, self.geometry.stride, strict=True)
             part = x[_last(slice(a, None, step) for a, step in steps)]
             # None of it is left where positions meet padding alone.
-            if 0 not in part.shape[-rank:]:
-                yield phase, CONVOLVE[rank](part, self._rows(phase.places))
+            if 0 in part.shape[-rank:]:
+                continue
+            # [rows, in] times [.., in, pixels]: the convolution with kernels
+            # of one element, whose own operator is slow for few channels.
+            rows = self._rows(phase.places).flatten(1)
+            if max(self.geometry.stride) > 1:
+                # As flatten would; exporters want to be told.
+                part = part.clone(memory_format=torch.contiguous_format)
+            pixels = part.flatten(-rank)
+            # Expanded, or the product would lie in memory pixel by pixel.
+            rows = rows.expand(*pixels.shape[:-2], *rows.shape)
+            product = torch.matmul(rows, pixels)
+            yield phase, product.unflatten(-1, part.shape[-rank:])
 
     def _rows(self, places: Sequence[Place]) -> Tensor:
         """The weight of some places, ``[rows, in, 1, ...]``."""

@@ -100,6 +100,12 @@ def accumulate(config: dict[str, Any]) -> None:
         (recompute, dict(bypass='depthwise'), True),
         (accumulate, dict(bypass='depthwise', unit='filters'), False),
         pytest.param(clip, dict(unit='stripes'), True, marks=pytest.mark.slow),
+        pytest.param(
+            accumulate,
+            dict(unit='stripes', method='adaptive_l1', normalisation='none'),
+            False,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_twenty_narrow_steps_equal_twenty_masked_ones(
