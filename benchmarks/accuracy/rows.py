@@ -192,6 +192,12 @@ FAMILY = {
     ),
     'psap': Row('psap', target=HALF, settings={'protect': 0.5}),
     'admm': Row('admm', target=HALF),
+    'soft': Row('soft', target=HALF, settings={'score': 'operation_aware'}),
+    'adaptive-l1': Row(
+        'adaptive_l1',
+        target=HALF,
+        settings={'unit': 'stripes', 'normalisation': 'none'},
+    ),
 }
 LIMITED = {
     'dense': Row(),

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One loop for all rows; what it costs is counted step by step."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from accuracy.build import build
@@ -9,7 +11,7 @@ from accuracy.cost import flops
 from accuracy.data import Images, load_split
 from accuracy.lessons import Taught
 from accuracy.network import classifier
-from accuracy.rows import Row, lapp
+from accuracy.rows import TABLES, Row, lapp
 from accuracy.steps import Eager
 from accuracy.training import Recipe, Training
 
@@ -82,3 +84,12 @@ def test_rates_go_up_for_a_tenth_and_down_to_nothing():
     assert max(rates) == pytest.approx(0.4)
     assert rates[-1] < 1e-3 * 0.4
     assert {g['momentum'] for g in optimizer.param_groups} == {0.9}
+
+
+@pytest.mark.parametrize('name', ['soft', 'adaptive-l1'])
+def test_methods_with_a_loss_of_their_own_are_trained(noise, name):
+    row = replace(TABLES['family'][name], depth=8, phase=0.5)
+    training, model = trained(row, noise)
+    dense = flops(classifier(8, 0))
+    assert 0.4 * dense < flops(model) <= 0.5 * dense
+    assert sum(training.widths.values()) > 0
