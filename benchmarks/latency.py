@@ -19,6 +19,7 @@ import argparse
 import copy
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -46,7 +47,8 @@ from mmlapp.engine.latency.part import subject_of
 from mmlapp.engine.latency.setting import Setting, difference
 
 RESULTS = Path(__file__).parent / 'results' / 'latency.json'
-DIVISOR = 8
+# Floats of a register of AVX-512, which kernels compute at a time.
+DIVISOR = 16
 TARGETS = 0.8, 0.7, 0.6, 0.5, 0.4
 BUDGETED = 'ResNet-18'
 OURS, PEER = 'mmlapp', 'Torch-Pruning'
@@ -174,6 +176,7 @@ def speed(name: str, options: Options) -> list[dict[str, Any]]:
         Inputs(images, images[:0]),
         options.settings(),
         options.rounds,
+        options.clock,
         progress=lambda text: tell(f'{name}: {text}'),
     )
     rows += [
@@ -208,6 +211,7 @@ def budget(backend: str, options: Options) -> list[dict[str, Any]]:
         Inputs(images, images[:0]),
         [setting],
         options.rounds,
+        options.clock,
         progress=lambda text: tell(f'{BUDGETED}, budget: {text}'),
     )
     nothing = {'latency': None, 'flops': None}
@@ -231,6 +235,8 @@ class Options:
         points (int): Widths of the table.
         table_rounds (int): Timed runs at each width.
         size (int): Edge of the images; 0 for that of each case.
+        processor (bool): Whether to count seconds of the processor, which a
+            single thread takes however much else runs.
     """
 
     def __init__(
@@ -241,9 +247,11 @@ class Options:
         points: int = 8,
         table_rounds: int = 15,
         size: int = 0,
+        processor: bool = False,
     ) -> None:
         self.threads, self.backends, self.rounds = threads, backends, rounds
         self.points, self.table_rounds, self.size = points, table_rounds, size
+        self.clock = time.process_time if processor else time.perf_counter
 
     def settings(self) -> list[Setting]:
         """One for each backend."""
@@ -251,7 +259,9 @@ class Options:
 
     def table(self, subject: Subject, setting: Setting) -> LatencyTable:
         """Measures the layers of a network."""
-        plan = Plan(setting, self.points, self.table_rounds, DIVISOR)
+        plan = Plan(
+            setting, self.points, self.table_rounds, DIVISOR, self.clock
+        )
         return measure_table(
             subject,
             plan,
@@ -290,15 +300,19 @@ class Store:
     Args:
         path (Path): The file.
         backends (Sequence[str]): What runs networks.
+        clock (str): ``wall`` or ``processor``.
     """
 
-    def __init__(self, path: Path, backends: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, backends: Sequence[str], clock: str = 'wall'
+    ) -> None:
         self.path = path
         described = [Setting(name).described() for name in backends]
         versions: dict[str, str] = {}
         for each in described:
             versions.update(each['versions'])
-        self.machine = {'device': described[0]['device'], **versions}
+        device = described[0]['device']
+        self.machine = {'device': device, 'clock': clock, **versions}
         self.results: dict[str, list[dict[str, Any]]] = {}
         if path.exists():
             data = json.loads(path.read_text('utf-8'))
@@ -413,8 +427,9 @@ def report(path: Path) -> str:
     if not path.exists():
         return NOTHING
     data = json.loads(path.read_text('utf-8'))
+    own = {'device': '{}', 'clock': '{} time'}
     machine = ', '.join(
-        value if key == 'device' else f'{key} {value}'
+        own.get(key, f'{key} {{}}').format(value)
         for key, value in sorted(data['machine'].items())
     )
     parts = [f'Machine: {machine}.']
@@ -452,6 +467,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     add('--points', type=int, default=8, help='widths of the table')
     add('--table-rounds', type=int, default=15, help='runs at each width')
     add('--size', type=int, default=0, help='edge of all images; 0: as usual')
+    add(
+        '--processor-time',
+        action='store_true',
+        help='what one thread computes, where other programs run too',
+    )
     add('--json', type=Path, default=RESULTS)
     add('--report', type=Path, metavar='PAGE', help='write it; measure none')
     args = parser.parse_args(argv)
@@ -459,7 +479,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.report:
             write_report(args.report, args.json)
             return
-        store = Store(args.json, args.backends)
+        if args.processor_time and args.threads != [1]:
+            parser.error('--processor-time: with --threads 1 alone')
+        clock = 'processor' if args.processor_time else 'wall'
+        store = Store(args.json, args.backends, clock)
         for threads in args.threads:
             options = Options(
                 threads,
@@ -468,6 +491,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 args.points,
                 args.table_rounds,
                 args.size,
+                args.processor_time,
             )
             for key, job in jobs(args.networks, options):
                 if key not in store.results:

@@ -17,11 +17,11 @@ PAGE = Path(__file__).parents[2] / 'docs' / 'latency.md'
 def build(size):
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(3, 32, 3, padding=1),
+        nn.Conv2d(3, 64, 3, padding=1),
         nn.ReLU(),
-        nn.Conv2d(32, 32, 3, padding=1),
+        nn.Conv2d(64, 64, 3, padding=1),
         nn.ReLU(),
-        nn.Conv2d(32, 8, 3, padding=1),
+        nn.Conv2d(64, 8, 3, padding=1),
     )
     return latency.classifier('ResNet-18', lambda: model, size)
 
@@ -40,7 +40,7 @@ def small(monkeypatch):
         return network
 
     def table(options, subject, setting):
-        return made_up(subject.model, subject.images, divisor=8)
+        return made_up(subject.model, subject.images, divisor=16)
 
     monkeypatch.setattr(latency, 'peer', peer)
     monkeypatch.setattr(latency.Options, 'table', table)
@@ -67,7 +67,7 @@ def test_a_call_measures_what_is_missing(small, tmp_path, capsys, monkeypatch):
         'dense',
         'mmlapp',
         'Torch-Pruning',
-        'Torch-Pruning, multiples of 8',
+        'Torch-Pruning, multiples of 16',
     ]
     assert [row['status'] for row in speed] == [
         *['ok'] * 3,
@@ -103,6 +103,16 @@ def test_results_of_another_device(small, tmp_path):
     assert json.loads(path.read_text()) == data
 
 
+def test_one_clock_in_a_file(small, tmp_path):
+    path = tmp_path / 'latency.json'
+    latency.main([*FAST, '--processor-time', '--json', str(path)])
+    assert json.loads(path.read_text())['machine']['clock'] == 'processor'
+    with pytest.raises(SystemExit, match=r'clock processor, not wall'):
+        latency.main([*FAST, '--json', str(path)])
+    with pytest.raises(SystemExit):
+        latency.main(['--processor-time', '--threads', '2'])
+
+
 def row(name, **changes):
     values = dict(
         name=name,
@@ -123,7 +133,7 @@ def results(tmp_path):
     noisy = dict(speed_up=None, factor=None)
     failed = dict(status='no', median=None, p90=None, **noisy)
     data = {
-        'machine': {'device': 'a CPU', 'torch': '2.10'},
+        'machine': {'device': 'a CPU', 'torch': '2.10', 'clock': 'wall'},
         'results': {
             'speed, ResNet-18, 2 threads': [
                 row('mmlapp'),
@@ -144,7 +154,7 @@ def results(tmp_path):
 
 def test_a_report(results):
     lines = latency.report(results).splitlines()
-    assert lines[0] == 'Machine: a CPU, torch 2.10.'
+    assert lines[0] == 'Machine: wall time, a CPU, torch 2.10.'
     assert lines[4:7] == [
         '| ResNet-18 | 2 | torch | mmlapp | 44.4% | 10.0 | 11.0 | 2.00 '
         '| 0.89 |',
