@@ -1,6 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
 import json
+import re
 
 import pytest
 from mmengine.config import Config
@@ -41,6 +42,13 @@ def test_predicted_against_measured(latency_run, asked):
         'images': 1,
         'settings': [Setting()],
     }
+
+
+def test_both_networks_are_really_measured(latency_run):
+    cfg, run = latency_run
+    text = latency_text(cfg, run.checkpoint, rounds=1)
+    # With one round median and p90 are the same, and never noisy.
+    assert re.fullmatch(r'latency: predicted 5.* network, measured .*%', text)
 
 
 def test_the_setting_is_that_of_the_table(latency_run, asked):
