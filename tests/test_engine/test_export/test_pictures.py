@@ -31,13 +31,16 @@ def config(**settings):
 
 def test_pictures_of_the_user(model, tmp_path):
     path = tmp_path / 'blue.png'
-    picture = np.zeros((10, 20, 3), np.uint8)
-    picture[..., 0] = 255  # mmcv writes and reads BGR
+    picture = np.zeros((4, 6, 3), np.uint8)
+    picture[:, :3, 0] = 255  # mmcv writes and reads BGR
     mmcv.imwrite(picture, str(path))
     images, text = example_images(config(), model, (3, 4, 6), [path])
     assert (images.shape, text) == ((1, 3, 4, 6), '1 pictures')
-    # (0 - 1) / 2, (0 - 2) / 2 and (255 - 3) / 2, in RGB.
-    assert images[0, :, 0, 0].tolist() == [-0.5, -1.0, 126.0]
+    # (0 - 1) / 2, (0 - 2) / 2 and (255 - 3) / 2, in RGB; the right is black.
+    assert images[0, :, 0, 2].tolist() == [-0.5, -1.0, 126.0]
+    assert images[0, :, 3, 3].tolist() == [-0.5, -1.0, -1.5]
+    larger, _ = example_images(config(), model, (3, 8, 12), [path])
+    assert larger.shape == (1, 3, 8, 12)
 
 
 def test_a_picture_that_is_none(model, tmp_path):
