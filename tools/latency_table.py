@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
+from mmengine.config import Config
 from rich.progress import Progress
 
 from mmlapp.engine.analysis.tables import console
@@ -32,11 +33,8 @@ from mmlapp.engine.failures import tells_failures
 from mmlapp.engine.latency.layers import BACKENDS
 from mmlapp.engine.latency.measure import Plan, latency_table
 from mmlapp.engine.latency.part import check_batch, subject_of
-from mmlapp.engine.latency.setting import Setting
+from mmlapp.engine.latency.setting import Setting, usual_divisor
 from mmlapp.engine.latency.tables import layers_table, networks_table, remarks
-
-# Where the config asks for no multiples: what CPUs compute at a time.
-DIVISOR = 8
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -70,11 +68,19 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         type=int,
         metavar='N',
         help='what measured widths are multiples of; that of the config, or '
-        f'{DIVISOR} where it has none',
+        'where it has none 16 for CPUs with AVX-512 and 8 for others',
     )
     add_pruning_arguments(parser)
     add('--force', action='store_true', help='measure anew')
     return parser.parse_args(argv)
+
+
+def divisor_of(args: Namespace, cfg: Config) -> int:
+    """Return what widths are multiples of."""
+    if args.divisor is not None:
+        return args.divisor
+    own = own_settings(cfg.model)['divisor']
+    return own if own > 1 else usual_divisor(args.device)
 
 
 @tells_failures
@@ -93,12 +99,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         # results.
         with redirect_stdout(sys.stderr):
             cfg = read_config(args.config, args.cfg_options)
-            own = own_settings(cfg.model)['divisor']
             plan = Plan(
                 Setting(args.backend, args.threads, args.batch, args.device),
                 args.points,
                 args.rounds,
-                args.divisor or (own if own > 1 else DIVISOR),
+                divisor_of(args, cfg),
             )
             subject = subject_of(cfg, given(args, ('scope', 'input_shape')))
             check_batch(subject, args.batch)

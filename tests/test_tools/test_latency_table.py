@@ -9,6 +9,7 @@ from mmengine.registry import DefaultScope
 
 from mmlapp.core.cost import LatencyTable
 from mmlapp.engine.deployment.masked import build_model
+from mmlapp.engine.latency.setting import usual_divisor
 
 
 @pytest.fixture(scope='module')
@@ -30,11 +31,13 @@ def test_a_config_counts_from_the_table(
     assert 'backbone.layer1.0.conv1' in out
     assert f'wrote {path}' in out
     table = LatencyTable.load(path)
-    assert table.divisor == 8
+    divisor = table.divisor
+    assert divisor == usual_divisor('cpu')
     assert table.setting['model'] == 'ImageClassifier'
     cfg = Config.fromfile(run.config)
     cfg.model.update(
-        costs=['flops', dict(type='latency', table=str(path))], divisor=8
+        costs=['flops', dict(type='latency', table=str(path))],
+        divisor=divisor,
     )
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         model = build_model(cfg)
@@ -64,6 +67,7 @@ def test_the_divisor_of_the_config(tool, classifier_run, tmp_path):
     [
         (['--threads', '0'], 'threads=0'),
         (['--points', '1'], 'points=1'),
+        (['--divisor', '0'], 'divisor=0'),
         (['--device', 'cuda'], "device='cuda'"),
         (['--scope', 'nowhere'], 'nowhere'),
     ],

@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from mmlapp.core import PruningError
-from mmlapp.engine.latency.setting import Setting, difference, versions
+from mmlapp.engine.latency.setting import (
+    Setting,
+    difference,
+    usual_divisor,
+    versions,
+)
 
 
 @pytest.mark.parametrize(
@@ -41,3 +46,16 @@ def test_the_description_tells_settings_apart():
 
 def test_what_is_not_installed(monkeypatch):
     assert versions('openvino')['openvino'] == 'not installed'
+
+
+@pytest.mark.parametrize(
+    ('capability', 'device', 'divisor'),
+    [('AVX512', 'cpu', 16), ('AVX2', 'cpu', 8), ('AVX512', 'cuda', 8)],
+)
+def test_channels_that_kernels_compute_at_a_time(
+    monkeypatch, capability, device, divisor
+):
+    monkeypatch.setattr(
+        torch.backends.cpu, 'get_cpu_capability', lambda: capability
+    )
+    assert usual_divisor(device) == divisor
