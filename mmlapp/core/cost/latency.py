@@ -329,11 +329,15 @@ class _Lookup:
                     f'of dimension {axis!r} alone, which may shrink in this '
                     f'scope. {MEASURE}'
                 )
-        rows, columns = (doubles(entry.axes.get(axis, (1,))) for axis in AXES)
+        widths = _widths(entry)
+        # What does not shrink for this unit is as wide as the table knows it.
         by_rows, by_columns = (
-            factors[axis] if axis in entry.axes else Factor(1.0)
-            for axis in AXES
+            factors.get(axis, Factor(float(known[-1])))
+            if axis in entry.axes
+            else Factor(1.0)
+            for axis, known in zip(AXES, widths, strict=True)
         )
+        rows, columns = map(doubles, widths)
         return GridTerm(
             call.name,
             (by_rows, by_columns),

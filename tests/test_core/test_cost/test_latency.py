@@ -230,6 +230,20 @@ def test_filters_shrink_by_outputs_alone(make, images):
     assert flops == pytest.approx(latency)
 
 
+def test_a_table_of_channels_serves_filters(make, images):
+    """Inputs were measured at several widths, and stay whole."""
+    model = make()
+    table = made_up(model, images, bypass='depthwise')
+    pruner = with_latency(
+        model, images, table, unit='filters', bypass='depthwise'
+    )
+    gate = torch.full_like(pruner.gate, 0.5)
+    flops, latency = (
+        float(pruner.cost(name).ratio(gate)) for name in ('flops', 'latency')
+    )
+    assert flops == pytest.approx(latency)
+
+
 def test_a_table_of_another_model(make, images):
     other = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
     model = make()
