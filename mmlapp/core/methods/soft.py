@@ -20,9 +20,14 @@ from .added_loss import AddedLoss
 from .base import register_method
 from .channel_tensors import global_layers
 from .fixed_order import FixedOrder
+from .norm_statistics import NormStatistics
 
 if TYPE_CHECKING:
     from ..pruner import Pruner
+
+
+# Of masks; what the paper's code rounds at is not known to us.
+ALIVE = 0.5
 
 
 @dataclass
@@ -124,6 +129,9 @@ class Soft(FixedOrder):
     :math:`\Phi` of a fresh network lie so close together that nearly all
     masks would be undecided.
 
+    Running statistics of a norm move in the steps in which a channel is
+    there, with a mask above one half; that number is ours.
+
     Masks multiply the scale and the shift. Behind them a ReLU lets factors
     from 0 on through, so that this is the paper's mask after the activation.
 
@@ -178,6 +186,8 @@ class Soft(FixedOrder):
         self.temperature, self.seed = temperature, seed
         self.norms: list[ChannelNorm] = []
         self.regulariser = AddedLoss('soft')
+        self.statistics = NormStatistics()
+        self.alive = torch.zeros(0)
 
     def setup(self, pruner: Pruner) -> None:
         """Finds the norms; makes the cut c, and a sample per channel."""
@@ -223,7 +233,10 @@ class Soft(FixedOrder):
         x = 1 - pruner.scores + (phi - phi.detach())
         logit = self.sharpness * (self.cut - x) + self.noise
         masks = (logit / self.temperature).sigmoid()
-        return torch.where(pruner.protected, 1.0, masks)
+        masks = torch.where(pruner.protected, 1.0, masks)
+        self.statistics.note(norm.module for norm in self.norms)
+        self.alive = masks.detach() > ALIVE
+        return masks
 
     def step(self, pruner: Pruner) -> Tensor:
         """Cuts the order, and puts c where it was cut.
@@ -232,9 +245,21 @@ class Soft(FixedOrder):
             PruningError: If the loss of the pruner was not added.
         """
         self.regulariser.check()
+        self._keep_statistics()
         gate = super().step(pruner)
         self.prepare(pruner, gate > 0)
         return gate
+
+    def _keep_statistics(self) -> None:
+        """Norms know channels by the steps in which these were there."""
+        if len(self.alive):
+            # The last one is no channel, and always there: [channels + 1].
+            alive = torch.cat([self.alive, self.alive.new_ones(1)])
+            self.statistics.put_back(
+                (norm.module, alive[norm.channels_on(alive.device)])
+                for norm in self.norms
+            )
+            self.alive = self.alive[:0]
 
     def ranking(self, pruner: Pruner) -> Tensor:
         """Ranks by the score, :math:`1 - x`."""

@@ -198,6 +198,35 @@ def test_the_regulariser_by_autograd(chain, begun):
     assert all(model[n]._parameters['weight'].grad is None for n in rest)
 
 
+def test_statistics_move_while_a_channel_is_there(chain, begun, images):
+    """As a plain norm's where the sampled mask is alive, else not at all."""
+    model = chain()
+    pruner = begun(model)
+    with torch.no_grad():
+        pruner.method.noise.fill_(1e3)
+        pruner.method.noise[[2, 8 + 5]] = -1e3  # of both norms
+    before = [copy.deepcopy(model[n].state_dict()) for n in (1, 4)]
+    seen = []
+    for n in (1, 4):
+        model[n].register_forward_pre_hook(lambda _, args: seen.append(*args))
+    loss = model.double()(images.double()).square().mean() + pruner.loss()
+    loss.backward()
+    pruner.step()
+    for n, gone, old, x in zip((1, 4), (2, 5), before, seen, strict=True):
+        mean = 0.9 * old['running_mean'] + 0.1 * x.mean((0, 2, 3))
+        var = 0.9 * old['running_var'] + 0.1 * x.var((0, 2, 3))
+        mean[gone], var[gone] = (
+            old[f'running_{name}'][gone] for name in ('mean', 'var')
+        )
+        torch.testing.assert_close(model[n].running_mean, mean)
+        torch.testing.assert_close(model[n].running_var, var)
+    # The next step begins from there, and copies are not disturbed.
+    assert not pruner.method.statistics.noted
+    model(images.double())
+    assert pruner.method.statistics.noted
+    assert not copy.deepcopy(model).pruner.method.statistics.noted
+
+
 def test_what_belongs_to_no_channel_is_not_regularised(normed, begun):
     """Half of the last norm of the block is added to nothing."""
     model = normed()
