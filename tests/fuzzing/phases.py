@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,21 +16,38 @@ from .agreement import run, same
 from .cases import Case
 from .training import train_step
 
-METHODS = 'lapp', 'uniform', 'random', 'ranking', 'one_cycle', 'psap'
 SCORES = 'l1', 'l2', 'bn_scale', 'fpgm', 'taylor', 'cpmc', 'group_norm'
+# Those that rank by any score, and what the others ask for.
+METHODS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(
+        ('lapp', 'uniform', 'random', 'ranking', 'one_cycle', 'psap'), {}
+    ),
+    'soft': {'score': 'operation_aware'},
+    'admm': {
+        'method': {'type': 'admm', 'rounds': 1, 'updates': 1},
+        'score': 'l2',
+    },
+    'adaptive_l1': {'score': 'l2', 'normalisation': 'none'},
+}
 DIVISORS = 1, 1, 2, 4
+# What is said of a network that a method has nothing to learn from in.
+NO_NORM = 'no norm with scale and shift'
 
 
 def meets_budget(case: Case) -> None:
     """A phase ends within its targets, and no channel more would fit."""
     rng = case.rng
     divisor, steps = rng.choice(DIVISORS), rng.choice((1, 3))
-    model = case.attached(
-        method=rng.choice(METHODS),
-        score=rng.choice(SCORES),
-        divisor=divisor,
-        protect=rng.choice((0, 0, 0.4)),
-    )
+    method = rng.choice(list(METHODS))
+    chosen = {'method': method, 'score': rng.choice(SCORES), **METHODS[method]}
+    try:
+        model = case.attached(
+            divisor=divisor, protect=rng.choice((0, 0, 0.4)), **chosen
+        )
+    except PruningError as error:
+        if NO_NORM not in str(error):
+            raise
+        return
     pruner = model.pruner
     names = rng.sample(pruner.costs, rng.choice((1, 1, 2)))
     target = {name: rng.uniform(0.2, 1.0) for name in names}
