@@ -25,6 +25,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
         for kind in ('depthwise', 'pointwise', 'grouped')
         for norm in (False, True)
     },
+    # Unmerged, as they are counted then.
+    **{
+        f'channels {kind}': {'bypass': {'type': kind, 'merge': False}}
+        for kind in ('asymmetric', 'repvgg', 'twin')
+    },
 }
 
 

@@ -19,9 +19,12 @@ from .training import train_step
 SCORES = 'l1', 'l2', 'bn_scale', 'fpgm', 'taylor', 'cpmc', 'group_norm'
 # Those that rank by any score, and what the others ask for.
 METHODS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(
-        ('lapp', 'uniform', 'random', 'ranking', 'one_cycle', 'psap'), {}
-    ),
+    'lapp': {},
+    'uniform': {},
+    'random': {},
+    'ranking': {},
+    'one_cycle': {},
+    'psap': {},
     'soft': {'score': 'operation_aware'},
     'admm': {
         'method': {'type': 'admm', 'rounds': 1, 'updates': 1},
