@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -117,18 +116,23 @@ class Striped:
         products = list(self._products(x))
         # In the type of the products, which autocast may choose.
         like = products[0][1] if products else x
-        # Split, not sliced: an exporter has merged three slices wrongly.
-        filters = self.filters.split(own.counts)
         y = like.new_zeros(*x.shape[: -rank - 1], own.outputs, *sizes)
         for phase, product in products:
-            counts = [own.counts[place.number] for place in phase.places]
-            parts = _padded(phase, product, sizes).split(counts, -rank - 1)
-            for place, rows in zip(phase.places, parts, strict=True):
-                window = rows[_window(phase, place, sizes)]
-                y.index_add_(-rank - 1, filters[place.number], window)
+            self._add(y, phase, _padded(phase, product, sizes))
         if self.bias is not None:
             y = y + self.bias.to(y.dtype).view(-1, *[1] * rank)
         return y
+
+    def _add(self, y: Tensor, phase: Phase, product: Tensor) -> None:
+        """Adds the products of every place to its filters, in place."""
+        rank, counts = len(phase.first), self.geometry.counts
+        # Split, not sliced: an exporter has merged three slices wrongly.
+        filters = self.filters.split(counts)
+        own = [counts[place.number] for place in phase.places]
+        parts = product.split(own, -rank - 1)
+        for place, rows in zip(phase.places, parts, strict=True):
+            window = rows[_window(phase, place, y.shape[-rank:])]
+            y.index_add_(-rank - 1, filters[place.number], window)
 
     def _products(self, x: Tensor) -> Iterator[tuple[Phase, Tensor]]:
         """Of the rows of every phase, ``[.., rows, ...]``."""
@@ -243,24 +247,12 @@ def _geometry(layer: Any, positions: Sequence[int]) -> Geometry:
         positions (Sequence[int]): That of every row, ascending.
     """
     low, high = _padding(layer)
-    reach = [
-        d * (k - 1)
-        for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
-    ]
-    missing = [r - a - b for r, a, b in zip(reach, low, high, strict=True)]
-    # Index in every dimension of every position: (0, 0), (0, 1), ...
-    grid = list(itertools.product(*map(range, layer.kernel_size)))
-    phases: dict[Sizes, list[Place]] = defaultdict(list)
+    sizes = zip(layer.dilation, layer.kernel_size, low, high, strict=True)
+    missing = [d * (k - 1) - a - b for d, k, a, b in sizes]
     counts = Counter(positions)
+    phases: dict[Sizes, list[Place]] = defaultdict(list)
     for number, position in enumerate(counts):
-        # i d - p = s q + a
-        found = [
-            divmod(i * d - p, s)
-            for i, d, p, s in zip(
-                grid[position], layer.dilation, low, layer.stride, strict=True
-            )
-        ]
-        shift, first = zip(*found, strict=True)
+        first, shift = _read_at(layer, position, low)
         phases[first].append(Place(number, shift))
     return Geometry(
         layer.out_channels,
@@ -272,6 +264,33 @@ def _geometry(layer: Any, positions: Sequence[int]) -> Geometry:
             for first, places in phases.items()
         ],
     )
+
+
+def _read_at(
+    layer: Any, position: int, low: Sequence[int]
+) -> tuple[Sizes, Sizes]:
+    """First pixel and shift of a position, in every dimension.
+
+    Args:
+        layer (nn.Module): The convolution.
+        position (int): Of its kernel, row by row.
+        low (Sequence[int]): Zeros before the input.
+    """
+    first, shift = [], []
+    for size, d, p, s in zip(
+        layer.kernel_size[::-1],
+        layer.dilation[::-1],
+        low[::-1],
+        layer.stride[::-1],
+        strict=True,
+    ):
+        # Of [3, 3] position 5 is row 1, column 2: the last dimension first.
+        position, i = divmod(position, size)
+        # i d - p = s q + a
+        q, a = divmod(i * d - p, s)
+        first.append(a)
+        shift.append(q)
+    return tuple(first[::-1]), tuple(shift[::-1])
 
 
 def _phase(
