@@ -44,9 +44,10 @@ class Phase:
     Args:
         first (tuple[int, ...]): First index of the subsampled input, in
             every dimension.
-        before (tuple[int, ...]): Zeros that are read before its products.
+        before (tuple[int, ...]): Zeros that are read before its products;
+            below zero, products that nobody reads.
         last (tuple[int, ...]): Products are read as far as this behind the
-            size of the output, and not less far than there are any.
+            size of the output.
         places (Sequence[Place]): What reads them.
     """
 
@@ -115,8 +116,8 @@ class Striped:
         ]
         products = list(self._products(x))
         # In the type of the products, which autocast may choose.
-        like = products[0][1] if products else x
-        y = like.new_zeros(*x.shape[: -rank - 1], own.outputs, *sizes)
+        shape = *x.shape[: -rank - 1], own.outputs, *sizes
+        y = products[0][1].new_zeros(shape)
         for phase, product in products:
             self._add(y, phase, _padded(phase, product, sizes))
         if self.bias is not None:
@@ -140,9 +141,6 @@ class Striped:
         for phase in self.geometry.phases:
             steps = zip(phase.first, self.geometry.stride, strict=True)
             part = x[_last(slice(a, None, step) for a, step in steps)]
-            # None of it is left where positions meet padding alone.
-            if 0 in part.shape[-rank:]:
-                continue
             # [rows, in] times [.., in, pixels]: the convolution with kernels
             # of one element, whose own operator is slow for few channels.
             rows = self._rows(phase.places).flatten(1)
@@ -259,10 +257,7 @@ def _geometry(layer: Any, positions: Sequence[int]) -> Geometry:
         tuple(layer.stride),
         tuple(missing),
         list(counts.values()),
-        [
-            _phase(first, places, missing, layer.stride)
-            for first, places in phases.items()
-        ],
+        [_phase(first, places) for first, places in phases.items()],
     )
 
 
@@ -293,21 +288,11 @@ def _read_at(
     return tuple(first[::-1]), tuple(shift[::-1])
 
 
-def _phase(
-    first: Sizes,
-    places: Sequence[Place],
-    missing: Sequence[int],
-    stride: Sequence[int],
-) -> Phase:
+def _phase(first: Sizes, places: Sequence[Place]) -> Phase:
     """How far products of the same pixels are read."""
-    before, last = [], []
-    shifts = zip(*(place.shift for place in places), strict=True)
-    for shift, a, less, s in zip(shifts, first, missing, stride, strict=True):
-        before.append(max(0, -min(shift)))
-        # Of an input of n there are (n - 1 - a) // s + 1 products for
-        # (n - 1 - less) // s + 1 outputs: at most -((a - less) // s) more.
-        last.append(max(*shift, -((a - less) // s)))
-    return Phase(first, tuple(before), tuple(last), places)
+    shifts = list(zip(*(place.shift for place in places), strict=True))
+    before = tuple(-min(shift) for shift in shifts)
+    return Phase(first, before, tuple(map(max, shifts)), places)
 
 
 def _padding(layer: Any) -> tuple[Sequence[int], Sequence[int]]:

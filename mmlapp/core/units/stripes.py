@@ -18,7 +18,6 @@ from ..errors import PruningError, PruningWarning
 from ..groups import ChannelGroup, Groups, matches
 from ..heirs import Heirs
 from ..mask.gate import AppliedMask, GateSource, ParameterMask, add_mask
-from ..mask.masking import owners
 from ..plan.kept import Kept
 from ..plan.layout import Layout
 from ..score.group_scores import Layer
@@ -118,9 +117,7 @@ class Stripes(Channels):
         """A striped layer costs in proportion to stripes times inputs."""
         nodes = {group.name: group.nodes for group in _stripes(analysis)}
         return [
-            replace(
-                call, dims={**_without_out(call), 'stripes': nodes[call.name]}
-            )
+            replace(call, dims={**call.dims, 'stripes': nodes[call.name]})
             if call.name in nodes and call.op == 'convolution'
             else call
             for call in super().calls(analysis)
@@ -195,10 +192,6 @@ def _stripes(analysis: Analysis) -> list[StripeGroup]:
     return [group for group in items if isinstance(group, StripeGroup)]
 
 
-def _without_out(call: LayerCall) -> dict[str, Tensor]:
-    return {name: ids for name, ids in call.dims.items() if name != 'out'}
-
-
 def _count(layer: Any) -> int:
     """Filters times positions of a convolution without groups."""
     return int(layer.out_channels * math.prod(layer.kernel_size))
@@ -230,7 +223,6 @@ def _reasons(
 ) -> Iterator[tuple[str, str | None]]:
     """Layers in the scope whose width must stay, and why they stay whole."""
     record = request.record
-    sharers, ran = owners(request.model), {call.name for call in record.calls}
     for site in record.sites:
         name = site.module
         wanted = (
@@ -242,13 +234,8 @@ def _reasons(
         if not wanted or (groups.node_group[nodes] >= 0).any():
             continue
         layer = request.model.get_submodule(name)
-        weight = layer._parameters.get(site.name.rpartition('.')[2])
-        reason = _unfit(layer) or record.irregular.get(name)
-        if name not in ran:
-            reason = reason or 'the example does not run it'
-        if len(sharers[id(weight)]) > 1:
-            reason = reason or 'it shares its weight with another layer'
-        yield name, reason
+        # One that shares its weight, or never runs, is irregular, too.
+        yield name, _unfit(layer) or record.irregular.get(name)
 
 
 def _unfit(layer: Any) -> str | None:
