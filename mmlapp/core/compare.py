@@ -58,6 +58,28 @@ def relative_errors(
     ]
 
 
+def largest_error(
+    expected: Sequence[Tensor], found: Sequence[Tensor]
+) -> float:
+    """Largest relative error of any output tensor.
+
+    Args:
+        expected (Sequence[Tensor]): Outputs of one model.
+        found (Sequence[Tensor]): Outputs of the other one.
+
+    Returns:
+        float: Infinite if the outputs differ in number or shape or if there
+        are none, NaN if a value is no number.
+
+    Examples:
+        >>> largest_error([torch.tensor([4.0])], [torch.tensor([3.0])])
+        0.25
+    """
+    errors = relative_errors(expected, found)
+    # By torch, whose maximum is NaN if one is.
+    return float(torch.tensor(errors).max()) if errors else float('inf')
+
+
 def agree(
     expected: Sequence[Tensor],
     found: Sequence[Tensor],

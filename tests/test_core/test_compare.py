@@ -9,6 +9,7 @@ from mmlapp.core.compare import (
     ROUGH_TOLERANCE,
     TRIAL_TOLERANCE,
     agree,
+    largest_error,
     relative_error,
     relative_errors,
 )
@@ -53,3 +54,21 @@ def test_the_tolerance_of_the_trial(factor, same, tolerance):
     a = torch.full((4,), 2.0).double()
     b = a * (1 + factor * tolerance)
     assert agree([a], [b], tolerance) is same
+
+
+def test_largest_error_of_all_outputs():
+    a, b = torch.tensor([1.0, -4.0]), torch.tensor([1.0, -3.0])
+    assert largest_error([a, a], [a, b]) == 0.25
+    assert largest_error([a], [a]) == 0
+    assert largest_error([torch.zeros(2)], [torch.zeros(2)]) == 0
+    assert largest_error([torch.zeros(2)], [a]) > 1
+    assert largest_error([a], [a, a]) == math.inf
+    assert largest_error([a], [a[:1]]) == math.inf
+    assert largest_error([], []) == math.inf
+    assert math.isnan(largest_error([a * math.inf], [a * math.inf]))
+
+
+def test_no_output_hides_that_another_is_no_number():
+    a = torch.tensor([1.0, -4.0])
+    for found in ([a, a * math.nan], [a * math.nan, a]):
+        assert math.isnan(largest_error([a, a], found))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..bypass.merging import merge_bypasses
-from ..compare import DEPLOYED_TOLERANCE, relative_errors
+from ..compare import DEPLOYED_TOLERANCE, largest_error
 from ..errors import PruningError
 from ..narrowing.check_plan import module_at
 from ..plan.plan import ChannelPlan
@@ -93,8 +93,7 @@ def fuse(
     plans = _without_merged(own, plans, merge_bypasses(own))
     found = tuple(find_folds(own, lambda: run(own)))
     fold(own, found)
-    errors = relative_errors(expected, _tensors(run(own)))
-    error = max(errors, default=0.0) if errors is not None else float('inf')
+    error = largest_error(expected, _tensors(run(own)))
     if not error <= DEPLOYED_TOLERANCE:
         raise PruningError(
             f'the fused network differs from the network (relative error '
@@ -142,7 +141,8 @@ def find_folds(model: nn.Module, run: Callable[[], Any]) -> Iterator[Fold]:
         run (Callable): Runs it.
     """
     with _Readers() as seen:
-        run()
+        # Who called the network reads what it returns.
+        seen.read(_tensors(run()))
     convs = _by_tensor(model, 'weight', _is_conv)
     norms = _by_tensor(model, 'running_mean', _is_plain_norm)
     readers = defaultdict(set)
@@ -178,6 +178,17 @@ class _Readers(TorchDispatchMode):
         for _, weight, readers in self._made.values():
             yield weight, readers[0] if len(readers) == 1 else None
 
+    def read(self, values: Iterable[object], norm: int | None = None) -> None:
+        """Notes who read some values: a norm, or None for all others.
+
+        Args:
+            values (Iterable[object]): What was read, tensors or not.
+            norm (int, optional): Number of the statistics. Defaults to None.
+        """
+        for value in values:
+            if id(value) in self._made:
+                self._made[id(value)][2].append(norm)
+
     def __torch_dispatch__(
         self,
         func: Any,
@@ -188,9 +199,7 @@ class _Readers(TorchDispatchMode):
         """Runs an operator and notes what it read."""
         out = func(*args, **(kwargs or {}))
         norm = _statistics(func, args)
-        for leaf in tree_leaves((args, kwargs)):
-            if id(leaf) in self._made:
-                self._made[id(leaf)][2].append(norm)
+        self.read(tree_leaves((args, kwargs)), norm)
         if norm is not None:
             source = self._made.get(id(args[0]))
             self.normed.append((norm, source[1] if source else None))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmlapp.core.compare import relative_errors
+from mmlapp.core.compare import largest_error
 from mmlapp.core.numbers import check_number
 
 from ..latency.backends import Run, network_run
@@ -242,9 +242,7 @@ def _compared(
             outputs, own = _seen(run, images, inputs)
             row = replace(
                 row,
-                error=max(
-                    relative_errors(expected, outputs), default=float('inf')
-                ),
+                error=largest_error(expected, outputs),
                 agreement=_agreement(classes, own),
             )
         found.append(row)

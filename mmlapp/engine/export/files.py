@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 
 from mmlapp.core import PruningError
 from mmlapp.core.arguments import meant
-from mmlapp.core.compare import relative_errors
+from mmlapp.core.compare import largest_error
 from mmlapp.core.files import replace_file
 
 from . import onnx_file, torch_export, torchscript  # noqa: F401, registered
@@ -369,10 +369,7 @@ def _compare(
             f'format={name!r}: the file that was written does not run '
             f'({brief(error)}). It was not kept'
         ) from error
-    errors = [
-        e
-        for a, b in zip(expected, found, strict=True)
-        for e in relative_errors(a, b) or [float('inf')]
-    ]
+    pairs = zip(expected, found, strict=True)
+    errors = [largest_error(a, b) for a, b in pairs]
     # By torch, whose maximum is NaN if one is.
     return float(torch.tensor(errors).max())

@@ -17,11 +17,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mmlapp.core import ChannelPlan, PruningError, load_slim, save_slim
-from mmlapp.core.compare import DEPLOYED_TOLERANCE, relative_errors
+from mmlapp.core.compare import DEPLOYED_TOLERANCE, largest_error
 from mmlapp.core.files import replace_file
 from mmlapp.core.handover.fuse import Fold
 from mmlapp.core.handover.slim import slim_state
@@ -95,8 +94,7 @@ def hand_over(
 
 
 def _error(a: Network, b: Network, images: Tensor) -> float:
-    errors = relative_errors(outputs_of(a, images), outputs_of(b, images))
-    return float(torch.tensor(errors).max()) if errors else float('inf')
+    return largest_error(outputs_of(a, images), outputs_of(b, images))
 
 
 def _write_plain(slim: Slim, path: Path) -> None:

@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_leaves
 from mmlapp.core import PruningError
 from mmlapp.core.compare import (
     DEPLOYED_TOLERANCE,
+    largest_error,
     relative_error,
-    relative_errors,
 )
 from mmlapp.core.snapshot import exact
 
@@ -237,28 +237,6 @@ def _value_error(a: Tensor, b: Tensor) -> float:
     if a.is_floating_point():
         return relative_error(a, b)
     return float((a != b).double().mean())
-
-
-def largest_error(
-    expected: Sequence[Tensor], found: Sequence[Tensor]
-) -> float:
-    """Largest relative error of any output tensor.
-
-    Args:
-        expected (Sequence[Tensor]): Outputs of one model.
-        found (Sequence[Tensor]): Outputs of the other one.
-
-    Returns:
-        float: Infinite if the outputs differ in number or shape or if there
-        are none, NaN if a value is no number.
-
-    Examples:
-        >>> largest_error([torch.tensor([4.0])], [torch.tensor([3.0])])
-        0.25
-    """
-    errors = relative_errors(expected, found)
-    # By torch, whose maximum is NaN if one is.
-    return float(torch.tensor(errors).max()) if errors else float('inf')
 
 
 class Comparison:

@@ -88,6 +88,17 @@ def test_what_cannot_be_folded_stays(net, conv, randomise, image, function):
     torch.testing.assert_close(fused.model(image), model.eval()(image))
 
 
+def test_a_convolution_whose_outputs_are_returned_keeps_them(
+    net, conv, randomise, image
+):
+    def both(m, x):
+        y = m.conv(x)
+        return y, m.norm(y)
+
+    model = net(both, conv=conv(3, 4), norm=nn.BatchNorm2d(4))
+    assert fuse(randomise(model), image).folds == ()
+
+
 def test_norms_that_do_more_stay(net, conv, image):
     model = net(
         lambda m, x: m.norm(m.conv(x)), conv=conv(3, 4), norm=ActiveNorm(4)

@@ -1,5 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -194,3 +196,31 @@ def test_real_times(dense, inputs):
     (found,) = bench([Candidate('dense', dense)], inputs, [Setting()], 2)
     assert found.median > 0
     assert found.speed_up in (1, None)
+
+
+class Two(nn.Module):
+    """A network of two outputs, the second one times a factor."""
+
+    def __init__(self, inner, factor):
+        super().__init__()
+        self.inner, self.factor = inner, factor
+
+    def forward(self, x):
+        y = self.inner(x)
+        return y, self.factor * y
+
+
+def test_an_output_that_is_no_number_is_told(dense, inputs):
+    right, wrong = Two(dense, 1.0), Two(dense, math.nan)
+    pair = [Candidate('dense', right), Candidate('slim', wrong, like='dense')]
+    _, row = bench(pair, inputs, [Setting()], rounds=1)
+    assert math.isnan(row.error)
+
+
+def test_outputs_of_other_shapes_are_told(dense, inputs):
+    pair = [
+        Candidate('dense', dense),
+        Candidate('slim', Two(dense, 1.0), like='dense'),
+    ]
+    _, row = bench(pair, inputs, [Setting()], rounds=1)
+    assert row.error == math.inf

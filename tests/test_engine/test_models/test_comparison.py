@@ -16,7 +16,6 @@ from mmlapp.engine.models.comparison import (
     Comparison,
     Probe,
     flat_tensors,
-    largest_error,
     prediction_error,
     random_probes,
     refuse_differences,
@@ -24,19 +23,6 @@ from mmlapp.engine.models.comparison import (
     runs_alike,
 )
 from mmlapp.engine.models.example import ExampleForward
-
-
-def test_relative_error():
-    a, b = torch.tensor([1.0, -4.0]), torch.tensor([1.0, -3.0])
-    assert largest_error([a, a], [a, b]) == 0.25
-    assert largest_error([a], [a]) == 0
-    assert largest_error([torch.zeros(2)], [torch.zeros(2)]) == 0
-    assert largest_error([torch.zeros(2)], [a]) > 1
-    assert largest_error([a], [a, a]) == math.inf
-    assert largest_error([a], [a[:1]]) == math.inf
-    assert largest_error([], []) == math.inf
-    assert math.isnan(largest_error([a], [a * math.nan]))
-    assert math.isnan(largest_error([a * math.inf], [a * math.inf]))
 
 
 def test_all_tensors_are_found():
