@@ -276,6 +276,7 @@ def cost_context(model: nn.Module, analysis: Analysis) -> CostContext:
         analysis.unit.branch_calls(analysis),
         analysis.unit.tensors(model, analysis),
         analysis.groups,
+        analysis.unit.idle_calls(model, analysis),
     )
 
 

@@ -41,12 +41,16 @@ class CostContext:
         tensors (Sequence[StoredTensor]): Parameters of the user's own
             network, shared ones once.
         groups (Groups): Which label belongs to which prunable group.
+        idle_calls (Sequence[LayerCall]): Of branches that the example does
+            not run: what they store counts, and nothing else. Defaults to
+            none.
     """
 
     calls: Sequence[LayerCall]
     branch_calls: Sequence[LayerCall]
     tensors: Sequence[StoredTensor]
     groups: Groups
+    idle_calls: Sequence[LayerCall] = ()
 
 
 class Cost(nn.Module, ABC):

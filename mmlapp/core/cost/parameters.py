@@ -58,7 +58,8 @@ class Parameters(MultilinearCost):
             for tensor in context.tensors
         ]
         # One that runs twice is listed twice, under one name.
-        branches = {call.name: call for call in context.branch_calls}
+        stored = (*context.branch_calls, *context.idle_calls)
+        branches = {call.name: call for call in stored}
         added = [
             term_of(call, HANDLES[call.op](call)) for call in branches.values()
         ]

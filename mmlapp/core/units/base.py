@@ -196,6 +196,37 @@ class Unit(ABC):
                     calls += branch.calls(f'{name}.bypass', call, ends)
         return calls
 
+    def idle_calls(
+        self, model: nn.Module, analysis: Analysis
+    ) -> list[LayerCall]:
+        """Returns calls of branches that the example does not run.
+
+        As of a head that training alone wakes up: they are given nothing.
+
+        Args:
+            model (nn.Module): The network without branches.
+            analysis (Analysis): What was found.
+        """
+        ran = {call.name for call in analysis.trace.calls}
+        calls = []
+        for name, branch in analysis.branches.items():
+            if name in ran:
+                continue
+            layer: Any = model.get_submodule(name)
+            # [0, channels, 0, 0]: no image, no pixel.
+            space = (0,) * (layer.weight.dim() - 2)
+            call = LayerCall(
+                name,
+                'convolution',
+                {},
+                (0, layer.in_channels, *space),
+                tuple(layer.weight.shape),
+                (0, layer.out_channels, *space),
+            )
+            ends = self.branch_ends(analysis, name)
+            calls += branch.calls(f'{name}.bypass', call, ends)
+        return calls
+
     def tensors(
         self, model: nn.Module, analysis: Analysis
     ) -> list[StoredTensor]:

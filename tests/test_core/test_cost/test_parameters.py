@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import attach, narrow
+from mmlapp.core import attach, merge_bypasses, narrow
 
 
 @pytest.fixture
@@ -79,3 +79,40 @@ def test_gradient_by_the_gate_is_exact(net_with_all, image):
     pruner = attach(net_with_all, image)
     gate = torch.rand(len(pruner.gate)).double().requires_grad_()
     torch.autograd.gradcheck(pruner.cost('parameters'), gate)
+
+
+@pytest.mark.parametrize('unit', ['channels', 'filters'])
+@pytest.mark.parametrize(
+    'bypass', ['depthwise', dict(type='pointwise', norm=True), 'twin']
+)
+def test_branches_of_what_only_training_runs(
+    net, conv, image, mask_randomly, unit, bypass
+):
+    """They are stored, and cost no multiply-adds on the example."""
+    if bypass == 'twin' and unit == 'filters':
+        pytest.skip('filters are filled, by what is not merged')
+    model = net(
+        lambda m, x: (
+            (m.c(m.a(x)), m.second(m.first(m.a(x)).relu()))
+            if m.training
+            else (m.c(m.a(x)),)
+        ),
+        a=conv(3, 8),
+        c=conv(8, 4),
+        first=conv(8, 6, bias=False),
+        second=conv(6, 4),
+    ).eval()
+    dense = attach(copy.deepcopy(model), image).cost('flops').dense
+    pruner = attach(model, image, unit=unit, bypass=bypass)
+    assert hasattr(model.first, 'bypass')
+    mask_randomly(pruner)
+    plan = pruner.plan()
+    slim = merge(narrow(copy.deepcopy(model), plan), bypass)
+    assert plan.costs['parameters']['pruned'] == count(slim)
+    assert plan.costs['flops']['dense'] == dense
+
+
+def merge(model, bypass):
+    if bypass == 'twin':
+        merge_bypasses(model)
+    return model
