@@ -135,6 +135,7 @@ def test_a_merged_branch_gives_a_bias(net, conv, image, mask_randomly):
     torch.testing.assert_close(found(image), model(image))
 
 
+@pytest.mark.slow
 def test_the_core_alone_loads_it(slim, tmp_path):
     """Without MMEngine, and with a network that knows nothing of this."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)).eval()

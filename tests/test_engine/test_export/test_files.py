@@ -47,7 +47,13 @@ def test_files_compute_what_the_network_does(net, images, tmp_path):
         for batch in (images, images[:1], torch.cat([images, images])):
             torch.testing.assert_close(run(batch), expected_of(net, batch))
     assert left_in(tmp_path) == sorted(f'net.{s}' for s in SUFFIXES)
-    # And without this package, or MMEngine.
+
+
+@pytest.mark.slow
+def test_files_run_without_this_package(net, images, tmp_path):
+    """And without MMEngine."""
+    for suffix in SUFFIXES:
+        export(net, images, tmp_path / f'net.{suffix}')
     torch.save(images, tmp_path / 'images.pth')
     command = [sys.executable, '-W', 'ignore', '-c', RUN_ALONE]
     subprocess.run(command, check=True, cwd=tmp_path)
@@ -83,6 +89,13 @@ class Forgetful(nn.Module):
         return x * (2.0 if len(x) > 1 else 3.0)
 
 
+class Reads(nn.Module):
+    """Python computes with a number that the images decide."""
+
+    def forward(self, x):
+        return x * float(x.sum())
+
+
 class Unknown(nn.Module):
     """Eigenvalues are no operator of ONNX."""
 
@@ -98,10 +111,12 @@ class Unknown(nn.Module):
             'torchscript',
             r'does not compute .* error 0\.33, at',
         ),
-        (
+        (Reads().eval(), 'pt2', r'cannot hold .*data-dependent'),
+        pytest.param(
             Unknown().eval(),
             'onnx',
             r"format='onnx' cannot hold .*aten\.linalg_eig",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -128,7 +143,9 @@ def test_a_former_file_stays_unless_a_good_one_replaces_it(
     assert left_in(tmp_path) == ['net.torchscript']
 
 
-@pytest.mark.parametrize('suffix', SUFFIXES)
+@pytest.mark.parametrize(
+    'suffix', [pytest.param('onnx', marks=pytest.mark.slow), *SUFFIXES[1:]]
+)
 def test_a_full_disk(net, images, tmp_path, suffix):
     """The system refuses files of more than a few bytes."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -106,6 +106,7 @@ def test_stripes_at_other_sizes(tmp_path):
         torch.testing.assert_close(torch.from_numpy(found), model(images))
 
 
+@pytest.mark.slow
 def test_the_checker_of_onnx_has_its_say(net, images, tmp_path, monkeypatch):
     def refuse(path, full_check):
         assert full_check
