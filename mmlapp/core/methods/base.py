@@ -149,7 +149,7 @@ class Method(nn.Module, ABC):
         """Called when the phase has ended and the gate is fixed.
 
         Args:
-            pruner (Pruner): Of the network.
+            pruner (Pruner): Of the network, or of an averaged copy of it.
         """
 
     def by_group(self, pruner: Pruner) -> Mapping[str, Tensor]:

@@ -139,7 +139,8 @@ def _prunable(layer: LayerReport) -> str:
         return 'yes' if layer.prunable else ''
     if layer.prunable:
         return f'{layer.prunable} of {layer.outputs}: {layer.reason}'
-    return f'no: {layer.reason}'
+    # Of a group, and no output may go: parts of its filters may.
+    return layer.reason if layer.groups else f'no: {layer.reason}'
 
 
 def totals_table(report: ModelReport) -> Table:

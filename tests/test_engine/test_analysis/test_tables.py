@@ -119,6 +119,10 @@ def test_figures():
             ['stem', '3 → 8', '1.5k', '75.00%', '', 'no: a single channel'],
         ),
         (
+            dict(groups=(4,), prunable=0, reason='stripes alone'),
+            ['stem', '3 → 8', '1.5k', '75.00%', '4', 'stripes alone'],
+        ),
+        (
             dict(groups=(4,), prunable=5, reason='ignored by the user'),
             [
                 *('stem', '3 → 8', '1.5k', '75.00%', '4'),
