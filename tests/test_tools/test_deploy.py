@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import re
+import resource
 
 import pytest
 import torch
@@ -233,6 +234,18 @@ def test_a_folder_in_use_is_refused(fail, classifier_run, tmp_path):
     assert 'holds notes.txt, which is of no deployment' in fail(
         run.config, run.checkpoint, '--force', out=out
     )
+
+
+def test_a_full_disk(fail, classifier_run, tmp_path):
+    """The system refuses files as large as the checkpoint."""
+    run = classifier_run()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        text = fail(run.config, run.checkpoint, out=tmp_path / 'out')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert 'cannot be written (File too large). Nothing was left' in text
 
 
 def test_force_replaces_a_deployment(tool, fail, classifier_run, tmp_path):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmlapp.core import ChannelPlan, merge_bypasses
+from mmlapp.core import ChannelPlan, PruningError, merge_bypasses
 from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.trace import trace
 from mmlapp.version import __version__
@@ -274,10 +275,18 @@ def _write(
         mmengine_version=mmengine.__version__,
         mmlapp_version=__version__,
     )
-    state = slim.state_dict()
-    paths[0].write_text(text, encoding='utf-8')
-    torch.save({'meta': meta, 'state_dict': state}, paths[1])
-    plan.save(paths[2])
+    # In memory first: torch tells of a full disk in words of its own.
+    file = io.BytesIO()
+    torch.save({'meta': meta, 'state_dict': slim.state_dict()}, file)
+    try:
+        paths[0].write_text(text, encoding='utf-8')
+        paths[1].write_bytes(file.getvalue())
+        plan.save(paths[2])
+    except OSError as error:
+        raise PruningError(
+            f'{folder.parent} cannot be written ({error.strerror}). Nothing '
+            'was left; make room, or choose another folder'
+        ) from error
     return paths  # type: ignore[return-value]
 
 
