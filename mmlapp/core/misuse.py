@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from .bypass.beside import Bypassed
 from .errors import PruningError, PruningWarning
 from .methods.schedule import Schedule
 from .progress import Phase, Progress
@@ -230,3 +231,48 @@ def _weights(group: GroupInfo) -> list[Tensor]:
         layer.module._parameters.get(layer.weight) for layer in group.layers
     ]
     return [weight for weight in found if weight is not None]
+
+
+class BranchWatch:
+    """Notices an optimizer that was made before branches were added.
+
+    Args:
+        groups (Sequence[GroupInfo]): All groups, as the phase begins.
+    """
+
+    def __init__(self, groups: Sequence[GroupInfo]) -> None:
+        self.weights = [(w, w._version) for g in groups for w in _weights(g)]
+        self.branches = [
+            (layer.name, parameter, parameter._version)
+            for group in groups
+            for layer in group.layers
+            if isinstance(layer.module, Bypassed)
+            and layer.module.bypass is not None
+            for parameter in layer.module.bypass.parameters()
+        ]
+
+    def after_step(self, progress: Progress) -> None:
+        """Warns, once in a phase, of branches that nothing trains.
+
+        Args:
+            progress (Progress): Where the phase stands after this step.
+        """
+        asked = min(progress.steps, FORGOTTEN)
+        if progress.done != asked or not any(
+            weight._version != version for weight, version in self.weights
+        ):
+            return
+        left = [
+            name
+            for name, parameter, version in self.branches
+            if parameter.grad is not None and parameter._version == version
+        ]
+        if left:
+            names = ', '.join(dict.fromkeys(left))
+            warnings.warn(
+                f'the bypass of {names} has a gradient, and in {asked} steps '
+                'no optimizer changed it: was the optimizer made before '
+                'attach? Make it of model.parameters() afterwards',
+                PruningWarning,
+                stacklevel=3,
+            )

@@ -283,3 +283,22 @@ def test_one_gradient_is_enough_to_say_something(model, images):
         warnings.simplefilter('error')
         for _ in range(20):
             pruner.step()
+
+
+@pytest.mark.parametrize('late', [False, True])
+def test_an_optimizer_from_before_the_branches_were_added(
+    model, images, recwarn, late
+):
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    pruner = attach(model, images, bypass='depthwise')
+    if late:
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    pruner.begin({'flops': 0.8}, 20)
+    for _ in range(20):
+        optimizer.zero_grad()
+        model(images).square().mean().backward()
+        optimizer.step()
+        pruner.step()
+    told = [str(w.message) for w in recwarn if 'bypass of' in str(w.message)]
+    assert len(told) == (not late)
+    assert all('in 10 steps no optimizer changed it' in text for text in told)

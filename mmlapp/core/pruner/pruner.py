@@ -17,6 +17,7 @@ from ..mask.gate import apply_masks
 from ..methods.budget import Budget, first_fitting, snap
 from ..methods.schedule import Schedule, check_targets
 from ..misuse import (
+    BranchWatch,
     check_all_live,
     check_finished,
     check_mask,
@@ -128,6 +129,7 @@ class Pruner(Targets):
         self.stability = stability
         self.active, self.given = True, False
         self.watch.stepped()
+        self.branch_watch = BranchWatch(self.groups)
         self.gate.requires_grad_(self.uses_gradient)
 
     @torch.no_grad()
@@ -179,6 +181,8 @@ class Pruner(Targets):
         self._look(after.done)
         if self.harm is not None:
             warn_of_silence(self.harm, after)
+        if self.branch_watch is not None:
+            self.branch_watch.after_step(after)
         # Counted up first: the method decides about the network after this
         # step, whose target it is to meet.
         self.progress = after

@@ -15,7 +15,7 @@ from ..groups import FrozenChannels
 from ..mask.gate import AppliedMask, Place
 from ..methods.base import Method
 from ..methods.min_keep import NONE, LeastShare, least_channels
-from ..misuse import StepWatch
+from ..misuse import BranchWatch, StepWatch
 from ..plan.layout import Layout
 from ..progress import Phase, Progress
 from ..score import Scorer
@@ -80,6 +80,8 @@ class PrunerState(nn.Module):
         # Whether narrowing took it off its network.
         self.taken_off = False
         self.watch = StepWatch(self.groups)
+        # From the beginning of a phase on.
+        self.branch_watch: BranchWatch | None = None
         # For the gate, in a forward that is trained.
         self.stand_in = StandIn()
         self.applied_masks: list[AppliedMask] = []
