@@ -26,6 +26,7 @@ from mmlapp.engine.analysis.tables import console
 from mmlapp.engine.benchmark.layer_profile import layer_times
 from mmlapp.engine.benchmark.networks import networks_of
 from mmlapp.engine.benchmark.report import (
+    check_picture,
     draw,
     failures,
     layers_table,
@@ -93,22 +94,30 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     return parser.parse_intermixed_args(argv)
 
 
-def check_folders(args: Namespace) -> None:
-    """Refuse files in folders that are not there, before all else."""
+def check_files(args: Namespace) -> None:
+    """Refuse files that cannot be written, before all else."""
     for name in ('json', 'plot'):
         path = getattr(args, name)
-        if path is not None and not path.absolute().parent.is_dir():
+        if path is None:
+            continue
+        if not path.absolute().parent.is_dir():
             raise PruningError(
                 f'{name}={str(path)!r}: there is no folder {path.parent}; '
                 'make it'
             )
+        if path.is_dir():
+            raise PruningError(
+                f'{name}={str(path)!r} is a folder; name a file'
+            )
+    if args.plot is not None:
+        check_picture(args.plot)
 
 
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure."""
     args = parse_args(argv)
-    check_folders(args)
+    check_files(args)
     progress = console(sys.stderr).status('reading the config')
     # Importing models and datasets prints; standard output is for results.
     with progress as status, redirect_stdout(sys.stderr):

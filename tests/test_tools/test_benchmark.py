@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mmlapp.core import PruningError
+from mmlapp.engine.benchmark import rows
 from mmlapp.engine.latency import backends
 
 
@@ -63,8 +64,8 @@ def test_a_failed_backend_is_told_and_the_rest_measured(
             ]
         )
     assert 'error: slim on compile failed: PruningError: no' in stop.value.code
-    rows = json.loads(speed.read_text())['rows']
-    assert [bool(row['median']) for row in rows] == [True] * 3 + [False] * 2
+    found = json.loads(speed.read_text())['rows']
+    assert [bool(row['median']) for row in found] == [True] * 3 + [False] * 2
 
 
 @pytest.mark.parametrize(
@@ -75,9 +76,15 @@ def test_a_failed_backend_is_told_and_the_rest_measured(
         (['--dense', 'none.pth'], "dense='none.pth': there is no such file"),
         (['--device', 'cuda', '--backend', 'openvino'], 'cuda'),
         (['--plot', 'none/speed.png'], "plot='none/speed.png'"),
+        (['--plot', 'tests'], "plot='tests' is a folder"),
+        (['--plot', 'speed.doc'], "plot='speed.doc': choose one of"),
     ],
 )
-def test_bad_arguments(tool, classifier_run, tmp_path, argv, text):
+def test_bad_arguments(
+    tool, classifier_run, tmp_path, argv, text, monkeypatch
+):
+    # Whatever can be known is refused before anything is measured.
+    monkeypatch.delattr(rows, 'interleaved')
     run = classifier_run()
     speed = tmp_path / 'speed.json'
     with pytest.raises(SystemExit) as stop:

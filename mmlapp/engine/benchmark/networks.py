@@ -83,22 +83,24 @@ def networks_of(
         dense (str or Path, optional): Weights of the dense model, which
             decide on no time. Defaults to None: random ones.
         input_shape (Sequence[int], optional): Of an image. Defaults to None:
-            that of the config.
+            that of a run's budgets, or that of the test data of other
+            models.
         batch (int): Images at once. Defaults to 1.
 
     Raises:
         PruningError: If config and checkpoints do not belong together.
     """
     with _scope(cfg):
-        shape = input_shape or _shape_of(cfg)
         notes: list[str] = []
         models = [('dense', _dense(cfg, dense, notes), None, None)]
+        real = _real_images(cfg, models[0][1])
+        shape = input_shape or _shape_of(cfg, real[0])
         prediction = None
         if is_prunable(cfg.model):
             masked, slim = _of_run(cfg, checkpoint, notes)
             models.append(('masked', masked, None, (REFERENCE,)))
             models.append(('slim', slim, 'masked', None))
-            prediction = _prediction(masked)
+            prediction = _prediction(masked, shape, notes)
         elif is_deployed(cfg.model):
             models.append(('slim', _deployed(cfg, checkpoint), None, None))
         elif checkpoint is not None:
@@ -111,7 +113,7 @@ def networks_of(
             Candidate(name, network.of(model), like, where)
             for name, model, like, where in models
         ]
-        inputs = _inputs(cfg, models[0][1], shape, batch, notes)
+        inputs = _inputs(models[0][1], real, shape, batch, notes)
     return Networks(candidates, inputs, notes, prediction)
 
 
@@ -122,9 +124,12 @@ def _scope(cfg: Config) -> Iterator[None]:
         yield
 
 
-def _shape_of(cfg: Config) -> InputShape:
-    shape: InputShape | None = cfg.model.get('input_shape')
-    return shape or own_settings(cfg.model)['input_shape']
+def _shape_of(cfg: Config, real: Tensor | None) -> InputShape:
+    """Where budgets do not say it, that of the test data."""
+    if real is not None and not is_prunable(cfg.model):
+        return tuple(real.shape[1:])
+    shape: InputShape = own_settings(cfg.model)['input_shape']
+    return shape
 
 
 def _dense(
@@ -170,32 +175,39 @@ def _deployed(cfg: Config, checkpoint: str | Path | None) -> nn.Module:
     return model
 
 
-def _prediction(masked: Any) -> Prediction | None:
+def _prediction(
+    masked: Any, shape: InputShape, notes: list[str]
+) -> Prediction | None:
     pruner = masked.pruner
     if 'latency' not in pruner.costs:
         return None
     cost = pruner.cost('latency')
     if not isinstance(cost, Latency):
         return None
+    table = cost.setting.get('input_shape')
+    if table is not None and table != list(shape):
+        notes.append(f'no latency is predicted: the table is of {table}')
+        return None
     ratio = pruner.ratios(['latency'])['latency']
     return Prediction(ratio, dict(cost.setting))
 
 
 def _inputs(
-    cfg: Config,
     model: nn.Module,
+    real: tuple[Tensor | None, str],
     shape: InputShape,
     batch: int,
     notes: list[str],
 ) -> Inputs:
     """Real images of the wanted shape, or a random one."""
-    found, reason = _real_images(cfg, model)
+    found, reason = real
     image = one_image(model, shape)
     if found is not None and found.shape[1:] != image.shape[1:]:
         reason = f'they are {list(found.shape[1:])}'
         found = None
     if found is None:
-        notes.append(f'random images, no real ones: {reason}')
+        wanted = list(image.shape[1:])
+        notes.append(f'random images of {wanted}, no real ones: {reason}')
         return Inputs(image.repeat(batch, 1, 1, 1), image[:0])
     repeats = -(-batch // len(found))  # rounded up
     found = found.repeat(repeats, 1, 1, 1)

@@ -119,8 +119,10 @@ def prediction_text(
         (r for r in rows if (r.name, r.backend) == ('slim', setting.backend)),
         None,
     )
-    if slim is None or slim.speed_up is None:
+    if slim is None or slim.median is None:
         return f'{said}; not measured'
+    if slim.speed_up is None:
+        return f'{said}; what was measured is too noisy'
     return f'{said}, measured {1 / slim.speed_up:.1%}'
 
 
@@ -172,13 +174,12 @@ def layers_table(layers: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
-def draw(rows: Sequence[Row], path: str | Path, title: str) -> None:
-    """Draws medians as bars, with p90 as a whisker.
+def check_picture(path: str | Path) -> str:
+    """Returns the format of a picture, before all else is done.
 
     Args:
-        rows (Sequence[Row]): What was measured.
-        path (str or Path): The file; its suffix tells the format.
-        title (str): Above the picture.
+        path (str or Path): The file; its suffix tells the format, none is
+            PNG.
 
     Raises:
         PruningError: If matplotlib is missing or cannot write the format.
@@ -188,6 +189,29 @@ def draw(rows: Sequence[Row], path: str | Path, title: str) -> None:
             'plot: it needs matplotlib, which is not installed: pip install '
             'matplotlib'
         )
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kind = Path(path).suffix.lstrip('.').lower() or 'png'
+    known = FigureCanvasBase.get_supported_filetypes()
+    if kind not in known:
+        raise PruningError(
+            f'plot={str(path)!r}: choose one of the types {", ".join(known)}'
+        )
+    return kind
+
+
+def draw(rows: Sequence[Row], path: str | Path, title: str) -> None:
+    """Draws medians as bars, with p90 as a whisker.
+
+    Args:
+        rows (Sequence[Row]): What was measured.
+        path (str or Path): The file; its suffix tells the format.
+        title (str): Above the picture.
+
+    Raises:
+        PruningError: As :func:`check_picture`.
+    """
+    kind = check_picture(path)
     from matplotlib.figure import Figure
 
     shown = [row for row in rows if row.median is not None]
@@ -206,8 +230,4 @@ def draw(rows: Sequence[Row], path: str | Path, title: str) -> None:
     axes.invert_yaxis()
     axes.set_xlabel('median, ms; the whisker ends at p90')
     axes.set_title(title, fontsize='medium')
-    kind = Path(path).suffix.lstrip('.') or 'png'
-    try:
-        replace_file(path, lambda file: figure.savefig(file, format=kind))
-    except ValueError as error:
-        raise PruningError(f'plot={str(path)!r}: {error}') from error
+    replace_file(path, lambda file: figure.savefig(file, format=kind))

@@ -1,5 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+import json
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -43,6 +45,9 @@ def test_a_deployed_model(classifier_run, tmp_path):
     found = networks_of(Config.fromfile(out.config), out.checkpoint)
     assert names(found) == ['dense', 'slim']
     assert width(found.candidates[1]) < width(found.candidates[0])
+    # Its config does not say the size of an image; its test data does.
+    assert tuple(found.inputs.batch.shape) == (1, 3, 16, 16)
+    assert len(found.inputs.real) == 8
 
 
 def test_a_latency_budget_tells_its_prediction(latency_run):
@@ -51,6 +56,18 @@ def test_a_latency_budget_tells_its_prediction(latency_run):
     # In proportion to FLOPs, of which about a half is left.
     assert found.prediction.ratio == pytest.approx(0.5, abs=0.02)
     assert found.prediction.setting == Setting().described()
+
+
+def test_a_table_of_images_of_another_size_predicts_nothing(latency_run):
+    cfg, run = latency_run
+    path = run.config.parent / 'table.json'
+    data = json.loads(path.read_text())
+    data['setting']['input_shape'] = [3, 16, 16]
+    path.write_text(json.dumps(data))
+    assert networks_of(cfg, run.checkpoint).prediction is not None
+    found = networks_of(cfg, run.checkpoint, input_shape=[3, 32, 32])
+    assert found.prediction is None
+    assert any('table is of [3, 16, 16]' in note for note in found.notes)
 
 
 def test_a_detector(detector_run):

@@ -70,8 +70,12 @@ def test_predicted_against_measured(row):
         prediction_text(prediction, rows, setting) == f'{text}, measured 62.5%'
     )
     noisy = [row(speed_up=None)]
-    assert prediction_text(prediction, noisy, setting).endswith('not measured')
-    assert prediction_text(prediction, [], setting).endswith('not measured')
+    assert prediction_text(prediction, noisy, setting).endswith('too noisy')
+    failed = [row(speed_up=None, median=None)]
+    for none in ([], failed):
+        assert prediction_text(prediction, none, setting) == (
+            f'{text}; not measured'
+        )
     other = Prediction(0.6, Setting(threads=4).described())
     found = prediction_text(other, rows, setting)
     assert found.endswith('something else (threads 4, not 1)')
