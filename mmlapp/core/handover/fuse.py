@@ -23,6 +23,7 @@ from ..compare import DEPLOYED_TOLERANCE, largest_error
 from ..errors import PruningError
 from ..narrowing.check_plan import module_at
 from ..plan.plan import ChannelPlan
+from ..pruner import Pruner
 from ..units.striped import Striped
 
 # Names of a convolution and of the norm that it took in.
@@ -73,7 +74,8 @@ def fuse(
         Fused: The copy, and what was done.
 
     Raises:
-        PruningError: If the outputs of the copy differ.
+        PruningError: If the network has masks, or the outputs of the copy
+            differ.
 
     Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
@@ -86,6 +88,10 @@ def fuse(
         >>> fused.folds
         (('0', '1'),)
     """
+    if isinstance(model._modules.get('pruner'), Pruner):
+        raise PruningError(
+            'the network has masks: narrow(model, model.pruner.plan()) first'
+        )
     run = example if callable(example) else lambda net: net(example)
     own = copy.deepcopy(model)
     own.eval()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import PruningError, fuse
+from mmlapp.core import PruningError, attach, fuse
 from mmlapp.core.handover.fuse import fold
 
 
@@ -146,6 +146,13 @@ class Rising(nn.Module):
 def test_a_network_that_changes_is_refused(image):
     with pytest.raises(PruningError, match='differs from the network'):
         fuse(Rising(), image)
+
+
+def test_masks_come_off_first(net, conv, image):
+    model = net(lambda m, x: m.b(m.a(x)), a=conv(3, 8), b=conv(8, 4))
+    attach(model, image)
+    with pytest.raises(PruningError, match='the network has masks: narrow'):
+        fuse(model, image)
 
 
 def test_folds_of_another_network(net, conv):
