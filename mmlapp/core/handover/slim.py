@@ -25,6 +25,7 @@ from ..plan.carried import (
     to_entry,
 )
 from ..plan.plan import ChannelPlan
+from ..pruner import Pruner
 from .fuse import Fold, fold
 
 # The entry of a state dict that names folded norms.
@@ -52,8 +53,13 @@ def slim_state(
         plans as ``pruning_plans`` and the folds as ``pruning_folds``.
 
     Raises:
-        PruningError: If the network is not what the last plan makes of it.
+        PruningError: If the network has masks, or is not what the last plan
+            makes of it.
     """
+    if isinstance(model._modules.get('pruner'), Pruner):
+        raise PruningError(
+            'the network has masks: narrow(model, model.pruner.plan()) first'
+        )
     state = {
         name: value.detach().cpu().contiguous().clone()
         for name, value in model.state_dict().items()
@@ -98,7 +104,7 @@ def save_slim(
             cannot be written.
     """
     plans = [plans] if isinstance(plans, ChannelPlan) else plans
-    # In memory first: where a disk is full, torch ends the process.
+    # In memory first: torch tells of a full disk in words of its own.
     file = io.BytesIO()
     torch.save({'state_dict': slim_state(model, plans, folds)}, file)
     try:

@@ -251,6 +251,15 @@ def test_a_plan_of_another_run(slim, make):
         slim_state(make(), [plan])
 
 
+def test_masks_come_off_first(make, image, tmp_path):
+    model = make()
+    pruner = attach(model, image)
+    pruner.set_mask(torch.ones(len(pruner.gate), dtype=torch.bool))
+    with pytest.raises(PruningError, match='the network has masks: narrow'):
+        save_slim(model, tmp_path / 'slim.pth', pruner.plan())
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_prefix_that_is_not_there(slim, make, tmp_path):
     model, plan, _ = slim()
     state = slim_state(model, [plan])
