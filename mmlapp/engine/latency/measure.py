@@ -183,16 +183,25 @@ class _Store:
     ) -> None:
         self.path = None if path is None else Path(path)
         self.setting = {**setting, 'rounds': plan.rounds}
-        self.times: dict[str, list[list[float]]] = {}
+        self.times: dict[str, list[Timing]] = {}
         if self.path is not None and self.path.exists():
             self._read(self.path)
+        # Before anything is measured: a folder may not be written to.
+        self._write()
 
     def _read(self, path: Path) -> None:
         what = f'partial file {str(path)!r}'
         try:
             data = parse_json(path.read_text('utf-8'), what)
-            found, times = data['setting'], data['times']
-        except (OSError, KeyError, TypeError, UnicodeDecodeError) as error:
+            found = dict(data['setting'])
+            times = {
+                str(key): [Timing(*map(float, pair)) for pair in pairs]
+                for key, pairs in data['times'].items()
+            }
+        except (
+            *(OSError, KeyError, AttributeError),
+            *(TypeError, ValueError),  # UnicodeDecodeError is one
+        ) as error:
             raise PruningError(
                 f'{what} cannot be read ({error}): remove it'
             ) from error
@@ -202,21 +211,33 @@ class _Store:
                 f'{what} was begun for something else ({differs}): remove '
                 'it, or choose another --out'
             )
-        self.times = dict(times)
+        self.times = times
 
     def get(self, key: str, count: int) -> list[Timing] | None:
         """Times of a kind of layer; None if it is not measured."""
         found = self.times.get(key)
-        if found is None or len(found) != count:
-            return None
-        return [Timing(*map(float, pair)) for pair in found]
+        return found if found is not None and len(found) == count else None
 
     def put(self, key: str, timings: Sequence[Timing]) -> None:
         """Adds those of a kind of layer."""
-        self.times[key] = [[t.median, t.p90] for t in timings]
-        if self.path is not None:
-            data = {'setting': self.setting, 'times': self.times}
-            replace_text(self.path, json.dumps(data))
+        self.times[key] = list(timings)
+        self._write()
+
+    def _write(self) -> None:
+        if self.path is None:
+            return
+        times = {
+            key: [(t.median, t.p90) for t in timings]
+            for key, timings in self.times.items()
+        }
+        text = json.dumps({'setting': self.setting, 'times': times})
+        try:
+            replace_text(self.path, text)
+        except OSError as error:
+            raise PruningError(
+                f'partial file {str(self.path)!r} cannot be written '
+                f'({error.strerror}): make room, or choose another --out'
+            ) from error
 
 
 def _timed_layer(kind: Kind, plan: Plan, store: _Store) -> TimedLayer:
@@ -363,14 +384,16 @@ def latency_table(
         progress (Callable): As in :func:`measure_table`.
 
     Raises:
-        PruningError: If one of the two files is of something else, or the
-            folder is not there.
+        PruningError: If one of the two files is of something else, or they
+            cannot be written.
     """
     out = Path(out)
     if not out.parent.is_dir():
         raise PruningError(
             f'out={str(out)!r}: there is no folder {out.parent}; make it'
         )
+    if out.is_dir():
+        raise PruningError(f'out={str(out)!r} is a folder; name a file')
     partial = out.with_name(f'{out.name}.partial')
     if force:
         partial.unlink(missing_ok=True)

@@ -165,6 +165,18 @@ def test_damaged_times_are_measured_again(subject, plan, pretend, tmp_path):
     assert '0' in pretend
 
 
+@pytest.mark.parametrize('times', [[], {'a': 5}, {'a': [['x', 1]]}])
+def test_times_that_are_none(subject, plan, pretend, tmp_path, times):
+    path = tmp_path / 'table.json.partial'
+    begun(subject, plan, path)
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps({**data, 'times': times}))
+    pretend.clear()
+    with pytest.raises(PruningError, match=r'partial.*remove it'):
+        measure_table(subject, plan, path)
+    assert not pretend
+
+
 @pytest.mark.parametrize(
     ('given', 'text'),
     [
@@ -237,6 +249,22 @@ def test_a_damaged_file(subject, plan, pretend, tmp_path):
 def test_a_folder_that_is_not_there(subject, plan, pretend, tmp_path):
     with pytest.raises(PruningError, match='no folder'):
         latency_table(subject, plan, tmp_path / 'none' / 'table.json')
+    assert not pretend
+
+
+def test_what_cannot_be_written_is_not_measured(
+    subject, plan, pretend, tmp_path, monkeypatch
+):
+    (tmp_path / 'folder').mkdir()
+    with pytest.raises(PruningError, match=r"out=.*folder' is a folder"):
+        latency_table(subject, plan, tmp_path / 'folder', force=True)
+
+    def fail(path, text):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(measure, 'replace_text', fail)
+    with pytest.raises(PruningError, match=r'table.*No space.*--out'):
+        latency_table(subject, plan, tmp_path / 'table.json')
     assert not pretend
 
 
