@@ -150,7 +150,8 @@ def path_of(out: Path, name: str) -> Path:
         name (str): Of the format.
 
     Raises:
-        PruningError: If there is none of this name, with the nearest one.
+        PruningError: If there is none of this name, with the nearest one, or
+            the path names no file.
 
     Examples:
         >>> path_of(Path('slim'), 'torch_export').name
@@ -162,6 +163,10 @@ def path_of(out: Path, name: str) -> Path:
         raise PruningError(
             f'format={name!r} is unknown; {hint}{" " if hint else ""}choose '
             f'one of: {", ".join(known)}'
+        )
+    if not out.name:
+        raise PruningError(
+            f'out={str(out)!r} names no file; give its path without suffix'
         )
     if out.suffix in known.values():
         out = out.with_suffix('')

@@ -44,8 +44,23 @@ def example_images(
         tuple[Tensor, str]: Float32 ``[n, c, h, w]``, and what they are.
 
     Raises:
-        PruningError: If a picture cannot be read.
+        PruningError: If a picture cannot be read, or has other channels.
     """
+    images, text = _found_images(cfg, model, shape, files)
+    if shape is not None and images.shape[1] != shape[0]:
+        raise PruningError(
+            f'input_shape={list(shape)}: {text} have {images.shape[1]} '
+            'channels; only height and width can be others'
+        )
+    return images, text
+
+
+def _found_images(
+    cfg: Config,
+    model: nn.Module,
+    shape: Sequence[int] | None,
+    files: Sequence[str | Path],
+) -> tuple[Tensor, str]:
     size = None if shape is None else check_shape(shape)[1:]
     if files:
         size = size or _own_shape(cfg)[1:]

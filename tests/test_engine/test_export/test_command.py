@@ -95,3 +95,9 @@ def test_paths():
     assert path_of(Path('slim.onnx'), 'safetensors') == Path(
         'slim.safetensors'
     )
+
+
+@pytest.mark.parametrize('out', ['', '.', '/'])
+def test_a_path_without_a_name(out):
+    with pytest.raises(PruningError, match=r'out=.* names no file'):
+        path_of(Path(out), 'onnx')

@@ -43,6 +43,13 @@ def test_pictures_of_the_user(model, tmp_path):
     assert larger.shape == (1, 3, 8, 12)
 
 
+def test_channels_that_the_pictures_do_not_have(model, tmp_path):
+    path = tmp_path / 'black.png'
+    mmcv.imwrite(np.zeros((10, 20, 3), np.uint8), str(path))
+    with pytest.raises(PruningError, match=r'input_shape=\[1, 4, 6\]: 1 pict'):
+        example_images(config(), model, (1, 4, 6), [path])
+
+
 def test_a_picture_that_is_none(model, tmp_path):
     path = tmp_path / 'text.png'
     path.write_text('no picture')
