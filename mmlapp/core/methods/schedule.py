@@ -7,6 +7,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +41,8 @@ def check_targets(
             f'target={target!r}: expected the fraction of each cost by its '
             'name, such as dict(flops=0.5)'
         )
-    for name, value in target.items():
+    asked: Mapping[str, Any] = target  # whatever a config says
+    for name, value in asked.items():
         if costs is not None and name not in costs:
             raise PruningError(
                 f'target {name}={value}: this network has the costs '
@@ -47,8 +50,8 @@ def check_targets(
             )
         if (
             isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not 0 < value <= 1
+            or not isinstance(value, Real)
+            or not 0 < float(value) <= 1
         ):
             raise PruningError(
                 f'target {name}={value!r}: expected a fraction of the dense '

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cost.base import Cost
+from ..errors import PruningError
 from ..groups import FrozenChannels
 from ..mask.gate import AppliedMask, Place
 from ..methods.base import Method
@@ -268,6 +269,7 @@ class PrunerState(nn.Module):
             # loads made it for this pruner.
             state_dict.update(self.state_dict(prefix=prefix, keep_vars=True))
             return
+        _check_gate(f'{prefix}gate', state_dict.get(f'{prefix}gate'))
         self._host_costs = {}
         key = f'{prefix}progress'
         # No buffer has such a name: torch would report it as unexpected.
@@ -310,3 +312,17 @@ class PrunerState(nn.Module):
     def extra_repr(self) -> str:
         """Shows what is pruned."""
         return f'groups={len(self.groups)}, channels={len(self.gate)}'
+
+
+def _check_gate(name: str, gate: Tensor | None) -> None:
+    """Refuses what no mask is: one channel of NaN spoils a whole network."""
+    if gate is None or gate.is_meta:
+        return
+    # NaN is in no range; channels that shrink lie between.
+    outside = ~((gate >= 0) & (gate <= 1))
+    if outside.any():
+        raise PruningError(
+            f'{name} of the state dict holds {float(gate[outside][0])}: '
+            'expected 1 for kept and 0 for removed channels, or what is '
+            'between. The file is damaged'
+        )

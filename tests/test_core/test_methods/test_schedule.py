@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import math
 
+import numpy
 import pytest
 import torch
 
@@ -102,3 +103,9 @@ def test_slope_of_the_penalty_is_bounded():
         penalty(log.exp(), 0.4).backward()
         slope = min(max(math.log(ratio / 0.4) / 0.05, -1), 1)
         assert log.grad.item() == pytest.approx(slope, abs=1e-5)
+
+
+def test_any_kind_of_number_is_a_target():
+    found = check_targets({'flops': numpy.float32(0.5), 'parameters': 1})
+    assert found == {'flops': 0.5, 'parameters': 1.0}
+    assert all(type(value) is float for value in found.values())
