@@ -162,6 +162,8 @@ def _labels(names: Sequence[str] | None, count: int) -> Sequence[str]:
 def load(path: str | Path, threads: int | None = None) -> Run:
     """Returns a function that runs a file which :func:`export` wrote.
 
+    Files for torch are programs: load none from those whom you do not trust.
+
     Args:
         path (str or Path): The file; its suffix tells the format.
         threads (int, optional): Of ONNX Runtime. Defaults to None: one for
