@@ -97,6 +97,15 @@ def test_numbers_in_closed_form(dense, inputs, measured):
     assert one.agreement == 1
 
 
+def test_megabytes_are_those_of_a_file(inputs):
+    """A norm adds scale, shift, two statistics and an int64 that counts."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.BatchNorm2d(8))
+    pair = [Candidate('dense', model.eval())]
+    (row,) = bench(pair, inputs, [Setting()], rounds=1)
+    assert row.parameters == 24 + 16
+    assert row.megabytes == pytest.approx((4 * (24 + 32) + 8) / 1e6)
+
+
 def test_each_backend_has_its_own_dense_network(dense, inputs, measured):
     candidates = [
         Candidate('dense', dense),

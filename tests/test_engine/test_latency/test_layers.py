@@ -24,8 +24,10 @@ def context_of(model, images):
     return cost_context(model, analyse(model, images))
 
 
-def test_equal_layers_are_one_kind(images):
+@pytest.mark.parametrize('example', [1, 2])
+def test_equal_layers_are_one_kind(images, example):
     """Two of the same shape, one of another size of the image."""
+    images = images.repeat(example, 1, 1, 1)
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
         nn.Conv2d(8, 8, 3, padding=1),

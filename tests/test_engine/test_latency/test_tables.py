@@ -66,3 +66,11 @@ def test_noise_is_told(table):
     texts = list(remarks(replace(table, layers=noisy)))
     assert len(texts) == 2
     assert texts[1].startswith('too noisy: ')
+    assert 'times of layers' in texts[1]
+
+
+def test_one_noisy_network_is_told(table):
+    dense, slim = table.networks
+    networks = dense, replace(slim, p90=2 * slim.median)
+    _, text = remarks(replace(table, networks=networks))
+    assert text.startswith('too noisy: 1 of 2 whole networks ')
