@@ -14,25 +14,11 @@ from typing import Any
 from mmlapp.core import PruningError
 
 from ..training.history import NAME, VERSION
+from .records import check_record
 
 SCALARS = 'vis_data/scalars.json'
 # What MMEngine notes beside what was measured.
 TIMES = 'time', 'data_time', 'step', 'iter', 'epoch'
-# What a record must have, by its kind.
-KINDS: Mapping[str, Mapping[str, type]] = {
-    'run': {'iter': int, 'groups': list, 'layers': list},
-    'state': {
-        'iter': int,
-        'phase': str,
-        'ratios': dict,
-        'targets': dict,
-        'kept': list,
-        'widths': list,
-    },
-    'end': {'iter': int},
-}
-# What has an entry for each one of the first record's.
-COUNTED = {'kept': 'groups', 'widths': 'layers', 'scores': 'groups'}
 Row = Mapping[str, Any]
 
 
@@ -158,25 +144,14 @@ def _check(record: Row, head: Row, path: Path) -> None:
             f'{path} is of version {record.get("version")!r}: this release '
             f'reads version {VERSION}'
         )
-    if not head or not _is_whole(record, head):
+    try:
+        check_record(record, head)
+    except PruningError as error:
         raise PruningError(
-            f'{path} is damaged: a record of kind {kind!r} is incomplete or '
-            'out of place. Remove the file to see the rest of the run'
-        )
-
-
-def _is_whole(record: Row, head: Row) -> bool:
-    kind = record.get('kind')
-    kinds = KINDS.get(kind, {}) if isinstance(kind, str) else {}
-    return (
-        bool(kinds)
-        and all(type(record.get(k)) is kinds[k] for k in kinds)
-        and all(
-            len(record[k]) == len(head[whole])
-            for k, whole in COUNTED.items()
-            if k in record
-        )
-    )
+            f'{path} is damaged: a record of kind {kind!r:.80} is incomplete '
+            f'or out of place ({error}). Remove the file to see the rest of '
+            'the run'
+        ) from error
 
 
 def numbers(row: Row) -> Iterator[tuple[str, float]]:
