@@ -105,7 +105,7 @@ KINDS: Mapping[str, Reader[dict[str, Any]]] = {
             'layers': sequence(_row(text, _maybe(_count), _count)),
             'frozen': sequence(_row(text, _count, text)),
         },
-        optional=('max_iters', 'settings', 'frozen'),
+        optional=('settings', 'frozen'),
     ),
     'state': record(
         {
