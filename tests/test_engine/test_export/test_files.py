@@ -186,6 +186,21 @@ def test_every_output_has_a_name_of_its_own(net, images, tmp_path, names):
         export(net, images, tmp_path / 'net.torchscript', names)
 
 
+class ReadsHeight(nn.Module):
+    """A trace takes the height of its example for a constant."""
+
+    def forward(self, x):
+        return x * float(x.shape[2])
+
+
+def test_open_sizes_are_compared_on_another_size(images, tmp_path):
+    net, path = ReadsHeight().eval(), tmp_path / 'net.torchscript'
+    with pytest.raises(PruningError, match='does not compute what'):
+        export(net, images, path, settings=Settings('size'))
+    assert left_in(tmp_path) == []
+    export(net, images, path, settings=Settings('batch'))
+
+
 def test_training_mode_is_refused(net, images, tmp_path):
     with pytest.raises(PruningError, match=r'call network\.eval\(\) first'):
         export(net.train(), images, tmp_path / 'net.pt2')
