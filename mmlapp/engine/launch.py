@@ -17,7 +17,11 @@ from torch import distributed
 
 from mmlapp.core import PruningError
 
-from .checkpoints.checked_loading import check_loading, checked_loading
+from .checkpoints.checked_loading import (
+    LOADING,
+    check_loading,
+    checked_loading,
+)
 from .config_files import add_config_arguments, read_config
 from .training.plain_models import PlainModelHook
 
@@ -146,6 +150,6 @@ def build_runner(cfg: Config) -> Runner:
             runner = RUNNERS.build(cfg)
         else:
             runner = Runner.from_cfg(cfg)
-    check_loading(runner, ('train', 'val', 'test'))
+    check_loading(runner, (*LOADING, 'train', 'val', 'test'))
     runner.register_hook(PlainModelHook())
     return runner

@@ -16,10 +16,12 @@ from typing import Any
 
 from mmengine.runner import CheckpointLoader, Runner
 
+from .pretrained import check_pretrained
 from .reading import load_checkpoint
 
 # Methods of a runner that load, by ``load_from``, ``resume`` or ``init_cfg``.
-LOADING = 'load_checkpoint', '_init_model_weights'
+INIT = '_init_model_weights'
+LOADING = 'load_checkpoint', INIT
 
 
 @contextmanager
@@ -61,6 +63,8 @@ def load_from_checked_file(
 def check_loading(runner: Runner, methods: Sequence[str] = LOADING) -> None:
     """Lets a runner load local files by :func:`load_checkpoint` alone.
 
+    Narrow weights for the ``init_cfg`` of a wide part are refused as well.
+
     Args:
         runner (Runner): The runner, before it loads.
         methods (Sequence[str]): Those of its methods that load. Defaults to
@@ -69,13 +73,17 @@ def check_loading(runner: Runner, methods: Sequence[str] = LOADING) -> None:
     for name in methods:
         method = getattr(runner, name, None)
         if method is not None and not hasattr(method, 'loads_checked'):
-            setattr(runner, name, _checked(method))
+            setattr(runner, name, _checked(runner, name, method))
 
 
-def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
+def _checked(
+    runner: Runner, name: str, method: Callable[..., Any]
+) -> Callable[..., Any]:
     @wraps(method)
     def run(*args: Any, **kwargs: Any) -> Any:
         with checked_loading():
+            if name == INIT:
+                check_pretrained(runner.model)
             return method(*args, **kwargs)
 
     run.loads_checked = True  # type: ignore[attr-defined]
