@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from mmlapp.core import ChannelPlan, Pruner, PruningError
 from mmlapp.core.narrowing.narrow import detach
 
-from ..models.plans import narrow_model
+from ..models.plans import narrow_model, plans_of
 from .parts import find_pruner
 
 
@@ -68,8 +68,10 @@ def narrow_averages(runner: Runner, plan: ChannelPlan) -> None:
         plan (ChannelPlan): What to keep.
     """
     for averaged in averaged_models(runner):
-        # The plan is that of the model; averages of masks are none.
-        narrow_model(detach(averaged.module), plan)
+        # A hook of a higher priority has loaded narrow weights before.
+        if not any(plan.same_shape(own) for own in plans_of(averaged.module)):
+            # The plan is that of the model; averages of masks are none.
+            narrow_model(detach(averaged.module), plan)
         averaged.avg_parameters = (
             averaged.module.state_dict()
             if getattr(averaged, 'update_buffers', False)

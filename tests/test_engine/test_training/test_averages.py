@@ -6,6 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import FlexibleRunner
 
 from mmlapp.core import Phase, PruningError
+from mmlapp.engine.training.averages import averaged_models
 
 
 class Watch(Hook):
@@ -65,3 +66,40 @@ def test_averages_that_are_not_there_when_weights_come(
     match = r'load_from or resume: FlexibleRunner loads before EMAHook .*Use R'
     with pytest.raises(PruningError, match=match):
         make_runner(change, kind=FlexibleRunner).train()
+
+
+@pytest.mark.parametrize('resume', [False, True])
+def test_averages_may_be_loaded_before_the_model_is_narrow(
+    make_runner, tmp_path, resume
+):
+    """A hook of a higher priority than ours has narrowed its copy already."""
+
+    def change(config):
+        config['custom_hooks'].append(
+            dict(type='EMAHook', momentum=0.1, priority='HIGH')
+        )
+
+    whole = make_runner(change, epochs=4, narrow=True)
+    whole.train()
+    saved = str(tmp_path / 'epoch_3.pth')
+
+    def go_on(config):
+        change(config)
+        config.update(load_from=saved, resume=resume)
+
+    again = make_runner(
+        go_on, work_dir=tmp_path / 'again', epochs=4, narrow=True
+    )
+    again.train()
+    (copy,) = averaged_models(again)
+    mine = again.model.state_dict()
+    # It goes on to follow the model: nothing of it is a former parameter.
+    for name, value in copy.module.state_dict().items():
+        assert value.shape == mine[name].shape
+    start = torch.load(saved, weights_only=False)['state_dict']
+    name = 'backbone.conv1.weight'
+    assert not torch.equal(copy.module.state_dict()[name], start[name])
+    if resume:
+        (expected,) = averaged_models(whole)
+        for name, value in expected.module.state_dict().items():
+            assert torch.equal(copy.module.state_dict()[name], value)
