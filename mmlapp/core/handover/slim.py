@@ -83,6 +83,26 @@ def slim_state(
     return state
 
 
+def slim_bytes(
+    model: nn.Module,
+    plans: Sequence[ChannelPlan] = (),
+    folds: Sequence[Fold] = (),
+) -> bytes:
+    """Returns the content of a file of :func:`save_slim`.
+
+    Args:
+        model (nn.Module): As there, and so are the others.
+        plans (Sequence[ChannelPlan]): What it was narrowed to. Defaults to
+            none.
+        folds (Sequence[tuple[str, str]]): What :func:`fuse` folded. Defaults
+            to none.
+    """
+    # In memory: torch tells of a full disk in words of its own.
+    file = io.BytesIO()
+    torch.save({'state_dict': slim_state(model, plans, folds)}, file)
+    return file.getvalue()
+
+
 def save_slim(
     model: nn.Module,
     path: str | Path,
@@ -104,11 +124,9 @@ def save_slim(
             cannot be written.
     """
     plans = [plans] if isinstance(plans, ChannelPlan) else plans
-    # In memory first: torch tells of a full disk in words of its own.
-    file = io.BytesIO()
-    torch.save({'state_dict': slim_state(model, plans, folds)}, file)
+    content = slim_bytes(model, plans, folds)
     try:
-        replace_file(path, lambda own: own.write_bytes(file.getvalue()))
+        replace_file(path, lambda own: own.write_bytes(content))
     except OSError as error:
         raise PruningError(
             f'path={str(path)!r} could not be written ({error.strerror}). '

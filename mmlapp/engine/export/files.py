@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def export(
         >>> made.error <= made.tolerance, outputs[0].shape
         (True, torch.Size([1, 4, 6, 6]))
     """
-    start, out = time.perf_counter(), Path(out)
+    out = Path(out)
     name = format_of(out)
     exporter = find_exporter(name)
     check_out(out, force)
@@ -118,11 +118,34 @@ def export(
     checks = _inputs(images, settings.dynamic)
     expected = [outputs_of(network, x) for x in checks]
     labels = _labels(names, len(expected[0]))
-    errors = []
 
-    def write(path: Path) -> None:
+    def write(path: Path) -> float:
         _write(exporter, name, (flat, checks[0], path, labels, settings))
-        errors.append(_compare(exporter, name, path, checks, expected))
+        return _compare(exporter, name, path, checks, expected)
+
+    return keep(name, out, write, tolerance)
+
+
+def keep(
+    name: str, out: Path, write: Callable[[Path], float], tolerance: float
+) -> Exported:
+    """Writes a file under a temporary name, and keeps it if it agrees.
+
+    Args:
+        name (str): Of the format.
+        out (Path): The file.
+        write (Callable): Writes to a path and returns the largest relative
+            error of an output of what is there.
+        tolerance (float): What is allowed.
+
+    Raises:
+        PruningError: If the outputs differ, or the file cannot be written; no
+            file is left then.
+    """
+    start, errors = time.perf_counter(), []
+
+    def checked(path: Path) -> None:
+        errors.append(write(path))
         if not errors[0] <= tolerance:
             raise PruningError(
                 f'format={name!r}: the file does not compute what the '
@@ -131,9 +154,13 @@ def export(
             )
 
     try:
-        replace_file(out, write)
+        replace_file(out, checked)
     except OSError as error:
-        raise unwritten(out, error) from error
+        raise PruningError(
+            f'out={str(out)!r} could not be written '
+            f'({error.strerror or error}). Nothing was left; make room, or '
+            'choose another folder'
+        ) from error
     seconds = time.perf_counter() - start
     size = out.stat().st_size
     return Exported(name, out, errors[0], tolerance, size, seconds)
@@ -264,19 +291,6 @@ def default_names(count: int) -> list[str]:
     if count == 1:
         return ['output']
     return [f'output_{i}' for i in range(count)]
-
-
-def unwritten(out: Path, error: OSError) -> PruningError:
-    """Returns what to tell of a disk that is full or cannot be written.
-
-    Args:
-        out (Path): The file.
-        error (OSError): What the system said.
-    """
-    return PruningError(
-        f'out={str(out)!r} could not be written ({error.strerror or error}). '
-        'Nothing was left; make room, or choose another folder'
-    )
 
 
 def brief(error: BaseException) -> str:

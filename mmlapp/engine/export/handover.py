@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,14 +18,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmlapp.core import ChannelPlan, PruningError, load_slim, save_slim
+from mmlapp.core import ChannelPlan, load_slim
 from mmlapp.core.compare import DEPLOYED_TOLERANCE, largest_error
-from mmlapp.core.files import replace_file
 from mmlapp.core.handover.fuse import Fold
-from mmlapp.core.handover.slim import slim_state
+from mmlapp.core.handover.slim import slim_bytes, slim_state
 
 from .base import check_packages
-from .files import Exported, check_out, outputs_of, unwritten
+from .files import Exported, check_out, keep, outputs_of
 from .network import Network
 
 # Name of the format: suffix of its files.
@@ -67,30 +65,16 @@ def hand_over(
         PruningError: If the file cannot be written, or a dense model with it
             computes something else; nothing is left then.
     """
-    start = time.perf_counter()
     if name == 'safetensors':
         check_packages(name, ['safetensors'])
     check_out(out, force)
-    errors = []
 
-    def write(path: Path) -> None:
+    def write(path: Path) -> float:
         WRITERS[name](slim, path)
         rebuilt = load_slim(slim.dense(), READERS[name](path))
-        errors.append(_error(slim.network, slim.network.of(rebuilt), images))
-        if not errors[0] <= DEPLOYED_TOLERANCE:
-            raise PruningError(
-                f'format={name!r}: a dense model with this file does not '
-                f'compute what the model does (relative error {errors[0]:.2g}'
-                f', at most {DEPLOYED_TOLERANCE:g}). It was not kept'
-            )
+        return _error(slim.network, slim.network.of(rebuilt), images)
 
-    try:
-        replace_file(out, write)
-    except OSError as error:
-        raise unwritten(out, error) from error
-    seconds = time.perf_counter() - start
-    size = out.stat().st_size
-    return Exported(name, out, errors[0], DEPLOYED_TOLERANCE, size, seconds)
+    return keep(name, out, write, DEPLOYED_TOLERANCE)
 
 
 def _error(a: Network, b: Network, images: Tensor) -> float:
@@ -98,7 +82,7 @@ def _error(a: Network, b: Network, images: Tensor) -> float:
 
 
 def _write_plain(slim: Slim, path: Path) -> None:
-    save_slim(slim.network.model, path, slim.plans, slim.folds)
+    path.write_bytes(slim_bytes(slim.network.model, slim.plans, slim.folds))
 
 
 def _write_safetensors(slim: Slim, path: Path) -> None:

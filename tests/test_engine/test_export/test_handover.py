@@ -64,6 +64,19 @@ def test_what_differs_is_not_kept(slim, images, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('name', ['plain', 'safetensors'])
+def test_a_folder_that_cannot_be_written(
+    slim, images, tmp_path, monkeypatch, name
+):
+    def refuse(self, *args):
+        raise PermissionError(13, 'Permission denied', str(self))
+
+    monkeypatch.setattr('pathlib.Path.write_bytes', refuse)
+    text = r"out='.*slim\.any' could not be written \(Permission denied\)"
+    with pytest.raises(PruningError, match=text):
+        hand_over(slim, images, tmp_path / 'slim.any', name)
+
+
 def test_a_file_that_exists(slim, images, tmp_path):
     path = tmp_path / 'slim.pth'
     path.write_text('mine')
