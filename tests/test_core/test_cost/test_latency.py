@@ -127,6 +127,23 @@ def test_layers_sum_up(model, images):
     assert found[REST] > 0
 
 
+def test_layers_and_the_rest_are_scaled_alike(model, images):
+    """What g makes of the sum of parts it makes of each part."""
+    rows = [(1, 1, 2), (0.6, 0.8, 1.9), (0.3, 0.5, 0.5)]
+    networks = tuple(TimedNetwork(a, b, t, t) for a, b, t in rows)
+    table = made_up(model, images, networks=networks)
+    cost = with_latency(model, images, table).cost('latency')
+    gate = torch.full((cost.elements.group.numel(),), 0.7)
+    by_layers, by_elements, constant = cost.shares
+    layers = by_layers * float(cost.layers_ratio(gate))
+    parts = layers + by_elements * float(cost.elements.ratio(gate)) + constant
+    found = cost.by_layer(gate)
+    total, rest = float(cost(gate)), found.pop(REST)
+    assert total != pytest.approx(2 * parts, rel=0.05)
+    assert sum(found.values()) == pytest.approx(total * layers / parts)
+    assert rest == pytest.approx(total * (1 - layers / parts))
+
+
 def test_everything_else_follows_elements_and_a_constant(model, images):
     """Closed form: 0.5 of the layers, 0.3 of the elements, 0.2 constant."""
     rows = [(1, 1), (0.5, 0.9), (0.4, 0.2), (0.3, 0.6)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import PruningError, attach, fuse
+from mmlapp.core import PruningError, attach, fuse, narrow
 from mmlapp.core.handover.fuse import fold
 
 
@@ -161,3 +161,22 @@ def test_folds_of_another_network(net, conv):
         fold(model, [('conv', 'act')])
     with pytest.raises(PruningError, match='it has no norm'):
         fold(model, [('conv', 'norm')])
+
+
+def test_the_plan_of_a_fused_network_has_no_costs(net, conv, image):
+    """They are those of the network with its norms."""
+    model = net(
+        lambda m, x: m.second(m.norm(m.conv(x))),
+        conv=conv(3, 4),
+        norm=nn.BatchNorm2d(4),
+        second=conv(4, 4),
+    )
+    pruner = attach(model, image)
+    pruner.begin({'flops': 0.6}, steps=1)
+    pruner.step()
+    plan = pruner.plan()
+    narrow(model, plan)
+    (found,) = fuse(model, image, [plan]).plans
+    assert plan.costs
+    assert found.costs == {}
+    assert found.same_shape(plan)

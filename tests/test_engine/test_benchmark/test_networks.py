@@ -39,6 +39,20 @@ def test_a_pruning_run(classifier_run):
     assert found.prediction is None
 
 
+def test_bypasses_that_are_free_are_measured_as_they_are_deployed(
+    classifier_run,
+):
+    run = classifier_run(bypass='repvgg')
+    found = networks_of(Config.fromfile(run.config), run.checkpoint)
+    _, masked, slim = found.candidates
+    branches = [
+        sum(name.endswith('.bypass') for name, _ in each.named_modules())
+        for each in (masked.network, slim.network)
+    ]
+    assert branches[0] > branches[1] == 0
+    assert any('are merged' in note for note in found.notes)
+
+
 def test_a_deployed_model(classifier_run, tmp_path):
     run = classifier_run()
     out = deploy(run.config, run.checkpoint, tmp_path / 'deployed')

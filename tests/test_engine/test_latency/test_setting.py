@@ -41,6 +41,8 @@ def test_the_description_tells_settings_apart():
     assert one == Setting().described()
     assert difference(one, two) == 'threads 1, not 2'
     assert difference(one, one) == ''
+    assert difference({'old': 1}, {}) == 'old 1, not None'
+    assert difference({}, {'new': 1}) == 'new None, not 1'
     assert one['versions'] == {'torch': torch.__version__.partition('+')[0]}
 
 
