@@ -85,7 +85,8 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         nargs=3,
         type=int,
         metavar=('CHANNELS', 'HEIGHT', 'WIDTH'),
-        help='of an image; that of the config by default',
+        help='of an image; by default that of the budgets of a run, or of the '
+        'test data of another model',
     )
     add('--profile', action='store_true', help='measure every layer too')
     add('--json', type=Path, metavar='FILE', help='write all of it to FILE')
