@@ -201,14 +201,15 @@ def knots(networks: Sequence[TimedNetwork]) -> tuple[Tensor, Tensor]:
     """Returns where g is known: what parts tell, and what is measured.
 
     Networks are the faster the better they fit into caches, which no sum of
-    parts tells.
+    parts tells. Branches make one larger than the dense one: its time grows
+    in proportion, whatever the last measured piece was like.
 
     Args:
         networks (Sequence[TimedNetwork]): The dense one first.
 
     Returns:
         tuple[Tensor, Tensor]: Both as fractions of the dense network,
-        ascending from 0 to 1; ``[networks + 1]`` at most.
+        ascending from 0 over 1 to 2; ``[networks + 2]`` at most.
     """
     share = doubles(shares(networks))
     first = networks[0].median
@@ -219,7 +220,7 @@ def knots(networks: Sequence[TimedNetwork]) -> tuple[Tensor, Tensor]:
         place = round(float(row @ share), 9)
         found[place] = min(network.median / first, 1.0)
     # One that is as large as the dense one says no more than that.
-    found = {k: v for k, v in found.items() if k < 1} | {1.0: 1.0}
+    found = {k: v for k, v in found.items() if k < 1} | {1.0: 1.0, 2.0: 2.0}
     places = doubles(sorted(found))
     times = doubles([found[place] for place in sorted(found)])
     return places, isotonic(times[None])[0]
@@ -241,8 +242,9 @@ def between(value: Tensor, places: Tensor, values: Tensor) -> Tensor:
         >>> between(torch.tensor(3.0), places, values)
         tensor(3.)
     """
-    # The piece that begins last at or before it.
-    piece = (places <= value.detach()).sum() - 1
+    # The last piece that begins before it: where two meet, the one from which
+    # channels are removed.
+    piece = (places < value.detach()).sum() - 1
     piece = piece.clamp(0, len(places) - 2)
     low, high = places[piece], places[piece + 1]
     share = (value - low) / (high - low)

@@ -351,19 +351,37 @@ def test_between_known_networks_it_is_a_line():
     assert found == pytest.approx([0, 0.4, 0.8, 0.9, 1, 1.2])
 
 
+@pytest.mark.parametrize('measured', [0.5, 1.0])
+def test_what_branches_add_takes_time_in_proportion(measured):
+    """However steep or flat the way from a smaller network was."""
+    rows = [(1, 1), (0.9, measured), (0.5, 0.4)]
+    places, times = knots([TimedNetwork(a, a, t, t) for a, t in rows])
+    value = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
+    found = between(value, places, times)
+    found.backward()
+    assert float(found.detach()) == pytest.approx(1.3)
+    assert float(value.grad) == pytest.approx(1)
+    # At the dense network itself what counts is what is removed.
+    whole = torch.ones((), dtype=torch.float64, requires_grad=True)
+    between(whole, places, times).backward()
+    slope = (1 - times[-3]) / (1 - places[-3])
+    assert float(whole.grad) == pytest.approx(float(slope))
+    assert not 0.5 < float(slope) < 2
+
+
 def test_a_curve_never_falls_either():
     """The middle network was slower than a larger one; the last too."""
     rows = [(1, 1), (0.75, 0.6), (0.5, 0.7), (0.25, 1.3)]
     places, times = knots([TimedNetwork(a, a, b, 1) for a, b in rows])
     assert (times.diff() >= 0).all()
-    assert (times[0], times[-1]) == (0, 1)
+    assert (times[0], times[-2], times[-1]) == (0, 1, 2)
     assert (places.diff() > 0).all()
 
 
 def test_networks_as_large_as_the_dense_one_say_nothing():
     networks = [TimedNetwork(1, 1, 1, 1)] * 2
     places, times = knots([*networks, TimedNetwork(1, 1, 0.9, 1)])
-    assert (places.tolist(), times.tolist()) == ([0, 1], [0, 1])
+    assert (places.tolist(), times.tolist()) == ([0, 1, 2], [0, 1, 2])
 
 
 def test_the_gradient_is_that_of_the_curve(model, images):
