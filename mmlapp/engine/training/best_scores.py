@@ -5,15 +5,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from mmengine.hooks import CheckpointHook, EarlyStoppingHook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.logging import MessageHub
 from mmengine.optim.scheduler.param_scheduler import (
     ReduceOnPlateauParamScheduler,
 )
 from mmengine.runner import Runner
+from torch import nn
 
 from mmlapp.core.progress import Phase
 
@@ -114,7 +115,7 @@ def warn_of_others(runner: Runner) -> None:
         for keeper in _keepers(runner)
         if not isinstance(keeper, tuple(KINDS))
         and not hasattr(keeper, EVENT)
-        and any(name.lstrip('_').startswith('best') for name in vars(keeper))
+        and _remembers(vars(keeper))
     ]
     if names:
         runner.logger.warning(
@@ -122,6 +123,21 @@ def warn_of_others(runner: Runner) -> None:
             'network before the end of the phase, which the small one never '
             f'reaches. Give it a method {EVENT}(runner) that starts anew'
         )
+
+
+def _remembers(values: Mapping[str, Any]) -> bool:
+    """Whether a name tells of a best value, here or one level below."""
+    inner = [name for value in values.values() for name in _names_in(value)]
+    return any('best' in str(name).lower() for name in [*values, *inner])
+
+
+def _names_in(value: Any) -> Iterable[Any]:
+    """Keys or attributes of a value that may belong to a hook alone."""
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, (nn.Module, Hook, type)):
+        return ()
+    return getattr(value, '__dict__', ())
 
 
 def forget_entry(hub: MessageHub, key: str) -> None:

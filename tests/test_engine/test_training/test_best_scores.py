@@ -125,6 +125,29 @@ def test_other_hooks_are_asked_or_named() -> None:
     assert told._best_loss == math.inf
 
 
+class Inside(Hook):
+    """Keeps its score in what it holds."""
+
+    def __init__(self, place: Any) -> None:
+        self.place = place
+
+
+@pytest.mark.parametrize(
+    ('place', 'told'),
+    [
+        (dict(best=0.5), True),
+        (SimpleNamespace(val_best=0.5), True),
+        (CheckpointHook(), False),  # which is asked itself
+        (dict(last=0.5), False),
+        (1.0, False),
+    ],
+)
+def test_scores_inside_of_other_objects(place: Any, told: bool) -> None:
+    runner = run(Inside(place))
+    warn_of_others(runner)
+    assert ('Inside may keep' in runner.logger.text) == told
+
+
 def test_nothing_is_said_of_usual_hooks() -> None:
     runner = run(
         EarlyStoppingHook('acc'),
