@@ -40,6 +40,7 @@ def masked_model(cfg: Config, trained: Trained) -> Any:
     """
     model = build_model(cfg)
     weights = trained.weights
+    check_weights(model, weights)
     plan = run_plan(model, trained)
     if plan is not None:
         _set_masks(model.pruner, plan)
@@ -52,7 +53,6 @@ def masked_model(cfg: Config, trained: Trained) -> Any:
             weights = scatter_weights(wide, weights, plan)
         except PruningError as error:
             raise _misfit([str(error)]) from error
-    check_weights(model, trained.weights)
     _load(model, weights)
     if plan is None:
         _load_masks(model.pruner, trained.state)

@@ -173,3 +173,14 @@ def test_masks_with_other_targets(classifier_run):
     trained.state['progress'] = trained.state['progress'][:-1]
     with pytest.raises(PruningError, match='which has flops, parameters'):
         masked_model(cfg, trained)
+
+
+@pytest.mark.parametrize('narrow', [True, False])
+def test_weights_of_another_precision(classifier_run, narrow):
+    run = classifier_run()
+    cfg, trained = read(run)
+    if narrow:
+        trained = narrowed(run, trained)
+    half = {name: value.half() for name, value in trained.weights.items()}
+    with pytest.raises(PruningError, match=r'in torch\.float16, the model of'):
+        masked_model(cfg, replace(trained, weights=half))
