@@ -7,6 +7,7 @@ import os
 from argparse import ArgumentParser, Namespace
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import torch
 from mmengine.config import Config
@@ -131,6 +132,26 @@ def end_processes() -> None:
         distributed.destroy_process_group()
 
 
+def check_work_dir(path: str | Path) -> None:
+    """Makes the folder of a run, or says that it cannot be one.
+
+    Args:
+        path (str or Path): The folder.
+
+    Raises:
+        PruningError: With the path, and why.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise PruningError(
+            f'work_dir={str(path)!r} cannot be written to ({error.strerror}). '
+            'Name another folder with --work-dir'
+        ) from error
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build the runner of a config, in the processes that it asks for.
 
@@ -142,7 +163,11 @@ def build_runner(cfg: Config) -> Runner:
 
     Returns:
         Runner: MMEngine's runner, or the one that ``runner_type`` names.
+
+    Raises:
+        PruningError: If the work dir cannot be written to.
     """
+    check_work_dir(cfg.work_dir)
     set_loader_defaults(cfg)
     start_cpu_processes(cfg)
     with checked_loading():

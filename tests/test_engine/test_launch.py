@@ -6,6 +6,7 @@ from argparse import ArgumentParser
 import pytest
 from mmengine.config import Config
 
+from mmlapp.core import PruningError
 from mmlapp.engine import launch
 
 
@@ -138,3 +139,15 @@ def test_slurm_without_gpu_is_refused(monkeypatch, process_groups):
     with pytest.raises(ValueError, match="launcher='slurm' needs a GPU"):
         launch.start_cpu_processes(Config(dict(launcher='slurm')))
     assert process_groups == []
+
+
+@pytest.mark.parametrize('inner', ['', 'a/b'])
+def test_a_work_dir_that_cannot_be_one(tmp_path, inner):
+    """Before a model is built; root may write everywhere but in a file."""
+    path = tmp_path / 'file'
+    path.touch()
+    cfg = Config(dict(work_dir=str(path / inner), launcher='none'))
+    with pytest.raises(PruningError, match=r"work_dir='.*(exists|Not a dir)"):
+        launch.build_runner(cfg)
+    launch.check_work_dir(tmp_path / 'new' / 'dir')
+    assert not list((tmp_path / 'new' / 'dir').iterdir())

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from mmlapp.core import PruningError
 from mmlapp.core.files import temporary_path
@@ -24,6 +25,7 @@ def check_folder(out: Path, force: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise PruningError(f'out={str(out)!r} is a file; name a folder')
+    _check_writable(out)
     found = sorted(p.name for p in out.iterdir()) if out.exists() else []
     if not found:
         return
@@ -41,6 +43,22 @@ def check_folder(out: Path, force: bool) -> None:
         )
 
 
+def _anchor(out: Path) -> Path:
+    """Beside the folder, since only then is renaming one step."""
+    return next(p for p in out.absolute().parents if p.is_dir())
+
+
+def _check_writable(out: Path) -> None:
+    try:
+        with TemporaryFile(dir=_anchor(out)):
+            pass
+    except OSError as error:
+        raise PruningError(
+            f'out={str(out)!r}: {_anchor(out)} cannot be written to '
+            f'({error.strerror}); choose another folder'
+        ) from error
+
+
 @contextmanager
 def staged_folder(out: Path) -> Iterator[Path]:
     """Yields a temporary folder that becomes ``out`` if all goes well.
@@ -52,9 +70,7 @@ def staged_folder(out: Path) -> Iterator[Path]:
         out (Path): The folder, see :func:`check_folder`.
     """
     out = out.absolute()
-    # Beside it, since only then is renaming one step.
-    anchor = next(p for p in out.parents if p.is_dir())
-    folder = temporary_path(anchor / out.name)
+    folder = temporary_path(_anchor(out) / out.name)
     folder.mkdir()
     try:
         yield folder

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmlapp.core import PruningError
+from mmlapp.engine.deployment import folder as module
 from mmlapp.engine.deployment.folder import check_folder, staged_folder
 
 FILES = 'a.py', 'a.pth', 'a.plan.json'
@@ -108,3 +109,15 @@ def test_two_processes_never_share_a_temporary_folder(tmp_path):
         fill(second, 'b.py')
     assert names(out) == {'a.py'}
     assert names(tmp_path) == {'out'}
+
+
+def test_a_place_that_cannot_be_written(tmp_path, monkeypatch):
+    """Known before a model is built; here for root as well."""
+
+    def refuse(**where):
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr(module, 'TemporaryFile', refuse)
+    text = f"out='{tmp_path}/a/b': {tmp_path} cannot .*Permission denied"
+    with pytest.raises(PruningError, match=text):
+        check_folder(tmp_path / 'a' / 'b', force=False)
