@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmlapp.core import PruningError
 
-from ..models.plans import plans_in, rows_of
+from ..models.plans import plans_in, rows_of, unwrapped
 from .reading import load_checkpoint
 
 KINDS = 'Pretrained', PretrainedInit
@@ -52,7 +52,7 @@ def _settings(module: nn.Module) -> Iterator[Mapping[str, Any]]:
 def _check(module: nn.Module, setting: Mapping[str, Any]) -> None:
     path = Path(setting['checkpoint']).expanduser()
     data = load_checkpoint(path, legacy=True)
-    weights = data.get('state_dict', data)
+    weights = unwrapped(data.get('state_dict', data))
     plans = plans_in(weights)
     own = module.state_dict() if plans else {}
     # MMEngine adds the dot that is missing.

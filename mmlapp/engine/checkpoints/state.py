@@ -1,11 +1,13 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Versions of what this package adds to checkpoints."""
+"""What a checkpoint has beside weights: of this package, of a training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from mmengine.runner import Runner
 
 from mmlapp.core import PruningError
 
@@ -26,4 +28,22 @@ def check_version(key: str, entry: Any, version: int) -> None:
         raise PruningError(
             f'the checkpoint has {key} of version {found!r}: this release '
             f'reads version {version}. Use the release that wrote it'
+        )
+
+
+def check_resumable(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+    """Refuses to go on from weights alone, as published ones are.
+
+    Args:
+        runner (Runner): The runner, while it loads.
+        checkpoint (Mapping): What it has read.
+
+    Raises:
+        PruningError: With what works.
+    """
+    if runner._resume and 'message_hub' not in checkpoint:
+        raise PruningError(
+            'resume: the checkpoint has weights, but not the state of a '
+            'training (it was published or deployed). Name it in load_from '
+            'without resume, or resume from a checkpoint of the run itself'
         )

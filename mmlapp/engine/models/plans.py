@@ -59,6 +59,30 @@ def plans_in(state_dict: Mapping[str, Any], prefix: str = '') -> Plans:
         ) from error
 
 
+def unwrapped(weights: Any) -> dict[str, Any]:
+    """Returns the weights of a file by the names of the bare model.
+
+    MMEngine takes off the name of a wrapper when it loads them, too late for
+    those who look at them before.
+
+    Args:
+        weights (Mapping): State dict of a file, perhaps of a wrapped model.
+
+    Raises:
+        PruningError: If it is no such mapping.
+
+    Examples:
+        >>> unwrapped({'module.fc.bias': 0, 'head.module.bias': 1})
+        {'fc.bias': 0, 'head.module.bias': 1}
+    """
+    if not isinstance(weights, Mapping):
+        raise PruningError(
+            f'the state_dict of the checkpoint is a {type(weights).__name__}: '
+            'expected tensors by name. Give another checkpoint'
+        )
+    return {str(k).removeprefix('module.'): v for k, v in weights.items()}
+
+
 def missing_plans(model: nn.Module, found: Plans) -> Plans:
     """Returns what a model lacks of the plans that its weights come with.
 

@@ -11,7 +11,8 @@ from mmengine.runner import Runner
 from mmlapp.core import Pruner
 from mmlapp.core.progress import Phase
 
-from ..models.plans import missing_plans, plans_in
+from ..checkpoints.state import check_resumable
+from ..models.plans import missing_plans, plans_in, unwrapped
 from .averages import check_averages
 from .hook_state import HookState
 from .limits import check_saved
@@ -54,9 +55,11 @@ class HookCheckpoints(HookState):
             checkpoint (dict): The loaded checkpoint.
         """
         check_averages(runner)
+        check_resumable(runner, checkpoint)
         self._loaded = RunSettings.read(checkpoint)
         # Before the weights would do it, without averages and optimizer.
-        found = plans_in(checkpoint.get('state_dict', checkpoint))
+        weights = unwrapped(checkpoint.get('state_dict', checkpoint))
+        found = plans_in(weights)
         if found:
             for plan in missing_plans(unwrap(runner.model), found):
                 self._narrow(runner, plan)

@@ -11,14 +11,19 @@ from mmengine.runner import Runner
 
 from mmlapp.core import PruningError
 
-from ..models.plans import carries_plans, plans_in
-from .parts import unwrap
+from ..checkpoints.state import check_resumable
+from ..hook_list import has_hook
+from ..models.plans import carries_plans, missing_plans, plans_in, unwrapped
+from ..models.prunable import NO_HOOK
+from .hook_state import HookState
+from .parts import run_optimizer, unwrap
 
 
 class PlainModelHook(Hook):
-    """Refuses narrow weights for the dense model of a plain config.
+    """Refuses narrow weights where nothing makes the model narrow.
 
-    MMEngine would leave most of them out and go on with random ones.
+    For the dense model of a plain config MMEngine would leave most of them
+    out and go on with random ones.
     """
 
     priority = 'VERY_HIGH'
@@ -33,14 +38,31 @@ class PlainModelHook(Hook):
             checkpoint (dict): The loaded checkpoint.
 
         Raises:
-            PruningError: If the model cannot become narrow.
+            PruningError: If there is nothing to resume from, if the model
+                cannot become narrow, or the optimizer
+                of its training cannot follow.
         """
+        check_resumable(runner, checkpoint)
         model = unwrap(runner.model)
         weights = checkpoint.get('state_dict', checkpoint)
-        if plans_in(weights) and not carries_plans(model):
+        plans = plans_in(unwrapped(weights))
+        if plans and not carries_plans(model):
             raise PruningError(
                 'the checkpoint is of a narrowed model, and the config builds '
                 f'a plain {type(model).__name__}. Give the config of the '
                 "pruning run (model.type='mmlapp.PrunableModel') or the one "
                 'that tools/deploy.py wrote'
             )
+        if plans and _trains_alone(runner) and missing_plans(model, plans):
+            raise PruningError(
+                'the checkpoint is of a narrowed model, and its parameters '
+                'are new ones that the optimizer of this run does not have: '
+                f'{NO_HOOK}. Add it, or train the config that '
+                'tools/deploy.py wrote'
+            )
+
+
+def _trains_alone(runner: Runner) -> bool:
+    """Whether an optimizer would keep parameters of before narrowing."""
+    optimizer = run_optimizer(runner)
+    return optimizer is not None and not has_hook(runner, HookState)

@@ -303,3 +303,41 @@ def test_a_flexible_runner_prunes_and_resumes(
     assert list(again.model.state_dict()) == list(expected)
     for name, value in again.model.state_dict().items():
         assert torch.equal(value, expected[name])
+
+
+def test_weights_that_were_saved_inside_a_wrapper(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    """The optimizer has to follow, however the weights are named."""
+    first = make_runner(narrow=True)
+    first.train()
+    weights = first.model.state_dict()
+    path = tmp_path / 'wrapped.pth'
+    named = {f'module.{name}': value for name, value in weights.items()}
+    torch.save({'state_dict': named, 'meta': {}}, path)
+
+    def go_on(config: dict[str, Any]) -> None:
+        config.update(load_from=str(path))
+
+    again = make_runner(go_on, epochs=1, narrow=True)
+    again.train()
+    changed = [
+        name
+        for name, value in again.model.named_parameters()
+        if not torch.equal(value, weights[name])
+    ]
+    assert 'backbone.layer1.0.conv1.weight' in changed
+
+
+def test_published_weights_are_not_resumed(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    path = tmp_path / 'published.pth'
+    state = make_runner().model.state_dict()
+    torch.save({'state_dict': state, 'meta': {}}, path)
+
+    def resume(config: dict[str, Any]) -> None:
+        config.update(load_from=str(path), resume=True)
+
+    with pytest.raises(PruningError, match=r'was published or deployed'):
+        make_runner(resume).train()

@@ -5,11 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.model import BaseTTAModel
-from torch import nn
+from mmengine.optim import OptimWrapper
+from torch import nn, optim
 
 from mmlapp.core import PruningError, attach
 from mmlapp.engine.models.plans import carry_plans, narrow_model
 from mmlapp.engine.training.plain_models import PlainModelHook
+from mmlapp.engine.training.pruning_hook import PruningHook
 
 
 class Twice(BaseTTAModel):
@@ -32,8 +34,10 @@ def narrow_weights():
     return narrow_model(model, pruner.plan()).state_dict()
 
 
-def load(model, weights, wrap):
-    runner = SimpleNamespace(model=wrap(model))
+def load(model, weights, wrap=lambda model: model, hooks=(), **parts):
+    runner = SimpleNamespace(
+        model=wrap(model), hooks=hooks, _resume=False, **parts
+    )
     PlainModelHook().after_load_checkpoint(runner, weights)
 
 
@@ -42,9 +46,28 @@ def load(model, weights, wrap):
 def test_a_plain_model_gets_no_narrow_weights(wrap, published):
     weights = narrow_weights()
     checkpoint = {'state_dict': weights} if published else weights
-    with pytest.raises(PruningError, match=r'plain Sequential\. Give the con'):
-        load(layers(), checkpoint, wrap)
+    # MMEngine takes off the name of a wrapper when it loads.
+    wrapped = {f'module.{name}': value for name, value in weights.items()}
+    for each in (checkpoint, {'state_dict': wrapped}):
+        with pytest.raises(
+            PruningError, match=r'plain Sequential\. Give the c'
+        ):
+            load(layers(), each, wrap)
     aware = layers()
     carry_plans(aware, [])
     load(aware, checkpoint, wrap)
     load(layers(), layers().state_dict(), wrap)
+
+
+def test_an_optimizer_without_our_hook_is_refused():
+    """It would keep the parameters of the wide model."""
+    model, weights = layers(), narrow_weights()
+    carry_plans(model, [])
+    wrapper = OptimWrapper(optim.SGD(model.parameters(), 0.1))
+    with pytest.raises(PruningError, match=r'new ones .*PruningHook.*Add it'):
+        load(model, weights, optim_wrapper=wrapper)
+    load(model, weights, optim_wrapper=wrapper, hooks=[PruningHook()])
+    load(model, weights, optim_wrapper=dict(type='OptimWrapper'))
+    # A deployed model is narrow from the beginning.
+    model.load_state_dict(weights)
+    load(model, weights, optim_wrapper=wrapper)
