@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import Runner
 
 from mmlapp.core import Pruner
@@ -92,6 +92,8 @@ class PruningHook(HookPhase):
             runner (Runner): The runner of the training process.
         """
         check_single(runner, PruningHook)
+        # A checkpoint has one average: the second would take its place.
+        check_single(runner, EMAHook)
         check_run(runner, self.narrow)
         check_loading(runner)
         attend(runner)

@@ -13,11 +13,16 @@ from mmlapp.core import PruningError, PruningWarning
 MakeRunner = Callable[..., Runner]
 
 
-def test_two_hooks_are_refused(make_runner: MakeRunner) -> None:
-    def twice(config: dict[str, Any]) -> None:
-        config['custom_hooks'].append(dict(type='mmlapp.PruningHook'))
+@pytest.mark.parametrize('kind', ['mmlapp.PruningHook', 'EMAHook'])
+def test_two_hooks_are_refused(make_runner: MakeRunner, kind: str) -> None:
+    """Of two averages a checkpoint would have the second alone."""
 
-    with pytest.raises(PruningError, match='2 hooks of type PruningHook'):
+    def twice(config: dict[str, Any]) -> None:
+        hook = dict(type='mmlapp.PruningHook')
+        config['custom_hooks'] = [hook, dict(type=kind), dict(type='EMAHook')]
+
+    name = kind.removeprefix('mmlapp.')
+    with pytest.raises(PruningError, match=f'2 hooks of type {name}'):
         make_runner(twice).train()
 
 
