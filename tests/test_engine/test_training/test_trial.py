@@ -88,6 +88,35 @@ def test_predictions_are_tried_too() -> None:
         try_narrowing(model, model.pruner.plan(), SHAPE)
 
 
+class Teaching(Net):
+    """Makes its teacher in the first step, when it has been traced."""
+
+    def forward(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get('mode') != 'loss':
+            return super().forward(inputs)
+        if self.ready and not hasattr(self, 'teacher'):
+            self.teacher = copy.deepcopy(self.first)
+        found = self.first(inputs)
+        target = self.teacher(inputs).detach() if self.ready else 0
+        return {'loss': (found - target).square().mean()}
+
+    ready = False
+
+
+def test_a_copy_that_training_made_is_found() -> None:
+    torch.manual_seed(0)
+    model = Teaching()
+    attach(model, torch.rand(1, *SHAPE))
+    model.pruner.begin({'flops': 0.5}, 1)
+    model.pruner.finish()
+    try_narrowing(model, model.pruner.plan(), SHAPE)
+    model.ready = True
+    model(torch.rand(1, *SHAPE), mode='loss')
+    match = r'in mode loss the narrowed model does not run .*copy that was'
+    with pytest.raises(PruningError, match=match):
+        try_narrowing(model, model.pruner.plan(), SHAPE)
+
+
 def test_what_any_process_finds_counts_for_all(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
