@@ -34,6 +34,8 @@ def check_version(key: str, entry: Any, version: int) -> None:
 def check_resumable(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     """Refuses to go on from weights alone, as published ones are.
 
+    Warns where only the optimizer's state is missing.
+
     Args:
         runner (Runner): The runner, while it loads.
         checkpoint (Mapping): What it has read.
@@ -41,9 +43,17 @@ def check_resumable(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     Raises:
         PruningError: With what works.
     """
-    if runner._resume and 'message_hub' not in checkpoint:
+    if not runner._resume:
+        return
+    if 'message_hub' not in checkpoint:
         raise PruningError(
             'resume: the checkpoint has weights, but not the state of a '
             'training (it was published or deployed). Name it in load_from '
             'without resume, or resume from a checkpoint of the run itself'
+        )
+    if 'optimizer' not in checkpoint:
+        runner.logger.warning(
+            'resume: the checkpoint has no state of the optimizer, as those '
+            'of save_best and save_optimizer=False: the weights go on, '
+            'momentum begins anew. A checkpoint of an interval has it'
         )

@@ -20,10 +20,17 @@ def test_other_versions_are_named(entry: Any, found: str) -> None:
 
 
 def test_weights_alone_are_no_training_to_go_on_with() -> None:
+    told: list[str] = []
+    logger = SimpleNamespace(warning=told.append)
     weights: dict[str, Any] = {'meta': {}, 'state_dict': {}}
-    resumed: Any = SimpleNamespace(_resume=True)
+    resumed: Any = SimpleNamespace(_resume=True, logger=logger)
     with pytest.raises(PruningError, match=r'not the state .*load_from'):
         check_resumable(resumed, weights)
-    check_resumable(resumed, {**weights, 'message_hub': {}})
-    new: Any = SimpleNamespace(_resume=False)
-    check_resumable(new, weights)
+    weights['message_hub'] = {}
+    check_resumable(resumed, {**weights, 'optimizer': {}})
+    assert not told
+    check_resumable(resumed, weights)
+    assert 'as those of save_best' in told.pop()
+    new: Any = SimpleNamespace(_resume=False, logger=logger)
+    check_resumable(new, {'state_dict': {}})
+    assert not told

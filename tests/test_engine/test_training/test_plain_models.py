@@ -34,10 +34,9 @@ def narrow_weights():
     return narrow_model(model, pruner.plan()).state_dict()
 
 
-def load(model, weights, wrap=lambda model: model, hooks=(), **parts):
-    runner = SimpleNamespace(
-        model=wrap(model), hooks=hooks, _resume=False, **parts
-    )
+def load(model, weights, wrap=lambda model: model, **parts):
+    parts = {'hooks': (), '_resume': False, **parts}
+    runner = SimpleNamespace(model=wrap(model), **parts)
     PlainModelHook().after_load_checkpoint(runner, weights)
 
 
@@ -71,3 +70,10 @@ def test_an_optimizer_without_our_hook_is_refused():
     # A deployed model is narrow from the beginning.
     model.load_state_dict(weights)
     load(model, weights, optim_wrapper=wrapper)
+
+
+def test_weights_alone_are_not_resumed_without_our_hook_either():
+    weights = layers().state_dict()
+    with pytest.raises(PruningError, match='not the state of a training'):
+        load(layers(), weights, _resume=True)
+    load(layers(), weights, _resume=True, hooks=[PruningHook()])
