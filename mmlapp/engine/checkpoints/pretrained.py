@@ -8,7 +8,7 @@ train a mostly random part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +69,15 @@ def _compare(
     name: str,
     mine: Tensor,
     found: Any,
-    dims: Any,
+    dims: Iterable[int],
     setting: Mapping[str, Any],
     module: nn.Module,
 ) -> None:
     """Looks at what pruning changes; a head for other classes may differ."""
-    if not isinstance(found, Tensor) or mine.dim() != found.dim():
+    rank = mine.dim()
+    if not isinstance(found, Tensor) or rank != found.dim():
         return
-    if all(mine.shape[dim] == found.shape[dim] for dim in dims):
+    if all(mine.shape[dim] == found.shape[dim] for dim in dims if dim < rank):
         return
     said = ', '.join(f'{k}={v!r}' for k, v in setting.items())
     raise PruningError(
