@@ -77,7 +77,9 @@ def train_step(
     )
     if hasattr(model, 'pruner'):
         loss = loss + model.pruner.loss()
-    loss.backward()
+    # Products of activations make it large, and with it the rounding of
+    # gradients that should be zero, such as those of biases before a norm.
+    (loss / loss.detach().clamp_min(1)).backward()
     nn.utils.clip_grad_value_(model.parameters(), 1.0)
     optimizer.step()
 
