@@ -14,6 +14,8 @@ from torch import Tensor
 from ..groups import Groups
 
 GOLDEN = (5**0.5 - 1) / 2
+# Channels that a norm is computed over where others have one left.
+NORMALISED = 3
 
 
 class Count(Enum):
@@ -21,7 +23,8 @@ class Count(Enum):
 
     SOME = 'fewer of them'
     # A norm over a single channel returns its shift, whatever comes in, and
-    # hides what happened before: groups that it normalises stay whole.
+    # over two a sign, which hides what happened before: groups that it
+    # normalises keep three.
     ONE = 'one of them left'
     ALONE = 'only one of them left'
 
@@ -81,7 +84,7 @@ def trial_mask(
         if group.name in names:
             kept = kept_count(group.size, number, count)
             if count is Count.ONE and group.name in normalised:
-                kept = group.size
+                kept = min(group.size, NORMALISED)
             kept = max(floor, group.floor, kept)
             part[order[kept:]] = False
         parts.append(part)

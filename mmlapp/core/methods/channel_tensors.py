@@ -73,18 +73,19 @@ def _stored(module: nn.Module) -> dict[str, Tensor]:
 
 
 def channel_tensors(groups: Sequence[GroupInfo]) -> list[ChannelTensor]:
-    """Returns what emits the channels of all groups, each tensor once.
+    """Returns what emits the channels of all groups.
 
-    Filters; behind them the scale and shift of the norm that loses the
-    channels, or else the bias.
+    Each tensor once, or once for each dimension that emits: tied layers may
+    read a weight and its transpose. Filters; behind them the scale and shift
+    of the norm that loses the channels, or else the bias.
 
     Args:
         groups (Sequence[GroupInfo]): All groups, in order.
     """
-    found: dict[int, ChannelTensor] = {}
+    found: dict[tuple[int, tuple[int, ...]], ChannelTensor] = {}
     for layer, mine in global_layers(groups):
         for module, name, dims in _parameters(layer):
-            key = id(_stored(module)[name])
+            key = id(_stored(module)[name]), dims
             part = ChannelTensor(module, name, dims, mine)
             # Groups may share a tensor, each with indices of its own.
             known = found.setdefault(key, part)

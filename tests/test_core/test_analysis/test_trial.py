@@ -621,6 +621,25 @@ def test_a_norm_over_one_channel_hides_nothing(width):
     assert [group.name for group in groups.prunable] == ['b']
 
 
+class Stream(nn.Module):
+    """Does another thing with few channels, over which a norm is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm = nn.Linear(2, 12), nn.LayerNorm(12)
+        self.b, self.c = nn.Linear(12, 12), nn.Linear(12, 5)
+
+    def forward(self, x):
+        x = self.a(x)
+        x = x.relu() if x.shape[-1] > 5 else -x
+        return self.c(x + self.b(self.norm(x)))
+
+
+def test_few_of_what_a_norm_is_computed_over_are_tried():
+    groups = analyse(Stream(), torch.randn(2, 2)).groups
+    assert not groups.prunable
+
+
 class Peaks(nn.Module):
     """Local maxima of features that are equal everywhere but at the border."""
 

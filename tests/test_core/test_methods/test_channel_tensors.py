@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import conv2d
 
 from mmlapp.core import attach, narrow
 from mmlapp.core.methods.channel_tensors import channel_tensors, energies
@@ -30,7 +31,9 @@ def test_filters_and_behind_them_the_norm_or_else_the_bias(model, images):
     assert found['norm.bias'].channels.tolist() == list(range(8, 20))
 
 
-@pytest.mark.parametrize('network', ['make', 'normed', 'transposed', 'tied'])
+@pytest.mark.parametrize(
+    'network', ['make', 'normed', 'transposed', 'tied', 'mirrored']
+)
 def test_zeros_there_are_a_removal(request, net, conv, network):
     """The network computes as if the gate were zero."""
 
@@ -50,7 +53,18 @@ def test_zeros_there_are_a_removal(request, net, conv, network):
             c=conv(12, 4),
         )
 
-    own = {'transposed': transposed, 'tied': tied}
+    def mirrored():
+        # The weight emits along both of its dimensions.
+        return net(
+            lambda m, x: m.c(
+                conv2d(m.b(m.a(x)).relu(), m.b.weight.transpose(0, 1))
+            ),
+            a=conv(3, 6, 1),
+            b=conv(6, 8, 1),
+            c=conv(6, 4, 1),
+        )
+
+    own = {'transposed': transposed, 'tied': tied, 'mirrored': mirrored}
     make = own.get(network) or request.getfixturevalue(network)
     model = make().double().eval()
     images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
@@ -61,7 +75,9 @@ def test_zeros_there_are_a_removal(request, net, conv, network):
         kept[start] = True
     zeroed = copy.deepcopy(model)
     with torch.no_grad():
-        for name, part in names_of(model, parts).items():
+        for part in parts:
+            # One weight may be several parts.
+            (name,) = names_of(model, [part])
             target = dict(zeroed.named_parameters())[name]
             target -= part.gated(target, ~kept)
         expected = zeroed(images)
