@@ -14,7 +14,7 @@ from zipfile import ZipFile
 import torch
 from torch import Tensor, nn
 
-from ..errors import PruningError
+from ..errors import PruningError, misfits
 from ..files import replace_file
 from ..narrowing.narrow import narrow
 from ..plan.carried import (
@@ -321,7 +321,6 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        reasons = '; '.join(map(str.strip, str(error).splitlines()[1:4]))
         raise PruningError(
-            f'the weights do not fit the network: {reasons:.300}. {REMEDY}'
+            f'the weights do not fit the network: {misfits(error)}. {REMEDY}'
         ) from error

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlapp.core import PruningError
+from mmlapp.core.errors import misfits
 
 
 def check_state_dict(entries: Any, where: str) -> None:
@@ -128,9 +129,8 @@ def load_weights(model: nn.Module, entries: Any, where: str) -> None:
     try:
         model.load_state_dict(entries)
     except RuntimeError as error:
-        reasons = '; '.join(map(str.strip, str(error).splitlines()[1:4]))
         raise PruningError(
-            f'{where} does not fit the model of the config: {reasons:.300}'
+            f'{where} does not fit the model of the config: {misfits(error)}'
         ) from error
 
 
