@@ -12,7 +12,6 @@ from torch import Tensor
 from ..errors import PruningError
 from ..numbers import check_number
 from ..score.group_scores import score_name
-from ..score.normalise import NORMALISATIONS
 from .base import register_method
 from .fixed_order import FixedOrder
 
@@ -176,8 +175,7 @@ def _check_settings(pruner: Pruner) -> None:
             f'score={name}: method adaptive_l1 ranks by its skeleton. Leave '
             'score out'
         )
-    names = {NORMALISATIONS[name]: name for name in NORMALISATIONS}
-    chosen = names[pruner.scorer.normalise]
+    chosen = pruner.scorer.normalisation
     if chosen != 'none':
         raise PruningError(
             f'normalisation={chosen!r}: method adaptive_l1 compares its '

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ..errors import PruningError
 from ..numbers import check_number
 from ..score.group_scores import GroupInfo, refuse_stripes, score_name
-from ..score.normalise import NORMALISATIONS
 from ..score.weights import NOTHING, TINY
 from .added_loss import AddedLoss
 from .base import register_method
@@ -326,8 +325,7 @@ def _check_settings(pruner: Pruner) -> None:
             f'score={name}: method soft learns the probability that '
             "score='operation_aware' ranks by. Set that one"
         )
-    names = {NORMALISATIONS[name]: name for name in NORMALISATIONS}
-    chosen = names[pruner.scorer.normalise]
+    chosen = pruner.scorer.normalisation
     if chosen not in ('rank', 'none'):
         raise PruningError(
             f'normalisation={chosen!r}: method soft compares probabilities '

@@ -44,6 +44,7 @@ class Scorer:
     ) -> None:
         self.score: Score = SCORES.build(score)
         self.normalise = NORMALISATIONS[normalisation]
+        self.normalisation = normalisation
         self.prepared = not self.score.batches
         # Of the groups that were scored last, by device.
         self._groups: Sequence[GroupInfo] = []
