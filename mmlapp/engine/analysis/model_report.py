@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmlapp.core import Analysis, analyse
+from mmlapp.core import Analysis
 from mmlapp.core.attach import build_costs
 from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.groups import SINGLE
@@ -173,17 +173,7 @@ def analyse_model(
     """
     shape = settings['input_shape']
     example = example_of(model, shape, settings.get('unused', ()))
-    with example.explained():
-        found = analyse(
-            model,
-            example.forward,
-            settings['scope'],
-            settings['ignore'],
-            settings['bypass'],
-            settings['unit'],
-            example.also,
-            example.unused,
-        )
+    found = example.analyse(settings)
     floors = _floors(found, settings.get('min_keep', 0))
     divisor = check_divisor(settings['divisor'])
     total, lowest = _limits(model, found, list(floors.values()), divisor)

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from mmlapp.core import PruningError, analyse
+from mmlapp.core import PruningError
 
 from ..deployment.recipe import dense_config, own_settings
 from ..export.network import Network
@@ -69,17 +69,7 @@ def subject_of(
         images = one_image(model, shape)
         network = Network(model, images)
         example = example_of(model, shape, chosen['unused'])
-        with example.explained():
-            analysis = analyse(
-                model,
-                example.forward,
-                chosen['scope'],
-                chosen['ignore'],
-                chosen['bypass'],
-                chosen['unit'],
-                example.also,
-                example.unused,
-            )
+        analysis = example.analyse(chosen)
     return Subject(
         type(model).__name__,
         model,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from mmlapp.core import PruningError, Way
+from mmlapp.core import Analysis, PruningError, Way, analyse
 from mmlapp.core.analysis.unreached import UnreachedError
 from mmlapp.core.trace import tensors_in
 
@@ -194,6 +194,28 @@ class Example:
     def also(self) -> list[Way]:
         """Further ways to run the model."""
         return self.modes.ways
+
+    def analyse(self, settings: Mapping[str, Any]) -> Analysis:
+        """Finds what can be pruned in the model, without changing it.
+
+        Args:
+            settings (Mapping): ``scope``, ``ignore``, ``bypass`` and
+                ``unit``.
+
+        Raises:
+            PruningError: As :func:`mmlapp.core.analyse`.
+        """
+        with self.explained():
+            return analyse(
+                self.forward.model,
+                self.forward,
+                settings['scope'],
+                settings['ignore'],
+                settings['bypass'],
+                settings['unit'],
+                self.also,
+                self.unused,
+            )
 
     @contextmanager
     def explained(self) -> Iterator[None]:
