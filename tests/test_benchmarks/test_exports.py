@@ -12,24 +12,6 @@ from zoo.run import Measure, run_all
 from mmlapp.engine.deployment.recipe import dense_config
 
 ROOT = Path(__file__).parents[2]
-CONFIG = """
-default_scope = 'mmpretrain'
-custom_imports = dict(imports=['mmlapp'])
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(type='mmlapp.CIFARResNet', depth=8),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
-)
-"""
-
-
-@pytest.fixture
-def entry(tmp_path):
-    path = tmp_path / 'small.py'
-    path.write_text(CONFIG)
-    (found,) = read_list(f'{path} 32')
-    return found
 
 
 def test_a_network_in_two_formats(entry, monkeypatch):

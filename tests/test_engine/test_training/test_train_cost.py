@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import PruningError, attach
+from mmlapp.core import Pruner, PruningError, attach
 from mmlapp.engine.training.step_cost import TeacherCost
 from mmlapp.engine.training.train_cost import TrainCost
 
@@ -41,7 +41,8 @@ def test_nothing_is_said_where_nothing_is_asked() -> None:
     assert cost.without_narrowing(None) == ''
 
 
-def test_a_phase_that_is_resumed_elsewhere_may_cost_more() -> None:
+def prepared(hooks: list[Any]) -> tuple[Any, Pruner, list[str]]:
+    """A runner of nine epochs of four steps, and what is said to it."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
     pruner = attach(model, torch.rand(1, 3, 9, 9))
     said: list[str] = []
@@ -50,9 +51,14 @@ def test_a_phase_that_is_resumed_elsewhere_may_cost_more() -> None:
         max_epochs=9,
         max_iters=36,
         logger=SimpleNamespace(info=said.append),
-        hooks=[],
+        hooks=hooks,
         cfg={},
     )
+    return runner, pruner, said
+
+
+def test_a_phase_that_is_resumed_elsewhere_may_cost_more() -> None:
+    runner, pruner, said = prepared([])
     cost, target = TrainCost('dense', dict(epochs=6)), {'flops': 0.5}
     cost.check(runner, pruner, target, 0, end=12)
     with pytest.raises(PruningError, match=r'the run costs 1\.125 of dense'):
@@ -74,17 +80,7 @@ class Teaching:
 
 
 def test_a_teacher_that_was_added_afterwards_is_refused() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
-    pruner = attach(model, torch.rand(1, 3, 9, 9))
-    said: list[str] = []
-    runner: Any = SimpleNamespace(
-        model=model,
-        max_epochs=9,
-        max_iters=36,
-        logger=SimpleNamespace(info=said.append),
-        hooks=[object(), Teaching()],
-        cfg={},
-    )
+    runner, pruner, said = prepared([object(), Teaching()])
     cost, target = TrainCost('dense', dict(epochs=6)), {'flops': 0.5}
     # 12 + 24 / 2 = 24 of 24 steps, and a third of the 27 after the begin.
     with pytest.raises(PruningError, match=r'the run costs 1\.375 of dense'):
