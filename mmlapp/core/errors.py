@@ -16,14 +16,14 @@ class PruningWarning(UserWarning):
 
 
 def misfits(error: RuntimeError) -> str:
-    """Returns the first things that torch says do not fit, in one line.
+    r"""Returns the first things that torch says do not fit, in one line.
 
     Args:
         error (RuntimeError): Of ``load_state_dict``, with a title and a line
             for each tensor.
 
     Examples:
-        >>> misfits(RuntimeError('Title:\\n\\ta is wide.\\n\\tb lacks.'))
+        >>> misfits(RuntimeError('Title:\n\ta is wide.\n\tb lacks.'))
         'a is wide.; b lacks.'
     """
     lines = str(error).splitlines()[1:4]
