@@ -30,6 +30,7 @@ from ..numbers import check_number
 from ..plan.plan import ChannelPlan
 from ..progress import Phase, Progress
 from ..score.group_scores import report_non_finite
+from .lasting import lasting
 from .protection import lifted, protected
 from .ranks import (
     holds_on_all,
@@ -399,7 +400,7 @@ class Pruner(Targets):
             relaxed = self.method.relaxed(self)
         if relaxed is not None:
             # Adds nothing, but who asks for the gradient by the gate gets it.
-            relaxed = relaxed + (self.gate - self.gate.detach())
+            relaxed = lasting(relaxed) + (self.gate - self.gate.detach())
         self.stand_in.value = relaxed
 
     @torch.no_grad()

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from every_method import EVERY_METHOD, type_of
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mmlapp.core import Phase, attach, narrow
 from mmlapp.core.methods import METHODS
@@ -99,6 +101,58 @@ def test_a_phase_may_be_led_in_inference_mode(make, images, name):
                 network.pruner.step()
     assert led.pruner.phase == Phase.FINISHED
     assert_equal(state_of(led), state_of(plain))
+
+
+# How a network runs its parts.
+WAYS = {
+    'plain': lambda part, x: part(x),
+    'checkpointed': lambda part, x: checkpoint(part, x, use_reentrant=False),
+    'reentrant': lambda part, x: checkpoint(part, x, use_reentrant=True),
+}
+
+
+@pytest.fixture
+def in_parts(net, conv):
+    """Runs its parts in the way that it has as an attribute."""
+
+    def forward(m, x):
+        return m.last(m.way(m.second, m.way(m.first, x)))
+
+    def part(inputs, outputs):
+        norm = nn.BatchNorm2d(outputs)
+        return nn.Sequential(conv(inputs, outputs), norm, nn.ReLU())
+
+    model = net(forward, first=part(3, 8), second=part(8, 8), last=conv(8, 4))
+    model.way = WAYS['plain']
+    return model
+
+
+def gradients(model, images, way, backwards=1):
+    """Of two forwards, by name; that of the gate is among them."""
+    model.way = WAYS[way]
+    model.zero_grad()
+    model.pruner.gate.grad = None
+    loss = sum((model(x) - 1).square().mean() for x in (images, 2 * images))
+    for _ in range(backwards - 1):
+        (loss / backwards).backward(retain_graph=True)
+    (loss / backwards + model.pruner.loss()).backward()
+    found = {k: p.grad for k, p in model.named_parameters()}
+    return {**found, 'gate': model.pruner.gate.grad}
+
+
+@every_method
+def test_how_a_forward_is_led_changes_no_gradient(in_parts, image, name):
+    """Parts that run again, forwards before a backward, two backwards."""
+    attach(in_parts, image, **EVERY_METHOD[name])
+    begin(in_parts, image)
+    run(in_parts, image, 4)
+    image.requires_grad_()
+    expected = gradients(in_parts, image, 'plain')
+    assert (expected['gate'] is not None) == in_parts.pruner.uses_gradient
+    for way in WAYS:
+        for backwards in (1, 2):
+            found = gradients(in_parts, image, way, backwards)
+            torch.testing.assert_close(found, expected)
 
 
 @every_method

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pruning_steps import at_step, train
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mmlapp.core import Phase, PruningError, attach, narrow
 from mmlapp.core.methods.soft import channel_norms
@@ -155,6 +156,27 @@ def test_it_is_a_mask_behind_the_activation(
         )
     # The norms learn by their masks, too.
     assert all(n.weight.grad.abs().min() > 0 for n in norms)
+
+
+def test_gradients_of_parts_that_run_again(chain, begun, images):
+    """By autograd through the sampled gate, where it is put in by hand."""
+    model = chain()
+    pruner = begun(model)
+    pruner.method.cut.fill_(0.55)
+    images = images.double().requires_grad_()
+    pruner.relax = lambda training: None
+    pruner.stand_in.value = pruner.method.relaxed(pruner)
+    model(images).square().sum().backward()
+    expected = {n: p.grad.clone() for n, p in model.named_parameters()}
+    del pruner.relax
+    model.zero_grad()
+    out = images
+    pruner.relax(True)
+    for part in (model[:3], model[3:6], model[6:7]):
+        out = checkpoint(part, out, use_reentrant=True)
+    out.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name])
 
 
 def test_samples_are_there_as_often_as_the_probability_says(chain, begun):
