@@ -19,7 +19,7 @@ from ..errors import LayerRefusedError
 from ..heirs import Heir
 from ..trace import LayerCall
 from .branch import Branch, Ends, register_branch
-from .convolution import NormedConv, bias_call
+from .normed import NormedConv, bias_call
 
 Size = tuple[int, int]
 
@@ -62,6 +62,7 @@ class Parallel(Branch):
 
     def forward(self, x: Tensor) -> Tensor:
         """Adds what all of them give."""
+        # No zeros to begin with: the sum has the shape of the first.
         first, *others = self.parts
         y: Tensor = first(x)
         for part in others:
@@ -92,6 +93,7 @@ class Parallel(Branch):
     ) -> tuple[Branch | None, Mapping[nn.Parameter, Sequence[Heir]]]:
         """Narrows each of them; those of which nothing is left are gone."""
         heirs: dict[nn.Parameter, Sequence[Heir]] = {}
+        # A list, for parts go meanwhile.
         for number, part in list(self._numbered()):
             narrowed, found = part.narrow(kept_in, kept_out)
             heirs.update(found)
@@ -141,6 +143,7 @@ class RepVGG(Parallel):
         """Returns a convolution of 1 x 1, and perhaps the identity."""
         convs = [centred(layer, (1, 1))]
         width = layer.in_channels
+        # Else input and output differ in shape.
         if width == layer.out_channels and set(layer.stride) == {1}:
             identity = centred(layer, (1, 1), groups=width)
             nn.init.ones_(identity.weight).requires_grad_(False)
