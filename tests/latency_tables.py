@@ -4,16 +4,16 @@
 
 import itertools
 
-from mmlapp.core import analyse
+from mmlapp.core import analyse, attach
 from mmlapp.core.attach import cost_context
 from mmlapp.core.cost.flops import HANDLES, multiply_adds
-from mmlapp.core.cost.latency import axes_of
 from mmlapp.core.cost.latency_table import (
     LatencyTable,
     TimedLayer,
     TimedNetwork,
     full_width,
 )
+from mmlapp.core.cost.timed_calls import axes_of
 
 DENSE = (TimedNetwork(1.0, 1.0, 2e-3, 2e-3),)
 
@@ -72,3 +72,9 @@ def made_up(
             )
         )
     return LatencyTable({}, divisor, tuple(layers), networks)
+
+
+def with_latency(model, images, table, **settings):
+    """A pruner that counts times of a table beside FLOPs."""
+    costs = ['flops', 'parameters', dict(type='latency', table=table)]
+    return attach(model, images, costs=costs, **settings)

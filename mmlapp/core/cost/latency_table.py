@@ -179,6 +179,7 @@ def key_of(
     # Images are counted by the first dimension, of both factors if two
     # activations are multiplied: [batch * heads, rows, in].
     computed = op == 'product' and len(weight) > 2
+    # As JSON: a table from a file has lists where a trace has tuples.
     parts = [op, inputs[1:], weight[1:] if computed else weight, geometry]
     return json.dumps(plain(parts, 'call'), sort_keys=True)
 
@@ -233,6 +234,7 @@ def _check_layer(layer: TimedLayer, divisor: int) -> None:
                 f'{name}: the grid of {axis!r} is too coarse, '
                 f'{list(widths)}; no gap may be more than {full // 2}'
             )
+    # One time for each pair of widths, or for each width, or one.
     size = math.prod(map(len, layer.axes.values()))
     for times in (layer.median, layer.p90):
         if len(times) != size:
@@ -267,6 +269,7 @@ def _positive(value: Any, where: str) -> int:
 
 _size = integer(2**31, 'a size')
 _seconds = number(0, 'a time above 0')
+# Branches make it more than one.
 _ratio = number(0, 'a fraction above 0')
 _read_layer = record(
     {

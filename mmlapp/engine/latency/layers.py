@@ -19,8 +19,8 @@ from torch.nn import functional
 from mmlapp.core import PruningError
 from mmlapp.core.cost import CostContext
 from mmlapp.core.cost.flops import HANDLES
-from mmlapp.core.cost.latency import axes_of
 from mmlapp.core.cost.latency_table import full_width, key_of_call
+from mmlapp.core.cost.timed_calls import axes_of
 from mmlapp.core.trace import LayerCall
 
 from .setting import Setting

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from mmlapp.core.cost.latency import shares
 from mmlapp.core.cost.latency_table import LatencyTable
+from mmlapp.core.cost.whole_networks import shares
 
 from .timing import NOISY, Timing
 

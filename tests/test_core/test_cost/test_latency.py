@@ -5,17 +5,11 @@ import warnings
 
 import pytest
 import torch
-from latency_tables import by_flops, made_up
-from torch import nn
+from latency_tables import by_flops, made_up, with_latency
 
 from mmlapp.core import PruningError, PruningWarning, attach, narrow
-from mmlapp.core.cost.latency import REST, between, knots, shares
+from mmlapp.core.cost.latency import REST
 from mmlapp.core.cost.latency_table import TimedNetwork
-
-
-def with_latency(model, images, table, **settings):
-    costs = ['flops', 'parameters', dict(type='latency', table=table)]
-    return attach(model, images, costs=costs, **settings)
 
 
 def plan_at(model, images, table, target, **settings):
@@ -161,63 +155,6 @@ def test_everything_else_follows_elements_and_a_constant(model, images):
     assert float(pruner.cost('latency')(gate)) == pytest.approx(expected)
 
 
-def test_shares_are_found_exactly_where_networks_tell_them():
-    rows = [(1, 1), (0.5, 0.9), (0.4, 0.2), (0.3, 0.6)]
-    networks = [
-        TimedNetwork(a, b, 3 * (0.5 * a + 0.3 * b + 0.2), 1) for a, b in rows
-    ]
-    assert shares(networks) == pytest.approx((0.5, 0.3, 0.2))
-
-
-@pytest.mark.parametrize('seed', range(20))
-def test_no_other_shares_fit_better(seed):
-    torch.manual_seed(seed)
-    networks = [TimedNetwork(1, 1, 1, 1)]
-    for layers, elements, time in torch.rand(4, 3).tolist():
-        networks.append(TimedNetwork(layers, elements, time, time))
-
-    def error(s, e, c):
-        return sum(
-            (s * n.layers + e * n.elements + c - n.median) ** 2
-            for n in networks
-        )
-
-    found = shares(networks)
-    assert min(found) >= 0
-    assert sum(found) == pytest.approx(1)
-    steps = range(21)
-    least = min(
-        error(i / 20, j / 20, 1 - i / 20 - j / 20)
-        for i in steps
-        for j in steps
-        if i + j <= 20
-    )
-    assert error(*found) <= least + 1e-9
-
-
-def test_one_network_gives_all_to_the_layers():
-    assert shares([TimedNetwork(1, 1, 5, 5)]) == (1, 0, 0)
-
-
-def depthwise(net, conv):
-    return net(
-        lambda m, x: m.c(m.b(m.a(x))),
-        a=conv(3, 8),
-        b=conv(8, 8, groups=8),
-        c=conv(8, 5),
-    ).float()
-
-
-def test_depthwise_layers_shrink_by_their_outputs(net, conv, images):
-    model = depthwise(net, conv)
-    table = made_up(model, images)
-    axes = {entry.names[0]: list(entry.axes) for entry in table.layers}
-    assert axes == {'a': ['out'], 'b': ['out'], 'c': ['in']}
-    pruner = with_latency(model, images, table)
-    gate = torch.full_like(pruner.gate, 0.5)
-    assert float(pruner.cost('latency').ratio(gate)) == pytest.approx(0.5)
-
-
 @pytest.mark.parametrize('bypass', ['depthwise', 'pointwise'])
 def test_branches_are_counted(make, images, bypass):
     """In proportion to FLOPs here, so that both costs agree."""
@@ -232,58 +169,6 @@ def test_branches_are_counted(make, images, bypass):
     # All of it, branches too, is more than the dense network.
     ones = torch.ones_like(gate)
     assert float(pruner.cost('latency').ratio(ones)) > 1
-
-
-def test_filters_shrink_by_outputs_alone(make, images):
-    model = make()
-    asked = dict(unit='filters', bypass='depthwise')
-    pruner = with_latency(
-        model, images, made_up(model, images, **asked), **asked
-    )
-    gate = torch.full_like(pruner.gate, 0.5)
-    flops, latency = (
-        float(pruner.cost(name).ratio(gate)) for name in ('flops', 'latency')
-    )
-    assert flops == pytest.approx(latency)
-
-
-def test_a_table_of_channels_serves_filters(make, images):
-    """Inputs were measured at several widths, and stay whole."""
-    model = make()
-    table = made_up(model, images, bypass='depthwise')
-    pruner = with_latency(
-        model, images, table, unit='filters', bypass='depthwise'
-    )
-    gate = torch.full_like(pruner.gate, 0.5)
-    flops, latency = (
-        float(pruner.cost(name).ratio(gate)) for name in ('flops', 'latency')
-    )
-    assert flops == pytest.approx(latency)
-
-
-def test_a_table_of_another_model(make, images):
-    other = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
-    model = make()
-    with pytest.raises(PruningError, match=r'another model.*tools/latency'):
-        with_latency(model, images, made_up(other, images))
-    assert not hasattr(model, 'pruner')
-
-
-def test_a_table_of_another_input_shape(make, images):
-    table = made_up(make(), images)
-    with pytest.raises(PruningError, match=r'input shape.*\[3, 16, 16\]'):
-        with_latency(make(), torch.rand(1, 3, 16, 16), table)
-
-
-def test_the_batch_may_differ(make, images):
-    pruner = with_latency(make(), images[:1], made_up(make(), images))
-    assert pruner.ratios()['latency'] == pytest.approx(1)
-
-
-def test_a_scope_in_which_more_may_shrink(make, images):
-    table = made_up(make(), images, ignore='a')
-    with pytest.raises(PruningError, match=r"dimension 'out' alone.*scope"):
-        with_latency(make(), images, table)
 
 
 @pytest.mark.parametrize('table', [3, None, ['table.json']])
@@ -317,71 +202,6 @@ def test_a_run_saves_and_resumes(make, images):
     other.load_state_dict(model.state_dict())
     assert other.pruner.ratios() == model.pruner.ratios()
     assert not any('grid' in key for key in model.state_dict())
-
-
-def test_stripes_are_refused(net, conv, image):
-    """Their time is not that of a layer with fewer channels."""
-    model = net(lambda m, x: m.b(m.a(x)), a=conv(3, 8), b=conv(8, 5))
-    table = made_up(model, image)
-    with pytest.raises(PruningError, match="'latency': b loses stripes"):
-        with_latency(model, image, table, unit='stripes')
-
-
-def test_measured_networks_are_predicted_exactly():
-    """A curve that no sum of parts has."""
-    networks = [
-        TimedNetwork(share, share**2, 2 * math.sin(share * math.pi / 2), 1)
-        for share in (1, 0.75, 0.5, 0.25)
-    ]
-    places, times = knots(networks)
-    part = shares(networks)
-    for one in networks:
-        place = part[0] * one.layers + part[1] * one.elements + part[2]
-        found = between(torch.tensor(place).double(), places, times)
-        assert 2 * float(found) == pytest.approx(one.median)
-
-
-def test_between_known_networks_it_is_a_line():
-    places, values = torch.tensor([[0, 0.5, 1], [0, 0.8, 1]]).double()
-    found = [
-        float(between(torch.tensor(x), places, values))
-        for x in (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
-    ]
-    # Branches make it larger than the dense network.
-    assert found == pytest.approx([0, 0.4, 0.8, 0.9, 1, 1.2])
-
-
-@pytest.mark.parametrize('measured', [0.5, 1.0])
-def test_what_branches_add_takes_time_in_proportion(measured):
-    """However steep or flat the way from a smaller network was."""
-    rows = [(1, 1), (0.9, measured), (0.5, 0.4)]
-    places, times = knots([TimedNetwork(a, a, t, t) for a, t in rows])
-    value = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
-    found = between(value, places, times)
-    found.backward()
-    assert float(found.detach()) == pytest.approx(1.3)
-    assert float(value.grad) == pytest.approx(1)
-    # At the dense network itself what counts is what is removed.
-    whole = torch.ones((), dtype=torch.float64, requires_grad=True)
-    between(whole, places, times).backward()
-    slope = (1 - times[-3]) / (1 - places[-3])
-    assert float(whole.grad) == pytest.approx(float(slope))
-    assert not 0.5 < float(slope) < 2
-
-
-def test_a_curve_never_falls_either():
-    """The middle network was slower than a larger one; the last too."""
-    rows = [(1, 1), (0.75, 0.6), (0.5, 0.7), (0.25, 1.3)]
-    places, times = knots([TimedNetwork(a, a, b, 1) for a, b in rows])
-    assert (times.diff() >= 0).all()
-    assert (times[0], times[-2], times[-1]) == (0, 1, 2)
-    assert (places.diff() > 0).all()
-
-
-def test_networks_as_large_as_the_dense_one_say_nothing():
-    networks = [TimedNetwork(1, 1, 1, 1)] * 2
-    places, times = knots([*networks, TimedNetwork(1, 1, 0.9, 1)])
-    assert (places.tolist(), times.tolist()) == ([0, 1, 2], [0, 1, 2])
 
 
 def test_the_gradient_is_that_of_the_curve(model, images):

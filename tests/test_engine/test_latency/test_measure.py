@@ -9,7 +9,7 @@ import torch
 from mmlapp.core import PruningError, analyse, attach
 from mmlapp.core.cost import Flops, LatencyTable
 from mmlapp.core.cost.flops import multiply_adds
-from mmlapp.core.cost.latency import shares
+from mmlapp.core.cost.whole_networks import shares
 from mmlapp.core.trace import trace
 from mmlapp.engine.latency import measure
 from mmlapp.engine.latency.layers import shape_at
