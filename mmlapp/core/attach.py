@@ -20,14 +20,14 @@ from .bypass.beside import add_bypass
 from .bypass.branch import start_branches
 from .cost import COSTS, Cost, CostContext
 from .errors import PruningError, PruningWarning
-from .mask.gate import (
+from .mask.living import RunsOnLiving
+from .mask.masked import (
     Masked,
     all_in_place,
     masked_parameters,
     places_of,
     restore_masks,
 )
-from .mask.living import RunsOnLiving
 from .methods import METHODS, Method
 from .methods.budget import check_divisor
 from .methods.min_keep import LeastShare, least_share

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mmlapp.core import attach, mixins, narrow
-from mmlapp.core.mask import gate
+from mmlapp.core.mask import masked
 from mmlapp.core.mixins import mix_in, take_off
 
 
@@ -93,7 +93,7 @@ def through_a_file(thing):
     file = io.BytesIO()
     torch.save(thing, file)
     mixins._mixed.cache_clear()
-    gate._masked_class.cache_clear()
+    masked._masked_class.cache_clear()
     file.seek(0)
     return torch.load(file, weights_only=False)
 

@@ -4,19 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
-
-from ..errors import PruningError
-from ..mixins import derive, take_off
-from ..trace.running import in_forward
 
 
 class GateSource(Protocol):
@@ -76,10 +68,7 @@ class ApplyGate(Function):
             gate (Tensor): Factors along ``dim``, shape ``[size]``.
             dim (int): The gated dimension.
         """
-        view = [1] * parameter.dim()
-        view[dim] = -1
-        # [size] -> [1, ..., size, ..., 1]. Half precision stays what it is.
-        shaped = gate.to(parameter.dtype).view(view)
+        shaped = _along(parameter, gate, dim)
         ctx.save_for_backward(parameter, shaped)
         ctx.dim, ctx.dtype = dim, gate.dtype
         return parameter * shaped
@@ -116,7 +105,7 @@ class LookUp(Function):
                 for none; ``[size]``.
         """
         ctx.places, ctx.count = places, len(gate)
-        return torch.cat([gate, gate.new_ones(1)])[places]
+        return _at_places(gate, places)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -135,9 +124,8 @@ def look_up(gate: Tensor, places: Tensor) -> Tensor:
         places (Tensor): Channel of every index, the number of channels for
             none; ``[size]``.
     """
-    # vmap and torch.func.grad differentiate on their own.
-    if torch._C._are_functorch_transforms_active():
-        return torch.cat([gate, gate.new_ones(1)])[places]
+    if _transformed():
+        return _at_places(gate, places)
     found: Tensor = LookUp.apply(gate, places)
     return found
 
@@ -150,13 +138,33 @@ def apply_gate(parameter: Tensor, gate: Tensor, dim: int) -> Tensor:
         gate (Tensor): Factors along ``dim``, shape ``[size]``.
         dim (int): The gated dimension.
     """
-    # vmap and torch.func.grad differentiate on their own.
-    if torch._C._are_functorch_transforms_active():
-        view = [1] * parameter.dim()
-        view[dim] = -1
-        return parameter * gate.to(parameter.dtype).view(view)
+    if _transformed():
+        return parameter * _along(parameter, gate, dim)
     product: Tensor = ApplyGate.apply(parameter, gate, dim)
     return product
+
+
+def _transformed() -> bool:
+    """Whether vmap or torch.func.grad runs, which differentiate themselves.
+
+    They know no function that is written by hand.
+    """
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active
+
+
+def _along(parameter: Tensor, gate: Tensor, dim: int) -> Tensor:
+    """The gate, ``[size]``, in the shape that multiplies a parameter."""
+    view = [1] * parameter.dim()
+    view[dim] = -1
+    # [size] -> [1, ..., size, ..., 1]. Half precision stays what it is.
+    return gate.to(parameter.dtype).view(view)
+
+
+def _at_places(gate: Tensor, places: Tensor) -> Tensor:
+    """The gate at every place, ``[size]``; the one behind it is one."""
+    # [channels] -> [channels + 1] -> [size]
+    return torch.cat([gate, gate.new_ones(1)])[places]
 
 
 def _sum_but(tensor: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
@@ -232,202 +240,3 @@ def _as_slice(channels: Tensor) -> slice | None:
     if start >= 0 and torch.equal(channels, run):
         return slice(start, start + size)
     return None
-
-
-class Masked:
-    """Mixin of modules some of whose parameters are read through masks."""
-
-
-@cache
-def _masked_class(cls: type, names: frozenset[str]) -> type:
-    """A subclass whose named parameters are properties.
-
-    The parameters stay where ``nn.Module`` keeps them: state dict,
-    optimizers and initialisers see them unmasked. So does whoever reads the
-    property outside of a forward, since writes must reach the parameter and
-    not its product with the gate.
-    """
-    body = {name: _masked_property(name) for name in names}
-    return derive(cls, (cls, Masked), (_masked_class, (cls, names)), **body)
-
-
-def _masked_property(name: str) -> property:
-    def read(self: nn.Module) -> Tensor | None:
-        if name not in self._parameters:
-            # Taken away by somebody; as any module would say.
-            raise AttributeError(f'{type(self).__name__} has no {name}')
-        value: Tensor | None = self._parameters[name]
-        if value is None or not in_forward():
-            return value
-        return apply_masks(self, name, value)
-
-    def write(self: nn.Module, value: nn.Parameter | None) -> None:
-        if name not in self._parameters and isinstance(value, Tensor):
-            # As old schemes do, which compute it from others at each call.
-            _check_parameter(self, name, value)
-        self.register_parameter(name, value)
-
-    return property(read, write)
-
-
-def _check_parameter(module: nn.Module, name: str, value: Tensor) -> None:
-    if not isinstance(value, nn.Parameter):
-        raise _misses(f'{type(module).__name__} has a tensor now', name)
-
-
-def add_mask(module: nn.Module, name: str, mask: ParameterMask) -> None:
-    """Makes a module read one of its parameters through a mask.
-
-    Args:
-        module (nn.Module): The module; its class becomes a subclass.
-        name (str): Name of the parameter, such as ``weight``.
-        mask (ParameterMask): The mask.
-    """
-    masks = dict(module.__dict__.get('_masks', {}))
-    masks[name] = [*masks.get(name, []), mask]
-    # One subclass for all masked names, not one on top of another.
-    base = (
-        type(module).__bases__[0]
-        if isinstance(module, Masked)
-        else (type(module))
-    )
-    module.__class__ = _masked_class(base, frozenset(masks))
-    module.__dict__['_masks'] = masks
-
-
-@dataclass(frozen=True)
-class AppliedMask:
-    """Where a mask belongs, by name.
-
-    Args:
-        module (str): Qualified name of the module.
-        parameter (str): Name of the parameter in it.
-        mask (ParameterMask): The mask.
-    """
-
-    module: str
-    parameter: str
-    mask: ParameterMask
-
-
-def restore_masks(model: nn.Module, masks: Iterable[AppliedMask]) -> None:
-    """Puts masks on modules that took the place of masked ones.
-
-    Conversion to and from synchronised batch norm replaces modules.
-
-    Args:
-        model (nn.Module): The network.
-        masks (Iterable[AppliedMask]): All its masks.
-
-    Raises:
-        PruningError: If one of them has no such parameter, as where a norm
-            was folded into its convolution.
-    """
-    replaced = [
-        (module, applied)
-        for applied in masks
-        if not isinstance(module := _owner(model, applied), Masked)
-    ]
-    for module, applied in replaced:
-        add_mask(module, applied.parameter, applied.mask)
-
-
-def _owner(model: nn.Module, applied: AppliedMask) -> nn.Module:
-    """The module where a mask belongs, whatever it is by now."""
-    module: nn.Module | None = None
-    with suppress(AttributeError):
-        module = model.get_submodule(applied.module)
-    if module is None or applied.parameter not in module._parameters:
-        kind = type(module).__name__
-        now = 'gone' if module is None else f'of type {kind} now'
-        raise _misses(f'{applied.module} is {now}', applied.parameter)
-    return module
-
-
-def _misses(what: str, parameter: str) -> PruningError:
-    return PruningError(
-        f'{what}, without the {parameter} through which its channels are '
-        'removed: they would be back. Make the network small first, with '
-        'narrow or tools/deploy.py, and then rewrite it, as with fuse_conv_bn'
-    )
-
-
-# The children of a module, the name of one of them, that one, and the name of
-# one of its parameters.
-Place = tuple[dict[str, Any], str, nn.Module, str]
-
-
-def places_of(
-    model: nn.Module, names: Iterable[tuple[str, str]]
-) -> list[Place]:
-    """Returns where parameters are.
-
-    Args:
-        model (nn.Module): The network.
-        names (Iterable[tuple[str, str]]): Names of their modules, and their
-            own ones there.
-    """
-    found = []
-    for name, parameter in dict.fromkeys(names):
-        parent, _, leaf = name.rpartition('.')
-        module = model.get_submodule(name)
-        # The network itself hangs nowhere; a buffer has no masks.
-        if leaf and parameter in module._parameters:
-            children = model.get_submodule(parent)._modules
-            found.append((children, leaf, module, parameter))
-    return found
-
-
-def all_in_place(places: Iterable[Place]) -> bool:
-    """Whether nothing was replaced; asked before each forward.
-
-    Args:
-        places (Iterable[Place]): From :func:`places_of`.
-    """
-    return all(
-        children.get(leaf) is module and parameter in module._parameters
-        for children, leaf, module, parameter in places
-    )
-
-
-def masked_parameters(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Returns the masked parameters of a network, each once.
-
-    Args:
-        model (nn.Module): The network.
-
-    Returns:
-        list[tuple[nn.Module, str]]: The first module that has it, and its
-        name there.
-    """
-    found: dict[int, tuple[nn.Module, str]] = {}
-    for module in model.modules():
-        for name in module.__dict__.get('_masks', ()):
-            value = module._parameters[name]
-            if value is not None:
-                found.setdefault(id(value), (module, name))
-    return list(found.values())
-
-
-def apply_masks(module: nn.Module, name: str, value: Tensor) -> Tensor:
-    """Returns what a masked module reads in place of a parameter.
-
-    Args:
-        module (nn.Module): The module.
-        name (str): Name of the parameter in it.
-        value (Tensor): What is stored.
-    """
-    masks: dict[str, list[ParameterMask]] = module.__dict__['_masks']
-    for mask in masks[name]:
-        if mask.active:
-            value = mask(value)
-    return value
-
-
-def remove_masks(module: nn.Module) -> None:
-    """Gives a module back its own class.
-
-    Args:
-        module (nn.Module): A module, masked or not.
-    """
-    take_off(module, Masked, '_masks')

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..mixins import mix_in, take_off
 from ..trace.blocks.registry import adjust_attributes
 from ..trace.modules import in_order
-from .gate import GateSource, Masked, at_channels
+from .gate import GateSource, at_channels
+from .masked import Masked
 
 
 class Living:

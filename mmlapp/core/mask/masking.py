@@ -15,8 +15,9 @@ from ..bypass.branch import Ends
 from ..groups import Groups
 from ..trace import Site, Trace
 from .attributes import widths_of_groups
-from .gate import AppliedMask, GateSource, ParameterMask, add_mask
+from .gate import GateSource, ParameterMask
 from .living import Living, run_on_living
+from .masked import AppliedMask, add_mask
 
 
 def layer_ends(record: Trace, name: str) -> Ends:

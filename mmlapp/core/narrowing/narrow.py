@@ -17,8 +17,8 @@ from ..bypass.branch import Branch, start_branches
 from ..bypass.kernels import add_bias
 from ..heirs import Heir, Heirs, handed_on
 from ..held import Place, place_of, replace_held
-from ..mask.gate import remove_masks
 from ..mask.living import release
+from ..mask.masked import remove_masks
 from ..plan.entries import BranchPlan
 from ..plan.kept import Kept
 from ..plan.plan import ChannelPlan

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PruningError, PruningWarning
-from ..mask.gate import apply_masks
+from ..mask.masked import apply_masks
 from ..methods.budget import Budget, first_fitting, snap
 from ..methods.schedule import Schedule, check_targets
 from ..misuse import (

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..cost.base import Cost
 from ..errors import PruningError
 from ..groups import FrozenChannels
-from ..mask.gate import AppliedMask, Place
+from ..mask.masked import AppliedMask, Place
 from ..methods.base import Method
 from ..methods.min_keep import NONE, LeastShare, least_channels
 from ..misuse import BranchWatch, StepWatch

@@ -18,7 +18,8 @@ from ..cost.base import StoredTensor
 from ..errors import PruningError
 from ..groups import ChannelGroup, Groups
 from ..heirs import Heirs
-from ..mask.gate import AppliedMask, GateSource
+from ..mask.gate import GateSource
+from ..mask.masked import AppliedMask
 from ..plan.kept import Kept
 from ..plan.layout import Layout
 from ..score.group_scores import Layer

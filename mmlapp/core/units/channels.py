@@ -10,7 +10,8 @@ from torch import nn
 
 from ..bypass.branch import Ends
 from ..groups import Groups, find_groups
-from ..mask.gate import AppliedMask, GateSource
+from ..mask.gate import GateSource
+from ..mask.masked import AppliedMask
 from ..mask.masking import (
     layer_ends,
     mask_branch,

@@ -21,7 +21,8 @@ from ..groups import (
     matches,
 )
 from ..heirs import Heirs
-from ..mask.gate import AppliedMask, GateSource
+from ..mask.gate import GateSource
+from ..mask.masked import AppliedMask
 from ..mask.masking import mask_parameters, sites_of_groups
 from ..plan.kept import Kept
 from ..plan.layout import Layout

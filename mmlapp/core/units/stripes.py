@@ -17,7 +17,8 @@ from ..cost.base import StoredTensor
 from ..errors import PruningError, PruningWarning
 from ..groups import ChannelGroup, Groups, matches
 from ..heirs import Heirs
-from ..mask.gate import AppliedMask, GateSource, ParameterMask, add_mask
+from ..mask.gate import GateSource, ParameterMask
+from ..mask.masked import AppliedMask, add_mask
 from ..plan.kept import Kept
 from ..plan.layout import Layout
 from ..score.group_scores import Layer

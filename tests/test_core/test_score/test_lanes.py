@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from mmlapp.core import attach
-from mmlapp.core.mask.gate import ParameterMask, add_mask
+from mmlapp.core.mask.gate import ParameterMask
+from mmlapp.core.mask.masked import add_mask
 from mmlapp.core.score.lanes import Lanes, place_of, repeated, zeroed
 
 

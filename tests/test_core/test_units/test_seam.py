@@ -18,7 +18,8 @@ from mmlapp.core import ChannelPlan, attach, narrow
 from mmlapp.core.cost import StoredTensor
 from mmlapp.core.groups import ChannelGroup, Groups, find_groups
 from mmlapp.core.heirs import Heir
-from mmlapp.core.mask.gate import AppliedMask, ParameterMask, add_mask
+from mmlapp.core.mask.gate import ParameterMask
+from mmlapp.core.mask.masked import AppliedMask, add_mask
 from mmlapp.core.plan.layout import Layout
 from mmlapp.core.score.group_scores import Layer
 from mmlapp.core.units import UNITS, Found, Unit, register_unit
