@@ -29,6 +29,7 @@ def find_disagreement(model: nn.Module, plan: ChannelPlan) -> str | None:
         model (nn.Module): The network, dense or prunable.
         plan (ChannelPlan): Whose entries fit its tensors.
     """
+    # Against what is known of the network, and of the plan against itself.
     found = [*_against_groups(model, plan), *_between_names(model, plan)]
     return found[0] if found else None
 
@@ -43,6 +44,8 @@ def _against_groups(model: nn.Module, plan: ChannelPlan) -> Iterator[str]:
     own = pruner.layout.plan(torch.cat(kept), {}, {})
     for part in PARTS:
         theirs, mine = getattr(plan, part), getattr(own, part)
+        # Names of either: an entry too many is as wrong as one that is
+        # missing.
         for name in {**theirs, **mine}:
             if theirs.get(name) != mine.get(name):
                 yield f'its {part} of {name} are not those of its groups'

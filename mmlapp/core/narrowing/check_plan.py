@@ -47,36 +47,11 @@ def check_plan(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
             f'plan is of type {type(plan).__name__}: expected a ChannelPlan, '
             'as pruner.plan() makes it and ChannelPlan.load reads it'
         )
+    # Names and shapes first: what follows looks tensors up by them.
     _check_tensors(model, plan)
-    for name, dims in plan.slices.items():
-        shape = stored(model, name).shape
-        for dim, kept in dims.items():
-            if dim >= len(shape) or shape[dim] != kept.size:
-                raise _misfit(
-                    f'{name} has shape {tuple(shape)}, the plan expects '
-                    f'{kept.size} in dimension {dim}'
-                )
-    for name, kept in plan.attributes.items():
-        owner, _, leaf = name.rpartition('.')
-        value = getattr(module_at(model, owner, name), leaf, None)
-        if value is None:
-            raise _misfit(f'it has no {name}')
-        # The dense value, as of `in_channels`, not the narrow one.
-        if type(value) is not int or value != kept.size:
-            raise _misfit(f'{name} is {value}, the plan expects {kept.size}')
-    # The other way round: a branch that the plan does not know.
-    for name, module in model.named_modules():
-        if isinstance(module, Bypassed) and name not in plan.branches:
-            raise _misfit(
-                f'{name} has a bypass, the plan none. It is that of a network '
-                'without, or whose bypasses were merged: build it without a '
-                'bypass, as the config of tools/deploy.py does'
-            )
-    missing = {}
-    for name, entry in plan.branches.items():
-        branch = _check_branch(name, module_at(model, name, name), entry)
-        if branch is not None:
-            missing[name] = branch
+    _check_slices(model, plan)
+    _check_attributes(model, plan)
+    missing = _check_branches(model, plan)
     _check_biases(model, plan)
     _check_details(model, plan)
     _check_masks(model, plan)
@@ -96,6 +71,7 @@ def _check_tensors(model: nn.Module, plan: ChannelPlan) -> None:
         if name not in found:
             remedy = _part_of(plan, found) or _whole_of(plan, found)
             raise _misfit(f'it has no {name}{remedy}')
+        # A head of other classes: outputs that nothing removes.
         free = 0 not in plan.slices.get(name, {})
         if not _same_shape(found[name], shape, free):
             raise _misfit(
@@ -108,6 +84,48 @@ def _check_tensors(model: nn.Module, plan: ChannelPlan) -> None:
     for name in found:
         if name not in plan.shapes:
             raise _misfit(f'the plan does not know {name}')
+
+
+def _check_slices(model: nn.Module, plan: ChannelPlan) -> None:
+    """What is sliced must be there, as large as the plan says."""
+    for name, dims in plan.slices.items():
+        shape = stored(model, name).shape
+        for dim, kept in dims.items():
+            if dim >= len(shape) or shape[dim] != kept.size:
+                raise _misfit(
+                    f'{name} has shape {tuple(shape)}, the plan expects '
+                    f'{kept.size} in dimension {dim}'
+                )
+
+
+def _check_attributes(model: nn.Module, plan: ChannelPlan) -> None:
+    """Numbers of layers and blocks must still be those of the dense ones."""
+    for name, kept in plan.attributes.items():
+        owner, _, leaf = name.rpartition('.')
+        value = getattr(module_at(model, owner, name), leaf, None)
+        if value is None:
+            raise _misfit(f'it has no {name}')
+        # The dense value, as of `in_channels`, not the narrow one.
+        if type(value) is not int or value != kept.size:
+            raise _misfit(f'{name} is {value}, the plan expects {kept.size}')
+
+
+def _check_branches(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
+    """Returns the branches that layers lack; others must be the right ones."""
+    # The other way round: a branch that the plan does not know.
+    for name, module in model.named_modules():
+        if isinstance(module, Bypassed) and name not in plan.branches:
+            raise _misfit(
+                f'{name} has a bypass, the plan none. It is that of a network '
+                'without, or whose bypasses were merged: build it without a '
+                'bypass, as the config of tools/deploy.py does'
+            )
+    missing = {}
+    for name, entry in plan.branches.items():
+        branch = _check_branch(name, module_at(model, name, name), entry)
+        if branch is not None:
+            missing[name] = branch
+    return missing
 
 
 def _part_of(plan: ChannelPlan, found: Collection[str]) -> str:

@@ -61,6 +61,8 @@ def follow_layers(dense: Widths) -> None:
         if isinstance(block, LAYERS):
             continue
         for name, value in numbers.items():
+            # By a plan or a table of blocks, which know better; what a forward
+            # reads is traced, and in the plan.
             changed = getattr(block, name) != value
             if changed or name in forward_names(block):
                 continue

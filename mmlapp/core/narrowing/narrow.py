@@ -138,19 +138,8 @@ def apply_plan(
     dense = widths(model)
     for name, branch in branches.items():
         add_bypass(model.get_submodule(name), branch)
-    replaced: dict[int, Tensor] = {}
-    held: dict[Place, Tensor] = {}
-    heirs: dict[nn.Parameter, Sequence[Heir]] = {}
-    # By identity of the old tensor, since modules may share one.
-    for name, dims in plan.slices.items():
-        old = stored(model, name)
-        new = replaced[id(old)] = held[place_of(old)] = _slice(old, dims)
-        if isinstance(old, nn.Parameter):
-            assert isinstance(new, nn.Parameter)
-            heirs[old] = [Heir(new, partial(_take, dims=dims))]
     modules = list(model.modules())
-    _replace(modules, replaced)
-    replace_held(modules, held)
+    heirs = _slice_all(model, modules, plan)
     for name, kept in plan.attributes.items():
         owner, _, attribute = name.rpartition('.')
         setattr(module_at(model, owner, name), attribute, kept.count)
@@ -169,6 +158,25 @@ def apply_plan(
         layer = model.get_submodule(name)
         finished.update(unit.narrow_layer(layer, details))
     return handed_on(heirs, finished)
+
+
+def _slice_all(
+    model: nn.Module, modules: Sequence[nn.Module], plan: ChannelPlan
+) -> dict[nn.Parameter, Sequence[Heir]]:
+    """Puts slices in the place of all tensors that a plan cuts."""
+    replaced: dict[int, Tensor] = {}
+    held: dict[Place, Tensor] = {}
+    heirs: dict[nn.Parameter, Sequence[Heir]] = {}
+    # By identity of the old tensor, since modules may share one.
+    for name, dims in plan.slices.items():
+        old = stored(model, name)
+        new = replaced[id(old)] = held[place_of(old)] = _slice(old, dims)
+        if isinstance(old, nn.Parameter):
+            assert isinstance(new, nn.Parameter)
+            heirs[old] = [Heir(new, partial(_take, dims=dims))]
+    _replace(modules, replaced)
+    replace_held(modules, held)
+    return heirs
 
 
 def detach(model: nn.Module) -> nn.Module:

@@ -74,6 +74,8 @@ def move_gradients(heirs: Heirs) -> None:
             continue
         # Several where a bypass was split into parts; none if it vanished.
         for heir in taken:
+            # Before an optimizer steps again: gradients of accumulation are
+            # kept.
             heir.new.grad = heir.take(old.grad)
 
 
@@ -114,6 +116,7 @@ def move_optimizer_state(optimizer: Optimizer, heirs: Heirs) -> None:
 def _move_group(group: dict[str, Any], heirs: Heirs) -> None:
     """Replaces in place: schedulers and scalers hold the group itself."""
     old = list(group['params'])
+    # At the same places, which state dicts of optimizers count.
     group['params'] = [new for p in old for new in _successors(p, heirs)]
     if 'param_names' in group:
         group['param_names'] = [

@@ -29,6 +29,7 @@ def remember(model: nn.Module, replaced: Mapping[nn.Parameter, str]) -> None:
         replaced (Mapping): Names of the parameters that it had before.
     """
     for parameter, name in replaced.items():
+        # Holds neither: what nobody trains any more is forgotten.
         _REPLACED[parameter] = weakref.ref(model), name
     _install()
 
@@ -40,6 +41,7 @@ def _install() -> None:
 
 
 def _refuse(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    # Nearly every step of every optimizer: it must cost nothing.
     if torch.compiler.is_compiling() or not len(_REPLACED):
         return
     for group in optimizer.param_groups:
