@@ -72,6 +72,8 @@ def collect_scores(
         PruningError: If a score that was named is unknown or cannot be had.
     """
     check_names(names)
+    # What was asked for by name must be there; of all scores those that cannot
+    # be had are left out, with the reason.
     values, order, left_out = {}, {}, {}
     for name in list(SCORES) if names is None else names:
         progress(f'computing {name}')
@@ -117,9 +119,10 @@ def _scores(
 ) -> tuple[Tensor, Tensor]:
     """Values of a score as they are and normalised, each ``[channels]``."""
     pruner: Any = model.pruner
+    # Of one layer as the score says it; of a group the mean over its layers.
     plain = Scorer(name, 'none')
     score = plain.score
-    harm = _look(model, plain, calibration)
+    harm = _look(model, plain, calibration, name)
     values = plain.compute(pruner.groups, harm)
     # The same score, which has seen its batches.
     order = Scorer(score, normalisation).compute(pruner.groups, harm)
@@ -132,7 +135,10 @@ def _scores(
 
 
 def _look(
-    model: nn.Module, scorer: Scorer, calibration: Calibration | None
+    model: nn.Module,
+    scorer: Scorer,
+    calibration: Calibration | None,
+    name: str,
 ) -> Tensor | None:
     """Shows a score its batches; returns the harm if it asks for that."""
     score = scorer.score
@@ -145,16 +151,23 @@ def _look(
         )
     count, pruner = calibration.count, model.pruner
     assert isinstance(pruner, Pruner)
-    runs = calibration.batches(count, score.outputs)
+    harm = None
     if score.uses_gradient:
-        return _harm(model, pruner.gate, runs)
-    score.batches = count
-    scorer.prepare(model, pruner.groups, runs)
-    return None
+        losses = calibration.batches(count, False)
+        harm = _harm(model, pruner.gate, losses, name)
+    if score.batches:
+        # As many as the user gives, in place of those it would ask for.
+        score.batches = count
+        shown = calibration.batches(count, score.outputs)
+        scorer.prepare(model, pruner.groups, shown)
+    return harm
 
 
 def _harm(
-    model: nn.Module, gate: Tensor, runs: Iterable[Callable[[], Any]]
+    model: nn.Module,
+    gate: Tensor,
+    runs: Iterable[Callable[[], Any]],
+    name: str,
 ) -> Tensor:
     """Mean over batches of the squared gradient of the loss by the gate.
 
@@ -163,7 +176,8 @@ def _harm(
     total, count = torch.zeros_like(gate), 0
     with evaluating(model), _learning(gate), torch.enable_grad():
         for run in runs:
-            loss = objective(run(), 'taylor')
+            loss = objective(run(), name)
+            # p_i = dL / dm_i, [channels]; None if the loss depends on no gate.
             (p,) = torch.autograd.grad(loss, [gate], allow_unused=True)
             total += 0 if p is None else p.square()
             count += 1

@@ -52,6 +52,7 @@ class ScoreComparison:
     @property
     def voters(self) -> list[str]:
         """Names of the scores that are asked about channels."""
+        # Where the control is all that there is, it is asked after all.
         others = [name for name in self.names if name != CONTROL]
         return others or self.names
 
@@ -67,6 +68,7 @@ class ScoreComparison:
         """
         index = list(self.groups).index(group)
         sizes = list(self.groups.values())
+        # [channels] -> [channels of the group], for each score.
         return torch.stack([row.split(sizes)[index] for row in table.values()])
 
     def correlation(self, group: str | None = None) -> Tensor:
@@ -90,6 +92,8 @@ class ScoreComparison:
         Returns:
             Tensor: Float64, ``[scores, scores]``.
         """
+        # [groups, scores, scores]; NaN where a score is the same throughout a
+        # group, which then has no say.
         found = torch.stack([self.correlation(group) for group in self.groups])
         return found.nanmean(dim=0)
 
@@ -160,6 +164,7 @@ class ScoreComparison:
         """
         table = {name: self.kept[name] for name in self.voters}
         kept = self.of_group(table, group)
+        # [scores, channels]: kept by some, and not by all.
         split = kept.any(dim=0) & ~kept.all(dim=0)
         return {
             channel: [
@@ -223,6 +228,7 @@ def compare_scores(
             'attach(model, example) first'
         )
     check_names(scores)
+    # Raises with all names, before anything is computed.
     NORMALISATIONS[normalisation]
     check_all_live(pruner.mask)
     if calibration is not None:

@@ -45,6 +45,8 @@ def spearman(scores: Tensor) -> Tensor:
         [[1.0, -1.0], [-1.0, 1.0]]
     """
     ranks = torch.stack([average_ranks(row) for row in scores])
+    # r_ab = <a, b> / (|a| |b|) of centred ranks, all pairs at once: a product
+    # [S, N] by [N, S].
     centred = ranks - ranks.mean(dim=1, keepdim=True)
     product = centred @ centred.T
     square = product.diagonal()
@@ -67,6 +69,7 @@ def variation(scores: Tensor) -> Tensor:
     """
     scores = scores.double()
     mean = scores.mean(dim=1)
+    # Of all channels, not of a sample of them: divided by N.
     return scores.std(dim=1, correction=0) / mean.abs()
 
 

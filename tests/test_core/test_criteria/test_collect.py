@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmlapp.core import PruningError
+from mmlapp.core import PruningError, Score
 from mmlapp.core.criteria import Calibration
 from mmlapp.core.criteria.collect import check_names, collect_scores
 from mmlapp.core.score import SCORES
@@ -136,6 +136,36 @@ def test_batches_without_a_gradient_are_named(collect):
         PruningError, match=r'^score=taylor: what .*no gradient'
     ):
         collect(['taylor'], nothing)
+
+
+def test_the_score_that_asks_for_gradients_is_named(collect, monkeypatch):
+    """Whichever it is, and once."""
+    entries = {**SCORES._entries, 'mine': SCORES['taylor']}
+    monkeypatch.setattr(SCORES, '_entries', entries)
+    nothing = Calibration(1, lambda count, outputs: [lambda: torch.ones(2)])
+    with pytest.raises(PruningError) as info:
+        collect(['mine'], nothing)
+    assert str(info.value).startswith('score=mine: what a calibration batch')
+
+
+def test_a_score_that_asks_for_batches_and_gradients(
+    collect, model, pruner, runs, monkeypatch
+):
+    """It gets both, as in a phase."""
+
+    class Both(Score):
+        batches, uses_gradient = 1, True
+
+        def prepare(self, model, layers, batches):
+            self.shown = sum(run().dim() == 0 for run in batches)
+
+        def __call__(self, context):
+            return self.shown * context.harm
+
+    entries = {**SCORES._entries, 'both': Both}
+    monkeypatch.setattr(SCORES, '_entries', entries)
+    found = collect(['both', 'taylor'], runs).values
+    torch.testing.assert_close(found['both'], 2 * found['taylor'])
 
 
 def test_scores_that_are_not_finite_are_refused(collect, model):
