@@ -17,7 +17,8 @@ from .distillation import (
 )
 from .errors import LayerRefusedError, PruningError, PruningWarning
 from .handover.fuse import Fused, fuse
-from .handover.slim import load_slim, save_slim
+from .handover.load_slim import load_slim
+from .handover.slim import save_slim
 from .methods import LAPP, Method, register_method
 from .narrowing.narrow import narrow
 from .plan.plan import ChannelPlan

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
@@ -59,6 +60,25 @@ def merge_bypasses(
             # The walk enters the children of conv after this, so one may go.
             _unmix(conv)
     return found
+
+
+def gained_biases(
+    model: nn.Module, merged: Mapping[str, str | None], known: Container[str]
+) -> list[str]:
+    """Returns the layers that got a bias, from the norms of merged branches.
+
+    Args:
+        model (nn.Module): The network, after :func:`merge_bypasses`.
+        merged (Mapping[str, str or None]): What that returned.
+        known (Container[str]): Names of the tensors that there were before.
+    """
+    return [
+        name
+        for name, reason in merged.items()
+        if reason is None
+        and f'{name}.bias' not in known
+        and model.get_submodule(name).bias is not None
+    ]
 
 
 def _merge(layer: Any) -> str | None:

@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..bypass.merging import merge_bypasses
+from ..bypass.merging import gained_biases, merge_bypasses
 from ..compare import DEPLOYED_TOLERANCE, largest_error
 from ..errors import PruningError
 from ..narrowing.check_plan import module_at
@@ -88,15 +88,14 @@ def fuse(
         >>> fused.folds
         (('0', '1'),)
     """
-    if isinstance(model._modules.get('pruner'), Pruner):
-        raise PruningError(
-            'the network has masks: narrow(model, model.pruner.plan()) first'
-        )
+    check_unmasked(model)
     run = example if callable(example) else lambda net: net(example)
     own = copy.deepcopy(model)
     own.eval()
+    # On the copy: not even a counter of the network changes.
     expected = _tensors(run(own))
     plans = _without_merged(own, plans, merge_bypasses(own))
+    # After merging: a branch is a convolution that its norm reads, too.
     found = tuple(find_folds(own, lambda: run(own)))
     fold(own, found)
     error = largest_error(expected, _tensors(run(own)))
@@ -108,6 +107,21 @@ def fuse(
             'Leave it as it is'
         )
     return Fused(own, tuple(plans), found, error)
+
+
+def check_unmasked(model: nn.Module) -> None:
+    """Refuses a network that shows other weights than it stores.
+
+    Args:
+        model (nn.Module): The network.
+
+    Raises:
+        PruningError: If it has masks, with what to do first.
+    """
+    if isinstance(model._modules.get('pruner'), Pruner):
+        raise PruningError(
+            'the network has masks: narrow(model, model.pruner.plan()) first'
+        )
 
 
 def fold(model: nn.Module, folds: Sequence[Fold]) -> None:
@@ -151,14 +165,18 @@ def find_folds(model: nn.Module, run: Callable[[], Any]) -> Iterator[Fold]:
         seen.read(_tensors(run()))
     convs = _by_tensor(model, 'weight', _is_conv)
     norms = _by_tensor(model, 'running_mean', _is_plain_norm)
+    # By weight: a convolution that runs several times has several outputs.
     readers = defaultdict(set)
     for weight, read in seen.uses():
         readers[weight].add(read)
+    # By norm: what it reads must be this convolution at every call, for its
+    # scale goes there.
     fed = defaultdict(set)
     for norm, weight in seen.normed:
         fed[norm].add(weight)
     for weight, conv in convs.items():
         # Every output of every call went to this norm, and nowhere else.
+        # One that did not run has no reader at all.
         (norm, *others) = readers[weight] or {None}
         if norm in norms and not others and fed[norm] == {weight}:
             yield conv, norms[norm]
@@ -224,6 +242,8 @@ def _statistics(func: Any, args: tuple[Any, ...]) -> int | None:
 
 def _is_conv(module: nn.Module) -> bool:
     """Whether a layer is a convolution that torch can fuse."""
+    # Of a transposed one the weight is [in, out / groups, ...]: torch scales
+    # dimension 1 by [out], which is wrong for groups.
     grouped = isinstance(module, _ConvTransposeNd) and module.groups > 1
     plain = isinstance(module, _ConvNd) and not isinstance(module, Striped)
     return plain and not grouped
@@ -242,6 +262,7 @@ def _by_tensor(
 ) -> dict[int, str]:
     """Names of modules by the number of a tensor that is theirs alone."""
     found: dict[int, list[str]] = defaultdict(list)
+    # Under all names: a layer that hangs in two places is replaced in one.
     for name, module in model.named_modules(remove_duplicate=False):
         tensor = getattr(module, leaf, None)
         if isinstance(tensor, Tensor):
@@ -262,13 +283,7 @@ def _without_merged(
     if not plans:
         return []
     *former, last = plans
-    biases = {
-        name
-        for name, reason in merged.items()
-        if reason is None
-        and f'{name}.bias' not in last.shapes
-        and model.get_submodule(name).bias is not None
-    }
+    biases = gained_biases(model, merged, last.shapes)
     plan = last.without_branches(merged, {}, sorted({*last.biases, *biases}))
     return [*former, replace(plan, costs={})]
 

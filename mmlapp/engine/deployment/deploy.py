@@ -5,17 +5,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import mmengine
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmlapp.core import ChannelPlan, PruningError, merge_bypasses
+from mmlapp.core.bypass.merging import gained_biases
 from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.trace import trace
 from mmlapp.version import __version__
@@ -23,60 +24,17 @@ from mmlapp.version import __version__
 from ..checkpoints.reading import Trained, load_checkpoint, read_trained
 from ..checkpoints.weights import load_weights
 from ..models.arguments import check_shape
-from ..models.comparison import (
-    Check,
-    Comparison,
-    Probe,
-    random_probes,
-    refuse_differences,
-    runnable,
-    runs_alike,
-)
-from ..models.complexity import counted_flops, operator_flops
+from ..models.comparison import Check, Comparison, refuse_differences
 from ..models.example import ExampleForward
 from ..models.inputs import InputShape
 from ..models.plans import narrow_model, replace_plan
 from ..models.widths import output_widths
 from ..training.report import count_parameters
+from .figures import Figure, figures_of, file_sizes
 from .folder import check_folder, staged_folder
 from .masked import build_model, masked_model, narrow_weights_model
-from .real_data import real_batch
-from .recipe import (
-    check_prunable,
-    dense_config,
-    deployed_config,
-    own_settings,
-)
-
-# Of the forward, beside `tensor`.
-OTHER_MODES = 'predict', 'loss'
-# Of costs whose name does not say how they were counted.
-TITLES = {
-    'flops': 'FLOPs, analytic',
-    'latency': 'latency, predicted, in seconds',
-}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One quantity before and after.
-
-    Args:
-        name (str): What it is.
-        before (float): Of the dense model.
-        after (float): Of the deployed model.
-        target (float, optional): Asked fraction. Defaults to None.
-    """
-
-    name: str
-    before: float
-    after: float
-    target: float | None = None
-
-    @property
-    def ratio(self) -> float:
-        """After divided by before."""
-        return self.after / self.before
+from .probes import find_probes
+from .recipe import check_prunable, deployed_config, own_settings
 
 
 @dataclass(frozen=True)
@@ -147,6 +105,7 @@ def deploy(
     check_prunable(cfg)
     progress('reading the checkpoint')
     trained = read_trained(checkpoint)
+    # Names without a scope mean those of the package that the config is of.
     scope = cfg.get('default_scope') or 'mmengine'
     with DefaultScope.overwrite_default_scope(scope):
         progress('building the trained model')
@@ -154,69 +113,33 @@ def deploy(
         plan = masked.pruner.plan()
         shape = check_shape(own_settings(cfg.model)['input_shape'])
         progress('running the trained model')
-        probes, notes = _probes(cfg, masked, shape)
+        probes, notes = find_probes(cfg, masked, shape)
+        # Before narrowing, which takes the masks off this very model.
         comparison = Comparison(masked, probes)
         small = (
             narrow_model(masked, plan)
             if trained.masked
             else narrow_weights_model(cfg, trained)
         )
-        merged = merge_bypasses(small, free=not merge)
-        if merge or merged:
-            plan, note = _merged(small, plan, shape, merged)
-            replace_plan(small, plan)
-            notes.append(note)
+        plan, note = _merge(small, plan, shape, every=merge)
+        notes += note
         with staged_folder(out) as folder:
             progress('writing and loading the narrowed model')
             paths = _write(folder, name, cfg, plan, small, trained)
+            # What was written is compared, not what it was written from.
             slim = load_deployed(*paths[:2])
             progress('running the narrowed model')
             checks = comparison.check(slim)
             refuse_differences(checks)
             progress('counting FLOPs')
-            figures = _figures(cfg, shape, plan, slim)
-            figures.append(_file_sizes(checkpoint, paths[1]))
+            figures = figures_of(cfg, shape, plan, slim)
+            figures.append(file_sizes(checkpoint, paths[1]))
             widths = _backbone_widths(slim, shape)
     if trained.averaged:
         notes.append('the weights are the averaged ones (EMA)')
+    # They were moved there when the staged folder was left.
     written = (out / path.name for path in paths)
     return Deployment(*written, figures, checks, notes, widths)
-
-
-def _probes(
-    cfg: Config, model: nn.Module, shape: InputShape
-) -> tuple[list[Probe], list[str]]:
-    """Inputs to compare on, and what could not be had."""
-    first, *others = random_probes(shape)
-    probes, notes = [first], []
-    for other in others:
-        if runs_alike(model, first, other):
-            probes.append(other)
-        else:
-            notes.append(f'one random size only: no output on {other.name}')
-    batch, text = real_batch(cfg)
-    if batch is None:
-        notes.append(f'no real images were compared, only random ones: {text}')
-    else:
-        count = len(batch['inputs'])
-        real = Probe(f'{count} images of {text}', batch=batch)
-        probes += [real, *_modes(model, real, OTHER_MODES, notes)]
-    probes += _modes(model, first, OTHER_MODES, notes)
-    return probes, notes
-
-
-def _modes(
-    model: nn.Module, probe: Probe, modes: Sequence[str], notes: list[str]
-) -> list[Probe]:
-    """The same input in other modes, as far as the trained model has them."""
-    found = []
-    for mode in modes:
-        other, reason = runnable(model, probe.in_mode(mode))
-        if other is None:
-            notes.append(f'not compared: {probe.name}, {mode}: {reason}')
-        else:
-            found.append(other)
-    return found
 
 
 def _backbone_widths(model: nn.Module, shape: InputShape) -> str:
@@ -226,30 +149,28 @@ def _backbone_widths(model: nn.Module, shape: InputShape) -> str:
     return output_widths(model, 'backbone', ExampleForward(model, shape))
 
 
-def _merged(
-    model: nn.Module,
-    plan: ChannelPlan,
-    shape: InputShape,
-    merged: Mapping[str, str | None],
-) -> tuple[ChannelPlan, str]:
-    """The plan of a model whose bypasses were merged, and what was done."""
-    forward = ExampleForward(model, shape)
-    flops = sum(map(multiply_adds, trace(model, forward).calls))
-    pruned = {'flops': flops, 'parameters': count_parameters(model)}
+def _merge(
+    model: nn.Module, plan: ChannelPlan, shape: InputShape, every: bool
+) -> tuple[ChannelPlan, list[str]]:
+    """Merges bypasses, all or those that are free; plan and note follow."""
+    merged = merge_bypasses(model, free=not every)
+    if not (every or merged):
+        return plan, []
+    # Counted anew: branches that were not free the budget had counted.
+    calls = trace(model, ExampleForward(model, shape)).calls
+    pruned = {
+        'flops': sum(map(multiply_adds, calls)),
+        'parameters': count_parameters(model),
+    }
+    biases = gained_biases(model, merged, plan.shapes)
+    plan = plan.without_branches(merged, pruned, biases)
+    replace_plan(model, plan)
     stay = sorted({reason for reason in merged.values() if reason})
     count = sum(reason is None for reason in merged.values())
     note = f'{count} of {len(merged)} bypasses merged'
-    biases = [
-        name
-        for name, reason in merged.items()
-        if reason is None
-        and f'{name}.bias' not in plan.shapes
-        and model.get_submodule(name).bias is not None
+    return plan, [
+        f'{note}; the others stay: {"; ".join(stay)}' if stay else note
     ]
-    return (
-        plan.without_branches(merged, pruned, biases),
-        f'{note}; the others stay: {"; ".join(stay)}' if stay else note,
-    )
 
 
 def _write(
@@ -311,35 +232,3 @@ def load_deployed(config: str | Path, checkpoint: str | Path) -> nn.Module:
         f'state_dict of checkpoint={str(checkpoint)!r}',
     )
     return model.eval()
-
-
-def _figures(
-    cfg: Config, shape: InputShape, plan: ChannelPlan, slim: nn.Module
-) -> list[Figure]:
-    dense: nn.Module = MODELS.build(dense_config(cfg))
-    dense.eval()
-    counted = [
-        counted_flops(operator_flops(model, shape)[0])
-        for model in (dense, slim)
-    ]
-    sizes = [count_parameters(model) for model in (dense, slim)]
-    figures = [
-        Figure(_title(name), cost['dense'], cost['pruned'], cost.get('target'))
-        for name, cost in plan.costs.items()
-        if name != 'parameters'
-    ]
-    target = {name: cost.get('target') for name, cost in plan.costs.items()}
-    return [
-        *figures,
-        Figure('FLOPs, counted by MMEngine', *counted, target.get('flops')),
-        Figure('parameters', *sizes, target.get('parameters')),
-    ]
-
-
-def _title(cost: str) -> str:
-    return TITLES.get(cost, cost)
-
-
-def _file_sizes(before: str | Path, after: Path) -> Figure:
-    sizes = (Path(path).stat().st_size for path in (before, after))
-    return Figure('bytes of the checkpoint', *sizes)

@@ -34,6 +34,7 @@ def check_folder(out: Path, force: bool) -> None:
             f'out={str(out)!r} exists and holds {found[0]}; choose another '
             'folder, or replace a former deployment with --force'
         )
+    # A deployment is three files of one name, and nothing else.
     stem = next((f.removesuffix(PLAN) for f in found if f.endswith(PLAN)), '')
     others = set(found) - {f'{stem}{s}' for s in ('.py', '.pth', PLAN)}
     if not stem or others:
@@ -84,6 +85,7 @@ def _move(folder: Path, out: Path) -> None:
     if not out.exists():
         folder.rename(out)
         return
+    # Two renames: one does not replace a folder that is not empty.
     old = folder.with_suffix('.old')
     out.rename(old)
     try:

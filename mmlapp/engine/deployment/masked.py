@@ -43,6 +43,8 @@ def masked_model(cfg: Config, trained: Trained) -> Any:
     check_weights(model, weights)
     plan = run_plan(model, trained)
     if plan is not None:
+        # Masks before weights: the plan must fit before its weights are
+        # placed.
         _set_masks(model.pruner, plan)
         wide = {
             name: value
@@ -89,6 +91,7 @@ def run_plan(model: nn.Module, trained: Trained) -> ChannelPlan | None:
         PruningError: If the two do not belong together.
     """
     missing = missing_plans(model, trained.plans)
+    # Masked, it has all plans that it was built with; narrow, one more.
     if len(missing) == (0 if trained.masked else 1):
         return missing[0] if missing else None
     before, times = len(plans_of(model)), len(trained.plans)
@@ -106,6 +109,7 @@ def _load(model: nn.Module, weights: dict[str, Tensor]) -> None:
     except PruningError as error:
         raise _misfit([str(error)]) from error
     except RuntimeError as error:
+        # torch: one line that something is wrong, and one for each fault.
         raise _misfit(str(error).splitlines()[1:]) from error
     missing = [k for k in found.missing_keys if not k.startswith(PREFIX)]
     if missing or found.unexpected_keys:
@@ -155,6 +159,7 @@ def _set_masks(pruner: Pruner, plan: ChannelPlan) -> None:
             f' channel groups differ, such as {wrong[0]}. Give the config '
             'that it was trained with'
         )
+    # In the pruner's order of groups, not the plan's: [channels].
     mask = torch.cat([plan.groups[name].mask() for name in sizes])
     targets = {
         name: cost['target']
@@ -162,6 +167,7 @@ def _set_masks(pruner: Pruner, plan: ChannelPlan) -> None:
         if 'target' in cost
     }
     pruner.set_mask(mask, targets)
+    # Groups of equal names and sizes may still reach other layers.
     if not pruner.plan().same_shape(plan):
         raise PruningError(
             'the plan in the checkpoint does not fit the model of the config:'

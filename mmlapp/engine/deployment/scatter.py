@@ -40,12 +40,15 @@ def scatter_weights(
     Raises:
         PruningError: If a weight has no place.
     """
+    # Of a branch the wide names are not the narrow ones: parts vanish, and
+    # split convolutions have others.
     branches = tuple(f'{name}.bypass.' for name in plan.branches)
     found = {
         name: _garbage(value)
         for name, value in wide.items()
         if name in narrow or name.startswith(branches)
     }
+    # What has found its place is taken out; what is left is sliced plainly.
     rest = dict(narrow)
     for name, entry in plan.branches.items():
         # Where filters were removed, the outputs of those that are left.
@@ -54,6 +57,7 @@ def scatter_weights(
         branch = {k: rest.pop(k) for k in narrow if k.startswith(prefix)}
         _scatter_branch(found, branch, prefix, entry)
     for name, details in plan.details.items():
+        # A layer that lost stripes: rows by position in place of a kernel.
         if f'{name}.filters' in rest:
             del rest[f'{name}.filters']
             stripes = rest.pop(f'{name}.weight')

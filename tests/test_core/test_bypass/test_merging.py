@@ -10,7 +10,8 @@ from torch import nn
 
 from mmlapp.core import ConvBranch, attach, merge_bypasses, narrow
 from mmlapp.core.bypass import BRANCHES
-from mmlapp.core.bypass.beside import Bypassed
+from mmlapp.core.bypass.beside import Bypassed, add_bypass
+from mmlapp.core.bypass.merging import gained_biases
 
 
 def narrowed(model, image, kind, unit, mask_randomly, keep=0.5):
@@ -166,3 +167,19 @@ def test_a_branch_with_a_norm_is_merged(
     assert merge_bypasses(slim)['b'] is None
     torch.testing.assert_close(slim(image), expected, rtol=1e-12, atol=1e-12)
     assert type(slim.b) is nn.Conv2d
+
+
+def test_layers_that_gained_a_bias():
+    """A norm's shift needs a place; who had a bias before gained none."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.Conv2d(8, 8, 3, padding=1, bias=False),
+    )
+    known = dict(model.named_parameters())
+    for layer in model:
+        add_bypass(layer, BRANCHES.build('asymmetric', layer))
+    merged = merge_bypasses(model.eval())
+    assert merged == {'0': None, '1': None}
+    assert gained_biases(model, merged, known) == ['1']
+    stays = {**merged, '1': 'a reason'}
+    assert gained_biases(model, stays, known) == []

@@ -15,7 +15,7 @@ from mmengine.registry import DefaultScope
 from mmlapp.core import ChannelPlan, PruningError
 from mmlapp.core.compare import DEPLOYED_TOLERANCE
 from mmlapp.engine.deployment import deploy as module
-from mmlapp.engine.deployment.deploy import Figure, deploy, load_deployed
+from mmlapp.engine.deployment.deploy import deploy, load_deployed
 from mmlapp.engine.deployment.masked import build_model
 from mmlapp.engine.models.plans import (
     KEY,
@@ -105,10 +105,6 @@ def test_figures(deployed):
     assert size.before == run.checkpoint.stat().st_size
     assert size.after == result.checkpoint.stat().st_size
     assert size.after < size.before - 400_000  # the optimizer
-
-
-def test_a_ratio_is_after_by_before():
-    assert Figure('FLOPs', 4, 1).ratio == 0.25
 
 
 def test_what_was_compared_and_written(deployed):
@@ -318,45 +314,6 @@ def test_a_deployed_model_is_pruned_and_deployed_again(
         torch.save({'state_dict': again.state_dict()}, checkpoint)
 
 
-def test_without_real_images_the_reason_is_told(classifier_run, tmp_path):
-    run = classifier_run()
-    cfg = Config.fromfile(run.config)
-    cfg.test_dataloader.dataset.type = 'Nowhere'
-    result = deploy(cfg, run.checkpoint, tmp_path / 'out')
-    assert len(result.checks) == 4
-    (note,) = result.notes
-    assert note.startswith(
-        'no real images were compared, only random ones: test_dataloader: '
-    )
-    assert 'Nowhere' in note
-
-
-def test_a_model_of_one_size_is_compared_at_it(
-    classifier_run, tmp_path, monkeypatch
-):
-    run = classifier_run()
-    original = module.random_probes
-
-    def probes(shape):
-        first, _ = original(shape)
-        (tiny,) = original((5, 32, 32))[:1]  # five channels, which it has not
-        return [first, tiny]
-
-    monkeypatch.setattr(module, 'random_probes', probes)
-    result = deploy(run.config, run.checkpoint, tmp_path / 'out')
-    assert [check.name for check in result.checks] == [
-        'random 3x16x16',
-        '4 images of test_dataloader',
-        '4 images of test_dataloader, predict',
-        '4 images of test_dataloader, loss',
-        'random 3x16x16, predict',
-        'random 3x16x16, loss',
-    ]
-    assert result.notes == [
-        'one random size only: no output on random 5x32x32'
-    ]
-
-
 def unfinished(data):
     data['state_dict']['pruner.progress'].copy_(
         torch.tensor([1, 7, 20, 0.5, 0])
@@ -554,7 +511,7 @@ def test_an_interrupt_leaves_the_former_deployment(
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, '_figures', interrupt)
+    monkeypatch.setattr(module, 'figures_of', interrupt)
     with pytest.raises(KeyboardInterrupt):
         deploy(run.config, run.checkpoint, out, force=True)
     former = (tmp_path / 'former.pth').read_bytes()
