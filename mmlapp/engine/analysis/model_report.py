@@ -16,7 +16,7 @@ from torch import nn
 from mmlapp.core import Analysis
 from mmlapp.core.attach import build_costs
 from mmlapp.core.cost.flops import multiply_adds
-from mmlapp.core.groups import SINGLE
+from mmlapp.core.cost.multilinear import owners
 from mmlapp.core.methods.budget import check_divisor, reachable
 from mmlapp.core.methods.min_keep import least_channels, least_share
 
@@ -25,9 +25,8 @@ from ..models.arguments import check_settings
 from ..models.complexity import COUNTED, counted_flops, operator_flops
 from ..models.example import Example, example_of, notes_of
 from ..models.inputs import InputShape
+from .layer_report import LayerReport, report_layers
 
-OPERATOR = 'an operator without parameters'
-PARTS = 'stripes alone'
 # Arguments of ``PrunableModel`` that an analysis depends on.
 ANALYSED = (
     'input_shape',
@@ -39,34 +38,6 @@ ANALYSED = (
     'min_keep',
     'unused',
 )
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """One layer, or one operator without parameters.
-
-    Args:
-        name (str): Qualified name, or the name of the operator.
-        kind (str): Class of the module.
-        inputs (int, optional): Input channels.
-        outputs (int, optional): Output channels.
-        flops (int): Multiply-adds of all its calls.
-        share (float): Its part of the whole.
-        groups (tuple[int, ...]): Numbers of the prunable groups that its
-            output channels belong to.
-        prunable (int): How many of its output channels are prunable.
-        reason (str, optional): Why the others are not.
-    """
-
-    name: str
-    kind: str
-    inputs: int | None
-    outputs: int | None
-    flops: int
-    share: float
-    groups: tuple[int, ...]
-    prunable: int
-    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -176,12 +147,13 @@ def analyse_model(
     found = example.analyse(settings)
     floors = _floors(found, settings.get('min_keep', 0))
     divisor = check_divisor(settings['divisor'])
+    # With branches: total is the cost of the layers and of what they add.
     total, lowest = _limits(model, found, list(floors.values()), divisor)
     progress('counting operators')
     counted, uncounted, foreign = _counts(model, shape)
     return ModelReport(
         settings={key: _plain(value) for key, value in settings.items()},
-        layers=_layers(model, found),
+        layers=report_layers(model, found),
         groups={group.name: group.size for group in found.groups.prunable},
         floors=floors,
         flops=found.flops,
@@ -206,6 +178,7 @@ def _reach(found: Analysis, example: Example) -> dict[str, str]:
         for name in names
     }
     copies = {c.name: f'as a copy of {c.original}' for c in reach.copies}
+    # Parameters, of which the module is told.
     left = {
         name.rpartition('.')[0]: 'in no way: they fit nothing that is pruned'
         for name in reach.left
@@ -224,61 +197,6 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
-def _layers(model: nn.Module, found: Analysis) -> list[LayerReport]:
-    flops: dict[str, int] = {}
-    for call in found.trace.calls:
-        flops[call.name] = flops.get(call.name, 0) + multiply_adds(call)
-    modules = dict(model.named_modules())
-    return [
-        _layer(name, modules.get(name), value, found)
-        for name, value in flops.items()
-    ]
-
-
-def _layer(
-    name: str, module: nn.Module | None, flops: int, found: Analysis
-) -> LayerReport:
-    groups, prunable, reasons, number = [], 0, [], 0
-    for group in found.groups.items:
-        number += group.frozen is None
-        if group.frozen is None and not group.members and group.name == name:
-            # Parts of its own, which no dimension of a tensor counts.
-            groups.append(number)
-            reasons.insert(0, PARTS)
-        for member in group.producers(found.trace.producers):
-            if member.site.module != name:
-                continue
-            if group.frozen is None:
-                groups.append(number)
-                prunable += int((member.channels >= 0).sum())
-            else:
-                # Its own name says nothing new.
-                reasons.append(group.frozen.removesuffix(f': {name}'))
-    if module is None:
-        reasons = [OPERATOR]
-    elif not groups and not reasons:
-        reasons = [SINGLE]
-    return LayerReport(
-        name=name,
-        kind='' if module is None else type(module).__name__,
-        inputs=_width(module, 'in'),
-        outputs=_width(module, 'out'),
-        flops=flops,
-        share=flops / max(found.flops, 1),
-        groups=tuple(groups),
-        prunable=prunable,
-        reason='; '.join(dict.fromkeys(reasons)) or None,
-    )
-
-
-def _width(module: nn.Module | None, side: str) -> int | None:
-    for name in (f'{side}_channels', f'{side}_features'):
-        value = getattr(module, name, None)
-        if isinstance(value, int):
-            return value
-    return None
-
-
 def _floors(found: Analysis, min_keep: Any) -> dict[str, int]:
     """Fewest channels that every group keeps."""
     share = least_share(min_keep)
@@ -295,9 +213,8 @@ def _limits(
 ) -> tuple[float, float]:
     """Multiply-adds with all channels and with as few as possible."""
     flops = build_costs(model, found, ['flops'])['flops']
-    sizes = torch.tensor([group.size for group in found.groups.prunable])
-    every = torch.ones(int(sizes.sum()), dtype=torch.float64)
-    group = torch.arange(len(sizes)).repeat_interleave(sizes)
+    group = owners(found.groups)
+    every = torch.ones(len(group), dtype=torch.float64)
     lowest = reachable(flops, every, group, floors, divisor)
     return float(flops(every)), lowest
 
@@ -307,6 +224,8 @@ def _prunable_flops(found: Analysis) -> int:
     return sum(
         multiply_adds(call)
         for call in found.unit.calls(found)
+        # Labels of a dimension, [size], -1 for none, to their groups: any that
+        # is prunable makes the call cheaper.
         if any((owner[i[i >= 0]] >= 0).any() for i in call.dims.values())
     )
 

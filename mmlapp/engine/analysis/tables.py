@@ -13,9 +13,10 @@ from rich.table import Table
 
 from mmlapp.core import ChannelPlan
 
-from ..deployment.deploy import Figure
+from ..deployment.figures import Figure
 from ..models.inputs import shape_text
-from .model_report import LayerReport, ModelReport
+from .layer_report import LayerReport
+from .model_report import ModelReport
 
 SCALES = (1e12, 'T'), (1e9, 'G'), (1e6, 'M'), (1e3, 'k')
 # Of a pipe or file, where nothing tells the width.

@@ -204,31 +204,6 @@ SETTINGS = dict(
 )
 
 
-def test_a_layer_of_several_groups():
-    report = analyse_model(Sum().eval(), SETTINGS)
-    # both begin at the same layer, and have their own names
-    assert report.groups == {'whole': 4, 'whole#2': 4}
-    layers = {layer.name: layer for layer in report.layers}
-    assert layers['whole'].groups == (1, 2)
-    assert layers['whole'].prunable == 8
-    assert layers['second'].groups == (2,)
-
-
-def test_a_layer_of_one_channel_says_so():
-    class Gate(Sum):
-        def __init__(self):
-            super().__init__()
-            self.gate = nn.Conv2d(3, 1, 1)
-
-        def forward(self, image, samples, mode):
-            return super().forward(image, samples, mode) * self.gate(image)
-
-    report = analyse_model(Gate().eval(), SETTINGS)
-    layers = {layer.name: layer for layer in report.layers}
-    assert layers['gate'].reason == 'a single channel'
-    assert layers['gate'].prunable == 0
-
-
 def test_tracing_may_fail(monkeypatch):
     def fail(*args):
         raise RuntimeError('cannot be traced\nbecause')

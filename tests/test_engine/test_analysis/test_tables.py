@@ -9,7 +9,8 @@ from torch import nn
 
 from mmlapp.core import attach
 from mmlapp.engine.analysis import tables
-from mmlapp.engine.analysis.model_report import LayerReport, ModelReport
+from mmlapp.engine.analysis.layer_report import LayerReport
+from mmlapp.engine.analysis.model_report import ModelReport
 from mmlapp.engine.analysis.tables import (
     console,
     figures_table,
@@ -19,7 +20,7 @@ from mmlapp.engine.analysis.tables import (
     totals_table,
     widths_table,
 )
-from mmlapp.engine.deployment.deploy import Figure
+from mmlapp.engine.deployment.figures import Figure
 
 LAYER = LayerReport('stem', 'Conv2d', 3, 8, 1500, 0.75, (1, 2), 8, None)
 REPORT = ModelReport(

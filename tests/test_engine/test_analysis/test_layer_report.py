@@ -1,0 +1,70 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core import analyse
+from mmlapp.engine.analysis.layer_report import report_layers
+
+
+class Sum(nn.Module):
+    """Adds two layers' joined outputs to one layer's."""
+
+    def __init__(self):
+        super().__init__()
+        self.whole = nn.Conv2d(3, 8, 1)
+        self.first = nn.Conv2d(3, 4, 1)
+        self.second = nn.Conv2d(3, 4, 1)
+        self.last = nn.Conv2d(8, 2, 1)
+
+    def forward(self, image):
+        whole = self.whole(image)
+        parts = [self.first(image), self.second(image)]
+        return self.last(whole + torch.cat(parts, 1))
+
+
+class Gate(Sum):
+    """The same, times a layer of a single channel and by a product."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Conv2d(3, 1, 1)
+
+    def forward(self, image):
+        y = super().forward(image) * self.gate(image)
+        return y @ y.transpose(2, 3)
+
+
+def layers_of(model):
+    """Reports by name."""
+    found = analyse(model.eval(), torch.rand(1, 3, 4, 4))
+    return {layer.name: layer for layer in report_layers(model, found)}
+
+
+def test_a_layer_of_several_groups():
+    layers = layers_of(Sum())
+    assert layers['whole'].groups == (1, 2)
+    assert layers['whole'].prunable == 8
+    assert layers['first'].groups == (1,)
+    assert layers['second'].groups == (2,)
+    assert layers['second'].prunable == 4
+
+
+def test_what_a_layer_costs():
+    layers = layers_of(Sum())
+    flops = {'whole': 384, 'first': 192, 'second': 192, 'last': 256}
+    assert {name: layer.flops for name, layer in layers.items()} == flops
+    assert sum(la.share for la in layers.values()) == pytest.approx(1)
+    assert (layers['last'].inputs, layers['last'].outputs) == (8, 2)
+
+
+def test_why_a_layer_is_left_whole():
+    layers = layers_of(Gate())
+    assert layers['gate'].reason == 'a single channel'
+    assert layers['gate'].prunable == 0
+    assert layers['last'].groups == ()
+    (product,) = set(layers) - {'whole', 'first', 'second', 'last', 'gate'}
+    assert layers[product].reason == 'an operator without parameters'
+    assert layers[product].kind == ''
+    assert layers[product].outputs is None
