@@ -112,7 +112,8 @@ def first_way(
     first: Exception | None = None
     for arguments in candidates(model, batch, count):
         run = _call(model, mode, arguments)
-        way = Way(run, _name(mode), mode == 'loss', compare=False)
+        # Not compared: a loss draws samples, and predictions are ranked.
+        way = Way(run, _name(mode), train=mode == 'loss', compare=False)
         try:
             _, called = run_once(model, way)
         except Exception as error:
@@ -153,7 +154,11 @@ def repeated(inputs: Any, count: int) -> Any:
         count (int): Size of the batch, 1 or 2.
     """
     return tree_map_only(
-        Tensor, lambda t: torch.cat([t, t.flip(-1)])[:count], inputs
+        # [1, ...] -> [2, ...] -> [count, ...]; a second image that differs,
+        # for what compares images.
+        Tensor,
+        lambda t: torch.cat([t, t.flip(-1)])[:count],
+        inputs,
     )
 
 
@@ -205,6 +210,8 @@ def fixed_chance() -> Iterator[None]:
 def running_steps() -> Iterator[None]:
     """Tells a model that a run has begun, where none has."""
     hub = MessageHub.get_current_instance()
+    # Only what no run has said: inside of one its own numbers hold. A key may
+    # be there with None, and is put back so.
     missing = {k: v for k, v in STEPS.items() if hub.get_info(k) is None}
     before = {k: hub.runtime_info[k] for k in missing if k in hub.runtime_info}
     hub.runtime_info.update(missing)
