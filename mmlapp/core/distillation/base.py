@@ -140,6 +140,7 @@ def log_probabilities(
         pair (Sequence[Tensor]): Logits, ``[N, K, ...]`` each.
         temperature (float): What they are divided by.
     """
+    # Classes lie in dimension 1, [N, K, ...], for maps of logits too.
     first, second = (
         functional.log_softmax(logits / temperature, dim=1) for logits in pair
     )

@@ -110,6 +110,8 @@ class ChannelWise(Distillation):
             )
             for maps in pair
         )
+        # 'batchmean' divides by the first dimension, which is N C here: the
+        # formula's 1 / (N C) of a sum over positions.
         divergence = functional.kl_div(
             log_p, log_q, reduction='batchmean', log_target=True
         )

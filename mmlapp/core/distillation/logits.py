@@ -88,6 +88,7 @@ class LogitDistillation(Distillation):
             )
         if labels is None or not self.task_weight:
             return term
+        # Not divided by T: labels are compared with the logits as they are.
         task = functional.cross_entropy(student.to(term.dtype), labels)
         return term + self.task_weight * task
 
@@ -107,5 +108,7 @@ class LogitDistillation(Distillation):
         divergence = functional.kl_div(
             log_p, log_q, reduction='none', log_target=True
         )
+        # Not 'batchmean', which would divide the sum over positions by N
+        # alone.
         mean = divergence.sum(dim=1).mean()
         return self.alpha * self.temperature**2 * mean

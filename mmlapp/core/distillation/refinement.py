@@ -156,7 +156,10 @@ class LabelRefinement(nn.Module):
         divergence = functional.kl_div(
             log_q, log_p, reduction='batchmean', log_target=True
         )
+        # d/dd of T^2 KL(p || q) with q = softmax(d / T): T^2 (q - p) / T.
         slope = (log_q.exp() - log_p.exp()).detach() / len(indices)
+        # Kept until the step: the whole batch is compared with the labels as
+        # they were.
         self._move = indices, -self.alpha * self.temperature * slope
         return self.alpha * self.temperature**2 * divergence
 
@@ -187,6 +190,7 @@ class LabelRefinement(nn.Module):
             slopes (Tensor): ``[N, K]``.
         """
         steps = self.label_lr * slopes.to(self.logits)
+        # Rows that come twice get both; an assignment would keep one.
         self.logits.index_add_(0, self._checked(indices), steps)
 
     def _checked(self, indices: Tensor) -> Tensor:

@@ -113,6 +113,7 @@ class AdaptiveL1(FixedOrder):
 
     def relaxed(self, pruner: Pruner) -> Tensor:
         """Returns the skeleton of what lives, ``[channels]``."""
+        # The gate is 0 or 1: what was removed stays away.
         return self.skeleton * pruner.gate.detach()
 
     def step(self, pruner: Pruner) -> Tensor:
@@ -124,6 +125,7 @@ class AdaptiveL1(FixedOrder):
         rank = pruner.parts.ranks(self.ranking(pruner), descending=True)
         held = rank < pruner.least[pruner.group]
         large = living & (self.skeleton > self.threshold)
+        # What the schedule keeps, but for what is small and not held.
         return super().step(pruner) * (large | held)
 
     def learned(self, pruner: Pruner) -> Tensor:
@@ -147,6 +149,7 @@ class AdaptiveL1(FixedOrder):
         """
         living = pruner.parts.mean(pruner.mask.to(self.skeleton.dtype))
         scale = self.alpha * TRAINING / pruner.progress.steps
+        # a_g over its mean: the mean pull stays alpha T_0 / T.
         return scale * living / living.mean()
 
     def ranking(self, pruner: Pruner) -> Tensor:

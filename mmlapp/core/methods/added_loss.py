@@ -67,4 +67,5 @@ class AddedLoss:
                 'that does not follow the gradient of the loss cannot be used '
                 'with it'
             )
+        # Anew for each step: one that was added once proves nothing later.
         self.reached = False

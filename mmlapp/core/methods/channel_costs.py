@@ -28,6 +28,7 @@ def channel_costs(pruner: Pruner, name: str | None = None) -> Tensor:
         name (str, optional): Of the cost. Defaults to None: the one that
             binds.
     """
+    # At the network that lives: what shrinks costs nothing more.
     gate = pruner.decided.requires_grad_()
     ratio = pruner.cost(name or pruner.binding_cost()).ratio(gate)
     (gradient,) = torch.autograd.grad(ratio.log(), gate)

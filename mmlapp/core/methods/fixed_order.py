@@ -35,6 +35,7 @@ class FixedOrder(Method):
 
     def step(self, pruner: Pruner) -> Tensor:
         """Cuts the order where the target of this step is reached."""
+        # The whole order anew in each step: what went may come back.
         mask = first_fitting(
             pruner.budget(self.wanted(pruner)),
             self.ranking(pruner),

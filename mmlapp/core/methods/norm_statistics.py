@@ -44,6 +44,7 @@ class NormStatistics:
         Args:
             norms (Iterable[nn.Module]): Those that have some are noted.
         """
+        # Several forwards may belong to one step: the first one counts.
         if not self.noted:
             for norm in norms:
                 self.noted[norm] = [value.clone() for value in _of(norm)]
@@ -58,6 +59,7 @@ class NormStatistics:
         """
         for norm, living in alive:
             former = self.noted.get(norm, [])
+            # A norm that came later was not noted, and stays as it is.
             for value, before in zip(_of(norm), former, strict=False):
                 value.copy_(
                     torch.where(living.to(value.device), value, before)

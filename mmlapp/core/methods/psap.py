@@ -84,6 +84,7 @@ class PSAP(Ranking):
         # [group.size] -> [N, 1]: rows of the channels that live.
         rows = ((index >= 0) & lives[index.clamp_min(0)])[:, None]
         total = rows.sum() * size.shape[1]
+        # Over living channels alone: [N, D] times [N, 1].
         mean = (size * rows).sum() / total.clamp_min(1)
         near = ((size < self.near_zero * mean) & rows).sum()
         return torch.stack([near, total])

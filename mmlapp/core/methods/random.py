@@ -45,6 +45,7 @@ class Random(FixedOrder):
 
     def setup(self, pruner: Pruner) -> None:
         """Draws the rates, ``[groups]``."""
+        # On the CPU, where a seed means the same for every device.
         generator = torch.Generator().manual_seed(self.seed)
         uniform = torch.rand(len(pruner.groups), generator=generator)
         self.register_buffer('shift', (uniform - 0.5) * self.spread)

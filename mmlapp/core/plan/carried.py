@@ -28,6 +28,7 @@ def to_entry(data: Any) -> Tensor:
     Returns:
         Tensor: Its bytes, uint8 ``[length]``.
     """
+    # A bytearray, for a tensor of bytes that cannot be written warns.
     return torch.frombuffer(
         bytearray(json.dumps(data).encode()), dtype=torch.uint8
     )
@@ -43,6 +44,7 @@ def from_entry(entry: Any) -> Any:
         PruningError: If it cannot be read.
     """
     try:
+        # Who halves all weights halves it, too: float16 holds every byte.
         text = bytes(entry.to(torch.uint8).tolist()).decode()
     except (AttributeError, TypeError, ValueError) as error:
         raise PruningError(f'it is no text as bytes ({error})') from error

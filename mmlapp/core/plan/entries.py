@@ -69,6 +69,8 @@ def read_entries(data: Mapping[str, Any]) -> dict[str, Any]:
     tables = record(
         {'kept': sequence(_kept), 'shapes': sequence(sequence(SIZE))}
     )({k: v for k, v in data.items() if k in ('kept', 'shapes')}, 'plan')
+    # The lists first: memory in proportion to the text, for an entry that is
+    # named a thousand times is one object.
     kept = _member(tables['kept'], 'kept')
     entries = record(
         {
@@ -92,6 +94,8 @@ def read_entries(data: Mapping[str, Any]) -> dict[str, Any]:
         }
     )(data, 'plan')
     _check_slices(entries['slices'], entries['tensors'])
+    # Last: an error says what is wrong where that can be told, and not just
+    # that something was changed.
     _check_digest(data)
     entries['shapes'] = entries.pop('tensors')
     entries['branches'] = {

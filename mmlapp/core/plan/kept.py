@@ -103,6 +103,7 @@ class Kept:
     @property
     def whole(self) -> bool:
         """Whether all indices are kept."""
+        # One range from end to end; of size 0 none.
         return self.runs == (((0, self.size - 1),) if self.size else ())
 
     def mask(self) -> Tensor:

@@ -109,6 +109,7 @@ def _kept(
     living = at_channels(mask, torch.cat(list(parts)))
     alive, found, start = bytes(living.tolist()), [], 0
     for part in parts:
+        # Parts lie one after the other: [0:8], [8:24] ... of `living`.
         span = slice(start, start := start + len(part))
         key = alive[span]
         if key not in known:

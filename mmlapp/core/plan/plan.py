@@ -230,6 +230,7 @@ class ChannelPlan:
         Args:
             other (ChannelPlan): The other plan.
         """
+        # Groups are told for the reader: what is sliced says it all.
         return self == replace(other, costs=self.costs, groups=self.groups)
 
     def ratios(self) -> dict[str, float]:

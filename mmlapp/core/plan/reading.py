@@ -80,6 +80,7 @@ def number(
     """
 
     def read(value: Any, where: str) -> float:
+        # By type, not isinstance: True is an int to Python.
         if type(value) not in (int, float) or not _finite(value):
             refuse(value, where, expected)
         if not least < value <= most:
@@ -204,6 +205,7 @@ def parse_json(content: str, what: str = 'the channel plan') -> Any:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # The last of equal names would win, silently.
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -225,5 +227,6 @@ def digest(data: Mapping[str, Any]) -> str:
     Returns:
         str: SHA-256 in hexadecimal digits.
     """
+    # Sorted and without blanks: one text for equal data.
     content = json.dumps(data, sort_keys=True, separators=(',', ':'))
     return hashlib.sha256(content.encode()).hexdigest()

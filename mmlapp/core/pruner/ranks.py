@@ -28,6 +28,7 @@ def holds_on_all(flag: bool, device: torch.device) -> bool:
         flag (bool): Whether it holds on this one.
         device (torch.device): Where the processes exchange tensors.
     """
+    # One vote each: the mean is 1 if nobody says no.
     votes = mean_over_ranks(torch.tensor(float(flag), device=device))
     return float(votes) == 1
 

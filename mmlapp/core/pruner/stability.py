@@ -107,6 +107,8 @@ class Stability:
         Args:
             mask (Tensor): Which channels live, bool ``[channels]``.
         """
+        # [channels, epochs] and [channels, 1]; of more than are compared the
+        # oldest goes.
         kept = torch.cat([self.kept, mask.cpu()[:, None]], dim=1)
         return replace(self, kept=kept[:, -(EPOCHS + 1) :])
 

@@ -134,6 +134,7 @@ class Targets(PrunerState):
         layers: dict[str, list[FrozenChannels]] = defaultdict(list)
         for entry in self.frozen:
             layers[entry.reason].append(entry)
+        # The most channels first; of equally many by name.
         lines = sorted(
             (-sum(e.channels for e in found), reason, found[0].layer)
             for reason, found in layers.items()

@@ -22,6 +22,8 @@ def standardised(responses: Tensor) -> Tensor:
         Tensor: Each row without its mean and of length one; zero if it is
         the same everywhere.
     """
+    # |a / |a| - b / |b||^2 = 2 - 2 <a, b> / (|a| |b|), of centred rows the
+    # correlation.
     rows = responses - responses.mean(dim=1, keepdim=True)
     length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     # Of a constant row rounding leaves something, which is no direction.
@@ -54,6 +56,7 @@ def k_means(points: Tensor, count: int, first: int) -> Tensor:
         # Mean of the points of each cluster: sum over count, [clusters, D].
         size = owner.bincount(minlength=len(centres))[:, None]
         total = torch.zeros_like(centres).index_add(0, owner, points)
+        # A cluster that lost all its points stays where it was.
         centres = torch.where(size > 0, total / size.clamp_min(1), centres)
         former, owner = owner, torch.cdist(points, centres).argmin(dim=1)
         if torch.equal(former, owner):
@@ -67,7 +70,9 @@ def _far_apart(points: Tensor, count: int, first: int) -> Tensor:
     nearest = torch.full_like(points[:, 0], torch.inf)
     while len(chosen) < count:
         last = torch.linalg.vector_norm(points - points[chosen[-1]], dim=1)
+        # Distance of every point to the nearest of those chosen, [points].
         nearest = torch.minimum(nearest, last)
+        # There are no more different points; NaN ends it as well.
         if not nearest.amax() > 0:
             break
         chosen.append(int(nearest.argmax()))

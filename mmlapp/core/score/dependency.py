@@ -27,6 +27,7 @@ class CPMC(Score):
     def __call__(self, context: ScoreContext) -> Tensor:
         """Returns the sum of both means."""
         total, count = summed(context.readers, context, power=1)
+        # Means, so that a layer with many inputs does not outweigh its reader.
         return context.filters.abs().mean(dim=1) + total / count.clamp_min(1)
 
 

@@ -100,6 +100,7 @@ class Batch:
         with largest_output() as largest:
             self.dense = log_probabilities(run())
         on_cpu = self.dense.device.type == 'cpu'
+        # As many copies as keep the largest map below the limit.
         self.width = max((ON_CPU if on_cpu else LARGEST) // largest[0], 1)
 
     def without(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -146,6 +147,7 @@ class Batch:
             parts = [self.together(c) for c in tried.split(self.width)]
             near = torch.isclose(torch.cat(parts), masked, 1e-3, 1e-4)
             agree = near.flatten(1).all(1).cpu()
+        # Of the groups of those that disagreed, [channels]: all run alone.
         wrong = self.pruner.group[tried[~agree]]
         self.lanes.possible &= ~torch.isin(self.pruner.group, wrong).cpu()
         return masked
@@ -188,6 +190,8 @@ def divergence(masked: Tensor, dense: Tensor) -> Tensor:
             ``[channels, images, classes]``.
         dense (Tensor): With all, ``[images, classes]``.
     """
+    # sum_k q_k (log q_k - log p_k), q without the channel: the sum over images
+    # and classes of [channels, images, classes].
     return (masked.exp() * (masked - dense)).sum((1, 2))
 
 

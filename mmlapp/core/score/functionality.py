@@ -81,6 +81,7 @@ class Functionality(Score):
                 f"calibration batches. Leave it alone with ignore=['{name}'], "
                 'or take another score'
             )
+        # [C, images]: a channel is a point, by how it responds.
         points = standardised(note.responses)
         contribution = note.contribution
         first = int(contribution.argmax())
@@ -88,6 +89,8 @@ class Functionality(Score):
         scores = torch.zeros_like(contribution)
         for cluster in owner.unique():
             inside = owner == cluster
+            # Ranks in (0, 1) in each cluster: one threshold cuts the same
+            # share of all.
             scores[inside] = normalised(by_rank, contribution[inside])
         return scores
 
@@ -122,6 +125,7 @@ class Notes:
         return out
 
     def _note_gradient(self, gradient: Tensor) -> None:
+        # [B, C, ...] -> [C, B, ...] -> [C, everything else].
         size = gradient.detach().abs().movedim(self.dim, 0).flatten(1)
         self.found['sizes'].append(size.mean(1))
 
@@ -151,6 +155,7 @@ def objective(returned: Any, score: str) -> Tensor:
         PruningError: If nothing of it has a gradient.
     """
     parts = [
+        # The gradient of half the squares is the output itself.
         leaf if leaf.dim() == 0 else leaf.square().sum() / 2
         for leaf in tree_leaves(returned)
         if isinstance(leaf, Tensor) and leaf.requires_grad

@@ -38,5 +38,6 @@ class Taylor(Score):
     def __call__(self, context: ScoreContext) -> Tensor:
         """Returns the harm."""
         if context.harm is None:
+            # [N, D] -> [N], all alike.
             return torch.ones_like(context.filters[:, 0])
         return context.harm

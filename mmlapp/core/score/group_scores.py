@@ -94,6 +94,7 @@ def contexts(
         harm (Iterator): Of the rows of every layer, each ``[N]`` or None,
             the default.
     """
+    # Of the whole group, for each of its layers alike.
     emitters = _emitters(group) if score.all_weights else []
     readers = [rows(la) for la in group.readers if score.all_weights]
     for layer, part in zip(group.layers, harm, strict=False):
@@ -199,6 +200,7 @@ def layer_context(layer: Layer, harm: Tensor | None = None) -> ScoreContext:
         layer (Layer): The layer.
         harm (Tensor, optional): Of its rows, ``[N]``. Defaults to None.
     """
+    # Masked channels are scored too: they may come back.
     weight = stored_weight(layer)
     norm = {} if layer.norm is None else layer.norm._parameters
     scale, shift = norm.get(layer.scale), norm.get(layer.shift)

@@ -46,6 +46,7 @@ class Harm(nn.Module):
             usable (Tensor): Whether it says anything, bool scalar.
             steps (int): Length of the phase.
         """
+        # A memory of n steps: m <- (1 - 1/n) m + p^2 / n.
         keep = 1 - 1 / max(self.memory * steps, 1)
         sample = torch.cat([gradient.square(), torch.ones_like(gradient[:1])])
         state = self.state.mul(keep).add(sample, alpha=1 - keep)

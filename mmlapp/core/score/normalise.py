@@ -29,6 +29,7 @@ def as_they_are(scores: Tensor, parts: Segments) -> Tensor:
 @NORMALISATIONS.register('mean')
 def by_mean(scores: Tensor, parts: Segments) -> Tensor:
     """Scores divided by their mean, so that layers become comparable."""
+    # [scores] -> [layers]; a layer of zeros stays one.
     mean = parts.mean(scores).clamp_min(torch.finfo(scores.dtype).tiny)
     return scores / mean[parts.owner]
 
@@ -36,6 +37,7 @@ def by_mean(scores: Tensor, parts: Segments) -> Tensor:
 @NORMALISATIONS.register('std')
 def by_std(scores: Tensor, parts: Segments) -> Tensor:
     """Scores in standard deviations from their mean."""
+    # s_i - mean, over the root of the mean square of that: [scores].
     centred = scores - parts.mean(scores)[parts.owner]
     spread = parts.mean(centred.square()).sqrt().clamp_min(1e-12)
     return centred / spread[parts.owner]

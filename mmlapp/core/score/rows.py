@@ -74,6 +74,8 @@ class Rows:
         Args:
             slots (Tensor): Of all layers, ``[slots]``.
         """
+        # Groups with equally many layers at once: [L, n] -> [n]. Every channel
+        # is in one table, so that nothing of `found` stays empty.
         found = slots.new_empty(len(self.groups.owner))
         for slot, channel in self._tables:
             found[channel] = slots[slot].mean(0)
@@ -86,6 +88,7 @@ class Rows:
             channels (Tensor): Shape ``[channels]``. What belongs to none
                 reads zero.
         """
+        # [channels + 1]: what belongs to none reads the last one.
         padded = torch.cat([channels, channels.new_zeros(1)])
         return list(padded[self.channel].split(self.sizes))
 

@@ -57,6 +57,7 @@ class Scorer:
             step (int): Its number; 0 when the phase begins.
         """
         every = self.score.refresh
+        # 0: once, when the phase begins; 0 is a multiple of any other number.
         return step == 0 if every == 0 else step % every == 0
 
     def compute(
@@ -79,6 +80,7 @@ class Scorer:
         """
         parts = UNKNOWN
         if harm is not None:
+            # Taken one by one below, in the order of all layers of all groups.
             parts = iter(self._rows_of(groups, harm.device).split(harm))
         found = []
         for group in groups:
@@ -87,6 +89,8 @@ class Scorer:
         self._check_kept()
         scores = torch.cat(found).detach().float()
         rows = self._rows_of(groups, scores.device)
+        # [rows] -> [slots] -> normalised within each layer -> [channels] ->
+        # normalised within each group.
         by_layer = self._openly(rows.by_slot(scores), rows.layers)
         return self._openly(rows.by_channel(by_layer), rows.groups)
 

@@ -33,6 +33,7 @@ def bn_scale(channels: ScoreContext) -> Tensor:
     """
     if channels.scale is None:
         return l2(channels)
+    # A negative scale turns the map around and is as strong.
     return channels.scale.abs()
 
 
