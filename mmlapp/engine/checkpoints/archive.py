@@ -78,6 +78,8 @@ def find_damage(path: str | Path) -> str | None:
     try:
         with ZipFile(path) as archive:
             records, size = archive.infolist(), Path(path).stat().st_size
+            # What is cheap to see first: only records that the file can hold
+            # are read, and only whole ones are looked into.
             return (
                 _refused(records, size)
                 or _first_damaged(archive)
@@ -151,6 +153,7 @@ def _checksum(
         if record.filename.endswith(SERIALIZATION_ID):
             noted = archive.read(record)
             continue
+        # boost's hash_combine; 0x9e3779b9 is 2^32 over the golden ratio.
         mixed = record.CRC + 0x9E3779B9 + (total << 6) + (total >> 2)
         total = (total ^ mixed) & (2**64 - 1)
     # Absent before torch 2.1.
@@ -163,6 +166,7 @@ def _forged(
     archive: ZipFile, records: Sequence[ZipInfo], size: int
 ) -> str | None:
     """Whether the pickle asks for memory of a size that it just names."""
+    # archive/data/0 -> 0, as the pickle names the storage.
     sizes = {
         record.filename.rpartition('/')[2]: record.file_size
         for record in records
@@ -180,6 +184,8 @@ def _forged(
 @cache
 def _knows_checksum() -> bool:
     """Whether this release of torch computes it in this way."""
+    # Asked of a small archive of its own: another release may compute it
+    # otherwise, and whole files must not be refused for that.
     file = io.BytesIO()
     torch.save({'a': torch.zeros(1)}, file)
     with ZipFile(file) as archive:

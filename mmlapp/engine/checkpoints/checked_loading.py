@@ -70,6 +70,7 @@ def check_loading(runner: Runner, methods: Sequence[str] = LOADING) -> None:
         methods (Sequence[str]): Those of its methods that load. Defaults to
             what loads and initialises weights.
     """
+    # On this object alone; hooks of other kinds may have asked before.
     for name in methods:
         method = getattr(runner, name, None)
         if method is not None and not hasattr(method, 'loads_checked'):

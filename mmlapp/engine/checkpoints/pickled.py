@@ -129,6 +129,8 @@ class _Listener(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Returns a class that says which calls it hears of."""
+        # What is made notes what it was asked for, and is nothing else: the
+        # pickle goes on as if it had got what it named.
         path, listener = f'{module}.{name}', self
 
         class Heard(_Named):
@@ -142,6 +144,7 @@ class _Listener(pickle._Unpickler):
     def persistent_load(self, pid: Any) -> _Named:
         """Compares a storage with what the file could hold."""
         if pid[0] == 'storage':
+            # ('storage', kind, name of the record, device, elements)
             _, kind, name, _, elements = pid[:5]
             width = WIDTHS.get(kind.path.partition('.')[2], 1)
             if elements * width > self.records.get(name, self.size):

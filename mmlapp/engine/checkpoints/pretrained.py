@@ -52,6 +52,7 @@ def _settings(module: nn.Module) -> Iterator[Mapping[str, Any]]:
 def _check(module: nn.Module, setting: Mapping[str, Any]) -> None:
     path = Path(setting['checkpoint']).expanduser()
     data = load_checkpoint(path, legacy=True)
+    # Weights alone, or a checkpoint around them.
     weights = unwrapped(data.get('state_dict', data))
     plans = plans_in(weights)
     own = module.state_dict() if plans else {}
@@ -60,6 +61,8 @@ def _check(module: nn.Module, setting: Mapping[str, Any]) -> None:
     prefix = f'{part.rstrip(".")}.' if part else ''
     for plan in plans:
         for name, dims in [*plan.slices.items(), *rows_of(plan.details)]:
+            # Of the whole network's names those below the prefix are the
+            # part's.
             mine = own.get(name.removeprefix(prefix))
             if name.startswith(prefix) and isinstance(mine, Tensor):
                 _compare(name, mine, weights.get(name), dims, setting, module)

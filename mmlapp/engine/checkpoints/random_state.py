@@ -42,6 +42,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         state (Mapping): What it returned. Generators of devices that are not
             there are left out.
     """
+    # Python wants a tuple, which may come back from a file as a list.
     version, numbers, gauss = state['python']
     random.setstate((version, tuple(numbers), gauss))
     np.random.set_state(state['numpy'])
@@ -112,6 +113,7 @@ class RandomStateHook(Hook):
     def __init__(self) -> None:
         self._noted: list[dict[str, Any]] = []
         self._loaded: list[dict[str, Any]] | None = None
+        # Of the training, while there is a validation.
         self._aside: dict[str, Any] | None = None
 
     def before_train(self, runner: Runner) -> None:
@@ -150,6 +152,8 @@ class RandomStateHook(Hook):
             data_batch (Any): The batch. Defaults to None.
             outputs (dict, optional): Losses. Defaults to None.
         """
+        # All processes must be asked, but a checkpoint is saved by the first
+        # one alone: they are asked before, and only where one follows.
         if dist.get_world_size() > 1 and _saves_now(runner):
             self._note(random_state())
 
@@ -199,6 +203,7 @@ class RandomStateHook(Hook):
             runner (Runner): The runner of the training process.
             checkpoint (dict): The checkpoint to be saved.
         """
+        # One process says where it stands now; those of several were noted.
         alone = dist.get_world_size() == 1
         write_states(checkpoint, [random_state()] if alone else self._noted)
 

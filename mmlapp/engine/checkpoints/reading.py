@@ -80,12 +80,7 @@ def read_trained(path: str | Path) -> Trained:
             'that tools/train.py wrote'
         )
     check_state_dict(tensors, f'state_dict of checkpoint={str(path)!r}')
-    meta = data.get('meta') or {}
-    if not isinstance(meta, Mapping):
-        raise PruningError(
-            f'checkpoint={str(path)!r}: its meta is a '
-            f'{type(meta).__name__}, expected entries by name'
-        )
+    meta = _meta(data, path)
     state = {
         name.removeprefix(PREFIX): value
         for name, value in tensors.items()
@@ -106,10 +101,21 @@ def read_trained(path: str | Path) -> Trained:
         },
         state=state,
         plans=plans,
-        meta=dict(meta),
+        meta=meta,
         # EMAHook puts the averages into `state_dict`.
         averaged='ema_state_dict' in data,
     )
+
+
+def _meta(data: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """What a run says of itself; nothing if it says nothing."""
+    meta = data.get('meta') or {}
+    if not isinstance(meta, Mapping):
+        raise PruningError(
+            f'checkpoint={str(path)!r}: its meta is a '
+            f'{type(meta).__name__}, expected entries by name'
+        )
+    return dict(meta)
 
 
 def load_checkpoint(
@@ -187,6 +193,7 @@ def _load(path: str | Path, map_location: Any) -> Any:
 
 def _safe_globals() -> list[Any]:
     """What MMEngine puts into checkpoints besides tensors."""
+    # A class for each kind of number that an array may hold.
     kinds = {type(np.dtype(code)) for code in '?bBhHiIlLqQefdgFDUSO'}
     functions = [
         (function, f'numpy.{module}.{name}')
@@ -194,6 +201,7 @@ def _safe_globals() -> list[Any]:
             ('_reconstruct', _empty_array),
             ('scalar', _scalar),
         )
+        # NumPy 2 and 1 write other names for the same.
         for module in ('_core.multiarray', 'core.multiarray')
     ]
     # The history pickles its methods as getattr(HistoryBuffer, name).
@@ -279,6 +287,7 @@ def _check_phase(path: str | Path, state: Mapping[str, Tensor]) -> None:
             'expected lists of numbers. Give another checkpoint of the run'
         )
     phase, done, steps = progress.tolist()[:3]
+    # Of a file that anybody may have written; NaN is in no list.
     if phase not in list(Phase) or not gate.isfinite().all():
         raise PruningError(
             f'checkpoint={str(path)!r}: phase {phase} or masks of its pruner '

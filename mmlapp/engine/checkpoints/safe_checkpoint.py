@@ -96,6 +96,8 @@ class SafeCheckpointHook(CheckpointHook):
         if not self._is_local():
             super()._save_checkpoint_with_step(runner, step, meta)
             return
+        # As the method that this replaces, but for the order: what is outdated
+        # goes when the new one and its name are on disk.
         outdated = self._note_step(runner, step)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
@@ -121,6 +123,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _note_step(self, runner: Runner, step: int) -> str | None:
         """Returns the checkpoint to remove after this one was written."""
+        # All are kept, or this step is noted: the last and the best checkpoint
+        # of an epoch may both come here.
         if self.max_keep_ckpts <= 0 or step in list(self.keep_ckpt_ids)[-1:]:
             return None
         full = len(self.keep_ckpt_ids) == self.max_keep_ckpts
@@ -142,6 +146,7 @@ def save_safely(runner: Runner) -> None:
             ``before_train`` of its hooks.
     """
     for hook in runner.hooks:
+        # Not a subclass, which may save in its own way.
         if type(hook) is CheckpointHook:
             safe = SafeCheckpointHook.instead_of(hook)
             replace_hook(runner, hook, safe)

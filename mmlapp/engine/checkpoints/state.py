@@ -45,6 +45,7 @@ def check_resumable(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     """
     if not runner._resume:
         return
+    # A runner saves it with every checkpoint; publishing drops it.
     if 'message_hub' not in checkpoint:
         raise PruningError(
             'resume: the checkpoint has weights, but not the state of a '

@@ -68,6 +68,7 @@ def check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     Raises:
         PruningError: With the first entry that does not fit.
     """
+    # The very objects, by which shared ones are found.
     own = model.state_dict(keep_vars=True)
     _check_shared(own, weights)
     for name, value in weights.items():
@@ -93,6 +94,7 @@ def _check_shared(
     """Two names of one tensor must have one value: the last would win."""
     first: dict[int, str] = {}
     for name, tensor in own.items():
+        # Tied weights: one object under several names.
         other = first.setdefault(id(tensor), name)
         if other == name or name not in weights or other not in weights:
             continue
@@ -138,5 +140,6 @@ def _may_be(value: Tensor, mine: Tensor) -> bool:
     """Whether a tensor is infinite only where that of the new model is."""
     if value.shape != mine.shape:
         return False
+    # NaN equals nothing, so that it may be nowhere.
     here = value.isfinite() | (value == mine.to(value.device))
     return bool(here.all())

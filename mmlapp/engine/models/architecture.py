@@ -40,10 +40,12 @@ def build_architecture(
                 f'unexpected arguments {sorted(settings)}: architecture is a '
                 'whole config, put them there'
             )
+        # A copy: models add to the configs that they are built from.
         config = copy.deepcopy(dict(architecture))
     else:
         config = dict(type=architecture, **copy.deepcopy(dict(settings)))
     if data_preprocessor is not None:
+        # As the Runner does it: the model's own one counts.
         config.setdefault('data_preprocessor', data_preprocessor)
     model: nn.Module = MODELS.build(config)
     return model

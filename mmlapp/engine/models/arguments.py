@@ -43,6 +43,7 @@ def check_shape(shape: Any) -> Any:
             return dict(shape)
         found = {name: _sizes(value) for name, value in shape.items()}
     else:
+        # One shape is checked as several are.
         found = {'': _sizes(shape)}
     if not found or None in found.values():
         raise PruningError(f'input_shape={shape!r}: {SHAPE}')
@@ -184,6 +185,7 @@ def check_unknown(
     """
     taken = _parameters(architecture)
     for name, value in settings.items():
+        # First what the architecture takes: its names may look like ours.
         if name in (taken or ()) or name in OF_BUILD:
             continue
         hint = meant(name, ours)

@@ -130,6 +130,7 @@ def runnable(model: nn.Module, probe: Probe) -> tuple[Probe | None, str]:
         it; or None and the reason.
     """
     reason = ''
+    # In float64 first: there equal networks choose equal boxes.
     for attempt in (replace(probe, double=True), probe):
         try:
             attempt.run(model)
@@ -220,6 +221,7 @@ def prediction_error(
     """
     if [t.shape for t in expected] != [t.shape for t in found]:
         return float('inf')
+    # Where neither found anything there is nothing to compare.
     pairs = zip(expected, found, strict=True)
     errors = [_either_order(a, b) for a, b in pairs if a.numel()]
     return float(torch.tensor([0.0, *errors]).max())
@@ -270,6 +272,7 @@ class Comparison:
         Raises:
             PruningError: If it does not run on one of them.
         """
+        # As many, and in the order in which the first model made them.
         noted = iter(self._proposals)
         found = self._outputs(model, lambda proposals: next(noted))
         pairs = zip(self.probes, self.expected, found, strict=True)
@@ -288,6 +291,7 @@ class Comparison:
                         f'the model does not run on {probe.name} '
                         f'({type(error).__name__}: {error})'
                     ) from error
+                # The next probe has its own.
                 raw.clear()
         return results
 

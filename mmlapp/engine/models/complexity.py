@@ -41,6 +41,8 @@ def _convolution(index: int) -> Callable[[Any, Any], Counter[str]]:
     """Counts a convolution whose weight is the input of this number."""
 
     def count(inputs: Any, outputs: Any) -> Counter[str]:
+        # [out, in / groups, *kernel] and [n, out, *size]: every weight meets
+        # every position of every image once.
         weight, out = _shapes(inputs[index : index + 1], outputs)
         flops = math.prod(weight) * out[0] * math.prod(out[2:])
         return Counter({'conv': flops})
@@ -51,6 +53,8 @@ def _convolution(index: int) -> Callable[[Any, Any], Counter[str]]:
 def _attention(inputs: Any, outputs: Any) -> Counter[str]:
     """Counts both products of scaled dot-product attention."""
     query, _, value, _ = _shapes(inputs[:3], outputs)
+    # Q K^T, [..., L, E] by [..., E, S]: L S E. The result, [..., L, S],
+    # by V, [..., S, D]: L S D.
     pairs = math.prod(query[:-1]) * value[-2]
     return Counter({'matmul': pairs * (query[-1] + value[-1])})
 
@@ -98,6 +102,7 @@ def operator_flops(
         warnings.simplefilter('ignore')
         counts = analyzer.by_operator()
         foreign = analyzer.unsupported_ops()
+    # What a tracer calls a function of autograd that is written in Python.
     outside = 'prim::PythonOp.'
     return {name: int(count) for name, count in counts.items()}, {
         name.removeprefix(outside): int(count)

@@ -102,6 +102,7 @@ def read_plan(plan: Plan) -> ChannelPlan:
     """
     if isinstance(plan, Mapping):
         return ChannelPlan.from_dict(plan)
+    # JSON: a path hardly begins so.
     if str(plan).lstrip().startswith('{'):
         return ChannelPlan.from_json(str(plan))
     if not Path(plan).is_file():

@@ -68,6 +68,7 @@ class Attempt:
         Args:
             tensors (Sequence[Tensor]): As many as there are.
         """
+        # Nested as they were, each tensor by the next of the others.
         given = iter(tensors)
         args, kwargs = tree_map_only(
             Tensor, lambda _: next(given), (self.args, self.kwargs)
@@ -114,6 +115,8 @@ class ExampleForward:
                 self.ran = self._try()
             except Exception as error:
                 errors.append(f'{type(error).__name__}: {error}')
+                # Of all the ways that were tried the first is the likeliest,
+                # and so what it raised is.
                 cause = cause or error
                 continue
             self.name = attempt.name
@@ -162,6 +165,7 @@ def _attempts(model: nn.Module, batch: Batch, count: int) -> Iterator[Attempt]:
     if not batch.own:
         inputs = repeated(batch.args[0], count)
         samples = plain_samples(model, inputs)
+        # A mirrored image has the same size, which is all that a sample tells.
         samples = None if samples is None else samples * count
         yield attempt(TENSOR, (inputs, samples), {}, 'tensor')
     for args, kwargs in candidates(model, batch, count):
@@ -259,6 +263,8 @@ def example_of(
     if forward.name == FEATURES:
         # What lies behind reads the features alone, and they all stay.
         ran = forward.ran | modes.ran
+        # backbone.layer1.0.conv1 -> backbone: what runs at all, by the model's
+        # children.
         roots = {name.partition('.')[0] for name in ran}
         names = {
             name.partition('.')[0] for name, _ in model.named_parameters()

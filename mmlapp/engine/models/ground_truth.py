@@ -94,6 +94,7 @@ def annotated_sample(size: tuple[int, int], device: Any) -> Any:
 
     sample = detection_sample(size, device)
     objects = _objects(size, OBJECTS)
+    # All that heads of mmdet read: boxes, masks, segments; nothing to ignore.
     sample.gt_instances = objects
     sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4))
     # Every class of an object has its pixels; 255 is ignored everywhere.

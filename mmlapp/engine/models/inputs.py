@@ -98,6 +98,8 @@ def example_batch(model: nn.Module, input_shape: InputShape) -> Batch:
         if isinstance(given, Mapping):
             return Batch((), dict(given), own=True)
         return Batch(tuple(given), own=True)
+    # Of its own: the same input at every call, and no number drawn from the
+    # run.
     generator = torch.Generator().manual_seed(0)
 
     def image(sizes: tuple[int, ...]) -> Tensor:

@@ -94,6 +94,7 @@ def missing_plans(model: nn.Module, found: Plans) -> Plans:
         PruningError: If the model was narrowed to something else.
     """
     own = plans_of(model)
+    # What the weights were narrowed to beyond that is what the model lacks.
     pairs = zip(own, found, strict=False)
     if len(own) > len(found) or not all(a.same_shape(b) for a, b in pairs):
         raise PruningError(
@@ -209,8 +210,11 @@ def _read_plans(
 ) -> None:
     """Takes the plans out of a state dict and gives a model their shape."""
     found = plans_in(state_dict, prefix)
+    # No tensor of the model has this name: loading would report it.
     state_dict.pop(f'{prefix}{KEY}', None)
     missing = missing_plans(module, found) if found else ()
+    # Of several plans the last one says how wide a dimension of the weights
+    # is. All are checked before the first change.
     widths = {
         (name, dim): len(kept.index)
         for plan in missing

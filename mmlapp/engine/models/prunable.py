@@ -125,6 +125,7 @@ def prunable_model(
     )
     extra = dict(input_shape=input_shape, unused=unused)
     check_settings({**own, **extra})
+    # All arguments before the model, whose build may take long.
     check_unknown(architecture, settings)
     model = build_architecture(architecture, settings, data_preprocessor)
     example = example_of(model, input_shape, unused)
@@ -136,9 +137,11 @@ def prunable_model(
             also=example.also,
             unused=example.unused,
         )
+    # For the trial before narrowing, and for what a checkpoint says.
     pruner.input_shape = check_shape(input_shape)
     pruner.settings = {**own, 'input_shape': input_shape}
     check_removable(pruner)
+    # Weights of another width are refused in these dimensions alone.
     sites = [site for site, _ in pruner.layout.sites if not site.attribute]
     dims = [(site.name, [site.dim]) for site in sites]
     carry_plans(model, [*dims, *rows_of(pruner.layout.details)])
@@ -209,6 +212,7 @@ def _warn_alone(
     running = MessageHub.get_current_instance().get_info('max_iters')
     if running is None:
         return
+    # Once: a hook that takes itself off.
     expect_hook(module, False)
     pruner: Any = module.pruner
     if pruner.phase == Phase.DENSE:
@@ -227,6 +231,7 @@ def mode_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         args (tuple): Arguments of the forward.
         kwargs (dict): Those with a name.
     """
+    # forward(inputs, data_samples, mode): the third, if it has no name.
     return kwargs.get('mode', args[2] if len(args) > 2 else None)
 
 

@@ -29,6 +29,7 @@ def levels_in_turn(model: nn.Module) -> Iterator[None]:
         if hasattr(type(module), NAME) and NAME not in vars(module)
     ]
     for module in pools:
+        # On the object, before the method of its class, and without a self.
         setattr(module, NAME, in_turn)
     try:
         yield

@@ -38,6 +38,7 @@ def suppression_in_float64() -> Iterator[None]:
 def _in_single(kernel: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         given = args, kwargs
+        # Rounded for the kernel alone.
         args, kwargs = tree_map_only(Tensor, _single, given)
         before = tree_map_only(Tensor, Tensor.clone, (args, kwargs))
         found = kernel(*args, **kwargs)

@@ -36,6 +36,7 @@ def compare_shapes(
     counted = tuple(input_shape)
     if found is None or similar(counted, found):
         return
+    # Height times width: (3, 224, 224) beside (3, 64, 64) is 12.25.
     times = prod(counted[1:]) / prod(found[1:])
     runner.logger.warning(
         f'Pruning: input_shape={counted}, but images of the first batch are '
@@ -90,7 +91,11 @@ def _preprocessed(model: nn.Module, batch: Any) -> Any:
     state = random_state()
     try:
         preprocess: Any = model.data_preprocessor
+        # Without what it does in training alone, such as mixup. A copy: it may
+        # write into the batch, which is trained on next.
         data = preprocess(copy.deepcopy(batch), False)
     finally:
         set_random_state(state)
+    # That of MMEngine returns what it gets: a tuple of inputs and labels stays
+    # one.
     return data.get('inputs') if isinstance(data, Mapping) else data[0]

@@ -41,16 +41,20 @@ def forget_checkpoint(hook: CheckpointHook, runner: Runner) -> None:
 
 def _forgotten_paths(hook: Any) -> list[str]:
     """Forgets the best files of a hook; returns those that there were."""
+    # One path where save_best names one metric, a path for each where it names
+    # several; without save_best there is neither.
     several = getattr(hook, 'best_ckpt_path_dict', {})
     found = [getattr(hook, 'best_ckpt_path', None), *several.values()]
     if hasattr(hook, 'best_ckpt_path'):
         hook.best_ckpt_path = None
+    # Metrics stay, without a file, as when the hook began.
     several.update(dict.fromkeys(several))
     return [path for path in found if path]
 
 
 def forget_stopping(hook: EarlyStoppingHook, runner: Runner) -> None:
     """Makes the next score the best, after no waiting."""
+    # Where the hook itself begins: any score is better.
     hook.best_score = -math.inf if hook.rule == 'greater' else math.inf
     hook.wait_count = 0
 
@@ -156,6 +160,8 @@ def forget_entry(hub: MessageHub, key: str) -> None:
 def _keepers(runner: Runner) -> Iterator[Any]:
     """All hooks and schedulers of a run."""
     yield from runner.hooks
+    # A list, or a list by name of the optimizer where there are several; none
+    # at all in a test.
     schedulers = runner.param_schedulers or []
     lists = (
         schedulers.values() if isinstance(schedulers, dict) else [schedulers]

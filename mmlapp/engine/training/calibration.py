@@ -94,10 +94,14 @@ def calibration_batches(
     """
     own = DataLoader(
         loader.dataset,
+        # A loader with a batch sampler of its own says no size.
         loader.batch_size or loader.batch_sampler.batch_size,
+        # Every process gets another part of the data.
         sampler=DefaultSampler(loader.dataset, seed=seed),
         collate_fn=loader.collate_fn,
     )
     for batch in islice(own, count):
         data: Any = model.data_preprocessor(batch, False)  # type: ignore
+        # Bound now: by the time it is called, the name may hold the next
+        # batch.
         yield lambda data=data: model(**data, mode=mode)

@@ -48,4 +48,5 @@ def leave_uncompiled(pruner: Pruner) -> None:
     for name in ('loss', 'relax', 'step'):
         method = getattr(pruner, name)
         if not isinstance(method, Uncompiled):
+            # On this object alone, before the method of its class.
             setattr(pruner, name, Uncompiled(method))

@@ -68,6 +68,7 @@ class LayerSize:
             dense (bool): Those of the dense network instead. Defaults to
                 False.
         """
+        # Sizes of the dense weight, less what the plan cuts along a dimension.
         tensor = f'{self.name}.weight'
         cut = {} if dense else plan.slices.get(tensor, {})
 
@@ -112,6 +113,8 @@ def is_due(progress: Progress) -> bool:
         >>> sum(map(is_due, steps))
         101
     """
+    # A record falls between done - 1 and done where 100 done / steps passes a
+    # whole number: for 250 steps at 2.5 k, rounded up.
     done, steps = progress.done, max(progress.steps, 1)
     return done == 0 or done * POINTS // steps > (done - 1) * POINTS // steps
 
@@ -151,6 +154,8 @@ class RunHistory:
             'layers': dense,
         }
         self._write(runner, entry)
+        # Before the phase there is nothing to tell: all is as in the dense
+        # network.
         if not isinstance(source, Pruner) or source.phase != Phase.DENSE:
             self._note(runner, runner.iter, source)
 
@@ -162,6 +167,7 @@ class RunHistory:
             pruner (Pruner): Of its model, within its phase or at its end.
             iters (int): Iterations that were done.
         """
+        # Gradients may be accumulated: several iterations stand at one step.
         place = pruner.progress.done, pruner.phase
         due = is_due(pruner.progress) or pruner.phase == Phase.FINISHED
         if due and place != self._last:
@@ -216,6 +222,7 @@ def plan_of(source: Pruner | ChannelPlan) -> ChannelPlan:
     if isinstance(source, ChannelPlan):
         return source
     mask = source.mask.cpu()
+    # No costs, which ratios tell and which take time.
     return source.layout.plan(mask, source.by_group(mask), {})
 
 

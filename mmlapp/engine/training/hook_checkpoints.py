@@ -54,6 +54,7 @@ class HookCheckpoints(HookState):
             runner (Runner): The runner.
             checkpoint (dict): The loaded checkpoint.
         """
+        # First what cannot be loaded at all, before the model changes.
         check_averages(runner)
         check_resumable(runner, checkpoint)
         self._loaded = RunSettings.read(checkpoint)
@@ -71,6 +72,9 @@ class HookCheckpoints(HookState):
         phase = loaded_phase(checkpoint)
         if phase is None or not isinstance(pruner, Pruner):
             return
+        # Masks that go on must be of this network. Those of a phase that was
+        # broken off go on in a resumed run; where its weights alone are taken,
+        # a phase of this run begins instead.
         settings, alone = self._settings(pruner), takes_weights_alone(runner)
         if phase == Phase.FINISHED or (phase == Phase.PRUNING and not alone):
             check_places(self._loaded, settings)
@@ -79,4 +83,5 @@ class HookCheckpoints(HookState):
             check_dense(self._loaded, settings)
         else:
             leave_out_branches(runner, checkpoint)
+        # Also of a dense checkpoint: its gate may be of other groups.
         forget_phase(runner, checkpoint, pruner)

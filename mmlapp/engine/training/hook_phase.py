@@ -57,6 +57,7 @@ class HookPhase(HookCheckpoints):
         if pruner.phase == Phase.DENSE and (
             runner.iter >= self.length.begin_iters
         ):
+            # First: to begin is to rank, by a score that has seen its batches.
             prepare_score(runner, pruner)
             pruner.begin(
                 self.target,
@@ -64,6 +65,9 @@ class HookPhase(HookCheckpoints):
                 self.length.end_rule(runner, self.end),
             )
             self._history.note(runner, pruner, runner.iter)
+        # The optimizer wrapper steps the pruner between both hooks of an
+        # iteration: what the phase was before tells whether it ended in this
+        # one.
         self._phase = pruner.phase
 
     def after_train_iter(
@@ -96,10 +100,12 @@ class HookPhase(HookCheckpoints):
             runner.message_hub.update_scalar(key, ratios[name])
 
     def _after_masked_iter(self, runner: Runner, pruner: Pruner) -> None:
+        # First: whatever comes next may evaluate or narrow the averages.
         mask_averages(runner, pruner)
         self._report_ratios(runner, pruner.ratios(list(self.target)))
         ended = self._phase == Phase.PRUNING and pruner.phase == Phase.FINISHED
         if ended or pruner.phase == Phase.PRUNING:
+            # The iteration is counted after its hooks.
             self._history.note(runner, pruner, runner.iter + 1)
         if ended or (
             pruner.phase == Phase.PRUNING
@@ -109,6 +115,8 @@ class HookPhase(HookCheckpoints):
                 group_scalars(pruner), step=runner.iter + 1
             )
         if ended:
+            # Told while there are masks: narrowing takes the pruner off. Best
+            # scores last, since who is told of it may look at the new network.
             report_end(runner.logger, pruner)
             report_groups(runner.logger, pruner)
             forget_entry(runner.message_hub, LOGGED_LOSS)
@@ -126,8 +134,10 @@ class HookPhase(HookCheckpoints):
                 f'Pruning: the model is not narrowed; masks stay: {obstacle}'
                 f'{self.cost.without_narrowing(runner)}'
             )
+            # A runner that trains once more does not try again.
             self.narrow = False
             return
+        # Of this narrowing leaves nothing.
         before = count_parameters(model)
         self._step_time.narrowed(runner)
         self._narrow(runner, plan)

@@ -53,6 +53,7 @@ class HookState(Hook):
         self.target = check_targets(target)
         self.cost = TrainCost(train_cost, dense_length, epoch_iters)
         self.cost.check_settings(self.target, narrow)
+        # With a bound on the cost a phase must not be longer than asked.
         kind = PhaseLength if train_cost is None else BoundedLength
         self.length = kind(prune_epochs, prune_iters, begin_iters)
         self.end = check_end(end)
@@ -77,4 +78,5 @@ class HookState(Hook):
         self.plan = plan
         wrapper = getattr(runner, 'optim_wrapper', None)
         if isinstance(wrapper, _PrunerStep):
+            # Its parameters are gone; a step of it would be refused.
             wrapper.pruner = None

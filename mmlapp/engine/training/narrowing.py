@@ -41,11 +41,14 @@ def narrow_run(runner: Runner, plan: ChannelPlan) -> None:
             cannot follow.
     """
     model, optimizer = unwrap(runner.model), run_optimizer(runner)
+    # The model first, for what it refuses leaves the run as it was; DDP last,
+    # since it looks at the parameters that there are.
     narrow_model(model, plan, optimizer)
     narrow_averages(runner, plan)
     if isinstance(runner.model, DistributedDataParallel):
         _wrap_anew(runner, model)
     if runner.cfg.get('compile'):
+        # What was compiled is of the wide parameters.
         torch.compiler.reset()
 
 
@@ -57,6 +60,7 @@ def _wrap_anew(runner: Runner, model: nn.Module) -> None:
         return
     # Until it is gone, the old reducer listens to unchanged parameters.
     del wrapper.reducer, wrapper.logger
+    # MMEngine compiles by putting a function before the method.
     compiled = 'train_step' in vars(wrapper)
     runner.model = runner.wrap_model(
         runner.cfg.get('model_wrapper_cfg'), model

@@ -120,6 +120,8 @@ class AmpPruningOptimWrapper(_PrunerStep, AmpOptimWrapper):
         if _has_accelerator():
             super().__init__(loss_scale=loss_scale, dtype=dtype, **kwargs)
             return
+        # As the constructor that refuses goes on where it does not; a scaler
+        # that is off scales by one.
         kwargs.pop('use_fsdp', None)
         OptimWrapper.__init__(self, **kwargs)
         self._scale_update_param = None

@@ -59,6 +59,7 @@ class PhaseLength:
         Args:
             runner (Runner): The runner, which may accumulate gradients.
         """
+        # Rounded down: the last step must not lie beyond the length.
         return max(self.iters(runner) // accumulated(runner), 1)
 
     def end_rule(
@@ -184,4 +185,5 @@ def accumulated(runner: Runner) -> int:
     Args:
         runner (Runner): The runner.
     """
+    # Private in MMEngine; a dictionary of wrappers has none.
     return int(getattr(runner.optim_wrapper, '_accumulative_counts', 1))

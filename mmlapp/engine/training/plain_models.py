@@ -39,8 +39,8 @@ class PlainModelHook(Hook):
 
         Raises:
             PruningError: If there is nothing to resume from, if the model
-                cannot become narrow, or the optimizer
-                of its training cannot follow.
+                cannot become narrow, or the optimizer of its training cannot
+                follow.
         """
         if not has_hook(runner, HookState):  # which asks itself
             check_resumable(runner, checkpoint)

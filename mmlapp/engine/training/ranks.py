@@ -112,6 +112,7 @@ def checksums(pruner: Pruner) -> tuple[list[str], Tensor]:
         for name, value in pruner.state_dict().items()
     }
     groups = len(pruner.groups)
+    # Equal bits, equal sums: a few numbers to exchange, not all weights.
     table = torch.zeros(groups + 1, len(state), dtype=torch.int64)
     for column, value in enumerate(state.values()):
         for row, part in _parts(value, pruner.sizes):
@@ -121,6 +122,8 @@ def checksums(pruner: Pruner) -> tuple[list[str], Tensor]:
 
 def _parts(value: Tensor, sizes: list[int]) -> Iterator[tuple[int, Tensor]]:
     """Parts of a tensor by row: one per channel, one per group, or whole."""
+    # [channels] is cut into groups, [groups] into numbers; what has another
+    # length belongs to all, the last row.
     length = len(value) if value.dim() else 0
     if length == sum(sizes):
         yield from enumerate(value.split(sizes))
@@ -147,6 +150,7 @@ def check_ranks(pruner: Pruner) -> None:
     everyone = dist.all_gather(table)
     names = [group.name for group in pruner.groups]
     for rank, theirs in enumerate(everyone):
+        # [groups + 1, columns] -> [differing, 2], the first row first.
         differs = (theirs != everyone[0]).nonzero()
         if not len(differs):
             continue

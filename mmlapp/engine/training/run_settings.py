@@ -193,6 +193,8 @@ def check_dense(found: RunSettings | None, now: RunSettings) -> None:
     Raises:
         PruningError: With the settings that differ, and both values.
     """
+    # Without a bypass on either side all weights are those of the dense
+    # network.
     both = [now.network, {} if found is None else found.network]
     if any(network.get('bypass') for network in both):
         check_places(found, now)
@@ -218,6 +220,8 @@ def check_resumed(
         PruningError: With the settings that differ, and both values.
     """
     old = found or RunSettings({}, {})
+    # Targets are those of the phase itself, even where a checkpoint has no
+    # settings.
     names = [name for name in now.phase if name != 'target']
     if steps == progress.steps:
         # The same length, said in another way.

@@ -89,6 +89,8 @@ class StepCost:
             end (float): Of the phase.
             length (float): Of the run.
         """
+        # w p + n (E - p) + t (E - b): masks cost what the wide network does,
+        # and a teacher costs the same to the end.
         end, start = min(end, length), min(self.taught_from, length)
         own = self.wide * end + self.narrow * (length - end)
         return own + self.teacher * (length - start)
@@ -133,6 +135,7 @@ def step_cost(
     every = torch.ones_like(pruner.gate)
     layers: dict[str, float] = {}
     plain = fixed = 0.0
+    # Beside a layer of cost F a free kernel costs s F.
     for name, dense, share, grouped in _free_parts(
         model, flops.by_layer(every)
     ):

@@ -204,6 +204,8 @@ class TrainCost:
         return getattr(runner, f'max_{self.unit}')
 
     def _dense_iters(self, runner: Runner) -> float:
+        # Iterations per epoch times dense epochs, or dense iterations times
+        # one.
         return runner.max_iters / self._length(runner) * self.dense
 
 

@@ -35,6 +35,7 @@ def find_obstacle(
         try_narrowing(unwrap(runner.model), plan, input_shape)
     except PruningError as error:
         reason = str(error)
+    # All processes narrow or none: gradients are averaged by shape.
     reasons = dist.all_gather_object(reason)
     return next((text for text in reasons if text is not None), None)
 
@@ -62,6 +63,8 @@ def try_narrowing(
     probe = random_probes(input_shape)[0]
     predict, _ = runnable(masked, probe.in_mode('predict'))
     probes = [probe] if predict is None else [probe, predict]
+    # Asked of the masked model first: what it cannot do itself says nothing of
+    # the narrowed one.
     loss, _ = runnable(masked, probe.in_mode('loss'))
     comparison = Comparison(masked, probes)
     slim = narrow(masked, plan)

@@ -31,6 +31,7 @@ def loaded_phase(checkpoint: Mapping[str, Any]) -> Phase | None:
         Phase or None: None if it knows of no pruning.
     """
     progress = (checkpoint.get('state_dict') or {}).get(f'{PREFIX}progress')
+    # [phase, done, steps, targets ...], see Progress.
     return None if progress is None else Phase(int(progress[0]))
 
 
@@ -63,9 +64,11 @@ def forget_phase(
         )
     for part, prefix in PARTS:
         state = checkpoint.get(part, {})
+        # All names go, not the known ones alone: another method has others.
         for name in [n for n in state if n.startswith(prefix + PREFIX)]:
             del state[name]
         if state:
+            # A copy for each: the model and its average go their own ways.
             mine = pruner.state_dict(prefix=prefix + PREFIX)
             state.update({k: v.clone() for k, v in mine.items()})
 
