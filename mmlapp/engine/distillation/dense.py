@@ -62,11 +62,13 @@ def check_dense(runner: Runner, loaded: bool) -> int:
             "teacher='dense': the loaded model is pruned already, and its "
             f'dense one is not known. {REMEDY}'
         )
+    # A run with a teacher noted its digest, and does not come here.
     if runner._resume and pruner.phase == Phase.PRUNING:
         raise PruningError(
             "teacher='dense': the pruning phase of the checkpoint has begun "
             f'without a teacher. {REMEDY}'
         )
+    # Until then the run trains the dense model itself.
     begin = int(hook.length.begin_iters)
     if not (begin or loaded or _is_pretrained(runner)):
         raise PruningError(
@@ -102,6 +104,7 @@ def keep_dense(runner: Runner) -> Teacher:
     dist.broadcast_object_list(shared)
     if dist.is_main_process():
         _save(Path(runner.work_dir, FILE), shared[0])
+    # Nobody goes on to a checkpoint that needs the file before it is there.
     dist.barrier()
     return _teacher(runner, shared[0], 'the dense model of the run')
 
@@ -156,6 +159,7 @@ def _teacher(runner: Runner, weights: Any, where: str) -> Teacher:
         )
     if runner.cfg.get('data_preprocessor') is not None:
         config.setdefault('data_preprocessor', runner.cfg.data_preprocessor)
+    # Built with masks, as the config says, and freed of them.
     model: nn.Module = detach(MODELS.build(config))
     # A run may have cast its model as a whole.
     model.to(next(unwrap(runner.model).parameters()).dtype)

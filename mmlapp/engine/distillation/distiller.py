@@ -83,6 +83,7 @@ class Distiller(Hook):
         self._teacher: Teacher | None = None
         self._begin: int | None = None
         self._loaded = False
+        # Digest of the teacher of the checkpoint that the run goes on from.
         self._noted: str | None = None
 
     def teacher_cost(self, cfg: Mapping[str, Any]) -> TeacherCost:
@@ -102,6 +103,7 @@ class Distiller(Hook):
             runner (Runner): The runner.
             checkpoint (dict): The loaded checkpoint.
         """
+        # Of a whole model: weights of a part come by init_cfg, past hooks.
         self._loaded = True
         if runner._resume and KEY in checkpoint:
             check_version(KEY, checkpoint[KEY], VERSION)
@@ -133,6 +135,8 @@ class Distiller(Hook):
         """
         check_single(runner, Distiller)
         self._stop()
+        # Building draws numbers; with a teacher the student is to draw those
+        # that it would without.
         with same_random_numbers():
             check_kept_widths(unwrap(runner.model), self.losses)
             if not self.source.is_dense:
@@ -200,6 +204,7 @@ class Distiller(Hook):
                 'a new run from its weights: load_from, without resume'
             )
         model = unwrap(runner.model)
+        # Where the student is, and in its precision: both see the same images.
         own = next(p for p in model.parameters() if p.is_floating_point())
         teacher.model.to(own.device, own.dtype)
         data = getattr(runner.train_dataloader, 'dataset', None)

@@ -54,6 +54,7 @@ def check_fits(
 
 def _check_count(name: str, student: nn.Module, teacher: nn.Module) -> None:
     counts = [getattr(m, 'num_classes', None) for m in (student, teacher)]
+    # Heads of other kinds say no number, and are compared in the first step.
     if None not in counts and counts[0] != counts[1]:
         raise PruningError(
             f'teacher: its {name} has num_classes={counts[1]}, that of the '
@@ -68,6 +69,7 @@ def _check_names(meta: Mapping[str, Any], classes: Any) -> None:
     found = known.get('classes') if isinstance(known, Mapping) else None
     if not found or not classes or list(found) == list(classes):
         return
+    # The first name that differs, or else one list is longer.
     pairs = enumerate(zip(found, classes, strict=False))
     index = next((i for i, (a, b) in pairs if a != b), None)
     if index is None:
@@ -121,6 +123,7 @@ def check_kept_widths(student: nn.Module, names: Iterable[str]) -> None:
         return
     names, twin = list(names), copy_of(student)
     before = _shapes(twin, names, pruner.input_shape)
+    # Narrow by a channel: what follows a group has another shape then.
     twin.pruner.set_mask(_one_less(twin.pruner))
     narrow_model(twin, twin.pruner.plan())
     after = _shapes(twin, names, pruner.input_shape)
@@ -140,6 +143,7 @@ def _one_less(pruner: Any) -> Tensor:
     masks = []
     for group in pruner.groups:
         mask = torch.ones(group.size, dtype=torch.bool)
+        # A group that keeps all its channels stays whole.
         mask[max(group.size - 1, group.floor) :] = False
         masks.append(mask)
     return torch.cat(masks).to(pruner.gate.device)

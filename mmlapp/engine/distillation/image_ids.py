@@ -68,5 +68,6 @@ def _root(data: Any) -> str:
 
 
 def _hash(text: str) -> int:
+    # 64 bits: of a million images two are the same with a chance of 3e-8.
     found = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(found, 'big', signed=True)

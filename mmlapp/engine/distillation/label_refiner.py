@@ -125,6 +125,7 @@ class LabelRefiner(Distiller):
         """Returns what adds the term of the labels."""
         _check_mixing(student)
         data = _numbering(runner.train_dataloader.dataset)
+        # Not the length of what repeats it: every image has one label.
         images = len(data)
         head = find_module(student, self.module, 'the student')
         classes = getattr(head, 'num_classes', None)
@@ -164,6 +165,7 @@ class LabelRefiner(Distiller):
     def _check_images(self, noted: Tensor, data: Any) -> None:
         """Refuses labels of other images, or of another order of them."""
         assert self._ids is not None
+        # [images] -> numbers of those that differ.
         others = (noted != self._ids).nonzero()[:, 0].tolist()
         if others:
             raise PruningError(

@@ -59,6 +59,8 @@ class DistilledLosses:
             Outputs(student, losses, 'the student', compiled),
             Outputs(teacher, losses, 'the teacher'),
         )
+        # Before the forward, and behind it: hooks of the model, in which its
+        # class and its state dict stay what they are.
         begin, add = self._begin, self._add
         if compiled:
             begin, add = Uncompiled(begin), Uncompiled(add)
@@ -78,6 +80,7 @@ class DistilledLosses:
 
     def _concerns(self, module: nn.Module, args: Any, kwargs: Any) -> bool:
         return (
+            # A copy of the student has these hooks, too.
             module is self.student
             and module.training
             and mode_of(args, kwargs) == 'loss'
@@ -137,6 +140,7 @@ class DistilledLosses:
 
     def _task(self, losses: Mapping[str, Any]) -> dict[str, Any]:
         """The student's own losses, weighted."""
+        # Each leaves the task its own share; together the product of them.
         weight = math.prod(loss.task_weight for loss in self.losses.values())
         return {
             key: _times(weight, value)

@@ -98,6 +98,7 @@ class Outputs:
         Raises:
             PruningError: If one ran never, or more than once.
         """
+        # Given away: these tensors hold the graph of a step.
         found, self._found = self._found or {}, None
         for name, values in found.items():
             if len(values) != 1:
@@ -143,6 +144,7 @@ class Outputs:
         for name, own in self._modules.items():
             if own is module:
                 self._found[name].append(_tensors(output))
+        # What lies behind would compute for nobody.
         if self._stops and all(self._found.values()):
             raise _Complete
 

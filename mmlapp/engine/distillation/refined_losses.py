@@ -57,6 +57,7 @@ class RefinedLosses(DistilledLosses):
         samples = args[1] if len(args) > 1 else kwargs.get('data_samples')
         indices = sample_indices(samples)
         known = self.refinement.knows(indices)
+        # Asked before they are begun: all processes have to agree on these.
         self._new = ~self.refinement.known[indices]
         if not known:
             logits = self._single(self.taught(args, kwargs)[self.name])
@@ -85,6 +86,7 @@ class RefinedLosses(DistilledLosses):
         if dist.get_world_size() == 1:
             self.refinement.move(indices, slopes)
             return
+        # Where each process began its labels, [N, classes].
         first = self.refinement.logits[indices]
         parts = dist.all_gather_object((indices, new, first, slopes))
         self._take(*(torch.cat(each) for each in zip(*parts, strict=True)))

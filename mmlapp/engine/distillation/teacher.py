@@ -174,6 +174,7 @@ def digest_of(weights: Mapping[str, Tensor]) -> str:
     """
     found = hashlib.sha256()
     for name, value in weights.items():
+        # With name and shape: equal bytes may be other tensors.
         found.update(f'{name} {tuple(value.shape)} {value.dtype}'.encode())
         flat = value.detach().cpu().contiguous().reshape(-1)
         found.update(flat.view(torch.uint8).numpy().tobytes())
@@ -200,6 +201,7 @@ def _build(
     found: Config, cfg: Config, weights: Mapping[str, Any]
 ) -> nn.Module:
     """Builds the model that the weights belong to."""
+    # Narrow, with its plan, or with masks.
     pruned = KEY in weights or any(n.startswith(PREFIX) for n in weights)
     ours = is_prunable(found.model) or is_deployed(found.model)
     if pruned and not ours:
@@ -208,6 +210,7 @@ def _build(
             f'teacher config has a {found.model["type"]}. Give the config of '
             'the run that pruned it, or the one that tools/deploy.py wrote'
         )
+    # Dense weights for one of our types: those of the user's own model.
     dense = ours and not pruned
     model = dense_config(found) if dense else copy.deepcopy(found.model)
     for config in (found, cfg):

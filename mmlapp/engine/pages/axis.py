@@ -49,6 +49,8 @@ class Axis:
             # A flat line lies in the middle.
             apart = 1.0 if whole else abs(low) / 2 or 1.0
             low, high = low - apart, high + apart
+        # The first tick lies at or below the least number, the last at or
+        # above the largest.
         ticks = (
             MaxNLocator(SPACES, steps=STEPS, integer=whole)
             .tick_values(low, high)

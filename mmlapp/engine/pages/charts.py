@@ -81,6 +81,7 @@ def thinned(points: Points, most: int = MOST) -> list[tuple[float, float]]:
         >>> thinned([(1, 4.0), (2, 2.0), (3, 1.0)], most=2)
         [(2, 3.0), (3, 1.0)]
     """
+    # 7 points in at most 3: parts of 3, 3 and 1, each at its last place.
     size = math.ceil(len(points) / most) or 1
     return [
         (part[-1][0], sum(y for _, y in part) / len(part))
@@ -110,6 +111,7 @@ def line_chart(
             none.
     """
     lines = [Line(line.name, thinned(line.points)) for line in lines]
+    # Of the thinned ones: a peak that was averaged away needs no room.
     points = [point for line in lines for point in line.points]
     xs = Axis.over((x for x, _ in points), whole=True)
     ys = Axis.over(y for _, y in points)
@@ -178,6 +180,7 @@ def _places(xs: Axis, over: str) -> str:
 def _shaded(xs: Axis, shade: tuple[float, float] | None) -> str:
     if shade is None:
         return ''
+    # A phase may begin before what was logged, or end behind it.
     left, right = (min(max(xs.share(x), 0.0), 1.0) for x in shade)
     return box('shade', left, right)
 

@@ -37,6 +37,7 @@ def luminance(rgb: Sequence[int]) -> float:
         rgb (Sequence[int]): Red, green and blue, from 0 to 255.
     """
     parts = [x / 255 for x in rgb]
+    # sRGB to linear light: a line near black, a power of 2.4 above it.
     linear = [
         x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4
         for x in parts

@@ -51,6 +51,8 @@ def fan(
         lower = drawn([s[number] for s in shares])
         return path(f'band{number}', f'{through([*upper, *lower[::-1]])}z')
 
+    # Seven quantiles: from the first to the last, the second to the sixth, the
+    # third to the fifth; the median is no band.
     bands = ''.join(map(band, range(len(shares[0]) // 2)))
     across = path('line against', through(drawn(line)))
     return drawing(label, bands + across, 'fan')
@@ -70,6 +72,7 @@ def strip(points: Points, end: float, label: str) -> str:
     """
     xs, ys = Axis.over([points[0][0], end], whole=True), Axis(0, 1, ())
     (x, y), *rest = scaled(points, xs, ys)
+    # H and V are lines across and down: it stays until the next record.
     steps = ''.join(f'H{x:.1f}V{y:.1f}' for x, y in rest)
     data = f'M{x:.1f} {HEIGHT:g}V{y:.1f}{steps}H{WIDTH:g}V{HEIGHT:g}z'
     return drawing(label, box('back', 0, 1) + path('area', data), 'strip')

@@ -92,6 +92,8 @@ def read_part(folder: Path) -> Part:
     Raises:
         PruningError: If a record of pruning is none.
     """
+    # Validation has its own count, epochs or iterations: where it stands among
+    # the records of training tells when it was.
     training, validation, last = [], [], 0
     rows, broken = _lines(folder / SCALARS)
     for row in rows:
@@ -105,6 +107,7 @@ def read_part(folder: Path) -> Part:
         else:
             validation.append((last, row))
     records, more = _lines(folder / NAME)
+    # The checks of a record depend on how many groups and layers its run has.
     head: Row = {}
     for record in records:
         # Two of them, if a run was started again within a second.

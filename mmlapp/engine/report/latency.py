@@ -79,6 +79,7 @@ def read_benchmark(path: Path) -> Benchmark | None:
 
 
 def _row(entry: Mapping[str, Any]) -> tuple[str, list[str]]:
+    # Fields of a later release are passed over.
     row = Row(**{k: v for k, v in entry.items() if k in KNOWN})
     return f'{row.backend}, {row.name}', cells(row)
 

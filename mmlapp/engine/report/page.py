@@ -71,6 +71,7 @@ def _seen(points: Points) -> bool:
 
 def _loss(run: Run) -> Iterator[str]:
     yield '<h2>Loss</h2>'
+    # Of what is NaN throughout there is no axis.
     found = {n: p for n, p in views.losses(run).items() if _seen(p)}
     if not found:
         yield '<p>No loss was logged: there is no vis_data/scalars.json.</p>'

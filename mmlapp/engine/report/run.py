@@ -74,6 +74,7 @@ class _Merged:
 
     def cut(self, begin: int) -> None:
         """Forgets what a start at an iteration makes undone."""
+        # A run that was resumed has not ended where it had before.
         self.end = None
         self.training = {i: r for i, r in self.training.items() if i <= begin}
         self.states = {i: s for i, s in self.states.items() if i <= begin}
@@ -87,6 +88,7 @@ class _Merged:
         """Takes over what a process left."""
         self.starts.append((part.name, part.begin))
         self.broken += part.broken
+        # Of two records of an iteration the later start counts.
         self.training.update((row['iter'], row) for row in part.training)
         for place, row in part.validation:
             self.validation[row['step']] = place, row

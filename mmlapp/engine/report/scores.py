@@ -76,6 +76,7 @@ def _without_thresholds(run: Run) -> str:
 
 
 def _fan(group: GroupScores) -> str:
+    # Quantiles of SHARES: the least first, the median fourth of seven.
     last, scores = group.threshold[-1], group.scores[-1]
     at = (
         f'threshold {last:.3g} among scores of {scores[0]:.3g} to '

@@ -47,6 +47,7 @@ def status(run: Run) -> str:
         return f'Training ended at iteration {run.end:,}; {text}.'
     most = run.head.get('max_iters')
     of = f' of {most:,}' if most else ''
+    # Only a run with a hook of ours notes its end.
     told = 'it runs, or was stopped' if run.head else 'whether it ended is not'
     known = told if run.head else f'{told} noted'
     return f'Last record at iteration {run.last:,}{of}: {known}; {text}.'

@@ -82,6 +82,7 @@ def losses(run: Run) -> dict[str, Points]:
         run (Run): What was read.
     """
     found = {n: p for n, p in run.training.items() if 'loss' in n}
+    # False before True, and otherwise as they were: the sum, then its parts.
     return {n: found[n] for n in sorted(found, key=lambda n: n != 'loss')}
 
 
@@ -126,6 +127,7 @@ def phase(run: Run) -> tuple[float, float] | None:
     inside = [s['iter'] for s in run.states if s['phase'] == 'pruning']
     if not inside:
         return None
+    # A phase that is not over reaches to the last record.
     ends = [s['iter'] for s in run.states if s['phase'] == 'finished']
     return inside[0], min(ends, default=run.last)
 
@@ -180,6 +182,7 @@ def parts(run: Run) -> list[LayerWidths]:
     """
     if run.head.get('unit', 'channels') == 'channels':
         return []
+    # Groups whose parts are the outputs of a layer are among the layers.
     told = {layer.name: layer.outputs for layer in layers(run)}
     return [
         LayerWidths(

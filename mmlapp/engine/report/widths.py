@@ -44,6 +44,7 @@ def section(run: Run) -> Iterator[str]:
         'record to its last; then how many are left of the dense ones, on '
         'one scale for all layers.</p>'
     )
+    # Whatever was cut at any time, even if it came back.
     cut = [la for la in found if min(y for _, y in la.over) < 1]
     whole = [la for la in found if min(y for _, y in la.over) == 1]
     if cut:
@@ -71,6 +72,7 @@ def _layer_rows(
     all_layers: Sequence[LayerWidths],
     what: str,
 ) -> str:
+    # One scale for those that are shown and those that are folded away.
     widest = max((la.outputs[0] for la in all_layers), default=1) or 1
     items = ''.join(_layer_item(run, la, widest, what) for la in shown)
     head = (
