@@ -61,6 +61,7 @@ def build(
             that takes the widths of another.
         start (Path, optional): Weights, of a row that goes on with another.
     """
+    # The row's share of dense training, in whole epochs.
     epochs = max(round(row.epochs * epochs), 1)
     # Of the table's network, also for a row that starts from another depth.
     model = classifier(row.depth, seed)
@@ -72,6 +73,8 @@ def build(
         pruned_before(model, row, seed, widths)
         share = flops(model) / dense
         if row.equal_cost:
+            # Every step costs the share: E / s epochs cost what E dense ones
+            # do.
             epochs = int(epochs / share)
         return Built(model, None, dense, share, epochs)
     if row.method is None:
@@ -79,8 +82,11 @@ def build(
     pruner = attach(
         model, EXAMPLE, scope=SCOPE, method=row.method, **row.settings
     )
+    # Of the masked network, which is as wide as the dense one, and of what it
+    # is to become.
     step = step_cost(model, pruner, {'flops': row.target})
     if row.equal_cost:
+        # In epochs; both are shares of the run, and grow with it.
         end = (row.begin + row.phase) * epochs
         epochs = step.stretched(end, epochs, 1.0)
     return Built(model, pruner, dense, step.wide, epochs)
@@ -136,6 +142,7 @@ def first_channels(pruner: Pruner, widths: Mapping[str, int]) -> torch.Tensor:
 
 def widths_of(pruner: Pruner) -> dict[str, int]:
     """What each group keeps."""
+    # Group of every living channel, counted: [channels] -> [groups].
     kept = torch.bincount(
         pruner.group[pruner.mask], minlength=len(pruner.groups)
     )

@@ -79,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.subset,
             args.tenth,
         )
+        # Without --seconds None, as the deadline is then.
         deadline = args.seconds and time.monotonic() + args.seconds
         complete = run_all(
             args.table,

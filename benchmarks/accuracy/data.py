@@ -36,6 +36,7 @@ def load_split(root: Path, split: str) -> tuple[Tensor, Tensor]:
             labels.append(label)
     stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     pair = stacked.contiguous(), torch.tensor(labels)
+    # Renamed when it is whole: several processes may read the folder.
     temporary = cache.with_suffix(f'.{os.getpid()}.tmp')
     torch.save(pair, temporary)
     os.replace(temporary, cache)
@@ -46,6 +47,7 @@ def part_of(pair: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
     """The same ``count`` images for every row and seed; 0: all."""
     if not count:
         return pair
+    # Always this seed: seeds of a table are seeds of its training.
     generator = torch.Generator().manual_seed(1)
     keep = torch.randperm(len(pair[0]), generator=generator)[:count]
     return pair[0][keep], pair[1][keep]
@@ -117,11 +119,17 @@ class Images:
 
     def epoch(self, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields images, normalised and augmented, and labels."""
+        # Other numbers for every epoch of every seed, below 1000 epochs.
         generator = torch.Generator().manual_seed(1000 * seed + epoch)
         count, device = self.steps * self.batch, self.pixels.device
         order = torch.randperm(len(self.pixels), generator=generator)
         shift = torch.randint(
-            0, 2 * SHIFT + 1, (2, count), generator=generator
+            # 0 to 8 from the corner of an image that is padded by 4: 4 is the
+            # middle.
+            0,
+            2 * SHIFT + 1,
+            (2, count),
+            generator=generator,
         )
         mirror = torch.rand(count, generator=generator) < 0.5
         order, shift, mirror = (

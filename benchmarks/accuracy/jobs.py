@@ -104,10 +104,13 @@ def run_all(
     """
     waiting = [
         (name, seed)
+        # All rows of a seed before the next one: what there is when time is up
+        # can be compared.
         for seed in seeds
         for name in rows
         if store.find(name, seed) is None
     ]
+    # A process that was forked cannot use CUDA.
     context = multiprocessing.get_context('spawn')
     pool = ProcessPoolExecutor(
         workers, context, initializer=torch.set_num_threads, initargs=(1,)
@@ -130,8 +133,10 @@ def run_all(
             error = future.exception()
             if error is None:
                 store.add(future.result())
+            # The others go on: one row may not fit a device, say.
             failed |= error is not None
             print(*job, error or summary(future.result()), flush=True)
+        # Waited to the deadline: what still runs is ended below.
         if not done:
             break
     stop(pool)
@@ -157,6 +162,7 @@ def given(
     more: dict[str, Any] = {}
 
     def of(other: str) -> Path:
+        # Of the same seed: rows are compared seed by seed.
         return weights / f'{store.path.stem}-{other}-s{seed}.pt'
 
     if row.widths_of:
@@ -185,5 +191,6 @@ def stop(pool: ProcessPoolExecutor) -> None:
     """Ends the processes of a pool, whatever they do."""
     processes: list[Any] = list((pool._processes or {}).values())
     pool.shutdown(wait=False, cancel_futures=True)
+    # A pool waits for what runs, however long that takes.
     for process in processes:
         process.terminate()

@@ -101,6 +101,7 @@ class Mixed(Taught):
         self, seed: int, epoch: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields mixed images and probabilities of classes."""
+        # As of the images: on the CPU, so that every device mixes alike.
         generator = torch.Generator().manual_seed(1000 * seed + epoch)
         for images, labels in super().batches(seed, epoch):
             yield mixed(images, labels, generator)
@@ -120,6 +121,7 @@ def mixed(
     other = torch.randperm(len(images), generator=generator)
     other = other.to(images.device)
     truth = functional.one_hot(labels, CLASSES).float()
+    # x + s (x' - x), of images and of their classes.
     return images.lerp(images[other], share), truth.lerp(truth[other], share)
 
 
@@ -145,6 +147,7 @@ class Refined(Labels):
     def ask(self, images: Tensor, truth: Tensor) -> Tensor | None:
         """What the teacher says, where an image is seen the first time."""
         known = self.refine.knows(truth)
+        # A batch of images that were all seen has its labels already.
         self.cost = 0.0 if known else FORWARD
         assert self.teacher, 'nobody to ask'
         return None if known else self.teacher(images)

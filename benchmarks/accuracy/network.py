@@ -36,6 +36,7 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of images in [N, 3, 32, 32]."""
+        # [N, 64, 8, 8] -> [N, 64] -> [N, 10].
         return self.fc(self.backbone(x)[-1].mean((2, 3)))
 
 

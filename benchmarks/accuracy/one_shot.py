@@ -47,6 +47,7 @@ def largest_within(
         limit (float): What it may cost.
     """
     low, high, best = 0.0, 1.0, None
+    # To a thousandth of the ratio; the network moves in whole channels.
     for _ in range(10):
         ratio = (low + high) / 2
         found = prune(ratio)
@@ -70,6 +71,7 @@ def _pruned(model: nn.Module, ratio: float, alike: bool) -> nn.Module:
         importance=torch_pruning.importance.MagnitudeImportance(p=1),
         pruning_ratio=ratio,
         global_pruning=not alike,
+        # Its outputs are the classes.
         ignored_layers=[found.fc],
     ).step()
     return found.train()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib
 
+# Draws into a file, where there is no display.
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 
@@ -41,6 +42,7 @@ def plot(table: str, results: Path, picture: Path) -> None:
         cost = statistics.mean(run['cost'] for run in runs)
         axes.plot(accuracies, [height] * len(runs), 'o', ms=4, color='0.7')
         axes.plot([mean], [height], 'D', ms=6, color=plt.cm.viridis(cost))
+        # Beside the best seed, where no dot is in the way.
         axes.annotate(
             f'{mean:.2f}, {100 * cost:.0f} %',
             (max(accuracies), height),

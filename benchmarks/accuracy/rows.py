@@ -81,6 +81,7 @@ def lapp(update: str | Mapping[str, Any] = 'balance', **changes: Any) -> Row:
 
 def before(**changes: Any) -> Row:
     """The same share of every inner width, from scratch."""
+    # Without the residual stream, unless the row says something else.
     settings = {'ignore': STREAM, **changes.pop('settings', {})}
     return Row('uniform', 'before', settings=settings, **changes)
 

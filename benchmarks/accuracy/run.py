@@ -80,6 +80,7 @@ def run(
     """
     row = TABLES[table][name]
     images, test = images_of(root, recipe, device)
+    # Images are read once for all rows, and do not count.
     started = time.perf_counter()
     begun = start and start[0]
     built = build(row, recipe.epochs, seed, widths, begun)
@@ -96,6 +97,7 @@ def run(
     if weights:
         save(model, training.plan, weights)
     earlier = start[1] if start else {'epochs': 0, 'cost': 0}
+    # Dense steps, over those of dense training.
     cost = training.cost / (recipe.epochs * images.steps)
     return {
         'row': name,

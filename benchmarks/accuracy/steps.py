@@ -91,12 +91,16 @@ class Captured:
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Trains on a batch; returns the task loss, which the next changes."""
+        # A graph reads and writes where it was captured: batches are copied
+        # there.
         if self.images is None:
             self.images, self.labels = images.clone(), labels.clone()
         self.images.copy_(images)
         self.labels.copy_(labels)
         self.done += 1
         if self.done <= WARM_UP:
+            # Beside the default stream, on which nothing can be captured; each
+            # waits for the other.
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
                 loss = self.step(self.images, self.labels)
@@ -115,6 +119,7 @@ def follow(average: nn.Module, model: nn.Module, share: float) -> None:
     for old, new in zip(
         average.state_dict().values(), model.state_dict().values(), strict=True
     ):
+        # Counters, such as the batches that a norm has seen, have no average.
         if old.is_floating_point():
             old.lerp_(new, share)
         else:

@@ -89,6 +89,7 @@ def difference(runs: dict[int, Result], base: dict[int, Result]) -> str:
     if runs is base or not seeds:
         return ''
     found = [runs[s]['accuracy'] - base[s]['accuracy'] for s in seeds]
+    # Of differences: what a seed does to both rows cancels.
     error = deviation(found) / math.sqrt(len(found))
     return with_spread(f'{statistics.mean(found):+.2f}', error)
 

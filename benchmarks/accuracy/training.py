@@ -106,6 +106,7 @@ class Training:
         self.optimizer = self.recipe.optimizer(self.model)
         self.steps = built.epochs * images.steps
         self.schedule = self.recipe.schedule(self.optimizer, self.steps)
+        # Shares of the run in steps; a phase has one at least.
         self.begin = int(row.begin * self.steps)
         self.phase = max(int(row.phase * self.steps), 1)
         self.cost, self.share = 0.0, built.wide
@@ -124,6 +125,8 @@ class Training:
                 self.schedule.step()
                 self.cost += self.share + self.lesson.cost
                 done += 1
+                # Another network, and so another step: a captured one has old
+                # shapes.
                 if self.shrinks(done):
                     step = self.step()
         return self.inner.average
@@ -160,10 +163,13 @@ class Training:
         self.optimizer = self.recipe.optimizer(self.model)
         group = self.optimizer.param_groups[0]
         group.update({k: v for k, v in known.items() if k != 'params'})
+        # The schedule goes on where it was, with the rate that it had set.
         self.schedule.optimizer = self.optimizer
 
     def eager(self) -> Eager:
         """A step of the network as it is."""
+        # An average of networks that change their shape is none: it begins
+        # when the network is small.
         average = 0.0 if self.pruner else self.row.average
         return Eager(
             self.model,
@@ -177,6 +183,7 @@ class Training:
     def step(self) -> Step:
         """The step as the device runs it best."""
         device: Any = next(self.model.parameters()).device
+        # A phase decides on the host, which a graph cannot.
         fixed = self.lesson.fixed and self.pruner is None
         if device.type == 'cuda' and fixed:
             return Captured(self.inner)
