@@ -94,6 +94,7 @@ class Striped:
     weight: Tensor
     bias: Tensor | None
     kernel_size: Sizes
+    groups: int
     padding_mode: str
     _reversed_padding_repeated_twice: list[int]
 
@@ -141,24 +142,34 @@ class Striped:
         for phase in self.geometry.phases:
             steps = zip(phase.first, self.geometry.stride, strict=True)
             part = x[_last(slice(a, None, step) for a, step in steps)]
-            # [rows, in] times [.., in, pixels]: the convolution with kernels
-            # of one element, whose own operator is slow for few channels.
-            rows = self._rows(phase.places).flatten(1)
             if max(self.geometry.stride) > 1:
                 # As flatten would; exporters want to be told.
                 part = part.clone(memory_format=torch.contiguous_format)
-            pixels = part.flatten(-rank)
-            # Expanded, or the product would lie in memory pixel by pixel.
-            rows = rows.expand(*pixels.shape[:-2], *rows.shape)
-            product = torch.matmul(rows, pixels)
+            product = self._product(phase, part.flatten(-rank))
             yield phase, product.unflatten(-1, part.shape[-rank:])
 
-    def _rows(self, places: Sequence[Place]) -> Tensor:
-        """The weight of some places, ``[rows, in, 1, ...]``."""
+    def _product(self, phase: Phase, pixels: Tensor) -> Tensor:
+        """Of all rows of a phase with ``[.., in, pixels]``."""
+        # [rows, in] times [.., in, pixels]: the convolution with kernels of
+        # one element, whose own operator is slow for few channels.
+        rows = self._of(phase, self.weight).flatten(1)
+        if self.groups == 1:
+            # Expanded, or the product would lie in memory pixel by pixel.
+            rows = rows.expand(*pixels.shape[:-2], *rows.shape)
+            return torch.matmul(rows, pixels)
+        # [.., in, pixels] as [.., g, in / g, pixels], of which every row takes
+        # that of its filter's group: [.., rows, in / g, pixels].
+        each = self.geometry.outputs // self.groups
+        group = self._of(phase, self.filters).div(each, rounding_mode='floor')
+        read = pixels.unflatten(-2, (self.groups, -1)).index_select(-3, group)
+        return torch.matmul(rows[:, None], read).squeeze(-2)
+
+    def _of(self, phase: Phase, values: Tensor) -> Tensor:
+        """What belongs to the rows of a phase, ``[rows, ...]``."""
         if len(self.geometry.phases) == 1:
-            return self.weight
-        parts = self.weight.split(self.geometry.counts)
-        return torch.cat([parts[place.number] for place in places])
+            return values
+        parts = values.split(self.geometry.counts)
+        return torch.cat([parts[place.number] for place in phase.places])
 
     def extra_repr(self) -> str:
         """Shows how many stripes are left."""
@@ -206,8 +217,8 @@ def keep_stripes(layer: Any, kept: Kept) -> Heirs:
     """Leaves a convolution some of its stripes, in place.
 
     Args:
-        layer (nn.Conv1d, nn.Conv2d or nn.Conv3d): Without groups; its class
-            becomes a subclass and its state-dict keys stay.
+        layer (nn.Conv1d, nn.Conv2d or nn.Conv3d): Its class becomes a
+            subclass and its state-dict keys stay.
         kept (Kept): Which ones, numbered filter by filter.
 
     Returns:

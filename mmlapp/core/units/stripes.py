@@ -194,7 +194,7 @@ def _stripes(analysis: Analysis) -> list[StripeGroup]:
 
 
 def _count(layer: Any) -> int:
-    """Filters times positions of a convolution without groups."""
+    """Filters times positions of a convolution."""
     return int(layer.out_channels * math.prod(layer.kernel_size))
 
 
@@ -243,8 +243,6 @@ def _unfit(layer: Any) -> str | None:
     """Why a layer has no stripes; None if it has some."""
     if not isinstance(layer, KINDS):
         return f'{type(layer).__name__} has no stripes'
-    if layer.groups > 1:
-        return 'it is a grouped convolution'
     if math.prod(layer.kernel_size) == 1:
         return 'its kernel has a single position'
     return None

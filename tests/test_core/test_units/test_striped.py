@@ -75,6 +75,9 @@ def test_outputs_are_those_of_the_masked_convolution(size):
         nn.Conv2d(3, 4, 5, padding='same', padding_mode='replicate'),
         nn.Conv1d(3, 4, 3, stride=2, padding=1, bias=False),
         nn.Conv3d(3, 4, (1, 3, 2), stride=(2, 1, 2), padding=1),
+        nn.Conv2d(3, 6, 3, padding=1, groups=3),
+        nn.Conv2d(3, 3, 3, stride=2, groups=3, padding_mode='reflect'),
+        nn.Conv1d(3, 6, 3, stride=2, padding=1, groups=3),
     ],
     ids=str,
 )
@@ -98,6 +101,18 @@ def test_it_multiplies_as_often_as_is_counted(stride):
         layer(torch.randn(2, 5, 8, 8))
     positions = 2 * (8 // stride) ** 2
     assert counter.get_total_flops() == 2 * positions * 5 * int(mask.sum())
+
+
+def test_groups_multiply_as_often_as_is_counted():
+    """Stripes times the inputs of their group times outputs."""
+    layer = nn.Conv2d(6, 8, 3, stride=2, padding=1, groups=2).double()
+    mask, x = some(layer), torch.randn(2, 6, 8, 8).double()
+    expected = masked(layer, mask)(x)
+    keep_stripes(layer, Kept.from_mask(mask.flatten()))
+    with FlopCounterMode(display=False) as counter:
+        torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-12)
+    count = 2 * 4**2 * 3 * int(mask.sum())
+    assert counter.get_total_flops() == 2 * count
 
 
 def test_one_product_computes_all_positions():

@@ -250,7 +250,6 @@ def test_a_network_that_lost_stripes_is_not_pruned_again(block, image):
 WRONG = {
     'outputs': (nn.Conv2d(2, 2, 3), Kept(2, (0,)), 'keeps outputs of it'),
     'a linear layer': (nn.Linear(2, 2), Kept(4, (0,)), 'Linear has no stri'),
-    'groups': (nn.Conv2d(2, 2, 3, groups=2), Kept(18, (0,)), 'grouped'),
     'one position': (nn.Conv2d(2, 2, 1), Kept(2, (0,)), 'single position'),
     'transposed': (nn.ConvTranspose2d(2, 2, 3), Kept(18, (0,)), 'no stripes'),
     'another size': (nn.Conv2d(2, 2, 3), Kept(9, (0,)), 'has 18 stripes'),
@@ -309,8 +308,26 @@ def test_scope_and_ignored_layers(block, image):
     assert [group.name for group in pruner.groups] == ['b']
 
 
+@pytest.mark.parametrize('groups', [2, 8])
+def test_grouped_layers_lose_stripes_where_they_keep_their_width(
+    net, conv, image, agree, groups
+):
+    """As the depthwise ones of ConvNeXt, which read the stream."""
+    model = net(
+        lambda m, x: m.d((y := m.a(x) + m.c(x)) + m.b(y).relu()),
+        a=conv(3, 8),
+        b=conv(8, 8, groups=groups),
+        c=conv(3, 8, 1),
+        d=conv(8, 5, 1),
+    )
+    result = agree(model, image, unit='stripes')
+    assert result.groups['b'] == 72
+    assert result.slim.b.weight.shape == (36, 8 // groups, 1, 1)
+    assert result.slim.b.groups == groups
+
+
 def test_layers_that_cannot_lose_stripes_stay_whole(net, conv, image, agree):
-    """Grouped, shared and those that are not one plain convolution."""
+    """Transposed, shared and those that are not one plain convolution."""
     shared = conv(8, 8)
     twin = conv(8, 8)
     twin.weight = shared.weight
@@ -324,7 +341,7 @@ def test_layers_that_cannot_lose_stripes_stay_whole(net, conv, image, agree):
             (y := m.a(x)) + m.b(y) + m.shared(y) + m.twin(y) + m.scaled(y)
         ),
         a=conv(3, 8),
-        b=conv(8, 8, groups=2),
+        b=nn.ConvTranspose2d(8, 8, 3, padding=1),
         shared=shared,
         twin=twin,
         scaled=Scaled(8, 8, 3, padding=1),
