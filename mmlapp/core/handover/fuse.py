@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -137,20 +138,34 @@ def fold(model: nn.Module, folds: Sequence[Fold]) -> None:
     for conv_name, norm_name in folds:
         conv = module_at(model, conv_name, conv_name)
         norm = module_at(model, norm_name, norm_name)
-        if (
-            isinstance(conv, Striped)
-            or not isinstance(conv, _ConvNd)
-            or not isinstance(norm, _BatchNorm)
-        ):
+        if not isinstance(conv, _ConvNd) or not isinstance(norm, _BatchNorm):
             raise PruningError(
                 f'{norm_name} cannot be folded into {conv_name}: they are a '
                 f'{type(norm).__name__} and a {type(conv).__name__}'
             )
-        fused = fuse_conv_bn_eval(
-            conv, norm, isinstance(conv, _ConvTransposeNd)
-        )
-        _put(model, conv_name, fused)
+        _put(model, conv_name, _folded(conv, norm))
         _put(model, norm_name, nn.Identity())
+
+
+def _folded(conv: Any, norm: Any) -> nn.Module:
+    """A copy of a convolution that computes what the norm made of it."""
+    if not isinstance(conv, Striped):
+        turned = isinstance(conv, _ConvTransposeNd)
+        plain: nn.Module = fuse_conv_bn_eval(conv, norm, turned)
+        return plain
+    found: Any = copy.deepcopy(conv)
+    mean, var = norm.running_mean, norm.running_var
+    bias = 0 if conv.bias is None else conv.bias
+    scale = (var + norm.eps).rsqrt()
+    if norm.affine:
+        scale = scale * norm.weight
+    bias = (bias - mean) * scale + (norm.bias if norm.affine else 0)
+    # A row of the weight, [rows, in, 1, ...], is of one filter.
+    rows = scale[conv.filters].view(-1, *[1] * (conv.weight.dim() - 1))
+    found.weight = nn.Parameter(conv.weight * rows, conv.weight.requires_grad)
+    found.bias = nn.Parameter(bias, conv.weight.requires_grad)
+    striped: nn.Module = found
+    return striped
 
 
 def find_folds(model: nn.Module, run: Callable[[], Any]) -> Iterator[Fold]:
@@ -160,7 +175,7 @@ def find_folds(model: nn.Module, run: Callable[[], Any]) -> Iterator[Fold]:
         model (nn.Module): In evaluation mode.
         run (Callable): Runs it.
     """
-    with _Readers() as seen:
+    with _Readers() as seen, _striped_outputs(model, seen):
         # Who called the network reads what it returns.
         seen.read(_tensors(run()))
     convs = _by_tensor(model, 'weight', _is_conv)
@@ -182,6 +197,22 @@ def find_folds(model: nn.Module, run: Callable[[], Any]) -> Iterator[Fold]:
             yield conv, norms[norm]
 
 
+@contextmanager
+def _striped_outputs(model: nn.Module, seen: _Readers) -> Iterator[None]:
+    """Layers of stripes compute by other operators than convolutions."""
+
+    def note(layer: Any, args: Any, output: Tensor) -> None:
+        seen.made(output, layer.weight)
+
+    striped = [m for m in model.modules() if isinstance(m, Striped)]
+    handles = [layer.register_forward_hook(note) for layer in striped]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 class _Readers(TorchDispatchMode):
     """Notes who reads the outputs of convolutions.
 
@@ -201,6 +232,15 @@ class _Readers(TorchDispatchMode):
         """Yields the weight of every output and who alone read it."""
         for _, weight, readers in self._made.values():
             yield weight, readers[0] if len(readers) == 1 else None
+
+    def made(self, output: Tensor, weight: Tensor) -> None:
+        """Notes what a convolution put out.
+
+        Args:
+            output (Tensor): This.
+            weight (Tensor): Of the convolution.
+        """
+        self._made[id(output)] = output, id(weight), []
 
     def read(self, values: Iterable[object], norm: int | None = None) -> None:
         """Notes who read some values: a norm, or None for all others.
@@ -228,7 +268,7 @@ class _Readers(TorchDispatchMode):
             source = self._made.get(id(args[0]))
             self.normed.append((norm, source[1] if source else None))
         if func is CONVOLUTION:
-            self._made[id(out)] = out, id(args[1]), []
+            self.made(out, args[1])
         return out
 
 
@@ -241,12 +281,11 @@ def _statistics(func: Any, args: tuple[Any, ...]) -> int | None:
 
 
 def _is_conv(module: nn.Module) -> bool:
-    """Whether a layer is a convolution that torch can fuse."""
+    """Whether a layer is a convolution that can be fused."""
     # Of a transposed one the weight is [in, out / groups, ...]: torch scales
     # dimension 1 by [out], which is wrong for groups.
     grouped = isinstance(module, _ConvTransposeNd) and module.groups > 1
-    plain = isinstance(module, _ConvNd) and not isinstance(module, Striped)
-    return plain and not grouped
+    return isinstance(module, _ConvNd) and not grouped
 
 
 def _is_plain_norm(module: nn.Module) -> bool:

@@ -1,5 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -131,6 +133,49 @@ def test_transposed_convolutions(net, image, randomise, groups):
     # torch cannot fold grouped ones.
     assert len(fused.folds) == (groups == 1)
     torch.testing.assert_close(fused.model(image), model.eval()(image))
+
+
+@pytest.mark.parametrize('affine', [True, False])
+@pytest.mark.parametrize('bias', [True, False])
+def test_a_norm_behind_stripes_is_folded_into_their_rows(
+    net, conv, image, randomise, bias, affine
+):
+    """A filter without stripes puts out the shift of its norm."""
+    model = net(
+        lambda m, x: m.head((y := m.stem(x)) + m.norm(m.conv(y)).relu()),
+        stem=conv(3, 4, 1),
+        conv=conv(4, 4, bias=bias),
+        norm=nn.BatchNorm2d(4, affine=affine),
+        head=conv(4, 2),
+    )
+    pruner = attach(randomise(model), image, unit='stripes', ignore='head')
+    mask = torch.arange(36) % 3 == 0
+    mask[9:18] = False
+    pruner.set_mask(mask)
+    plan = pruner.plan()
+    slim = narrow(model, plan).eval()
+    before = copy.deepcopy(slim.state_dict())
+    fused = fuse(slim, image, [plan])
+    assert fused.folds == (('conv', 'norm'),)
+    torch.testing.assert_close(fused.model(image), slim(image))
+    assert isinstance(fused.model.norm, nn.Identity)
+    for name, value in slim.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_stripes_that_somebody_else_reads_keep_their_norm(
+    net, conv, image, randomise
+):
+    model = net(
+        lambda m, x: m.norm(y := m.conv(m.stem(x))) + y,
+        stem=conv(3, 4, 1),
+        conv=conv(4, 4),
+        norm=nn.BatchNorm2d(4),
+    )
+    pruner = attach(randomise(model), image, unit='stripes', ignore='stem')
+    pruner.set_mask(torch.arange(36) % 3 == 0)
+    slim = narrow(model, pruner.plan()).eval()
+    assert fuse(slim, image).folds == ()
 
 
 class Rising(nn.Module):

@@ -17,7 +17,6 @@ from mmlapp.core import (
     narrow,
     save_slim,
 )
-from mmlapp.core.handover.fuse import fold
 from mmlapp.core.handover.slim import FOLDS, slim_state
 from mmlapp.core.plan.carried import KEY, to_entry
 
@@ -60,7 +59,7 @@ def test_a_network_that_was_pruned_again(slim, make, image, mask_randomly):
     torch.testing.assert_close(found(image), model(image))
 
 
-def test_stripes_travel_and_take_in_no_norm(
+def test_stripes_travel_and_take_in_a_norm(
     net, conv, image, mask_randomly, randomise, tmp_path
 ):
     def build():
@@ -77,12 +76,12 @@ def test_stripes_travel_and_take_in_no_norm(
     mask_randomly(pruner)
     expected, plan = model(image), pruner.plan()
     fused = fuse(narrow(model, plan), image, [plan])
-    assert fused.folds == ()
-    save_slim(fused.model, tmp_path / 'slim.pth', fused.plans)
-    found = load_slim(build(), tmp_path / 'slim.pth')
+    assert fused.folds == (('c', 'norm'),)
+    path = tmp_path / 'slim.pth'
+    save_slim(fused.model, path, fused.plans, fused.folds)
+    found = load_slim(build(), path)
     torch.testing.assert_close(found(image), expected)
-    with pytest.raises(PruningError, match='norm cannot be folded into c'):
-        fold(found, [('c', 'norm')])
+    assert isinstance(found.norm, nn.Identity)
 
 
 @pytest.mark.parametrize('fused', [False, True])
