@@ -58,9 +58,10 @@ class LayerCall:
         weight (tuple[int, ...]): Shape of the weight; of a product that of
             its second factor, ``[..., in, out]``.
         outputs (tuple[int, ...]): Shape of the output.
-        geometry (Mapping[str, Any]): ``groups``, ``transposed`` and, where
-            they are known, ``stride``, ``padding`` and ``dilation`` of a
-            convolution.
+        geometry (Mapping[str, Any]): ``groups``, ``transposed``, ``stride``,
+            ``padding`` and ``dilation`` of a convolution; of a deformable
+            one ``offset_groups`` too, whether it is ``masked``, and whose
+            ``operator`` it is.
         pairs (tuple[Tensor, Tensor], optional): Labels of both ends of each
             pair of channels that a grouped layer joins, if its ends shrink
             independently: multiply-adds and weights are then a sum over

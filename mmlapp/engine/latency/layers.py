@@ -26,6 +26,8 @@ from mmlapp.core.trace import LayerCall
 from .setting import Setting
 
 Run = Callable[[], object]
+# Of a convolution, each a number for every dimension.
+WINDOW = 'stride', 'padding', 'dilation'
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def grid(
     """
     full = full_width(call.op, call.weight, _transposed(call), axis)
     # Widths of grouped layers are whole groups, or equal parts of all.
-    step = math.lcm(divisor, _unit(call) if axis == 'out' else 1)
+    step = math.lcm(divisor, _unit(call) if axis == 'out' else _field(call))
     shares = [0.5 / points, *((k + 1) / points for k in range(points))]
     wanted = {math.ceil(full * share / step) * step for share in shares}
     return tuple(sorted({min(width, full) for width in wanted}))
@@ -127,6 +129,13 @@ def _unit(call: LayerCall) -> int:
         return 1
     # Without inputs whole groups go: out / groups at a time.
     return groups if 'in' in call.dims else call.weight[0] // groups
+
+
+def _field(call: LayerCall) -> int:
+    """What the inputs of a convolution, in one group, are multiples of."""
+    # in * groups channels share the fields of offsets evenly.
+    fields = int(call.geometry.get('offset_groups', 1))
+    return fields // math.gcd(fields, int(call.geometry.get('groups', 1)))
 
 
 @dataclass(frozen=True)
@@ -187,13 +196,8 @@ def layer_run(
         setting (Setting): Backend, threads and device.
 
     Raises:
-        PruningError: If the layer cannot be run alone.
+        PruningError: If the backend runs no such layer.
     """
-    if call.op == 'convolution' and 'stride' not in call.geometry:
-        raise PruningError(
-            f'{call.name}: a deformable convolution is not measured alone. '
-            'Budget this network by flops'
-        )
     shape = shape_at(call, widths)
     make = BACKENDS.get(setting.backend)
     if make is None:
@@ -211,8 +215,9 @@ def _torch_run(call: LayerCall, shape: Shape, setting: Setting) -> Run:
     )
     if call.op == 'product':
         return _torch_product(x, weight)
-    keys = 'stride', 'padding', 'dilation'
-    stride, padding, dilation = (list(call.geometry[key]) for key in keys)
+    if 'offset_groups' in call.geometry:
+        return _deformable(call, x, weight, shape.groups)
+    stride, padding, dilation = (list(call.geometry[key]) for key in WINDOW)
     # The one operator that all convolutions of torch end in.
     zeros = [0] * len(stride)
     arguments = stride, padding, dilation, _transposed(call), zeros
@@ -222,6 +227,61 @@ def _torch_run(call: LayerCall, shape: Shape, setting: Setting) -> Run:
             return torch.convolution(x, weight, None, *arguments, shape.groups)
 
     return run
+
+
+def _deformable(
+    call: LayerCall, x: Tensor, weight: Tensor, groups: int
+) -> Run:
+    """By the operator that the network itself calls."""
+    fields = call.geometry['offset_groups'] * math.prod(weight.shape[2:])
+    size = call.outputs[2:]
+    # Of a pixel or so, as trained ones are: zeros would be read in order.
+    offset = torch.randn(len(x), 2 * fields, *size, device=x.device)
+    mask = None
+    if call.geometry['masked']:
+        mask = torch.rand(len(x), fields, *size, device=x.device)
+    operator = DEFORMABLE[call.geometry['operator']]
+    geometry = {**call.geometry, 'groups': groups}
+
+    def run() -> Tensor:
+        with torch.inference_mode():
+            return operator(x, offset, mask, weight, geometry)
+
+    return run
+
+
+def _by_mmcv(
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    geometry: Mapping[str, Any],
+) -> Tensor:
+    ops: Any = import_module('mmcv.ops')
+    rest = [geometry[key] for key in (*WINDOW, 'groups', 'offset_groups')]
+    found: Tensor = (
+        ops.deform_conv2d(x, offset, weight, *rest)
+        if mask is None
+        else ops.modulated_deform_conv2d(x, offset, mask, weight, None, *rest)
+    )
+    return found
+
+
+def _by_torchvision(
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    geometry: Mapping[str, Any],
+) -> Tensor:
+    ops: Any = import_module('torchvision.ops')
+    window = [geometry[key] for key in WINDOW]
+    found: Tensor = ops.deform_conv2d(x, offset, weight, None, *window, mask)
+    return found
+
+
+# By `operator` in the geometry of a call.
+DEFORMABLE = {'mmcv': _by_mmcv, 'torchvision': _by_torchvision}
 
 
 def _torch_product(x: Tensor, weight: Tensor) -> Run:
@@ -239,6 +299,11 @@ def _torch_product(x: Tensor, weight: Tensor) -> Run:
 
 def _onnx_run(call: LayerCall, shape: Shape, setting: Setting) -> Run:
     """A file with one operator, in memory, for ONNX Runtime."""
+    if 'offset_groups' in call.geometry:
+        raise PruningError(
+            f'backend={setting.backend!r}: {call.name} is a deformable '
+            "convolution, which it does not run. Measure with backend='torch'"
+        )
     missing = [p for p in ('onnx', 'onnxruntime') if find_spec(p) is None]
     if missing:
         raise PruningError(

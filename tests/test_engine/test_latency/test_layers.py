@@ -2,7 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
+from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack
 from torch import nn
+from torch.nn import functional
+from torchvision.ops import DeformConv2d
 
 from mmlapp.core import PruningError, analyse
 from mmlapp.core.attach import cost_context
@@ -176,9 +179,73 @@ def test_what_cannot_run_alone():
     call = call_of(nn.Conv2d(4, 4, 3), (1, 4, 6, 6))
     with pytest.raises(PruningError, match=r"'compile': .*onnxruntime"):
         layer_run(call, {}, Setting('compile'))
-    call.geometry.pop('stride')
-    with pytest.raises(PruningError, match='deformable'):
-        layer_run(call, {}, Setting())
+
+
+class Deformable(nn.Module):
+    """The layer of torchvision, with offsets and factors of its own."""
+
+    def __init__(self, inputs, outputs, **settings):
+        super().__init__()
+        self.offset = nn.Conv2d(inputs, 18, 3, padding=1, stride=2)
+        self.mask = nn.Conv2d(inputs, 9, 3, padding=1, stride=2)
+        self.conv = DeformConv2d(inputs, outputs, 3, 2, 1, **settings)
+
+    def forward(self, x):
+        return self.conv(x, self.offset(x), self.mask(x).sigmoid())
+
+
+DEFORMABLE = {
+    'torchvision': (Deformable, {}, 4),
+    'torchvision, groups': (Deformable, dict(groups=2), 2),
+    'version 1': (DeformConv2dPack, dict(deform_groups=2), 4),
+    'version 2': (ModulatedDeformConv2dPack, {}, 4),
+    'version 2, groups': (ModulatedDeformConv2dPack, dict(groups=2), 2),
+}
+
+
+@pytest.mark.parametrize('name', DEFORMABLE)
+def test_deformable_convolutions_run_by_their_own_operator(name, monkeypatch):
+    """Which is a plain one where nothing is moved, and every factor is 1."""
+    build, settings, width = DEFORMABLE[name]
+    if build is not Deformable:
+        settings = dict(settings, kernel_size=3, stride=2, padding=1)
+    wide, x = build(8, 6, **settings), torch.rand(2, 8, 6, 6)
+    calls = trace(wide, lambda: wide(x)).calls
+    call = next(c for c in calls if 'offset_groups' in c.geometry)
+    made, rand = [], torch.rand
+
+    def noted(*size, **settings):
+        # Input, weight, and perhaps factors.
+        made.append(rand(*size) if len(made) < 2 else torch.ones(*size))
+        return made[-1]
+
+    monkeypatch.setattr(torch, 'rand', noted)
+    monkeypatch.setattr(torch, 'randn', lambda *a, **k: torch.zeros(*a))
+    found = layer_run(call, {'in': width, 'out': 2}, Setting())()
+    image, weight = made[:2]
+    groups = settings.get('groups', 1)
+    assert image.shape == (2, 4, 6, 6)
+    assert weight.shape == (2, 4 // groups, 3, 3)
+    expected = functional.conv2d(image, weight, None, 2, 1, 1, groups)
+    torch.testing.assert_close(found, expected)
+    masked = 'version 1' not in name
+    assert len(made) == 2 + masked
+
+
+def test_inputs_of_a_deformable_convolution_fill_its_fields():
+    layer = DeformConv2dPack(12, 6, 3, padding=1, deform_groups=3)
+    x = torch.rand(1, 12, 6, 6)
+    call = trace(layer, lambda: layer(x)).calls[-1]
+    assert grid(call, 'in', 4, 1) == (3, 6, 9, 12)
+    assert grid(call, 'in', 4, 2) == (6, 12)
+
+
+def test_onnx_runtime_has_no_deformable_convolution():
+    layer = ModulatedDeformConv2dPack(4, 4, 3, padding=1)
+    x = torch.rand(1, 4, 6, 6)
+    call = trace(layer, lambda: layer(x)).calls[-1]
+    with pytest.raises(PruningError, match=r"deformable .*backend='torch'"):
+        layer_run(call, {}, Setting('onnxruntime'))
 
 
 def test_onnx_runtime_that_is_not_installed(monkeypatch):

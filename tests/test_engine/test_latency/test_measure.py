@@ -5,6 +5,8 @@ import math
 
 import pytest
 import torch
+from mmcv.ops import ModulatedDeformConv2dPack
+from torch import nn
 
 from mmlapp.core import PruningError, analyse, attach
 from mmlapp.core.cost import Flops, LatencyTable
@@ -80,6 +82,24 @@ def test_a_table_in_closed_form(subject, plan, pretend, images):
         float(pruner.cost(name).ratio(gate)) for name in ('flops', 'latency')
     )
     assert flops == pytest.approx(latency)
+
+
+def test_a_network_with_a_deformable_convolution(images):
+    """Measured as it is, at every width, and a budget like any other."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        ModulatedDeformConv2dPack(8, 8, 3, padding=1),
+        nn.Conv2d(8, 4, 1),
+    ).eval()
+    subject = Subject('small', model, analyse(model, images), images)
+    table = measure_table(subject, Plan(points=2, rounds=1, divisor=2))
+    by_name = {layer.names: layer for layer in table.layers}
+    assert by_name['1',].axes == {'in': (2, 4, 8), 'out': (2, 4, 8)}
+    costs = ['flops', dict(type='latency', table=table)]
+    pruner = attach(model, images, costs=costs, divisor=2, method='uniform')
+    pruner.begin({'flops': 0.5}, 1)
+    pruner.step()
+    assert 0 < pruner.ratios()['latency'] < 1.5
 
 
 def test_the_network_is_not_changed(subject, plan, pretend):

@@ -33,7 +33,18 @@ def deform_by_mmcv(
         int(arguments['groups']),
         int(arguments['deform_groups']),
         out,
+        **{
+            name: _both(arguments[name])
+            for name in ('stride', 'padding', 'dilation')
+        },
+        masked='mask' in arguments,
+        operator='mmcv',
     )
+
+
+def _both(value: Any) -> tuple[int, ...]:
+    """For height and width, of one number too."""
+    return (value, value) if isinstance(value, int) else tuple(value)
 
 
 register_block(

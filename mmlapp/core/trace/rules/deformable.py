@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from ..call import Call
@@ -19,7 +21,10 @@ def torchvision_operator(tracer: Tracer, call: Call) -> None:
     """deform_conv2d(input, weight, offset, mask, bias, ...)."""
     x, weight, offset, mask, bias = call.args[:5]
     # 5 to 10 are stride, padding and dilation, each as height and width.
-    groups, offset_groups = call.args[11:13]
+    stride, padding, dilation = (
+        tuple(call.args[i : i + 2]) for i in (5, 7, 9)
+    )
+    groups, offset_groups, masked = call.args[11:14]
     deform(
         tracer,
         x,
@@ -29,6 +34,11 @@ def torchvision_operator(tracer: Tracer, call: Call) -> None:
         int(groups),
         int(offset_groups),
         call.outputs()[0],
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        masked=bool(masked),
+        operator='torchvision',
     )
 
 
@@ -41,8 +51,22 @@ def deform(
     groups: int,
     offset_groups: int,
     out: Tensor,
+    **geometry: Any,
 ) -> None:
-    """Offsets stay; each offset group keeps as many channels as others."""
+    """Offsets stay; each offset group keeps as many channels as others.
+
+    Args:
+        tracer (Tracer): Receives ties, labels and multiply-adds.
+        x (Tensor): Input.
+        weight (Tensor): Filters.
+        bias (Tensor, optional): One number per output channel.
+        places (tuple[Tensor or None, ...]): Offsets, and factors if any.
+        groups (int): Of the convolution.
+        offset_groups (int): Fields of offsets.
+        out (Tensor): Result.
+        **geometry (Any): Stride, padding and dilation, whether there are
+            factors, and whose operator it is, for costs.
+    """
     # Offsets are [N, 2 * fields * kh * kw, H, W], the mask is half as wide: a
     # pair of coordinates and one factor for each pixel that a filter reads.
     # Window and fields stay, hence all of them.
@@ -56,7 +80,16 @@ def deform(
     if axis is not None and offset_groups > 1:
         tie_pieces(tracer.graph, axis, x.shape[1] // offset_groups)
     tracer.note_reader(tracer.labels(x))
-    convolve(tracer, x, weight, bias, out, groups)
+    convolve(
+        tracer,
+        x,
+        weight,
+        bias,
+        out,
+        groups,
+        offset_groups=offset_groups,
+        **geometry,
+    )
 
 
 RULES = {'torchvision::deform_conv2d': Rule(torchvision_operator)}
