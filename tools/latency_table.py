@@ -32,9 +32,14 @@ from mmlapp.engine.deployment.recipe import own_settings
 from mmlapp.engine.failures import tells_failures
 from mmlapp.engine.latency.layers import BACKENDS
 from mmlapp.engine.latency.measure import Plan, latency_table
-from mmlapp.engine.latency.part import check_batch, subject_of
+from mmlapp.engine.latency.part import (
+    check_batch,
+    origin_of_shape,
+    subject_of,
+)
 from mmlapp.engine.latency.setting import Setting, usual_divisor
 from mmlapp.engine.latency.tables import layers_table, networks_table, remarks
+from mmlapp.engine.models.inputs import shape_text
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -105,12 +110,15 @@ def main(argv: Sequence[str] | None = None) -> None:
                 args.rounds,
                 divisor_of(args, cfg),
             )
-            subject = subject_of(cfg, given(args, ('scope', 'input_shape')))
+            asked = given(args, ('scope', 'input_shape'))
+            subject = subject_of(cfg, asked)
             check_batch(subject, args.batch)
             table = latency_table(subject, plan, args.out, args.force, tell)
     out = console()
     out.print(layers_table(table))
     out.print(networks_table(table))
+    size = shape_text(table.setting['input_shape'])
+    out.print(f'images of {size}, {origin_of_shape(cfg, asked)}', markup=False)
     for text in remarks(table):
         out.print(text, markup=False)
     out.print(f'wrote {args.out}', soft_wrap=True, markup=False)

@@ -30,6 +30,7 @@ def test_a_config_counts_from_the_table(
     out = capsys.readouterr().out
     assert 'backbone.layer1.0.conv1' in out
     assert f'wrote {path}' in out
+    assert 'images of 3x16x16, at which the budget of the run' in out
     table = LatencyTable.load(path)
     divisor = table.divisor
     assert divisor == usual_divisor('cpu')

@@ -23,15 +23,16 @@ from ..checkpoints.weights import load_weights
 from ..deployment.masked import build_model, masked_model, narrow_weights_model
 from ..deployment.real_data import real_batch
 from ..deployment.recipe import (
+    counted_shape,
     is_deployed,
     is_prunable,
-    own_settings,
 )
 from ..export.network import Network
 from ..export.trained import dense_model
 from ..latency.part import one_image
 from ..models.inputs import InputShape
 from ..models.plans import narrow_model
+from ..models.prunable import INPUT_SHAPE
 from .rows import REFERENCE, Candidate, Inputs
 
 IMAGES = 32  # real ones to compare classes on
@@ -83,8 +84,8 @@ def networks_of(
         dense (str or Path, optional): Weights of the dense model, which
             decide on no time. Defaults to None: random ones.
         input_shape (Sequence[int], optional): Of an image. Defaults to None:
-            that of a run's budgets, or that of the test data of other
-            models.
+            that of a run's budgets, which the config of its deployed model
+            has too, or that of the test data of other models.
         batch (int): Images at once. Defaults to 1.
 
     Raises:
@@ -94,13 +95,18 @@ def networks_of(
         notes: list[str] = []
         models = [('dense', _dense(cfg, dense, notes), None, None)]
         real = _real_images(cfg, models[0][1])
-        shape = input_shape or _shape_of(cfg, real[0])
+        shape = (
+            input_shape
+            or counted_shape(cfg.model)
+            or (INPUT_SHAPE if real[0] is None else tuple(real[0].shape[1:]))
+        )
         prediction = None
         if is_prunable(cfg.model):
             masked, slim = _of_run(cfg, checkpoint, notes)
             models.append(('masked', masked, None, (REFERENCE,)))
             models.append(('slim', slim, 'masked', None))
-            prediction = _prediction(masked, shape, notes)
+            size = list(one_image(masked, shape).shape[1:])
+            prediction = _prediction(masked, size, notes)
         elif is_deployed(cfg.model):
             models.append(('slim', _deployed(cfg, checkpoint), None, None))
         elif checkpoint is not None:
@@ -122,14 +128,6 @@ def _scope(cfg: Config) -> Iterator[None]:
     name = cfg.get('default_scope') or 'mmengine'
     with DefaultScope.overwrite_default_scope(name):
         yield
-
-
-def _shape_of(cfg: Config, real: Tensor | None) -> InputShape:
-    """Where budgets do not say it, that of the test data."""
-    if real is not None and not is_prunable(cfg.model):
-        return tuple(real.shape[1:])
-    shape: InputShape = own_settings(cfg.model)['input_shape']
-    return shape
 
 
 def _dense(
@@ -176,7 +174,7 @@ def _deployed(cfg: Config, checkpoint: str | Path | None) -> nn.Module:
 
 
 def _prediction(
-    masked: Any, shape: InputShape, notes: list[str]
+    masked: Any, size: list[int], notes: list[str]
 ) -> Prediction | None:
     pruner = masked.pruner
     if 'latency' not in pruner.costs:
@@ -185,7 +183,7 @@ def _prediction(
     if not isinstance(cost, Latency):
         return None
     table = cost.setting.get('input_shape')
-    if table is not None and table != list(shape):
+    if table is not None and table != size:
         notes.append(f'no latency is predicted: the table is of {table}')
         return None
     ratio = pruner.ratios(['latency'])['latency']

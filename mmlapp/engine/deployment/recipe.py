@@ -14,6 +14,7 @@ from mmengine.config import Config, ConfigDict
 from mmlapp.core import ChannelPlan, PruningError
 
 from ..models.deployed import deployed_model, read_plans
+from ..models.inputs import InputShape
 from ..models.prunable import prunable_model
 
 # of a pruning config: of the plain one that takes its place
@@ -62,16 +63,36 @@ def own_settings(model: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         model (Mapping): The config of any model. What it does not set, and
-            everything if it is of another type, has the default value.
+            everything if it is of another type, has the default value; that
+            of a deployed model sets the shape of the input.
     """
     parameters = inspect.signature(prunable_model).parameters
     shared = ('architecture', 'data_preprocessor', 'settings')
-    given = model if is_prunable(model) else {}
+    ours = is_prunable(model) or is_deployed(model)
+    set_by = set(_arguments(model)) & set(model) if ours else set()
     return {
-        name: given.get(name, parameter.default)
+        name: model[name] if name in set_by else parameter.default
         for name, parameter in parameters.items()
         if name not in shared
     }
+
+
+def counted_shape(model: Mapping[str, Any]) -> InputShape | None:
+    """Returns the shape of the input at which a budget is counted.
+
+    Args:
+        model (Mapping): The config of any model.
+
+    Returns:
+        Sequence[int], Mapping or None: None if the model is neither prunable
+        nor says what a run counted at.
+    """
+    if is_deployed(model) and 'input_shape' not in model:
+        return None
+    if not (is_prunable(model) or is_deployed(model)):
+        return None
+    shape: InputShape = own_settings(model)['input_shape']
+    return shape
 
 
 def dense_config(cfg: Config) -> ConfigDict:
@@ -139,6 +160,7 @@ def deployed_config(cfg: Config, plan: ChannelPlan) -> Config:
     data['model'] = _deployed_model(
         inner_config(without_pretrained(_plain(data['model']))),
         plan,
+        own_settings(data['model'])['input_shape'],
         cfg.get('default_scope'),
     )
     data['custom_imports'] = _imports(data.get('custom_imports'))
@@ -174,7 +196,10 @@ def check_prunable(cfg: Config) -> None:
 
 
 def _deployed_model(
-    model: dict[str, Any], plan: ChannelPlan, scope: str | None
+    model: dict[str, Any],
+    plan: ChannelPlan,
+    shape: InputShape,
+    scope: str | None,
 ) -> dict[str, Any]:
     """The config of a model that is narrowed; again, if it is narrow."""
     plans = [plan]
@@ -186,6 +211,8 @@ def _deployed_model(
     ours = {
         'type': 'mmlapp.DeployedModel',
         'plan': texts if len(texts) > 1 else texts[0],
+        # What the budget counted at; the data may be of another size.
+        'input_shape': shape,
     }
     # Stock tools look for the arguments of the architecture beside its name.
     # Only a whole config can say another scope, which holds for everything

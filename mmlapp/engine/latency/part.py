@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmlapp.core import PruningError
 
-from ..deployment.recipe import dense_config, own_settings
+from ..deployment.recipe import counted_shape, dense_config, own_settings
 from ..export.network import Network
 from ..models.arguments import check_settings
 from ..models.example import example_of
@@ -76,6 +76,25 @@ def subject_of(
         analysis,
         images,
         network.of,
+    )
+
+
+def origin_of_shape(
+    cfg: Config, settings: Mapping[str, Any] | None = None
+) -> str:
+    """Says where the shape of the input comes from.
+
+    Args:
+        cfg (Config): See :func:`subject_of`.
+        settings (Mapping, optional): See there. Defaults to none.
+    """
+    if 'input_shape' in (settings or {}):
+        return 'as you said'
+    if counted_shape(cfg.model) is not None:
+        return 'at which the budget of the run is counted'
+    return (
+        'the default of PrunableModel, since the config says none; '
+        '--input-shape takes another'
     )
 
 

@@ -17,6 +17,7 @@ from mmlapp.registry import MODELS
 
 from .architecture import build_architecture
 from .arguments import check_unknown
+from .inputs import InputShape
 from .plans import carry_plans, narrow_model, rows_of
 from .prunable import INPUT_SHAPE
 from .widths import backbone_widths
@@ -30,7 +31,7 @@ def deployed_model(
     plan: Plan | Sequence[Plan],
     data_preprocessor: Mapping[str, Any] | None = None,
     prefix: str = '',
-    input_shape: Sequence[int] = INPUT_SHAPE,
+    input_shape: InputShape = INPUT_SHAPE,
     **settings: Any,
 ) -> nn.Module:
     """Builds a model of OpenMMLab and narrows it to a plan.
@@ -49,8 +50,10 @@ def deployed_model(
             is, such as ``backbone.``: the pruned backbone of a classifier
             becomes that of a detector. The log says how wide its outputs
             are. Defaults to none, the whole network.
-        input_shape (Sequence[int]): Of the image on which the outputs are
-            measured: channels, height and width. Defaults to (3, 224, 224).
+        input_shape (Sequence[int] or Mapping): Of the image at which the
+            budget of the run counted costs, see ``PrunableModel``: what
+            measures the model later takes it. The outputs of a part are
+            measured on it. Defaults to (3, 224, 224).
         **settings (Any): Arguments of the model, if ``architecture`` is its
             type.
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from mmlapp.core import PruningError
+
+from .inputs import InputShape, example_batch, shape_text
 
 
 def output_widths(model: nn.Module, name: str, run: Callable[[], Any]) -> str:
@@ -45,26 +47,31 @@ def output_widths(model: nn.Module, name: str, run: Callable[[], Any]) -> str:
     return f'in_channels={found}' if found else ''
 
 
-def backbone_widths(backbone: nn.Module, input_shape: Sequence[int]) -> str:
-    """Returns :func:`output_widths` of a backbone on a blank image.
+def backbone_widths(backbone: nn.Module, input_shape: InputShape) -> str:
+    """Returns :func:`output_widths` of a backbone on a random image.
 
     Args:
         backbone (nn.Module): A module that takes images.
-        input_shape (Sequence[int]): Channels, height and width.
+        input_shape (Sequence[int] or Mapping): See
+            :func:`~.inputs.example_batch`.
 
     Raises:
         PruningError: If it does not run.
     """
-    device = next(backbone.parameters()).device
-    image = torch.zeros(1, *input_shape, device=device)
+    batch = example_batch(backbone, input_shape)
+
+    def run() -> Any:
+        return backbone(*batch.args, **batch.kwargs)
+
     try:
-        return output_widths(backbone, '', lambda: backbone(image))
+        return output_widths(backbone, '', run)
     except Exception as error:
         raise PruningError(
             f'the narrowed {type(backbone).__name__} does not run on an image '
-            f'of input_shape={tuple(input_shape)} ({type(error).__name__}: '
-            f'{error}). Set input_shape to what it reads, and the arguments '
-            'of the backbone to those that it was pruned with'
+            f'of input_shape={shape_text(input_shape)} '
+            f'({type(error).__name__}: {error}). Set input_shape to what it '
+            'reads, and the arguments of the backbone to those that it was '
+            'pruned with'
         ) from error
 
 

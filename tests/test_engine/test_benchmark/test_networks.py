@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmlapp.core import PruningError
 from mmlapp.engine.benchmark.networks import networks_of
 from mmlapp.engine.deployment.deploy import deploy
+from mmlapp.engine.deployment.recipe import deployed_config
 from mmlapp.engine.latency.part import subject_of
 from mmlapp.engine.latency.setting import Setting
 
@@ -59,9 +60,25 @@ def test_a_deployed_model(classifier_run, tmp_path):
     found = networks_of(Config.fromfile(out.config), out.checkpoint)
     assert names(found) == ['dense', 'slim']
     assert width(found.candidates[1]) < width(found.candidates[0])
-    # Its config does not say the size of an image; its test data does.
     assert tuple(found.inputs.batch.shape) == (1, 3, 16, 16)
     assert len(found.inputs.real) == 8
+
+
+def test_a_deployed_model_is_measured_at_the_size_of_its_budget(
+    classifier_run, tmp_path
+):
+    """Its test data may be of another one."""
+    run = classifier_run()
+    cfg = Config.fromfile(run.config)
+    cfg.model.input_shape = (3, 24, 24)
+    cfg = deployed_config(cfg, run.model.pruner.plan())
+    found = networks_of(cfg)
+    assert tuple(found.inputs.batch.shape) == (1, 3, 24, 24)
+    assert any('they are [3, 16, 16]' in note for note in found.notes)
+    assert tuple(subject_of(cfg).images.shape) == (1, 3, 24, 24)
+    del cfg.model['input_shape']
+    found = networks_of(cfg)
+    assert tuple(found.inputs.batch.shape) == (1, 3, 16, 16)
 
 
 def test_a_latency_budget_tells_its_prediction(latency_run):

@@ -55,7 +55,8 @@ def test_the_deployed_config():
     assert model.type == 'mmlapp.DeployedModel'
     assert model.architecture == 'RetinaNet'
     assert ChannelPlan.from_json(model.plan) == PLAN
-    assert set(model) == {'type', 'plan', 'architecture', 'backbone', 'neck'}
+    ours = {'type', 'plan', 'input_shape'}
+    assert set(model) == {*ours, 'architecture', 'backbone', 'neck'}
     assert model.backbone == dict(type='ResNet', depth=50)
     assert model.neck == dict(init_cfg=[dict(type='Xavier')])
     assert found.optim_wrapper == dict(
@@ -96,7 +97,8 @@ def test_a_whole_architecture_becomes_flat_in_the_default_scope(scope):
         assert '_scope_' not in found
     else:
         assert found.architecture == whole
-        assert set(found) == {'type', 'plan', 'architecture'}
+        ours = {'type', 'plan', 'architecture', 'input_shape'}
+        assert set(found) == ours
 
 
 @pytest.mark.parametrize(
@@ -199,6 +201,31 @@ def test_own_settings():
     # Another model's arguments of the same name are not ours.
     other = recipe.own_settings(dict(type='Net', divisor=7))
     assert other['divisor'] == 1
+
+
+@pytest.mark.parametrize('shape', [(3, 32, 48), {'a': (3, 8, 8)}])
+def test_what_costs_are_counted_at_goes_on_with_the_model(shape):
+    """From a run to the deployed model, and to one that is pruned again."""
+    cfg = config()
+    assert recipe.counted_shape(cfg.model) == (3, 224, 224)
+    cfg.model.input_shape = shape
+    deployed = recipe.deployed_config(cfg, PLAN).model
+    for model in (cfg.model, deployed):
+        assert recipe.counted_shape(model) == shape
+        assert recipe.own_settings(model)['input_shape'] == shape
+    again = config()
+    again.model = dict(
+        type='mmlapp.PrunableModel', architecture=deployed, input_shape=(3, 9)
+    )
+    found = recipe.deployed_config(again, PLAN).model
+    assert recipe.counted_shape(found) == (3, 9)
+
+
+def test_what_costs_are_counted_at_may_not_be_known():
+    assert recipe.counted_shape(dict(type='Net', input_shape=(3, 8))) is None
+    part = dict(type='mmlapp.DeployedModel', plan='a.json', prefix='backbone')
+    assert recipe.counted_shape(part) is None
+    assert recipe.own_settings(part)['input_shape'] == (3, 224, 224)
 
 
 @pytest.mark.parametrize('model', [None, dict(type='ResNet')])

@@ -8,7 +8,12 @@ from torch import nn
 
 from mmlapp.core import PruningError
 from mmlapp.engine.latency.measure import Plan, kinds_of
-from mmlapp.engine.latency.part import check_batch, one_image, subject_of
+from mmlapp.engine.latency.part import (
+    check_batch,
+    one_image,
+    origin_of_shape,
+    subject_of,
+)
 
 
 class Classifier(nn.Module):
@@ -62,6 +67,14 @@ def test_settings_instead_of_those_of_the_config(classifier_run):
     assert not subject.analysis.groups.prunable
     with pytest.raises(PruningError, match='scope'):
         subject_of(cfg, {'scope': 'nowhere'})
+
+
+def test_the_size_of_an_image_has_an_origin(classifier_run):
+    cfg = config_of(classifier_run())
+    assert origin_of_shape(cfg) == 'at which the budget of the run is counted'
+    assert origin_of_shape(cfg, {'input_shape': (3, 9, 9)}) == 'as you said'
+    plain = Config(dict(model=dict(type='ImageClassifier')))
+    assert 'the config says none' in origin_of_shape(plain)
 
 
 def test_a_detector_without_its_boxes(detector_run):
