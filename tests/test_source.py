@@ -59,6 +59,7 @@ ORDER = {
     'engine': [
         'hook_list',
         'failures',
+        'output_files',
         'pages',
         'models',
         'checkpoints',

@@ -12,13 +12,13 @@ Examples:
     python tools/analyze.py CONFIG --bypass depthwise --json analysis.json
 """
 
-import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
+from mmlapp.core.files import json_text
 from mmlapp.engine.analysis.model_report import ModelReport, analyse_config
 from mmlapp.engine.analysis.tables import (
     console,
@@ -33,6 +33,7 @@ from mmlapp.engine.config_files import (
     read_config,
 )
 from mmlapp.engine.failures import tells_failures
+from mmlapp.engine.output_files import check_output, write_json
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -111,23 +112,23 @@ def settings(args: Namespace) -> dict[str, Any]:
 
 def show(report: ModelReport, target: str | None) -> None:
     """Print the tables, and write JSON where it is wanted."""
-    text = json.dumps(report.to_dict(), indent=1)
     if target == '-':
-        print(text)
+        print(json_text(report.to_dict(), 1))
         return
     out = console()
     out.print(layers_table(report))
     out.print(groups_table(report))
     out.print(totals_table(report))
     if target is not None:
-        with open(target, 'w', encoding='utf-8') as file:
-            file.write(text + '\n')
+        write_json('json', target, report.to_dict())
 
 
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
     """Analyse."""
     args = parse_args(argv)
+    if args.json not in (None, '-'):
+        check_output('json', args.json)
     progress = console(sys.stderr).status('reading the config')
     # Importing models and datasets prints; standard output is for results.
     with progress as status, redirect_stdout(sys.stderr):

@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import platform
 import re
 import secrets
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 # What `temporary_path` makes: whose it is, and the process that writes it.
 TEMPORARY = re.compile(r'\..*\.([0-9a-f]{8})-([0-9]+)-[0-9a-f]{8}\.tmp')
@@ -45,6 +48,38 @@ def replace_text(path: str | Path, text: str) -> None:
         text (str): Its content.
     """
     replace_file(path, lambda temporary: temporary.write_text(text, 'utf-8'))
+
+
+def json_text(data: Any, indent: int | None = None) -> str:
+    """Returns plain data as JSON that every program reads.
+
+    Args:
+        data (Any): Numbers, texts, lists and dictionaries. NaN and infinity,
+            for which JSON has no words, become null.
+        indent (int, optional): Blanks per level. Defaults to None: all on
+            one line, without blanks.
+
+    Examples:
+        >>> json_text({'error': [0.5, float('nan')]})
+        '{"error":[0.5,null]}'
+    """
+    return json.dumps(
+        _finite(data),
+        indent=indent,
+        allow_nan=False,
+        separators=(',', ':') if indent is None else None,
+    )
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for every number that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def temporary_path(path: Path) -> Path:

@@ -1,5 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+import json
+import math
 import os
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mmlapp.core.files import (
+    json_text,
     remove_leftovers,
     replace_file,
     replace_text,
@@ -49,6 +52,15 @@ def test_many_writers_of_one_file(tmp_path: Path) -> None:
         seen = set().union(*pool.map(write, texts))
     assert seen <= texts
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_has_no_words_but_those_of_json() -> None:
+    nan, most = float('nan'), 1e308
+    data = {'a': [nan, most, (-math.inf,)], 'b': {'c': math.inf}, 'd': 'NaN'}
+    found = json.loads(json_text(data), parse_constant=pytest.fail)
+    assert found == {'a': [None, most, [None]], 'b': {'c': None}, 'd': 'NaN'}
+    assert math.isnan(data['a'][0])
+    assert json_text({'a': [1]}, 1) == '{\n "a": [\n  1\n ]\n}'
 
 
 def test_names_that_are_long(tmp_path: Path) -> None:

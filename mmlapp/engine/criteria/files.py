@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from mmlapp.core.files import json_text
 
 from ..pages.files import check_out, write_page
 from .page import page_of
@@ -31,5 +32,5 @@ def write_study(study: Study, path: str | Path) -> list[Path]:
     """
     check_out(path, EXAMPLE)
     # Both are made before one of them is written.
-    data = json.dumps(study.to_dict(), indent=1, allow_nan=False) + '\n'
+    data = json_text(study.to_dict(), 1) + '\n'
     return write_page(path, page_of(study), {'.json': data})

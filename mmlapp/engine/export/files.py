@@ -31,6 +31,7 @@ from mmlapp.core.arguments import meant
 from mmlapp.core.compare import largest_error
 from mmlapp.core.files import replace_file
 
+from ..output_files import check_output, unwritable
 from . import onnx_file, torch_export, torchscript  # noqa: F401, registered
 from .base import (
     EXPORTERS,
@@ -156,11 +157,7 @@ def keep(
     try:
         replace_file(out, checked)
     except OSError as error:
-        raise PruningError(
-            f'out={str(out)!r} could not be written '
-            f'({error.strerror or error}). Nothing was left; make room, or '
-            'choose another folder'
-        ) from error
+        raise unwritable('out', out, error) from error
     seconds = time.perf_counter() - start
     size = out.stat().st_size
     return Exported(name, out, errors[0], tolerance, size, seconds)
@@ -267,14 +264,11 @@ def check_out(out: Path, force: bool) -> None:
     Raises:
         PruningError: With the path and the remedy.
     """
-    said = f'out={str(out)!r}'
-    if not out.parent.is_dir():
-        raise PruningError(f'{said}: there is no folder {out.parent}; make it')
-    if out.is_dir():
-        raise PruningError(f'{said} is a folder; name a file')
+    check_output('out', out)
     if out.exists() and not force:
         raise PruningError(
-            f'{said} exists; choose another name, or replace it with --force'
+            f'out={str(out)!r} exists; choose another name, or replace it '
+            'with --force'
         )
 
 

@@ -31,6 +31,7 @@ from mmlapp.core.methods.budget import check_divisor, reachable
 from mmlapp.core.numbers import check_number
 from mmlapp.core.plan.reading import parse_json
 
+from ..output_files import check_output, unwritable
 from .backends import network_run
 from .layers import Kind, kinds, layer_run
 from .setting import Setting, difference
@@ -388,12 +389,7 @@ def latency_table(
             cannot be written.
     """
     out = Path(out)
-    if not out.parent.is_dir():
-        raise PruningError(
-            f'out={str(out)!r}: there is no folder {out.parent}; make it'
-        )
-    if out.is_dir():
-        raise PruningError(f'out={str(out)!r} is a folder; name a file')
+    check_output('out', out)
     partial = out.with_name(f'{out.name}.partial')
     if force:
         partial.unlink(missing_ok=True)
@@ -402,6 +398,9 @@ def latency_table(
         if found is not None:
             return found
     table = measure_table(subject, plan, partial, progress)
-    table.save(out)
+    try:
+        table.save(out)
+    except OSError as error:
+        raise unwritable('out', out, error) from error
     partial.unlink(missing_ok=True)
     return table

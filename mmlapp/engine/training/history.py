@@ -8,7 +8,6 @@ and so a file of its own, which begins with where it goes on.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmlapp.core import ChannelPlan, Pruner
+from mmlapp.core.files import json_text
 from mmlapp.core.progress import Phase, Progress
 
 from .parts import unwrap
@@ -199,7 +199,7 @@ class RunHistory:
         """Appends one line; a run does not end for want of it."""
         if self._path is None:
             return
-        text = json.dumps(entry, separators=(',', ':'))
+        text = json_text(entry)
         try:
             with self._path.open('a', encoding='utf-8') as file:
                 file.write(text + '\n')

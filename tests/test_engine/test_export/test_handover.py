@@ -72,7 +72,7 @@ def test_a_folder_that_cannot_be_written(
         raise PermissionError(13, 'Permission denied', str(self))
 
     monkeypatch.setattr('pathlib.Path.write_bytes', refuse)
-    text = r"out='.*slim\.any' could not be written \(Permission denied\)"
+    text = r"out='.*slim\.any' cannot be written \(Permission denied\)"
     with pytest.raises(PruningError, match=text):
         hand_over(slim, images, tmp_path / 'slim.any', name)
 

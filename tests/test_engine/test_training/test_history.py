@@ -303,5 +303,5 @@ def test_no_setting_is_too_odd_to_be_noted(mixed: Any, tmp_path: Path) -> None:
     assert head['settings'] == {
         'scope': ['a', 'b'],
         'method': 'ReLU',
-        'score': {'type': 'own', 'cap': float('inf')},
+        'score': {'type': 'own', 'cap': None},  # JSON has no infinity
     }

@@ -1,0 +1,88 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Files that a command line names for what is found: whole, or not there."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmlapp.core import PruningError
+from mmlapp.core.files import json_text, replace_file
+
+
+def check_output(argument: str, path: str | Path) -> None:
+    """Refuses a file that cannot be written, before anything is computed.
+
+    Args:
+        argument (str): Name of the argument, for the error text.
+        path (str or Path): The file.
+
+    Raises:
+        PruningError: With the path, and what is wrong with it.
+    """
+    path, said = Path(path), f'{argument}={str(path)!r}'
+    if not path.absolute().parent.is_dir():
+        raise PruningError(
+            f'{said}: there is no folder {path.parent}; make it'
+        )
+    if path.is_dir():
+        raise PruningError(f'{said} is a folder; name a file')
+    try:
+        with tempfile.TemporaryFile(dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        raise unwritable(argument, path, error) from error
+
+
+def write_output(
+    argument: str, path: str | Path, write: Callable[[Path], object]
+) -> None:
+    """Writes a file in one step.
+
+    Args:
+        argument (str): Name of the argument, for the error text.
+        path (str or Path): The file.
+        write (Callable): Is given the path of a temporary file to write.
+
+    Raises:
+        PruningError: If it cannot be written; nothing is left then.
+    """
+    try:
+        replace_file(path, write)
+    except OSError as error:
+        raise unwritable(argument, path, error) from error
+
+
+def write_json(argument: str, path: str | Path, data: Any) -> None:
+    """Writes plain data as JSON in one step.
+
+    Args:
+        argument (str): Name of the argument, for the error text.
+        path (str or Path): The file.
+        data (Any): See :func:`mmlapp.core.files.json_text`.
+
+    Raises:
+        PruningError: See :func:`write_output`.
+    """
+    text = f'{json_text(data, 1)}\n'
+    write_output(argument, path, lambda file: file.write_text(text, 'utf-8'))
+
+
+def unwritable(
+    argument: str, path: str | Path, error: OSError
+) -> PruningError:
+    """Returns what a user is told of a file that cannot be written.
+
+    Args:
+        argument (str): Name of the argument.
+        path (str or Path): The file.
+        error (OSError): Why.
+    """
+    return PruningError(
+        f'{argument}={str(path)!r} cannot be written '
+        f'({error.strerror or error}). Nothing was left; make room, or choose '
+        'another folder'
+    )

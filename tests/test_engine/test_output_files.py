@@ -1,0 +1,54 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import errno
+import json
+import math
+import os
+
+import pytest
+
+from mmlapp.core import PruningError
+from mmlapp.engine import output_files
+from mmlapp.engine.output_files import check_output, write_json, write_output
+
+
+def test_a_file_that_can_be_written(tmp_path):
+    path = tmp_path / 'speed.json'
+    check_output('json', path)
+    assert not list(tmp_path.iterdir())
+    write_json('json', path, {'error': math.nan})
+    assert json.loads(path.read_text()) == {'error': None}
+
+
+@pytest.mark.parametrize(
+    ('name', 'text'),
+    [
+        ('none/a.json', "json='.*none/a.json': there is no folder .*none; m"),
+        ('', "json='.*' is a folder; name a file"),
+    ],
+)
+def test_what_cannot_be_a_file(tmp_path, name, text):
+    with pytest.raises(PruningError, match=text):
+        check_output('json', tmp_path / name)
+
+
+def test_a_disk_that_is_read_only(tmp_path, monkeypatch):
+    def fail(**settings):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(output_files.tempfile, 'TemporaryFile', fail)
+    with pytest.raises(PruningError, match=r"out='.*a' .*\(Read-only file s"):
+        check_output('out', tmp_path / 'a')
+
+
+def test_a_disk_that_is_full_leaves_the_former_file(tmp_path):
+    path = tmp_path / 'a'
+    path.write_text('former')
+
+    def fill(file):
+        file.write_text('half')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(PruningError, match=r'\(No space left on device\). No'):
+        write_output('out', path, fill)
+    assert [p.read_text() for p in tmp_path.iterdir()] == ['former']
