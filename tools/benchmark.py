@@ -12,7 +12,6 @@ Examples:
     python tools/benchmark.py CONFIG CHECKPOINT --profile --plot speed.png
 """
 
-import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -20,9 +19,8 @@ from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 
-from mmlapp.core import PruningError
-from mmlapp.core.files import replace_text
 from mmlapp.engine.analysis.tables import console
+from mmlapp.engine.benchmark.accuracy import Judge
 from mmlapp.engine.benchmark.layer_profile import layer_times
 from mmlapp.engine.benchmark.networks import networks_of
 from mmlapp.engine.benchmark.report import (
@@ -43,6 +41,7 @@ from mmlapp.engine.config_files import (
 from mmlapp.engine.failures import tells_failures
 from mmlapp.engine.latency.backends import BACKENDS
 from mmlapp.engine.latency.setting import Setting
+from mmlapp.engine.output_files import check_output, write_json
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -88,6 +87,12 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         help='of an image; by default that of the budgets of a run, or of the '
         'test data of another model',
     )
+    add(
+        '--accuracy',
+        action='store_true',
+        help='evaluate every network on the test data of the config too, '
+        'with its test_evaluator; of detectors on images of one size alone',
+    )
     add('--profile', action='store_true', help='measure every layer too')
     add('--json', type=Path, metavar='FILE', help='write all of it to FILE')
     add('--plot', type=Path, metavar='FILE', help='draw it')
@@ -95,21 +100,18 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     return parser.parse_intermixed_args(argv)
 
 
+def trained(args: Namespace) -> list[str]:
+    """Return the names of the networks whose weights are given."""
+    names = ['masked', 'slim'] if args.checkpoint is not None else []
+    return [*names, 'dense'] if args.dense is not None else names
+
+
 def check_files(args: Namespace) -> None:
     """Refuse files that cannot be written, before all else."""
     for name in ('json', 'plot'):
         path = getattr(args, name)
-        if path is None:
-            continue
-        if not path.absolute().parent.is_dir():
-            raise PruningError(
-                f'{name}={str(path)!r}: there is no folder {path.parent}; '
-                'make it'
-            )
-        if path.is_dir():
-            raise PruningError(
-                f'{name}={str(path)!r} is a folder; name a file'
-            )
+        if path is not None:
+            check_output(name, path)
     if args.plot is not None:
         check_picture(args.plot)
 
@@ -130,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in ('checkpoint', 'dense'):
             if getattr(args, name) is not None:
                 check_checkpoint(name, getattr(args, name))
+        judge = Judge(cfg, trained(args)) if args.accuracy else None
         found = networks_of(
             cfg, args.checkpoint, args.dense, args.input_shape, args.batch
         )
@@ -141,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             settings,
             args.rounds,
             progress=status.update,
+            judge=judge,
         )
         layers = {}
         if args.profile:
@@ -154,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out.print(rows_table(rows))
     if layers:
         out.print(layers_table(layers))
-    notes = [*found.notes]
+    notes = [*found.notes, *(judge.notes if judge else [])]
     if found.prediction is not None:
         wanted = found.prediction.setting.get('backend')
         setting = next(
@@ -165,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         out.print(f'note: {text}', markup=False)
     if args.json is not None:
         data = to_dict(rows, settings, notes, found.prediction, layers)
-        replace_text(args.json, json.dumps(data, indent=1) + '\n')
+        write_json('json', args.json, data)
         out.print(f'wrote {args.json}', soft_wrap=True, markup=False)
     if args.plot is not None:
         here = settings[0].described()

@@ -25,19 +25,23 @@ def test_a_run_from_its_files(tool, classifier_run, tmp_path, capsys):
             str(run.config),
             str(run.checkpoint),
             *FAST,
-            '--profile',
+            *('--profile', '--accuracy'),
             *('--json', str(speed), '--plot', str(picture)),
         ]
     )
     out = capsys.readouterr().out
     assert 'masked' in out
     assert 'backbone.layer1.0.conv1' in out
-    data = json.loads(speed.read_text())
+    data = json.loads(speed.read_text(), parse_constant=pytest.fail)
     assert [row['name'] for row in data['rows']] == ['dense', 'masked', 'slim']
     dense, masked, slim = data['rows']
     assert dense['macs'] == masked['macs'] > slim['macs']
     assert slim['error'] < 1e-4
     assert slim['agreement'] == 1
+    assert slim['metrics'] == masked['metrics']
+    assert 0 <= slim['metrics']['accuracy/top1'] <= 100
+    assert dense['metrics'] is None  # random weights
+    assert 'note: accuracy: accuracy/top1 of 16 images of test_da' in out
     assert 0 < slim['median'] <= slim['p90']
     assert data['settings'][0]['device']
     assert data['layers']

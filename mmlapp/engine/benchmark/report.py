@@ -13,11 +13,11 @@ from typing import Any
 from rich.table import Table
 
 from mmlapp.core import PruningError
-from mmlapp.core.files import replace_file
 
 from ..analysis.tables import short_number
 from ..latency.setting import Setting, difference
 from ..latency.tables import milliseconds
+from ..output_files import write_output
 from .networks import Prediction
 from .rows import OK, Row
 
@@ -29,6 +29,7 @@ COLUMNS = (
     'left',
     'error',
     'same class',
+    'accuracy',
     'ms',
     'p90',
     'images/s',
@@ -67,6 +68,7 @@ def cells(row: Row) -> list[str]:
         f'{row.share:.1%}',
         _optional(row.error, '.1e'),
         _optional(row.agreement, '.1%'),
+        _optional(row.accuracy, '.4g'),
         '' if row.median is None else milliseconds(row.median),
         '' if row.p90 is None else milliseconds(row.p90),
         _optional(row.images_per_second, '.1f'),
@@ -119,7 +121,7 @@ def prediction_text(
         (r for r in rows if (r.name, r.backend) == ('slim', setting.backend)),
         None,
     )
-    if slim is None or slim.median is None:
+    if slim is None or slim.median is None or slim.status != OK:
         return f'{said}; not measured'
     if slim.speed_up is None:
         return f'{said}; what was measured is too noisy'
@@ -209,7 +211,8 @@ def draw(rows: Sequence[Row], path: str | Path, title: str) -> None:
         title (str): Above the picture.
 
     Raises:
-        PruningError: As :func:`check_picture`.
+        PruningError: As :func:`check_picture`, or if the file cannot be
+            written.
     """
     kind = check_picture(path)
     from matplotlib.figure import Figure
@@ -230,4 +233,4 @@ def draw(rows: Sequence[Row], path: str | Path, title: str) -> None:
     axes.invert_yaxis()
     axes.set_xlabel('median, ms; the whisker ends at p90')
     axes.set_title(title, fontsize='medium')
-    replace_file(path, lambda file: figure.savefig(file, format=kind))
+    write_output('plot', path, lambda f: figure.savefig(f, format=kind))

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,13 @@ from ..latency.timing import (
 # Backend on which outputs are what the others must compute.
 REFERENCE = 'torch'
 OK = 'ok'
+# Of name, network, backend, run and images: see `accuracy.Judge`.
+Metrics = Callable[
+    [str, nn.Module, str, Run, Tensor], Mapping[str, float] | None
+]
+# Where outputs have no error that is a number, see `largest_error`.
+NOT_FINITE = 'its outputs hold values that are no numbers'
+NO_PAIRS = 'its outputs are others in number or shape, or infinite'
 
 
 @dataclass(frozen=True)
@@ -62,20 +70,24 @@ class Row:
     Args:
         name (str): Of the network.
         backend (str): What runs it.
-        status (str): ``ok``, or why there is no time.
+        status (str): ``ok``, or what is wrong.
         megabytes (float): Of its parameters and buffers.
         parameters (int): Their number.
         macs (int): Multiply-adds for one image.
         share (float): What they are of those of the first network.
         error (float, optional): Largest relative error of an output, against
-            what must be computed.
+            what must be computed; None where there is no such number, as
+            ``status`` then says.
         agreement (float, optional): Share of real images with the same
             first class; None of what is no classifier.
+        metrics (Mapping[str, float], optional): What the config measures on
+            its test data; None where that was not asked for.
         median (float, optional): Seconds for the batch.
         p90 (float, optional): Likewise.
         images_per_second (float, optional): By the median.
         speed_up (float, optional): Over the first network on the same
-            backend; None where either is too noisy.
+            backend; None where either is too noisy, or the outputs are no
+            numbers to compare.
         factor (float, optional): ``speed_up`` times ``share``: 1 where time
             falls as FLOPs do.
     """
@@ -89,11 +101,17 @@ class Row:
     share: float
     error: float | None = None
     agreement: float | None = None
+    metrics: Mapping[str, float] | None = None
     median: float | None = None
     p90: float | None = None
     images_per_second: float | None = None
     speed_up: float | None = None
     factor: float | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """The first of its metrics, as for MMEngine's ``save_best='auto'``."""
+        return next(iter((self.metrics or {}).values()), None)
 
     @property
     def noisy(self) -> bool:
@@ -124,6 +142,7 @@ def bench(
     rounds: int = 50,
     clock: Callable[[], float] | None = None,
     progress: Callable[[str], None] = lambda text: None,
+    judge: Metrics | None = None,
 ) -> list[Row]:
     """Measures all networks on all backends, in turns.
 
@@ -140,6 +159,8 @@ def bench(
             device.
         progress (Callable): Is told what is being done. Defaults to
             nothing.
+        judge (Callable, optional): Returns the metrics of a network, as
+            :class:`~.accuracy.Judge`. Defaults to None: none.
 
     Returns:
         list[Row]: Backend by backend.
@@ -163,6 +184,11 @@ def bench(
                     runs[candidate.name, setting.backend] = run
         progress('comparing outputs')
         rows = _compared(rows, candidates, runs, images, inputs)
+        if judge is not None:
+            rows = [
+                _judged(row, candidates, runs, images, judge, progress)
+                for row in rows
+            ]
         progress('measuring')
         images.copy_(inputs.batch)
         timings = interleaved(
@@ -240,13 +266,35 @@ def _compared(
         if run is not None:
             expected, classes = right[like[row.name]]
             outputs, own = _seen(run, images, inputs)
-            row = replace(
-                row,
-                error=largest_error(expected, outputs),
-                agreement=_agreement(classes, own),
-            )
+            row = _with_error(row, largest_error(expected, outputs))
+            row = replace(row, agreement=_agreement(classes, own))
         found.append(row)
     return found
+
+
+def _judged(
+    row: Row,
+    candidates: Sequence[Candidate],
+    runs: Mapping[tuple[str, str], Run],
+    images: Tensor,
+    judge: Metrics,
+    progress: Callable[[str], None],
+) -> Row:
+    """A row with its metrics, if it runs."""
+    run = runs.get((row.name, row.backend))
+    if run is None:
+        return row
+    progress(f'accuracy of {row.name} on {row.backend}')
+    network = next(c.network for c in candidates if c.name == row.name)
+    metrics = judge(row.name, network, row.backend, run, images)
+    return replace(row, metrics=metrics)
+
+
+def _with_error(row: Row, error: float) -> Row:
+    """A row with its error; without one, it says why there is none."""
+    if math.isfinite(error):
+        return replace(row, error=error)
+    return replace(row, status=NOT_FINITE if math.isnan(error) else NO_PAIRS)
 
 
 def _seen(
@@ -295,7 +343,8 @@ def _timed(
             found.append(row)
             continue
         speed_up = None
-        if base is not None and not (timing.noisy or base.noisy):
+        sure = row.status == OK and not timing.noisy
+        if base is not None and sure and not base.noisy:
             speed_up = base.median / timing.median
         found.append(
             replace(

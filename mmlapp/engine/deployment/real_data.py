@@ -12,10 +12,15 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from mmlapp.engine.launch import set_loader_defaults
 
-LOADERS = 'test_dataloader', 'val_dataloader'
+# What a config evaluates, and by what.
+LOADERS = {
+    'test_dataloader': 'test_evaluator',
+    'val_dataloader': 'val_evaluator',
+}
 
 
 def real_batch(cfg: Config, count: int = 4) -> tuple[Any, str]:
@@ -31,24 +36,46 @@ def real_batch(cfg: Config, count: int = 4) -> tuple[Any, str]:
         tuple[Any, str]: The batch and the name of its loader, or None and
         the reason why there is none.
     """
-    name = next((key for key in LOADERS if cfg.get(key)), None)
+    name = loader_name(cfg)
     if name is None:
         return None, 'the config has no test_dataloader'
-    loader = _small_loader(copy.deepcopy(cfg), name, count)
     try:
         # Datasets raise whatever they like when files are missing.
-        batch = next(iter(Runner.build_dataloader(loader, seed=0)))
+        batch = next(iter(own_loader(cfg, name, count)))
     except Exception as error:
         text = str(error).partition('\n')[0]
         return None, f'{name}: {type(error).__name__}: {text}'
     return batch, name
 
 
-def _small_loader(cfg: Config, name: str, count: int) -> dict[str, Any]:
+def loader_name(cfg: Config) -> str | None:
+    """Returns the name of the data loader that a config evaluates, if any.
+
+    Args:
+        cfg (Config): The config.
+    """
+    return next((key for key in LOADERS if cfg.get(key)), None)
+
+
+def own_loader(cfg: Config, name: str, most: int | None = None) -> DataLoader:
+    """Builds a data loader of a config, without processes of its own.
+
+    Args:
+        cfg (Config): The config; not changed.
+        name (str): Of the loader.
+        most (int, optional): Images of a batch at most. Defaults to None: as
+            the config has it.
+
+    Raises:
+        Exception: Whatever the data set raises if its files are missing;
+            nothing is downloaded.
+    """
+    cfg = copy.deepcopy(cfg)
     set_loader_defaults(cfg)
     loader: dict[str, Any] = cfg[name]
+    if most is not None:
+        loader.update(batch_size=min(most, loader.get('batch_size', most)))
     loader.update(
-        batch_size=min(count, loader.get('batch_size', count)),
         num_workers=0,
         persistent_workers=False,
         pin_memory=False,
@@ -56,7 +83,7 @@ def _small_loader(cfg: Config, name: str, count: int) -> dict[str, Any]:
     for key in ('prefetch_factor', 'multiprocessing_context'):
         loader.pop(key, None)
     _forbid_download(loader['dataset'])
-    return loader
+    return Runner.build_dataloader(loader, seed=0)
 
 
 def _forbid_download(value: Any, scope: str | None = None) -> None:

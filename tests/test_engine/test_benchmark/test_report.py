@@ -29,13 +29,15 @@ def shown(table):
 
 
 def test_a_row(row):
-    assert dict(zip(COLUMNS, cells(row(agreement=0.75)), strict=True)) == {
+    found = row(agreement=0.75, metrics={'top1': 91.5, 'top5': 99.0})
+    assert dict(zip(COLUMNS, cells(found), strict=True)) == {
         'MB': '1.5',
         'parameters': '2M',
         'GMACs': '0.5',
         'left': '50.0%',
         'error': '1.0e-06',
         'same class': '75.0%',
+        'accuracy': '91.5',
         'ms': '10',
         'p90': '11',
         'images/s': '100.0',
@@ -71,8 +73,9 @@ def test_predicted_against_measured(row):
     )
     noisy = [row(speed_up=None)]
     assert prediction_text(prediction, noisy, setting).endswith('too noisy')
+    wrong = [row(speed_up=None, status='its outputs hold no numbers')]
     failed = [row(speed_up=None, median=None)]
-    for none in ([], failed):
+    for none in ([], failed, wrong):
         assert prediction_text(prediction, none, setting) == (
             f'{text}; not measured'
         )

@@ -47,7 +47,9 @@ def inputs():
 def measured(monkeypatch):
     """Runs networks for real, on a clock that says how long they took."""
 
-    def run(candidates, inputs, seconds, backends=('torch',), fail=()):
+    def run(
+        candidates, inputs, seconds, backends=('torch',), fail=(), judge=None
+    ):
         clock = Clock(seconds)
         names = {id(c.network): c.name for c in candidates}
 
@@ -67,7 +69,9 @@ def measured(monkeypatch):
 
         monkeypatch.setattr(module, 'network_run', timed)
         settings = [Setting(name) for name in backends]
-        return bench(candidates, inputs, settings, rounds=20, clock=clock)
+        return bench(
+            candidates, inputs, settings, rounds=20, clock=clock, judge=judge
+        )
 
     return run
 
@@ -223,7 +227,9 @@ def test_an_output_that_is_no_number_is_told(dense, inputs):
     right, wrong = Two(dense, 1.0), Two(dense, math.nan)
     pair = [Candidate('dense', right), Candidate('slim', wrong, like='dense')]
     _, row = bench(pair, inputs, [Setting()], rounds=1)
-    assert math.isnan(row.error)
+    assert (row.error, row.speed_up) == (None, None)
+    assert row.status == 'its outputs hold values that are no numbers'
+    assert row.median > 0
 
 
 def test_outputs_of_other_shapes_are_told(dense, inputs):
@@ -232,4 +238,31 @@ def test_outputs_of_other_shapes_are_told(dense, inputs):
         Candidate('slim', Two(dense, 1.0), like='dense'),
     ]
     _, row = bench(pair, inputs, [Setting()], rounds=1)
-    assert row.error == math.inf
+    assert (row.error, row.speed_up) == (None, None)
+    assert row.status.startswith('its outputs are others in number or shape')
+
+
+def test_networks_are_judged_where_they_run(dense, inputs, measured):
+    """With what runs them there, on images that it reads."""
+    asked = []
+
+    def judge(name, network, backend, run, images):
+        images.fill_(0.5)
+        asked.append((name, backend, tuple(run()[0].shape)))
+        return None if name == 'dense' else {'top1': 90.0, 'top5': 99.0}
+
+    candidates = [Candidate('dense', dense), Candidate('slim', build(4))]
+    found = measured(
+        candidates,
+        inputs,
+        {'dense': [0.4], 'slim': [0.2]},
+        ('torch', 'compile'),
+        fail=[('slim', 'compile')],
+        judge=judge,
+    )
+    assert asked == [
+        ('dense', 'torch', (2, 5)),
+        ('slim', 'torch', (2, 5)),
+        ('dense', 'compile', (2, 5)),
+    ]
+    assert [row.accuracy for row in found] == [None, 90.0, None, None]

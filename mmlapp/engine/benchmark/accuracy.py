@@ -1,0 +1,127 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Accuracy of networks on the test data of a config, on any backend."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import EVALUATOR, DefaultScope
+from torch import Tensor, nn
+
+from mmlapp.core import PruningError
+
+from ..deployment.real_data import LOADERS, loader_name, own_loader
+from ..export.network import Network
+from ..latency.backends import Run
+from .feeding import Feeding
+from .rows import REFERENCE
+
+REMEDY = 'Leave accuracy out'
+
+
+class Judge:
+    """What a config measures on its test data, of one network after another.
+
+    Args:
+        cfg (Config): The config.
+        trained (Collection[str]): Names of the networks whose weights are
+            of a training; others are not judged.
+
+    Raises:
+        PruningError: If the config evaluates nothing, its data is not there,
+            or no network is trained.
+
+    Attributes:
+        notes (list[str]): What was measured, and what could not be.
+    """
+
+    def __init__(self, cfg: Config, trained: Collection[str]) -> None:
+        if not trained:
+            raise PruningError(
+                'accuracy: random weights have none. Give a checkpoint, or '
+                'that of the dense model with --dense'
+            )
+        name = loader_name(cfg)
+        self._evaluator = cfg.get(LOADERS[name]) if name else None
+        if name is None or not self._evaluator:
+            raise PruningError(
+                'accuracy: the config has no test_dataloader with a '
+                f'test_evaluator. {REMEDY}'
+            )
+        self._trained, self._name = trained, name
+        self._scope = cfg.get('default_scope') or 'mmengine'
+        with DefaultScope.overwrite_default_scope(self._scope):
+            self._data = _loader(cfg, name)
+        self.notes: list[str] = []
+
+    def __call__(
+        self, name: str, network: nn.Module, backend: str, run: Run, x: Tensor
+    ) -> dict[str, float] | None:
+        """Returns the metrics of a network; None where there are none.
+
+        Args:
+            name (str): Of the network.
+            network (nn.Module): A :class:`Network`.
+            backend (str): What runs it.
+            run (Callable): Runs it there, on ``x``.
+            x (Tensor): Images that are read at each run.
+        """
+        if name not in self._trained or not isinstance(network, Network):
+            return None
+        try:
+            if backend == REFERENCE:
+                return self._metrics(network.model)
+            with Feeding(network, run, x) as model:
+                return self._metrics(model)
+        except PruningError as error:
+            self.notes.append(f'no accuracy of {name} on {backend}: {error}')
+            return None
+
+    @torch.no_grad()
+    def _metrics(self, model: Any) -> dict[str, float]:
+        with DefaultScope.overwrite_default_scope(self._scope):
+            evaluator = _evaluator(self._evaluator)
+            dataset = self._data.dataset
+            evaluator.dataset_meta = getattr(dataset, 'metainfo', None)
+            for batch in self._data:
+                evaluator.process(model.test_step(batch), batch)
+            found = evaluator.evaluate(len(dataset))
+        metrics = {k: float(v) for k, v in found.items() if _is_number(v)}
+        first = next(iter(metrics), 'nothing')
+        text = f'accuracy: {first} of {len(dataset)} images of {self._name}'
+        if text not in self.notes:
+            self.notes.append(text)
+        return metrics
+
+
+def _loader(cfg: Config, name: str) -> Any:
+    """The test data, of which the first batch is there."""
+    try:
+        loader = own_loader(cfg, name)
+        next(iter(loader))
+    except Exception as error:  # whatever a data set raises
+        text = str(error).partition('\n')[0]
+        raise PruningError(
+            f'accuracy: {name} cannot be read ({type(error).__name__}: '
+            f'{text}). Put the data there, or leave accuracy out'
+        ) from error
+    return loader
+
+
+def _evaluator(config: Any) -> Any:
+    """As the Runner builds it: of a dictionary, or a list of metrics."""
+    config = copy.deepcopy(config)
+    if not isinstance(config, dict) or 'metrics' not in config:
+        config = {'metrics': config}
+    config.setdefault('type', 'Evaluator')
+    return EVALUATOR.build(config)
+
+
+def _is_number(value: Any) -> bool:
+    single = isinstance(value, Tensor) and value.numel() == 1
+    return single or isinstance(value, (int, float))
