@@ -135,7 +135,7 @@ FUNCTIONS = {
     'unit length': (
         lambda x: functional.normalize(x, dim=1),
         8,
-        'over channels',
+        8,
     ),
     'distances': (
         lambda x: x * torch.cdist(tokens(x), tokens(x)).mean(),
@@ -261,8 +261,8 @@ PARTS = {
     'spectral norm': (
         lambda: parametrizations.spectral_norm(nn.Conv2d(8, 8, 3, padding=1)),
         lambda m, x: m.part(x),
-        {},
-        'aten::mv',
+        {'a': 8, 'part.parametrizations.weight': 8},
+        None,
     ),
     'parametrised': (
         parametrised,

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import copy
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,9 +28,9 @@ class Living:
         outputs (Tensor): The same for the output.
         dim (int): Dimension of the channels.
         tensors (Sequence[tuple[str, int, Tensor]]): Name, dimension and
-            global channels of its parameters and buffers.
+            global channels of parameters and buffers of it and below it.
         attributes (Sequence[tuple[str, Tensor]]): Name and global channels
-            of its integer attributes.
+            of integer attributes there.
     """
 
     def __init__(
@@ -63,24 +63,75 @@ class Living:
 
     def narrowed(self, module: nn.Module) -> nn.Module:
         """Returns a twin of a module as it will be when narrowed."""
-        # Shallow: stores are copied next, so that the module keeps its own.
-        twin = copy.copy(module)
-        twin.__class__ = _own_class(module)
-        twin._parameters = dict(module._parameters)
-        twin._buffers = dict(module._buffers)
+        twin = _shallow(module)
         # A weight may lose indices along two dimensions, one after the other.
         values: dict[str, Tensor] = {}
         for name, dim, channels in self.tensors:
             # A parameter may be masked, through which the gate learns.
-            value = values.get(name, getattr(module, name))
+            value = values.get(name)
+            if value is None:
+                value = getattr(*_at(module, name))
             values[name] = value.index_select(dim, self.index(channels))
         for name, value in values.items():
-            store: Any = twin._parameters
-            (store if name in store else twin._buffers)[name] = value
+            owner, leaf = _at(twin, name)
+            store: Any = owner._parameters
+            (store if leaf in store else owner._buffers)[leaf] = value
         for name, channels in self.attributes:
-            setattr(twin, name, int(self.alive(channels).sum()))
-        adjust_attributes(twin)
+            setattr(*_at(twin, name), int(self.alive(channels).sum()))
+        # Parents are listed before their children; reversed, after them.
+        for part in reversed(list(twin.modules())):
+            adjust_attributes(part)
         return twin
+
+    def keep_buffers(self, module: nn.Module, twin: nn.Module) -> None:
+        """Keeps what the forward of a twin has made of sliced buffers.
+
+        Args:
+            module (nn.Module): What the twin was made from.
+            twin (nn.Module): It has run.
+        """
+        slices: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
+        for name, dim, channels in self.tensors:
+            slices[name].append((dim, self.index(channels)))
+        for name, parts in slices.items():
+            owner, leaf = _at(module, name)
+            if owner._buffers.get(leaf) is not None:
+                value: Tensor = getattr(*_at(twin, name))
+                _write(getattr(owner, leaf), value.detach(), parts)
+
+
+def _at(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Where something below a module is, and its name there."""
+    owner, _, leaf = name.rpartition('.')
+    return module.get_submodule(owner), leaf
+
+
+def _shallow(module: nn.Module) -> nn.Module:
+    """A module with the same tensors, whose stores are its own."""
+    cls = _own_class(module)
+    # Parametrised modules refuse to be copied.
+    twin = cls.__new__(cls)
+    twin.__dict__.update(module.__dict__)
+    twin.__dict__['_parameters'] = dict(module._parameters)
+    twin.__dict__['_buffers'] = dict(module._buffers)
+    twin.__dict__['_modules'] = {
+        name: part if part is None else _shallow(part)
+        for name, part in module._modules.items()
+    }
+    return twin
+
+
+def _write(
+    whole: Tensor, value: Tensor, places: Sequence[tuple[int, Tensor]]
+) -> None:
+    """Writes a slice along one dimension or several into its places."""
+    (dim, index), *others = places
+    if others:
+        # [kept, whole] first, of which [kept, kept] is written.
+        part = whole.index_select(dim, index)
+        _write(part, value, others)
+        value = part
+    whole.index_copy_(dim, index, value)
 
 
 def _own_class(module: nn.Module) -> type[nn.Module]:
@@ -109,6 +160,9 @@ class RunsOnLiving:
         # back to full width with zeros where a channel is removed.
         alive = x.index_select(dim, living.index(living.channels))
         y: Tensor = twin.forward(alive, *others, **named)
+        if self.training:
+            with torch.no_grad():
+                living.keep_buffers(self, twin)
         shape = list(y.shape)
         shape[dim] = len(living.outputs)
         index = living.index(living.outputs)

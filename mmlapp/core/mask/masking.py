@@ -166,7 +166,12 @@ def skip_removed(
     mine = groups.channels_at
     sites: dict[str, list[Site]] = defaultdict(list)
     for site in record.sites:
-        sites[site.module].append(site)
+        # A weight may be computed from parameters further below.
+        parts = site.module.split('.')
+        for number in range(1, len(parts) + 1):
+            name = '.'.join(parts[:number])
+            if name in record.living_modules:
+                sites[name].append(site)
     for entry in record.living_modules.values():
         # Nodes of its input and output channels, [in + out].
         ends = torch.cat([entry.ids, entry.out])
@@ -174,9 +179,9 @@ def skip_removed(
             continue
         own = sites[entry.name]
         ids = [torch.arange(s.start, s.start + s.size) for s in own]
-        # (site, name in the module, channel at each index)
+        # (site, name below the module, channel at each index)
         named = [
-            (s, s.name.rpartition('.')[2], mine(i))
+            (s, s.name.removeprefix(f'{entry.name}.'), mine(i))
             for s, i in zip(own, ids, strict=True)
         ]
         living = Living(

@@ -231,4 +231,5 @@ def tie_pieces(graph: ChannelGraph, axis: Axis, length: int) -> bool:
 
 def without_zero(labels: Labels) -> Labels:
     """Returns the labels with no promise that removed channels are zero."""
-    return Labels({d: replace(a, zero=False) for d, a in labels.axes.items()})
+    axes = {d: replace(a, zero=False) for d, a in labels.axes.items()}
+    return Labels(axes, parameter=labels.parameter)

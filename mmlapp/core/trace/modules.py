@@ -115,6 +115,7 @@ def watch_modules(tracer: Tracer, model: nn.Module) -> Iterator[None]:
 
     def entered(module: nn.Module) -> None:
         tracer.trace.order.append(tracer.modules[id(module)])
+        tracer.living.entered(module)
         # True counts as one; wholes may be inside of wholes.
         tracer.quiet += rules[id(module)] is not None
 
@@ -122,6 +123,7 @@ def watch_modules(tracer: Tracer, model: nn.Module) -> Iterator[None]:
         tracer.own_calls.left(module, args, out)
         rule = rules[id(module)]
         if not tracer.quiet:
+            tracer.living.left(module, args, out)
             note_widths(tracer, module, args, out)
         if rule is None:
             return

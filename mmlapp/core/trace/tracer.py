@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .call import Call, operands, tensors_in
 from .graph import NO_CHANNEL
 from .labels import Axis, Labels
+from .living_modules import LivingModules
 from .own_calls import OwnCalls
 from .record import Maker, Site, Trace
 from .rule import Rule
@@ -55,6 +56,7 @@ class Tracer(TorchDispatchMode):
         self._sites: dict[tuple[str, int], Site] = {}
         self._makers: list[Maker] = []
         self.own_calls = OwnCalls(model)
+        self.living = LivingModules(self)
         self.modules = {id(m): name for name, m in model.named_modules()}
         self.stack: list[nn.Module] = []
         # Storages of parameters and buffers that a loss may update, as a
@@ -327,6 +329,7 @@ class Tracer(TorchDispatchMode):
 
     def finish(self, outputs: Any) -> Trace:
         """Freezes what leaves the network and decides where masks go."""
+        self.living.finish()
         for tensor in tensors_in(outputs):
             labels = self.labels(tensor)
             if labels.maker is not None:

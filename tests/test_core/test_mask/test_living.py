@@ -73,3 +73,45 @@ def test_the_input_may_be_given_by_name(source):
     norm = norm_on(source, torch.arange(6))
     x = torch.randn(2, 6, 3, 3)
     assert torch.equal(norm(input=x), norm(x))
+
+
+class Centred(nn.Module):
+    """Keeps a mean of its inputs, beside a weight further below."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(6, 4, 1, bias=False)
+        self.register_buffer('seen', torch.zeros(4, 6))
+
+    def forward(self, x):
+        if self.training:
+            self.seen += self.conv.weight[..., 0, 0] * x.mean((0, 2, 3))
+        weight = self.conv.weight - self.conv.weight.mean(1, keepdim=True)
+        return nn.functional.conv2d(x, weight)
+
+
+def test_parameters_below_and_buffers_that_change(source):
+    """As of the narrow module, put in their places."""
+    module, inputs = Centred(), torch.arange(6)
+    outputs = torch.tensor([1, 2, -1, 3])
+    tensors = [
+        ('conv.weight', 0, outputs),
+        ('conv.weight', 1, inputs),
+        ('seen', 0, outputs),
+        ('seen', 1, inputs),
+    ]
+    run_on_living(module, Living(source, inputs, outputs, 1, tensors, []))
+    rows, columns = torch.tensor([1, 2]), torch.tensor([0, 2, 4, 5])
+    small = Centred()
+    small.conv = nn.Conv2d(4, 2, 1, bias=False)
+    weight = module.conv.weight.detach()[rows][:, columns]
+    small.conv.weight = nn.Parameter(weight)
+    small.seen = torch.zeros(2, 4)
+    x = torch.randn(2, 6, 3, 3)
+    with torch.no_grad():
+        for _ in range(2):
+            found, expected = module(x), small(x[:, columns])
+    torch.testing.assert_close(found[:, rows], expected)
+    torch.testing.assert_close(module.seen[rows][:, columns], small.seen)
+    assert int(module.seen.count_nonzero()) == 8
+    assert module.conv.in_channels == 6

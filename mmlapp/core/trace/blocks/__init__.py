@@ -24,7 +24,6 @@ from . import (
     repmlp,
     res2net,
     selective_kernel,
-    standardised_convolutions,
     swin,
 )
 
@@ -44,6 +43,5 @@ __all__ = [
     'repmlp',
     'res2net',
     'selective_kernel',
-    'standardised_convolutions',
     'swin',
 ]

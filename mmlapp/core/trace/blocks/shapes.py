@@ -9,6 +9,10 @@ from typing import Any
 from torch import Tensor
 from torch.nn.utils.parametrize import is_parametrized
 
+# What PyTorch's hooks compute a weight from, that has the shape of it:
+# spectral_norm and prune of `weight_orig`, weight_norm of `weight_v`.
+COMPUTED_FROM = 'orig', 'v'
+
 
 def shape_of(module: Any, name: str) -> tuple[int, ...]:
     """Shape of a parameter or buffer.
@@ -25,10 +29,12 @@ def shape_of(module: Any, name: str) -> tuple[int, ...]:
         for step in steps:
             step.training = True
         return shape
-    tensor: Tensor | None = module._parameters.get(name)
-    tensor = module._buffers[name] if tensor is None else tensor
-    assert tensor is not None
-    return tuple(tensor.shape)
+    for key in (name, *(f'{name}_{part}' for part in COMPUTED_FROM)):
+        tensor: Tensor | None = module._parameters.get(key)
+        tensor = module._buffers.get(key) if tensor is None else tensor
+        if tensor is not None:
+            return tuple(tensor.shape)
+    raise KeyError(name)
 
 
 def inputs_of(conv: Any) -> int:

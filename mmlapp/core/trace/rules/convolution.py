@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ..tracer import Tracer
 from .layer import check_zero, emit, ids_of, note_call
 
 DYNAMIC = 'multiplied by a weight that the network computes'
+ALONG = 'convolved along its channels'
 
 
 def convolution(tracer: Tracer, call: Call) -> None:
@@ -104,6 +106,15 @@ def convolve(
     # Channels that were moved into the batch, [batch * C, 1, ..].
     if 0 in read.axes:
         dims['batch'] = read.axes[0].ids
+    passed = Labels({d: a for d, a in read.axes.items() if d == 0})
+    # Channels in a row, [batch, 1, C]: of any number as many come out.
+    for dim, axis in read.axes.items():
+        if dim > 1 and _keeps_size(x, out, dim, geometry):
+            tracer.living.over_input(axis.ids, ALONG)
+            passed.axes[dim] = axis
+            dims['rows'] = axis.ids
+        elif dim > 1:
+            tracer.graph.freeze(axis.ids, ALONG)
     note_call(
         tracer,
         'convolution',
@@ -114,13 +125,16 @@ def convolve(
         **geometry,
     )
     check_zero(tracer, read.axes.get(1), kernel, int(not transposed))
-    passed = Labels({d: a for d, a in read.axes.items() if d == 0})
-    tracer.freeze(
-        Labels({d: a for d, a in read.axes.items() if d > 1}),
-        'convolved along its channels',
-    )
     zero = kernel.masks_to_zero(int(transposed))
     emit(tracer, out, 1, Axis(emitted, zero), bias, without_zero(passed))
+
+
+def _keeps_size(
+    x: Tensor, out: Tensor, dim: int, geometry: Mapping[str, Any]
+) -> bool:
+    """Whether as many positions come out along a dimension as go in."""
+    stride = geometry.get('stride', (0,) * dim)
+    return x.shape[dim] == out.shape[dim] and stride[dim - 2] == 1
 
 
 def _sides(

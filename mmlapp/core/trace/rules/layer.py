@@ -14,6 +14,8 @@ from ..labels import Axis, Labels
 from ..record import INPUT_REASON, LayerCall, Site
 from ..tracer import Tracer
 
+NOT_ZERO = 'contracted where it is not zero'
+
 
 def check_zero(
     tracer: Tracer, left: Axis | None, right: Labels, row: int
@@ -34,7 +36,7 @@ def check_zero(
     if right.maskable:
         tracer.trace.readers.update(tracer.sites_of(other.ids))
     else:
-        tracer.graph.freeze(left.ids, 'contracted where it is not zero')
+        tracer.living.over_weight(right, other.ids, NOT_ZERO)
 
 
 def ids_of(labels: Labels, dim: int, size: int) -> Tensor:

@@ -13,10 +13,15 @@ from ..rule import rules_of_aten
 from ..tracer import Tracer
 from .layer import all_but, ids_of
 
+OVER_CHANNELS = 'normalised over channels by batch_norm'
+
 
 def batch_norm(tracer: Tracer, call: Call) -> None:
     """Ties every per-channel tensor; the affine part carries the mask."""
     x = call.args[0]
+    if tracer.labels(x).parameter:
+        standardised(tracer, call)
+        return
     axis = tracer.labels(x).axes.get(1)
     ids = ids_of(tracer.labels(x), 1, x.shape[1])
     # x is [N, C, ..]; weight, bias, running mean and variance are [C]. An
@@ -36,12 +41,25 @@ def batch_norm(tracer: Tracer, call: Call) -> None:
         tracer.link_norm(tracer.labels(x).maker, affine[0], affine[1])
     others = all_but(tracer.labels(x), 1)
     batch = others.axes.pop(0, None)
-    tracer.freeze(others, 'normalised over channels by batch_norm')
+    tracer.freeze(others, OVER_CHANNELS)
     axes = {} if axis is None else {1: Axis(ids, zero=None not in affine)}
     if batch is not None:
         axes[0] = Axis(batch.ids, zero=False)
     for output in call.outputs()[:1]:
         tracer.set(output, Labels(axes))
+
+
+def standardised(tracer: Tracer, call: Call) -> None:
+    """Filters [1, out, in * k] with the mean and deviation of each."""
+    labels = tracer.labels(call.args[0])
+    ids = ids_of(labels, 1, call.args[0].shape[1])
+    for tensor in call.args[1:3]:  # gain and shift, [out]
+        if tensor is not None:
+            own = ids_of(tracer.labels(tensor), 0, len(ids))
+            tracer.graph.unite(ids, own, INPUT_REASON)
+    for axis in all_but(labels, 1).axes.values():
+        tracer.living.over_weight(labels, axis.ids, OVER_CHANNELS)
+    tracer.set(call.outputs()[0], without_zero(labels))
 
 
 def has_own_scale(call: Call) -> bool:
@@ -52,10 +70,12 @@ def has_own_scale(call: Call) -> bool:
 def over_channels(tracer: Tracer, call: Call) -> None:
     """LayerNorm, GroupNorm: removal would change what they compute."""
     name = call.op.removeprefix('aten::native_')
+    labels = tracer.labels(call.args[0])
     for tensor in call.tensors():
-        tracer.freeze(tracer.labels(tensor), f'normalised by {name}')
-    labels = without_zero(tracer.labels(call.args[0]))
-    tracer.set(call.outputs()[0], labels)
+        for axis in tracer.labels(tensor).axes.values():
+            reason = f'normalised by {name}'
+            tracer.living.over_weight(labels, axis.ids, reason)
+    tracer.set(call.outputs()[0], without_zero(labels))
 
 
 def weight_norm(tracer: Tracer, call: Call) -> None:
@@ -72,7 +92,8 @@ def weight_norm(tracer: Tracer, call: Call) -> None:
         if direction.maskable:
             tracer.trace.readers.update(tracer.sites_of(axis.ids))
         else:
-            tracer.graph.freeze(axis.ids, 'measured by weight_norm')
+            reason = 'measured by weight_norm'
+            tracer.living.over_weight(direction, axis.ids, reason)
     # v [out, in, ..] and g [out, 1, ..] along the same dimension. Of the
     # labels those of g go on: v masked would be divided by its norm, zero.
     ids = ids_of(length, dim, size[dim])

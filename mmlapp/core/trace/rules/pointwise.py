@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,9 @@ def _operand(tracer: Tracer, tensor: Tensor) -> Operand:
     name = tracer.name(tensor)
     if name is None or not isinstance(tensor, nn.Parameter):
         return tensor, labels
+    if tracer.living.alone and len(labels.axes) > 1:
+        # No mask is needed; a gate would count twice, at its reader as well.
+        return tensor, replace(labels, maskable=False)
     axes = {}
     for dim, axis in labels.axes.items():
         tracer.trace.masked.add(tracer.site(name, dim, tensor.shape[dim]))
@@ -88,10 +92,10 @@ def _combine(
         d = dim - out.dim() + tensor.dim()
         axis = labels.axes.get(d)
         size = tensor.shape[d] if d >= 0 else 1
-        if axis is None and size > 1:
+        if axis is None and size > 1 and tensor.stride(d):
             # A constant with a value for each index: none of them is a
-            # channel, and what meets it is frozen. Of size one it broadcasts,
-            # and is as good for fewer channels: no axis.
+            # channel, and what meets it is frozen. Of size one, or expanded
+            # from it, it is as good for fewer channels: no axis.
             axis = Axis(torch.full((size,), -1), zero=False)
         axes.append(axis)
     found = [axis for axis in axes if axis is not None]
@@ -101,7 +105,10 @@ def _combine(
     rule = _WHERE_REMOVED.get(call.op.removesuffix('_'), _evaluated)
     value = rule(call, axes)
     if value is not None and not math.isfinite(value):
-        tracer.graph.freeze(ids, f'{call.op} of zero is not finite')
+        labelled = [entry for _, entry in operands if entry.axes]
+        of = Labels(parameter=all(entry.parameter for entry in labelled))
+        reason = f'{call.op} of zero is not finite'
+        tracer.living.over_weight(of, ids, reason)
     return Axis(ids, value == 0)
 
 

@@ -24,6 +24,31 @@ def product_with_bias(tracer: Tracer, call: Call) -> None:
     _product(tracer, call, call.args[1], call.args[2], call.args[0])
 
 
+def of_weights(tracer: Tracer, call: Call) -> None:
+    """mv, dot: what weights are measured by, as by their spectral norm."""
+    first, second = call.args[:2]
+    left, right = tracer.labels(first), tracer.labels(second)
+    if not (left.parameter and right.parameter):
+        for tensor in (first, second):
+            tracer.freeze_read(tensor, call.op)
+        return
+    # sum_k a[.., k] b[k]
+    inner = first.dim() - 1
+    tracer.graph.unite(
+        ids_of(left, inner, first.shape[inner]),
+        ids_of(right, 0, second.shape[0]),
+        INPUT_REASON,
+    )
+    check_zero(tracer, right.axes.get(0), left, inner)
+    result = Labels(parameter=True)
+    if inner and 0 in left.axes:
+        rows = left.axes[0].ids
+        if left.maskable:
+            tracer.trace.readers.update(tracer.sites_of(rows))
+        result.axes[0] = Axis(rows, left.masks_to_zero(0))
+    tracer.set(call.outputs()[0], result)
+
+
 def _product(
     tracer: Tracer, call: Call, a: Tensor, b: Tensor, bias: Tensor | None
 ) -> None:
@@ -109,6 +134,7 @@ RULES = rules_of_aten(
     {
         product: 'mm bmm',
         product_with_bias: 'addmm baddbmm',
+        of_weights: 'mv dot vdot',
         attention: (
             '_scaled_dot_product_flash_attention_for_cpu '
             '_scaled_dot_product_flash_attention '

@@ -68,20 +68,32 @@ def reduced(tracer: Tracer, call: Call) -> None:
             if labels.maskable and _is_deviation(call):
                 axis = _masked(tracer, axis)
             result.axes[dim - shift] = axis
-        elif call.op != 'aten::sum' or not axis.zero:
-            # Zeros add nothing to a sum; a mean would divide by fewer.
-            tracer.graph.freeze(
-                axis.ids, f'reduced over channels by {call.op}'
-            )
+        elif not _zeros_add_nothing(call) or not labels.masks_to_zero(dim):
+            reason = f'reduced over channels by {call.op}'
+            tracer.living.over_weight(labels, axis.ids, reason)
+        elif labels.maskable:
+            tracer.trace.readers.update(tracer.sites_of(axis.ids))
         elif len(over) < rank:
             # All summed up to one number is how unused tensors are kept in
             # the graph of a loss: x.sum() * 0.
             tracer.trace.summed.append(axis.ids)
     if labels.parameter and 'norm' in call.op:
         # Usually divided by: the norm of a masked filter is zero.
-        tracer.freeze(result, f'measured by {call.op}')
+        for axis in result.axes.values():
+            reason = f'measured by {call.op}'
+            tracer.living.over_weight(labels, axis.ids, reason)
     for output in call.outputs():
         tracer.set(output, result)
+
+
+def _zeros_add_nothing(call: Call) -> bool:
+    """Whether zeros change no result; a mean would divide by fewer."""
+    if call.op in ('aten::norm', 'aten::linalg_vector_norm'):
+        # Sums of powers, and the largest magnitude; not the smallest one.
+        name = call.func._schema.arguments[1].name  # p or ord
+        order = call.argument(1, name)
+        return float(2 if order is None else order) >= 0
+    return call.op == 'aten::sum'
 
 
 def _is_deviation(call: Call) -> bool:
@@ -102,11 +114,13 @@ def normalised(tracer: Tracer, call: Call) -> None:
     """softmax: values along its dimension depend on each other."""
     source = call.args[0]
     over = int(call.args[1]) % max(source.dim(), 1)
-    result = Labels()
-    for dim, axis in tracer.labels(source).axes.items():
+    labels = tracer.labels(source)
+    result = Labels(parameter=labels.parameter)
+    for dim, axis in labels.axes.items():
         if dim == over:
-            tracer.graph.freeze(axis.ids, f'{call.op} over channels')
-        else:
+            reason = f'{call.op} over channels'
+            tracer.living.over_weight(labels, axis.ids, reason)
+        if dim != over or labels.parameter:
             # exp(0) / sum: a removed channel is not zero behind it.
             result.axes[dim] = Axis(axis.ids, zero=False)
     tracer.set(call.outputs()[0], result)

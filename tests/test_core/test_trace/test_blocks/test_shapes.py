@@ -1,7 +1,10 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+import pytest
 import torch
 from torch import nn
+from torch.nn import utils
+from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from mmlapp.core.trace.blocks.shapes import inputs_of, shape_of
@@ -28,3 +31,13 @@ def test_asking_changes_nothing():
     for name, value in module.state_dict().items():
         assert torch.equal(before[name], value)
     assert all(m.training for m in module.modules())
+
+
+@pytest.mark.filterwarnings('ignore::FutureWarning')
+@pytest.mark.parametrize(
+    'compute', [utils.spectral_norm, utils.weight_norm, prune.identity]
+)
+def test_weights_that_hooks_compute(compute):
+    layer = nn.Conv2d(6, 4, 3)
+    compute(layer, 'weight')
+    assert shape_of(layer, 'weight') == (4, 6, 3, 3)

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mmlapp.core import analyse
 from mmlapp.core.trace import trace
 
 
@@ -234,31 +233,6 @@ class Standardised(nn.Conv2d):
         return functional.conv2d(x, weight, self.bias, padding=1)
 
 
-def test_standardised_weights_are_pruned_where_they_emit(
-    net, conv, image, agree
-):
-    model = net(
-        lambda m, x: m.c(m.b(m.a(x)).relu()),
-        a=conv(3, 6),
-        b=Standardised(6, 8, 3),
-        c=conv(8, 5),
-    )
-    result = agree(model, image)
-    assert result.groups == {'b': 8}
-
-
-def test_standardised_weights_freeze_what_they_average(
-    net, conv, image, frozen
-):
-    model = net(
-        lambda m, x: m.c(m.b(m.a(x)).relu()),
-        a=conv(3, 6),
-        b=Standardised(6, 8, 3),
-        c=conv(8, 5),
-    )
-    assert frozen(model, image)['a'].startswith('reduced over channels')
-
-
 def shifted(m, x):
     """A weight that is not zero where its parameter is masked."""
     return functional.conv2d(x, m.a.weight * m.scale + m.shift, padding=1)
@@ -322,16 +296,3 @@ def test_a_weight_divided_by_its_norm_is_frozen(net, conv, image, frozen):
 
     model = net(forward, a=conv(3, 8, bias=False), b=conv(8, 5))
     assert frozen(model, image)['a'].startswith('measured by')
-
-
-def test_spectral_and_weight_norm_of_torch_are_frozen(
-    net, conv, image, frozen
-):
-    norms = nn.utils.parametrizations
-    model = net(
-        lambda m, x: m.c(m.b(m.a(x))),
-        a=norms.weight_norm(conv(3, 8)),
-        b=norms.spectral_norm(conv(8, 6)),
-        c=conv(6, 5),
-    )
-    assert not analyse(model.eval(), lambda: model(image)).groups.prunable

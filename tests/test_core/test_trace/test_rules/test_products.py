@@ -122,3 +122,37 @@ def test_multihead_attention_of_torch(net, agree):
     counted = sum(map(multiply_adds, record.calls))
     linear = 2 * 5 * (4 * 8 + 8 * 24 + 8 * 8 + 8 * 5)
     assert counted == linear + 2 * product
+
+
+def test_a_weight_measured_by_vectors(net, conv, image, agree):
+    """W / (u^T W v), and u and v lose what the weight does."""
+
+    def forward(m, x):
+        sigma = m.u.dot(m.weight.flatten(1).mv(m.v))
+        return m.b(functional.conv2d(m.a(x), m.weight / sigma, padding=1))
+
+    model = net(
+        forward,
+        a=conv(3, 8),
+        weight=nn.Parameter(torch.randn(6, 8, 3, 3)),
+        u=torch.randn(6),
+        v=torch.randn(72),
+        b=conv(6, 5),
+    )
+    slim = agree(model, image).slim
+    assert (slim.u.shape, slim.v.shape) == ((3,), (36,))
+
+
+@pytest.mark.parametrize(
+    'function', [lambda w, x: w.mv(x), lambda w, x: w * x.dot(x)]
+)
+def test_vectors_that_are_no_weights_are_frozen(net, frozen, function):
+    """They would be layers, or attention, that no cost counts."""
+    model = net(
+        lambda m, x: m.b(function(m.weight, m.a(x)[0])),
+        a=nn.Linear(3, 8),
+        weight=nn.Parameter(torch.randn(8, 8)),
+        b=nn.Linear(8, 5),
+    )
+    x = torch.randn(1, 3, dtype=torch.float64)
+    assert frozen(model, x)['a'].endswith('unknown here')

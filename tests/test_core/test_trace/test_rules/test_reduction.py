@@ -155,7 +155,6 @@ FROZEN = {
     'mean': lambda x: x.mean(1),
     'mean of all': lambda x: x.mean(),
     'max': lambda x: x.amax(1),
-    'norm': lambda x: x.norm(dim=1),
     'spread': lambda x: x.std(1),
     'index': lambda x: x.argmax(1),
     'sum of what is not zero': lambda x: x.sigmoid().sum(1),
@@ -238,3 +237,32 @@ def test_a_weight_divided_by_its_size_is_frozen(
             'norm': 'measured by aten::linalg_vector_norm',
         }[measure]
     )
+
+
+@pytest.mark.parametrize('order', [0.5, 1, 2, 3, float('inf')])
+def test_the_length_of_what_is_zero_where_removed(
+    net, conv, image, agree, order
+):
+    model = net(
+        lambda m, x: m.b(functional.normalize(m.a(x), order, dim=1)),
+        a=conv(3, 8),
+        b=conv(8, 5),
+    )
+    assert agree(model, image).groups == {'a': 8}
+
+
+@pytest.mark.parametrize(
+    'length',
+    [
+        lambda x: x.sigmoid().norm(dim=1, keepdim=True),
+        lambda x: x.norm(-1, dim=1, keepdim=True),
+    ],
+    ids=['not zero', 'smallest'],
+)
+def test_another_length_is_frozen(net, conv, image, frozen, length):
+    def forward(m, x):
+        x = m.a(x)
+        return m.b(x * length(x))
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5))
+    assert frozen(model, image)['a'].startswith('reduced over channels')
