@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from .blocks import BLOCKS
+from .modules import Computed, Holding
 from .writer import MAP, TOKENS, VECTOR, Writer
 
 MOST_BLOCKS = 8
@@ -25,6 +26,8 @@ NAMES = {
     'nn': nn,
     'functional': functional,
     'checkpoint': checkpoint,
+    'Computed': Computed,
+    'Holding': Holding,
 }
 
 

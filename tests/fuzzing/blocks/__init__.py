@@ -17,6 +17,7 @@ from . import (  # noqa: F401
     space,
     tokens,
     vectors,
+    weights,
 )
 
 __all__ = ['BLOCKS']
