@@ -30,7 +30,7 @@ from mmlapp.engine.config_files import (
     add_config_arguments,
     add_pruning_arguments,
     given,
-    read_config,
+    read_model_config,
 )
 from mmlapp.engine.failures import tells_failures
 from mmlapp.engine.output_files import check_output, write_json
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     progress = console(sys.stderr).status('reading the config')
     # Importing models and datasets prints; standard output is for results.
     with progress as status, redirect_stdout(sys.stderr):
-        cfg = read_config(args.config, args.cfg_options)
+        cfg = read_model_config(args.config, args.cfg_options)
         report = analyse_config(cfg, settings(args), status.update)
     show(report, args.json)
 

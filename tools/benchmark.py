@@ -36,7 +36,7 @@ from mmlapp.engine.benchmark.rows import bench
 from mmlapp.engine.config_files import (
     add_config_arguments,
     check_checkpoint,
-    read_config,
+    read_model_config,
 )
 from mmlapp.engine.failures import tells_failures
 from mmlapp.engine.latency.backends import BACKENDS
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             Setting(name, args.threads, args.batch, args.device)
             for name in args.backend
         ]
-        cfg = read_config(args.config, args.cfg_options)
+        cfg = read_model_config(args.config, args.cfg_options)
         for name in ('checkpoint', 'dense'):
             if getattr(args, name) is not None:
                 check_checkpoint(name, getattr(args, name))

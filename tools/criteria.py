@@ -25,7 +25,7 @@ from mmlapp.engine.config_files import (
     add_config_arguments,
     add_pruning_arguments,
     given,
-    read_config,
+    read_model_config,
 )
 from mmlapp.engine.criteria.files import EXAMPLE, write_study
 from mmlapp.engine.criteria.study import study_config
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with progress as status, redirect_stdout(sys.stderr):
         check_out(args.out, EXAMPLE)
         study = study_config(
-            read_config(args.config, args.cfg_options),
+            read_model_config(args.config, args.cfg_options),
             args.checkpoint,
             scores=args.scores,
             target={'flops': args.flops},

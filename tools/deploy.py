@@ -25,7 +25,7 @@ from mmlapp.engine.benchmark.prediction import latency_text
 from mmlapp.engine.config_files import (
     add_config_arguments,
     check_checkpoint,
-    read_config,
+    read_model_config,
 )
 from mmlapp.engine.deployment.deploy import Deployment, deploy
 from mmlapp.engine.failures import tells_failures
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     progress = console(sys.stderr).status('reading the config')
     # Importing models and datasets prints; standard output is for results.
     with progress as status, redirect_stdout(sys.stderr):
-        cfg = read_config(args.config, args.cfg_options)
+        cfg = read_model_config(args.config, args.cfg_options)
         check_checkpoint('checkpoint', args.checkpoint)
         result = deploy(
             cfg,

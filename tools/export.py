@@ -24,7 +24,7 @@ from mmlapp.engine.analysis.tables import console
 from mmlapp.engine.config_files import (
     add_config_arguments,
     check_checkpoint,
-    read_config,
+    read_model_config,
 )
 from mmlapp.engine.export.base import DYNAMIC, OPSET, Settings
 from mmlapp.engine.export.command import Report, export_checkpoint
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Importing models and datasets prints; standard output is for results.
     with progress as status, redirect_stdout(sys.stderr):
         settings = Settings(args.dynamic, args.opset, args.slim, args.fp16)
-        cfg = read_config(args.config, args.cfg_options)
+        cfg = read_model_config(args.config, args.cfg_options)
         check_checkpoint('checkpoint', args.checkpoint)
         report = export_checkpoint(
             cfg,

@@ -26,7 +26,7 @@ from mmlapp.engine.config_files import (
     add_config_arguments,
     add_pruning_arguments,
     given,
-    read_config,
+    read_model_config,
 )
 from mmlapp.engine.deployment.recipe import own_settings
 from mmlapp.engine.failures import tells_failures
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Importing models and datasets prints; standard output is for
         # results.
         with redirect_stdout(sys.stderr):
-            cfg = read_config(args.config, args.cfg_options)
+            cfg = read_model_config(args.config, args.cfg_options)
             plan = Plan(
                 Setting(args.backend, args.threads, args.batch, args.device),
                 args.points,

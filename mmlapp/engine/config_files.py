@@ -133,6 +133,29 @@ def read_config(
     return cfg
 
 
+def read_model_config(
+    name: str | Path, options: Mapping[str, Any] | None = None
+) -> Config:
+    """Reads the config of a model.
+
+    Args:
+        name (str or Path): See :func:`read_config`; so are the options.
+        options (Mapping, optional): Values to replace. Defaults to None.
+
+    Raises:
+        PruningError: As :func:`read_config`, or if there is no model in it.
+    """
+    cfg = read_config(name, options)
+    found = cfg.get('model')
+    if not isinstance(found, Mapping):
+        what = 'no model' if found is None else f'model={found!r:.80}'
+        raise PruningError(
+            f'config={str(name)!r} has {what}: give the config of a model of '
+            'mmpretrain or mmdet, or one that tools/deploy.py wrote'
+        )
+    return cfg
+
+
 def find_config(name: str | Path) -> Path:
     """Returns the path of a config.
 

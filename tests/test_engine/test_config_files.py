@@ -14,6 +14,7 @@ from mmlapp.engine.config_files import (
     check_checkpoint,
     find_config,
     read_config,
+    read_model_config,
 )
 
 
@@ -39,6 +40,23 @@ def test_options_that_do_not_fit(config, options):
     with pytest.raises(PruningError) as info:
         read_config(config, options)
     assert str(info.value).startswith(f'--cfg-options {options}')
+
+
+@pytest.mark.parametrize(
+    ('text', 'what'),
+    [
+        ('', 'has no model'),
+        ('model = None', 'has no model'),
+        ("model = 'ResNet'", "has model='ResNet'"),
+        ('model = [1, 2]', r'has model=\[1, 2\]'),
+    ],
+)
+def test_a_config_of_no_model(config, text, what):
+    assert read_model_config(config).model.depth == 8
+    config.write_text(text)
+    read_config(config)
+    with pytest.raises(PruningError, match=f"recipe.py' {what}: give the con"):
+        read_model_config(config)
 
 
 @pytest.mark.parametrize('suffix', ['', '.py'])

@@ -23,6 +23,10 @@ from .prunable import INPUT_SHAPE
 from .widths import backbone_widths
 
 Plan = str | Path | Mapping[str, Any]
+EXPECTED = (
+    'expected the path of a plan that tools/deploy.py wrote, or the plan '
+    'itself, as text or as a dictionary'
+)
 
 
 @MODELS.register_module(name='DeployedModel')
@@ -87,10 +91,15 @@ def read_plans(plan: Plan | Sequence[Plan]) -> list[ChannelPlan]:
     Args:
         plan (str, Path or Mapping, or a sequence of them): See
             :func:`read_plan`.
+
+    Raises:
+        PruningError: As :func:`read_plan`, or if there are none.
     """
-    if isinstance(plan, (str, Path, Mapping)):
-        return [read_plan(plan)]
-    return [read_plan(one) for one in plan]
+    if isinstance(plan, Sequence) and not isinstance(plan, str):
+        if not plan:
+            raise PruningError(f'plan={plan!r} is empty: {EXPECTED}')
+        return [read_plan(one) for one in plan]
+    return [read_plan(plan)]
 
 
 def read_plan(plan: Plan) -> ChannelPlan:
@@ -105,12 +114,13 @@ def read_plan(plan: Plan) -> ChannelPlan:
     """
     if isinstance(plan, Mapping):
         return ChannelPlan.from_dict(plan)
+    if not isinstance(plan, (str, Path)):
+        raise PruningError(f'plan={plan!r:.80}: {EXPECTED}')
     # JSON: a path hardly begins so.
     if str(plan).lstrip().startswith('{'):
         return ChannelPlan.from_json(str(plan))
     if not Path(plan).is_file():
         raise PruningError(
-            f'plan={str(plan)!r}: there is no such file. Give the path of a '
-            'plan that tools/deploy.py wrote, or the plan itself'
+            f'plan={str(plan)!r}: there is no such file; {EXPECTED}'
         )
     return ChannelPlan.load(plan)

@@ -132,6 +132,10 @@ def test_a_plan_for_another_width():
         (PLAN.to_json()[:-9], 'no complete JSON .* may be truncated'),
         ({'groups': {}}, 'no channel plan: it has no version'),
         ({'version': 99}, 'version 99: this release reads version 4'),
+        (None, 'plan=None: expected the path of a plan'),
+        (3, 'plan=3: expected the path of a plan'),
+        ([], r'plan=\[\] is empty: expected'),
+        ([1, 'a'], 'plan=1: expected the path of a plan'),
     ],
 )
 def test_broken_plans(plan, text):
