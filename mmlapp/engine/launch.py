@@ -23,7 +23,7 @@ from .checkpoints.checked_loading import (
     check_loading,
     checked_loading,
 )
-from .config_files import add_config_arguments, read_model_config
+from .config_files import add_config_arguments, read_config
 from .training.plain_models import PlainModelHook
 
 
@@ -63,7 +63,7 @@ def load_config(args: Namespace) -> Config:
     """
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = read_model_config(args.config, args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     default_dir = str(Path('work_dirs') / Path(cfg.filename).stem)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_dir

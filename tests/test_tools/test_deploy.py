@@ -245,7 +245,8 @@ def test_a_full_disk(fail, classifier_run, tmp_path):
         text = fail(run.config, run.checkpoint, out=tmp_path / 'out')
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert 'cannot be written (File too large). Nothing was left' in text
+    said = f'out={str(tmp_path / "out")!r} cannot be written (File too large)'
+    assert said in text
 
 
 def test_force_replaces_a_deployment(tool, fail, classifier_run, tmp_path):

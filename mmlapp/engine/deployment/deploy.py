@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmlapp.core import ChannelPlan, PruningError, merge_bypasses
+from mmlapp.core import ChannelPlan, merge_bypasses
 from mmlapp.core.bypass.merging import gained_biases
 from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.trace import trace
@@ -29,6 +29,7 @@ from ..models.example import ExampleForward
 from ..models.inputs import InputShape
 from ..models.plans import narrow_model, replace_plan
 from ..models.widths import output_widths
+from ..output_files import unwritable
 from ..training.report import count_parameters
 from .figures import Figure, figures_of, file_sizes
 from .folder import check_folder, staged_folder
@@ -125,7 +126,10 @@ def deploy(
         notes += note
         with staged_folder(out) as folder:
             progress('writing and loading the narrowed model')
-            paths = _write(folder, name, cfg, plan, small, trained)
+            try:
+                paths = _write(folder, name, cfg, plan, small, trained)
+            except OSError as error:
+                raise unwritable('out', out, error) from error
             # What was written is compared, not what it was written from.
             slim = load_deployed(*paths[:2])
             progress('running the narrowed model')
@@ -199,15 +203,9 @@ def _write(
     # In memory first: torch tells of a full disk in words of its own.
     file = io.BytesIO()
     torch.save({'meta': meta, 'state_dict': slim.state_dict()}, file)
-    try:
-        paths[0].write_text(text, encoding='utf-8')
-        paths[1].write_bytes(file.getvalue())
-        plan.save(paths[2])
-    except OSError as error:
-        raise PruningError(
-            f'{folder.parent} cannot be written ({error.strerror}). Nothing '
-            'was left; make room, or choose another folder'
-        ) from error
+    paths[0].write_text(text, encoding='utf-8')
+    paths[1].write_bytes(file.getvalue())
+    plan.save(paths[2])
     return paths  # type: ignore[return-value]
 
 

@@ -13,6 +13,8 @@ from tempfile import TemporaryFile
 from mmlapp.core import PruningError
 from mmlapp.core.files import temporary_path
 
+from ..output_files import unwritable
+
 PLAN = '.plan.json'
 
 
@@ -69,10 +71,16 @@ def staged_folder(out: Path) -> Iterator[Path]:
 
     Args:
         out (Path): The folder, see :func:`check_folder`.
+
+    Raises:
+        PruningError: If nothing can be written beside it.
     """
     out = out.absolute()
     folder = temporary_path(_anchor(out) / out.name)
-    folder.mkdir()
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise unwritable('out', out, error) from error
     try:
         yield folder
         _move(folder, out)

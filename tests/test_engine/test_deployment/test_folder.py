@@ -1,5 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,20 @@ def test_force_removes_nothing_else(tmp_path, others):
     out = fill(tmp_path / 'out', *others)
     with pytest.raises(PruningError, match='which is of no deployment'):
         check_folder(out, force=True)
+
+
+def test_a_disk_without_room_for_a_folder(tmp_path, monkeypatch):
+    def fail(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, 'mkdir', fail)
+    text = r"out='.*out' cannot be written \(No space left on device\)"
+    with (
+        pytest.raises(PruningError, match=text),
+        staged_folder(tmp_path / 'out'),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('name', ['out', 'new/deep/out'])
