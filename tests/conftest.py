@@ -17,6 +17,7 @@ from latency_tables import made_up
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import DefaultScope
+from processor_time import ProcessorTime
 from torch import nn
 
 from mmlapp.engine.deployment.masked import build_model
@@ -117,6 +118,16 @@ META = dict(
     cfg='as trained',
     dataset_meta=dict(classes=tuple('0123456789'), palette=[(0, 0, 0)] * 10),
 )
+
+
+def pytest_configure(config):
+    """One thread each, here and in children; what it costs is told.
+
+    For tensors of this size a second thread waits, and that at full speed.
+    """
+    torch.set_num_threads(1)
+    os.environ['OMP_NUM_THREADS'] = '1'
+    config.pluginmanager.register(ProcessorTime())
 
 
 def pytest_collection_finish():
