@@ -44,11 +44,11 @@ def scope():
         yield
 
 
-def build(plan=None, **kwargs):
+def build(plan=PLAN.to_dict(), **kwargs):  # noqa: B008, not changed
     config = dict(
         type='mmlapp.DeployedModel',
         architecture='ImageClassifier',
-        plan=PLAN.to_dict() if plan is None else plan,
+        plan=plan,
         **SETTINGS,
     )
     return MODELS.build({**config, **kwargs})
