@@ -195,8 +195,12 @@ def attach(
     pruner.masked = masked_parameters(model)
     pruner.to(next(model.parameters()).device)
     model.add_module('pruner', pruner)
-    handle = model.register_forward_pre_hook(_activate)
-    pruner.hook_ids.append(handle.id)
+    for handle in (
+        model.register_forward_pre_hook(_activate),
+        # Public from torch 2.5 on.
+        model._register_load_state_dict_pre_hook(_check_loaded, True),
+    ):
+        pruner.hook_ids.append(handle.id)
     return pruner
 
 
@@ -211,6 +215,16 @@ def _refuse_second(model: nn.Module) -> None:
                 f'{name or "the layer"} of the model is already prunable: '
                 'attach either the part or the whole'
             )
+
+
+def _check_loaded(
+    module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any
+) -> None:
+    """Refuses a bad state before any weight changes: the pruner is last."""
+    pruner = module._modules.get('pruner')
+    if isinstance(pruner, Pruner):
+        pruner.read(state_dict, f'{prefix}pruner.')
+        pruner.loading = True
 
 
 def _activate(module: nn.Module, args: object) -> None:

@@ -43,6 +43,7 @@ HOOK_STORES = (
     '_forward_hooks_with_kwargs',
     '_forward_hooks_always_called',
 )
+LOAD_HOOKS = '_load_state_dict_pre_hooks'
 
 
 # What is made in inference mode cannot be trained.
@@ -193,7 +194,10 @@ def detach(model: nn.Module) -> nn.Module:
         remove_masks(module)
     pruner = model._modules.get('pruner')
     if isinstance(pruner, Pruner):
-        for store in HOOK_STORES:
+        # While torch walks through the hooks of a load none of them can go:
+        # what narrows there leaves one, which does nothing any more.
+        loading = () if pruner.loading else (LOAD_HOOKS,)
+        for store in (*HOOK_STORES, *loading):
             for key in pruner.hook_ids:
                 getattr(model, store).pop(key, None)
         pruner.taken_off = True

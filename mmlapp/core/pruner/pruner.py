@@ -316,6 +316,14 @@ class Pruner(Targets):
                 stacklevel=4,
             )
 
+    def __prepare_scriptable__(self) -> None:
+        """Refuses compilation of the source, which knows no masks."""
+        raise PruningError(
+            'torch.jit.script: the network is masked, which its source does '
+            'not say. Make it small with narrow(model, pruner.plan()) first, '
+            'or use torch.jit.trace or torch.compile'
+        )
+
     # Parts of a phase and of a step.
 
     def _stability(self, end: Any, steps: int) -> Stability | None:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ..cost.base import Cost
-from ..errors import PruningError
 from ..groups import FrozenChannels
 from ..mask.masked import AppliedMask, Place
 from ..methods.base import Method
@@ -23,6 +22,7 @@ from ..score import Scorer
 from ..score.group_scores import GroupInfo
 from ..score.harm import Harm
 from ..segments import Segments, segments
+from .saved import PROGRESS, SavedPhase, read_phase
 from .stability import KEPT, RULE, Stability
 from .stand_in import StandIn
 
@@ -92,6 +92,8 @@ class PrunerState(nn.Module):
         self.masked: list[tuple[nn.Module, str]] = []
         # Of the hooks on the network that go when the pruner goes.
         self.hook_ids: list[int] = []
+        # Whether the network has begun to load, and the pruner has not yet.
+        self.loading = False
         # Of the image at which costs were counted, where that is known.
         self.input_shape: Any = None
         # What no method may remove, where that is known.
@@ -250,10 +252,24 @@ class PrunerState(nn.Module):
         self, destination: Any, prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f'{prefix}progress'] = self._stored
+        destination[f'{prefix}{PROGRESS}'] = self._stored
         if self.stability is not None and self.phase == Phase.PRUNING:
             for name, value in self.stability.to_tensors().items():
                 destination[f'{prefix}{name}'] = value
+
+    def read(
+        self, state_dict: Mapping[str, Any], prefix: str
+    ) -> SavedPhase | None:
+        """Reads a state, and takes nothing of it.
+
+        Args:
+            state_dict (Mapping): Of the network.
+            prefix (str): Of the pruner's names in it.
+
+        Raises:
+            PruningError: See :func:`read_phase`.
+        """
+        return read_phase(state_dict, prefix, self.costs, len(self.gate))
 
     def _load_from_state_dict(
         self,
@@ -269,33 +285,26 @@ class PrunerState(nn.Module):
             # loads made it for this pruner.
             state_dict.update(self.state_dict(prefix=prefix, keep_vars=True))
             return
-        _check_gate(f'{prefix}gate', state_dict.get(f'{prefix}gate'))
+        self.loading = False
+        saved = self.read(state_dict, prefix)
         self._host_costs = {}
-        key = f'{prefix}progress'
         # No buffer has such a name: torch would report it as unexpected.
-        own = {name: f'{prefix}{name}' for name in ('progress', RULE, KEPT)}
+        own = {f'{prefix}{name}' for name in (PROGRESS, RULE, KEPT)}
         super()._load_from_state_dict(
-            {k: v for k, v in state_dict.items() if k not in own.values()},
+            {k: v for k, v in state_dict.items() if k not in own},
             prefix,
             local_metadata,
             strict,
             missing_keys,
             *args,
         )
-        if key in state_dict:
-            self.progress = Progress.from_tensor(state_dict[key], self.costs)
-            self.stability = (
-                Stability.from_tensors(
-                    state_dict[own[RULE]], state_dict[own[KEPT]]
-                )
-                if own[RULE] in state_dict
-                else None
-            )
+        if saved is not None:
+            self.progress, self.stability = saved.progress, saved.stability
             # As `begin` and `finish` would have left it.
             learns = self.phase == Phase.PRUNING and self.uses_gradient
             self.gate.requires_grad_(learns)
         elif strict:
-            missing_keys.append(key)
+            missing_keys.append(f'{prefix}{PROGRESS}')
         if f'{prefix}gate' in state_dict:
             self.active = True
 
@@ -312,17 +321,3 @@ class PrunerState(nn.Module):
     def extra_repr(self) -> str:
         """Shows what is pruned."""
         return f'groups={len(self.groups)}, channels={len(self.gate)}'
-
-
-def _check_gate(name: str, gate: Tensor | None) -> None:
-    """Refuses what no mask is: one channel of NaN spoils a whole network."""
-    if gate is None or gate.is_meta:
-        return
-    # NaN is in no range; channels that shrink lie between.
-    outside = ~((gate >= 0) & (gate <= 1))
-    if outside.any():
-        raise PruningError(
-            f'{name} of the state dict holds {float(gate[outside][0])}: '
-            'expected 1 for kept and 0 for removed channels, or what is '
-            'between. The file is damaged'
-        )

@@ -7,8 +7,9 @@ import copy
 import pytest
 import torch
 from pruning_steps import decide, task_loss, train
+from torch import nn
 
-from mmlapp.core import Phase, PruningError, attach
+from mmlapp.core import Phase, PruningError, attach, narrow
 from mmlapp.core.score import NORMALISATIONS
 from mmlapp.core.score.base import FunctionScore
 
@@ -233,3 +234,17 @@ def test_scores_ignore_the_mask(model, images, pruner):
     assert not pruner.mask.all()
     decide(pruner)
     assert torch.equal(pruner.scores, before)
+
+
+def test_a_masked_network_is_not_compiled_from_its_source(images):
+    """A narrow one is."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+    pruner = attach(model, images)
+    with pytest.raises(PruningError, match=r'torch\.jit\.script: .*narrow'):
+        torch.jit.script(model)
+    mask = torch.arange(8) < 5
+    pruner.set_mask(mask)
+    expected = model(images)
+    narrow(model, pruner.plan())
+    scripted = torch.jit.script(model)
+    torch.testing.assert_close(scripted(images), expected)
