@@ -13,7 +13,7 @@ from typing import Any
 
 from mmlapp.core import PruningError
 
-from ..training.history import NAME, VERSION
+from ..training.history import NAME, VERSION, history_files
 from .records import check_record
 
 SCALARS = 'vis_data/scalars.json'
@@ -80,7 +80,7 @@ def read_parts(work_dir: str | Path) -> list[Part]:
 
 
 def _is_start(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (SCALARS, NAME))
+    return (folder / SCALARS).is_file() or bool(history_files(folder))
 
 
 def read_part(folder: Path) -> Part:
@@ -106,14 +106,18 @@ def read_part(folder: Path) -> Part:
             last = row['iter']
         else:
             validation.append((last, row))
-    records, more = _lines(folder / NAME)
-    # The checks of a record depend on how many groups and layers its run has.
-    head: Row = {}
-    for record in records:
-        # Two of them, if a run was started again within a second.
-        head = record if record.get('kind') == 'run' else head
-        _check(record, head, folder / NAME)
-    return Part(folder.name, training, validation, records, broken + more)
+    records: list[Row] = []
+    # Several, of runs that were started within a second.
+    for path in history_files(folder):
+        own, more = _lines(path)
+        broken += more
+        # Checks of a record need the groups and layers of its run.
+        head: Row = {}
+        for record in own:
+            head = record if record.get('kind') == 'run' else head
+            _check(record, head, path)
+        records += own
+    return Part(folder.name, training, validation, records, broken)
 
 
 def _lines(path: Path) -> tuple[list[Row], int]:

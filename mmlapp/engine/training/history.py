@@ -3,7 +3,9 @@
 """The file in which a run notes what was pruned when, and why not.
 
 One JSON object a line, in the folder of the log. A resumed run has a folder
-and so a file of its own, which begins with where it goes on.
+and so a file of its own, which begins with where it goes on. MMEngine calls
+the folder by the second of the start: of several that begin in one, each has
+a file of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from mmlapp.core.progress import Phase, Progress
 from .parts import unwrap
 from .run_settings import plain, plan_target
 
-NAME, VERSION = 'pruning.jsonl', 1
+NAME, FURTHER, VERSION = 'pruning.jsonl', 'pruning_{}.jsonl', 1
 # Records of a phase at most: evenly over its steps, whatever its length.
 POINTS = 100
 # What is noted of the scores of a group: these quantiles.
@@ -139,7 +142,8 @@ class RunHistory:
             source (Pruner or ChannelPlan): What prunes the model, or what it
                 was narrowed to.
         """
-        self._path = Path(runner.log_dir) / NAME if is_main_process() else None
+        if is_main_process():
+            self._path = _new_file(Path(runner.log_dir))
         plan = plan_of(source)
         self._layers = layer_sizes(unwrap(runner.model), plan.shapes)
         dense = [
@@ -210,6 +214,31 @@ class RunHistory:
                 'noted no more'
             )
             self._path = None
+
+
+def _new_file(folder: Path) -> Path:
+    """Makes a file that no other run writes into."""
+    for number in count(1):
+        path = folder / (NAME if number == 1 else FURTHER.format(number))
+        try:
+            path.open('x').close()
+        except FileExistsError:
+            continue
+        except OSError:
+            break  # who writes into it says so
+        break
+    return path
+
+
+def history_files(folder: Path) -> list[Path]:
+    """Returns what runs noted in a folder of the log, in order.
+
+    Args:
+        folder (Path): By the time of their starts.
+    """
+    further = folder.glob(FURTHER.format('[0-9]*'))
+    found = [folder / NAME, *sorted(further, key=lambda p: (len(p.name), p))]
+    return [path for path in found if path.is_file()]
 
 
 def plan_of(source: Pruner | ChannelPlan) -> ChannelPlan:

@@ -98,3 +98,16 @@ def test_a_run_that_is_started_twice_within_a_second(work_dir):
     start(work_dir, '1', records=[HEAD, PHASE[0], HEAD, *PHASE])
     (part,) = read_parts(work_dir)
     assert len(part.records) == 6
+
+
+def test_runs_that_began_within_a_second_are_read_one_by_one(work_dir):
+    start(work_dir, '1', records=[HEAD, *PHASE])
+    other = {**HEAD, 'groups': HEAD['groups'][:1]}
+    states = [{'kind': 'end', 'iter': 0}]
+    text = '\n'.join(map(json.dumps, [other, *states]))
+    (work_dir / '1' / 'pruning_2.jsonl').write_text(text)
+    (part,) = read_parts(work_dir)
+    assert part.records == [HEAD, *PHASE, other, *states]
+    (work_dir / '1' / 'pruning.jsonl').unlink()
+    (part,) = read_parts(work_dir)
+    assert part.records == [other, *states]

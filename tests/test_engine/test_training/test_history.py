@@ -23,6 +23,7 @@ from mmlapp.engine.training.history import (
     POINTS,
     SHARES,
     RunHistory,
+    history_files,
     is_due,
     layer_sizes,
     plan_of,
@@ -37,7 +38,7 @@ def entries(folder: Path) -> list[dict[str, Any]]:
     """Of all files in order of their time."""
     return [
         json.loads(line)
-        for path in sorted(folder.rglob(NAME))
+        for path in sorted(folder.rglob('pruning*.jsonl'))
         for line in path.read_text('utf-8').splitlines()
     ]
 
@@ -278,6 +279,30 @@ def test_a_file_that_cannot_be_written_does_not_end_the_run(
     (text,) = said
     assert f'nowhere/{NAME} cannot be written (No such file' in text
     assert 'the run goes on' in text
+
+
+def test_runs_that_begin_within_a_second_are_not_mixed(
+    mixed: Any, tmp_path: Path
+) -> None:
+    """MMEngine calls their folders by the second."""
+    runs: list[Any] = [
+        SimpleNamespace(
+            model=mixed, log_dir=str(tmp_path), iter=iters, max_iters=9
+        )
+        for iters in range(11)
+    ]
+    notes = [RunHistory() for _ in runs]
+    for note, runner in zip(notes, runs, strict=True):
+        note.open(runner, mixed.pruner)
+    for note, runner in zip(notes, runs, strict=True):
+        note.close(runner)
+    files = history_files(tmp_path)
+    assert len(files) == len(runs)
+    assert files[0].name == NAME
+    for runner, path in zip(runs, files, strict=True):
+        lines = map(json.loads, path.read_text('utf-8').splitlines())
+        found = [(line['kind'], line['iter']) for line in lines]
+        assert found == [('run', runner.iter), ('end', runner.iter)]
 
 
 def test_what_is_not_finite_is_none(mixed: Any) -> None:
