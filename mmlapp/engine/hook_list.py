@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -18,6 +21,18 @@ def has_hook(runner: Runner, kind: type[Hook]) -> bool:
         kind (type[Hook]): Class of the hook.
     """
     return any(isinstance(hook, kind) for hook in runner.hooks)
+
+
+def averaged_models(runner: Runner) -> Iterator[Any]:
+    """Yields the averaged copies (EMA) that hooks keep.
+
+    Args:
+        runner (Runner): The runner.
+    """
+    for hook in runner.hooks:
+        averaged = getattr(hook, 'ema_model', None)
+        if averaged is not None:
+            yield averaged
 
 
 def check_single(runner: Runner, kind: type[Hook]) -> None:

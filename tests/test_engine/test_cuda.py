@@ -19,10 +19,10 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
 
 from mmlapp.core import ChannelPlan
 from mmlapp.core.compare import relative_error
+from mmlapp.engine.checkpoints.finite import check_finite
 from mmlapp.engine.deployment.deploy import deploy, load_deployed
 from mmlapp.engine.launch import build_runner
 from mmlapp.engine.models.plans import narrow_model
-from mmlapp.engine.training.limits import check_finite
 from mmlapp.engine.training.parts import narrowed_plan, unwrap
 
 MakeRunner = Callable[..., Runner]

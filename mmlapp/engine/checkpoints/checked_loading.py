@@ -14,14 +14,17 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader, Runner
 
+from ..hook_list import averaged_models
+from .finite import LOADED, check_finite, infinite_buffers
 from .pretrained import check_pretrained
 from .reading import load_checkpoint
 
 # Methods of a runner that load, by ``load_from``, ``resume`` or ``init_cfg``.
-INIT = '_init_model_weights'
-LOADING = 'load_checkpoint', INIT
+LOAD, INIT = 'load_checkpoint', '_init_model_weights'
+LOADING = LOAD, INIT
 
 
 @contextmanager
@@ -57,13 +60,18 @@ def load_from_checked_file(
     """
     # Published weights are often in the format of torch before 1.6.
     path = Path(filename).expanduser()
-    return load_checkpoint(path, map_location, legacy=True)
+    checkpoint = load_checkpoint(path, map_location, legacy=True)
+    # What older releases wrote there MMEngine runs as code when it resumes.
+    if isinstance(meta := checkpoint.get('meta'), dict):
+        meta.pop('config', None)
+    return checkpoint
 
 
 def check_loading(runner: Runner, methods: Sequence[str] = LOADING) -> None:
     """Lets a runner load local files by :func:`load_checkpoint` alone.
 
-    Narrow weights for the ``init_cfg`` of a wide part are refused as well.
+    Narrow weights for the ``init_cfg`` of a wide part are refused as well,
+    and checkpoints whose training had diverged.
 
     Args:
         runner (Runner): The runner, before it loads.
@@ -85,7 +93,24 @@ def _checked(
         with checked_loading():
             if name == INIT:
                 check_pretrained(runner.model)
+            if name == LOAD:
+                return _load_finite(runner, method, *args, **kwargs)
             return method(*args, **kwargs)
 
     run.loads_checked = True  # type: ignore[attr-defined]
     return run
+
+
+def _load_finite(
+    runner: Runner, load: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    """Loads, and refuses weights that are no numbers."""
+    model = runner.model
+    if is_model_wrapper(model):
+        model = model.module
+    infinite = infinite_buffers(model)
+    loaded = load(*args, **kwargs)
+    check_finite(model, infinite, reason=LOADED)
+    for averaged in averaged_models(runner):
+        check_finite(averaged.module, infinite, 'the average of ', LOADED)
+    return loaded

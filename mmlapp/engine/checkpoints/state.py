@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.runner import Runner
+from torch.optim import Optimizer
 
 from mmlapp.core import PruningError
+
+from .optimizers import check_optimizer
 
 
 def check_version(key: str, entry: Any, version: int) -> None:
@@ -34,7 +37,8 @@ def check_version(key: str, entry: Any, version: int) -> None:
 def check_resumable(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     """Refuses to go on from weights alone, as published ones are.
 
-    Warns where only the optimizer's state is missing.
+    So is the state of an optimizer of another class. Warns where it is all
+    that is missing.
 
     Args:
         runner (Runner): The runner, while it loads.
@@ -58,3 +62,9 @@ def check_resumable(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
             'of save_best and save_optimizer=False: the weights go on, '
             'momentum begins anew. A checkpoint of an interval has it'
         )
+        return
+    wrapper = getattr(runner, 'optim_wrapper', None)
+    # An OptimWrapperDict has several.
+    optimizer = getattr(wrapper, 'optimizer', None)
+    if isinstance(optimizer, Optimizer):
+        check_optimizer(optimizer, checkpoint)

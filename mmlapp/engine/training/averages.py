@@ -4,25 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 
 from mmlapp.core import ChannelPlan, Pruner, PruningError
 from mmlapp.core.narrowing.narrow import detach
 
+from ..hook_list import averaged_models
 from ..models.plans import narrow_model, plans_of
 from .parts import find_pruner
-
-
-def averaged_models(runner: Runner) -> Iterator[Any]:
-    """Yields the averaged copies (EMA) that hooks keep."""
-    for hook in runner.hooks:
-        averaged = getattr(hook, 'ema_model', None)
-        if averaged is not None:
-            yield averaged
 
 
 def check_averages(runner: Runner) -> None:

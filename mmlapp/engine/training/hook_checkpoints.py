@@ -11,12 +11,13 @@ from mmengine.runner import Runner
 from mmlapp.core import Pruner
 from mmlapp.core.progress import Phase
 
+from ..checkpoints.optimizers import note_optimizer
 from ..checkpoints.state import check_resumable
 from ..models.plans import missing_plans, plans_in, unwrapped
 from .averages import check_averages
 from .hook_state import HookState
 from .limits import check_saved
-from .parts import find_pruner, unwrap
+from .parts import find_pruner, run_optimizer, unwrap
 from .run_settings import RunSettings, check_dense, check_places
 from .unfinished import (
     forget_phase,
@@ -37,11 +38,14 @@ class HookCheckpoints(HookState):
     ) -> None:
         """Refuses what is not finite; adds settings while there are masks.
 
+        The class of the optimizer is noted in any case.
+
         Args:
             runner (Runner): The runner of the training process.
             checkpoint (dict): The checkpoint to be saved.
         """
         check_saved(runner, self._infinite)
+        note_optimizer(run_optimizer(runner), checkpoint)
         if self.plan is None:
             self._settings(find_pruner(runner.model)).write(checkpoint)
 

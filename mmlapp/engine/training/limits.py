@@ -8,12 +8,12 @@ from collections.abc import Collection
 from typing import Any
 
 from mmengine.runner import Runner
-from torch import nn
 
 from mmlapp.core import PruningError
 from mmlapp.core.bypass.beside import Bypassed
 
-from .averages import averaged_models
+from ..checkpoints.finite import check_finite
+from ..hook_list import averaged_models
 from .optim_wrapper import PruningOptimWrapper, _PrunerStep
 from .parts import run_optimizer, unwrap
 
@@ -84,47 +84,6 @@ def check_wrapper(runner: Runner) -> None:
             f'optim_wrapper={kind} does not step the pruner: use '
             f"type='mmlapp.{PruningOptimWrapper.__name__}'"
         )
-
-
-def infinite_buffers(model: nn.Module) -> frozenset[str]:
-    """Returns the buffers that are infinite by intention, by name.
-
-    Masks of attention hold negative infinity, for instance. Asked before
-    training begins: what becomes infinite later has diverged.
-
-    Args:
-        model (nn.Module): The model.
-    """
-    buffers = model.named_buffers()
-    return frozenset(name for name, value in buffers if value.isinf().any())
-
-
-def check_finite(
-    model: nn.Module, infinite: Collection[str] = (), title: str = ''
-) -> None:
-    """Refuses to go on, or to save, when training has diverged.
-
-    Looks at what a state dict has: parameters, and buffers such as running
-    statistics.
-
-    Args:
-        model (nn.Module): The model.
-        infinite (Collection[str]): Buffers that may be infinite, but no
-            less a number, see :func:`infinite_buffers`. Defaults to none.
-        title (str): What the model is, for the error text. Defaults to
-            nothing: that of the run.
-
-    Raises:
-        PruningError: With the first parameter or buffer that is not finite.
-    """
-    for name, value in model.state_dict().items():
-        wrong = value.isnan() if name in infinite else ~value.isfinite()
-        if wrong.any():
-            raise PruningError(
-                f'{title}{name} is not finite: training has diverged, and no '
-                'checkpoint of it is written. Lower the learning rate and '
-                'resume from the last checkpoint'
-            )
 
 
 def check_saved(runner: Runner, infinite: Collection[str] = ()) -> None:

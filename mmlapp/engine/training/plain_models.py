@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 
 from mmlapp.core import PruningError
 
+from ..checkpoints.optimizers import note_optimizer
 from ..checkpoints.state import check_resumable
 from ..hook_list import has_hook
 from ..models.plans import carries_plans, missing_plans, plans_in, unwrapped
@@ -27,6 +28,17 @@ class PlainModelHook(Hook):
     """
 
     priority = 'VERY_HIGH'
+
+    def before_save_checkpoint(
+        self, runner: Runner, checkpoint: dict[str, Any]
+    ) -> None:
+        """Notes the class of the optimizer, whatever the run.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            checkpoint (dict): The checkpoint to be saved.
+        """
+        note_optimizer(run_optimizer(runner), checkpoint)
 
     def after_load_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]

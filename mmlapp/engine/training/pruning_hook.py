@@ -14,6 +14,7 @@ from mmlapp.core.progress import Phase
 from mmlapp.registry import HOOKS
 
 from ..checkpoints.checked_loading import check_loading
+from ..checkpoints.finite import infinite_buffers
 from ..checkpoints.random_state import RandomStateHook
 from ..checkpoints.safe_checkpoint import save_safely
 from ..hook_list import check_before, check_single, has_hook, insert_before
@@ -21,7 +22,7 @@ from .best_scores import forget_entry, warn_of_others
 from .calibration import prepare_score
 from .compiled import leave_uncompiled
 from .hook_phase import LOGGED_LOSS, HookPhase
-from .limits import check_run, check_wrapper, infinite_buffers
+from .limits import check_run, check_wrapper
 from .optim_wrapper import attend
 from .parts import find_pruner, unwrap
 from .ranks import RankCheckHook

@@ -11,6 +11,7 @@ from mmengine.runner import BaseLoop, Runner
 
 from mmlapp.core import Pruner
 from mmlapp.core.progress import Phase
+from mmlapp.core.pruner.saved import saved_phase
 
 from .averages import mask_averages
 from .parts import unwrap
@@ -29,10 +30,13 @@ def loaded_phase(checkpoint: Mapping[str, Any]) -> Phase | None:
 
     Returns:
         Phase or None: None if it knows of no pruning.
+
+    Raises:
+        PruningError: If it is none that a pruner has written.
     """
-    progress = (checkpoint.get('state_dict') or {}).get(f'{PREFIX}progress')
-    # [phase, done, steps, targets ...], see Progress.
-    return None if progress is None else Phase(int(progress[0]))
+    name = f'{PREFIX}progress'
+    progress = (checkpoint.get('state_dict') or {}).get(name)
+    return None if progress is None else saved_phase(name, progress)
 
 
 def takes_weights_alone(runner: Runner) -> bool:

@@ -98,6 +98,52 @@ def test_a_damaged_file_is_refused_before_anything_is_loaded(
         assert torch.equal(value, before[name])
 
 
+@pytest.mark.parametrize('key', ['state_dict', 'ema_state_dict'])
+@pytest.mark.parametrize('tools', [True, False])
+def test_weights_that_are_no_numbers(
+    make_runner: MakeRunner, tmp_path: Path, key: str, tools: bool
+) -> None:
+    """Whatever is done with them; both are checked, model and average."""
+
+    def averaged(config: dict[str, Any]) -> None:
+        config['custom_hooks'].append(dict(type='EMAHook'))
+
+    make_runner(averaged, epochs=1, plain=True).train()
+    path = tmp_path / 'epoch_1.pth'
+    data = torch.load(path, weights_only=False)
+    for name, value in data[key].items():
+        if name.endswith('layer1.0.bn1.running_var'):
+            value[3] = float('inf')
+    torch.save(data, path)
+
+    class Built(Runner):
+        def __new__(cls, **config: Any) -> Any:
+            return build_runner(Config({**config, 'launcher': 'none'}))
+
+    def loaded(config: dict[str, Any]) -> None:
+        averaged(config)
+        config['load_from'] = str(path)
+
+    kind = Built if tools else Runner
+    runner: Any = make_runner(loaded, kind=kind, plain=tools)
+    text = r'layer1\.0\.bn1\.running_var is not finite: .* had diverged. Give'
+    with pytest.raises(PruningError, match=text):
+        runner.train()
+
+
+def test_text_in_a_checkpoint_is_not_run(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    """MMEngine takes `meta.config` for a config, and runs it."""
+    make_runner(epochs=2).train()
+    path, made = tmp_path / 'epoch_1.pth', tmp_path / 'made'
+    data = torch.load(path, weights_only=False)
+    data['meta']['config'] = f'import os\nos.mkdir({str(made)!r})'
+    torch.save(data, path)
+    make_runner(named(True, path), epochs=2).train()
+    assert not made.exists()
+
+
 def test_whole_files_are_loaded_in_either_format(tmp_path: Path) -> None:
     data = {'state_dict': {'w': torch.ones(2)}}
     for new in (True, False):

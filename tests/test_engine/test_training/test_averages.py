@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import FlexibleRunner
 
 from mmlapp.core import Phase, PruningError
-from mmlapp.engine.training.averages import averaged_models
+from mmlapp.engine.hook_list import averaged_models
 
 
 class Watch(Hook):

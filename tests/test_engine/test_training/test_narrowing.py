@@ -17,10 +17,10 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmlapp.core import ChannelPlan, PruningError, narrow
+from mmlapp.engine.checkpoints.finite import check_finite
 from mmlapp.engine.deployment.deploy import deploy, load_deployed
 from mmlapp.engine.models.plans import KEY, narrow_model, plans_in
 from mmlapp.engine.training import trial
-from mmlapp.engine.training.limits import check_finite
 from mmlapp.engine.training.parts import narrowed_plan
 
 MakeRunner = Callable[..., Runner]

@@ -10,7 +10,7 @@ import torch
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
-from mmlapp.core import Phase, Pruner, attach
+from mmlapp.core import Phase, Pruner, PruningError, attach
 from mmlapp.engine.training.unfinished import (
     forget_phase,
     loaded_phase,
@@ -53,6 +53,13 @@ def saved(model: nn.Module, averaged: bool = False) -> dict[str, Any]:
         wrapped = {f'module.{name}': value for name, value in state.items()}
         checkpoint['ema_state_dict'] = {**wrapped, 'steps': 3}
     return checkpoint
+
+
+@pytest.mark.parametrize('numbers', [[float('nan')], [3.0], []])
+def test_a_phase_that_there_is_not(numbers: list[float]) -> None:
+    state = {'pruner.progress': torch.tensor(numbers)}
+    with pytest.raises(PruningError, match='progress of the state dict is'):
+        loaded_phase({'state_dict': state})
 
 
 def test_a_checkpoint_tells_its_phase() -> None:
