@@ -141,11 +141,14 @@ CASES = {
         reference=dict(model=dict(score='taylor')),
         new=dict(model=dict(score='taylor')),
     ),
-    'first-order': Case(
+    'gradient': Case(
         reference=dict(model=dict(controller=dict(order=1))),
         new=dict(
             model=dict(
-                method=dict(type='lapp', update=dict(type='balance', order=1))
+                method=dict(
+                    type='lapp',
+                    update=dict(type='balance', sensitivity='gradient'),
+                )
             )
         ),
     ),

@@ -1,11 +1,11 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""What first and second order of the task loss say about ResNet-20.
+"""What the gradient of the task loss by the gate says about ResNet-20.
 
     python benchmarks/sensitivity.py data/cifar10 --out sensitivity.json
 
 Trains on CIFAR-10 as benchmarks/accuracy does, prunes all groups alike for
-an epoch (``task_weight=0``) and compares, per group, both kinds of
+an epoch (``task_weight=0``) and compares, per group, all kinds of
 sensitivity per FLOP, each step's divided by their root mean square over the
 groups: the mean over the steps in standard errors, and relative to the mean
 over the groups in the first and the second half of the epoch.
@@ -29,19 +29,15 @@ from torch.nn import functional
 from mmlapp.core import LAPP, Pruner, attach
 from mmlapp.core.files import replace_text
 from mmlapp.core.methods.lapp import Balance
-from mmlapp.core.methods.lapp.sensitivity import (
-    Margin,
-    first_order,
-    second_order,
-)
+from mmlapp.core.methods.lapp.sensitivity import SENSITIVITIES, Margin
 
 
 class Recorder(Balance):
     """Pulls all groups alike and writes down what the gate's gradient says.
 
     Attributes:
-        record (list[Tensor]): Both sensitivities of every step,
-            ``[2, groups]`` each.
+        record (list[Tensor]): All sensitivities of every step,
+            ``[kinds, groups]`` each.
     """
 
     def __init__(self) -> None:
@@ -49,10 +45,9 @@ class Recorder(Balance):
         self.record: list[Tensor] = []
 
     def change(self, margin: Margin, steps: int) -> Tensor:
-        """As the balance, with a record of both sensitivities."""
-        self.record.append(
-            torch.stack([first_order(margin), second_order(margin)])
-        )
+        """As the balance, with a record of all sensitivities."""
+        found = [kind(margin) for kind in SENSITIVITIES.values()]
+        self.record.append(torch.stack(found))
         return super().change(margin, steps)
 
 
@@ -118,10 +113,11 @@ def main() -> None:
     model.to(memory_format=torch.channels_last)
     train(model, pruner, load_split(args.data, 'train'), args)
     names = [g.name for g in pruner.groups]
-    first, second = torch.stack(recorder.record).unbind(1)
+    # [steps, kinds, groups], one kind after the other.
+    records = torch.stack(recorder.record).unbind(1)
     result = {
-        'first order': summarise(first, names),
-        'second order': summarise(second, names),
+        kind: summarise(record, names)
+        for kind, record in zip(SENSITIVITIES, records, strict=True)
     }
     replace_text(args.out, json.dumps(result, indent=1) + '\n')
     print(json.dumps(result, indent=1))

@@ -141,6 +141,7 @@ ABLATION = {
     'lapp': lapp(),
     'gradient': lapp('gradient'),
     'no-task': lapp({**BALANCE, 'task_weight': 0}),
+    'magnitude': lapp({**BALANCE, 'sensitivity': 'magnitude'}),
     'task-1': lapp({**BALANCE, 'task_weight': 1}),
     'early': lapp(phase=0.05),
     'long': lapp(phase=0.3),

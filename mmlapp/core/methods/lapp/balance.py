@@ -41,8 +41,8 @@ class Balance(Update):
     phase of S steps. The logarithm is clipped to [-1, 1]. The constraint
     says c, one for all groups that cost something: the cost of the network
     is then the one that the schedule wants after this step, as near as whole
-    channels come (``constraint.py``). With ``order=1`` the running mean
-    itself takes the place of the logarithm.
+    channels come (``constraint.py``). With ``sensitivity='gradient'`` the
+    running mean itself takes the place of the logarithm.
 
     Args:
         rate (float): How often a threshold's range fits into the way it may
@@ -52,12 +52,14 @@ class Balance(Update):
             group is e times as sensitive as the others. Defaults to 0.3.
         memory (float): Steps over which sensitivities are smoothed, as a
             share of the phase. Defaults to 0.1.
-        order (int): Order of the expansion of the task loss, 1 or 2.
-            Defaults to 2.
+        sensitivity (str): What the gradient p of the task loss by a channel
+            says of its harm: ``curvature``, p squared, ``magnitude``, its
+            absolute value, or ``gradient``, p itself with its sign. Defaults
+            to ``curvature``.
 
     Raises:
         PruningError: If an argument is negative or, except
-            ``task_weight``, zero, or ``order`` is neither 1 nor 2.
+            ``task_weight``, zero, or ``sensitivity`` is unknown.
     """
 
     state: Tensor
@@ -67,20 +69,19 @@ class Balance(Update):
         rate: float = 5.0,
         task_weight: float = 0.3,
         memory: float = 0.1,
-        order: int = 2,
+        sensitivity: str = 'curvature',
     ) -> None:
         super().__init__()
         check_number('update balance rate', rate, above=0)
         check_number('update balance memory', memory, above=0)
         check_number('update balance task_weight', task_weight, least=0)
-        check_number('update balance order', order, whole=True)
-        if order not in SENSITIVITIES:
+        if sensitivity not in SENSITIVITIES:
             raise PruningError(
-                f'update balance order={order}: expected 1 (gradient of the '
-                'task loss) or 2 (its curvature)'
+                f'update balance sensitivity={sensitivity!r}: expected one '
+                f'of {", ".join(SENSITIVITIES)}'
             )
         self.rate, self.task_weight = rate, task_weight
-        self.memory, self.order = memory, order
+        self.memory, self.sensitivity = memory, sensitivity
 
     def setup(self, lapp: LAPP) -> None:
         """Makes the running means of q, and of one; ``[groups + 1]``."""
@@ -119,14 +120,14 @@ class Balance(Update):
         """
         # Running mean over `memory` of the phase, at least over one step.
         keep = 1 - 1 / max(self.memory * steps, 1)
-        q = SENSITIVITIES[self.order](margin)
+        q = SENSITIVITIES[self.sensitivity](margin)
         # Squares of gradients have heavy tails: every step weighs alike.
         q = q / q.square().mean().sqrt().clamp_min(1e-30)
         # [groups + 1]: the one at the end is averaged like the others.
         sample = torch.cat([q, torch.ones_like(q[:1])])
         self.state.mul_(keep).add_(sample, alpha=1 - keep)
-        # More harm per unit of cost lowers a threshold. As |signal| <= 1 with
-        # order 2, all steps together move it by at most rate * task_weight.
+        # More harm per unit of cost lowers a threshold. As |signal| <= 1 but
+        # with signs, all steps together move it by at most rate * task_weight.
         return -self.rate * self.task_weight / steps * self.signal()
 
     def signal(self) -> Tensor:
@@ -137,7 +138,7 @@ class Balance(Update):
         """
         # After n steps from zero the last entry is 1 - keep^n.
         q = self.state[:-1] / self.state[-1:].clamp_min(1e-30)
-        if self.order == 1:
+        if self.sensitivity == 'gradient':
             return q
         top = q.amax()
         # Dividing by the largest cancels in the difference of logarithms; it

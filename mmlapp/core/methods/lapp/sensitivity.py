@@ -36,7 +36,7 @@ class Margin:
         return self.parts.sum(values.to(self.cost.dtype))
 
 
-def first_order(margin: Margin) -> Tensor:
+def gradient(margin: Margin) -> Tensor:
     r"""Gradient of the task loss by the thresholds, per unit of cost.
 
     .. math:: q_g = \frac{-\sum_{i \in g} h_i\, p_i}{|f_g|}, \quad
@@ -52,7 +52,7 @@ def first_order(margin: Margin) -> Tensor:
     return margin.per_group(-margin.slope * margin.gate) / size_of(margin.cost)
 
 
-def second_order(margin: Margin) -> Tensor:
+def curvature(margin: Margin) -> Tensor:
     r"""Rise of the task loss where marginal channels go, per unit of cost.
 
     By Fisher's approximation of the curvature the loss rises by
@@ -72,19 +72,53 @@ def second_order(margin: Margin) -> Tensor:
     Returns:
         Tensor: Not negative, ``[groups]``.
     """
+    # Loss without channel i: L - p_i + H_ii / 2. Training drives p_i to noise
+    # around zero; Fisher gives H_ii ~ p_i^2. The half is common to all.
+    return _at_the_margin(margin, margin.gate.square())
+
+
+def magnitude(margin: Margin) -> Tensor:
+    r"""Change of the task loss where marginal channels go, per unit of cost.
+
+    The first-order Taylor criterion of arXiv 1611.06440: :math:`|p_i|` in
+    the place of :math:`p_i^2` in :func:`curvature`. Of channels that are
+    many, each of which says little, the square makes still less: together
+    they may say as much as few that say more.
+
+    Args:
+        margin (Margin): The channels around the thresholds.
+
+    Returns:
+        Tensor: Not negative, ``[groups]``.
+    """
+    return _at_the_margin(margin, margin.gate.abs())
+
+
+def _at_the_margin(margin: Margin, harm: Tensor) -> Tensor:
+    """Mean harm of a living channel at the threshold over its cost.
+
+    Args:
+        margin (Margin): The channels around the thresholds.
+        harm (Tensor): Of every channel, ``[channels]``.
+
+    Returns:
+        Tensor: Shape ``[groups]``.
+    """
     # [groups]; looked up by channel below.
     empty = margin.per_group(margin.mask) == 0
     counted = margin.mask.bool() | empty[margin.parts.owner]
     # Where no living channel lies under the slope, all of them count.
     near = (margin.slope + 1e-6) * counted
-    # Loss without channel i: L - p_i + H_ii / 2. Training drives p_i to noise
-    # around zero; Fisher gives H_ii ~ p_i^2. The half is common to all.
-    # Weighted mean of p^2 over the channels at the threshold, [groups].
-    harm = margin.per_group(near * margin.gate.square())
-    harm = harm / margin.per_group(near).clamp_min(1e-12)
+    # Weighted mean over the channels at the threshold, [groups].
+    mean = margin.per_group(near * harm)
+    mean = mean / margin.per_group(near).clamp_min(1e-12)
     # |f_g| = sum h_i c_i with c_i = d log F / dm_i, so that
     # |f_g| / sum h_i is the cost of one channel there.
-    return harm * margin.per_group(margin.slope) / size_of(margin.cost)
+    return mean * margin.per_group(margin.slope) / size_of(margin.cost)
 
 
-SENSITIVITIES = {1: first_order, 2: second_order}
+SENSITIVITIES = {
+    'curvature': curvature,
+    'magnitude': magnitude,
+    'gradient': gradient,
+}

@@ -10,7 +10,7 @@ import torch
 
 from mmlapp.core import PruningError, attach
 from mmlapp.core.methods.lapp import Balance
-from mmlapp.core.methods.lapp.sensitivity import Margin
+from mmlapp.core.methods.lapp.sensitivity import SENSITIVITIES, Margin
 from mmlapp.core.segments import Segments
 
 FLOPS = torch.tensor([-0.5, -0.01, -3.0])  # a higher threshold costs less
@@ -22,19 +22,19 @@ def controller_of(groups=3, **settings):
     return controller
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=SENSITIVITIES)
 def controller(request):
-    return controller_of(order=request.param)
+    return controller_of(sensitivity=request.param)
 
 
 @pytest.fixture
 def first():
-    return controller_of(order=1)
+    return controller_of(sensitivity='gradient')
 
 
 @pytest.fixture
 def second():
-    return controller_of(order=2)
+    return controller_of(sensitivity='curvature')
 
 
 def margin(gate, flops, slope=1.0):
@@ -67,7 +67,7 @@ def test_who_is_silent_does_not_move_the_mean_of_the_others(second):
     torch.testing.assert_close(among[:2], alone)
 
 
-def test_first_order_moves_against_the_gradient(first):
+def test_gradient_moves_against_the_gradient(first):
     gate = torch.tensor([0.1, -0.1, 0.0])  # more of channel 0 hurts
     change = step(first, gate, torch.full((3,), -1.0))
     assert change[1] < 0 < change[0]
@@ -75,14 +75,14 @@ def test_first_order_moves_against_the_gradient(first):
 
 
 @pytest.mark.parametrize('sign', [1, -1])
-def test_second_order_spares_what_matters(second, sign):
+def test_curvature_spares_what_matters(second, sign):
     gate = sign * torch.tensor([0.2, 0.1, 0.1])
     change = step(second, gate, torch.full((3,), -1.0))
     assert change[0] < 0 < change[1]
     assert change[1] == change[2]
 
 
-def test_second_order_by_hand(second):
+def test_curvature_by_hand(second):
     """Log of the harm per FLOP over its geometric mean: 2 log 1.2 apart."""
     gate, flops = torch.tensor([1.2, 1.0]), torch.tensor([-1.0, -1.0])
     change = step(second, gate, flops, steps=50)
@@ -151,7 +151,7 @@ def test_one_batch_does_not_rule_the_mean(second):
     assert second.signal()[0] > 0.5
 
 
-def test_noise_is_what_the_second_order_measures(second):
+def test_noise_is_what_the_curvature_measures(second):
     """A gradient of mean zero says by its size how much a group matters."""
     second.setup(SimpleNamespace(threshold=torch.zeros(2)))
     flops = -torch.ones(2)
@@ -169,11 +169,11 @@ def test_noise_is_what_the_second_order_measures(second):
         ('rate', True),
         ('memory', '0.1'),
         ('task_weight', None),
-        ('order', True),
+        ('sensitivity', True),
         ('memory', 0),
         ('task_weight', -0.1),
-        ('order', 0),
-        ('order', 3),
+        ('sensitivity', 'order'),
+        ('sensitivity', 2),
     ],
 )
 def test_arguments_out_of_range(name, value):

@@ -7,8 +7,9 @@ from torch import nn
 from mmlapp.core import attach
 from mmlapp.core.methods.lapp.sensitivity import (
     Margin,
-    first_order,
-    second_order,
+    curvature,
+    gradient,
+    magnitude,
 )
 from mmlapp.core.segments import Segments
 
@@ -24,34 +25,52 @@ def margin():
     return Margin(GATE, SLOPE, MASK, PARTS, FLOPS)
 
 
-def test_first_order_by_hand(margin):
+def test_gradient_by_hand(margin):
     expected = [-(0.2 * 1 - 0.6 * 2 + 0.2 * 3) / 2, -(0.5 + 12) / 0.5]
-    torch.testing.assert_close(first_order(margin), torch.tensor(expected))
+    torch.testing.assert_close(gradient(margin), torch.tensor(expected))
 
 
-def test_second_order_by_hand(margin):
+def test_curvature_by_hand(margin):
     """Harm of a living channel at the margin over FLOPs of a channel."""
     harm = [(0.6 * 4 + 0.2 * 9) / 0.8, (0.25 + 3 * 16) / 4]
     flops = [2.0 / 1.0, 0.5 / 4.0]
     expected = torch.tensor([h / f for h, f in zip(harm, flops, strict=True)])
-    torch.testing.assert_close(
-        second_order(margin), expected, rtol=1e-4, atol=0
-    )
+    torch.testing.assert_close(curvature(margin), expected, rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize('sensitivity', [first_order, second_order])
+@pytest.mark.parametrize('sensitivity', [gradient, curvature, magnitude])
 def test_the_group_of_most_flops_does_not_win(margin, sensitivity):
     """Twice the FLOPs at the same harm are half as much harm per FLOP."""
     double = Margin(GATE, SLOPE, MASK, PARTS, FLOPS * 2)
     torch.testing.assert_close(sensitivity(double), sensitivity(margin) / 2)
 
 
+def test_magnitude_by_hand(margin):
+    """As the curvature, of absolute values."""
+    harm = [(0.6 * 2 + 0.2 * 3) / 0.8, (0.5 + 3 * 4) / 4]
+    flops = [2.0 / 1.0, 0.5 / 4.0]
+    expected = torch.tensor([h / f for h, f in zip(harm, flops, strict=True)])
+    torch.testing.assert_close(magnitude(margin), expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    ('sensitivity', 'ratio'), [(curvature, 2), (magnitude, 1)]
+)
+def test_channels_that_say_half_as_much_each(sensitivity, ratio):
+    """Twice as many at half the cost: as much in sum, a half of its square."""
+    gate = torch.tensor([2.0, 2, 1, 1, 1, 1])
+    ones, parts = torch.ones(6), Segments([2, 4])
+    both = torch.tensor([-3.0, -3.0])
+    found = sensitivity(Margin(gate, ones, ones.bool(), parts, both))
+    torch.testing.assert_close(found[0] / found[1], torch.tensor(float(ratio)))
+
+
 def test_without_channels_at_the_margin_all_that_live_count():
     margin = Margin(GATE, torch.zeros(5), MASK, PARTS, FLOPS)
-    assert second_order(margin).isfinite().all()
+    assert curvature(margin).isfinite().all()
     one = Margin(GATE, torch.tensor([1.0, 0, 0, 1, 1]), MASK, PARTS, FLOPS)
     torch.testing.assert_close(
-        second_order(one)[0], torch.tensor((4 + 9) / 2 / (2.0 / 1.0))
+        curvature(one)[0], torch.tensor((4 + 9) / 2 / (2.0 / 1.0))
     )
 
 
@@ -61,14 +80,14 @@ def test_an_empty_group_resists_by_what_could_come_back():
     margin = Margin(GATE, SLOPE, mask, PARTS, FLOPS)
     harm = (0.2 * 1 + 0.6 * 4 + 0.2 * 9) / 1.0
     full = Margin(GATE, SLOPE, MASK, PARTS, FLOPS)
-    found = second_order(margin)
+    found = curvature(margin)
     torch.testing.assert_close(
         found[0], torch.tensor(harm / (2.0 / 1.0)), rtol=1e-4, atol=0
     )
-    assert found[1] == second_order(full)[1]
+    assert found[1] == curvature(full)[1]
 
 
-@pytest.mark.parametrize('sensitivity', [first_order, second_order])
+@pytest.mark.parametrize('sensitivity', [gradient, curvature, magnitude])
 def test_a_group_without_flops_stays_finite(sensitivity):
     flops = torch.tensor([-2.0, 0.0])
     margin = Margin(GATE, SLOPE, MASK, PARTS, flops)
