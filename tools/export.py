@@ -60,9 +60,9 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument(
         '--opset',
         type=int,
-        default=OPSET,
         metavar='N',
-        help=f'of ONNX (default: {OPSET})',
+        help=f'of ONNX (default: {OPSET}, or the least that has what the '
+        'network computes with)',
     )
     parser.add_argument(
         '--slim', action='store_true', help='simplify ONNX by OnnxSlim'

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -49,7 +50,8 @@ class Settings:
     Args:
         dynamic (str): What may differ from the example: ``none``, the
             ``batch``, or batch and ``size``. Defaults to ``batch``.
-        opset (int): Version of ONNX's operators. Defaults to 18.
+        opset (int, optional): Version of ONNX's operators. Defaults to None:
+            18, or the least that has what the network computes with.
         slim (bool): Whether OnnxSlim simplifies an ONNX file. Defaults to
             False.
         fp16 (bool): Whether to compute in half precision; inputs and outputs
@@ -60,7 +62,7 @@ class Settings:
     """
 
     dynamic: str = 'batch'
-    opset: int = OPSET
+    opset: int | None = None
     slim: bool = False
     fp16: bool = False
 
@@ -70,7 +72,8 @@ class Settings:
             raise PruningError(
                 f'dynamic={self.dynamic!r}: choose one of {", ".join(DYNAMIC)}'
             )
-        check_number('opset', self.opset, least=1, whole=True)
+        if self.opset is not None:
+            check_number('opset', self.opset, least=1, whole=True)
 
     def shapes(self, images: Tensor, step: int = 1) -> dict[int, Any]:
         """Returns the open dimensions, as ``torch.export`` says them.
@@ -213,6 +216,12 @@ def open_dimensions(
     """
     for step in STEPS if settings.dynamic == 'size' else STEPS[:1]:
         yield step, settings.shapes(images, step)
+
+
+def load_operators() -> None:
+    """Makes operators of torchvision known, which files for torch may have."""
+    if find_spec('torchvision') is not None:
+        import_module('torchvision')
 
 
 @contextmanager

@@ -30,6 +30,8 @@ from .torch_export import exported_program
 INPUT = 'input'
 # How torch calls an open dimension.
 SYMBOL = re.compile(r'\bs\d+\b')
+# Operators that came after OPSET, and when.
+SINCE = {'torchvision.deform_conv2d.default': 19}
 
 
 @register_exporter('onnx')
@@ -60,6 +62,7 @@ class Onnx(Exporter):
             check_packages('onnx', ['onnxslim'])
         onnx: Any = import_module('onnx')
         program = exported_program(network, images, settings)
+        opset = _opset(program, settings.opset)
         with without_warnings(), torch.no_grad():
             # Said explicitly: torch and mmdeploy disagree about the default.
             model = torch.onnx.export(
@@ -67,13 +70,13 @@ class Onnx(Exporter):
                 (images,),
                 input_names=[INPUT],
                 output_names=list(names),
-                opset_version=settings.opset,
+                opset_version=opset,
                 dynamo=True,
                 verbose=False,
             ).model_proto
             if settings.slim:
                 model = import_module('onnxslim').slim(model)
-        _check_opset(model, settings.opset)
+        _check_opset(model, opset)
         _name_axes(model.graph, DYNAMIC[settings.dynamic])
         onnx.save(model, path)
         onnx.checker.check_model(path, full_check=True)
@@ -96,6 +99,25 @@ class Onnx(Exporter):
             return [torch.from_numpy(value) for value in found]
 
         return run
+
+
+def _opset(program: Any, asked: int | None) -> int:
+    """Which opset a graph is written in.
+
+    Raises:
+        PruningError: If the one that was asked for lacks an operator.
+    """
+    targets = {str(node.target) for node in program.graph.nodes}
+    least = {OPSET: '', **{v: n for n, v in SINCE.items() if n in targets}}
+    opset = max(least)
+    if asked is None:
+        return opset
+    if opset > OPSET and asked < opset:
+        raise PruningError(
+            f'opset={asked}: ONNX has {least[opset]} from opset {opset} on. '
+            'Give that, or none'
+        )
+    return asked
 
 
 def _check_opset(model: Any, opset: int) -> None:

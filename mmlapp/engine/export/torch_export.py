@@ -17,10 +17,12 @@ from .base import (
     Exporter,
     Run,
     Settings,
+    load_operators,
     open_dimensions,
     register_exporter,
     without_warnings,
 )
+from .functions import plain_functions
 
 
 def exported_program(
@@ -44,7 +46,7 @@ def exported_program(
     first: Exception | None = None
     for step, dims in open_dimensions(images, settings):
         try:
-            with without_warnings(), torch.no_grad():
+            with without_warnings(), plain_functions(), torch.no_grad():
                 program = torch.export.export(
                     network, (images,), dynamic_shapes=(dims,), strict=False
                 )
@@ -88,6 +90,7 @@ class TorchExport(Exporter):
 
     def load(self, path: Path, threads: int | None = None) -> Run:
         """See :meth:`Exporter.load`; threads are those of torch."""
+        load_operators()
         with without_warnings(), path.open('rb') as file:
             module = torch.export.load(file).module()
 

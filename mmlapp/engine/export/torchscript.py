@@ -12,7 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import Exporter, Run, Settings, register_exporter, without_warnings
+from .base import (
+    Exporter,
+    Run,
+    Settings,
+    load_operators,
+    register_exporter,
+    without_warnings,
+)
+from .functions import plain_functions
 
 
 @register_exporter('torchscript')
@@ -35,13 +43,14 @@ class TorchScript(Exporter):
         """See :meth:`Exporter.write`; the outputs have no names."""
         # In memory first: where a disk is full, torch ends the process.
         file = io.BytesIO()
-        with without_warnings(), torch.no_grad():
+        with without_warnings(), plain_functions(), torch.no_grad():
             traced: Any = torch.jit.trace(network, images, check_trace=False)
             torch.jit.save(traced, file)
         path.write_bytes(file.getvalue())
 
     def load(self, path: Path, threads: int | None = None) -> Run:
         """See :meth:`Exporter.load`; threads are those of torch."""
+        load_operators()
         with without_warnings(), path.open('rb') as file:
             module = torch.jit.load(file, map_location='cpu')
 

@@ -233,29 +233,34 @@ def _deformable(
     call: LayerCall, x: Tensor, weight: Tensor, groups: int
 ) -> Run:
     """By the operator that the network itself calls."""
-    fields = call.geometry['offset_groups'] * math.prod(weight.shape[2:])
-    size = call.outputs[2:]
-    # Of a pixel or so, as trained ones are: zeros would be read in order.
-    offset = torch.randn(len(x), 2 * fields, *size, device=x.device)
-    mask = None
-    if call.geometry['masked']:
-        mask = torch.rand(len(x), fields, *size, device=x.device)
+    places = {k: v.to(x.device) for k, v in _places(call, len(x)).items()}
     operator = DEFORMABLE[call.geometry['operator']]
     geometry = {**call.geometry, 'groups': groups}
 
     def run() -> Tensor:
         with torch.inference_mode():
-            return operator(x, offset, mask, weight, geometry)
+            return operator(x, weight=weight, geometry=geometry, **places)
 
     return run
 
 
+def _places(call: LayerCall, images: int) -> dict[str, Tensor]:
+    """What a deformable convolution reads, and factors if there are some."""
+    fields = call.geometry['offset_groups'] * math.prod(call.weight[2:])
+    size = call.outputs[2:]
+    # Of a pixel or so, as trained ones are: zeros would be read in order.
+    found = {'offset': torch.randn(images, 2 * fields, *size)}
+    if call.geometry['masked']:
+        found['mask'] = torch.rand(images, fields, *size)
+    return found
+
+
 def _by_mmcv(
     x: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
     weight: Tensor,
     geometry: Mapping[str, Any],
+    offset: Tensor,
+    mask: Tensor | None = None,
 ) -> Tensor:
     ops: Any = import_module('mmcv.ops')
     rest = [geometry[key] for key in (*WINDOW, 'groups', 'offset_groups')]
@@ -269,10 +274,10 @@ def _by_mmcv(
 
 def _by_torchvision(
     x: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
     weight: Tensor,
     geometry: Mapping[str, Any],
+    offset: Tensor,
+    mask: Tensor | None = None,
 ) -> Tensor:
     ops: Any = import_module('torchvision.ops')
     window = [geometry[key] for key in WINDOW]
@@ -299,11 +304,6 @@ def _torch_product(x: Tensor, weight: Tensor) -> Run:
 
 def _onnx_run(call: LayerCall, shape: Shape, setting: Setting) -> Run:
     """A file with one operator, in memory, for ONNX Runtime."""
-    if 'offset_groups' in call.geometry:
-        raise PruningError(
-            f'backend={setting.backend!r}: {call.name} is a deformable '
-            "convolution, which it does not run. Measure with backend='torch'"
-        )
     missing = [p for p in ('onnx', 'onnxruntime') if find_spec(p) is None]
     if missing:
         raise PruningError(
@@ -331,34 +331,53 @@ def onnx_layer(call: LayerCall, shape: Shape) -> Any:
         shape (Shape): Its shapes.
     """
     onnx: Any = import_module('onnx')
-    helper = onnx.helper
-    weight = onnx.numpy_helper.from_array(
-        torch.rand(shape.weight).numpy(), 'weight'
-    )
-    names: tuple[list[str], list[str]] = (['input', 'weight'], ['output'])
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    values = {'weight': torch.rand(shape.weight)}
     if call.op == 'product':
-        node = helper.make_node('MatMul', *names)
+        node = helper.make_node('MatMul', ['input', 'weight'], ['output'])
     else:
-        pads = list(call.geometry['padding'])
-        node = helper.make_node(
-            'ConvTranspose' if _transposed(call) else 'Conv',
-            *names,
-            strides=list(call.geometry['stride']),
-            # Before and behind of each dimension.
-            pads=[*pads, *pads],
-            dilations=list(call.geometry['dilation']),
-            group=shape.groups,
-        )
-    kind = onnx.TensorProto.FLOAT
+        if 'offset_groups' in call.geometry:
+            values |= _places(call, shape.inputs[0])
+        node = _onnx_convolution(call, shape, values)
     graph = helper.make_graph(
         [node],
         'layer',
         [helper.make_tensor_value_info('input', kind, shape.inputs)],
         [helper.make_tensor_value_info('output', kind, None)],
-        [weight],
+        [
+            onnx.numpy_helper.from_array(value.numpy(), name)
+            for name, value in values.items()
+        ],
     )
+    # The first opset that has deformable convolutions, too.
     return helper.make_model(
-        graph, ir_version=8, opset_imports=[helper.make_opsetid('', 18)]
+        graph, ir_version=9, opset_imports=[helper.make_opsetid('', 19)]
+    )
+
+
+def _onnx_convolution(
+    call: LayerCall, shape: Shape, values: Mapping[str, Tensor]
+) -> Any:
+    """The operator of a convolution, plain, transposed or deformable."""
+    pads = list(call.geometry['padding'])
+    names, more = ['input', *values], {}
+    kind = 'ConvTranspose' if _transposed(call) else 'Conv'
+    if 'offset' in values:
+        # Input, weight, offset, no bias, and perhaps factors.
+        names.insert(3, '')
+        kind = 'DeformConv'
+        more = {'offset_group': call.geometry['offset_groups']}
+    helper: Any = import_module('onnx').helper
+    return helper.make_node(
+        kind,
+        names,
+        ['output'],
+        strides=list(call.geometry['stride']),
+        # Before and behind of each dimension.
+        pads=[*pads, *pads],
+        dilations=list(call.geometry['dilation']),
+        group=shape.groups,
+        **more,
     )
 
 
