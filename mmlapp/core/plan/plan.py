@@ -240,6 +240,14 @@ class ChannelPlan:
             for name, cost in self.costs.items()
         }
 
+    def targets(self) -> dict[str, float]:
+        """Returns the ratio that was asked for, of each cost that had one."""
+        return {
+            name: cost['target']
+            for name, cost in self.costs.items()
+            if 'target' in cost
+        }
+
     def save(self, path: str | Path) -> None:
         """Writes the plan as JSON, under a temporary name first.
 

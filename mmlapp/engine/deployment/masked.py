@@ -161,12 +161,7 @@ def _set_masks(pruner: Pruner, plan: ChannelPlan) -> None:
         )
     # In the pruner's order of groups, not the plan's: [channels].
     mask = torch.cat([plan.groups[name].mask() for name in sizes])
-    targets = {
-        name: cost['target']
-        for name, cost in plan.costs.items()
-        if 'target' in cost
-    }
-    pruner.set_mask(mask, targets)
+    pruner.set_mask(mask, plan.targets())
     # Groups of equal names and sizes may still reach other layers.
     if not pruner.plan().same_shape(plan):
         raise PruningError(

@@ -27,7 +27,7 @@ from mmlapp.core.files import json_text
 from mmlapp.core.progress import Phase, Progress
 
 from .parts import unwrap
-from .run_settings import plain, plan_target
+from .run_settings import plain
 
 NAME, FURTHER, VERSION = 'pruning.jsonl', 'pruning_{}.jsonl', 1
 # Records of a phase at most: evenly over its steps, whatever its length.
@@ -285,7 +285,7 @@ def state_of(source: Pruner | ChannelPlan) -> dict[str, Any]:
         return {
             'phase': Phase.FINISHED.name.lower(),
             'ratios': _rounded(source.ratios()),
-            'targets': _rounded(plan_target(source)),
+            'targets': _rounded(source.targets()),
         }
     progress = source.progress
     finished = source.phase == Phase.FINISHED

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
@@ -17,13 +17,9 @@ from ..models.plans import plans_of
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Returns the model inside wrappers for distributed training or TTA."""
-    while is_model_wrapper(model) or _is_tta(model):
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module  # type: ignore[assignment]
     return model
-
-
-def _is_tta(model: nn.Module) -> bool:
-    return any(kind.__name__ == 'BaseTTAModel' for kind in type(model).mro())
 
 
 def find_pruner(model: nn.Module) -> Pruner:

@@ -27,7 +27,7 @@ from .optim_wrapper import attend
 from .parts import find_pruner, unwrap
 from .ranks import RankCheckHook
 from .report import channels_text, ratios_text, report_groups
-from .run_settings import check_finished, check_resumed, plan_target
+from .run_settings import check_finished, check_resumed
 from .unfinished import start_afresh
 
 
@@ -141,7 +141,7 @@ class PruningHook(HookPhase):
         self._infinite = infinite_buffers(unwrap(runner.model))
         if self.plan is not None:
             forget_entry(runner.message_hub, LOGGED_LOSS)
-            check_finished(plan_target(self.plan), self.target)
+            check_finished(self.plan.targets(), self.target)
             runner.logger.info(
                 'Pruning: the model is narrow already, '
                 f'{ratios_text(self.plan.ratios())}, '

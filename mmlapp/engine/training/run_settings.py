@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from mmlapp.core import ChannelPlan, Pruner, PruningError
+from mmlapp.core import Pruner, PruningError
 from mmlapp.core.bypass import BRANCHES
 from mmlapp.core.choices import Choices
 from mmlapp.core.cost import COSTS
@@ -249,19 +249,6 @@ def check_finished(
     """
     old = {'target': dict(found)} if found else {}
     _refuse(_differences(old, {'target': dict(target)}, old), FINISHED)
-
-
-def plan_target(plan: ChannelPlan) -> dict[str, float]:
-    """Returns the targets with which a plan was made.
-
-    Args:
-        plan (ChannelPlan): The plan.
-    """
-    return {
-        name: cost['target']
-        for name, cost in plan.costs.items()
-        if 'target' in cost
-    }
 
 
 def _differences(

@@ -87,6 +87,11 @@ def test_the_plan_of_a_part():
         whole.below('bo')
 
 
+def test_what_was_asked_for(plan):
+    """Parameters were counted, but had no target."""
+    assert plan.targets() == {'flops': 0.42}
+
+
 def test_a_plan_is_frozen(plan):
     with pytest.raises(AttributeError):
         plan.groups = {}

@@ -19,7 +19,6 @@ from mmlapp.engine.training.run_settings import (
     check_finished,
     check_places,
     check_resumed,
-    plan_target,
 )
 
 PHASE = dict(
@@ -245,11 +244,3 @@ def test_settings_are_those_of_any_config() -> None:
     checkpoint['pruning_settings']['version'] = 7
     with pytest.raises(PruningError, match='pruning_settings of version 7'):
         RunSettings.read(checkpoint)
-
-
-def test_the_target_of_a_plan() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
-    pruner = attach(model, torch.rand(1, 3, 8, 8))
-    pruner.begin({'flops': 0.5}, 2)
-    pruner.finish()
-    assert plan_target(pruner.plan()) == {'flops': 0.5}
