@@ -74,6 +74,7 @@ def read_entries(data: Mapping[str, Any]) -> dict[str, Any]:
     kept = _member(tables['kept'], 'kept')
     entries = record(
         {
+            # Checked before, by ChannelPlan.from_dict.
             'version': plain,
             'digest': text,
             'kept': _skip,
@@ -97,6 +98,8 @@ def read_entries(data: Mapping[str, Any]) -> dict[str, Any]:
     # Last: an error says what is wrong where that can be told, and not just
     # that something was changed.
     _check_digest(data)
+    # 'shapes' of the file is the list of sizes, of the plan the size of each
+    # tensor.
     entries['shapes'] = entries.pop('tensors')
     entries['branches'] = {
         name: BranchPlan(**entry)

@@ -133,6 +133,7 @@ class Kept:
         Raises:
             PruningError: If the text is malformed, or no ascending subset.
         """
+        # Past __init__, which would want every index one by one.
         kept = cls.__new__(cls)
         kept._set(size, (_parse_run(run) for run in _split(text)))
         return kept

@@ -73,6 +73,7 @@ class Layout:
             if site.attribute:
                 attributes[site.name] = entry
             else:
+                # A weight has two entries, 0 for outputs and 1 for inputs.
                 slices.setdefault(site.name, {})[site.dim] = entry
         return ChannelPlan(
             groups={n: Kept.from_mask(m) for n, m in groups.items()},

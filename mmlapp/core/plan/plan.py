@@ -122,6 +122,7 @@ class ChannelPlan:
                 'this is no channel plan: it has no version. Plans are '
                 'written by ChannelPlan.save and tools/deploy.py'
             )
+        # Before the entries, which another version has not.
         version = data['version']
         if type(version) is not int or version != VERSION:
             raise PruningError(
@@ -254,6 +255,7 @@ class ChannelPlan:
         Args:
             path (str or Path): The file.
         """
+        # Interrupted, it leaves the plan that was there before.
         replace_text(path, self.to_json(indent=1) + '\n')
 
     @classmethod

@@ -167,6 +167,7 @@ def plain(value: Any, where: str) -> Any:
     if isinstance(value, Mapping):
         return mapping(plain)(value, where)
     if isinstance(value, (list, tuple)):
+        # A list, as JSON reads it: a tuple would not equal it.
         return list(sequence(plain)(value, where))
     if type(value) not in (int, float) or not _finite(value):
         refuse(value, where, 'a text, a finite number, a list or a dict')

@@ -65,6 +65,7 @@ def report_layers(model: nn.Module, found: Analysis) -> list[LayerReport]:
 def _layer(
     name: str, module: nn.Module | None, flops: int, found: Analysis
 ) -> LayerReport:
+    # An operator without parameters is named by itself and is no module.
     groups, prunable, reasons = _emitted(name, found)
     if module is None:
         reasons = [OPERATOR]
@@ -79,6 +80,7 @@ def _layer(
         share=flops / max(found.flops, 1),
         groups=tuple(groups),
         prunable=prunable,
+        # Each reason once, in the order of the groups.
         reason='; '.join(dict.fromkeys(reasons)) or None,
     )
 
@@ -101,6 +103,8 @@ def _emitted(name: str, found: Analysis) -> tuple[list[int], int, list[str]]:
                 continue
             if group.frozen is None:
                 groups.append(number)
+                # member.channels: [outputs of the layer], -1 where an output
+                # is of another group.
                 prunable += int((member.channels >= 0).sum())
             else:
                 # Its own name says nothing new.
@@ -109,6 +113,7 @@ def _emitted(name: str, found: Analysis) -> tuple[list[int], int, list[str]]:
 
 
 def _width(module: nn.Module | None, side: str) -> int | None:
+    # Convolutions say channels, linear layers features.
     for name in (f'{side}_channels', f'{side}_features'):
         value = getattr(module, name, None)
         if isinstance(value, int):

@@ -120,6 +120,8 @@ def analyse_config(
     with DefaultScope.overwrite_default_scope(
         cfg.get('default_scope') or 'mmengine'
     ):
+        # Dense even where the config is of a pruned model: attaching would add
+        # branches and masks, which an analysis finds by itself.
         model: nn.Module = MODELS.build(dense_config(cfg))
         model.eval()
         progress('tracing the channels')
@@ -158,6 +160,7 @@ def analyse_model(
         floors=floors,
         flops=found.flops,
         mmengine_flops=counted,
+        # The cost is summed in floats, the trace in whole numbers.
         bypass_flops=round(total) - found.flops,
         prunable_share=_prunable_flops(found) / max(found.flops, 1),
         minimum=lowest / max(found.flops, 1),
@@ -184,6 +187,8 @@ def _reach(found: Analysis, example: Example) -> dict[str, str]:
         for name in reach.left
     }
     unused = dict.fromkeys(example.unused, 'in no way: said to be unused')
+    # The later wins: what the caller said to be unused is told as such,
+    # however else it might have been reached.
     return {**reached, **copies, **left, **unused}
 
 
@@ -214,6 +219,8 @@ def _limits(
     """Multiply-adds with all channels and with as few as possible."""
     flops = build_costs(model, found, ['flops'])['flops']
     group = owners(found.groups)
+    # Equal scores keep the first ones: a cost asks how many, not which.
+    # float64: sums of 1e11 multiply-adds stay whole.
     every = torch.ones(len(group), dtype=torch.float64)
     lowest = reachable(flops, every, group, floors, divisor)
     return float(flops(every)), lowest
@@ -239,6 +246,7 @@ def _counts(
         counts, foreign = operator_flops(model, shape)
     except Exception as error:
         text = str(error).partition('\n')[0]
+        # Ours is known without it: the report goes on.
         return None, {}, f'not known ({type(error).__name__}: {text})'
     outside = {
         name: count

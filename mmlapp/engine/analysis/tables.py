@@ -163,6 +163,7 @@ def _totals(report: ModelReport) -> Iterator[tuple[str, str]]:
     channels = sum(report.groups.values())
     uncounted = sum(report.uncounted.values())
     yield f'FLOPs at {shape}', _number(report.flops)
+    # Told where the two differ, as both count what matrices multiply.
     if report.mmengine_flops not in (None, report.flops):
         yield 'FLOPs, counted by MMEngine', _number(report.mmengine_flops)
     yield 'prunable share of the FLOPs', f'{report.prunable_share:.2%}'

@@ -146,6 +146,7 @@ def _check(record: Row, head: Row, path: Path) -> None:
         path (Path): The file.
     """
     kind = record.get('kind')
+    # Before the entries: a later version may have others.
     if record is head and kind == 'run' and record.get('version') != VERSION:
         raise PruningError(
             f'{path} is of version {record.get("version")!r}: this release '

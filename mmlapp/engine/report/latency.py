@@ -67,6 +67,7 @@ def read_benchmark(path: Path) -> Benchmark | None:
     try:
         if not path.is_file() or path.stat().st_size > LARGEST:
             return None
+        # No schema: any key that is missing is an error of NONE.
         data = json.loads(path.read_text('utf-8'))
         return Benchmark(
             path.name,

@@ -46,6 +46,7 @@ def page_of(run: Run) -> str:
 def _top(run: Run) -> Iterator[str]:
     yield f'<h1>Run {escape(run.name)}</h1>'
     yield f'<p class="soft">{escape(status(run))}</p>'
+    # Before the numbers, which a warning may put in doubt.
     yield warnings_list(list(warnings_of(run)))
     known = list(facts(run))
     if known:

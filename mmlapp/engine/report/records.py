@@ -60,6 +60,8 @@ def _check_state(entry: Mapping[str, Any], head: Mapping[str, Any]) -> None:
                 f'{name} has {len(found)} entries for {len(head[whole])} '
                 f'{whole}'
             )
+    # All four or none: none is what a narrow network has, whose phase is over
+    # and whose pruner is gone.
     told = sum(name in entry for name in OF_PRUNERS)
     if told < len(OF_PRUNERS) and (told or entry['phase'] != PHASES[-1]):
         raise PruningError(f'it lacks one of {", ".join(OF_PRUNERS)}')

@@ -76,6 +76,8 @@ class _Merged:
         """Forgets what a start at an iteration makes undone."""
         # A run that was resumed has not ended where it had before.
         self.end = None
+        # Begun after iteration 400: records 401 and later are made anew, even
+        # where the run that was killed had come further.
         self.training = {i: r for i, r in self.training.items() if i <= begin}
         self.states = {i: s for i, s in self.states.items() if i <= begin}
         self.validation = {
@@ -94,6 +96,8 @@ class _Merged:
             self.validation[row['step']] = place, row
         for record in part.records:
             if record['kind'] == 'run':
+                # Resumed after the phase, a run has no settings to note: those
+                # of its first start stay.
                 self.head.update(record)
             elif record['kind'] == 'state':
                 self.states[record['iter']] = record
@@ -116,6 +120,7 @@ def read_run(work_dir: str | Path) -> Run:
         if part.begin <= 0:
             # Another run in the same folder.
             merged = _Merged()
+        # First cut, then add: the new part has the same iterations again.
         merged.cut(part.begin)
         merged.add(part)
     return _finished(Path(work_dir), merged)

@@ -87,6 +87,7 @@ def _fan(group: GroupScores) -> str:
         f'{group.scores[-1][3]:.3g}; threshold from '
         f'{group.threshold[0]:.3g} to {last:.3g}'
     )
+    # scores: [records][quantiles]; threshold: [records].
     picture = fan(group.iters, group.scores, group.threshold, label)
     return (
         f'<figure>{picture}<figcaption>{escape(group.name)}<br>'

@@ -39,6 +39,7 @@ def status(run: Run) -> str:
     Args:
         run (Run): What was read.
     """
+    # 'Training ended at iteration 900; pruned.': the phase comes last.
     text = PHASES[run.phase]
     if run.phase == 'pruning':
         state = run.states[-1]
@@ -84,9 +85,11 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
             target = state['targets'].get(name)
             asked = '' if target is None else f', target {target:.2%}'
             left = 'not finite' if ratio is None else f'{ratio:.2%} of dense'
+            # Every cost that was counted is told, also without a target.
             yield f'{cost_name(name)} left', left + asked
     found = views.channels(run)
     if found:
+        # (name, dense, now) of every group: the sums of both columns.
         dense, now = (sum(group[i] for group in found) for i in (1, 2))
         unit = run.head.get('unit', 'channels')
         yield f'{unit} of {len(found)} groups', width_text((dense, now))

@@ -113,6 +113,8 @@ def _path(run: Run, key: str, name: str) -> Points:
         return []
     # Dense before the phase, if it began here; after it, it stays as it is.
     begin, first = float(run.starts[0][1]), found[0][0]
+    # Two points before the phase, so that the line is level at 1 and then
+    # falls, instead of sloping down from the start.
     whole = run.states[0].get('done') == 0 and begin < first
     before = [(begin, 1.0), (first, 1.0)] if whole else []
     return [*before, *found, (float(run.last), found[-1][1])]
@@ -138,6 +140,7 @@ def layers(run: Run) -> list[LayerWidths]:
     Args:
         run (Run): What was read.
     """
+    # widths: [layers][2], inputs and outputs, in the order of the head.
     now = run.states[-1]['widths'] if run.states else None
     return [
         LayerWidths(
@@ -145,6 +148,7 @@ def layers(run: Run) -> list[LayerWidths]:
             None if inputs is None else (inputs, _at(now, i, 0, inputs)),
             (outputs, _at(now, i, 1, outputs)),
             [
+                # A layer without outputs has lost nothing of them.
                 (s['iter'], s['widths'][i][1] / max(outputs, 1))
                 for s in run.states
             ],
@@ -236,6 +240,8 @@ def others_shown(run: Run) -> dict[str, list[tuple[float, float]]]:
     return {
         name: [
             (_number(first), _number(last))
+            # One value per group, [groups], in the first and in the last
+            # record.
             for first, last in zip(
                 known[0][name], known[-1][name], strict=True
             )
