@@ -86,12 +86,37 @@ def start(work_dir, name, rows=(), records=(), tail=''):
 
 def benchmark(path, **changed):
     """Writes what ``tools/benchmark.py --json`` does, with other entries."""
-    rows = [
-        Row('dense', 'torch', 'ok', 1.0, 270_000, 10**7, 1.0, 0.0, 1.0,
-            0.014, 0.0142, 72.0, 1.0, 1.0),
-        Row('slim', 'torch', 'ok', 0.4, 98_522, 4 * 10**6, 0.4, 1e-7, 1.0,
-            0.003, 0.014, 369.4),
-    ]  # fmt: skip
+    dense = Row(
+        'dense',
+        'torch',
+        status='ok',
+        megabytes=1.0,
+        parameters=270_000,
+        macs=10**7,
+        share=1.0,
+        error=0.0,
+        agreement=1.0,
+        median=0.014,
+        p90=0.0142,
+        images_per_second=72.0,
+        speed_up=1.0,
+        factor=1.0,
+    )
+    slim = Row(
+        'slim',
+        'torch',
+        status='ok',
+        megabytes=0.4,
+        parameters=98_522,
+        macs=4 * 10**6,
+        share=0.4,
+        error=1e-7,
+        agreement=1.0,
+        # Times that differ this much allow no claim.
+        median=0.003,
+        p90=0.014,
+        images_per_second=369.4,
+    )
     setting = SimpleNamespace(
         described=lambda: {
             'device': '<CPU>',
@@ -101,5 +126,5 @@ def benchmark(path, **changed):
             'versions': {'torch': '2.10.0'},
         }
     )
-    data = to_dict(rows, [setting], ['random <weights>'], None, {})
+    data = to_dict([dense, slim], [setting], ['random <weights>'], None, {})
     path.write_text(json.dumps({**data, **changed}))
