@@ -12,9 +12,10 @@ from torch import nn
 
 from ..groups import ChannelGroup, Groups, Member
 from ..trace import tensors_in
+from .checks import Check
 from .counts import Count
 from .stages import Failure, Left
-from .trial import Check, Trial
+from .trial import Trial
 
 CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict
 # How often a network is narrowed to find culprits before all suspects are

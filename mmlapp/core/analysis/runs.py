@@ -1,0 +1,227 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""A network on trial, narrowed, masked and whole, as it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..groups import ChannelGroup, Groups
+from ..narrowing.check_plan import check_plan
+from ..narrowing.narrow import apply_plan
+from ..plan.layout import tensor_shapes
+from ..plan.plan import ChannelPlan
+from ..snapshot import Recast
+from ..trace import Trace
+from ..units import Request, Unit
+from .checks import Check
+from .counts import GOLDEN, Count, trial_mask
+from .result import Analysis
+from .stages import WHOLE, Left, Outcome, Runner, Stage
+from .ways import Way
+
+# What else to do with a network that is narrow: with its outputs, and with
+# what gives it another precision.
+Then = Callable[[list[Tensor], Recast], None]
+
+
+@dataclass
+class FixedGate:
+    """A gate that does not change, for parameters to ask for."""
+
+    factor: Tensor
+    active: bool = True
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What is removed.
+
+    Args:
+        mask (Tensor): Kept channels, bool in global order, ``[channels]``.
+        plan (ChannelPlan): What that means for each tensor.
+    """
+
+    mask: Tensor
+    plan: ChannelPlan
+
+
+class Runs:
+    """Runs a network narrowed, masked and whole, and puts it back.
+
+    Args:
+        request (Request): The network, an example and its trace.
+        unit (Unit): What is removed.
+    """
+
+    def __init__(self, request: Request, unit: Unit) -> None:
+        self.model, self.record = request.model, request.record
+        self.unit, self.corner = unit, request.corner
+        self.ways = [Way(request.forward, 'the example'), *request.also]
+        self.runner = Runner(
+            self.model, self.record.order, more=len(self.ways) > 1
+        )
+        self._groups: Groups | None = None
+        self._whole: dict[tuple[int, bool, Stage], tuple[bool, bool]] = {}
+
+    def removal(
+        self, groups: Groups, chosen: Sequence[ChannelGroup], count: Count
+    ) -> Removal:
+        """Returns what is removed, made once for each count.
+
+        Args:
+            groups (Groups): All groups.
+            chosen (Sequence[ChannelGroup]): Which ones lose channels.
+            count (Count): How many of them are left.
+        """
+        if groups is not self._groups:
+            # As it is without branches, which are added after the trial.
+            found = Analysis(self.record, groups, {}, {}, self.unit, None)
+            self._layout = replace(
+                self.unit.layout(self.model, found),
+                shapes=tensor_shapes(self.model),
+            )
+            self._groups, self._analysis = groups, found
+            self.normalised = _normalised(self.record, groups)
+            self._removals: dict[tuple[object, ...], Removal] = {}
+        if count is Count.ALONE and not self.normalised:
+            count = Count.ONE  # which is the same then
+        names = frozenset(group.name for group in chosen)
+        if (count, names) not in self._removals:
+            floor = max(1, self.unit.floor)
+            mask = trial_mask(groups, names, count, floor, self.normalised)
+            plan = self._layout.plan(mask, {}, {})
+            if not self._removals:  # of all groups; others remove less
+                check_plan(self.model, plan)
+            device = next(self.model.parameters()).device
+            self._removals[count, names] = Removal(mask.to(device), plan)
+        return self._removals[count, names]
+
+    def narrowed(
+        self,
+        removal: Removal,
+        check: Check,
+        stage: Stage,
+        left: Left | None = None,
+        then: Then | None = None,
+    ) -> Outcome:
+        """Runs the narrowed network.
+
+        Args:
+            removal (Removal): What is removed.
+            check (Check): The way to run it.
+            stage (Stage): What it computes with.
+            left (Callable): Called when a module has run. Defaults to
+                nothing.
+            then (Callable): Called while it is narrow, if it runs, with its
+                outputs. Defaults to nothing.
+        """
+        with self._computing(removal, check, stage) as recast:
+            apply_plan(self.model, removal.plan, {})
+            outcome = self.outputs(check, stage, left=left)
+            if outcome[1] is None and then is not None:
+                then(outcome[0], recast)
+            return outcome
+
+    def masked(
+        self,
+        removal: Removal,
+        check: Check,
+        stage: Stage,
+        left: Left | None = None,
+        seed: int = 0,
+        shake: int = 0,
+    ) -> Outcome:
+        """Runs the masked network; arguments as for the narrowed one.
+
+        Args:
+            removal (Removal): What is removed.
+            check (Check): The way to run it.
+            stage (Stage): What it computes with.
+            left (Callable): Called when a module has run. Defaults to
+                nothing.
+            seed (int): Of random numbers that it draws. Defaults to 0.
+            shake (int): Number of a change of the channels' scales that is
+                as small as rounding. Defaults to 0, which is none.
+        """
+        with self._computing(removal, check, stage):
+            gate = removal.mask.to(stage.dtype or torch.float32)
+            if shake:
+                # Within eight steps of the last place, by the golden ratio.
+                number = torch.arange(len(gate), dtype=torch.float64) + shake
+                step = ((number * shake * GOLDEN) % 1 - 0.5).to(gate)
+                gate = gate * (1 + 16 * torch.finfo(gate.dtype).eps * step)
+            source = FixedGate(gate)
+            self.unit.add_masks(self.model, source, self._analysis)
+            return self.outputs(check, stage, left, seed)
+
+    def whole(self, check: Check, stage: Stage) -> tuple[bool, bool]:
+        """Whether the whole network runs, and gives finite numbers.
+
+        Args:
+            check (Check): The way to run it.
+            stage (Stage): What it computes with.
+        """
+        key = check.way, check.train, stage
+        if key not in self._whole:
+            alone = check.way > 0
+            with self.runner.computing(stage, WHOLE, False, alone):
+                found, failure = self.outputs(check, stage)
+            self._whole[key] = failure is None, all_finite(found)
+        return self._whole[key]
+
+    def outputs(
+        self,
+        check: Check,
+        stage: Stage,
+        left: Left | None = None,
+        seed: int = 0,
+    ) -> Outcome:
+        """Runs the network as it is now.
+
+        Args:
+            check (Check): The way to run it.
+            stage (Stage): What it computes with.
+            left (Callable): Called when a module has run. Defaults to
+                nothing.
+            seed (int): Of random numbers that it draws. Defaults to 0.
+
+        Returns:
+            tuple: Its outputs, and what went wrong or None.
+        """
+        way = self.ways[check.way]
+        train = check.train or way.train
+        return self.runner.outputs(way.run, stage, train, seed, left)
+
+    def _computing(
+        self, removal: Removal, check: Check, stage: Stage
+    ) -> AbstractContextManager[Recast]:
+        # One channel alone would often be silenced by a rectifier.
+        positive = check.count is not Count.SOME
+        # A loss may change parameters in place; the example does not.
+        return self.runner.computing(
+            stage, removal.plan.slices, positive, alone=check.way > 0
+        )
+
+
+def _normalised(record: Trace, groups: Groups) -> set[str]:
+    """Names of the prunable groups that some norm is computed over."""
+    found = set()
+    for module in record.living_modules.values():
+        ids = module.ids[module.ids >= 0]
+        found.update(groups.node_group[ids].unique().tolist())
+    return {groups.prunable[number].name for number in found if number >= 0}
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether no number is NaN or Inf.
+
+    Args:
+        tensors (Sequence[Tensor]): Outputs of a network.
+    """
+    return all(t.is_meta or bool(t.isfinite().all()) for t in tensors)
