@@ -12,12 +12,12 @@ ARGS ?=
 # Which networks `make fuzz` makes: one seed, or those from:to.
 SEEDS ?= 0:3000
 
-# The stamp names the content of the requirements, not their age: a fresh
-# clone finds a cached environment up to date.
+# What is set up is noted by the content of the requirements, not their age: a
+# fresh clone finds a cached environment up to date.
 SHA256 := $(shell command -v sha256sum || echo 'shasum -a 256')
 KEY := $(shell cat requirements/*.txt requirements/install.sh \
 	| $(SHA256) | cut -c 1-16)
-STAMP := .ready-$(KEY)
+INSTALL := bash requirements/install.sh "$(MMLAPP_VENV)" $(KEY)
 PY := "$(MMLAPP_VENV)/bin/python"
 
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
@@ -29,14 +29,23 @@ help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' \
 		Makefile
 
-env:  ## Set up the environment, if that is not done
-	@if [ ! -e "$(MMLAPP_VENV)/$(STAMP)" ] || [ ! -x $(PY) ]; then \
-		PYTHON='$(PYTHON)' WHEELS='$(WHEELS)' \
-			bash requirements/install.sh "$(MMLAPP_VENV)" "$(STAMP)"; \
-	fi
+env demo: export PYTHON := $(PYTHON)
+env demo: export WHEELS := $(WHEELS)
 
-demo: env  ## Train, prune and deploy two small networks on real digits
-	@$(PY) tools/demo.py
+env:  ## Set up the environment, if that is not done
+	@$(INSTALL)
+
+# The classifier needs no compiled operators: they are built meanwhile.
+demo:  ## Train, prune and deploy two small networks on real digits
+	@$(INSTALL) classifiers
+	@if [ ! -e "$(MMLAPP_VENV)/.ready-$(KEY)" ]; then \
+		$(PY) requirements/meanwhile.py \
+			--log "$(MMLAPP_VENV)/operators.log" \
+			'$(INSTALL) operators' \
+			'$(PY) tools/demo.py --resume --only classification'; \
+	fi
+	@$(INSTALL)
+	@$(PY) tools/demo.py --resume
 
 test: env  ## Run the tests; more arguments for pytest in ARGS
 	@$(PY) -m pytest $(ARGS)

@@ -108,7 +108,7 @@ def train(name: str, folder: Path, args: argparse.Namespace) -> float:
     return call(
         'train.py', config, '--work-dir', folder / 'run',
         log=folder / 'train.log',
-    )  # fmt: skip
+    ).seconds  # fmt: skip
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

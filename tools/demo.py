@@ -4,7 +4,9 @@
 
 A ResNet-20 is trained dense and with LAPP under the same schedule, then a
 detector; each pruned network is deployed, loaded with the stock call of its
-library and compared with the dense one.
+library and compared with the dense one. Each program has one thread unless
+OMP_NUM_THREADS says otherwise: results are the same then on few cores and
+many, and programs that share the cores do not wait for each other's threads.
 
 Examples:
     python tools/demo.py
@@ -15,32 +17,50 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import mean
-from typing import Any
+from statistics import mean, median
+from typing import Any, NamedTuple
 
+import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
+from mmlapp.core import ChannelPlan
 from mmlapp.core.files import replace_text
 
 ROOT = Path(__file__).resolve().parents[1]
-CONSOLE = Console()
+CONSOLE = Console(highlight=False)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One dense config and its pruned twin."""
+    """One dense config and its pruned twin.
+
+    Args:
+        title (str): What is learned.
+        dense (str): The config of the dense network.
+        pruned (str): That of its twin.
+        metric (str): Of the evaluation, the larger the better.
+        label (str): The metric as people read it.
+        digits (int): How many of it are shown behind the point.
+        shape (tuple[int, int, int]): Of an image, for FLOPs and latency.
+        load (Callable): Loads a config and its checkpoint.
+    """
 
     title: str
     dense: str
     pruned: str
     metric: str
+    label: str
+    digits: int
     shape: tuple[int, int, int]
     load: Callable[[Path, Path], Any]
 
@@ -65,6 +85,8 @@ TASKS = {
         'configs/digits/resnet20_b64_digits.py',
         'configs/digits/lapp-flops40_resnet20_b64_digits.py',
         'accuracy/top1',
+        'top-1 accuracy (%)',
+        2,
         (3, 16, 16),
         load_classifier,
     ),
@@ -73,38 +95,89 @@ TASKS = {
         'configs/digits/atss_r18-w16_fpn_b16_digits-detection.py',
         'configs/digits/lapp-flops50_atss_r18-w16_fpn_b16_digits-detection.py',
         'coco/bbox_mAP',
+        'mAP of COCO (0 to 1)',
+        3,
         (3, 112, 112),
         load_detector,
     ),
 }
 
 
-def call(script: str, *arguments: object, log: Path) -> float:
-    """Runs one of our tools, its output in a log; returns the seconds."""
+class Spent(NamedTuple):
+    """What a program took.
+
+    Args:
+        seconds (float): By the clock.
+        processor (float): Of all its threads and children, in seconds. Other
+            programs beside it hardly change that.
+    """
+
+    seconds: float
+    processor: float
+
+
+def call(script: str, *arguments: object, log: Path) -> Spent:
+    """Runs one of our tools, its output in a log; returns what it took."""
     program = sys.executable if script.endswith('.py') else 'bash'
     command = [program, str(ROOT / 'tools' / script)]
     command += [str(a) for a in arguments]
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with log.open('w') as stream:
-        result = subprocess.run(
+        process = subprocess.Popen(
             command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT
         )
-    if result.returncode:
+    # Not process.wait(), which forgets what this one child has used.
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
         tail = ''.join(log.read_text().splitlines(keepends=True)[-15:])
         raise SystemExit(f'{script} failed, see {log}:\n{tail}')
-    return time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    return Spent(seconds, used.ru_utime + used.ru_stime)
 
 
-def train(config: str, folder: Path, seed: int) -> tuple[Path, float]:
-    """Trains one config; returns its last checkpoint and the seconds."""
-    seconds = call(
+def train(config: str, folder: Path, seed: int) -> tuple[Path, Spent]:
+    """Trains one config; returns its last checkpoint and what it took."""
+    spent = call(
         'train.py', config, '--work-dir', folder,
         '--cfg-options', f'randomness.seed={seed}',
         log=folder / 'train.log',
     )  # fmt: skip
     checkpoint = Path((folder / 'last_checkpoint').read_text().strip())
-    return checkpoint, seconds
+    return checkpoint, spent
+
+
+def train_both(
+    task: Task, out: Path, seed: int
+) -> tuple[dict[str, Path], dict[str, Spent]]:
+    """Trains the pair, at once where there are cores for both.
+
+    Args:
+        task (Task): The pair.
+        out (Path): Each has a folder in it.
+        seed (int): Of both.
+
+    Returns:
+        tuple[dict, dict]: Checkpoints, and what the trainings took.
+    """
+    workers = min(2, len(os.sched_getaffinity(0)))
+    with (
+        CONSOLE.status(f'{task.title}: training both, seed {seed} ...'),
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        runs = {
+            name: pool.submit(train, config, out / name, seed)
+            for name, config in (
+                ('dense', task.dense),
+                ('pruned', task.pruned),
+            )
+        }
+        done = {name: run.result() for name, run in runs.items()}
+    spent = {name: took for name, (_, took) in done.items()}
+    longest = max(took.seconds for took in spent.values())
+    CONSOLE.print(f'{task.title}, seed {seed}: both trained, {longest:.0f} s')
+    return {name: checkpoint for name, (checkpoint, _) in done.items()}, spent
 
 
 def score(config: Path, checkpoint: Path, folder: Path, metric: str) -> float:
@@ -119,70 +192,106 @@ def score(config: Path, checkpoint: Path, folder: Path, metric: str) -> float:
 
 @dataclass
 class Row:
-    """One network in the result table."""
+    """One network of the result.
+
+    Args:
+        name (str): ``dense`` or ``deployed``.
+        metric (float): Of the test split.
+        flops (float): Multiply-adds for one image.
+        parameters (int): How many.
+        processor (float): Seconds of its training, from the start of the
+            program to its end, validation included.
+        seconds (float): The same by the clock.
+        latency (float): Median of a forward of 32 images, in seconds.
+    """
 
     name: str
     metric: float
     flops: float
     parameters: int
+    processor: float
     seconds: float
+    latency: float
 
 
 def run_task(task: Task, out: Path, seed: int) -> dict[str, Any]:
     """Trains, prunes, deploys and compares one pair."""
-    folders = {name: out / name for name in ('dense', 'pruned', 'deployed')}
-    checkpoints, seconds = {}, {}
-    for name, config in (('dense', task.dense), ('pruned', task.pruned)):
-        with CONSOLE.status(f'{task.title}: training {name}, seed {seed} ...'):
-            checkpoints[name], seconds[name] = train(
-                config, folders[name], seed
-            )
-        CONSOLE.print(f'{task.title}: {name}, {seconds[name]:.0f} s')
-    with CONSOLE.status(f'{task.title}: deploying ...'):
+    checkpoints, spent = train_both(task, out, seed)
+    with CONSOLE.status(f'{task.title}: deploying and testing ...'):
         call(
             'deploy.py', task.pruned, checkpoints['pruned'],
-            folders['deployed'], '--force', log=out / 'deploy.log',
+            out / 'deployed', '--force', log=out / 'deploy.log',
         )  # fmt: skip
-        (config,) = folders['deployed'].glob('*.py')
-        checkpoint = config.with_suffix('.pth')
+        (config,) = (out / 'deployed').glob('*.py')
         files = {
             'dense': (ROOT / task.dense, checkpoints['dense']),
-            'deployed': (config, checkpoint),
+            'deployed': (config, config.with_suffix('.pth')),
         }
         metrics = {
             name: score(*pair, out / f'test-{name}', task.metric)
             for name, pair in files.items()
         }
-    models = {name: task.load(*pair) for name, pair in files.items()}
-    for model in models.values():
-        model.eval()
+        models = {name: task.load(*pair) for name, pair in files.items()}
+        for model in models.values():
+            model.eval()
+        times = latencies(models['deployed'], models['dense'], task.shape)
+    trained = {'dense': spent['dense'], 'deployed': spent['pruned']}
     rows = [
         Row(
             name,
             metrics[name],
             count_flops(model, task.shape),
             sum(p.numel() for p in model.parameters()),
-            seconds['dense' if name == 'dense' else 'pruned'],
+            trained[name].processor,
+            trained[name].seconds,
+            times[name],
         )
         for name, model in models.items()
     ]
+    plan = ChannelPlan.load(config.with_suffix('.plan.json'))
     return {
         'title': task.title,
         'metric': task.metric,
         'seed': seed,
         'rows': [asdict(row) for row in rows],
-        'latency_ratio': latency_ratio(
-            models['deployed'], models['dense'], task.shape
-        ),
-        'history': history(folders['pruned']),
+        'latency_ratio': times['ratio'],
+        'widths': {g: [k.size, k.count] for g, k in plan.groups.items()},
+        'history': history(out / 'pruned'),
     }
+
+
+def run_or_read(name: str, out: Path, seed: int, resume: bool) -> Any:
+    """Runs a task, or reads what a run that was stopped had finished.
+
+    Args:
+        name (str): Of the task.
+        out (Path): Its folder.
+        seed (int): Of the training.
+        resume (bool): Whether to read.
+    """
+    task, file = TASKS[name], out / 'result.json'
+    if resume and file.exists() and not is_stale(file):
+        CONSOLE.print(f'{task.title}, seed {seed}: done before, see {out}')
+        return json.loads(file.read_text())
+    out.mkdir(parents=True, exist_ok=True)
+    result = run_task(task, out, seed)
+    replace_text(file, json.dumps(result, indent=1) + '\n')
+    return result
+
+
+def is_stale(file: Path) -> bool:
+    """Whether the sources were changed after a file was written."""
+    sources = (
+        path.stat().st_mtime
+        for folder in ('mmlapp', 'configs', 'tools')
+        for path in (ROOT / folder).rglob('*.py')
+    )
+    return max(sources) > file.stat().st_mtime
 
 
 def count_flops(model: Any, shape: tuple[int, int, int]) -> float:
     """Multiply-adds of convolutions and matrix products, by fvcore."""
-    import torch
     from fvcore.nn import FlopCountAnalysis
-    from torch import nn
 
     class Tensors(nn.Module):
         def __init__(self) -> None:
@@ -198,12 +307,21 @@ def count_flops(model: Any, shape: tuple[int, int, int]) -> float:
     return float(sum(counted[op] for op in ('conv', 'linear', 'matmul')))
 
 
-def latency_ratio(
+def latencies(
     fast: Any, slow: Any, shape: tuple[int, int, int], pairs: int = 30
-) -> float:
-    """Median ratio of forward times on 32 images, taking turns."""
-    import torch
+) -> dict[str, float]:
+    """Times forwards of 32 images, the networks taking turns.
 
+    Args:
+        fast (Any): The deployed model.
+        slow (Any): The dense model.
+        shape (tuple[int, int, int]): Of an image.
+        pairs (int): Turns that count, after five to warm up. Defaults to 30.
+
+    Returns:
+        dict[str, float]: Median seconds of ``deployed`` and ``dense``, and
+        the median ``ratio`` of a turn, which other load changes least.
+    """
     images = torch.rand(32, *shape)
 
     def seconds(model: Any) -> float:
@@ -212,8 +330,13 @@ def latency_ratio(
         return time.perf_counter() - started
 
     with torch.no_grad():
-        ratios = [seconds(fast) / seconds(slow) for _ in range(pairs + 5)]
-    return sorted(ratios[5:])[pairs // 2]
+        turns = [(seconds(fast), seconds(slow)) for _ in range(pairs + 5)][5:]
+    deployed, dense = zip(*turns, strict=True)
+    return {
+        'deployed': median(deployed),
+        'dense': median(dense),
+        'ratio': median(d / s for d, s in turns),
+    }
 
 
 def history(folder: Path) -> dict[str, Any]:
@@ -236,47 +359,80 @@ def history(folder: Path) -> dict[str, Any]:
     }
 
 
-def print_table(results: Sequence[dict[str, Any]]) -> None:
+# Key of a row, what it is called, digits behind the point, scale.
+FIGURES = (
+    ('flops', 'FLOPs for an image (M)', 2, 1e-6),
+    ('parameters', 'parameters (k)', 1, 1e-3),
+    ('processor', 'training (processor seconds)', 0, 1.0),
+    ('latency', '32 images on the CPU (ms)', 1, 1e3),
+)
+
+
+def print_tables(results: Sequence[dict[str, Any]]) -> None:
     """Prints all results, the mean over seeds where there are several."""
-    table = Table(title='Dense against deployed')
-    for column in ('network', 'metric', 'dense', 'deployed', 'ratio'):
-        table.add_column(
-            column, justify='right' if column != 'network' else 'left'
-        )
     for title in dict.fromkeys(r['title'] for r in results):
         same = [r for r in results if r['title'] == title]
-
-        def average(key: str, index: int, same: Any = same) -> float:
-            return mean(r['rows'][index][key] for r in same)
-
-        for label, key, style, scale in (
-            (same[0]['metric'], 'metric', '.3f', 1.0),
-            ('FLOPs (M, fvcore)', 'flops', '.2f', 1e-6),
-            ('parameters (k)', 'parameters', '.1f', 1e-3),
-            ('training (s)', 'seconds', '.0f', 1.0),
-        ):
-            dense, small = average(key, 0), average(key, 1)
-            table.add_row(
-                title, label, format(dense * scale, style),
-                format(small * scale, style), f'{small / dense:.3f}',
-            )  # fmt: skip
-        if len(same) > 1:
-            spreads = [
-                spread(r['rows'][index]['metric'] for r in same)
-                for index in (0, 1)
-            ]
-            label = f'lowest to highest of {len(same)} seeds'
-            table.add_row(title, label, *spreads)
-        ratio = mean(r['latency_ratio'] for r in same)
-        table.add_row(title, 'CPU latency, 32 images', '', '', f'{ratio:.3f}')
-        table.add_section()
-    CONSOLE.print(table)
+        CONSOLE.print(comparison(title, same))
+    CONSOLE.print(
+        'For the metric the last column is the difference, deployed less '
+        'dense; for a cost what is left of it: 0.40 is 40 %. Training is the '
+        'whole run of the program, pruning included.\n'
+    )
 
 
-def spread(values: Iterable[float]) -> str:
+def comparison(title: str, same: Sequence[dict[str, Any]]) -> Table:
+    """The table of one task, over all its seeds."""
+    table = Table(title=f'{title}: dense against deployed')
+    table.add_column('', no_wrap=True)
+    for column in ('dense', 'deployed', 'deployed / dense'):
+        table.add_column(column, justify='right', no_wrap=True)
+    for row in metric_rows(same):
+        table.add_row(*row)
+    table.add_section()
+    for key, label, digits, scale in FIGURES:
+        dense, small = means(same, key)
+        ratio = small / dense
+        if key == 'latency':  # taken turn by turn
+            ratio = mean(r['latency_ratio'] for r in same)
+        numbers = (f'{n * scale:.{digits}f}' for n in (dense, small))
+        table.add_row(label, *numbers, f'{ratio:.2f}')
+    table.add_section()
+    for group, (wide, left) in same[0]['widths'].items():
+        name = group.removeprefix('backbone.')
+        table.add_row(
+            f'channels of {name}', str(wide), f'{wide} → {left}',
+            f'{left / wide:.2f}',
+        )  # fmt: skip
+    return table
+
+
+def metric_rows(same: Sequence[dict[str, Any]]) -> Iterator[Sequence[str]]:
+    """The metric, and how far its seeds are apart."""
+    (task,) = (t for t in TASKS.values() if t.title == same[0]['title'])
+    digits = task.digits
+    dense, small = means(same, 'metric')
+    yield (
+        task.label, f'{dense:.{digits}f}', f'{small:.{digits}f}',
+        f'{small - dense:+.{digits}f}',
+    )  # fmt: skip
+    if len(same) > 1:
+        spreads = (
+            spread((r['rows'][i]['metric'] for r in same), digits)
+            for i in (0, 1)
+        )
+        yield f'  lowest to highest of {len(same)} seeds', *spreads, ''
+
+
+def means(same: Sequence[dict[str, Any]], key: str) -> tuple[float, float]:
+    """A figure of the dense and of the deployed network, over all seeds."""
+    dense, small = (mean(r['rows'][i][key] for r in same) for i in (0, 1))
+    return dense, small
+
+
+def spread(values: Iterable[float], digits: int) -> str:
     """Lowest to highest."""
     ordered = sorted(values)
-    return f'{ordered[0]:.3f} to {ordered[-1]:.3f}'
+    return f'{ordered[0]:.{digits}f} to {ordered[-1]:.{digits}f}'
 
 
 def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
@@ -321,27 +477,48 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=Path('work_dirs/demo'))
     parser.add_argument('--only', choices=list(TASKS))
     parser.add_argument('--seeds', type=int, nargs='+', default=[0])
+    parser.add_argument(
+        '--resume',
+        action='store_true',
+        help='do not repeat what a demo that was stopped had finished',
+    )
     return parser.parse_args()
 
 
-def main() -> None:
-    """Runs all tasks and prints one table."""
-    args = parse_args()
+def run_all(args: argparse.Namespace) -> None:
+    """Runs all tasks and prints their tables."""
     started = time.perf_counter()
-    results = [
-        run_task(task, (args.out / name / f'seed{seed}').resolve(), seed)
-        for name, task in TASKS.items()
+    folders = [
+        (name, (args.out / name / f'seed{seed}').resolve(), seed)
+        for name in TASKS
         if args.only in (None, name)
         for seed in args.seeds
     ]
-    print_table(results)
+    results = [run_or_read(*folder, args.resume) for folder in folders]
+    print_tables(results)
     draw(results, args.out / 'demo.png')
     report = args.out / 'results.json'
     replace_text(report, json.dumps(results, indent=1) + '\n')
+    if args.only is None:
+        # The demo has come to its end: the next one begins anew.
+        for _, folder, _ in folders:
+            (folder / 'result.json').unlink()
     CONSOLE.print(
         f'{time.perf_counter() - started:.0f} s; results in {report}, '
         f'pictures in {args.out / "demo.png"}'
     )
+
+
+def main() -> None:
+    """Runs the demo, each program on one thread."""
+    args = parse_args()
+    if 'OMP_NUM_THREADS' not in os.environ:
+        os.environ['OMP_NUM_THREADS'] = '1'  # of the tools
+        torch.set_num_threads(1)  # of this one
+    try:
+        run_all(args)
+    except KeyboardInterrupt:
+        raise SystemExit('Interrupted: start it again to go on') from None
 
 
 if __name__ == '__main__':
