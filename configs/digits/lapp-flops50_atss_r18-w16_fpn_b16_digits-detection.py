@@ -5,6 +5,7 @@ custom_imports = dict(imports=['mmlapp'])
 model = dict(
     type='mmlapp.PrunableModel',
     architecture=_base_.model.type,
+    divisor=8,  # faster kernels
     input_shape=(3, 112, 112),
 )
 optim_wrapper = dict(type='mmlapp.PruningOptimWrapper')
