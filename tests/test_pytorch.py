@@ -315,8 +315,6 @@ def test_a_network_is_exported(parts, tmp_path):
 class Written(nn.Module):
     """Eight channels, a line of code, and a reader of what it makes."""
 
-    width, half, heads = 8, 4, 2
-
     def __init__(self, line, reads):
         super().__init__()
         self.a = nn.Conv2d(3, 8, 3, padding=1)
@@ -332,9 +330,9 @@ class Written(nn.Module):
 
 # A row of the last table: what reads it, and how many channels that has.
 STAYING = {
-    'x.view(n, self.heads, self.half, h, w)': ('{}.sum(1)', 4),
-    'x.split([self.half, self.half], 1)': ('{}', 4),
-    'x.new_zeros(n, self.width, h, w)': ('{} + x', 8),
+    'x.view(n, 2, 4, h, w)': ('{}.sum(1)', 4),
+    'x.split([4, 4], 1)': ('{}', 4),
+    'x.new_zeros(n, 8, h, w)': ('{} + x', 8),
 }
 
 

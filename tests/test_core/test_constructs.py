@@ -101,7 +101,7 @@ FUNCTIONS = {
     'out, seen otherwise': (into_a_view, 8, PART),
     'rows set': (set_rows, 8, PART),
     'a channel set': (set_channel, 8, CUT),
-    'a list of channels set': (set_list, 8, 'index_put_'),
+    'a list of channels set': (set_list, 8, 'constant of the code'),
     'half in place': (add_to_half, 8, PART),
     'one half into the other': (halves_in_place, 8, PART),
     'written into zeros': (write_into_zeros, 16, 'part of a tensor'),
@@ -142,7 +142,7 @@ FUNCTIONS = {
         8,
         '_dist',
     ),
-    'spectrum': (lambda x: torch.fft.fft2(x).real, 8, '_fft_'),
+    'spectrum': (lambda x: torch.fft.fft2(x).real, 8, 8),
     'sampled': (
         lambda x: functional.grid_sample(
             x, x.new_zeros(2, 8, 8, 2), align_corners=False

@@ -19,6 +19,7 @@ from ..plan.kept import Kept
 from ..plan.layout import tensor_shapes
 from ..plan.plan import ChannelPlan
 from ..pruner import Pruner
+from ..trace.attributes import count_of
 from ..units import UNITS
 from .agreement import find_disagreement
 
@@ -106,7 +107,7 @@ def _check_attributes(model: nn.Module, plan: ChannelPlan) -> None:
         if value is None:
             raise _misfit(f'it has no {name}')
         # The dense value, as of `in_channels`, not the narrow one.
-        if type(value) is not int or value != kept.size:
+        if count_of(value) != kept.size:
             raise _misfit(f'{name} is {value}, the plan expects {kept.size}')
 
 

@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import nn
 
+from .attributes import counted_attributes, uncounted
 from .autograd_functions import watch_functions
 from .call import tensors_in
 from .modules import running_modules, watch_modules
@@ -48,6 +50,19 @@ def trace(
     Returns:
         Trace: Channel nodes, ties, sites and multiply-adds.
     """
+    try:
+        return _trace(model, forward, also, counted_attributes)
+    except Exception:
+        # Code may insist that a number is an int and nothing derived from it.
+        return _trace(model, forward, also, uncounted)
+
+
+def _trace(
+    model: nn.Module,
+    forward: Callable[[], Any],
+    also: Sequence[Callable[[], Any]],
+    counting: Callable[[Tracer, nn.Module], AbstractContextManager[None]],
+) -> Trace:
     modes = {module: module.training for module in model.modules()}
     tracer = Tracer(model, RULES, FALLBACK)
     try:
@@ -57,6 +72,7 @@ def trace(
             torch.no_grad(),
             watch_functions(tracer),
             watch_modules(tracer, model),
+            counting(tracer, model),
             WatchFunctions(tracer),
             tracer,
         ):

@@ -77,7 +77,8 @@ def _watched(
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         tracer.note_read(tree_leaves((args, kwargs)))
-        out = forward(*args, **kwargs)
+        with tracer.sizes.blank_constants():
+            out = forward(*args, **kwargs)
         outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         # Followed code leaves labels on its outputs. None there: a kernel ran
         # that no dispatch mode sees, or nothing with channels came in.

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from .sizes import SIZES
 from .tracer import Tracer
 
 VALUE = 'made a Python value by {}'
@@ -71,6 +72,25 @@ def pad(
     return x
 
 
+def read_shape(tracer: Tracer, out: Any, tensor: Tensor, *_: Any) -> Any:
+    """The shape, in numbers that know which channels they count."""
+    return tracer.sizes.read(tensor, out)
+
+
+def read_size(
+    tracer: Tracer, out: Any, tensor: Tensor, dim: int | None = None
+) -> Any:
+    """All of the shape, or one number of it."""
+    if dim is None:
+        return tracer.sizes.read(tensor, out)
+    return tracer.sizes.read(tensor, tensor.shape)[dim]
+
+
+# What the shape of a tensor is asked for with.
+SHAPES: dict[Any, Callable[..., Any]] = {
+    Tensor.shape.__get__: read_shape,  # type: ignore[attr-defined]
+    Tensor.size: read_size,
+}
 # What takes the place of a function while its operators are followed: it
 # returns the same by other operators.
 STAND_INS: dict[Any, Callable[..., Any]] = {functional.pad: pad}
@@ -99,4 +119,12 @@ class WatchFunctions(TorchFunctionMode):
         if rule is not None and not self.tracer.quiet:
             with self.tracer.silence():
                 rule(self.tracer, func, args, kwargs)
-        return STAND_INS.get(func, func)(*args, **kwargs)
+        out = STAND_INS.get(func, func)(*args, **kwargs)
+        if self.tracer.quiet:
+            return out
+        if func in SHAPES:
+            return SHAPES[func](self.tracer, out, *args, **kwargs)
+        if func in SIZES:
+            with self.tracer.silence():
+                self.tracer.sizes.note(func, args, kwargs, out)
+        return out

@@ -22,6 +22,7 @@ from .own_calls import OwnCalls
 from .record import Maker, Site, Trace
 from .rule import Rule
 from .running import in_forward
+from .sizes import Sizes
 
 # A mask is a product with the gate, made where a forward reads a parameter.
 OUTSIDE = 'of a parameter that is read outside of every forward'
@@ -57,6 +58,7 @@ class Tracer(TorchDispatchMode):
         self._makers: list[Maker] = []
         self.own_calls = OwnCalls(model)
         self.living = LivingModules(self)
+        self.sizes = Sizes(self)
         self.modules = {id(m): name for name, m in model.named_modules()}
         self.stack: list[nn.Module] = []
         # Storages of parameters and buffers that a loss may update, as a
@@ -335,6 +337,7 @@ class Tracer(TorchDispatchMode):
             if labels.maker is not None:
                 self._makers[labels.maker].raw = True
             self.freeze(labels, 'output of the network')
+        self.sizes.settle()
         for maker in self._makers:
             # Its norm alone carries the mask if nobody else reads the output:
             # then scale and shift are zero there, and the layer need not be.

@@ -23,12 +23,12 @@ class Counting(nn.Module):
 
     def __init__(self, conv, width=8):
         super().__init__()
-        self.width = width
+        self.width = str(width)
         self.a, self.b = conv(6, width), conv(width, 6)
 
     def forward(self, x):
         y = self.a(x)
-        y = y.reshape(len(x), self.width, *x.shape[2:])
+        y = y.reshape(len(x), int(self.width), *x.shape[2:])
         return self.b(y)
 
 

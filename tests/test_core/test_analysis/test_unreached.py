@@ -143,7 +143,7 @@ def test_what_cannot_be_followed_is_tried(conv, image):
 
     def once():
         hits[0] += 1
-        if hits[0] == 2:
+        if hits[0] in (2, 3):  # with numbers that count, and without
             raise RuntimeError('under the tracer')
         return model.head(model.stem(image))
 

@@ -98,7 +98,7 @@ def test_functions_are_as_before_after_a_failed_forward() -> None:
     assert Hidden.__dict__['forward'] is before
 
 
-def test_the_kernel_of_roi_align_is_hidden() -> None:
+def test_the_kernel_of_rotated_regions_is_hidden() -> None:
     ops = pytest.importorskip('mmcv.ops')
 
     class Rois(nn.Module):
@@ -108,9 +108,10 @@ def test_the_kernel_of_roi_align_is_hidden() -> None:
             self.fc = nn.Linear(8 * 4, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            boxes = torch.tensor([[0.0, 0.0, 0.0, 4.0, 4.0]])
-            return self.fc(ops.roi_align(self.conv(x), boxes, 2).flatten(1))
+            boxes = torch.tensor([[0.0, 2.0, 2.0, 4.0, 4.0, 0.1]])
+            y = ops.roi_align_rotated(self.conv(x), boxes, 2, 1.0)
+            return self.fc(y.flatten(1))
 
     groups, unknown = groups_of(Rois())
     assert not groups.prunable
-    assert any('RoIAlign' in name for name in unknown)
+    assert any('RoIAlignRotated' in name for name in unknown)

@@ -18,6 +18,8 @@ from . import (
     pointwise,
     products,
     reduction,
+    regions,
+    spectral,
 )
 
 RULES: dict[str, Rule] = {
@@ -28,6 +30,8 @@ RULES: dict[str, Rule] = {
     **pointwise.RULES,
     **products.RULES,
     **reduction.RULES,
+    **regions.RULES,
+    **spectral.RULES,
 }
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from .layer import all_but, ids_of
 
 CUT = 'cut at a position that is a constant of the code'
 SURPLUS = 'the surplus of a piece over the last one, where it is cut unevenly'
+PART = 'written into a part of a tensor'
 LOST = 'moved in a way that mixes channels with other dimensions'
 
 
@@ -274,6 +276,76 @@ def indexed(tracer: Tracer, call: Call) -> None:
     moved(tracer, call)
 
 
+def picked(tracer: Tracer, call: Call) -> None:
+    """index_select, gather: free but along the dimension picked from."""
+    source, dim, index = call.args[:3]
+    labels, dim = tracer.labels(source), int(dim) % max(source.dim(), 1)
+    if dim in labels.axes:
+        tracer.graph.freeze(labels.axes[dim].ids, CUT)
+    tracer.freeze(tracer.labels(index), 'tells what is picked')
+    moved(tracer, call)
+
+
+def put(tracer: Tracer, call: Call) -> None:
+    """index_put: what is put in must have the channels that are there."""
+    target, picks, values = call.args[:3]
+    there, come = tracer.labels(target), tracer.labels(values)
+    places = _free_places(target, picks)
+    if places is None or target.untyped_storage().nbytes() > target.nbytes:
+        tracer.freeze(there, PART)
+        tracer.freeze(come, PART)
+        return
+    axes: dict[int, Axis] = {}
+    for dim, size in enumerate(target.shape):
+        # Broadcast from the right.
+        here = places.get(dim, 0) + values.dim()
+        axis, other = there.axes.get(dim), come.axes.get(here)
+        if dim not in places:
+            tracer.freeze(Labels({0: axis} if axis else {}), CUT)
+            continue
+        if other is None and here >= 0 and values.shape[here] > 1:
+            other = blank(size)
+        if axis is None and other is not None:
+            axis = blank(size)
+        if axis is not None and other is not None:
+            tracer.graph.unite(axis.ids, other.ids, INPUT_REASON)
+            axes[dim] = Axis(axis.ids, axis.zero and other.zero)
+        elif axis is not None:
+            axes[dim] = Axis(axis.ids, zero=False)
+    taken = {place + values.dim() for place in places.values()}
+    for dim, axis in come.axes.items():
+        if dim not in taken:
+            tracer.graph.freeze(axis.ids, LOST)
+    tracer.set(call.outputs()[0], Labels(axes))
+
+
+def _free_places(
+    target: Tensor, picks: Sequence[Tensor | None]
+) -> dict[int, int] | None:
+    """Dimensions that are not indexed, and where they are in what is put in.
+
+    From the right, below zero; None if dimensions apart are indexed.
+    """
+    # A mask takes as many dimensions as it has, and gives one; x[:, :, i] = y
+    # has picks [None, None, i].
+    taken: list[int] = []
+    dim = given = 0
+    for pick in picks:
+        mask = pick is not None and pick.dtype in (torch.bool, torch.uint8)
+        wide = pick.dim() if pick is not None and mask else 1
+        if pick is not None:
+            taken += range(dim, dim + wide)
+            given = max(given, 1 if mask else pick.dim())
+        dim += wide
+    first, behind = taken[0], taken[-1] + 1
+    if behind - first != len(taken):
+        return None
+    rank = target.dim() - len(taken) + given
+    before = {d: d - rank for d in range(first)}
+    after = {d: d - target.dim() for d in range(behind, target.dim())}
+    return before | after
+
+
 def written(tracer: Tracer, call: Call) -> None:
     """copy_: the destination takes the labels of the source."""
     target, source = call.args[0], call.args[1]
@@ -282,7 +354,7 @@ def written(tracer: Tracer, call: Call) -> None:
     # by labels of the view.
     if target.untyped_storage().nbytes() > target.nbytes:
         for axis in labels.axes.values():
-            tracer.graph.freeze(axis.ids, 'written into a part of a tensor')
+            tracer.graph.freeze(axis.ids, PART)
     # Broadcast from the right: dim 0 of [C] is dim 1 of [N, C].
     shift = target.dim() - source.dim()
     # Its shape stays that of what it was made like, or of a buffer: a channel
@@ -353,6 +425,8 @@ RULES = rules_of_aten(
         concatenated: 'cat',
         stacked: 'stack',
         indexed: 'index _unsafe_index',
+        picked: 'index_select gather',
+        put: 'index_put',
         written: 'copy',
         restrided: 'as_strided',
         fresh: 'new_zeros new_ones new_full new_empty new_empty_strided',

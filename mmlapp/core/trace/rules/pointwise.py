@@ -86,6 +86,7 @@ def _combine(
 ) -> Axis | None:
     """Ties all labels that meet along one dimension of the result."""
     axes: list[Axis | None] = []
+    constant = False
     for tensor, labels in operands:
         # A scale [C, 1, 1] of [N, C, H, W]: dim 1 of the result is its dim 0.
         # Below 0 it has no such dimension and broadcasts.
@@ -97,10 +98,14 @@ def _combine(
             # channel, and what meets it is frozen. Of size one, or expanded
             # from it, it is as good for fewer channels: no axis.
             axis = Axis(torch.full((size,), -1), zero=False)
+            constant = True
         axes.append(axis)
     found = [axis for axis in axes if axis is not None]
     for axis in found[1:]:
         tracer.graph.unite(found[0].ids, axis.ids, INPUT_REASON)
+    if constant and not all(labels.parameter for _, labels in operands):
+        # All of it stays: what is moved on needs no label of it.
+        return None
     ids = _largest(operands, axes)
     rule = _WHERE_REMOVED.get(call.op.removesuffix('_'), _evaluated)
     value = rule(call, axes)
@@ -142,7 +147,9 @@ def _evaluated(call: Call, axes: list[Axis | None]) -> float | None:
         return torch.zeros(1, dtype=tensor.dtype)
 
     args, kwargs = tree_map_only(Tensor, blank, (call.args, call.kwargs))
-    return float(tree_leaves(call.func(*args, **kwargs))[0])
+    value: Tensor = tree_leaves(call.func(*args, **kwargs))[0]
+    # Of a complex number its size: whether it is zero, and finite.
+    return float(value.abs() if value.is_complex() else value)
 
 
 def _product(call: Call, axes: list[Axis | None]) -> float | None:

@@ -13,11 +13,11 @@ def test_pieces_are_cut_where_the_projections_say(check_block):
     assert result.slim.block.dims == [2, 4, 8]
 
 
-def test_a_global_filter_keeps_its_channels(check_block):
-    """Its Fourier transform has no rule; what is around is narrowed."""
+def test_a_global_filter_transforms_each_channel(check_block):
+    """Its first half is convolved and its second one multiplied."""
     filtered = dict(type='GF', h=8, w=5)
     result = check_block(gnConv(16, order=2, dw_cfg=filtered))
-    assert result.slim.block.dims == [8, 16]
+    assert result.slim.block.dims == [4, 8]
 
 
 def test_its_norm_takes_a_width_from_its_weight(check_block):

@@ -53,10 +53,22 @@ def test_a_block_of_ones_own_is_adjusted(net, conv, agree):
     assert result.slim.block.width == 4
 
 
+class Noted(Wide):
+    """It looks the number up where no attribute says it."""
+
+    def __init__(self, conv):
+        super().__init__(conv)
+        self.width = {'a': 8}
+
+    def forward(self, x):
+        y = self.a(x).reshape(len(x), self.width['a'], *x.shape[2:])
+        return self.b(y)
+
+
 def test_without_a_registration_it_does_not_run_narrowed(net, conv, frozen):
-    model = net(lambda m, x: m.c(m.block(x)), block=Wide(conv), c=conv(6, 5))
+    model = net(lambda m, x: m.c(m.block(x)), block=Noted(conv), c=conv(6, 5))
     reasons = frozen(model, torch.randn(2, 6, 8, 8).double())
-    assert reasons['block.a'] == 'Wide does not run with fewer of them'
+    assert reasons['block.a'] == 'Noted does not run with fewer of them'
 
 
 class TwoPaths(nn.Module):
@@ -112,10 +124,16 @@ def free(model, image):
     return {group.name: group.size for group in groups.prunable}
 
 
-@pytest.mark.parametrize('cut', CUTS)
-def test_without_a_registration_what_it_cuts_is_frozen(net, conv, image, cut):
+@pytest.mark.parametrize(
+    ('cut', 'pairs'), [('split', 2), ('split by both', 2), ('slices', 0)]
+)
+def test_without_a_registration_equal_positions_go(
+    net, conv, image, cut, pairs
+):
+    """The attribute follows the larger piece, of which others stay."""
     found = free(two_paths(net, conv, cut), image)
-    assert found == {'block.left': 6, 'block.right': 4}
+    groups = {'block.left': 6, 'block.right': 4, 'a': pairs}
+    assert found == {name: size for name, size in groups.items() if size}
 
 
 @pytest.mark.parametrize(

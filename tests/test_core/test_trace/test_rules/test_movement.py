@@ -11,6 +11,7 @@ from mmlapp.core import analyse
 
 CUT = 'cut at a position that is a constant of the code'
 SURPLUS = 'the surplus of a piece over the last one, where it is cut unevenly'
+OUTPUT = 'output of the network'
 LOST = 'moved in a way that mixes channels with other dimensions'
 
 
@@ -321,3 +322,59 @@ def test_a_buffer_that_is_written_has_the_channels_of_what_is_written():
 
     (group,) = analyse(Noting(), torch.rand(5, 3)).groups.prunable
     assert 'mean' in {member.site.name for member in group.members}
+
+
+PUT = {
+    'rows': lambda y, out: out.index_put_((torch.tensor([1, 0]),), y),
+    'mask': lambda y, out: out.index_put_((torch.tensor([True, True]),), y),
+    'space': lambda y, out: place(out, y, torch.tensor([3, 1, 0, 2])),
+    'added': lambda y, out: out.index_put_(
+        (torch.tensor([0, 0]),), y, accumulate=True
+    ),
+    'a number': lambda y, out: place(
+        out + y, torch.tensor(0.3).double(), torch.tensor([2])
+    ),
+}
+
+
+def place(out, y, rows):
+    """Rows of the image, along a dimension behind the channels."""
+    out[:, :, rows] = y if y.dim() == 0 else y[:, :, rows]
+    return out
+
+
+@pytest.mark.parametrize('name', PUT)
+def test_what_is_put_into_a_tensor_keeps_its_channels(
+    net, conv, image, agree, name
+):
+    def forward(m, x):
+        y = m.a(x)
+        return m.b(y + PUT[name](y, y.new_zeros(y.shape)))
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5))
+    assert agree(model, image).groups == {'a': 8}
+
+
+def test_what_is_put_at_channels_stays(net, conv, image, frozen):
+    def forward(m, x):
+        y = m.a(x)
+        y[:, torch.tensor([0, 3])] = m.c(x)
+        return m.b(y)
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5), c=conv(3, 2))
+    assert frozen(model, image) == {'a': CUT, 'b': OUTPUT, 'c': LOST}
+
+
+@pytest.mark.parametrize('name', ['index_select', 'gather'])
+def test_what_is_picked_keeps_its_channels(net, conv, image, agree, name):
+    rows = torch.tensor([3, 1, 2])
+
+    def forward(m, x):
+        y = m.a(x)
+        if name == 'index_select':
+            return m.b(y.index_select(2, rows))
+        shape = (2, y.shape[1], 3, 8)
+        return m.b(y.gather(2, rows[:, None].expand(shape)))
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5))
+    assert agree(model, image).groups == {'a': 8}

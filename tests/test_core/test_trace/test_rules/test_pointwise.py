@@ -300,3 +300,31 @@ def test_a_gate_over_space_ties_no_channels(net, conv, image, agree):
         b=conv(8, 5),
     )
     assert agree(model, image).groups == {'a': 8}
+
+
+def test_one_value_for_all_channels_is_as_good_for_fewer(
+    net, conv, image, agree
+):
+    """Expanded, not repeated: the same number in one place."""
+
+    def forward(m, x):
+        y = m.a(x)
+        size = y.abs().sum(1, keepdim=True) + 1
+        return m.b(y / size.expand_as(y) + size.expand(-1, y.shape[1], 8, 8))
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5))
+    assert agree(model, image).groups == {'a': 8}
+
+
+def test_a_constant_beside_channels_is_no_axis(net, conv, image, agree):
+    """Two heads of which each has its own factor are flattened with them."""
+    factor = torch.tensor([0.5, 2.0])[:, None, None, None]
+
+    def forward(m, x):
+        heads, y = m.h(x).view(2, 2, 1, 8, 8) * factor, m.a(x)
+        z = heads * y[:, None]
+        return m.b(z.view(2, 2 * y.shape[1], 8, 8))
+
+    parts = {'a': conv(3, 6), 'h': conv(3, 2), 'b': conv(12, 5)}
+    model = net(forward, **parts)
+    assert agree(model, image).groups == {'a': 6}

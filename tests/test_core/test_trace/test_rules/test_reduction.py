@@ -155,6 +155,8 @@ FROZEN = {
     'mean': lambda x: x.mean(1),
     'mean of all': lambda x: x.mean(),
     'max': lambda x: x.amax(1),
+    'least norm': lambda x: x.norm(-1, dim=1),
+    'norm of what is not zero': lambda x: x.sigmoid().norm(dim=1),
     'spread': lambda x: x.std(1),
     'index': lambda x: x.argmax(1),
     'sum of what is not zero': lambda x: x.sigmoid().sum(1),
@@ -167,6 +169,22 @@ def test_reductions_over_channels_are_frozen(net, conv, image, frozen, name):
     reduce = FROZEN[name]
     model = net(lambda m, x: reduce(m.a(x)), a=conv(3, 8))
     assert frozen(model, image)['a'].startswith('reduced over channels by')
+
+
+NORMS = {
+    'normalize': functional.normalize,
+    'of other order': lambda x: functional.normalize(x, p=1.5),
+    'largest': lambda x: x / (1 + x.norm(float('inf'), 1, keepdim=True)),
+    'of all': lambda x: x / torch.linalg.vector_norm(x),
+}
+
+
+@pytest.mark.parametrize('name', NORMS)
+def test_zeros_add_nothing_to_a_norm(net, conv, image, agree, name):
+    model = net(
+        lambda m, x: m.b(NORMS[name](m.a(x))), a=conv(3, 8), b=conv(8, 5)
+    )
+    assert agree(model, image).groups == {'a': 8}
 
 
 def test_softmax_over_channels_is_frozen(net, conv, image, frozen):

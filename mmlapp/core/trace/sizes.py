@@ -1,0 +1,329 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes that Python takes from shapes and attributes, and gives to functions.
+
+``x.view(B, N, heads, C // heads)`` with ``B, N, C = y.shape``, or a split into
+pieces of ``self.channels``: operators see numbers. While a network is traced
+these numbers know which channels they count. Where one of them tells how long
+a dimension of channels is, both must shrink alike, and an attribute follows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .graph import NO_CHANNEL
+from .labels import Axis, Labels
+
+if TYPE_CHECKING:
+    from .tracer import Tracer
+
+SIZED = 'as many as something that stays, which takes its size from them'
+# A size that a function was given, the tensor that has it, and its dimension.
+Sized = tuple[Any, Tensor, int]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a number counts.
+
+    Args:
+        graph (object): Of the trace in which it was read.
+        labels (Callable): Returns the labels of all that it counts.
+        attribute (str): Name of the attribute of a module that it is, which
+            may count something else as well. Defaults to none.
+    """
+
+    graph: object
+    labels: Callable[[], Tensor]
+    attribute: str = ''
+
+
+class Width(int):
+    """A number of channels that knows which ones it counts.
+
+    It is ``times / parts`` as many as its source has. Products with and
+    quotients by numbers know it too; all else gives plain numbers.
+
+    Args:
+        value (int): The number.
+        source (Source): What it counts.
+        times (int): See above. Defaults to 1.
+        parts (int): See above. Defaults to 1.
+        other (Width, optional): The same as a multiple of something else, of
+            which one is known by the end. Defaults to none.
+
+    Examples:
+        >>> width = Width(12, Source(None, lambda: torch.arange(12)))
+        >>> half = width // 2
+        >>> half, half.times, half.parts, type(width + 1).__name__
+        (6, 1, 2, 'int')
+    """
+
+    source: Source
+    times: int
+    parts: int
+    other: Width | None
+
+    def __new__(
+        cls,
+        value: int,
+        source: Source,
+        times: int = 1,
+        parts: int = 1,
+        other: Width | None = None,
+    ) -> Width:
+        """Makes the number; arguments as above."""
+        width = super().__new__(cls, value)
+        width.source, width.other = source, other
+        width.times, width.parts = times, parts
+        return width
+
+    def __mul__(self, other: Any) -> Any:
+        value = int.__mul__(self, other)
+        if not isinstance(other, int) or other < 1:
+            return value
+        other_way = None
+        if isinstance(other, Width):
+            other_way = other._scaled(value, int(self), 1)
+        return self._scaled(value, int(other), 1, other_way)
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Any) -> Any:
+        value = int.__floordiv__(self, other)
+        # 7 // 2 is not proportional to the 7.
+        if not isinstance(other, int) or other < 1 or value * other != self:
+            return value
+        return self._scaled(value, 1, int(other))
+
+    def __reduce__(self) -> Any:
+        # A module may keep it: in copies and files it is a number.
+        return int, (int(self),)
+
+    def _scaled(
+        self, value: int, times: int, parts: int, other: Width | None = None
+    ) -> Width:
+        times, parts = self.times * times, self.parts * parts
+        common = math.gcd(times, parts)
+        return Width(
+            value, self.source, times // common, parts // common, other
+        )
+
+
+class Sizes:
+    """Follows numbers of channels from where they are read to their use.
+
+    Args:
+        tracer (Tracer): Receives ties, and the sites of attributes.
+
+    ``counting`` says whether shapes are read in numbers that know what they
+    count.
+    """
+
+    def __init__(self, tracer: Tracer) -> None:
+        self.tracer = tracer
+        # Numbers, and labels of the dimensions that they are the size of.
+        self._used: list[tuple[Width, Tensor]] = []
+        self.counting = True
+        self._blank = False
+
+    def read(self, tensor: Tensor, size: Any) -> Any:
+        """Returns the shape of a tensor in numbers that know what they count.
+
+        Args:
+            tensor (Tensor): The tensor.
+            size (torch.Size): Its shape.
+        """
+        axes = self.tracer.labels(tensor).axes if self.counting else None
+        if not axes:
+            return size
+        numbers = list(size)
+        for dim, axis in axes.items():
+            source = Source(self.tracer.graph, partial(getattr, axis, 'ids'))
+            numbers[dim] = Width(numbers[dim], source)
+        return torch.Size(numbers)
+
+    def note(
+        self,
+        func: Any,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        out: Any,
+    ) -> None:
+        """Notes of which dimensions numbers tell the size.
+
+        Args:
+            func (Any): A function of PyTorch.
+            args (Sequence): Its arguments by position.
+            kwargs (Mapping): Its arguments by name.
+            out (Any): What it returned.
+        """
+        for size, tensor, dim in SIZES[func](args, kwargs, out):
+            if not self._is_own(size):
+                continue
+            labels = self.tracer.labels(tensor)
+            if func in CONSTANTS and size.parts == 1 and not self._blank:
+                # As wide as what it counts, now and then.
+                ids = size.source.labels().repeat(size.times)
+                zero = func in ZEROS
+                axes = {**labels.axes, dim: Axis(ids, zero)}
+                self.tracer.set(tensor, Labels(axes))
+            elif dim in labels.axes:
+                self._used.append((size, labels.axes[dim].ids))
+
+    @contextmanager
+    def blank_constants(self) -> Iterator[None]:
+        """Lets zeros and ones have no channels.
+
+        A kernel may fill them that no dispatch mode sees, and with anything.
+        """
+        before, self._blank = self._blank, True
+        try:
+            yield
+        finally:
+            self._blank = before
+
+    def _is_own(self, size: Any) -> bool:
+        """Whether a size is known, and not kept from another trace."""
+        return (
+            isinstance(size, Width) and size.source.graph is self.tracer.graph
+        )
+
+    def settle(self) -> None:
+        """Ties what must be as many, unless it is so already."""
+        sure = {
+            size.source.attribute for size, _ in self._used if not size.other
+        }
+        pending = []
+        for size, ids in self._used:
+            chosen = _chosen(size, sure)
+            counted = chosen.source.labels()
+            if chosen.times > 1 or chosen.parts > 1 or not counted.equal(ids):
+                pending.append((chosen, counted, ids))
+        if not pending:
+            return
+        root = self.tracer.graph.resolve()
+        for chosen, counted, ids in pending:
+            if not _alike(root, ids, counted, chosen):
+                self._tie(ids, counted, chosen)
+
+    def _tie(self, ids: Tensor, counted: Tensor, size: Width) -> None:
+        graph = self.tracer.graph
+        # [n] as [parts, n / parts]: the same columns of every row go, so that
+        # a quotient stays exact. Its rows are repeated in [times, n / parts].
+        # With C = 6 and C // 2: index 0 goes with 0 and 3, 1 with 1 and 4.
+        rows = counted.view(size.parts, -1)
+        graph.unite(rows, rows[:1], SIZED)
+        graph.unite(ids.view(size.times, -1), rows[:1], SIZED)
+
+
+def _chosen(size: Width, sure: set[str]) -> Width:
+    """Of two numbers in a product the one that counts channels."""
+    other = size.other
+    if other is None or not size.source.attribute:
+        return size
+    if not other.source.attribute:
+        return other
+    return other if other.source.attribute in sure else size
+
+
+def _alike(root: Tensor, ids: Tensor, counted: Tensor, size: Width) -> bool:
+    """Whether both have the same channels, in the same proportion."""
+    channels, often = _counts(root, ids)
+    others, how_often = _counts(root, counted)
+    return channels.equal(others) and bool(
+        (often * size.parts == how_often * size.times).all()
+    )
+
+
+def _counts(root: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Channels, and how often each occurs; what is none as one of them."""
+    found = torch.where(ids < 0, NO_CHANNEL, root[ids])
+    channels, often = found.unique(return_counts=True)
+    return channels, often
+
+
+def _reshaped(
+    args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
+) -> Iterator[Sized]:
+    """view, reshape, expand, zeros, ...: sizes one by one or as a list."""
+    sizes = args[1:] or tuple(kwargs.values())
+    yield from _listed(sizes, out)
+
+
+def _filled(
+    args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
+) -> Iterator[Sized]:
+    """zeros, ones, ...: the same, with no tensor before."""
+    yield from _listed(args or (kwargs.get('size', ()),), out)
+
+
+def _unflattened(
+    args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
+) -> Iterator[Sized]:
+    """unflatten: sizes that take the place of one dimension."""
+    given = {**dict(zip(('x', 'dim', 'sizes'), args, strict=False)), **kwargs}
+    sizes, dim = given['sizes'], given['dim']
+    first = dim if dim >= 0 else out.dim() - len(sizes) + dim + 1
+    for place, size in enumerate(sizes, first):
+        yield size, out, place
+
+
+def _listed(sizes: Sequence[Any], out: Any) -> Iterator[Sized]:
+    if sizes and isinstance(sizes[0], (tuple, list)):
+        sizes = sizes[0]
+    for dim, size in enumerate(sizes[: out.dim()]):
+        yield size, out, dim
+
+
+def _split(
+    args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
+) -> Iterator[Sized]:
+    """split: one size of all pieces, or one for each."""
+    names = 'tensor', 'split_size_or_sections', 'dim'
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    sizes = given.get(names[1], given.get('split_size', ()))
+    if isinstance(sizes, int):
+        sizes = [sizes] * len(out)
+    dim = given.get('dim', 0) % out[0].dim()
+    # The last one may be shorter.
+    for size, piece in zip(sizes, out, strict=False):
+        if size == piece.shape[dim]:
+            yield size, piece, dim
+
+
+ZEROS = {torch.zeros, Tensor.new_zeros}
+CONSTANTS = ZEROS | {
+    torch.empty,
+    torch.full,
+    torch.ones,
+    Tensor.new_empty,
+    Tensor.new_full,
+    Tensor.new_ones,
+}
+SIZES: dict[Any, Callable[..., Iterator[Sized]]] = {
+    Tensor.new_empty: _reshaped,
+    Tensor.new_full: _reshaped,
+    Tensor.new_ones: _reshaped,
+    Tensor.new_zeros: _reshaped,
+    Tensor.reshape: _reshaped,
+    Tensor.split: _split,
+    Tensor.unflatten: _unflattened,
+    Tensor.view: _reshaped,
+    torch.empty: _filled,
+    torch.full: _filled,
+    torch.ones: _filled,
+    torch.reshape: _reshaped,
+    torch.split: _split,
+    torch.unflatten: _unflattened,
+    torch.zeros: _filled,
+}

@@ -1,0 +1,152 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes that a forward takes from one tensor and gives to another."""
+
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core import analyse
+from mmlapp.core.trace.sizes import SIZED, Source, Width
+
+
+def width(value, attribute=''):
+    return Width(value, Source(None, lambda: torch.arange(value), attribute))
+
+
+def test_products_and_quotients_know_what_they_count():
+    number = width(12)
+    for made, value, times, parts in (
+        (number * 2, 24, 2, 1),
+        (2 * number, 24, 2, 1),
+        (number // 4, 3, 1, 4),
+        (number // 4 * 6, 18, 3, 2),
+    ):
+        assert (made, made.times, made.parts) == (value, times, parts)
+    for made in (number + 1, number - 1, number // 5, number * 0, -number):
+        assert type(made) is int
+    assert number * 0.5 == 6.0
+    # Of two any may be the one; what is the other's multiple is kept.
+    both = number * width(2)
+    assert (both, both.times, both.other, both.other.times) == (24, 2, 24, 12)
+
+
+def test_a_width_is_a_number_in_files():
+    assert type(pickle.loads(pickle.dumps(width(3)))) is int
+
+
+def heads_of_the_input(m, x):
+    """The width of each head is that of the input, of whatever came out."""
+    y = m.a(x).flatten(2).transpose(1, 2)
+    n, length, c = y.shape
+    q, k, v = m.qkv(y).view(n, length, 3, 2, c // 2).permute(2, 0, 3, 1, 4)
+    z = ((q * 0.5) @ k.transpose(2, 3)).softmax(-1) @ v
+    y = y + m.proj(z.transpose(1, 2).reshape(n, length, c))
+    return m.b(y.transpose(1, 2).reshape(n, c, *x.shape[2:]))
+
+
+def test_heads_as_wide_as_the_input_shrink_with_it(net, conv, image, agree):
+    """Position j of each head with channel j of each half of the input."""
+    model = net(
+        heads_of_the_input,
+        a=conv(3, 12),
+        qkv=nn.Linear(12, 36),
+        proj=nn.Linear(12, 12),
+        b=conv(12, 5),
+    )
+    # 12 channels in 2 heads; those that attention adds are the same.
+    assert agree(model, image).groups == {'a': 6}
+
+
+SIZES = {
+    'view': lambda y, z: z.view(len(z), y.shape[1], -1),
+    'reshape by name': lambda y, z: z.reshape(shape=(2, y.size(1), 64)),
+    'function': lambda y, z: torch.reshape(z, (2, *y.shape[1:2], 64)),
+    'unflatten': lambda y, z: z.flatten().unflatten(0, (2, y.size()[1], 64)),
+    'from the end': lambda y, z: z.flatten(1).unflatten(-1, (y.shape[1], 64)),
+    'split': lambda y, z: z.flatten(2).split(y.shape[1], dim=1)[0],
+    'a twin': lambda y, z: z.view(2, 2 * y.shape[1] // 2, 64),
+}
+
+
+@pytest.mark.parametrize('name', SIZES)
+def test_what_one_tensor_is_as_wide_as_shrinks_with_another(
+    net, conv, image, agree, name
+):
+    """Two convolutions of which one is reshaped by the width of the other."""
+
+    def forward(m, x):
+        y = SIZES[name](m.a(x), m.b(x))
+        return m.c(y.reshape(x.shape[0], -1, 8, 8)) + m.d(m.a(x))
+
+    parts = {'a': conv(3, 6), 'b': conv(3, 6), 'c': conv(6, 5)}
+    model = net(forward, **parts, d=conv(6, 5))
+    assert agree(model, image).groups == {'a': 6}
+
+
+def test_a_multiple_shrinks_with_all_its_parts(net, conv, image, agree):
+    def forward(m, x):
+        y = m.a(x)
+        z = m.b(x).view(2, 2 * y.shape[1], 8, 8)
+        return m.c(z) + m.d(y)
+
+    parts = {'a': conv(3, 6), 'b': conv(3, 12), 'c': conv(12, 5)}
+    model = net(forward, **parts, d=conv(6, 5))
+    assert agree(model, image).groups == {'a': 6}
+
+
+def test_what_is_as_many_already_is_tied_no_more(net, conv, image, agree):
+    """Channels that lie interleaved are not those of either half."""
+
+    def forward(m, x):
+        y = m.a(x)
+        n, c, h, w = y.shape
+        return m.b(torch.stack([y, -y], 2).view(n, 2 * c, h, w))
+
+    model = net(forward, a=conv(3, 8), b=conv(16, 5))
+    assert agree(model, image).groups == {'a': 8}
+
+
+def test_as_many_as_something_that_stays(net, conv, image, agree, frozen):
+    def forward(m, x):
+        y = m.b(x).view(2, m.a(x).shape[1], 8, 8)
+        return m.a(x), m.c(y)
+
+    parts = {'a': conv(3, 6), 'b': conv(3, 6), 'c': conv(6, 5)}
+    model = net(lambda m, x: forward(m, x)[1], **parts).eval()
+    found = analyse(model, lambda: forward(model, image))
+    assert found.groups.prunable == []
+
+
+CONSTANTS = {
+    'zeros': lambda y: torch.zeros(2, y.shape[1], 8, 8).to(y),
+    'new': lambda y: y.new_zeros((2, y.shape[1], 1, 1)),
+    'ones': lambda y: torch.ones(y.shape, dtype=y.dtype),
+    'full': lambda y: torch.full(y.shape, 0.3, dtype=y.dtype),
+}
+
+
+@pytest.mark.parametrize('name', CONSTANTS)
+def test_a_constant_as_wide_as_channels_is_no_reason_to_stay(
+    net, conv, image, agree, name
+):
+    def forward(m, x):
+        y = m.a(x)
+        return m.b(torch.cat([y, y + CONSTANTS[name](y)], dim=2))
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5))
+    assert agree(model, image).groups == {'a': 8}
+
+
+def test_a_reason_is_told(net, conv, image, frozen):
+    """Six of a padded map are channels, the others are not."""
+
+    def forward(m, x):
+        y = nn.functional.pad(m.a(x), (0, 0, 0, 0, 0, 2))
+        return m.c(m.b(x).view(2, y.shape[1], 8, 8)) + m.d(y)
+
+    parts = {'a': conv(3, 6), 'b': conv(3, 8), 'c': conv(8, 5)}
+    reasons = frozen(net(forward, **parts, d=conv(8, 5)), image)
+    assert reasons['b'] == SIZED
