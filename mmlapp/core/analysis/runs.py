@@ -150,6 +150,7 @@ class Runs:
                 as small as rounding. Defaults to 0, which is none.
         """
         with self._computing(removal, check, stage):
+            # [channels] of 0 and 1.
             gate = removal.mask.to(stage.dtype or torch.float32)
             if shake:
                 # Within eight steps of the last place, by the golden ratio.
@@ -167,6 +168,7 @@ class Runs:
             check (Check): The way to run it.
             stage (Stage): What it computes with.
         """
+        # Whole: how many channels are left makes no difference.
         key = check.way, check.train, stage
         if key not in self._whole:
             alone = check.way > 0
@@ -213,6 +215,8 @@ def _normalised(record: Trace, groups: Groups) -> set[str]:
     """Names of the prunable groups that some norm is computed over."""
     found = set()
     for module in record.living_modules.values():
+        # Labels at the indices of its input, [size], -1 for none; node_group:
+        # [labels] -> prunable group, -1 for none.
         ids = module.ids[module.ids >= 0]
         found.update(groups.node_group[ids].unique().tolist())
     return {groups.prunable[number].name for number in found if number >= 0}

@@ -89,6 +89,7 @@ class Trial(Differences):
             return failure
         masked = self._settle(removal, check)
         stage = STAGES[self._settled[check]]
+        # With masks only where outputs are compared: they cost another run.
         narrowed, failure = self._narrowed(removal, check, stage, beside)
         if failure is not None and check.way:
             # In what way the whole network does not run, no part has to.

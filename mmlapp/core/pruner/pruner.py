@@ -29,21 +29,15 @@ from ..misuse import (
 from ..numbers import check_number
 from ..plan.plan import ChannelPlan
 from ..progress import Phase, Progress
-from ..score.group_scores import report_non_finite
 from .lasting import lasting
-from .protection import lifted, protected
-from .ranks import (
-    holds_on_all,
-    mean_gradient,
-    mean_over_ranks,
-    read_flags,
-)
+from .protection import lifted
+from .ranks import holds_on_all
 from .shrinking import check_hard, shrunk, warn_of_late_ends
+from .signals import Signals
 from .stability import ENDS, NEAR, Stability, StableEnd
-from .targets import Targets
 
 
-class Pruner(Targets):
+class Pruner(Signals):
     """Holds what every method needs; the method decides.
 
     Masked parameters read :attr:`gate`, a buffer with one number in [0, 1]
@@ -295,7 +289,7 @@ class Pruner(Targets):
         """
         self.scorer.prepare(model, self.groups, batches)
 
-    # What is no use.
+    # What is easily forgotten.
 
     def before_forward(self, training: bool) -> None:
         """Called when the network is about to run.
@@ -345,31 +339,6 @@ class Pruner(Targets):
         settled = met and self.stability.is_stable(self.sizes)
         # All processes end at one step, or none does.
         return holds_on_all(settled, self.gate.device)
-
-    @property
-    def protected(self) -> Tensor:
-        """Which channels are spared for their gradients, ``[channels]``."""
-        harm = None if self.harm is None else self.harm.mean()
-        if harm is None:
-            return torch.zeros_like(self.gate, dtype=torch.bool)
-        return protected(harm, self.sizes, self.protect)
-
-    def spared_first(
-        self, order: Tensor, among: Tensor | None = None
-    ) -> Tensor:
-        """Returns an order with protected channels before all others.
-
-        Args:
-            order (Tensor): The larger, the longer kept; ``[channels]``.
-            among (Tensor, optional): Which ones may be moved, bool
-                ``[channels]``. Defaults to None: all.
-        """
-        if self.protect == 0:
-            return order
-        spared = self.protected
-        if among is not None:
-            spared = spared & among
-        return lifted(order, spared) if spared.any() else order
 
     def _spared(self, decided: Tensor) -> Tensor:
         """What a method decided, with protected ones for those ranked last."""
@@ -429,33 +398,3 @@ class Pruner(Targets):
     def _set_gate(self, gate: Tensor) -> None:
         self.gate.copy_(gate)
         self.stand_in.value = None
-
-    def _look(self, step: int) -> None:
-        """Takes in the gradient and the scores of a step of the phase."""
-        # Whether both can be used is asked last and at once: a GPU does all
-        # that it was given before it answers.
-        gradient = scores = usable = finite = None
-        if step > 0 and self.uses_gradient:
-            gradient, usable = mean_gradient(self.gate, self.loss_scale)
-            if self.harm is not None:
-                self.harm.note(gradient, usable, self.progress.steps)
-        if self.scorer.is_due(step):
-            scores = self._live_scores()
-            finite = scores.isfinite().all()
-        of_use, are_finite = read_flags(usable, finite)
-        self.gradient = gradient if of_use else None
-        if scores is None:
-            return
-        if not are_finite:
-            report_non_finite(self.groups, self.scorer.score, step)
-        self.scores.copy_(scores)
-
-    def _live_scores(self) -> Tensor:
-        harm = None if self.harm is None else self.harm.mean()
-        scores = self.scorer.compute(self.groups, harm)
-        if self.scorer.score.batches:  # each process saw some of its own
-            scores = mean_over_ranks(scores)
-        return scores
-
-    def _forget(self) -> None:
-        self.gate.grad = self.gradient = None

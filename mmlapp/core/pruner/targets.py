@@ -13,7 +13,7 @@ from ..errors import PruningError
 from ..groups import FrozenChannels
 from ..methods.budget import Budget, reachable
 from ..methods.schedule import Schedule, check_targets
-from .state import PrunerState
+from .state_dicts import SavedState
 
 NOT_PRUNABLE = (
     'the rest belongs to layers that are not prunable{} or to bypasses'
@@ -29,7 +29,7 @@ REMEDY = {
 NAMED = 3  # reasons in a message
 
 
-class Targets(PrunerState):
+class Targets(SavedState):
     """A pruner's state with the costs of its gate and their targets.
 
     Takes the arguments of :class:`PrunerState`.
