@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -27,12 +28,16 @@ class GridTerm:
         axes (tuple[Tensor, Tensor]): Widths that are known, ascending and
             in float64: ``[rows]`` and ``[columns]``.
         values (Tensor): What it costs there, float64, ``[rows, columns]``.
+        rest (Sequence[Factor]): What is left of further dimensions, each 1
+            with all channels; all of it is proportional to them. Defaults to
+            none.
     """
 
     name: str
     factors: tuple[Factor, Factor]
     axes: tuple[Tensor, Tensor]
     values: Tensor
+    rest: Sequence[Factor] = ()
 
 
 def isotonic(values: Tensor) -> Tensor:
@@ -57,6 +62,9 @@ def isotonic(values: Tensor) -> Tensor:
 class GridCost(Cost):
     r"""A sum over layers, each bilinear between the widths that are known.
 
+    What else shrinks of a layer, such as the batch of a product in which heads
+    lie, multiplies it.
+
     Budgets are searched as if a cost never falls when a channel comes back,
     so that values on the grid are made to grow (:func:`isotonic`). Below the
     least known width a layer costs what it costs there.
@@ -73,6 +81,8 @@ class GridCost(Cost):
     axes: Tensor
     last: Tensor
     values: Tensor
+    rest_offset: Tensor
+    rest_counts: Tensor
 
     def __init__(
         self, terms: Sequence[GridTerm], groups: Groups, dense: float
@@ -95,6 +105,7 @@ class GridCost(Cost):
                 [len(a) - 2 for a in axes], dtype=torch.int64
             ).view(count, 2),
             'values': _grids([term.values for term in terms], points),
+            **_rest(terms, groups),
         }
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
@@ -133,7 +144,10 @@ class GridCost(Cost):
             for j, by_column in enumerate((1 - right, right)):
                 corner = self.values[term, row + i, column + j]
                 total = total + by_row * by_column * corner
-        return total
+        # [most further dimensions, terms]: not prod(), whose gradient asks a
+        # GPU whether one is zero.
+        rest = self.rest_offset + self.rest_counts @ kept
+        return reduce(torch.mul, rest.unbind(), total)
 
     def by_layer(self, gate: Tensor) -> dict[str, float]:
         """Returns the cost of every layer by name."""
@@ -146,6 +160,25 @@ class GridCost(Cost):
 
 def _at_least_two(axis: Tensor) -> Tensor:
     return axis if len(axis) > 1 else torch.cat([0 * axis, axis])
+
+
+def _rest(terms: Sequence[GridTerm], groups: Groups) -> dict[str, Tensor]:
+    """Shares of further dimensions, padded with ones, by their number."""
+    most = max([len(term.rest) for term in terms], default=0)
+    # Of every term as many, [terms * most], then the number first.
+    one = Factor(1.0)
+    flat = [
+        factor
+        for term in terms
+        for factor in [*term.rest, *[one] * (most - len(term.rest))]
+    ]
+    offset = doubles([factor.offset for factor in flat])
+    counts = counts_of(flat, groups)
+    size = len(terms), most
+    return {
+        'rest_offset': offset.view(size).T,
+        'rest_counts': counts.view(*size, len(groups.prunable)).movedim(0, 1),
+    }
 
 
 def _table(axes: Sequence[Tensor], points: int) -> Tensor:

@@ -38,8 +38,9 @@ class Latency(Cost):
     goes through these times (:func:`knots`), and :math:`T_1` is the measured
     time of the dense network.
 
-    Of layers of which more than inputs and outputs shrinks, and of grouped
-    branches, time is taken to be proportional to what is left.
+    Of grouped branches time is taken to be proportional to what is left, and
+    so it is of further dimensions of any layer, such as the batch of a
+    product in which heads lie.
 
     Args:
         context (CostContext): Calls and groups.

@@ -51,7 +51,7 @@ class TimedCalls:
         return GridCost(terms, self.groups, 1.0)
 
     def proportional(self, calls: Sequence[LayerCall]) -> MultilinearCost:
-        """Returns what of some calls is measured with all channels alone.
+        """Returns what of some grouped calls is measured as a whole alone.
 
         Args:
             calls (Sequence[LayerCall]): Of a network and its branches.
@@ -123,7 +123,20 @@ class TimedCalls:
             (by_rows, by_columns),
             (rows, columns),
             _times(entry),
+            self._rest(call),
         )
+
+    def _rest(self, call: LayerCall) -> list[Factor]:
+        """Shares of the dimensions that have no widths in a table."""
+        found = []
+        for axis in call.dims.keys() - set(AXES):
+            factor = factor_of(call.dims[axis], self.groups)
+            if factor.counts:
+                # As long as the dimension is with all channels.
+                full = len(call.dims[axis])
+                counts = {g: n / full for g, n in factor.counts.items()}
+                found.append(Factor(factor.offset / full, counts))
+        return found
 
 
 def _widths(entry: TimedLayer) -> list[tuple[int, ...]]:
@@ -141,9 +154,10 @@ def on_grid(call: LayerCall) -> bool:
     """Whether a call is measured at a grid of widths.
 
     Args:
-        call (LayerCall): The call.
+        call (LayerCall): The call. What else shrinks of it multiplies its
+            time.
     """
-    return call.pairs is None and set(call.dims) <= set(AXES)
+    return call.pairs is None and 'stripes' not in call.dims
 
 
 def axes_of(call: LayerCall, groups: Groups) -> list[str]:

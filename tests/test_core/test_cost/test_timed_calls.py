@@ -85,3 +85,33 @@ def test_stripes_are_refused(net, conv, image):
     table = made_up(model, image)
     with pytest.raises(PruningError, match="'latency': b loses stripes"):
         with_latency(model, image, table, unit='stripes')
+
+
+def test_what_shrinks_beside_inputs_and_outputs_multiplies(net, conv, images):
+    """Channels in the batch, and widths between: as FLOPs, in proportion."""
+
+    def forward(m, x):
+        y = m.a(x).relu()
+        # Every channel is an image: [2 * 8, 1, h, w].
+        z = m.b(y.flatten(0, 1)[:, None]).relu()
+        return m.c(m.d(z).view(len(x), -1, *x.shape[2:]))
+
+    model = net(
+        forward,
+        a=conv(3, 8),
+        b=conv(1, 6),
+        d=conv(6, 1),
+        c=conv(8, 5),
+    )
+    images = images.double()
+    table = made_up(model, images, points=8)
+    found = {layer.names[0]: list(layer.axes) for layer in table.layers}
+    assert (found['b'], found['d']) == (['out'], ['in'])
+    pruner = with_latency(model, images, table)
+    assert sorted(pruner.sizes) == [6, 8]
+    gate = 0.4 + 0.6 * torch.rand(14, dtype=torch.float64)
+    gate.requires_grad_()
+    pair = [pruner.cost(name).ratio(gate) for name in ('flops', 'latency')]
+    torch.testing.assert_close(*pair)
+    first, second = (torch.autograd.grad(r, gate)[0] for r in pair)
+    torch.testing.assert_close(first, second)
