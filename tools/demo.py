@@ -34,7 +34,7 @@ from rich.table import Table
 from torch import nn
 
 from mmlapp.core import ChannelPlan
-from mmlapp.core.files import replace_text
+from mmlapp.core.files import json_text, replace_text
 
 ROOT = Path(__file__).resolve().parents[1]
 CONSOLE = Console(highlight=False)
@@ -498,7 +498,7 @@ def run_all(args: argparse.Namespace) -> None:
     print_tables(results)
     draw(results, args.out / 'demo.png')
     report = args.out / 'results.json'
-    replace_text(report, json.dumps(results, indent=1) + '\n')
+    replace_text(report, f'{json_text(results, 1)}\n')
     if args.only is None:
         # The demo has come to its end: the next one begins anew.
         for _, folder, _ in folders:
