@@ -2,24 +2,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs of one process, and of two over gloo with half the batch each.
 
-torchrun --nproc-per-node 2 tests/test_engine/ddp_worker.py FOLDER
+python tests/test_engine/ddp_worker.py FOLDER
 
-To start takes longest, so the first process makes those of one beforehand.
+To import everything takes longest: the processes are forked when that is
+done, and the first one makes the runs of one beforehand.
 """
 
 import copy
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mmpretrain.models  # noqa: F401
 import torch
+import torch._dynamo  # of optimizers
 from config_layout import no_layout
 from conftest import tiny_config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import distributed, nn
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmlapp.core import Phase, PruningError
@@ -180,12 +185,18 @@ def run(scenario: Callable[..., None], folder: Path, processes: int) -> None:
         path.write_text(str(error))
 
 
-def main() -> None:
+def work(rank: int, folder: Path, port: int) -> None:
     """Runs all scenarios, in one process and in both."""
     torch.set_num_threads(1)
-    folder = Path(sys.argv[1])
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE='2',
+        MASTER_ADDR='127.0.0.1',
+        MASTER_PORT=str(port),
+    )
     with no_layout():
-        if os.environ['RANK'] == '0':
+        if rank == 0:
             for scenario in SCENARIOS[:-1]:
                 run(scenario, folder, processes=1)
         distributed.init_process_group('gloo')
@@ -194,5 +205,12 @@ def main() -> None:
     end_processes()
 
 
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(('127.0.0.1', 0))
+        return server.getsockname()[1]
+
+
 if __name__ == '__main__':
-    main()
+    given = Path(sys.argv[1]), free_port()
+    start_processes(work, given, nprocs=2, start_method='fork')

@@ -14,7 +14,6 @@ import torch
 from mmlapp.engine.models.plans import KEY
 
 WORKER = Path(__file__).with_name('ddp_worker.py')
-LAUNCH = '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2'
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         OMP_NUM_THREADS='1',
     )
     result = subprocess.run(
-        [sys.executable, *LAUNCH, str(WORKER), str(path)],
+        [sys.executable, str(WORKER), str(path)],
         env=environment,
         capture_output=True,
         text=True,
