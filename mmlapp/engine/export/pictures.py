@@ -18,6 +18,7 @@ from mmlapp.core import PruningError
 from ..deployment.real_data import real_batch
 from ..deployment.recipe import own_settings
 from ..models.arguments import check_shape
+from ..models.inputs import shape_text
 
 # Files are compared on as many.
 COUNT = 2
@@ -77,9 +78,13 @@ def _found_images(
 
 
 def _own_shape(cfg: Config) -> tuple[int, ...]:
-    shape: tuple[int, ...] = check_shape(
-        own_settings(cfg.model)['input_shape']
-    )
+    """At which a run counts or counted costs, or the default."""
+    shape = check_shape(own_settings(cfg.model)['input_shape'])
+    if not isinstance(shape, tuple) or len(shape) != 3:
+        raise PruningError(
+            f'input_shape={shape_text(shape)}: files are compared on images. '
+            'Give channels, height and width with --input-shape'
+        )
     return shape
 
 

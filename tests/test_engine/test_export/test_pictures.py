@@ -87,6 +87,20 @@ def test_without_data_it_says_so(model):
     assert text == 'random images (the config has no test_dataloader)'
 
 
+def test_without_data_images_are_those_of_the_budget(model):
+    """A deployed config says what its run counted at."""
+    cfg = config()
+    assert example_images(cfg, model)[0].shape == (2, 3, 224, 224)
+    cfg.model = dict(type='mmlapp.DeployedModel', plan='a.json')
+    cfg.model.input_shape = (3, 8, 12)
+    assert example_images(cfg, model)[0].shape == (2, 3, 8, 12)
+    cfg.model.input_shape = dict(rgb=(3, 8, 8), depth=(1, 8, 8))
+    with pytest.raises(
+        PruningError, match=r'input_shape=rgb 3x8x8, depth.*--'
+    ):
+        example_images(cfg, model)
+
+
 def test_what_programs_must_do_with_pixels(model):
     assert preprocessing(model) == (
         '(pixel - mean) / std, RGB, mean [1.0, 2.0, 3.0], std [2.0, 2.0, 2.0]'
