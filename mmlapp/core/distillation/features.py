@@ -49,6 +49,7 @@ class FeatureMSE(Distillation):
         Raises:
             PruningError: If the maps do not fit each other.
         """
+        # In float32 at least: squares of float16 overflow from 256 on.
         pair = as_pair(student, teacher, 'features', OTHER_WIDTH)
         return self.weight * functional.mse_loss(*pair)
 

@@ -129,6 +129,8 @@ class Unit(ABC):
         layers = []
         for member in group.producers(record.producers):
             name = member.site.module
+            # 'backbone.bn1.weight' -> 'backbone.bn1' and 'weight'; '' where no
+            # norm follows.
             norm, _, scale = record.norms.get(name, '').rpartition('.')
             owner, _, shift = record.shifts.get(name, '').rpartition('.')
             layers.append(
@@ -192,6 +194,7 @@ class Unit(ABC):
         calls = []
         for name, branch in analysis.branches.items():
             ends = self.branch_ends(analysis, name)
+            # A layer that runs several times has its branch run as often.
             for call in analysis.trace.calls:
                 if call.name == name:
                     calls += branch.calls(f'{name}.bypass', call, ends)

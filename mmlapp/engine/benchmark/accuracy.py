@@ -76,6 +76,8 @@ class Judge:
         try:
             if backend == REFERENCE:
                 return self._metrics(network.model)
+            # What runs elsewhere takes tensors alone: its model does all the
+            # rest, as preprocessing and predictions.
             with Feeding(network, run, x) as model:
                 return self._metrics(model)
         except PruningError as error:
@@ -85,10 +87,14 @@ class Judge:
     @torch.no_grad()
     def _metrics(self, model: Any) -> dict[str, float]:
         with DefaultScope.overwrite_default_scope(self._scope):
+            # A new one for each network: a metric keeps what it has seen of
+            # one that failed.
             evaluator = _evaluator(self._evaluator)
             dataset = self._data.dataset
             evaluator.dataset_meta = getattr(dataset, 'metainfo', None)
             for batch in self._data:
+                # As MMEngine's test loop does: with the model's own
+                # preprocessing.
                 evaluator.process(model.test_step(batch), batch)
             found = evaluator.evaluate(len(dataset))
         metrics = {k: float(v) for k, v in found.items() if _is_number(v)}
@@ -115,6 +121,7 @@ def _loader(cfg: Config, name: str) -> Any:
 
 def _evaluator(config: Any) -> Any:
     """As the Runner builds it: of a dictionary, or a list of metrics."""
+    # The type below would be written into the user's config.
     config = copy.deepcopy(config)
     if not isinstance(config, dict) or 'metrics' not in config:
         config = {'metrics': config}

@@ -93,6 +93,7 @@ def networks_of(
     """
     with _scope(cfg):
         notes: list[str] = []
+        # Name, network, whose outputs it must have, and where alone it runs.
         models = [('dense', _dense(cfg, dense, notes), None, None)]
         real = _real_images(cfg, models[0][1])
         shape = (
@@ -103,6 +104,8 @@ def networks_of(
         prediction = None
         if is_prunable(cfg.model):
             masked, slim = _of_run(cfg, checkpoint, notes)
+            # A masked network is a means of training: no other backend runs
+            # it.
             models.append(('masked', masked, None, (REFERENCE,)))
             models.append(('slim', slim, 'masked', None))
             size = list(one_image(masked, shape).shape[1:])
@@ -114,6 +117,8 @@ def networks_of(
                 f'checkpoint={str(checkpoint)!r}: the model of the config is '
                 'neither prunable nor deployed. Give its weights with --dense'
             )
+        # The dense network tells which outputs are tensors; all others have
+        # the same.
         network = Network(models[0][1], one_image(models[0][1], shape))
         candidates = [
             Candidate(name, network.of(model), like, where)
@@ -155,6 +160,7 @@ def _of_run(
     trained = read_trained(checkpoint)
     masked = masked_model(cfg, trained)
     slim: nn.Module = (
+        # Another copy: narrowing changes its model in place.
         narrow_model(masked_model(cfg, trained), masked.pruner.plan())
         if trained.masked
         else narrow_weights_model(cfg, trained)
@@ -209,6 +215,7 @@ def _inputs(
         return Inputs(image.repeat(batch, 1, 1, 1), image[:0])
     repeats = -(-batch // len(found))  # rounded up
     found = found.repeat(repeats, 1, 1, 1)
+    # 5 images at batch 2: 4, two whole batches.
     whole = len(found) // batch * batch
     notes.append(f'{min(whole, IMAGES)} images of {reason}')
     return Inputs(found[:batch], found[:whole])

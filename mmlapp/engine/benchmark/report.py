@@ -125,6 +125,7 @@ def prediction_text(
         return f'{said}; not measured'
     if slim.speed_up is None:
         return f'{said}; what was measured is too noisy'
+    # A speed-up of 2 is half the time.
     return f'{said}, measured {1 / slim.speed_up:.1%}'
 
 
@@ -215,6 +216,7 @@ def draw(rows: Sequence[Row], path: str | Path, title: str) -> None:
             written.
     """
     kind = check_picture(path)
+    # Without pyplot, which would ask for a display.
     from matplotlib.figure import Figure
 
     shown = [row for row in rows if row.median is not None]
@@ -227,9 +229,11 @@ def draw(rows: Sequence[Row], path: str | Path, title: str) -> None:
     axes.barh(
         labels,
         medians,
+        # Whiskers to the right alone: [2, rows], below and above the median.
         xerr=[[0] * len(shown), spread],
         color=[f'C{names.index(row.name)}' for row in shown],
     )
+    # Bars grow from below, tables read from above.
     axes.invert_yaxis()
     axes.set_xlabel('median, ms; the whisker ends at p90')
     axes.set_title(title, fontsize='medium')

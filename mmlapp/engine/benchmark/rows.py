@@ -169,6 +169,7 @@ def bench(
     device, threads = settings[0].device, settings[0].threads
     # Networks see the images of this one tensor, whatever is copied into it.
     images = inputs.batch.to(device).clone()
+    # [:1]: multiply-adds are told of one image, whatever the batch.
     sizes = {c.name: _size(c.network, images[:1]) for c in candidates}
     runs: dict[tuple[str, str], Run] = {}
     rows: list[Row] = []
@@ -224,6 +225,7 @@ def _row(
     sizes: Mapping[str, _Size],
 ) -> tuple[Row, Run | None]:
     size = sizes[candidate.name]
+    # The first candidate, in the order of the dictionary.
     dense = next(iter(sizes.values()))
     row = Row(
         candidate.name,
@@ -235,6 +237,7 @@ def _row(
         size.macs / max(dense.macs, 1),
     )
     try:
+        # Run once: some fail only then, and the first run compiles.
         run = network_run(candidate.network, images, setting)
         run()
     # Compilers and runtimes raise whatever they like.
@@ -253,6 +256,8 @@ def _compared(
 ) -> list[Row]:
     """Adds errors and agreement, each against the network that is right."""
     like = {c.name: c.like or c.name for c in candidates}
+    # By the name of the network whose outputs are right: dense and masked.
+    # What is slim must compute what is masked.
     right = {
         c.name: _seen(
             network_run(c.network, images, Setting(REFERENCE)), images, inputs
@@ -307,6 +312,7 @@ def _seen(
 
 def _outputs(run: Run, images: Tensor, batch: Tensor) -> list[Tensor]:
     images.copy_(batch)
+    # Clones: a backend may write its next outputs into the same memory.
     return [output.detach().cpu().clone() for output in run()]
 
 
@@ -315,8 +321,10 @@ def _classes(run: Run, images: Tensor, real: Tensor) -> Tensor | None:
     if not len(real):
         return None
     found = []
+    # [k n, c, h, w] -> k batches [n, c, h, w], the size that the runs know.
     for batch in real.split(len(images)):
         outputs = _outputs(run, images, batch)
+        # One output [n, classes]: anything else tells no class of an image.
         if len(outputs) != 1 or outputs[0].dim() != 2:
             return None
         found.append(outputs[0].argmax(1))
@@ -345,6 +353,8 @@ def _timed(
         speed_up = None
         sure = row.status == OK and not timing.noisy
         if base is not None and sure and not base.noisy:
+            # Medians: one slow run, as when another process woke up, moves
+            # none.
             speed_up = base.median / timing.median
         found.append(
             replace(
