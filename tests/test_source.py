@@ -27,6 +27,7 @@ ORDER = {
     'core': [
         'errors',
         'numbers',
+        'patterns',
         'arguments',
         'choices',
         'files',
@@ -40,6 +41,7 @@ ORDER = {
         'segments',
         'distillation',
         'trace',
+        'touched',
         'groups',
         'bypass',
         'mask',

@@ -4,25 +4,24 @@
 
 from __future__ import annotations
 
-import fnmatch
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .errors import PruningError, PruningWarning
+from .patterns import matches
+from .touched import alike, roots, touched_sites
 from .trace import LayerCall, Site, Trace
 from .trace.graph import BASE
 
 OUT_OF_SCOPE = 'outside the scope'
 UNREAD = 'nothing that ran reads them'
 SINGLE = 'a single channel'
-# Odd: a product with it, modulo 2**64, loses nothing.
-MIXER = 0x1E3779B97F4A7C15
 PAIR = 'two channels, of which one alone would vanish in a squeeze'
 
 
@@ -163,11 +162,11 @@ def find_groups(
     _freeze_by_name(trace, root, reasons, scope, ignore)
     emitted = _emitted(trace, root)
     _freeze_unread(trace, root, reasons, emitted)
-    touched = _touched_sites(trace, root)
-    alike = _alike(touched, emitted, reasons)
+    touched = touched_sites(trace, root)
+    found = alike(touched, emitted, reasons)
     # By component: number of its group, and its place in it; [nodes].
     position, owner = torch.full_like(root, -1), torch.full_like(root, -1)
-    for number, components in enumerate(alike):
+    for number, components in enumerate(found):
         index = torch.tensor(components)
         position[index] = torch.arange(len(components))
         owner[index] = number
@@ -175,7 +174,7 @@ def find_groups(
     position, owner = position[root], owner[root]
     items: list[ChannelGroup] = []
     names: Counter[str] = Counter()
-    for number, components in enumerate(alike):
+    for number, components in enumerate(found):
         frozen = reasons.get(components[0])
         if frozen is None and len(components) == 1:
             frozen = SINGLE
@@ -202,7 +201,7 @@ def _freeze_unread(
     read = torch.zeros(len(root), dtype=torch.bool)  # by component
     calls = (*trace.calls, *trace.further_calls)
     for ids in (*(i for c in calls for i in _inputs(c)), *trace.summed):
-        read[_roots(root, ids)] = True
+        read[roots(root, ids)] = True
     components = torch.tensor(emitted, dtype=torch.int64)
     for component in components[~read[components]].tolist():
         reasons.setdefault(component, UNREAD)
@@ -289,106 +288,6 @@ def _emitted(trace: Trace, root: Tensor) -> list[int]:
     return list(dict.fromkeys(torch.cat(spans).tolist())) if spans else []
 
 
-@dataclass(frozen=True)
-class _Touched:
-    """For every component the sites and dimensions of calls it touches.
-
-    Each is its number times :data:`BASE`, plus how often: counting keeps
-    every factor linear in the number of kept channels of a group.
-
-    Args:
-        components (Tensor): All of them, ascending; ``[components]``.
-        starts (Tensor): Where what each of them touches begins in ``all``,
-            ``[components]``.
-        sizes (Tensor): How much that is, ``[components]``.
-        all (Tensor): What all of them touch, ascending for each.
-    """
-
-    components: Tensor
-    starts: Tensor
-    sizes: Tensor
-    all: Tensor
-
-    def marks(self, components: Sequence[int]) -> list[int]:
-        """One number for what each touches; of others rarely the same."""
-        mixed = self.all * MIXER
-        mixed = (mixed ^ (mixed >> 29)) * MIXER  # modulo 2**64
-        # Sums over each part of all, as differences of sums from the start.
-        sums = torch.cat([mixed.new_zeros(1), mixed.cumsum(0)])
-        marks = sums[self.starts + self.sizes] - sums[self.starts]
-        found: list[int] = marks[self._places(components)].tolist()
-        return found
-
-    def keys(self, component: int) -> list[int]:
-        """What one touches."""
-        place = int(self._places([component]))
-        start = int(self.starts[place])
-        found: list[int] = self.all[start : start + self.sizes[place]].tolist()
-        return found
-
-    def same(self, components: Sequence[int]) -> bool:
-        """Whether all of them touch exactly the same."""
-        places = self._places(components)
-        sizes, starts = self.sizes[places], self.starts[places]
-        if not bool((sizes == sizes[0]).all()):
-            return False
-        # [components, size]
-        keys = self.all[starts[:, None] + torch.arange(int(sizes[0]))]
-        return bool((keys == keys[0]).all())
-
-    def _places(self, components: Sequence[int]) -> Tensor:
-        return torch.searchsorted(
-            self.components, torch.tensor(components, dtype=torch.int64)
-        )
-
-
-def _alike(
-    touched: _Touched, emitted: Sequence[int], reasons: Mapping[int, str]
-) -> list[list[int]]:
-    """Components that make a group.
-
-    Channels that touch the same dimensions equally often, and are frozen for
-    the same reason, are interchangeable.
-    """
-    by_mark: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    marks = touched.marks(emitted)
-    for component, mark in zip(emitted, marks, strict=True):
-        by_mark[mark, reasons.get(component)].append(component)
-    # One number for others comes once in 2**64.
-    assert all(map(touched.same, by_mark.values()))
-    return list(by_mark.values())
-
-
-def _touched_sites(trace: Trace, root: Tensor) -> _Touched:
-    """Finds out what every component touches."""
-    # One entry per site, then one per dimension of a call; each lists the
-    # components at its indices, [size].
-    ranges = [root[s.start : s.start + s.size] for s in trace.sites]
-    ranges += [
-        _roots(root, ids) for c in trace.calls for ids in c.dims.values()
-    ]
-    # Number of the entry at every index of all of them: 0 0 0 1 1 2 ..
-    lengths = torch.tensor([len(part) for part in ranges])
-    numbers = torch.arange(len(ranges)).repeat_interleave(lengths)
-    # Behind a flatten of [C, 2, 2] a linear layer reads each channel at four
-    # of its 4 C inputs: the pair of channel and layer occurs four times.
-    pairs, counts = (torch.cat(ranges) * BASE + numbers).unique(
-        return_counts=True
-    )
-    # Pairs are sorted: those of a component follow each other.
-    components, sizes = (pairs // BASE).unique_consecutive(return_counts=True)
-    return _Touched(
-        components,
-        sizes.cumsum(0) - sizes,
-        sizes,
-        pairs % BASE * BASE + counts,
-    )
-
-
-def _roots(root: Tensor, ids: Tensor) -> Tensor:
-    return root[ids[ids >= 0]]
-
-
 def _freeze_by_name(
     trace: Trace,
     root: Tensor,
@@ -426,52 +325,3 @@ def _no_match(argument: str, pattern: str, names: Sequence[str]) -> None:
     if argument == 'scope':
         raise PruningError(text)
     warnings.warn(text, PruningWarning, stacklevel=4)
-
-
-def as_patterns(argument: str, value: Any) -> tuple[str, ...]:
-    """Returns one pattern or several as a tuple, or raises.
-
-    Args:
-        argument (str): What they are given as, for the error text.
-        value (str or Sequence[str]): The patterns.
-
-    Raises:
-        PruningError: If they are no texts.
-
-    Examples:
-        >>> as_patterns('scope', 'backbone')
-        ('backbone',)
-    """
-    if isinstance(value, str):
-        return (value,)
-    if not isinstance(value, (Sequence, Set)) or not all(
-        isinstance(pattern, str) for pattern in value
-    ):
-        raise PruningError(
-            f'{argument}={value!r}: expected a pattern of module names such '
-            "as 'backbone', or a list of patterns"
-        )
-    return tuple(value)
-
-
-def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a module or one of its parents matches a glob pattern.
-
-    Args:
-        name (str): Qualified module name.
-        patterns (Sequence[str]): Globs such as ``'backbone'`` or
-            ``'*.conv2'``.
-
-    Examples:
-        >>> matches('backbone.layer1.0.conv1', ['backbone'])
-        True
-        >>> matches('neck.conv', ['backbone', '*.fc'])
-        False
-    """
-    parts = name.split('.')
-    parents = ['.'.join(parts[:i]) for i in range(1, len(parts) + 1)] or ['']
-    return any(
-        fnmatch.fnmatchcase(parent, pattern)
-        for parent in parents
-        for pattern in patterns
-    )

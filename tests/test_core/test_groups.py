@@ -6,8 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from mmlapp.core import PruningError, PruningWarning, analyse
-from mmlapp.core import groups as groups_module
-from mmlapp.core.groups import PAIR, matches
+from mmlapp.core.groups import PAIR
 
 
 @pytest.fixture
@@ -36,25 +35,6 @@ def groups(model, image):
 
 def reasons(found):
     return {g.name: g.frozen for g in found.items if g.frozen}
-
-
-@pytest.mark.parametrize(
-    ('name', 'patterns', 'expected'),
-    [
-        ('backbone.layer1.0.conv1', ['backbone'], True),
-        ('backbone.layer1.0.conv1', ['back'], False),
-        ('backbone.layer1.0.conv1', ['backbone.layer1'], True),
-        ('backbone.layer1.0.conv1', ['*.conv1'], True),
-        ('backbone.layer1.0.conv1', ['*.conv2', 'backbone.layer?'], True),
-        ('backbone.layer10.conv1', ['backbone.layer1'], False),
-        ('neck', ['*'], True),
-        ('', ['*'], True),
-        ('neck', [], False),
-        ('Neck', ['neck'], False),
-    ],
-)
-def test_patterns(name, patterns, expected):
-    assert matches(name, patterns) is expected
 
 
 def test_all_is_prunable_but_the_output(groups):
@@ -201,13 +181,6 @@ def test_of_two_that_are_squeezed_none_can_go(net, conv, image, frozen):
     assert frozen(model, image)['b'] == PAIR
 
 
-@pytest.mark.parametrize('value', [None, 5, [5], {'a': 1}])
-@pytest.mark.parametrize('argument', ['scope', 'ignore'])
-def test_patterns_are_texts(model, images, argument, value):
-    with pytest.raises(PruningError, match=f'{argument}=.*expected a pattern'):
-        analyse(model, lambda: model(images), **{argument: value})
-
-
 class Pyramid(nn.Module):
     """Looks for bright images in one level, for dark ones in the other."""
 
@@ -280,14 +253,6 @@ def test_a_sum_over_channels_reads_them(conv, image, net, agree):
         k=conv(3, 8),
     )
     assert agree(model, image).groups == {'q': 8}
-
-
-def test_what_only_seems_alike_is_noticed(conv, image, monkeypatch):
-    """As if one number stood for different channels."""
-    model = nn.Sequential(conv(3, 6), conv(6, 4), conv(4, 8)).double()
-    monkeypatch.setattr(groups_module, 'MIXER', 0)
-    with pytest.raises(AssertionError):
-        analyse(model, image)
 
 
 def test_what_is_frozen_is_counted_by_layer_and_reason(net, conv, image):

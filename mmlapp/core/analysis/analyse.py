@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..bypass import check_bypass
-from ..groups import Groups, as_patterns
+from ..groups import Groups
+from ..patterns import as_patterns
 from ..trace import trace
 from ..units import UNITS, Request, Unit
 from .refusals import check_network, check_repeats, checked, example_of

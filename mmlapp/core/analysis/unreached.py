@@ -20,7 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import PruningError, PruningWarning
-from ..groups import Groups, matches
+from ..groups import Groups
+from ..patterns import matches
 from ..trace import Trace, running_modules, trace
 from ..trace.copies import Copy, find_copies, tie_copies
 from .ways import Way, in_its_mode, kept

@@ -18,12 +18,12 @@ from ..groups import (
     Groups,
     Member,
     find_groups,
-    matches,
 )
 from ..heirs import Heirs
 from ..mask.gate import GateSource
 from ..mask.masked import AppliedMask
 from ..mask.masking import mask_parameters, sites_of_groups
+from ..patterns import matches
 from ..plan.kept import Kept
 from ..plan.layout import Layout
 from ..trace import LayerCall, Site

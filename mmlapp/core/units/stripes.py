@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from ..cost.base import StoredTensor
 from ..errors import PruningError, PruningWarning
-from ..groups import ChannelGroup, Groups, matches
+from ..groups import ChannelGroup, Groups
 from ..heirs import Heirs
 from ..mask.gate import GateSource, ParameterMask
 from ..mask.masked import AppliedMask, add_mask
+from ..patterns import matches
 from ..plan.kept import Kept
 from ..plan.layout import Layout
 from ..score.group_scores import Layer
