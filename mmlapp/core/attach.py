@@ -158,6 +158,11 @@ def attach(
     decides = METHODS.build(method)
     check_one_shrinks(shrink_steps, decides)
     scorer = Scorer(score, normalisation)
+    if not isinstance(analysis, (Analysis, type(None))):
+        raise PruningError(
+            f'analysis={type(analysis).__name__}: expected what '
+            'analyse(model, example) returns, or None'
+        )
     if analysis is None:
         analysis = analyse(
             model, example, scope, ignore, bypass, unit, also, unused
@@ -229,7 +234,12 @@ def _check_loaded(
 
 def _activate(module: nn.Module, args: object) -> None:
     """Masks apply from the first forward on; before it, weights are set."""
-    pruner: Any = module.pruner
+    pruner: Any = module._modules.get('pruner')
+    if pruner is None:
+        raise PruningError(
+            'the child pruner was deleted, and masks that read it are still '
+            'there. Put it back, model.pruner = pruner; narrow takes both off'
+        )
     if not pruner.complete:
         _restore(module, pruner)
         start_branches(module)
@@ -272,10 +282,14 @@ def build_costs(
             f'costs={choices!r}: expected a list of one or more costs, such '
             f'as {list(COST_NAMES)}'
         )
-    return {
-        COSTS.spelled_out(choice)['type']: COSTS.build(choice, context)
-        for choice in choices
-    }
+    names = [COSTS.spelled_out(choice)['type'] for choice in choices]
+    if len(set(names)) < len(names):
+        raise PruningError(
+            f'costs={list(choices)!r}: a target names one of them. Leave each '
+            'there once'
+        )
+    built = [COSTS.build(choice, context) for choice in choices]
+    return dict(zip(names, built, strict=True))
 
 
 def cost_context(model: nn.Module, analysis: Analysis) -> CostContext:

@@ -13,6 +13,7 @@ from torch import nn
 from mmlapp.core import (
     LAPP,
     PruningError,
+    PruningWarning,
     analyse,
     attach,
     narrow,
@@ -402,3 +403,39 @@ def test_what_is_left_whole_is_told(model, images):
     pruner = attach(model, images)
     assert [(f.layer, f.channels) for f in pruner.frozen] == [('head', 5)]
     assert pruner.frozen[0].reason == 'output of the network'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'text'),
+    [
+        (dict(also=print), r'also=builtin_function_or_method: .* a list of'),
+        (dict(also='loss'), 'also=str: expected a list of functions'),
+        (dict(analysis=3), 'analysis=int: expected what analyse'),
+        (dict(costs=['flops', dict(type='flops')]), 'costs=.*each there once'),
+    ],
+)
+def test_arguments_of_another_kind(model, images, arguments, text):
+    with pytest.raises(PruningError, match=text):
+        attach(model, images, **arguments)
+    assert not hasattr(model, 'pruner')
+
+
+def test_patterns_of_nothing_unused(model, images):
+    text = r"unused='e\.\*' matches no parameter .*below: body, head"
+    with pytest.warns(PruningWarning, match=text):
+        attach(model, images, unused=['e.*'])
+
+
+def test_an_example_without_elements(model):
+    """All networks agree on it."""
+    with pytest.raises(PruningError, match=r'\[\(0, 3, 8, 8\)\] have no elem'):
+        attach(model, torch.empty(0, 3, 8, 8))
+
+
+def test_a_pruner_that_was_deleted(model, images, pruner):
+    del model.pruner
+    with pytest.raises(PruningError, match=r'pruner was deleted.*Put it back'):
+        model(images)
+    model.pruner = pruner
+    pruner.set_mask(torch.arange(len(pruner.gate)) > 0)
+    assert narrow(model, pruner.plan())(images).shape[1] == 5

@@ -17,7 +17,13 @@ from ..trace import trace
 from ..units import UNITS, Request, Unit
 from .refusals import check_network, check_repeats, checked, example_of
 from .result import Analysis
-from .unreached import check_branches, check_reach, check_reshaped, follow
+from .unreached import (
+    check_branches,
+    check_reach,
+    check_reshaped,
+    follow,
+    warn_of_idle_patterns,
+)
 from .verify import verify_groups
 from .ways import Way, as_ways
 
@@ -72,6 +78,7 @@ def analyse(
     scope, ignore = as_patterns('scope', scope), as_patterns('ignore', ignore)
     forward = example_of(model, example)
     unused = as_patterns('unused', unused)
+    warn_of_idle_patterns(model, unused)
     ways = as_ways(also)
     devices = {p.device for p in model.parameters()}
     cards = [device for device in devices if device.type == 'cuda']

@@ -94,12 +94,20 @@ def example_of(
             arguments, or the function.
 
     Raises:
-        PruningError: If there is no tensor in it.
+        PruningError: If there is no tensor in it, or no element in any.
     """
     if callable(example) and not isinstance(example, Tensor):
         return example
     args = example if isinstance(example, tuple) else (example,)
-    if next(tensors_in(args), None) is None:
+    found = list(tensors_in(args))
+    if found and not any(tensor.numel() for tensor in found):
+        shapes = [tuple(tensor.shape) for tensor in found]
+        raise PruningError(
+            f'example: its tensors of shape {shapes} have no elements, and '
+            'nothing that is computed of them says anything. Give a batch of '
+            'one or more'
+        )
+    if not found:
         raise PruningError(
             f'example={type(example).__name__}: there is no tensor in it. '
             'Give an input as it is trained on, a tuple of its arguments, or '

@@ -212,6 +212,26 @@ def _unread(
     ]
 
 
+def warn_of_idle_patterns(model: nn.Module, unused: Sequence[str]) -> None:
+    """Warns of patterns of unused modules that are of none.
+
+    Args:
+        model (nn.Module): The network.
+        unused (Sequence[str]): The patterns.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    names += [name for name, _ in model.named_buffers()]
+    for pattern in unused:
+        if not any(matches(name, [pattern]) for name in names):
+            roots = dict.fromkeys(name.partition('.')[0] for name in names)
+            warnings.warn(
+                f'unused={pattern!r} matches no parameter and no buffer. They '
+                f'lie below: {", ".join(roots)}',
+                PruningWarning,
+                stacklevel=4,
+            )
+
+
 def check_reach(model: nn.Module, groups: Groups, reach: Reach) -> None:
     """Refuses a network of which a part may read what is pruned, unseen.
 

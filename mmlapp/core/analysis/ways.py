@@ -48,8 +48,14 @@ def as_ways(also: Sequence[Callable[[], Any] | Way]) -> list[Way]:
         also (Sequence[Callable or Way]): Further ways to run the network.
 
     Raises:
-        PruningError: If one of them is no function.
+        PruningError: If they are no sequence, or one of them no function.
     """
+    given: Any = also
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise PruningError(
+            f'also={type(also).__name__}: expected a list of functions '
+            'without arguments, each of which runs the network'
+        )
     found = []
     for number, way in enumerate(also):
         if not isinstance(way, Way):
