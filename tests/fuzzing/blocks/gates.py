@@ -4,6 +4,9 @@
 
 from ..writer import MAP, TOKENS, VECTOR, Writer, block
 
+# An order must not be that of rounding, where values should be equal.
+COARSE = '(x * 1e6).round()'
+
 
 @block(MAP)
 def squeeze_excite(w: Writer) -> None:
@@ -89,10 +92,10 @@ def along_channels(w: Writer) -> None:
         w.one_of(
             f'x = x.cumsum({d})',
             f'x = x.sort({d}).values',
-            f'x = x.argsort({d}).to(x) + x',
-            f'x = x * (x >= x.topk({max(1, w.c // 2)}, {d}).values.amin({d}, keepdim=True))',
+            f'x = {COARSE}.argsort(stable=True, dim={d}).to(x) + x',
+            f'x = x * ({COARSE} >= {COARSE}.topk({max(1, w.c // 2)}, {d}).values.amin({d}, keepdim=True))',
             f'x = x.topk({w.c}, {d}).values',
-            f'x = x + functional.one_hot(x.argmax({d}), {w.c}).to(x).movedim(-1, {d})',
+            f'x = x + functional.one_hot({COARSE}.argmax({d}), {w.c}).to(x).movedim(-1, {d})',
             f'x = x.diff(dim={d}, prepend=x.narrow({d}, 0, 1))',
             f'x = x.gather({d}, x.argsort({d}))',
         )
@@ -114,7 +117,7 @@ def along_space(w: Writer) -> None:
             'x = x * x.softmax(-1)',
             'x = x.gather(-1, x.argsort(-1))',
             'x = x.index_select(-1, torch.arange(x.shape[-1]).flip(0))',
-            'x = x + x.argmax(-1, keepdim=True)',
+            f'x = x + {COARSE}.argmax(-1, keepdim=True)',
         )
     )
 
