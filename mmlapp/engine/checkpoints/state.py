@@ -8,11 +8,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.runner import Runner
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmlapp.core import PruningError
+from mmlapp.core.plan.carried import KEY as PLANS
 
 from .optimizers import check_optimizer
+
+# What MMEngine asks the state of its log for.
+HUB = 'log_scalars', 'runtime_info', 'resumed_keys'
 
 
 def check_version(key: str, entry: Any, version: int) -> None:
@@ -32,6 +37,33 @@ def check_version(key: str, entry: Any, version: int) -> None:
             f'the checkpoint has {key} of version {found!r}: this release '
             f'reads version {version}. Use the release that wrote it'
         )
+
+
+def check_complete(model: nn.Module, weights: Any) -> None:
+    """Refuses to resume with weights of which some are missing.
+
+    MMEngine says so in its log, and goes on with random ones. What a pruner
+    has is checked by itself.
+
+    Args:
+        model (nn.Module): As it is to go on, narrow where the weights are.
+        weights (Mapping): Of the checkpoint, by the names of the model.
+
+    Raises:
+        PruningError: With the first tensor that is missing or another one.
+    """
+    for name, own in model.state_dict().items():
+        if name.startswith('pruner.') or name == PLANS:
+            continue
+        found = weights.get(name)
+        if not isinstance(found, Tensor) or found.shape != own.shape:
+            told = getattr(found, 'shape', type(found).__name__)
+            raise PruningError(
+                f'resume: {name} of the model has shape {tuple(own.shape)}, '
+                f'in the checkpoint it is {told}: it is of another model. '
+                'Resume with the config of that run, or name the checkpoint '
+                'in load_from without resume'
+            )
 
 
 def check_resumable(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
@@ -56,6 +88,7 @@ def check_resumable(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
             'training (it was published or deployed). Name it in load_from '
             'without resume, or resume from a checkpoint of the run itself'
         )
+    _check_state(checkpoint)
     if 'optimizer' not in checkpoint:
         runner.logger.warning(
             'resume: the checkpoint has no state of the optimizer, as those '
@@ -68,3 +101,25 @@ def check_resumable(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     optimizer = getattr(wrapper, 'optimizer', None)
     if isinstance(optimizer, Optimizer):
         check_optimizer(optimizer, checkpoint)
+
+
+def _check_state(checkpoint: Mapping[str, Any]) -> None:
+    """Refuses what no runner has written."""
+    meta, hub = checkpoint.get('meta'), checkpoint['message_hub']
+    counts = meta if isinstance(meta, Mapping) else {}
+    for name in ('iter', 'epoch'):
+        value = counts.get(name)
+        if type(value) is not int or value < 0:
+            raise _damaged(f'meta.{name}', value)
+    if not isinstance(hub, Mapping) or not set(HUB) <= set(hub):
+        raise _damaged('message_hub', sorted(hub) if hub else hub)
+    schedulers = checkpoint.get('param_schedulers', [])
+    if not isinstance(schedulers, (list, Mapping)):
+        raise _damaged('param_schedulers', schedulers)
+
+
+def _damaged(name: str, found: Any) -> PruningError:
+    return PruningError(
+        f'resume: {name} of the checkpoint is {found!r:.80}, which no runner '
+        'has written. Give another checkpoint of the run'
+    )

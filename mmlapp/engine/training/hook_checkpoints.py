@@ -12,7 +12,7 @@ from mmlapp.core import Pruner
 from mmlapp.core.progress import Phase
 
 from ..checkpoints.optimizers import note_optimizer
-from ..checkpoints.state import check_resumable
+from ..checkpoints.state import check_complete, check_resumable
 from ..models.plans import missing_plans, plans_in, unwrapped
 from .averages import check_averages
 from .hook_state import HookState
@@ -69,6 +69,8 @@ class HookCheckpoints(HookState):
             for plan in missing_plans(unwrap(runner.model), found):
                 self._narrow(runner, plan)
         self._take_over(runner, checkpoint)
+        if runner._resume:
+            check_complete(unwrap(runner.model), weights)
 
     def _take_over(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Refuses masks of another network; forgets a phase that ends here."""

@@ -96,13 +96,20 @@ class RunSettings:
             checkpoint (Mapping): Any checkpoint.
 
         Raises:
-            PruningError: If it is of an unknown version.
+            PruningError: If it is of an unknown version, or damaged.
         """
         entry = checkpoint.get(KEY)
         if entry is None:
             return None
         check_version(KEY, entry, VERSION)
-        return cls(entry['network'], entry['phase'])
+        parts = [entry.get(name) for name in ('network', 'phase')]
+        if not all(isinstance(part, Mapping) for part in parts):
+            raise PruningError(
+                f'the checkpoint has {KEY} without the arguments of '
+                'mmlapp.PrunableModel or of mmlapp.PruningHook by name: it is '
+                'damaged. Give another checkpoint of the run'
+            )
+        return cls(*parts)
 
 
 def spelled_out(name: str, value: Any) -> Any:

@@ -4,9 +4,47 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from mmlapp.core import PruningError
-from mmlapp.engine.checkpoints.state import check_resumable, check_version
+from mmlapp.engine.checkpoints.state import (
+    HUB,
+    check_complete,
+    check_resumable,
+    check_version,
+)
+
+STATE: dict[str, Any] = {
+    'meta': {'iter': 4, 'epoch': 1},
+    'message_hub': {name: {} for name in HUB},
+}
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'text'),
+    [
+        ('meta', 'x', r'meta\.iter of the checkpoint is None'),
+        ('meta', {'iter': -4, 'epoch': 1}, r'meta\.iter .* is -4'),
+        ('meta', {'iter': 4, 'epoch': 'x'}, r"meta\.epoch .* is 'x'"),
+        ('message_hub', {}, 'message_hub of the checkpoint is {}'),
+        ('message_hub', 'x', r"message_hub .*is \['x'\]"),
+        ('param_schedulers', 'x', "param_schedulers .* is 'x'"),
+    ],
+)
+def test_what_no_runner_has_written(name: str, value: Any, text: str) -> None:
+    runner: Any = SimpleNamespace(_resume=True)
+    with pytest.raises(PruningError, match=f'resume: {text}'):
+        check_resumable(runner, {**STATE, 'state_dict': {}, name: value})
+
+
+def test_weights_that_are_missing_are_not_made_up() -> None:
+    model = nn.Linear(2, 3)
+    weights: dict[str, Any] = dict(model.state_dict())
+    check_complete(model, weights)
+    for value in (None, 'a text', torch.ones(2)):
+        with pytest.raises(PruningError, match=r'resume: bias .*\(3,\), in'):
+            check_complete(model, {**weights, 'bias': value})
 
 
 @pytest.mark.parametrize(
@@ -26,7 +64,7 @@ def test_weights_alone_are_no_training_to_go_on_with() -> None:
     resumed: Any = SimpleNamespace(_resume=True, logger=logger)
     with pytest.raises(PruningError, match=r'not the state .*load_from'):
         check_resumable(resumed, weights)
-    weights['message_hub'] = {}
+    weights.update(STATE)
     check_resumable(resumed, {**weights, 'optimizer': {}})
     assert not told
     check_resumable(resumed, weights)

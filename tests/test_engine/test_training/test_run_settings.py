@@ -244,3 +244,12 @@ def test_settings_are_those_of_any_config() -> None:
     checkpoint['pruning_settings']['version'] = 7
     with pytest.raises(PruningError, match='pruning_settings of version 7'):
         RunSettings.read(checkpoint)
+
+
+@pytest.mark.parametrize(
+    'entry', [{'network': {}}, {'network': 3, 'phase': {}}, {'phase': {}}]
+)
+def test_settings_without_a_half(entry: dict[str, Any]) -> None:
+    checkpoint = {'pruning_settings': {'version': 1, **entry}}
+    with pytest.raises(PruningError, match=r'pruning_settings .* is damaged'):
+        RunSettings.read(checkpoint)
