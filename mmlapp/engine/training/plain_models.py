@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from mmlapp.core import PruningError
 
 from ..checkpoints.optimizers import note_optimizer
-from ..checkpoints.state import check_resumable
+from ..checkpoints.state import check_complete, check_resumable
 from ..hook_list import has_hook
 from ..models.plans import carries_plans, missing_plans, plans_in, unwrapped
 from ..models.prunable import NO_HOOK
@@ -50,15 +50,16 @@ class PlainModelHook(Hook):
             checkpoint (dict): The loaded checkpoint.
 
         Raises:
-            PruningError: If there is nothing to resume from, if the model
+            PruningError: If there is no whole state to resume, if the model
                 cannot become narrow, or the optimizer of its training cannot
                 follow.
         """
-        if not has_hook(runner, HookState):  # which asks itself
+        alone = not has_hook(runner, HookState)  # which asks itself
+        if alone:
             check_resumable(runner, checkpoint)
         model = unwrap(runner.model)
-        weights = checkpoint.get('state_dict', checkpoint)
-        plans = plans_in(unwrapped(weights))
+        weights = unwrapped(checkpoint.get('state_dict', checkpoint))
+        plans = plans_in(weights)
         if plans and not carries_plans(model):
             raise PruningError(
                 'the checkpoint is of a narrowed model, and the config builds '
@@ -73,6 +74,8 @@ class PlainModelHook(Hook):
                 f'{NO_HOOK}. Add it, or train the config that '
                 'tools/deploy.py wrote'
             )
+        if alone and runner._resume:
+            check_complete(model, weights)
 
 
 def _trains_alone(runner: Runner) -> bool:

@@ -9,6 +9,7 @@ from mmengine.optim import OptimWrapper
 from torch import nn, optim
 
 from mmlapp.core import PruningError, attach
+from mmlapp.engine.checkpoints.state import HUB
 from mmlapp.engine.models.plans import carry_plans, narrow_model
 from mmlapp.engine.training.plain_models import PlainModelHook
 from mmlapp.engine.training.pruning_hook import PruningHook
@@ -77,3 +78,19 @@ def test_weights_alone_are_not_resumed_without_our_hook_either():
     with pytest.raises(PruningError, match='not the state of a training'):
         load(layers(), weights, _resume=True)
     load(layers(), weights, _resume=True, hooks=[PruningHook()])
+
+
+def test_a_plain_run_is_resumed_with_all_its_weights():
+    weights = layers().state_dict()
+    checkpoint = {
+        'state_dict': weights,
+        'meta': {'iter': 1, 'epoch': 0},
+        'message_hub': {name: {} for name in HUB},
+        'optimizer': {},
+    }
+    load(layers(), checkpoint, _resume=True)
+    name = next(iter(weights))
+    del weights[name]
+    with pytest.raises(PruningError, match=f'resume: {name} of the model'):
+        load(layers(), checkpoint, _resume=True)
+    load(layers(), checkpoint)
