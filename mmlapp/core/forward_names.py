@@ -24,13 +24,15 @@ def forward_names(module: nn.Module) -> frozenset[str]:
         ['bias']
     """
     kind: Any = type(module)
-    return _names_of(kind)
+    # Some choose one of several methods when they are built.
+    own = vars(module).get('forward')
+    return _names_of(kind, getattr(own, '__name__', 'forward'))
 
 
 @cache
-def _names_of(kind: Any) -> frozenset[str]:
+def _names_of(kind: Any, forward: str) -> frozenset[str]:
     found: set[str] = set()
-    pending = ['forward']
+    pending = [forward]
     while pending:
         method = getattr(kind, pending.pop(), None)
         if isinstance(method, property):

@@ -53,3 +53,15 @@ def test_recursion_ends():
             return self.forward(x) + self.width
 
     assert 'width' in forward_names(Loop())
+
+
+def test_a_method_that_an_object_chose_is_its_forward():
+    class Choosing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.forward = self.forward_sliced
+
+        def forward_sliced(self, x):
+            return x[:, : self.width]
+
+    assert 'width' in forward_names(Choosing())

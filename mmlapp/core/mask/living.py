@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..mixins import mix_in, take_off
+from ..trace.attributes import recount
 from ..trace.blocks.registry import adjust_attributes
 from ..trace.modules import in_order
 from .gate import GateSource, at_channels
@@ -77,7 +78,7 @@ class Living:
             store: Any = owner._parameters
             (store if leaf in store else owner._buffers)[leaf] = value
         for name, channels in self.attributes:
-            setattr(*_at(twin, name), int(self.alive(channels).sum()))
+            recount(*_at(twin, name), int(self.alive(channels).sum()))
         # Parents are listed before their children; reversed, after them.
         for part in reversed(list(twin.modules())):
             adjust_attributes(part)

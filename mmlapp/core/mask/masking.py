@@ -62,7 +62,8 @@ def _is_stored(model: nn.Module, site: Site) -> bool:
     if not site.attribute:
         return True
     module, _, name = site.name.rpartition('.')
-    return hasattr(model.get_submodule(module), name)
+    # Of a list of numbers each has an index behind its name.
+    return hasattr(model.get_submodule(module), name.partition('[')[0])
 
 
 def owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:

@@ -19,7 +19,7 @@ from ..plan.kept import Kept
 from ..plan.layout import tensor_shapes
 from ..plan.plan import ChannelPlan
 from ..pruner import Pruner
-from ..trace.attributes import count_of
+from ..trace.attributes import count_at
 from ..units import UNITS
 from .agreement import find_disagreement
 
@@ -103,12 +103,17 @@ def _check_attributes(model: nn.Module, plan: ChannelPlan) -> None:
     """Numbers of layers and blocks must still be those of the dense ones."""
     for name, kept in plan.attributes.items():
         owner, _, leaf = name.rpartition('.')
-        value = getattr(module_at(model, owner, name), leaf, None)
+        module = module_at(model, owner, name)
+        value = getattr(module, leaf.partition('[')[0], None)
         if value is None:
             raise _misfit(f'it has no {name}')
         # The dense value, as of `in_channels`, not the narrow one.
-        if count_of(value) != kept.size:
-            raise _misfit(f'{name} is {value}, the plan expects {kept.size}')
+        if count_at(module, leaf) != kept.size:
+            whole, bracket, place = name.partition('[')
+            where = f' at [{place}' * bool(bracket)
+            raise _misfit(
+                f'{whole} is {value}, the plan expects {kept.size}{where}'
+            )
 
 
 def _check_branches(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:

@@ -23,7 +23,7 @@ from ..plan.entries import BranchPlan
 from ..plan.kept import Kept
 from ..plan.plan import ChannelPlan
 from ..pruner import Pruner
-from ..trace.attributes import recounted
+from ..trace.attributes import recount
 from ..trace.blocks.registry import adjust_attributes
 from ..units import UNITS
 from .check_plan import check_plan, module_at, stored
@@ -144,9 +144,7 @@ def apply_plan(
     heirs = _slice_all(model, modules, plan)
     for name, kept in plan.attributes.items():
         owner, _, attribute = name.rpartition('.')
-        module = module_at(model, owner, name)
-        value = recounted(getattr(module, attribute), kept.count)
-        setattr(module, attribute, value)
+        recount(module_at(model, owner, name), attribute, kept.count)
     # Blocks after their layers, whose attributes they may read.
     # Parents are listed before their children; reversed, after them.
     for module in reversed(modules):

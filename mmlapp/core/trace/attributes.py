@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from ..forward_names import forward_names
 from .blocks.registry import is_known
-from .sizes import Source, Width
+from .sizes import Source, Sum, Width
 from .tracer import Tracer
 
 
@@ -37,7 +38,7 @@ def counted_attributes(tracer: Tracer, model: nn.Module) -> Iterator[None]:
     kept: list[tuple[nn.Module, str, Any, Any]] = []
     for module in modules:
         for name, value in list(module.__dict__.items()):
-            if name in names and count_of(value) is not None:
+            if name in names and counts_in(value):
                 counted = _counted(tracer, module, name, value)
                 kept.append((module, name, value, counted))
                 module.__dict__[name] = counted
@@ -50,7 +51,7 @@ def counted_attributes(tracer: Tracer, model: nn.Module) -> Iterator[None]:
                 module.__dict__[name] = value
         for module in model.modules():
             for name, value in list(module.__dict__.items()):
-                if type(value) is Width:
+                if isinstance(value, (Width, Sum)):
                     module.__dict__[name] = int(value)
 
 
@@ -72,47 +73,91 @@ def _sets_its_own(module: nn.Module) -> bool:
 
 
 def _counted(tracer: Tracer, module: nn.Module, name: str, value: Any) -> Any:
-    """The value of an attribute, with a number that knows its name."""
-    count = count_of(value)
-    assert count is not None
+    """The value of an attribute, with numbers that know its name."""
     full = f'{tracer.modules[id(module)]}.{name}'.lstrip('.')
+    for place, count in counts_in(value).items():
+        source = Source(
+            tracer.graph,
+            partial(_nodes, tracer, f'{full}{place}', count),
+            f'{full}{place}',
+        )
+        value = _replaced(value, place, Width(count, source))
+    return value
 
-    def labels() -> Tensor:
-        site = tracer.site(full, 0, count, attribute=True)
-        return torch.arange(site.start, site.start + site.size)
 
-    return recounted(value, Width(count, Source(tracer.graph, labels, full)))
+def _nodes(tracer: Tracer, name: str, count: int) -> Tensor:
+    site = tracer.site(name, 0, count, attribute=True)
+    return torch.arange(site.start, site.start + site.size)
 
 
-def count_of(value: Any) -> int | None:
-    """Returns the number in an attribute that may count channels.
+def counts_in(value: Any) -> dict[str, int]:
+    """Returns the numbers in an attribute that may count channels.
 
     Args:
-        value (Any): Of the attribute: a number, or a shape of which one
-            dimension alone is longer than one.
+        value (Any): Of the attribute.
+
+    Returns:
+        dict[str, int]: By their places: none of a number alone, and of a
+        shape of which one dimension is longer than one; else indices.
 
     Examples:
-        >>> count_of(8), count_of((8, 1, 1)), count_of((3, 3)), count_of(1)
-        (8, 8, None, None)
+        >>> counts_in(8), counts_in((8, 1, 1)), counts_in(1)
+        ({'': 8}, {'': 8}, {})
+        >>> counts_in([8, 1, 4])
+        {'[0]': 8, '[2]': 4}
     """
     sizes = value if type(value) in (tuple, list) else [value]
     if not all(type(size) is int for size in sizes):
-        return None
-    wide = [size for size in sizes if size > 1]
-    return wide[0] if len(wide) == 1 else None
+        return {}
+    wide = {f'[{i}]': size for i, size in enumerate(sizes) if size > 1}
+    return {'': next(iter(wide.values()))} if len(wide) == 1 else wide
 
 
-def recounted(value: Any, count: int) -> Any:
-    """Returns the value of such an attribute with another number.
+def count_at(module: nn.Module, name: str) -> int | None:
+    """Returns a number in an attribute; None if there is none.
 
     Args:
-        value (Any): One in which :func:`count_of` finds a number.
+        module (nn.Module): The module.
+        name (str): Name of the attribute, perhaps with an index.
+    """
+    attribute, bracket, index = name.partition('[')
+    found = counts_in(getattr(module, attribute, None))
+    return found.get(f'{bracket}{index}')
+
+
+def recount(module: nn.Module, name: str, count: int) -> None:
+    """Sets a number in an attribute, in place.
+
+    Args:
+        module (nn.Module): The module.
+        name (str): As of :func:`count_at`, which finds a number there.
         count (int): What takes its place.
 
     Examples:
-        >>> recounted(8, 5), recounted((8, 1, 1), 5)
-        (5, (5, 1, 1))
+        >>> module = nn.Module()
+        >>> module.shape, module.sizes = (8, 1, 1), [8, 4]
+        >>> recount(module, 'shape', 5)
+        >>> recount(module, 'sizes[1]', 3)
+        >>> module.shape, module.sizes
+        ((5, 1, 1), [8, 3])
+    """
+    attribute, bracket, index = name.partition('[')
+    value = getattr(module, attribute)
+    setattr(module, attribute, _replaced(value, f'{bracket}{index}', count))
+
+
+def _replaced(value: Any, place: str, count: int) -> Any:
+    """The value of an attribute with another number at a place.
+
+    A list is a new one: others may hold it.
     """
     if not isinstance(value, (tuple, list)):
         return count
-    return type(value)(count if size > 1 else size for size in value)
+    wanted = [
+        place == f'[{i}]' or (not place and size > 1)
+        for i, size in enumerate(value)
+    ]
+    return type(value)(
+        count if here else size
+        for here, size in zip(wanted, value, strict=True)
+    )

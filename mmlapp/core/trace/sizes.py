@@ -51,7 +51,8 @@ class Width(int):
     """A number of channels that knows which ones it counts.
 
     It is ``times / parts`` as many as its source has. Products with and
-    quotients by numbers know it too; all else gives plain numbers.
+    quotients by numbers know it too; sums with others of its kind are a
+    :class:`Sum`, and all else gives plain numbers.
 
     Args:
         value (int): The number.
@@ -105,6 +106,18 @@ class Width(int):
             return value
         return self._scaled(value, 1, int(other))
 
+    def __add__(self, other: Any) -> Any:
+        return _added(int.__add__(self, other), self, other)
+
+    # sum() begins with 0.
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        return _added(int.__sub__(self, other), self, other)
+
+    def __neg__(self) -> Sum:
+        return Sum(-int(self), (self,))
+
     def __reduce__(self) -> Any:
         # A module may keep it: in copies and files it is a number.
         return int, (int(self),)
@@ -117,6 +130,52 @@ class Width(int):
         return Width(
             value, self.source, times // common, parts // common, other
         )
+
+
+class Sum(int):
+    """A sum or difference of numbers of channels, which follows them all.
+
+    Args:
+        value (int): The number.
+        terms (tuple[Width, ...]): Of what.
+
+    Examples:
+        >>> source = Source(None, lambda: torch.arange(12))
+        >>> a, b = Width(12, source), Width(5, source)
+        >>> (a + b).terms, type(sum([a, b])).__name__, type(a - 1).__name__
+        ((12, 5), 'Sum', 'int')
+    """
+
+    terms: tuple[Width, ...]
+
+    def __new__(cls, value: int, terms: tuple[Width, ...]) -> Sum:
+        """Makes the number; arguments as above."""
+        found = super().__new__(cls, value)
+        found.terms = terms
+        return found
+
+    def __add__(self, other: Any) -> Any:
+        return _added(int.__add__(self, other), self, other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        return _added(int.__sub__(self, other), self, other)
+
+    def __reduce__(self) -> Any:
+        return int, (int(self),)
+
+
+def _added(value: Any, first: Width | Sum, second: Any) -> Any:
+    """A sum or difference, which follows channels if both numbers do."""
+    if isinstance(second, (Width, Sum)):
+        return Sum(value, (*_terms(first), *_terms(second)))
+    # Of anything else than numbers it is NotImplemented.
+    return first if type(second) is int and second == 0 else value
+
+
+def _terms(number: Width | Sum) -> tuple[Width, ...]:
+    return (number,) if isinstance(number, Width) else number.terms
 
 
 class Sizes:
@@ -178,7 +237,7 @@ class Sizes:
                 axes = {**labels.axes, dim: Axis(ids, zero)}
                 self.tracer.set(tensor, Labels(axes))
             elif dim in labels.axes:
-                self._used.append((size, labels.axes[dim].ids))
+                self.count(size, labels.axes[dim].ids)
 
     @contextmanager
     def blank_constants(self) -> Iterator[None]:
@@ -191,6 +250,24 @@ class Sizes:
             yield
         finally:
             self._blank = before
+
+    def count(self, size: Width, ids: Tensor) -> None:
+        """Notes of what a number tells how much it is.
+
+        Args:
+            size (Width): The number.
+            ids (Tensor): Labels of what it counts, as many.
+        """
+        self._used.append((size, ids))
+
+    def knows(self, size: Any) -> bool:
+        """Returns whether a number follows channels of this trace.
+
+        Args:
+            size (Any): What a function was given.
+        """
+        terms = size.terms if isinstance(size, Sum) else (size,)
+        return all(map(self._is_own, terms))
 
     def _is_own(self, size: Any) -> bool:
         """Whether a size is known, and not kept from another trace."""
@@ -291,7 +368,7 @@ def _split(
     """split: one size of all pieces, or one for each."""
     names = 'tensor', 'split_size_or_sections', 'dim'
     given = {**dict(zip(names, args, strict=False)), **kwargs}
-    sizes = given.get(names[1], given.get('split_size', ()))
+    sizes = next(given[n] for n in (names[1], *SIZES_OF_SPLIT) if n in given)
     if isinstance(sizes, int):
         sizes = [sizes] * len(out)
     dim = given.get('dim', 0) % out[0].dim()
@@ -301,6 +378,8 @@ def _split(
             yield size, piece, dim
 
 
+# What C++ calls them.
+SIZES_OF_SPLIT = 'split_size', 'split_sizes'
 ZEROS = {torch.zeros, Tensor.new_zeros}
 CONSTANTS = ZEROS | {
     torch.empty,
@@ -317,6 +396,7 @@ SIZES: dict[Any, Callable[..., Iterator[Sized]]] = {
     Tensor.new_zeros: _reshaped,
     Tensor.reshape: _reshaped,
     Tensor.split: _split,
+    Tensor.split_with_sizes: _split,
     Tensor.unflatten: _unflattened,
     Tensor.view: _reshaped,
     torch.empty: _filled,
@@ -324,6 +404,7 @@ SIZES: dict[Any, Callable[..., Iterator[Sized]]] = {
     torch.ones: _filled,
     torch.reshape: _reshaped,
     torch.split: _split,
+    torch.split_with_sizes: _split,
     torch.unflatten: _unflattened,
     torch.zeros: _filled,
 }

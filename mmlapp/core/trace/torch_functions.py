@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from .cuts import CUTTING
 from .sizes import SIZES
 from .tracer import Tracer
 
@@ -119,7 +120,12 @@ class WatchFunctions(TorchFunctionMode):
         if rule is not None and not self.tracer.quiet:
             with self.tracer.silence():
                 rule(self.tracer, func, args, kwargs)
-        out = STAND_INS.get(func, func)(*args, **kwargs)
+        if func in CUTTING:
+            self.tracer.given = (*args[1:], *kwargs.values())
+        try:
+            out = STAND_INS.get(func, func)(*args, **kwargs)
+        finally:
+            self.tracer.given = ()
         if self.tracer.quiet:
             return out
         if func in SHAPES:

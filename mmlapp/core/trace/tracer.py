@@ -70,6 +70,8 @@ class Tracer(TorchDispatchMode):
         # Above zero operators have no rules: inside rules themselves, and in
         # modules that are followed as a whole.
         self.quiet = 0
+        # What the function was given that cuts at the moment.
+        self.given: Sequence[Any] = ()
         # How many rules are running: their operators are not the network's.
         self._ruling = 0
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mmlapp.core import ChannelPlan, PruningError, analyse, narrow
-from mmlapp.core.trace.attributes import count_of, recounted
+from mmlapp.core.trace.attributes import count_at, counts_in, recount
 
 
 class Dynamic(nn.Module):
@@ -167,7 +167,29 @@ def test_what_a_forward_notes_down_is_a_number(net, conv, image):
 
 
 def test_numbers_in_attributes():
-    assert [count_of(v) for v in ([1, 7], (-1, 4), 5, True, 'a', ())] == [
-        *(7, 4, 5, None, None, None)
+    values = [1, 7], (-1, 4), 5, True, 'a', (), (4, 1, 6), (2, 3.0)
+    found = [{'': 7}, {'': 4}, {'': 5}, {}, {}, {}, {'[0]': 4, '[2]': 6}, {}]
+    assert [counts_in(value) for value in values] == found
+
+
+def test_a_list_is_replaced_and_not_changed():
+    module, shared = nn.Module(), [5, 1, 7]
+    module.sizes = shared
+    assert [count_at(module, f'sizes[{i}]') for i in range(4)] == [
+        *(5, None, 7, None)
     ]
-    assert recounted([1, 7], 3) == [1, 3]
+    assert count_at(module, 'sizes') is None
+    recount(module, 'sizes[2]', 3)
+    assert (module.sizes, shared) == ([5, 1, 3], [5, 1, 7])
+
+
+def test_sums_that_a_forward_notes_down_are_numbers(net, conv, image):
+    def forward(m, x):
+        y = m.a(x)
+        m.noted = y.shape[1] + y.shape[1]
+        return m.b(torch.cat([y, y], 1).view(2, m.noted, 8, 8))
+
+    model = net(forward, a=conv(3, 8), b=conv(16, 5)).eval()
+    found = analyse(model, image)
+    assert [g.size for g in found.groups.prunable] == [8]
+    assert type(model.noted) is int

@@ -25,9 +25,11 @@ def test_products_and_quotients_know_what_they_count():
         (number // 4 * 6, 18, 3, 2),
     ):
         assert (made, made.times, made.parts) == (value, times, parts)
-    for made in (number + 1, number - 1, number // 5, number * 0, -number):
+    for made in (number + 1, number - 1, number // 5, number * 0):
         assert type(made) is int
     assert number * 0.5 == 6.0
+    for made in (-number, number + number // 2, sum([number] * 2)):
+        assert {type(term) for term in made.terms} == {Width}
     # Of two any may be the one; what is the other's multiple is kept.
     both = number * width(2)
     assert (both, both.times, both.other, both.other.times) == (24, 2, 24, 12)

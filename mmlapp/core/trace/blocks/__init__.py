@@ -14,7 +14,6 @@ from . import (
     checkpointing,
     cross_stage,
     deformable,
-    edgenext,
     grn,
     hornet,
     l2_norm,
@@ -23,7 +22,6 @@ from . import (
     recurrent,
     regions,
     repmlp,
-    res2net,
     selective_kernel,
     swin,
 )
@@ -34,7 +32,6 @@ __all__ = [
     'checkpointing',
     'cross_stage',
     'deformable',
-    'edgenext',
     'grn',
     'hornet',
     'l2_norm',
@@ -43,7 +40,6 @@ __all__ = [
     'recurrent',
     'regions',
     'repmlp',
-    'res2net',
     'selective_kernel',
     'swin',
 ]

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..call import Call
+from ..cuts import Span, cut_follows
 from ..labels import Axis, Labels, blank, gather_axis, move, spread, tie_pieces
 from ..record import INPUT_REASON
 from ..rule import rules_of_aten
@@ -81,7 +83,8 @@ def pieces(tracer: Tracer, call: Call) -> None:
         length = max(lengths)
         aligned = len(lengths) == 1 and _starts_at_multiple(call, length)
         if not (
-            whole
+            cut_follows(tracer, axis.ids, _spans(call, dim))
+            or whole
             or (aligned and tie_pieces(tracer.graph, axis, length))
             or _tie_chunks(
                 tracer, axis, [t.shape[dim] for t in call.outputs()]
@@ -89,6 +92,20 @@ def pieces(tracer: Tracer, call: Call) -> None:
         ):
             tracer.graph.freeze(axis.ids, CUT)
     moved(tracer, call)
+
+
+def _spans(call: Call, dim: int) -> list[Span]:
+    """Where the pieces of a cut begin and end along its dimension."""
+    lengths = [t.shape[dim] for t in call.outputs()]
+    first = 0
+    if call.op in ('aten::slice', 'aten::narrow'):
+        first = int(call.argument(2, 'start') or 0)
+        size = call.shape[dim]
+        first = min(first + size if first < 0 else first, size)
+        if call.op == 'aten::slice' and call.argument(4, 'step', 1) != 1:
+            return []
+    ends = list(accumulate(lengths, initial=first))
+    return list(pairwise(ends))
 
 
 def _tie_chunks(tracer: Tracer, axis: Axis, lengths: list[int]) -> bool:
@@ -379,7 +396,13 @@ def restrided(tracer: Tracer, call: Call) -> None:
     stored = source.untyped_storage().nbytes() // source.element_size()
     long = [d for d, size in enumerate(shape) if size > 1]
     row = len(long) == 1 and shape[long[0]] == stored and strides[long[0]] == 1
-    if row and list(labels.axes) == long:
+    # Or only the strides of dimensions differ that are one long.
+    same = (
+        list(shape) == list(source.shape)
+        and all(strides[d] == source.stride(d) for d in long)
+        and call.outputs()[0].storage_offset() == source.storage_offset()
+    )
+    if same or (row and list(labels.axes) == long):
         tracer.set(call.outputs()[0], labels.moved(dict(labels.axes)))
         return
     tracer.freeze(labels, LOST)

@@ -173,9 +173,12 @@ def test_concatenation_keeps_both_sources_apart(net, conv, image, agree):
     assert agree(model, image).groups == {'a': 8, 'b': 6}
 
 
-def test_pooling_to_one_pixel_where_channels_come_last(net, conv, agree):
+@pytest.mark.parametrize('batch', [1, 2])
+def test_pooling_to_one_pixel_where_channels_come_last(
+    net, conv, agree, batch
+):
     """PyTorch ends it with as_strided, which could do anything."""
-    image = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    image = torch.randn(batch, 3, 8, 8, dtype=torch.float64)
     image = image.to(memory_format=torch.channels_last)
     model = net(
         lambda m, x: m.b(functional.adaptive_avg_pool2d(m.a(x), 1)),
