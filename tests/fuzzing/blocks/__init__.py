@@ -7,6 +7,7 @@ from . import (  # noqa: F401
     attention,
     control,
     convolutions,
+    cuts,
     gates,
     joins,
     movement,
