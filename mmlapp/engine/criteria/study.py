@@ -95,6 +95,7 @@ class Study:
 
     def _group(self, name: str) -> dict[str, Any]:
         found = self.scores
+        # [scores, channels of the group] -> [scores].
         kept = found.of_group(found.kept, name).sum(dim=1).tolist()
         return {
             'name': name,
@@ -136,6 +137,7 @@ def plain(matrix: Tensor) -> list[list[float | None]]:
         >>> plain(torch.tensor([[1.0, torch.nan]]))
         [[1.0, None]]
     """
+    # NaN alone is unlike itself; JSON has no number for it.
     return [[None if x != x else x for x in row] for row in matrix.tolist()]
 
 
@@ -174,10 +176,13 @@ def study_config(
     if checkpoint is not None:
         check_checkpoint('checkpoint', checkpoint)
     target = {'flops': 0.5} if target is None else target
+    # The later wins: the config, what the caller wants, what must be so.
     own = {**own_settings(cfg.model), **(settings or {}), **RANKED}
     scope = cfg.get('default_scope') or 'mmengine'
     with DefaultScope.overwrite_default_scope(scope), same_random_numbers():
         progress('building the model')
+        # Without a checkpoint: the same random weights at every call. Put back
+        # by same_random_numbers.
         torch.manual_seed(0)
         model = _build(cfg, own)
         if checkpoint is None:
@@ -235,6 +240,7 @@ def _load(model: nn.Module, path: str | Path) -> None:
     """
     with checked_loading(), _without_log():
         data = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+    # A checkpoint of MMEngine, or a bare state dict, as of torchvision.
     weights = data.get('state_dict', data)
     gate = weights.get(f'{PREFIX}gate')
     if KEY in weights or (gate is not None and not (gate == 1).all()):
@@ -279,6 +285,7 @@ def _calibration(
 def _layers(model: Any) -> list[LayerWeights]:
     """Of all scored layers, in the order of the network."""
     pruner: Pruner = model.pruner
+    # A layer that emits channels of several groups is in each of them.
     layers = {la.name: la for g in pruner.groups for la in g.layers}
     return [
         weights_of(name, stored_weight(layers[name]))

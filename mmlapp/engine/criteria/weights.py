@@ -74,6 +74,7 @@ def weights_of(layer: str, weight: Tensor) -> LayerWeights:
     stats = scipy_stats()
     values = weight.detach().flatten().cpu().double()
     sample = _drawn(values).numpy()
+    # Of all weights, which are the whole population and no sample.
     std = float(values.std(correction=0))
     found: dict[str, float | None] = dict.fromkeys(
         ('skewness', 'excess_kurtosis', 'normality', 'zero_mean', 'symmetry')

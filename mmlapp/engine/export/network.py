@@ -75,6 +75,8 @@ class Network(nn.Module):
         Args:
             model (nn.Module): Of the same architecture, slim or not.
         """
+        # Past __init__, which would try all parts again and might find
+        # another.
         other = Network.__new__(Network)
         nn.Module.__init__(other)
         other.model, other.run = model, self.run
@@ -90,6 +92,8 @@ def _parts(
     model: nn.Module, images: Tensor
 ) -> Iterator[tuple[str, nn.Module | None, Run]]:
     """Names, heads and forwards, the largest part first."""
+    # Two stages: the second reads boxes that the first chose, a number that
+    # depends on the image.
     first = getattr(model, 'rpn_head', None)
     if first is None:
         head = next((h for h in _children(model) if _labels(h)), None)
@@ -158,6 +162,7 @@ def output_names(output: Any, head: nn.Module | None) -> list[str]:
         return default_names(count)
     names: list[str] = []
     for label, part in zip(used, parts, strict=True):
+        # One per level of the pyramid: cls_scores_0, cls_scores_1 ...
         own = len(_tensors(part))
         names += [f'{label}_{i}' for i in range(own)] if own > 1 else [label]
     return names if len(names) == count else default_names(count)

@@ -62,6 +62,7 @@ def _unknown(
     table: Table,
 ) -> list[str]:
     """Names of settings that no row knows and that may be times."""
+    # A row of its own tells all of its arguments.
     if kind.__name__ in table:
         return []
     known = COMMON | roles_of(kind, table).keys()
@@ -80,6 +81,7 @@ def roles_of(kind: type, table: Table) -> dict[str, Role]:
         kind (type): The class.
         table (Table): The rows.
     """
+    # object first, the class last: its own row overrides those of its bases.
     rows = [table.get(base.__name__, {}) for base in reversed(kind.mro())]
     return {name: role for row in rows for name, role in row.items()}
 
@@ -166,6 +168,7 @@ def _arguments(kind: type) -> dict[str, Any]:
     init = vars(kind).get('__init__')
     if not inspect.isfunction(init):
         return {}
+    # Without self.
     _, *arguments = inspect.signature(init).parameters.values()
     return {
         a.name: a.default
@@ -175,4 +178,5 @@ def _arguments(kind: type) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
+    # True is an int to Python.
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -98,6 +98,7 @@ def equal_cost(cfg: C) -> C:
     scope = cfg.get('default_scope') or 'mmengine'
     with DefaultScope.overwrite_default_scope(scope):
         phase = find_phase(cfg)
+        # Noted by phase.stretch: it is the result of an earlier call.
         if phase is None or phase.cost.dense_length is not None:
             return cfg
         old = loop[f'max_{phase.unit}']
@@ -106,6 +107,7 @@ def equal_cost(cfg: C) -> C:
         )
         new = step.stretched(phase.end, old, phase.cost.share)
         check_new(phase, old, new)
+        # A list, now: the generator stretches while it is read.
         unknown = list(lengthen(cfg, Stretch(old, new)))
         phase.stretch(Stretch(old, new))
     if unknown and new != old:
@@ -164,6 +166,7 @@ def _teaching(cfg: Mapping[str, Any]) -> Iterator[Any]:
     for _, entry in hooks_of(cfg):
         if not isinstance(entry, Mapping):
             yield entry
+        # Only those are built: others may need a runner, or files.
         elif hasattr(class_of(entry, HOOKS), 'teacher_cost'):
             yield HOOKS.build(copy.deepcopy(entry))
 

@@ -101,6 +101,8 @@ class Phase:
         if length.prune_iters is None:
             self.entry['prune_epochs'] = length.prune_epochs * new / old
         else:
+            # Both ends, not the length, so that it ends where the rest was
+            # counted from; one iteration at least.
             end = (length.begin_iters + length.prune_iters) * new // old
             begin = max(min(begin, end - 1), 0)
             self.entry['prune_iters'] = max(end - begin, 1)
@@ -118,6 +120,8 @@ def step_cost_of(cfg: Mapping[str, Any], phase: Phase) -> StepCost:
     """
     settings = cfg['model']
     if settings.get('bypass') is None:
+        # Without branches a masked step costs what a dense one does, a narrow
+        # one what was asked for.
         return StepCost(1.0, phase.target[COST])
     settings = copy.deepcopy(settings)
     if cfg.get('data_preprocessor') is not None:

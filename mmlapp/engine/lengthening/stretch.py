@@ -54,6 +54,8 @@ class Stretch:
         """
         if length >= INF:
             return length
+        # Both ends are rounded, not the length: what followed without a gap
+        # does so again.
         found = self.point(begin + length) - self.point(begin)
         return max(found, 1) if isinstance(found, int) else found
 
@@ -74,6 +76,7 @@ def point(stretch: Stretch, entry: Mapping[str, Any], value: Any) -> Any:
 
 def first(stretch: Stretch, entry: Mapping[str, Any], value: int) -> int:
     """The first of something, counted from one."""
+    # Epoch 1 is at distance 0, and stays the first.
     return max(stretch.point(value - 1) + 1, 1)
 
 
@@ -92,6 +95,7 @@ def span(stretch: Stretch, entry: Mapping[str, Any], value: Any) -> Any:
 
 def last(stretch: Stretch, entry: Mapping[str, Any], value: int) -> int:
     """A length before the end; of one that has none it has none."""
+    # The last 15 of 300 begin at 285: at 570 of 600, so that 30 are left.
     return stretch.new - stretch.point(max(stretch.old - value, 0))
 
 
@@ -115,6 +119,7 @@ def periods(
 
 def rate(stretch: Stretch, entry: Mapping[str, Any], value: float) -> float:
     """A factor of every step: gamma^E is what it was at the end."""
+    # (gamma^(E / E'))^E' = gamma^E.
     return value ** (stretch.old / stretch.new)
 
 
@@ -124,6 +129,7 @@ def step(stretch: Stretch, entry: Mapping[str, Any], value: int) -> int:
     With as many whole ones before the end as there were, or else the nearest.
     """
     exact = value * stretch.new / stretch.old
+    # Rounded, then up, then down; the first that fits counts.
     near = [stretch.span(value), math.ceil(exact), max(math.floor(exact), 1)]
     old, room = _steps_before(stretch, entry)
     fits = [size for size in near if _times(size, room) == old]
@@ -136,6 +142,7 @@ def step_rate(
     """A factor of every repetition; all together as at the end before."""
     old, room = _steps_before(stretch, entry)
     new = _times(step(stretch, entry, entry['step_size']), room)
+    # gamma^(old / new), new times over, is gamma^old.
     return value if old == new else value ** (old / max(new, 1))
 
 
@@ -144,6 +151,7 @@ def _steps_before(
 ) -> tuple[int, int]:
     """How often a length came, and how much room there is for a new one."""
     begin, stop = entry.get('begin', 0), entry.get('end', INF)
+    # A scheduler without an end stops with the training.
     stop = min(stop, stretch.old)
     room = stretch.point(stop) - stretch.point(begin)
     return _times(entry['step_size'], stop - begin), room
