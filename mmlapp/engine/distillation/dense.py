@@ -97,6 +97,7 @@ def keep_dense(runner: Runner) -> Teacher:
     weights = {
         name: value.detach().cpu()
         for name, value in model.state_dict().items()
+        # Without the pruner: before its phase all masks are one.
         if not name.startswith(PREFIX)
     }
     # Running statistics may differ between processes.

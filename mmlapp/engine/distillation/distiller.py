@@ -134,6 +134,7 @@ class Distiller(Hook):
                 another one than that of the resumed run.
         """
         check_single(runner, Distiller)
+        # Of a training before, as where a runner trains twice.
         self._stop()
         # Building draws numbers; with a teacher the student is to draw those
         # that it would without.
@@ -156,6 +157,7 @@ class Distiller(Hook):
             batch_idx (int): Index of the batch in the loop.
             data_batch (Any): The batch. Defaults to None.
         """
+        # Not ==: a resumed run may begin behind it.
         if self._begin is not None and runner.iter >= self._begin:
             self._begin = None
             with same_random_numbers():

@@ -62,6 +62,8 @@ def narrow_averages(runner: Runner, plan: ChannelPlan) -> None:
         if not any(plan.same_shape(own) for own in plans_of(averaged.module)):
             # The plan is that of the model; averages of masks are none.
             narrow_model(detach(averaged.module), plan)
+        # The average holds its tensors in a dictionary of its own: those of
+        # before are wide.
         averaged.avg_parameters = (
             averaged.module.state_dict()
             if getattr(averaged, 'update_buffers', False)

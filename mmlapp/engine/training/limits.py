@@ -103,6 +103,8 @@ def check_saved(runner: Runner, infinite: Collection[str] = ()) -> None:
 
 
 def _refuse(setting: str, value: Any, reasons: dict[str, str]) -> None:
+    # By name, of any base: to import them would ask for packages, such as
+    # deepspeed, that a run without them need not have.
     kinds = [kind.__name__ for kind in type(value).mro()]
     for kind in kinds:
         if kind in reasons:

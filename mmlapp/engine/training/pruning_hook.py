@@ -139,6 +139,8 @@ class PruningHook(HookPhase):
             if isinstance(hook, RankCheckHook):
                 check_before(runner, hook, PruningHook)
         self._infinite = infinite_buffers(unwrap(runner.model))
+        # Loading has narrowed the model: it is that of a run whose phase is
+        # over.
         if self.plan is not None:
             forget_entry(runner.message_hub, LOGGED_LOSS)
             check_finished(self.plan.targets(), self.target)
@@ -188,4 +190,5 @@ class PruningHook(HookPhase):
             f'channels; {ratios_text(self.target)} '
             f'{self.length.text(runner, pruner)}'
         )
+        # When nothing was refused: its next step is a step of the pruner.
         runner.optim_wrapper.pruner = pruner
