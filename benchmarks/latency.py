@@ -37,14 +37,11 @@ from mmlapp.core.cost import LatencyTable
 from mmlapp.core.files import replace_text
 from mmlapp.engine.benchmark.rows import Candidate, Inputs, Row, bench
 from mmlapp.engine.config_files import read_config
-from mmlapp.engine.latency.measure import (
-    Plan,
-    Subject,
-    measure_table,
-    untrained,
-)
+from mmlapp.engine.latency.measure import measure_table
 from mmlapp.engine.latency.part import subject_of
 from mmlapp.engine.latency.setting import Setting, difference
+from mmlapp.engine.latency.subject import Plan, Subject
+from mmlapp.engine.latency.whole_networks import untrained
 
 RESULTS = Path(__file__).parent / 'results' / 'latency.json'
 # Floats of a register of AVX-512, which kernels compute at a time.

@@ -31,13 +31,14 @@ from mmlapp.engine.config_files import (
 from mmlapp.engine.deployment.recipe import own_settings
 from mmlapp.engine.failures import tells_failures
 from mmlapp.engine.latency.layers import BACKENDS
-from mmlapp.engine.latency.measure import Plan, latency_table
+from mmlapp.engine.latency.measure import latency_table
 from mmlapp.engine.latency.part import (
     check_batch,
     origin_of_shape,
     subject_of,
 )
 from mmlapp.engine.latency.setting import Setting, usual_divisor
+from mmlapp.engine.latency.subject import Plan
 from mmlapp.engine.latency.tables import layers_table, networks_table, remarks
 from mmlapp.engine.models.inputs import shape_text
 

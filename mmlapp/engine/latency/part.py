@@ -19,7 +19,7 @@ from ..export.network import Network
 from ..models.arguments import check_settings
 from ..models.example import example_of
 from ..models.inputs import InputShape, example_batch, shape_text
-from .measure import Subject
+from .subject import Subject
 
 # Arguments of ``PrunableModel`` that a table depends on.
 ASKED = 'scope', 'ignore', 'unit', 'bypass', 'input_shape', 'unused'

@@ -1,7 +1,5 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-import json
-import math
 
 import pytest
 import torch
@@ -10,51 +8,11 @@ from torch import nn
 
 from mmlapp.core import PruningError, analyse, attach
 from mmlapp.core.cost import Flops, LatencyTable
-from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.cost.whole_networks import shares
-from mmlapp.core.trace import trace
-from mmlapp.engine.latency import measure
-from mmlapp.engine.latency.layers import shape_at
-from mmlapp.engine.latency.measure import (
-    Plan,
-    Subject,
-    latency_table,
-    measure_table,
-)
+from mmlapp.engine.latency import partial
+from mmlapp.engine.latency.measure import latency_table, measure_table
 from mmlapp.engine.latency.setting import Setting
-
-
-@pytest.fixture
-def subject(network, images):
-    return Subject('small', network, analyse(network, images), images)
-
-
-@pytest.fixture
-def pretend(monkeypatch, clock, images):
-    """Layers take a nanosecond for each multiply-add; so do networks."""
-    ran = []
-
-    def seconds(call, widths):
-        shape = shape_at(call, widths)
-        positions = math.prod(call.outputs[2:]) * call.inputs[0]
-        return 1e-9 * positions * math.prod(shape.weight)
-
-    def layer_run(call, widths, setting):
-        ran.append(call.name)
-        return clock.takes(seconds(call, widths))
-
-    def network_run(network, images, setting):
-        calls = trace(network, lambda: network(images)).calls
-        return clock.takes(1e-9 * sum(map(multiply_adds, calls)))
-
-    monkeypatch.setattr(measure, 'layer_run', layer_run)
-    monkeypatch.setattr(measure, 'network_run', network_run)
-    return ran
-
-
-@pytest.fixture
-def plan(clock):
-    return Plan(points=4, rounds=2, divisor=2, clock=clock)
+from mmlapp.engine.latency.subject import Plan, Subject
 
 
 def test_a_table_in_closed_form(subject, plan, pretend, images):
@@ -119,95 +77,6 @@ def test_the_batch_is_that_of_all(subject, clock, pretend):
     assert dense[0] == pytest.approx(3 * dense[1])
     layer = [table.layers[0].median[-1] for table in tables]
     assert layer[0] == pytest.approx(3 * layer[1])
-
-
-def test_it_goes_on_where_it_stopped(subject, plan, pretend, tmp_path):
-    path = tmp_path / 'table.json.partial'
-    seen = []
-
-    def stop(done, total, name):
-        seen.append((done, total, name))
-        if done == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        measure_table(subject, plan, path, stop)
-    assert seen == [(0, 5, '0'), (1, 5, '3'), (2, 5, '5')]
-    assert set(pretend) == {'0', '3'}
-    pretend.clear()
-    table = measure_table(subject, plan, path)
-    assert set(pretend) == {'5', '8'}
-    path.unlink()
-    again = measure_table(subject, plan, path)
-    for one, other in zip(table.layers, again.layers, strict=True):
-        assert one.names == other.names
-        assert one.median == pytest.approx(other.median)
-
-
-def begun(subject, plan, path):
-    def stop(done, total, name):
-        if done == 1:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        measure_table(subject, plan, path, stop)
-
-
-def test_a_partial_file_of_something_else(subject, plan, pretend, tmp_path):
-    path = tmp_path / 'table.json.partial'
-    begun(subject, plan, path)
-    other = Plan(Setting(threads=2), 4, 2, 2, plan.clock)
-    with pytest.raises(PruningError, match=r'threads 1, not 2.*remove'):
-        measure_table(subject, other, path)
-    finer = Plan(Setting(), 8, 2, 1, plan.clock)
-    with pytest.raises(PruningError, match=r'layers '):
-        measure_table(subject, finer, path)
-
-
-@pytest.mark.parametrize('content', ['', '{', '[]', '{"setting": {}}'])
-def test_a_damaged_partial_file(subject, plan, pretend, tmp_path, content):
-    path = tmp_path / 'table.json.partial'
-    path.write_text(content)
-    with pytest.raises(PruningError, match=r'partial'):
-        measure_table(subject, plan, path)
-    assert not pretend
-
-
-def test_damaged_times_are_measured_again(subject, plan, pretend, tmp_path):
-    path = tmp_path / 'table.json.partial'
-    begun(subject, plan, path)
-    data = json.loads(path.read_text())
-    (key,) = data['times']
-    data['times'][key].pop()
-    path.write_text(json.dumps(data))
-    pretend.clear()
-    measure_table(subject, plan, path)
-    assert '0' in pretend
-
-
-@pytest.mark.parametrize('times', [[], {'a': 5}, {'a': [['x', 1]]}])
-def test_times_that_are_none(subject, plan, pretend, tmp_path, times):
-    path = tmp_path / 'table.json.partial'
-    begun(subject, plan, path)
-    data = json.loads(path.read_text())
-    path.write_text(json.dumps({**data, 'times': times}))
-    pretend.clear()
-    with pytest.raises(PruningError, match=r'partial.*remove it'):
-        measure_table(subject, plan, path)
-    assert not pretend
-
-
-@pytest.mark.parametrize(
-    ('given', 'text'),
-    [
-        (dict(points=1), 'points=1'),
-        (dict(rounds=0), 'rounds=0'),
-        (dict(divisor=0), 'divisor=0'),
-    ],
-)
-def test_bad_plans(given, text):
-    with pytest.raises(PruningError, match=text):
-        Plan(**given)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +151,7 @@ def test_what_cannot_be_written_is_not_measured(
     def fail(path, text):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(measure, 'replace_text', fail)
+    monkeypatch.setattr(partial, 'replace_text', fail)
     with pytest.raises(PruningError, match=r'table.*No space.*--out'):
         latency_table(subject, plan, tmp_path / 'table.json')
     assert not pretend

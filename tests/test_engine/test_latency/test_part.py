@@ -7,13 +7,13 @@ from mmengine.config import Config
 from torch import nn
 
 from mmlapp.core import PruningError
-from mmlapp.engine.latency.measure import Plan, kinds_of
 from mmlapp.engine.latency.part import (
     check_batch,
     one_image,
     origin_of_shape,
     subject_of,
 )
+from mmlapp.engine.latency.subject import Plan, kinds_of
 
 
 class Classifier(nn.Module):

@@ -1,0 +1,118 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Whole networks, dense and uniformly pruned, are timed for a table."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from mmlapp.core import PruningWarning, attach, narrow
+from mmlapp.core.cost import Latency, LatencyTable
+from mmlapp.core.cost.latency_table import TimedLayer, TimedNetwork
+from mmlapp.core.methods.budget import reachable
+
+from .backends import network_run
+from .subject import Plan, Subject
+
+# Whole networks beside the dense one, on the way down to the least FLOPs.
+STEPS = 0.2, 0.4, 0.6, 0.8
+# Times their rounds: four numbers decide on the scale of all.
+NETWORK_ROUNDS = 4
+
+
+def timed_networks(
+    subject: Subject,
+    plan: Plan,
+    layers: Sequence[TimedLayer],
+    described: Mapping[str, Any],
+) -> tuple[TimedNetwork, ...]:
+    """Times the dense network and uniform ones in turns.
+
+    Args:
+        subject (Subject): The network.
+        plan (Plan): How.
+        layers (Sequence[TimedLayer]): What its layers take.
+        described (Mapping[str, Any]): What the table holds for.
+    """
+    # What the layers tell needs a table of them; its one network is made up,
+    # and no scale is read from it.
+    alone = LatencyTable(
+        described,
+        plan.divisor,
+        tuple(layers),
+        (TimedNetwork(1.0, 1.0, 1.0, 1.0),),
+    )
+    networks, parts = [subject.model], [(1.0, 1.0)]
+    for model, layer_part, element_part in _uniform(subject, plan, alone):
+        networks.append(model)
+        parts.append((layer_part, element_part))
+    # [1, c, h, w] -> [batch, c, h, w].
+    images = subject.images.repeat(plan.setting.batch, 1, 1, 1)
+    images = images.to(plan.setting.device)
+    runs = [
+        network_run(
+            subject.part(model.to(plan.setting.device)).eval(),
+            images,
+            plan.setting,
+        )
+        for model in networks
+    ]
+    timings = plan.time(runs, NETWORK_ROUNDS)
+    return tuple(
+        TimedNetwork(a, b, timing.median, timing.p90)
+        for (a, b), timing in zip(parts, timings, strict=True)
+    )
+
+
+@contextmanager
+def untrained() -> Iterator[None]:
+    """Hears no advice about training: a network is pruned to be timed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', PruningWarning)
+        yield
+
+
+@untrained()
+def _uniform(
+    subject: Subject, plan: Plan, table: LatencyTable
+) -> list[tuple[nn.Module, float, float]]:
+    """Networks of equal shares, and what of the dense one's layers is left."""
+    # Two copies: masks of the one tell what to cut out of the other.
+    masked = copy.deepcopy(subject.model)
+    costs = ['flops', {'type': 'latency', 'table': table}]
+    pruner = attach(
+        masked,
+        subject.images,
+        method='uniform',
+        costs=costs,
+        divisor=plan.divisor,
+        analysis=subject.analysis,
+    )
+    flops, latency = pruner.cost('flops'), pruner.cost('latency')
+    assert isinstance(latency, Latency)
+    args = pruner.scores, pruner.group, pruner.floors, plan.divisor
+    least = reachable(flops, *args) / flops.dense
+    found = []
+    for step in STEPS:
+        # A little above the least, which uniform shares may not reach.
+        share = 1 - step * (1 - least)
+        # A phase of one step, which decides at once.
+        pruner.begin({'flops': share}, 1)
+        pruner.step()
+        gate, planned = pruner.mask.double(), pruner.plan()
+        pruner.reset()
+        slim = narrow(copy.deepcopy(subject.model), planned)
+        found.append(
+            (
+                slim,
+                float(latency.layers_ratio(gate)),
+                float(latency.elements.ratio(gate)),
+            )
+        )
+    return found
