@@ -88,7 +88,10 @@ def check_divisor(divisor: int) -> int:
 
 
 def chunks(
-    margin: Tensor, group: Tensor, floors: Sequence[int], divisor: int
+    margin: Tensor,
+    group: Tensor,
+    floors: Sequence[int],
+    divisor: int | Sequence[int],
 ) -> Chunks:
     """Makes chunks of ``divisor`` channels; the last of a group may be less.
 
@@ -96,21 +99,23 @@ def chunks(
         margin (Tensor): The larger, the longer kept; ``[channels]``.
         group (Tensor): Group of every channel, ``[channels]``.
         floors (Sequence[int]): Fewest channels to keep, per group.
-        divisor (int): Channels of a chunk.
+        divisor (int or Sequence[int]): Channels of a chunk, per group or in
+            all of them.
 
     Returns:
         Chunks: Channel by channel if ``divisor`` is 1.
     """
+    each = [divisor] * len(floors) if isinstance(divisor, int) else divisor
     # owner: [channels] -> chunk. Chunks are numbered group by group.
     owner, groups, count = torch.empty_like(group), [], 0
-    for g in range(len(floors)):
+    for g, size in enumerate(each):
         index = (group == g).nonzero()[:, 0]
         best = index[margin[index].argsort(descending=True, stable=True)]
         # Ranks 0 .. divisor - 1 are the first chunk, and so on.
         # 5 channels, divisor 2: ranks 0 1 | 2 3 | 4, three chunks.
         rank = torch.arange(len(best), device=best.device)
-        owner[best] = count + rank // divisor
-        groups += [g] * -(-len(best) // divisor)  # rounded up
+        owner[best] = count + rank // size
+        groups += [g] * -(-len(best) // size)  # rounded up
         count = len(groups)
     # Sum over the channels of a chunk, [channels] -> [chunks], then the mean:
     # a small last chunk must not look worse for being small.
@@ -121,7 +126,9 @@ def chunks(
         # Rounded, the mean of equal numbers may grow from chunk to chunk.
         mean[of_chunk == g] = mean[of_chunk == g].cummin(0).values
     # Floor 3 of divisor 2: two chunks, 4 channels. Rounded up.
-    least = [-(-floor // divisor) for floor in floors]
+    least = [
+        -(-floor // size) for floor, size in zip(floors, each, strict=True)
+    ]
     return Chunks(owner, mean, of_chunk, least)
 
 
@@ -147,7 +154,7 @@ def reachable(
     ranking: Tensor,
     group: Tensor,
     floors: Sequence[int],
-    divisor: int = 1,
+    divisor: int | Sequence[int] = 1,
 ) -> float:
     """Least value of a cost that pruning can reach.
 
@@ -156,7 +163,7 @@ def reachable(
         ranking (Tensor): The larger, the longer kept; ``[channels]``.
         group (Tensor): Group of every channel, ``[channels]``.
         floors (Sequence[int]): Fewest channels to keep, per group.
-        divisor (int): See :func:`snap`. Defaults to 1.
+        divisor (int or Sequence[int]): See :func:`snap`. Defaults to 1.
     """
     parts = chunks(ranking.cpu(), group.cpu(), floors, divisor)
     mask = floor_mask(parts.margin, parts.group, parts.floors)
@@ -196,7 +203,7 @@ def snap(
     ranking: Tensor,
     group: Tensor,
     floors: Sequence[int],
-    divisor: int = 1,
+    divisor: int | Sequence[int] = 1,
     enough: float = 0.99,
 ) -> Tensor:
     """Finds the largest network within a budget.
@@ -213,8 +220,9 @@ def snap(
         ranking (Tensor): The larger, the longer kept; ``[channels]``.
         group (Tensor): Group of every channel, ``[channels]``.
         floors (Sequence[int]): Fewest channels to keep, per group.
-        divisor (int): What the number of kept channels of a group is a
-            multiple of, unless all are kept. Defaults to 1.
+        divisor (int or Sequence[int]): What the number of kept channels of
+            a group is a multiple of, unless all are kept; of all groups, or
+            of each. Defaults to 1.
         enough (float): Share of the budget to use where some network does.
             Defaults to 0.99.
 

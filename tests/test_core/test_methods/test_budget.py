@@ -150,6 +150,14 @@ def test_no_further_chunk_fits(share):
         assert not len(out) or float(flops(larger.double())) > share * DENSE
 
 
+def test_each_group_may_have_a_divisor_of_its_own():
+    mask = snap(flops, MARGIN, GROUP, [1, 1, 1], 0.5 * DENSE, [8, 1, 4])
+    kept = [int(part.sum()) for part in mask.split(SIZES)]
+    for count, size, divisor in zip(kept, SIZES, (8, 1, 4), strict=True):
+        assert count == size or count % divisor == 0
+    assert kept[1] % 4
+
+
 def test_the_minimum_that_a_divisor_leaves():
     # 8 of 12, all 5, which are fewer than a chunk, and 8 of 30.
     expected = 27 * 8 + 9 * 8 * 5 + 3 * 5 * 8 + 8
