@@ -34,6 +34,7 @@ ORDER = {
         'forward_names',
         'heirs',
         'mixins',
+        'attention',
         'held',
         'snapshot',
         'compare',

@@ -105,7 +105,8 @@ def attach(
             settings. Defaults to ``flops`` and ``parameters``.
         divisor (int): What the number of kept channels of a group is a
             multiple of, unless all are kept: 8 or 16 where the hardware
-            wants it. Defaults to 1.
+            wants it. Heads of attention count with all their channels.
+            Defaults to 1.
         min_keep (float, str, Mapping or Callable): Least share of every
             group that is kept, in [0, 1], rounded up to whole channels;
             ``by_width`` or another registered name, with settings, or a
@@ -331,6 +332,7 @@ def _infos(model: nn.Module, analysis: Analysis) -> list[GroupInfo]:
             unit.scored_layers(model, analysis, group),
             unit.floor_of(group),
             unit.reading_layers(model, analysis, group),
+            group.block,
         )
         for group in analysis.groups.prunable
     ]

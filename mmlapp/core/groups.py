@@ -53,6 +53,8 @@ class ChannelGroup:
             None: prunable.
         floor (int): Fewest channels without which the network would not run;
             a unit may ask for more. Defaults to 0.
+        block (int): Channels of a tensor that each of its channels stands
+            for, where these are heads of attention. Defaults to 1.
     """
 
     name: str
@@ -60,6 +62,7 @@ class ChannelGroup:
     members: tuple[Member, ...]
     frozen: str | None = None
     floor: int = 0
+    block: int = 1
 
     def producers(self, sites: Iterable[Site]) -> list[Member]:
         """Returns the members whose site is among ``sites``."""
@@ -187,6 +190,7 @@ def find_groups(
         item = ChannelGroup(name, len(components), members, frozen)
         items.append(item if frozen else _rename(item, names))
     _raise_floors(trace, items, owner)
+    _note_heads(trace, items, owner)
     return Groups(tuple(items), *_numbered(items, position, owner))
 
 
@@ -237,6 +241,17 @@ def _raise_floors(
         if size == len(found):
             frozen = PAIR if size == 2 else None
             items[number] = replace(items[number], floor=2, frozen=frozen)
+
+
+def _note_heads(
+    trace: Trace, items: list[ChannelGroup], owner: Tensor
+) -> None:
+    """Tells how wide the heads of a group are."""
+    for nodes in trace.heads:
+        for number in owner[nodes[:, 0]].unique().tolist():
+            if number >= 0:
+                block = nodes.shape[1]
+                items[number] = replace(items[number], block=block)
 
 
 def _numbered(

@@ -11,7 +11,7 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mmlapp.core import analyse, attach, narrow
 
@@ -121,6 +121,24 @@ def count_parameters(model):
 @pytest.fixture
 def count_macs():
     return torch_macs
+
+
+@pytest.fixture
+def count_all_macs():
+    """With those of the kernel of attention, which torch's counter lacks."""
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    mapping = {kernel: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)}
+
+    def count(model, x):
+        fused = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        counter = FlopCounterMode(display=False, custom_mapping=mapping)
+        with counter, torch.no_grad():
+            model(x)
+        torch.backends.mha.set_fastpath_enabled(fused)
+        return counter.get_total_flops() / 2
+
+    return count
 
 
 @pytest.fixture

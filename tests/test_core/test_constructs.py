@@ -273,8 +273,8 @@ PARTS = {
     'attention': (
         lambda: nn.MultiheadAttention(8, 2, batch_first=True),
         lambda m, x: maps(m.part(*[tokens(x)] * 3)[0]),
-        {'part.out_proj': 8},
-        'does not run with',
+        {'a': 8, 'part': 2, 'part.out_proj': 8},
+        None,
     ),
     'recurrent': (
         lambda: nn.LSTM(8, 8, batch_first=True),

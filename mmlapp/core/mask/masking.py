@@ -82,6 +82,7 @@ def mask_parameters(
     record: Trace,
     groups: Groups,
     emits: Callable[[Site], bool],
+    spared: Tensor,
 ) -> list[AppliedMask]:
     """Masks what emits a channel, and readers of what is not zero.
 
@@ -92,6 +93,7 @@ def mask_parameters(
         groups (Groups): Its channel groups.
         emits (Callable): Whether a dimension emits channels. The gate gets
             a gradient there and not at readers, or it would get it twice.
+        spared (Tensor): Nodes that emit and need no mask.
 
     Returns:
         list[AppliedMask]: Where the masks are.
@@ -106,6 +108,8 @@ def mask_parameters(
             continue
         # Global channel at every index of the dimension, -1 for none: [size].
         mine = groups.node_channel[site.start : site.start + site.size]
+        if learns:
+            mine = _without(mine, spared - site.start)
         if (mine < 0).all():
             continue
         layer = layers[site.module]
@@ -116,6 +120,12 @@ def mask_parameters(
             add_mask(module, name, mask)
             masks.append(AppliedMask(names[module], name, mask))
     return masks
+
+
+def _without(channels: Tensor, places: Tensor) -> Tensor:
+    """Channels at the indices of a dimension, none at some places."""
+    places = places[(places >= 0) & (places < len(channels))]
+    return channels.index_fill(0, places, -1) if len(places) else channels
 
 
 def mask_branch(

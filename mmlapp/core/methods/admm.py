@@ -272,7 +272,7 @@ class ADMM(Method):
             pruner.spared_first(importance, living),
             pruner.host_parts.owner,
             pruner.floors,
-            pruner.divisor,
+            pruner.divisors,
         )
         # Where nothing else fits it would fill up with what was cut.
         return kept & living

@@ -231,7 +231,7 @@ class Pruner(Signals):
             order,
             self.group,
             self.floors,
-            self.divisor,
+            self.divisors,
             # To a point below the target, a hundredth of the dense network.
             1 - 0.01 / max(target.values()),
         )

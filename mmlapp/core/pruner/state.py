@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,11 @@ class PrunerState(nn.Module):
         super().__init__()
         self.groups, self.layout = list(groups), layout
         self.scorer, self.divisor = scorer, divisor
+        # The same for parts that are several channels wide: of heads of 12
+        # channels each, two are a multiple of 8.
+        self.divisors = [
+            divisor // math.gcd(divisor, group.block) for group in self.groups
+        ]
         self.shrink_steps, self.protect = shrink_steps, protect
         # Fewest channels that a method keeps, of every group.
         self.floors = [

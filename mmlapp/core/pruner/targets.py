@@ -117,7 +117,7 @@ class Targets(SavedState):
         for name, value in check_targets(target, self.costs).items():
             cost = self.host_cost(name)
             lowest = reachable(
-                cost, self.scores, self.group, self.floors, self.divisor
+                cost, self.scores, self.group, self.floors, self.divisors
             )
             # From multiply-adds or elements to a fraction, like the target.
             lowest /= cost.dense

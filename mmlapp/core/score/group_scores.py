@@ -72,6 +72,8 @@ class GroupInfo:
         floor (int): Fewest channels to keep.
         readers (list[Layer]): Those that read its channels, with the
             dimension of their weight that counts them.
+        block (int): Channels of a tensor that one of its parts is, such as
+            the width of a head. Defaults to 1.
     """
 
     name: str
@@ -79,6 +81,7 @@ class GroupInfo:
     layers: list[Layer]
     floor: int = 1
     readers: list[Layer] = field(default_factory=list)
+    block: int = 1
 
 
 def contexts(

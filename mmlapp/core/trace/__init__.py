@@ -14,6 +14,7 @@ from torch import nn
 from .attributes import counted_attributes, uncounted
 from .autograd_functions import watch_functions
 from .call import tensors_in
+from .heads import Heads
 from .modules import running_modules, watch_modules
 from .record import LayerCall, LivingModule, Site, Trace
 from .rules import FALLBACK, RULES
@@ -57,14 +58,37 @@ def trace(
         return _trace(model, forward, also, uncounted)
 
 
+Counting = Callable[[Tracer, nn.Module], AbstractContextManager[None]]
+
+
 def _trace(
     model: nn.Module,
     forward: Callable[[], Any],
     also: Sequence[Callable[[], Any]],
-    counting: Callable[[Tracer, nn.Module], AbstractContextManager[None]],
+    counting: Counting,
 ) -> Trace:
+    """Once, or where attention cuts channels into heads once more."""
+    first = _pass(model, forward, also, counting, Heads())
+    chosen = first.heads.choose(first.graph)
+    while chosen:
+        found = _pass(model, forward, also, counting, Heads(chosen))
+        lost = found.heads.lost(found.graph)
+        if not lost:
+            return found.trace
+        chosen = {p: d for p, d in chosen.items() if p not in lost}
+    return first.trace
+
+
+def _pass(
+    model: nn.Module,
+    forward: Callable[[], Any],
+    also: Sequence[Callable[[], Any]],
+    counting: Counting,
+    heads: Heads,
+) -> Tracer:
+    """Runs a network once, in all ways."""
     modes = {module: module.training for module in model.modules()}
-    tracer = Tracer(model, RULES, FALLBACK)
+    tracer = Tracer(model, RULES, FALLBACK, heads)
     try:
         for module in modes:
             module.training = False
@@ -87,4 +111,5 @@ def _trace(
     calls = tracer.trace.calls
     tracer.trace.calls, tracer.trace.further_calls = calls[:own], calls[own:]
     tracer.trace.order = order
-    return tracer.finish(outputs)
+    tracer.finish(outputs)
+    return tracer

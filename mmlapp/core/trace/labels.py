@@ -23,10 +23,15 @@ class Axis:
         ids (Tensor): Channel node of every index, int64 of shape ``[size]``.
         zero (bool): Whether the elements of a removed channel are exactly
             zero here while the channel is masked. Defaults to True.
+        grid (Tensor, optional): Labels of every element, in the shape of the
+            tensor but for ones where they are the same, of which ``ids``
+            stand for those that go together: of heads, which part of them is
+            meant tells what comes next. Defaults to None.
     """
 
     ids: Tensor
     zero: bool = True
+    grid: Tensor | None = None
 
 
 @dataclass
@@ -45,6 +50,8 @@ class Labels:
             buffer. Defaults to False.
         stale (bool): Whether another view of its storage was changed in
             place since. Defaults to False.
+        once_read (tuple[Tensor, str], optional): Labels that are frozen
+            as soon as somebody reads the tensor, and why. Defaults to None.
     """
 
     axes: dict[int, Axis] = field(default_factory=dict)
@@ -52,6 +59,7 @@ class Labels:
     parameter: bool = False
     maskable: bool = False
     stale: bool = False
+    once_read: tuple[Tensor, str] | None = None
 
     def moved(self, axes: dict[int, Axis]) -> Labels:
         """Labels of the same values at other places."""
@@ -70,14 +78,25 @@ def blank(size: int) -> Axis:
 
 def spread(axis: Axis, dim: int, shape: Sequence[int]) -> Tensor:
     """Expands labels to a label tensor of a full shape, without a copy."""
+    if axis.grid is not None:
+        return axis.grid.expand(list(shape))
     # [C] at dim 1 of [N, C, H, W]: [1, C, 1, 1], then stride 0 elsewhere.
     view = [1] * len(shape)
     view[dim] = -1
     return axis.ids.view(view).expand(list(shape))
 
 
+# Is given a label tensor, the dimensions along which it varies and the one
+# that tells most channels apart; returns which one is kept, and whether it
+# counts heads.
+Keep = Callable[[Tensor, Sequence[int], int], tuple[int, bool]]
+
+
 def gather_axis(
-    graph: ChannelGraph, labels: Tensor, zero: bool
+    graph: ChannelGraph,
+    labels: Tensor,
+    zero: bool,
+    choose: Keep | None = None,
 ) -> tuple[int, Axis] | None:
     """Reads back along which dimension a label tensor varies.
 
@@ -91,19 +110,14 @@ def gather_axis(
         graph (ChannelGraph): Receives the ties.
         labels (Tensor): Label of every element.
         zero (bool): Passed on to the axis.
+        choose (Callable, optional): Which dimension stays where several
+            vary. Defaults to None: as above.
 
     Returns:
         tuple[int, Axis] or None: Dimension and labels, or None if the labels
         are the same everywhere, or there are none.
     """
-    if not labels.numel():
-        return None
-    for d in range(labels.dim()):
-        # What spread() has expanded needs no look at all its elements: one
-        # index stands for all, which keeps images cheap.
-        if labels.stride(d) == 0:
-            labels = labels.narrow(d, 0, 1)
-    varying = [d for d in range(labels.dim()) if _varies(labels, d)]
+    labels, varying = _reduced(labels)
     if not varying:
         return None
     # [C] viewed as [g, C/g] varies along both. If C/g > g, the last is kept:
@@ -114,10 +128,10 @@ def gather_axis(
     keep = max(
         varying, key=lambda d: (_distinct(labels, d), -labels.shape[d], d)
     )
-    for d in range(labels.dim()):
-        if d not in varying:
-            # Constant along d but for padding, which is below every label.
-            labels = labels.amax(dim=d, keepdim=True)
+    grid = None
+    if choose is not None and len(varying) > 1:
+        keep, heads = choose(labels, varying, keep)
+        grid = labels if heads else None
     # [kept, all others]: one row for each index that stays. Its largest label
     # stands for it, the others of the row are tied to that one.
     # [0 .. 5] viewed as [2, 3]: rows [0, 3], [1, 4], [2, 5], ids [3, 4, 5].
@@ -127,7 +141,47 @@ def gather_axis(
         # Indices outside any channel (spatial zero padding) tie nothing.
         seen = rows != NO_CHANNEL
         graph.unite(ids[:, None].expand_as(rows)[seen], rows[seen], 'tied')
-    return keep, Axis(ids, zero)
+    return keep, Axis(ids, zero, grid)
+
+
+def _reduced(labels: Tensor) -> tuple[Tensor, list[int]]:
+    """One label along dimensions where all are the same, and the others."""
+    if not labels.numel():
+        return labels, []
+    for d in range(labels.dim()):
+        # What spread() has expanded needs no look at all its elements: one
+        # index stands for all, which keeps images cheap.
+        if labels.stride(d) == 0:
+            labels = labels.narrow(d, 0, 1)
+    varying = [d for d in range(labels.dim()) if _varies(labels, d)]
+    for d in range(labels.dim()):
+        if d not in varying:
+            # Constant along d but for padding, which is below every label.
+            labels = labels.amax(dim=d, keepdim=True)
+    return labels, varying
+
+
+def _gather_grid(
+    graph: ChannelGraph, labels: Tensor, plain: Tensor, zero: bool
+) -> tuple[int, Axis] | None:
+    """Reads back what was cut into heads, which stay a dimension.
+
+    Args:
+        graph (ChannelGraph): Receives ties, if heads are cut once more.
+        labels (Tensor): Label of every element.
+        plain (Tensor): The same, with one label for each head.
+        zero (bool): Passed on to the axis.
+    """
+    found = gather_axis(graph, plain, zero)
+    if found is None:
+        return None
+    keep, _ = found
+    labels, varying = _reduced(labels)
+    if keep not in varying or len(_reduced(plain)[1]) > 1:
+        return found
+    # What goes together is tied already, so that any of it stands for all.
+    ids = labels.movedim(keep, 0).flatten(1).amax(1)
+    return keep, Axis(ids, zero, labels if len(varying) > 1 else None)
 
 
 def move(
@@ -137,6 +191,7 @@ def move(
     operation: Callable[[Tensor], Tensor | Sequence[Tensor]],
     shapes: Sequence[Sequence[int]],
     reason: str,
+    choose: Callable[[int], Keep] | None = None,
 ) -> list[Labels]:
     """Sends labels through an operation that only moves data.
 
@@ -150,6 +205,8 @@ def move(
         operation (Callable): The operation, from tensor to tensor(s).
         shapes (Sequence[Sequence[int]]): Shapes of its outputs.
         reason (str): Why labels that cannot be followed are frozen.
+        choose (Callable, optional): From a dimension of the input to what
+            :func:`gather_axis` asks where it is cut. Defaults to None.
 
     Returns:
         list[Labels]: One entry per output.
@@ -162,7 +219,16 @@ def move(
         if tensors is None:
             graph.freeze(axis.ids, EMPTY)
             continue
-        found = [gather_axis(graph, t, axis.zero) for t in tensors]
+        if axis.grid is None:
+            keep = None if choose is None else choose(dim)
+            found = [gather_axis(graph, t, axis.zero, keep) for t in tensors]
+        else:
+            heads = Axis(axis.ids, axis.zero)
+            plain = _moved(heads, dim, shape, operation, shapes) or ()
+            found = [
+                _gather_grid(graph, t, p, axis.zero)
+                for t, p in zip(tensors, plain, strict=True)
+            ]
         for output, moved in zip(outputs, found, strict=True):
             # None: all labels of this output are the same, as behind x[:, :1].
             # Taken: two axes ended in one dimension, as behind a flatten of

@@ -123,7 +123,8 @@ def watch_modules(tracer: Tracer, model: nn.Module) -> Iterator[None]:
         tracer.own_calls.left(module, args, out)
         rule = rules[id(module)]
         if not tracer.quiet:
-            tracer.living.left(module, args, out)
+            with tracer.silence():
+                tracer.living.left(module, args, out)
             note_widths(tracer, module, args, out)
         if rule is None:
             return

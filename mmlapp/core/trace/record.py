@@ -53,7 +53,7 @@ class LayerCall:
             ``norm`` or ``bias``.
         dims (Mapping[str, Tensor]): Labels of each dimension that may
             shrink, by what it is for the call (``out``, ``in``, ``batch``,
-            ``rows``), each ``[size]``; ``NO_CHANNEL`` entries stay.
+            ``rows``, ``heads``), each ``[size]``; ``NO_CHANNEL`` entries stay.
         inputs (tuple[int, ...]): Shape of the input.
         weight (tuple[int, ...]): Shape of the weight; of a product that of
             its second factor, ``[..., in, out]``.
@@ -104,6 +104,11 @@ class LivingModule:
     out: Tensor
 
 
+def no_nodes() -> Tensor:
+    """Returns nodes of nothing."""
+    return torch.zeros(0, dtype=torch.int64)
+
+
 @dataclass
 class Trace:
     """What one forward told about a network's channels.
@@ -140,6 +145,13 @@ class Trace:
         widths (dict[str, list[Tensor]]): Qualified names of attributes that
             count channels, and the labels of those at every call.
         read (set[str]): Parameters and buffers that an operator read.
+        compared (Tensor): Nodes of queries and keys of heads, which need no
+            mask: what they give is multiplied by values that are zero.
+        heads (list[Tensor]): Labels of channels that are heads of attention,
+            each ``[heads, width]``.
+        fitted (dict[str, Tensor]): Modules that take the width of heads from
+            that of their input, and the labels of one part of their heads,
+            head by head: ``[heads, width]``.
     """
 
     graph: ChannelGraph = field(default_factory=ChannelGraph)
@@ -159,6 +171,9 @@ class Trace:
     order: list[str] = field(default_factory=list)
     widths: dict[str, list[Tensor]] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
+    compared: Tensor = field(default_factory=no_nodes)
+    heads: list[Tensor] = field(default_factory=list)
+    fitted: dict[str, Tensor] = field(default_factory=dict)
 
     def nodes_of(self, name: str, dim: int, size: int) -> Tensor:
         """Returns the nodes of one dimension; -1 where it has none.

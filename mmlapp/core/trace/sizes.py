@@ -230,6 +230,10 @@ class Sizes:
             if not self._is_own(size):
                 continue
             labels = self.tracer.labels(tensor)
+            if not size.source.attribute and self.tracer.heads.fits(
+                self.tracer.running(), labels.axes.get(dim)
+            ):
+                continue
             if func in CONSTANTS and size.parts == 1 and not self._blank:
                 # As wide as what it counts, now and then.
                 ids = size.source.labels().repeat(size.times)
@@ -286,12 +290,14 @@ class Sizes:
             counted = chosen.source.labels()
             if chosen.times > 1 or chosen.parts > 1 or not counted.equal(ids):
                 pending.append((chosen, counted, ids))
-        if not pending:
-            return
-        root = self.tracer.graph.resolve()
-        for chosen, counted, ids in pending:
-            if not _alike(root, ids, counted, chosen):
-                self._tie(ids, counted, chosen)
+        # Products behind the numbers that they are made of, which tell which
+        # of several channels they count.
+        for products in (False, True):
+            group = [p for p in pending if (p[0].times > 1) == products]
+            root = self.tracer.graph.resolve() if group else None
+            for chosen, counted, ids in group:
+                if root is None or not _alike(root, ids, counted, chosen):
+                    self._tie(ids, counted, chosen)
 
     def _tie(self, ids: Tensor, counted: Tensor, size: Width) -> None:
         graph = self.tracer.graph

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from ..attention.fitted import VIEWS, sizes_of
 from .cuts import CUTTING
 from .sizes import SIZES
 from .tracer import Tracer
@@ -38,7 +39,31 @@ def attention(
     if kwargs.get('scale') is None:
         # By position or by name, the first two.
         for tensor in (*args, *kwargs.values())[:2]:
-            tracer.freeze(tracer.labels(tensor), SCALED)
+            width = tracer.labels(tensor).axes.get(tensor.dim() - 1)
+            if width is not None:
+                tracer.heads.over.append(width.ids)
+                tracer.graph.freeze(width.ids, SCALED)
+
+
+def asked_sizes(
+    func: Any, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Sequence[Any] | None:
+    """Sizes that a view is asked for, of every dimension; else None.
+
+    Args:
+        func (Callable): Any function.
+        args (Sequence): Its arguments by position.
+        kwargs (dict): Those by name.
+    """
+    if kwargs:
+        return None
+    if func in VIEWS:
+        return sizes_of(args)
+    if func is Tensor.unflatten and len(args) == 3:
+        x, dim, parts = args
+        dim %= x.dim()
+        return [*x.shape[:dim], *parts, *x.shape[dim + 1 :]]
+    return None
 
 
 FUNCTIONS: dict[Any, Callable[..., None]] = {
@@ -122,10 +147,12 @@ class WatchFunctions(TorchFunctionMode):
                 rule(self.tracer, func, args, kwargs)
         if func in CUTTING:
             self.tracer.given = (*args[1:], *kwargs.values())
+        heads = self.tracer.heads
+        heads.begin_view(asked_sizes(func, args, kwargs))
         try:
             out = STAND_INS.get(func, func)(*args, **kwargs)
         finally:
-            self.tracer.given = ()
+            self.tracer.given, heads.sizes = (), None
         if self.tracer.quiet:
             return out
         if func in SHAPES:

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .call import Call, operands, tensors_in
 from .graph import NO_CHANNEL
+from .heads import Heads
 from .labels import Axis, Labels
 from .living_modules import LivingModules
 from .own_calls import OwnCalls
@@ -37,13 +38,20 @@ class Tracer(TorchDispatchMode):
         rules (dict[str, Rule]): Operator name (``aten::relu``, without the
             underscore of in-place variants) to rule.
         fallback (Rule): Rule of every other operator.
+        heads (Heads, optional): What is known of heads. Defaults to None:
+            nothing.
     """
 
     def __init__(
-        self, model: nn.Module, rules: dict[str, Rule], fallback: Rule
+        self,
+        model: nn.Module,
+        rules: dict[str, Rule],
+        fallback: Rule,
+        heads: Heads | None = None,
     ) -> None:
         super().__init__()
         self.trace = Trace()
+        self.heads = Heads() if heads is None else heads
         self.graph = self.trace.graph
         self._rules, self._fallback = rules, fallback
         # By identity: a weight that two layers share is one tensor with one
@@ -139,6 +147,10 @@ class Tracer(TorchDispatchMode):
             self.quiet -= 1
             self._ruling -= 1
 
+    def running(self) -> str:
+        """Returns the name of the innermost module that runs."""
+        return self.modules[id(self.stack[-1])] if self.stack else ''
+
     def cuts_follow(self) -> bool:
         """Whether the running module cuts where its attributes say.
 
@@ -206,6 +218,8 @@ class Tracer(TorchDispatchMode):
         """Returns the labels of a tensor; parameters get theirs here."""
         entry = self._labels.get(id(tensor))
         if entry is not None and entry[0]() is tensor:
+            if entry[1].once_read is not None:
+                self.graph.freeze(*entry[1].once_read)
             return entry[1]
         name = self._names.get(id(tensor))
         if name is None:
@@ -331,7 +345,7 @@ class Tracer(TorchDispatchMode):
             _storage(tensor) for _, tensor in _named_tensors(model)
         }
 
-    def finish(self, outputs: Any) -> Trace:
+    def finish(self, outputs: Any) -> None:
         """Freezes what leaves the network and decides where masks go."""
         self.living.finish()
         for tensor in tensors_in(outputs):
@@ -345,8 +359,21 @@ class Tracer(TorchDispatchMode):
             # then scale and shift are zero there, and the layer need not be.
             if maker.raw or not maker.normed:
                 self.trace.masked.update(maker.sites)
+        self.trace.compared = self._compared()
+        self.trace.heads = list(self.heads.all())
+        self.trace.fitted = self.heads.fitted
         self.trace.irregular = self.own_calls.irregular()
-        return self.trace
+
+    def _compared(self) -> Tensor:
+        """Rows of queries and keys, and the biases that go with them."""
+        nodes = self.heads.compared(self.graph)
+        found = [nodes]
+        for maker in self._makers if len(nodes) else ():
+            weight, *others = maker.sites
+            rows = nodes - weight.start
+            rows = rows[(rows >= 0) & (rows < weight.size)]
+            found += [o.start + rows for o in others if o.size == weight.size]
+        return torch.cat(found)
 
 
 def _storage(tensor: Tensor) -> int:

@@ -307,7 +307,7 @@ class Unit(ABC):
             PruningError: If they do not fit.
         """
         raise PruningError(
-            f'{type(self).__name__} has no details, the plan has '
+            f'{type(self).__name__} has no details such as the plan has: '
             f'{", ".join(details)}'
         )
 

@@ -4,12 +4,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torch import nn
 
+from ..attention.fitted import fit_heads
 from ..bypass.branch import Ends
+from ..errors import PruningError
 from ..groups import Groups, find_groups
+from ..heirs import Heirs
 from ..mask.gate import GateSource
 from ..mask.masked import AppliedMask
 from ..mask.masking import (
@@ -19,6 +23,7 @@ from ..mask.masking import (
     sites_of_groups,
     skip_removed,
 )
+from ..plan.kept import Kept
 from ..plan.layout import Layout
 from .base import Found, Request, Unit, Verify, register_unit, unit_name
 from .branches import plan_branches
@@ -78,7 +83,12 @@ class Channels(Unit):
         """Masks what emits a channel, and readers of what is not zero."""
         record, groups = analysis.trace, analysis.groups
         masks = mask_parameters(
-            model, source, record, groups, lambda site: site in record.masked
+            model,
+            source,
+            record,
+            groups,
+            lambda site: site in record.masked,
+            record.compared,
         )
         for name in analysis.branches:
             layer = model.get_submodule(name)
@@ -97,9 +107,44 @@ class Channels(Unit):
                 groups.channels_at(inputs),
                 groups.channels_at(outputs),
             )
+        # Nodes -> global channels; [heads], and [heads * width].
+        details = {
+            name: {
+                'heads': groups.channels_at(nodes[:, 0]),
+                'inner': groups.channels_at(nodes.flatten()),
+            }
+            for name, nodes in analysis.trace.fitted.items()
+        }
         return Layout(
             unit_name(self),
             sites_of_groups(model, analysis.trace, groups),
             branches,
             analysis.bypass,
+            details,
         )
+
+    def check_layer(
+        self,
+        layer: nn.Module,
+        details: Mapping[str, Kept],
+        slices: Mapping[str, Mapping[int, Kept]],
+    ) -> None:
+        """Heads are as wide as ever, and one of them stays."""
+        if set(details) != {'heads', 'inner'}:
+            super().check_layer(layer, details, slices)
+        heads, inner = details['heads'], details['inner']
+        if not heads.count or (
+            inner.count * heads.size != inner.size * heads.count
+        ):
+            raise PruningError(
+                f'the plan keeps {heads.count} of {heads.size} heads, and '
+                f'{inner.count} of {inner.size} channels in them'
+            )
+
+    def narrow_layer(
+        self, layer: nn.Module, details: Mapping[str, Kept]
+    ) -> Heirs:
+        """Lets code that takes the width of heads from its input run."""
+        heads, inner = details['heads'], details['inner']
+        fit_heads(layer, heads.count, inner.size // heads.size)
+        return {}

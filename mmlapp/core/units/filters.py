@@ -27,6 +27,7 @@ from ..patterns import matches
 from ..plan.kept import Kept
 from ..plan.layout import Layout
 from ..trace import LayerCall, Site
+from ..trace.record import no_nodes
 from .base import Found, Request, Unit, Verify, register_unit, unit_name
 from .branches import plan_branches
 
@@ -108,7 +109,9 @@ class Filters(Unit):
                 or site.name.endswith('.bias')
             )
 
-        return mask_parameters(model, source, record, analysis.groups, emits)
+        return mask_parameters(
+            model, source, record, analysis.groups, emits, no_nodes()
+        )
 
     def layout(self, model: nn.Module, analysis: Analysis) -> Layout:
         """Slices filters and biases; notes which outputs they belong to."""

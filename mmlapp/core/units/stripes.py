@@ -156,7 +156,8 @@ class Stripes(Channels):
             group.name: {'stripes': analysis.groups.channels_at(group.nodes)}
             for group in _stripes(analysis)
         }
-        return replace(super().layout(model, analysis), details=details)
+        layout = super().layout(model, analysis)
+        return replace(layout, details={**layout.details, **details})
 
     def check_layer(
         self,
@@ -165,6 +166,9 @@ class Stripes(Channels):
         slices: Mapping[str, Mapping[int, Kept]],
     ) -> None:
         """The stripes must be those of the layer, and its filters stay."""
+        if 'heads' in details:
+            super().check_layer(layer, details, slices)
+            return
         kept, reason = details.get('stripes'), _unfit(layer)
         if reason is not None or set(details) != {'stripes'} or kept is None:
             raise PruningError(
@@ -184,6 +188,8 @@ class Stripes(Channels):
         self, layer: nn.Module, details: Mapping[str, Kept]
     ) -> Heirs:
         """Makes a layer that lost stripes one that computes the others."""
+        if 'heads' in details:
+            return super().narrow_layer(layer, details)
         kept = details['stripes']
         return {} if kept.whole else keep_stripes(layer, kept)
 

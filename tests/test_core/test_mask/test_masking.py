@@ -26,7 +26,12 @@ def test_a_norm_carries_the_mask_of_its_layer(model, found, read):
     source = SimpleNamespace(active=True, factor=torch.ones(36))
     record = found.trace
     masks = mask_parameters(
-        model, source, record, found.groups, record.masked.__contains__
+        model,
+        source,
+        record,
+        found.groups,
+        record.masked.__contains__,
+        record.compared,
     )
     assert {(p.module, p.parameter) for p in masks} == {
         ('a', 'weight'),

@@ -80,7 +80,7 @@ class Heads(nn.Module):
 BLOCKS = {
     'dynamic': (Dynamic(), 6, 6, {'a': 6, 'block.squeeze': 4}),
     'scale': (Scale(), 6, 6, {'a': 6}),
-    'heads': (Heads(), 6, 8, {'a': 6, 'block.qkv': 4}),
+    'heads': (Heads(), 6, 8, {'a': 6, 'block.qkv': 2}),
 }
 
 

@@ -9,6 +9,7 @@ that computes over its channels as a whole.
 
 # Importing a file registers its blocks; the name of a new one goes here.
 from . import (
+    attention,
     batch_norm,
     channel_norms,
     checkpointing,
@@ -27,6 +28,7 @@ from . import (
 )
 
 __all__ = [
+    'attention',
     'batch_norm',
     'channel_norms',
     'checkpointing',

@@ -15,12 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..labels import Axis, Labels, tie_pieces
+from ..labels import Axis, Labels, tie_pieces, without_zero
 from ..record import INPUT_REASON, LivingModule
 from ..rules.layer import tie_own
 from ..tracer import Tracer
 from .registry import register_block
 from .shapes import shape_of
+
+# Normalise over as many dimensions at the end as their shape has.
+OVER_THE_LAST = nn.LayerNorm.forward, nn.RMSNorm.forward
 
 
 def adjust_layer_norm(module: Any) -> None:
@@ -47,6 +50,9 @@ def normalise_channels(
         return
     labels, width = tracer.labels(x), _width(module)
     tracer.note_reader(labels)
+    if _each_alone(module, x, labels):
+        tracer.set(out, without_zero(labels))
+        return
     name = tracer.modules.get(id(module))
     dims = list(labels.axes)
     known = tracer.trace.living_modules.get(name or '')
@@ -73,6 +79,14 @@ def normalise_channels(
     tracer.trace.living_modules[name] = LivingModule(name, dims[0], ids, ids)
     # What it computes for the living is put in their places between zeros.
     tracer.set(out, Labels({dims[0]: Axis(ids, zero=True)}))
+
+
+def _each_alone(module: Any, x: Tensor, labels: Labels) -> bool:
+    """Whether every channel is normalised by itself, as heads may be."""
+    if type(module).forward not in OVER_THE_LAST:
+        return False
+    last = x.dim() - len(module.normalized_shape)
+    return bool(labels.axes) and all(dim < last for dim in labels.axes)
 
 
 def _width(module: nn.Module) -> int:

@@ -70,7 +70,9 @@ def register_block(
     replaced.
 
     Args:
-        *names (str): Names of the classes, without their package.
+        *names (str): Names of the classes, without their package. With it, as
+            ``torch.nn.modules.activation.ReLU``, no other class of the name
+            is meant.
         adjust (Callable, optional): Gets a module whose tensors, and those
             of its children, have been narrowed, and sets the attributes that
             its forward reads. Defaults to None.
@@ -166,5 +168,6 @@ def _known(module: nn.Module) -> Iterator[Block]:
     other convolution.
     """
     for base in type(module).__mro__:
-        if base.__name__ in BLOCKS:
-            yield BLOCKS[base.__name__]
+        for name in (base.__name__, f'{base.__module__}.{base.__name__}'):
+            if name in BLOCKS:
+                yield BLOCKS[name]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -13,7 +14,16 @@ from torch import Tensor
 
 from ..call import Call
 from ..cuts import Span, cut_follows
-from ..labels import Axis, Labels, blank, gather_axis, move, spread, tie_pieces
+from ..labels import (
+    Axis,
+    Keep,
+    Labels,
+    blank,
+    gather_axis,
+    move,
+    spread,
+    tie_pieces,
+)
 from ..record import INPUT_REASON
 from ..rule import rules_of_aten
 from ..tracer import Tracer
@@ -35,9 +45,25 @@ def moved(tracer: Tracer, call: Call) -> None:
             return tensor.reshape([size or 1 for size in shapes[0]])
         return call.func(tensor, *call.args[1:], **_dataless(call.kwargs))
 
-    found = move(tracer.graph, labels, call.shape, operation, shapes, LOST)
+    choose = None
+    if call.op in _VIEWS:
+        choose = partial(_cut, tracer, _place(tracer), len(shapes[0]))
+    found = move(
+        tracer.graph, labels, call.shape, operation, shapes, LOST, choose
+    )
     for output, entry in zip(outputs, found, strict=True):
         tracer.set(output, entry)
+
+
+def _place(tracer: Tracer) -> tuple[str, int]:
+    """Module and number of a view."""
+    running = tracer.running()
+    return running, tracer.heads.next_view(running)
+
+
+def _cut(tracer: Tracer, place: tuple[str, int], rank: int, dim: int) -> Keep:
+    """What is asked where a view cuts a dimension."""
+    return partial(tracer.heads.cut, (*place, dim), rank)
 
 
 _VIEWS = {'aten::view', 'aten::_unsafe_view', 'aten::reshape'}

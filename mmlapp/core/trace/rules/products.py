@@ -71,13 +71,10 @@ def _product(
         if source in labels.axes:
             result.axes[dim] = labels.axes[source]
     if a.dim() == 3 and (0 in left.axes or 0 in right.axes):
-        # Heads moved into the batch: [batch * heads, ..] on both sides, of
-        # which the same ones go.
-        batch_ids = ids_of(left, 0, a.shape[0])
-        tracer.graph.unite(
-            batch_ids, ids_of(right, 0, b.shape[0]), INPUT_REASON
-        )
-        result.axes[0] = Axis(batch_ids, zero=False)
+        result.axes[0] = _head_by_head(tracer, (a, left), (b, right))
+    if not (left.parameter or right.parameter):
+        sides = left.axes.get(inner), right.axes.get(row)
+        tracer.heads.over += [axis.ids for axis in sides if axis is not None]
     # Every dimension with labels may shrink: [batch, row, inner] times
     # [batch, inner, column].
     dims = {'in': consumed, 'out': ids_of(right, column, b.shape[column])}
@@ -101,15 +98,33 @@ def _product(
             tracer.freeze(result, 'added to a product')
 
 
-def attention(tracer: Tracer, call: Call) -> None:
-    """Scaled dot product: query and key channels go together, value's pass.
+def _head_by_head(
+    tracer: Tracer, left: tuple[Tensor, Labels], right: tuple[Tensor, Labels]
+) -> Axis:
+    """Heads moved into the batch: ``[batch * heads, ..]`` on both sides.
 
-    The scale is computed from the width of the query, which removal would
-    change: query and key are frozen.
+    Of both the same ones go. What is mixed is zero where its values are;
+    where both sides would be, they are compared, and need not be zero.
+    """
+    ids = [ids_of(labels, 0, x.shape[0]) for x, labels in (left, right)]
+    tracer.graph.unite(ids[0], ids[1], INPUT_REASON)
+    axes = left[1].axes.get(0), right[1].axes.get(0)
+    zeros = [i for i, a in zip(ids, axes, strict=True) if a and a.zero]
+    if len(zeros) == 1:
+        tracer.heads.values += zeros
+    else:
+        tracer.heads.beside += ids
+    return Axis(ids[0], zero=len(zeros) == 1)
+
+
+def attention(tracer: Tracer, call: Call) -> None:
+    """Scaled dot product: whole heads go, and channels of the values.
+
+    The scale is computed from the width of a head, which removal would
+    change: that of query and key is frozen.
     """
     query, key, value = call.args[:3]
-    for tensor in (query, key):
-        tracer.freeze(tracer.labels(tensor), 'compared by attention')
+    whole = _compared(tracer, call)
     # Query [batch, heads, length, width] against key [.., keys, width] gives
     # [.., length, keys], times value [.., keys, width]: two products, each
     # batch * heads * length * keys * width multiply-adds.
@@ -117,17 +132,59 @@ def attention(tracer: Tracer, call: Call) -> None:
     axis = tracer.labels(value).axes.get(3)
     scores = query.new_empty(1).expand(batch, heads, length, key.shape[2])
     keys = key.transpose(2, 3)
-    note_call(tracer, 'product', (query, keys, scores), {}, f'{call.op}.query')
+    dims = {} if whole is None else {'heads': whole.ids}
+    name = call.op
+    note_call(tracer, 'product', (query, keys, scores), dims, f'{name}.query')
+    if axis is not None:
+        dims = {**dims, 'out': axis.ids}
     note_call(
         tracer,
         'product',
         (scores, value, call.outputs()[0]),
-        {} if axis is None else {'out': axis.ids},
-        f'{call.op}.value',
+        dims,
+        f'{name}.value',
     )
-    tracer.freeze(all_but(tracer.labels(value), 3), 'mixed by attention')
-    axes = {} if axis is None else {3: axis}
-    tracer.set(call.outputs()[0], Labels(axes))
+    axes = {1: whole, 3: axis}
+    tracer.set(
+        call.outputs()[0],
+        Labels({d: a for d, a in axes.items() if a is not None}),
+    )
+
+
+def _compared(tracer: Tracer, call: Call) -> Axis | None:
+    """Ties the heads of queries, keys, values and masks ``[N, H, L, d]``."""
+    # Behind them is the mask, if there is one.
+    tensors = call.tensors()[:4]
+    entries = [tracer.labels(t) for t in tensors]
+    for labels in entries[:2]:
+        if 3 in labels.axes:
+            tracer.heads.over.append(labels.axes[3].ids)
+        tracer.freeze(all_but(labels, 1), 'compared by attention')
+    tracer.freeze(
+        Labels({d: a for d, a in entries[2].axes.items() if d not in (1, 3)}),
+        'mixed by attention',
+    )
+    for labels in entries[3:]:
+        tracer.freeze(all_but(labels, 1), 'added to a product')
+    if not any(1 in labels.axes for labels in entries):
+        return None
+    counts = {t.shape[1] for t in tensors[:3]}
+    if len(counts) > 1 or any(t.dim() != 4 for t in tensors):
+        for labels in entries:
+            tracer.freeze(labels, 'compared by attention')
+        return None
+    # A mask for all heads broadcasts; one for each goes with its head.
+    ids = [
+        ids_of(labels, 1, t.shape[1])
+        for labels, t in zip(entries, tensors, strict=True)
+        if t.shape[1] in counts
+    ]
+    for others in ids[1:]:
+        tracer.graph.unite(ids[0], others, INPUT_REASON)
+    tracer.heads.beside += ids[:2]
+    tracer.heads.values.append(ids[2])
+    axis = entries[2].axes.get(1)
+    return Axis(ids[2], zero=axis is not None and axis.zero)
 
 
 RULES = rules_of_aten(

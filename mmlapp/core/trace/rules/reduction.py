@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from ..call import Call
 from ..labels import Axis, Labels
@@ -122,7 +123,7 @@ def normalised(tracer: Tracer, call: Call) -> None:
             tracer.living.over_weight(labels, axis.ids, reason)
         if dim != over or labels.parameter:
             # exp(0) / sum: a removed channel is not zero behind it.
-            result.axes[dim] = Axis(axis.ids, zero=False)
+            result.axes[dim] = replace(axis, zero=False)
     tracer.set(call.outputs()[0], result)
 
 
@@ -147,6 +148,6 @@ RULES = rules_of_aten(
         unpooled: 'max_unpool2d max_unpool3d',
         sampled: 'grid_sampler_2d grid_sampler_3d',
         reduced: _REDUCE + 'linalg_vector_norm argmax argmin any all',
-        normalised: '_softmax _log_softmax softmax log_softmax',
+        normalised: '_softmax _log_softmax _safe_softmax softmax log_softmax',
     }
 )

@@ -1,0 +1,96 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Attention whose code takes the width of its heads from its input.
+
+``x.reshape(B, N, C)`` with the ``C`` of the input fits where all heads
+together are as wide as that, which fewer are not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..mixins import mix_in
+
+
+def sizes_of(args: Sequence[Any]) -> Sequence[Any] | None:
+    """Sizes that a view is asked for; None if they are not by position.
+
+    Args:
+        args (Sequence): A tensor and the sizes, in a sequence or not.
+    """
+    sizes = args[1:]
+    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+        sizes = sizes[0]
+    whole = all(isinstance(size, int) for size in sizes)
+    return sizes if whole and sizes else None
+
+
+# Ways to spell a view with all its sizes.
+VIEWS: frozenset[Any] = frozenset({Tensor.reshape, Tensor.view, torch.reshape})
+
+
+class FitsHeads:
+    """Mixin of a module with fewer heads than its code is written for."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the module's own forward, whose views fit its heads."""
+        heads, width = self.__dict__['_heads']
+        with _Fitting(heads, width):
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+
+def fit_heads(module: nn.Module, heads: int, width: int) -> None:
+    """Lets the views of a module fit its heads, in place.
+
+    Args:
+        module (nn.Module): The module; its class becomes a subclass.
+        heads (int): Number of its heads.
+        width (int): Channels of a head.
+    """
+    mix_in(module, FitsHeads)
+    module.__dict__['_heads'] = heads, width
+
+
+class _Fitting(TorchFunctionMode):
+    """Corrects the last size of views that do not fit."""
+
+    def __init__(self, heads: int, width: int) -> None:
+        super().__init__()
+        self.heads, self.width = heads, width
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Calls a function, views with sizes that fit."""
+        if func in VIEWS and not kwargs:
+            sizes = sizes_of(args)
+            if sizes is not None:
+                return func(args[0], self._fitted(args[0], list(sizes)))
+        return func(*args, **(kwargs or {}))
+
+    def _fitted(self, x: Tensor, sizes: list[int]) -> list[int]:
+        *others, last = sizes
+        # [.., heads, C / heads] of the dense C, where a head is as wide as
+        # ever: of channels that all heads have.
+        inner = self.heads * self.width
+        by_heads = others[-1:] == [self.heads] and x.shape[-1] % inner == 0
+        if -1 in sizes:
+            wrong = by_heads and last not in (-1, self.width)
+            return [*others, self.width] if wrong else sizes
+        if math.prod(sizes) == x.numel():
+            return sizes
+        if by_heads and math.prod(others) * self.width == x.numel():
+            return [*others, self.width]
+        # [.., C], which is as many as there are.
+        return [*others, -1]

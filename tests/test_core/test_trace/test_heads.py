@@ -1,0 +1,314 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Whole heads of attention, in the ways in which it is written."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mmlapp.core import analyse, attach, narrow
+from mmlapp.core.plan.plan import ChannelPlan
+
+WIDTH, HEADS, EACH, LENGTH = 12, 4, 5, 6
+INNER = HEADS * EACH
+
+
+class Attention(nn.Module):
+    """Joint projections; a subclass says how the rest is written."""
+
+    def __init__(self, inner=INNER):
+        super().__init__()
+        self.num_heads, self.head_dim = HEADS, inner // HEADS
+        self.inner = inner
+        self.scale = self.head_dim**-0.5
+        self.qkv = nn.Linear(WIDTH, 3 * inner)
+        self.proj = nn.Linear(inner, WIDTH)
+
+    def cut(self, x):
+        n, length, _ = x.shape
+        return (
+            self.qkv(x)
+            .reshape(n, length, 3, self.num_heads, self.head_dim)
+            .permute(2, 0, 3, 1, 4)
+        )
+
+    def mix(self, q, k, v):
+        return ((q * self.scale) @ k.transpose(-2, -1)).softmax(-1) @ v
+
+    def forward(self, x):
+        n, length, _ = x.shape
+        y = self.mix(*self.cut(x).unbind(0))
+        return self.proj(y.transpose(1, 2).reshape(n, length, self.inner))
+
+
+class Fused(Attention):
+    def mix(self, q, k, v):
+        return functional.scaled_dot_product_attention(q, k, v)
+
+
+class OfItsInput(Attention):
+    """Every size is taken from the shape of the input."""
+
+    def __init__(self):
+        super().__init__(WIDTH)
+
+    def forward(self, x):
+        n, length, c = x.shape
+        qkv = self.qkv(x).reshape(
+            n, length, 3, self.num_heads, c // self.num_heads
+        )
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        y = self.mix(q, k, v)
+        return self.proj(y.transpose(1, 2).reshape(n, length, c))
+
+
+class Separate(Attention):
+    """One projection each; keys and values of fewer, and as many as fit."""
+
+    def __init__(self):
+        super().__init__(WIDTH)
+        self.qkv = None
+        self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, x):
+        n, length, c = x.shape
+        shape = n, -1, self.num_heads, c // self.num_heads
+        q, k, v = (
+            f(y).reshape(shape).transpose(1, 2)
+            for f, y in ((self.q, x), (self.k, x[:, ::2]), (self.v, x[:, ::2]))
+        )
+        y = functional.scaled_dot_product_attention(q, k, v)
+        return self.proj(y.transpose(1, 2).reshape(n, length, c))
+
+
+class Biased(Attention):
+    """A table of biases, a scale for each head and normalised queries."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(2 * LENGTH - 1, HEADS))
+        places = torch.arange(LENGTH)
+        index = places[:, None] - places + LENGTH - 1
+        self.register_buffer('index', index)
+        self.each = nn.Parameter(torch.randn(HEADS, 1, 1))
+        self.q_norm = nn.LayerNorm(EACH)
+
+    def mix(self, q, k, v):
+        q = functional.normalize(self.q_norm(q), dim=-1)
+        k = functional.normalize(k, dim=-1)
+        a = (q @ k.transpose(-2, -1)) * self.each.exp()
+        bias = self.table[self.index.view(-1)].view(LENGTH, LENGTH, -1)
+        return (a + bias.permute(2, 0, 1).unsqueeze(0)).softmax(-1) @ v
+
+
+class Talking(Attention):
+    """Heads are mixed before and behind the softmax."""
+
+    def __init__(self):
+        super().__init__()
+        self.before = nn.Linear(HEADS, HEADS)
+        self.behind = nn.Linear(HEADS, HEADS)
+
+    def mix(self, q, k, v):
+        a = (q * self.scale) @ k.transpose(-2, -1)
+        a = self.before(a.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        a = self.behind(a.softmax(-1).permute(0, 2, 3, 1))
+        return a.permute(0, 3, 1, 2) @ v
+
+
+class HeadsInFront(Attention):
+    """A convolution makes them: [N, heads, 3 width, positions]."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Conv1d(WIDTH, 3 * INNER, 1)
+
+    def forward(self, x):
+        n, length, _ = x.shape
+        y = self.qkv(x.transpose(1, 2))
+        y = y.view(n, self.num_heads, -1, length)
+        q, k, v = y.split(self.head_dim, dim=2)
+        y = v @ ((q * self.scale).mT @ k).softmax(-1).mT
+        return self.proj(y.reshape(n, self.inner, length).transpose(1, 2))
+
+
+FORMS = (
+    Attention,
+    Fused,
+    OfItsInput,
+    Separate,
+    Biased,
+    Talking,
+    HeadsInFront,
+)
+
+
+class Net(nn.Module):
+    def __init__(self, form):
+        super().__init__()
+        self.first = nn.Linear(3, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.attention = form()
+        self.last = nn.Linear(WIDTH, 4)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(x + self.attention(self.norm(x)))
+
+
+@pytest.fixture
+def tokens():
+    return torch.randn(2, LENGTH, 3, dtype=torch.float64)
+
+
+def build(form):
+    model = Net(form).double().eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+def heads_of(pruner):
+    return [g for g in pruner.groups if g.name.startswith('attention.')]
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('kept', [3, 1])
+@torch.no_grad()
+def test_masked_and_narrowed_heads_agree(form, kept, tokens, count_all_macs):
+    model = build(form)
+    dense, before = model(tokens), count_all_macs(model, tokens)
+    pruner = attach(model, tokens)
+    assert pruner.cost('flops').dense == before
+    found = heads_of(pruner)
+    assert HEADS in [group.size for group in found]
+    masks = []
+    for group in pruner.groups:
+        mask = torch.ones(group.size, dtype=torch.bool)
+        if group in found and group.size == HEADS:
+            mask[torch.randperm(HEADS)[kept:]] = False
+        masks.append(mask)
+    pruner.set_mask(torch.cat(masks))
+    masked = model(tokens)
+    assert not torch.allclose(masked, dense, rtol=1e-2)
+    plan = ChannelPlan.from_json(pruner.plan().to_json())
+    slim = narrow(build(form), plan)
+    slim.load_state_dict(narrow(model, plan).state_dict())
+    torch.testing.assert_close(slim(tokens), masked, rtol=1e-11, atol=1e-11)
+    assert plan.costs['flops']['pruned'] == pytest.approx(
+        count_all_macs(slim, tokens)
+    )
+    assert slim.attention.proj.in_features == (kept * model.attention.head_dim)
+    more = torch.randn(3, 2 * LENGTH, 3, dtype=torch.float64)
+    if form is not Biased:
+        assert slim(more).shape == (3, 2 * LENGTH, 4)
+
+
+def reasons(model, x):
+    found = analyse(model, lambda: model(x))
+    return {g.name: g.frozen for g in found.groups.items}
+
+
+class Constant(Attention):
+    """The number of its heads is a constant of the code."""
+
+    def cut(self, x):
+        y = self.qkv(x).unflatten(-1, (3, HEADS, EACH))
+        return y.permute(2, 0, 3, 1, 4)
+
+
+class Slopes(Attention):
+    """Each head has a constant of its own, which is no parameter."""
+
+    def mix(self, q, k, v):
+        slopes = torch.arange(1, HEADS + 1, dtype=q.dtype).view(-1, 1, 1)
+        return ((q @ k.mT) * self.scale - slopes).softmax(-1) @ v
+
+
+class Ordered(Attention):
+    """A head that is the first of all."""
+
+    def mix(self, q, k, v):
+        y = super().mix(q, k, v)
+        return torch.cat([y[:, :1] * 2, y[:, 1:]], 1)
+
+
+@pytest.mark.parametrize(
+    ('form', 'reason'),
+    [(Slopes, 'no channel'), (Ordered, 'moved in a way that mixes')],
+)
+def test_heads_that_must_stay_say_why(form, reason, tokens):
+    assert reason in reasons(build(form), tokens)['attention.qkv']
+
+
+def test_a_constant_number_leaves_the_width_of_heads(tokens):
+    """As it was without heads: the same position of each of them goes."""
+    found = analyse(build(Constant), tokens)
+    (group,) = (g for g in found.groups.items if g.name == 'attention.qkv')
+    assert (group.size, group.block) == (EACH, 1)
+
+
+class Summed(Attention):
+    """Products of activations whose pieces are no heads."""
+
+    def mix(self, q, k, v):
+        q, k, v = (y.transpose(1, 2).flatten(2) for y in (q, k, v))
+        y = (q @ k.mT / LENGTH) @ v
+        return y.unflatten(2, (HEADS, EACH)).transpose(1, 2)
+
+
+def test_what_is_not_compared_head_by_head_has_none(tokens):
+    found = analyse(build(Summed), tokens).groups.items
+    assert [g.size for g in found if g.block > 1] == []
+
+
+def test_queries_and_keys_are_not_masked(tokens):
+    """A gate scales what a head adds, and not how sharply it looks."""
+    model = build(Attention)
+    pruner = attach(model, tokens)
+    gate = torch.ones(len(pruner.gate), dtype=torch.float64)
+    (number,) = (n for n, g in enumerate(pruner.groups) if g.block > 1)
+    first = sum(g.size for g in pruner.groups[:number])
+    outputs = []
+    for value in (0.0, 0.5, 1.0):
+        gate[first] = value
+        pruner.gate.copy_(gate)
+        outputs.append(model(tokens))
+    zero, half, one = outputs
+    assert not torch.allclose(zero, one, rtol=1e-2)
+    torch.testing.assert_close(half, (zero + one) / 2)
+
+
+def test_a_divisor_counts_all_channels_of_a_head(tokens):
+    """Of heads with five channels two are a multiple of ten."""
+    pruner = attach(build(Attention), tokens, divisor=10)
+    names = [group.name for group in pruner.groups]
+    divisors = dict(zip(names, pruner.divisors, strict=True))
+    assert divisors['attention.qkv'] == 2
+    assert divisors['first'] == 10
+    pruner.begin({'flops': 0.7}, steps=1)
+    pruner.step()
+    assert pruner.plan().groups['attention.qkv'].count in (2, 4)
+
+
+def test_training_goes_on_where_heads_were_removed(tokens):
+    """Narrowed in the middle of a run, with the state of the optimizer."""
+    model = build(OfItsInput)
+    twin = copy.deepcopy(model)
+    for network in (model, twin):
+        pruner = attach(network, tokens, scope='attention.qkv')
+        optimizer = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9)
+        pruner.begin({'flops': 0.75}, steps=2)
+        for step in range(4):
+            if step == 2 and network is twin:
+                narrow(network, pruner.plan(), optimizer)
+            optimizer.zero_grad()
+            network(tokens).square().mean().backward()
+            optimizer.step()
+            if step < 2:
+                pruner.step()
+    assert twin.attention.num_heads < HEADS
+    torch.testing.assert_close(twin(tokens), model(tokens))
