@@ -10,6 +10,7 @@ the network is narrowed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -133,7 +134,31 @@ def _tie_groups(
     tracer.graph.unite(pieces[:, 0], nodes, INPUT_REASON)
 
 
+def holds_no_other_tensors(module: nn.Module) -> bool:
+    """Whether what is inside of a module has nothing to narrow.
+
+    As the activation that some norms apply as well.
+
+    Args:
+        module (nn.Module): The module.
+    """
+    return not any(
+        True
+        for child in module.children()
+        for _ in chain(child.parameters(), child.buffers())
+    )
+
+
 register_block(
-    'LayerNorm', 'RMSNorm', adjust=adjust_layer_norm, rule=normalise_channels
+    'LayerNorm',
+    'RMSNorm',
+    adjust=adjust_layer_norm,
+    rule=normalise_channels,
+    rule_applies=holds_no_other_tensors,
 )
-register_block('GroupNorm', adjust=adjust_group_norm, rule=normalise_channels)
+register_block(
+    'GroupNorm',
+    adjust=adjust_group_norm,
+    rule=normalise_channels,
+    rule_applies=holds_no_other_tensors,
+)

@@ -161,3 +161,37 @@ def test_a_shape_of_several_dimensions_is_frozen(net, conv, image, frozen):
         b=conv(8, 5),
     )
     assert frozen(model, image)['a'] == 'normalised by LayerNorm'
+
+
+class NormAct(nn.GroupNorm):
+    """With the activation behind it, as timm's."""
+
+    def __init__(self, groups, channels, act):
+        super().__init__(groups, channels)
+        self.act = act
+
+    def forward(self, x):
+        return self.act(super().forward(x))
+
+
+def test_a_norm_with_its_activation(net, conv, image, agree):
+    model = net(
+        lambda m, x: m.b(m.norm(m.a(x))),
+        a=conv(3, 8),
+        norm=NormAct(2, 8, nn.Sigmoid()),
+        b=conv(8, 5),
+    )
+    result = agree(model, image)
+    assert result.groups == {'a': 4}
+    assert result.slim.norm.num_channels == 4
+
+
+def test_a_norm_with_a_layer_of_its_own_is_followed(net, conv, image, frozen):
+    """What is behind the norm might mix channels."""
+    model = net(
+        lambda m, x: m.b(m.norm(m.a(x))),
+        a=conv(3, 8),
+        norm=NormAct(2, 8, conv(8, 8)),
+        b=conv(8, 5),
+    )
+    assert frozen(model, image)['a'] == 'normalised by group_norm'
