@@ -109,7 +109,7 @@ def budgeted():
         yield pytest.param(name, bypass, unit, marks=marks)
 
 
-@pytest.mark.parametrize(('name', 'bypass', 'unit'), budgeted())
+@pytest.mark.parametrize(('name', 'bypass', 'unit'), list(budgeted()))
 def test_every_budget_is_met(name, bypass, unit, fvcore_macs, randomise):
     """By fvcore: never above the target, at most one point below it."""
     build, side = BUDGETED[name]
