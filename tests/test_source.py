@@ -86,7 +86,7 @@ UPWARD = {
     'engine': [],
 }
 # Least share of the lines that are comments: shapes, derivations, reasons.
-COMMENTED = {'core': 0.04, 'engine': 0.025}
+COMMENTED = {'core': 0.038, 'engine': 0.028}
 # Everything that the core may import besides itself.
 ALLOWED = {*sys.stdlib_module_names, 'torch'}
 
