@@ -69,7 +69,7 @@ def cut_follows(tracer: Tracer, ids: Tensor, spans: Sequence[Span]) -> bool:
     if not given or not spans:
         return False
     if len(spans) > 1:
-        return _sizes_follow(tracer, spans)
+        return _sizes_follow(tracer, ids, spans)
     ((start, end),) = spans
     found = {position: _at(given, position, len(ids)) for position in spans[0]}
     # narrow(x, dim, start, length) is given numbers alone, no slices.
@@ -84,15 +84,18 @@ def cut_follows(tracer: Tracer, ids: Tensor, spans: Sequence[Span]) -> bool:
     return True
 
 
-def _sizes_follow(tracer: Tracer, spans: Sequence[Span]) -> bool:
+def _sizes_follow(tracer: Tracer, ids: Tensor, spans: Sequence[Span]) -> bool:
     """Whether a size was given for each piece, and follows channels."""
     lengths = [end - start for start, end in spans]
-    return any(
-        isinstance(sizes, (tuple, list))
-        and list(sizes) == lengths
-        and all(map(tracer.sizes.knows, sizes))
-        for sizes in tracer.given
-    )
+    given = (s for s in tracer.given if isinstance(s, (tuple, list)))
+    sizes = next((s for s in given if list(s) == lengths), [None])
+    if not all(map(tracer.sizes.knows, sizes)):
+        return False
+    for size, span in zip(sizes, spans, strict=True):
+        # Of others the function tells the piece when it has run.
+        if isinstance(size, Sum):
+            _note(tracer, ids, span[0], span, size)
+    return True
 
 
 def _at(given: Sequence[int], position: int, size: int) -> int | None:
@@ -111,9 +114,10 @@ def _note(
         before = ids[:position]
         tracer.sizes.count(number, before if number == position else piece)
     elif isinstance(number, Sum):
-        # -b, or a + b of the piece [a, a + b].
-        rest = ids[position:] if number < 0 else piece
+        # -b at the end, a + b of the piece [a, a + b], c - b of all c: of what
+        # a term is as long as.
+        parts = ids, piece, ids[:position], ids[position:]
         for term in number.terms:
-            if term == len(rest):
-                tracer.sizes.count(term, rest)
-                break
+            part = next((p for p in parts if len(p) == term), None)
+            if part is not None:
+                tracer.sizes.count(term, part)

@@ -23,13 +23,14 @@ def cut_at_sizes(w: Writer) -> None:
     widths = [w.rng.randint(1, 9) for _ in range(w.rng.choice((2, 3)))]
     w.to_width(sum(widths))
     names = 'abc'[: len(widths)]
-    kept = w.one_of('list', 'tuple', 'apart', 'rest')
+    kept = w.one_of('list', 'tuple', 'apart', 'rest', 'left')
     if kept in ('list', 'tuple'):
         sizes = w.part(f'{kept}({widths})')
     else:
         parts = [w.part(str(width)) for width in widths]
-        if kept == 'rest':
-            parts[-1] = f'x.shape[{w.dim}] - {" - ".join(parts[:-1])}'
+        if kept in ('rest', 'left'):
+            whole = f'x.shape[{w.dim}]' if kept == 'rest' else w.part(str(w.c))
+            parts[-1] = ' - '.join([whole, *parts[:-1]])
         sizes = f'[{", ".join(parts)}]'
     w(f'{", ".join(names)} = x.split({sizes}, {w.dim})')
     _layers(w, widths, names)

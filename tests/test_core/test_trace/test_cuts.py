@@ -18,7 +18,8 @@ class Cut(nn.Module):
     def __init__(self, cut):
         super().__init__()
         self.cut = cut
-        self.first, self.other, self.sizes = 6, 10, (6, 10)
+        self.first, self.other, self.whole = 6, 10, 16
+        self.sizes = 6, 10
         self.a, self.b = nn.Conv2d(6, 5, 1), nn.Conv2d(10, 4, 1)
 
     def forward(self, x):
@@ -32,6 +33,13 @@ CUTS = {
     'sizes of C++': lambda m, x: x.split_with_sizes(m.sizes, 1),
     'what the shape leaves': lambda m, x: x.split(
         [m.first, x.shape[1] - m.first], 1
+    ),
+    'what an attribute leaves': lambda m, x: x.split(
+        [m.first, m.whole - m.first], 1
+    ),
+    'slices of what is left': lambda m, x: (
+        x[:, : m.whole - m.other],
+        x[:, m.whole - m.other : m.whole],
     ),
     'slices': lambda m, x: (x[:, : m.first], x[:, m.first :]),
     'from the end': lambda m, x: (x[:, : -m.other], x[:, -m.other :]),
@@ -50,7 +58,7 @@ class Cutting(Cut):
     """With names that its forward reads."""
 
     def forward(self, x):
-        read = (self.first, self.other, self.sizes)
+        read = (self.first, self.other, self.whole, self.sizes)
         assert read
         return super().forward(x)
 
