@@ -217,3 +217,21 @@ def masked_attention(w: Writer) -> None:
         'a = a.masked_fill(torch.ones(a.shape[-2:], dtype=torch.bool).triu(1), -1e9)'
     )
     w(f'x = x + a.softmax(-1) @ {v}(x)')
+
+
+@block(TOKENS)
+def heads_of_the_input(w: Writer) -> None:
+    heads = _heads(w)
+    qkv, out = w.linear(w.c, 3 * w.c), w.linear(w.c, w.c)
+    w('n, l, c = x.shape')
+    w(
+        f'q, k, v = {qkv}(x).reshape(n, l, 3, {heads}, c // {heads}).permute(2, 0, 3, 1, 4)'
+    )
+    w(
+        w.one_of(
+            'y = (q * 0.3 @ k.mT).softmax(-1) @ v',
+            'y = functional.scaled_dot_product_attention(q, k, v, scale=0.3)',
+            'y = (functional.normalize(q, dim=-1) @ functional.normalize(k, dim=-1).mT).softmax(-1) @ v',
+        )
+    )
+    w(f'x = x + {out}(y.transpose(1, 2).reshape(n, l, c))')

@@ -153,3 +153,17 @@ def strided_view(w: Writer) -> None:
         return
     w('y = x.unfold(-1, 2, 1).mean(-1)')
     w('x = x + functional.pad(y, (0, 1))')
+
+
+@block(MAP)
+def put_into_zeros(w: Writer) -> None:
+    w('y = torch.zeros(x.shape, dtype=x.dtype)')
+    w('y[torch.arange(len(x)).flip(0)] = x')
+    w(w.one_of('x = x + y', 'x = torch.cat([x, y], -1)'))
+
+
+@block(MAP)
+def filtered_in_frequency(w: Writer) -> None:
+    w('y = torch.fft.rfft(x, dim=-1, norm="ortho")')
+    change = w.one_of('y * y.abs().sigmoid()', 'y.conj()', 'y * 0.5j')
+    w(f'x = x + torch.fft.irfft({change}, n=x.shape[-1], dim=-1)')
