@@ -22,7 +22,7 @@ from .trace.graph import BASE
 OUT_OF_SCOPE = 'outside the scope'
 UNREAD = 'nothing that ran reads them'
 SINGLE = 'a single channel'
-PAIR = 'two channels, of which one alone would vanish in a squeeze'
+PAIR = 'two channels, of which one alone would vanish or have no deviation'
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def _inputs(call: LayerCall) -> Iterator[Tensor]:
 def _raise_floors(
     trace: Trace, items: list[ChannelGroup], owner: Tensor
 ) -> None:
-    """Keeps two channels where a dimension of size one would vanish."""
+    """Keeps two channels where one alone would vanish or not vary."""
     for nodes in trace.lasting:
         # Group of every index; what has none or a frozen one stays, [size].
         found = [

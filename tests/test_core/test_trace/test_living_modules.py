@@ -166,6 +166,26 @@ class GainedConv(nn.Conv2d):
         return functional.conv2d(x, weight, self.bias)
 
 
+@pytest.mark.parametrize(('kernel', 'floor'), [(1, 2), (3, 1)])
+def test_a_deviation_is_taken_of_two_numbers_at_least(
+    net, conv, image, kernel, floor
+):
+    """Of one it would be no number; of 1 x 3 x 3 weights it is one."""
+
+    class Standardised(ComputingConv):
+        function = FUNCTIONS['standardised']
+
+    model = net(
+        lambda m, x: m.last(m.middle(m.first(x))),
+        first=conv(3, 8),
+        middle=Standardised(8, 6, kernel),
+        last=conv(6, 4),
+    )
+    (first, _) = attach(model, image).groups
+    plan = {'first': floor, 'middle': 1}
+    assert max(first.floor, 1) == plan[first.name]
+
+
 def test_standardised_weights_with_a_gain(net, conv, image, agree):
     model = net(
         lambda m, x: m.c(m.b(m.a(x).relu()).relu()),

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
@@ -72,6 +73,10 @@ def reduced(tracer: Tracer, call: Call) -> None:
         elif not _zeros_add_nothing(call) or not labels.masks_to_zero(dim):
             reason = f'reduced over channels by {call.op}'
             tracer.living.over_weight(labels, axis.ids, reason)
+            rest = [source.shape[d] for d in over - {dim}]
+            if _is_deviation(call) and math.prod(rest) == 1:
+                # A single number has none: it is zero, or 0 / 0.
+                tracer.trace.lasting.append(axis.ids)
         elif labels.maskable:
             tracer.trace.readers.update(tracer.sites_of(axis.ids))
         elif len(over) < rank:
