@@ -10,13 +10,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..attention.unfused import unfuse
 from ..bypass.beside import Bypassed
 from ..bypass.branch import Ends
 from ..groups import Groups
 from ..trace import Site, Trace
 from .attributes import widths_of_groups
 from .gate import GateSource, ParameterMask
-from .living import Living, run_on_living
+from .living import Living, RunsOnLiving, run_on_living
 from .masked import AppliedMask, add_mask
 
 
@@ -204,3 +205,4 @@ def skip_removed(
             [(name, i) for s, name, i in named if s.attribute],
         )
         run_on_living(model.get_submodule(entry.name), living)
+    unfuse(model, RunsOnLiving)

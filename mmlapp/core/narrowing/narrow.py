@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..attention.unfused import fuse_again
 from ..bypass.beside import Bypassed, add_bypass
 from ..bypass.branch import Branch, start_branches
 from ..bypass.kernels import add_bias
@@ -191,6 +192,7 @@ def detach(model: nn.Module) -> nn.Module:
         nn.Module: The same object.
     """
     for module in model.modules():
+        fuse_again(module)
         release(module)
         remove_masks(module)
     pruner = model._modules.get('pruner')
