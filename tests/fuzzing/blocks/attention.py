@@ -39,6 +39,62 @@ def fused_heads(w: Writer) -> None:
 
 
 @block(TOKENS)
+def counted_heads(w: Writer) -> None:
+    heads = w.rng.choice((2, 3, 4))
+    w.to_multiple(heads)
+    # As wide as the input, which then tells all sizes, or not.
+    inner = w.rng.choice((w.c, w.width(heads)))
+    of_input = inner == w.c and w.chance()
+    each = inner // heads
+    count, width, whole = (w.part(str(n)) for n in (heads, each, inner))
+    if of_input:
+        width, whole = f'c // {count}', 'c'
+    out = w.linear(inner, w.c)
+    w('n, l, c = x.shape')
+    if w.chance():
+        qkv = w.linear(w.c, 3 * inner)
+        w(
+            f'q, k, v = {qkv}(x).reshape(n, l, 3, {count}, {width}).permute(2, 0, 3, 1, 4)'
+        )
+    else:
+        for name in 'qkv':
+            layer = w.linear(w.c, inner)
+            w(
+                f'{name} = {layer}(x).reshape(n, -1, {count}, {width}).transpose(1, 2)'
+            )
+    if w.chance(0.3):
+        w('y = functional.scaled_dot_product_attention(q, k, v)')
+    else:
+        w(f'a = (q @ k.mT) * {each}**-0.5')
+        if w.chance():
+            w(f'a = a * {w.parameter(heads, 1, 1)}.exp()')
+        if w.chance(0.3):
+            mixed = w.linear(heads, heads)
+            w(f'a = {mixed}(a.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)')
+        w('y = a.softmax(-1) @ v')
+    w(f'x = x + {out}(y.transpose(1, 2).reshape(n, l, {whole}))')
+
+
+@block(TOKENS)
+def module_with_masks(w: Writer) -> None:
+    heads = w.rng.choice((2, 3))
+    w.to_multiple(heads)
+    more = w.one_of('', ', bias=False', ', add_bias_kv=True')
+    layer = w.part(
+        f'nn.MultiheadAttention({w.c}, {heads}, batch_first=True{more})'
+    )
+    w('m = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)')
+    w('p = torch.zeros(x.shape[:2], dtype=torch.bool)')
+    given = w.one_of(
+        'attn_mask=m',
+        'key_padding_mask=p',
+        'attn_mask=m, key_padding_mask=p, need_weights=False',
+        'average_attn_weights=False',
+    )
+    w(f'x = x + {layer}(x, x, x.relu(), {given})[0]')
+
+
+@block(TOKENS)
 def separate_heads(w: Writer) -> None:
     heads = _heads(w)
     inner = w.width(heads)
