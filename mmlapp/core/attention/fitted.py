@@ -9,6 +9,7 @@ together are as wide as that, which fewer are not.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,7 +29,8 @@ def sizes_of(args: Sequence[Any]) -> Sequence[Any] | None:
     sizes = args[1:]
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = sizes[0]
-    whole = all(isinstance(size, int) for size in sizes)
+    # Sizes are tensors while PyTorch traces a forward for an export.
+    whole = all(isinstance(size, (int, Tensor)) for size in sizes)
     return sizes if whole and sizes else None
 
 
@@ -79,18 +81,26 @@ class _Fitting(TorchFunctionMode):
                 return func(args[0], self._fitted(args[0], list(sizes)))
         return func(*args, **(kwargs or {}))
 
-    def _fitted(self, x: Tensor, sizes: list[int]) -> list[int]:
-        *others, last = sizes
+    def _fitted(self, x: Tensor, sizes: list[Any]) -> list[Any]:
+        *others, last = _numbers(sizes)
+        *channels, elements = _numbers([*x.shape, x.numel()])
         # [.., heads, C / heads] of the dense C, where a head is as wide as
         # ever: of channels that all heads have.
         inner = self.heads * self.width
-        by_heads = others[-1:] == [self.heads] and x.shape[-1] % inner == 0
-        if -1 in sizes:
+        by_heads = others[-1:] == [self.heads] and channels[-1] % inner == 0
+        if -1 in (*others, last):
             wrong = by_heads and last not in (-1, self.width)
-            return [*others, self.width] if wrong else sizes
-        if math.prod(sizes) == x.numel():
+            return [*sizes[:-1], self.width] if wrong else sizes
+        if math.prod(others) * last == elements:
             return sizes
-        if by_heads and math.prod(others) * self.width == x.numel():
-            return [*others, self.width]
+        if by_heads and math.prod(others) * self.width == elements:
+            return [*sizes[:-1], self.width]
         # [.., C], which is as many as there are.
-        return [*others, -1]
+        return [*sizes[:-1], -1]
+
+
+def _numbers(sizes: Sequence[Any]) -> list[int]:
+    """What sizes are here; an export need not know, for it decides nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        return [int(size) for size in sizes]

@@ -73,6 +73,26 @@ def test_it_is_copied_pickled_and_traced():
         torch.testing.assert_close(other(x), x)
 
 
+class OfItsInput(nn.Module):
+    """Its last size is twice that of what comes in."""
+
+    def forward(self, x):
+        n, length, c = x.shape
+        return x.reshape(n, length, HEADS, 2 * c).flatten(2)
+
+
+def test_sizes_are_tensors_while_it_is_traced():
+    """As ONNX files and TorchScript have them: for any batch."""
+    module = OfItsInput()
+    fit_heads(module, HEADS, EACH)
+    x = torch.randn(3 * N, LENGTH, HEADS * EACH)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', torch.jit.TracerWarning)
+        warnings.simplefilter('ignore', DeprecationWarning)
+        traced = torch.jit.trace(module, x[:N])
+    torch.testing.assert_close(traced(x), x)
+
+
 def test_its_class_can_be_pickled():
     module = nn.Identity()
     fit_heads(module, HEADS, EACH)
