@@ -54,7 +54,7 @@ def load_slim(
 
     Examples:
         >>> import tempfile
-        >>> from mmlapp.core import attach
+        >>> from mmlapp.core import attach, save_slim
         >>> def build():
         ...     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
         >>> model = build()

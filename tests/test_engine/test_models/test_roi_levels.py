@@ -1,5 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+import copy
 from contextlib import suppress
 
 import torch
@@ -7,7 +8,7 @@ from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmengine.model import BaseModel
 from torch import nn
 
-from mmlapp.core import analyse
+from mmlapp.core import analyse, attach, narrow
 from mmlapp.engine.models.example import example_of
 from mmlapp.engine.models.roi_levels import levels_in_turn
 
@@ -45,15 +46,21 @@ class TwoLevels(BaseModel):
 
 
 def test_all_levels_are_seen():
-    """The example has small boxes alone, a later image a large one.
-
-    Values at places that boxes choose (`index_put_`) cannot be followed.
-    """
+    """The example has small boxes alone, a later image a large one."""
     model = TwoLevels().eval()
     forward = example_of(model, (3, 32, 32)).forward
-    frozen = {g.name: g.frozen for g in analyse(model, forward).groups.items}
-    reason = 'read by aten::index_put_, unknown here'
-    assert frozen['fine'] == frozen['coarse'] == reason
+    (group,) = analyse(model, forward).groups.prunable
+    modules = {member.site.module for member in group.members}
+    # That of the pool is an attribute, how many channels come out.
+    assert modules == {'fine', 'coarse', 'head', 'pool'}
+    pruner = attach(model, forward)
+    pruner.begin({'flops': 0.5}, steps=1)
+    pruner.step()
+    small = narrow(copy.deepcopy(model), pruner.plan())
+    images = torch.randn(1, 3, 32, 32)
+    for edge in (4.0, 28.0):
+        model.edge = small.edge = edge
+        torch.testing.assert_close(small(images), model(images))
 
 
 def test_boxes_have_their_own_levels_again():
