@@ -166,6 +166,13 @@ repmlp/repmlp-base_delopy_8xb64_in1k
 vig/vig-tiny_8xb128_in1k
 vig/pvig-tiny_8xb128_in1k
 """
+# Most of what they compute is no convolution: heads of attention and MLPs.
+TRANSFORMERS = """
+vision_transformer/vit-base-p32_64xb64_in1k
+deit/deit-tiny_4xb256_in1k
+swin_transformer/swin-tiny_16xb64_in1k
+twins/twins-svt-small_8xb128_in1k
+"""
 BACKBONES = """
 retinanet/retinanet_r50_fpn_1x_coco
 retinanet/retinanet_r50-caffe_fpn_1x_coco
@@ -220,6 +227,7 @@ NETWORKS: list[Entry] = read_list(
             ),
             _listed('mmpretrain', HYBRIDS, '128', '*', str(OTHER)),
             _listed('mmpretrain', FIXED_HYBRIDS, '224', '*', str(OTHER)),
+            _listed('mmpretrain', TRANSFORMERS, '224', '*', str(OTHER)),
             _listed('mmdet', BACKBONES, '128', 'backbone'),
             _listed('mmdet', RECURSIVE, '128', 'backbone,neck'),
             _listed('mmdet', 'ssd/ssd300_coco', '300', 'backbone'),

@@ -57,9 +57,9 @@ def summary(rows: Sequence[Row]) -> str:
 BUILT_IN = """# The model zoo, measured
 
 One network for every kind of convolutional block in the configs of
-mmpretrain and for every backbone type in those of mmdet. Classifiers are
-pruned everywhere, detectors in their backbone, recursive ones in backbone and
-neck. Made by
+mmpretrain, four transformers, and one for every backbone type in those of
+mmdet. Classifiers are pruned everywhere, detectors in their backbone,
+recursive ones in backbone and neck. Made by
 
     python benchmarks/zoo --json docs/zoo.json
 """
