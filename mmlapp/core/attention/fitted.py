@@ -101,6 +101,8 @@ class _Fitting(TorchFunctionMode):
 
 def _numbers(sizes: Sequence[Any]) -> list[int]:
     """What sizes are here; an export need not know, for it decides nothing."""
+    if not torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return [int(size) for size in sizes]
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', torch.jit.TracerWarning)  # type: ignore[attr-defined]
         return [int(size) for size in sizes]

@@ -61,7 +61,7 @@ def test_nothing_else_is_changed():
         torch.zeros(15).reshape(2, 7)
 
 
-def test_it_is_copied_pickled_and_traced():
+def test_it_is_copied_traced_exported_and_compiled():
     module = Viewed((N, LENGTH, DENSE))
     fit_heads(module, HEADS, EACH)
     x = torch.randn(N, LENGTH, HEADS * EACH)
@@ -69,7 +69,8 @@ def test_it_is_copied_pickled_and_traced():
         warnings.simplefilter('ignore')  # it is deprecated
         traced = torch.jit.trace(module, x)
     exported = torch.export.export(module, (x,)).module()
-    for other in (copy.deepcopy(module), traced, exported):
+    compiled = torch.compile(module, backend='eager', fullgraph=True)
+    for other in (copy.deepcopy(module), traced, exported, compiled):
         torch.testing.assert_close(other(x), x)
 
 
