@@ -135,6 +135,14 @@ class HeadsInFront(Attention):
         return self.proj(y.reshape(n, self.inner, length).transpose(1, 2))
 
 
+class Padded(Attention):
+    """Heads are filled up with zeros, as kernels for GPUs want them."""
+
+    def mix(self, q, k, v):
+        q, k, v = (functional.pad(y, (0, 3)) for y in (q, k, v))
+        return super().mix(q, k, v)[..., :EACH]
+
+
 FORMS = (
     Attention,
     Fused,
@@ -143,6 +151,7 @@ FORMS = (
     Biased,
     Talking,
     HeadsInFront,
+    Padded,
 )
 
 

@@ -250,9 +250,9 @@ def padded(tracer: Tracer, call: Call) -> None:
         tracer.graph.freeze(axis.ids[size - max(-after, 0) :], CUT)
         # Labels are padded with NO_CHANNEL, whatever the values are: zeros
         # keep the promise of zeros, other values are read through a mask.
-        filled = torch.constant_pad_nd(
-            spread(axis, dim, source.shape), pad, -1
-        )
+        # Of heads by what stands for each of them.
+        plain = spread(Axis(axis.ids), dim, source.shape)
+        filled = torch.constant_pad_nd(plain, pad, -1)
         found = gather_axis(tracer.graph, filled, axis.zero and value == 0)
         if found is None or found[0] in result.axes:
             tracer.graph.freeze(axis.ids, LOST)
