@@ -19,7 +19,7 @@ from ..plan.plan import ChannelPlan
 from ..snapshot import Recast
 from ..trace import Trace
 from ..units import Request, Unit
-from .checks import Check
+from .checks import Check, compares_modes
 from .counts import GOLDEN, Count, trial_mask
 from .result import Analysis
 from .stages import WHOLE, Left, Outcome, Runner, Stage
@@ -198,7 +198,8 @@ class Runs:
         """
         way = self.ways[check.way]
         train = check.train or way.train
-        return self.runner.outputs(way.run, stage, train, seed, left)
+        steady = compares_modes(check)
+        return self.runner.outputs(way.run, stage, train, seed, left, steady)
 
     def _computing(
         self, removal: Removal, check: Check, stage: Stage

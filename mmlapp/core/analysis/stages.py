@@ -13,7 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.dropout import (
+    AlphaDropout,
+    FeatureAlphaDropout,
+    _DropoutNd,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -23,10 +27,13 @@ from ..snapshot import Recast, Twins, computing, values_of
 from ..trace import running_modules, tensors_in
 from .corner import Corner
 from .depthwise import is_depthwise, use_products
+from .draws import SteadyDraws
 from .values import random_values
 
 # What is kept of a network that loses nothing.
 WHOLE: Mapping[str, Mapping[int, Kept]] = MappingProxyType({})
+# Dropout that does not put zeros in place of what it drops.
+FILLED = (AlphaDropout, FeatureAlphaDropout)
 OTHER_MODULES = 'calls other modules than those that were followed'
 
 
@@ -164,6 +171,7 @@ class Runner:
         train: bool = False,
         seed: int = 0,
         left: Left | None = None,
+        steady: bool = False,
     ) -> Outcome:
         """Runs the network once, inside of :meth:`computing`.
 
@@ -174,6 +182,8 @@ class Runner:
             seed (int): Of the random numbers that it draws. Defaults to 0.
             left (Callable): Called when a module has run. Defaults to
                 nothing.
+            steady (bool): Whether it draws the same numbers at any width.
+                Defaults to False.
         """
         self._prepare(train)
         if train and self._shared:
@@ -182,6 +192,8 @@ class Runner:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(seeded(self.devices, seed))
+            if steady:
+                stack.enter_context(SteadyDraws())
             running = stack.enter_context(
                 running_modules(
                     self.model, lambda m: called.append(self.names[m]), left
@@ -204,9 +216,12 @@ class Runner:
         """Sets the mode, and buffers that may be changed in place."""
         twins: Twins = {}
         for module in self.names:
-            # The example may be too small for statistics of a batch, and
-            # what is dropped depends on the width.
-            mode = train and not isinstance(module, (_NormBase, _DropoutNd))
+            # The example may be too small for statistics of a batch. Dropout
+            # leaves zeros, and need not run, unless it fills in other values.
+            mode = train and (
+                not isinstance(module, (_NormBase, _DropoutNd))
+                or isinstance(module, FILLED)
+            )
             if module.training is not mode:
                 module.training = mode
             for name, value in module._buffers.items():

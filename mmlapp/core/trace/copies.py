@@ -179,8 +179,8 @@ def _tie(record: Trace, original: str, name: str) -> None:
                 record.sites.append(twin)
             record.graph.unite(_nodes(site), _nodes(twin), 'tied')
             # Where one must be masked for its channels to be zero, so must
-            # the other; `masked` and `readers` are what masks are made from.
-            for roles in (record.masked, record.readers):
+            # the other; these are what masks are made from.
+            for roles in (record.masked, record.readers, record.trusting):
                 if site in roles:
                     roles.add(twin)
     # The original is the one that is scored and named.

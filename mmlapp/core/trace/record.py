@@ -122,6 +122,8 @@ class Trace:
             channel is exactly zero.
         readers (set[Site]): Input sides of layers that read channels which
             are not zero where removed, and must be masked there.
+        trusting (set[Site]): Those that need no mask, for what they read is
+            zero where removed.
         lasting (list[Tensor]): Labels along dimensions that would vanish if
             one index was left; each ``[size]``.
         summed (list[Tensor]): Labels that a sum adds up, of each such sum;
@@ -159,6 +161,7 @@ class Trace:
     producers: set[Site] = field(default_factory=set)
     masked: set[Site] = field(default_factory=set)
     readers: set[Site] = field(default_factory=set)
+    trusting: set[Site] = field(default_factory=set)
     lasting: list[Tensor] = field(default_factory=list)
     summed: list[Tensor] = field(default_factory=list)
     calls: list[LayerCall] = field(default_factory=list)

@@ -226,3 +226,28 @@ def test_copies_in_another_precision_may_be_changed(conv, dtype):
         assert outcome[0][0].dtype == dtype
     assert model.a.weight is given
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_dropout_that_leaves_zeros_does_not_run_in_training():
+    kinds = nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout
+    model = nn.Sequential(*(kind() for kind in kinds), nn.BatchNorm1d(3))
+    runner, found = Runner(model, [], False), []
+
+    def forward():
+        found.extend(module.training for module in model)
+        return torch.zeros(1)
+
+    with runner.computing(EXACT, WHOLE, False):
+        runner.outputs(forward, EXACT, train=True)
+        runner.outputs(forward, EXACT)
+    assert found == [False, False, True, True, False] + [False] * 5
+
+
+@pytest.mark.parametrize('steady', [False, True])
+def test_noise_may_be_the_same_at_any_width(steady):
+    runner = Runner(nn.Linear(1, 1), [], False)
+    wide, narrow = (
+        runner.outputs(lambda w=w: torch.randn(2, w), EXACT, steady=steady)
+        for w in (8, 5)
+    )
+    assert torch.equal(wide[0][0][:, :5], narrow[0][0]) is steady

@@ -185,12 +185,13 @@ def centred(y):
     return y - y.mean(1, keepdim=True)
 
 
-# What training alone does between two layers, and whether it can be compared.
+# What training alone does between two layers, and whether that would be
+# something else when it is narrowed.
 TRAINED = {
     'counted': (lambda y: y * y.shape[1] ** -0.5, True),
     'centred': (centred, True),
     'measured': (lambda y: y / (1 + y.abs().mean()), True),
-    'dropped': (lambda y: centred(nn.functional.dropout(y)), False),
+    'drawn': (lambda y: centred(nn.functional.dropout(y)), True),
     'harmless': (lambda y: 2 * y.relu(), False),
 }
 
@@ -199,7 +200,7 @@ TRAINED = {
 def test_what_training_would_compute_otherwise_is_frozen(
     net, conv, image, frozen, recwarn, name
 ):
-    function, compared = TRAINED[name]
+    function, otherwise = TRAINED[name]
 
     def forward(m, x):
         y = m.drop(m.norm(m.a(x)))
@@ -213,7 +214,7 @@ def test_what_training_would_compute_otherwise_is_frozen(
         b=conv(8, 6),
         c=conv(6, 5),
     )
-    expected = {'a': f'{OTHER} in training'} if compared else {}
+    expected = {'a': f'{OTHER} in training'} if otherwise else {}
     expected['c'] = 'output of the network'
     assert frozen(model, image) == expected
 

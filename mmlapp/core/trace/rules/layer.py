@@ -31,11 +31,13 @@ def check_zero(
     # sum_c x[c] w[c]: a removed c adds nothing if x[c] or w[c] is zero. The
     # weight can be masked where it reads; two activations cannot.
     other = right.axes.get(row)
-    if left is None or other is None or left.zero or other.zero:
+    if left is None or other is None or other.zero:
         return
+    record = tracer.trace
     if right.maskable:
-        tracer.trace.readers.update(tracer.sites_of(other.ids))
-    else:
+        readers = record.trusting if left.zero else record.readers
+        readers.update(tracer.sites_of(other.ids))
+    elif not left.zero:
         tracer.living.over_weight(right, other.ids, NOT_ZERO)
 
 

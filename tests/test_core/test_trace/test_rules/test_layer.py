@@ -55,18 +55,24 @@ def test_a_contraction_with_a_zero_on_one_side_needs_nothing(tracer, layer):
     check_zero(tracer, OPEN, Labels(), 1)
     assert not tracer.trace.readers
     assert not frozen(tracer)
+    # What holds as long as the input is zero is noted.
+    (site,) = tracer.trace.trusting
+    assert (site.name, site.dim) == ('weight', 1)
 
 
 def test_a_weight_without_zeros_is_masked_where_it_reads(tracer, layer):
     check_zero(tracer, OPEN, tracer.labels(layer.weight), 1)
     (site,) = tracer.trace.readers
     assert (site.name, site.dim) == ('weight', 1)
+    assert not tracer.trace.trusting
 
 
 def test_what_no_mask_reaches_is_frozen(tracer):
     tracer.graph.new(20)
     check_zero(tracer, OPEN, Labels({0: OPEN}), 0)
+    check_zero(tracer, ZERO, Labels({0: Axis(torch.arange(10, 13), False)}), 0)
     assert set(frozen(tracer)) == {7, 8, 9}
+    assert not tracer.trace.trusting
 
 
 def test_a_layer_emits_its_rows_with_the_bias(tracer, layer):
