@@ -81,8 +81,8 @@ def wait(process: subprocess.Popen[bytes], log: Path) -> int:
     return process.returncode
 
 
-def terminated(number: int, frame: object) -> None:
-    """Ends as an interrupt does, so that nothing runs on."""
+def ended(number: int, frame: object) -> None:
+    """Ends in a way that leaves nothing running."""
     raise SystemExit(128 + number)
 
 
@@ -93,13 +93,12 @@ def main() -> int:
     parser.add_argument('foreground', metavar='FOREGROUND')
     parser.add_argument('--log', type=Path, required=True, metavar='FILE')
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, terminated)
-    try:
-        with in_background(args.background, args.log) as process:
-            done = subprocess.run(['bash', '-c', args.foreground])
-            return done.returncode or wait(process, args.log)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    # Said for both: what a shell starts in its background ignores interrupts.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ended)
+    with in_background(args.background, args.log) as process:
+        done = subprocess.run(['bash', '-c', args.foreground])
+        return done.returncode or wait(process, args.log)
 
 
 if __name__ == '__main__':

@@ -83,7 +83,7 @@ def test_arguments(analyse, tmp_path):
         '--unit', 'filters',
         '--divisor', '4',
         '--min-keep', '0.3',
-        '--unused', 'head.side',
+        '--unused', 'head.fc',
         '--cfg-options', 'model.head.num_classes=7',
         '--json', str(path),
     )  # fmt: skip
@@ -96,7 +96,7 @@ def test_arguments(analyse, tmp_path):
         bypass='grouped',
         divisor=4,
         min_keep=0.3,
-        unused=['head.side'],
+        unused=['head.fc'],
     )
     assert report['layers'][-1]['outputs'] == 7
     assert report['floors'] == {
