@@ -142,6 +142,20 @@ ABLATION = {
     'gradient': lapp('gradient'),
     'no-task': lapp({**BALANCE, 'task_weight': 0}),
     'magnitude': lapp({**BALANCE, 'sensitivity': 'magnitude'}),
+    'magnitude-inner': lapp(
+        {**BALANCE, 'sensitivity': 'magnitude'}, settings={'ignore': STREAM}
+    ),
+    'magnitude-inner-1': lapp(
+        {**BALANCE, 'sensitivity': 'magnitude', 'task_weight': 1},
+        settings={'ignore': STREAM},
+    ),
+    'inner-1': lapp(
+        {**BALANCE, 'task_weight': 1}, settings={'ignore': STREAM}
+    ),
+    'magnitude-1': lapp(
+        {**BALANCE, 'sensitivity': 'magnitude', 'task_weight': 1}
+    ),
+    'magnitude-long': lapp({**BALANCE, 'sensitivity': 'magnitude'}, phase=0.3),
     'task-1': lapp({**BALANCE, 'task_weight': 1}),
     'early': lapp(phase=0.05),
     'long': lapp(phase=0.3),
