@@ -13,7 +13,7 @@ from pathlib import Path
 from .jobs import Store, run_all
 from .plot import plot
 from .rows import TABLES
-from .table import report
+from .table import BASES, report
 from .training import Recipe
 
 RESULTS = Path(__file__).resolve().parents[1] / 'results' / 'accuracy'
@@ -52,16 +52,26 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add('--device', default='cpu')
     add('--workers', type=int, default=1, help='networks at once')
     add('--seconds', type=float, help='after which what runs is given up')
+    add(
+        '--minus',
+        nargs='+',
+        metavar='ROW',
+        default=BASES,
+        help='rows that the others are compared with',
+    )
     add('--plot', type=Path, help='picture of the results')
     args = parser.parse_args(argv)
     args.out = args.out or RESULTS / f'{args.table}.json'
     args.rows = args.rows or list(TABLES[args.table])
-    unknown = set(args.rows) - set(TABLES[args.table])
-    if unknown:
-        parser.error(
-            f'--rows {" ".join(sorted(unknown))}: {args.table} has '
-            f'{", ".join(TABLES[args.table])}'
-        )
+    table = list(TABLES[args.table])
+    # A table without one of the bases has no such column.
+    for argument, known in ('rows', table), ('minus', [*table, *BASES]):
+        unknown = set(getattr(args, argument)) - set(known)
+        if unknown:
+            parser.error(
+                f'--{argument} {" ".join(sorted(unknown))}: {args.table} has '
+                f'{", ".join(table)}'
+            )
     return args
 
 
@@ -93,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.workers,
             deadline,
         )
-    print(report(args.table, args.out))
+    print(report(args.table, args.out, args.minus))
     if args.plot:
         plot(args.table, args.out, args.plot)
     sys.exit(not complete)

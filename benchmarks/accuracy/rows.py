@@ -82,7 +82,7 @@ def lapp(update: str | Mapping[str, Any] = 'balance', **changes: Any) -> Row:
 def before(**changes: Any) -> Row:
     """The same share of every inner width, from scratch."""
     # Without the residual stream, unless the row says something else.
-    settings = {'ignore': STREAM, **changes.pop('settings', {})}
+    settings = {**INNER, **changes.pop('settings', {})}
     return Row('uniform', 'before', settings=settings, **changes)
 
 
@@ -92,14 +92,14 @@ def wide_late(width: int) -> float:
 
 
 BALANCE = {'type': 'balance'}
+MAGNITUDE = {**BALANCE, 'sensitivity': 'magnitude'}
+# All groups but the residual stream.
+INNER = {'ignore': STREAM}
+RANDOM = Row({'type': 'random', 'spread': 0.5}, 'before', settings=INNER)
 HEADLINE = {
     'dense': Row(),
     'uniform': before(),
-    'random': Row(
-        {'type': 'random', 'spread': 0.5},
-        'before',
-        settings={'ignore': STREAM},
-    ),
+    'random': RANDOM,
     'one-shot': Row(prune='once'),
     'one-shot-alike': Row(prune='once', settings={'alike': True}),
     'lapp': lapp(),
@@ -138,24 +138,15 @@ INGREDIENTS = {
 ABLATION = {
     'dense': Row(),
     'uniform': before(),
+    'random': RANDOM,
     'lapp': lapp(),
     'gradient': lapp('gradient'),
     'no-task': lapp({**BALANCE, 'task_weight': 0}),
-    'magnitude': lapp({**BALANCE, 'sensitivity': 'magnitude'}),
-    'magnitude-inner': lapp(
-        {**BALANCE, 'sensitivity': 'magnitude'}, settings={'ignore': STREAM}
-    ),
-    'magnitude-inner-1': lapp(
-        {**BALANCE, 'sensitivity': 'magnitude', 'task_weight': 1},
-        settings={'ignore': STREAM},
-    ),
-    'inner-1': lapp(
-        {**BALANCE, 'task_weight': 1}, settings={'ignore': STREAM}
-    ),
-    'magnitude-1': lapp(
-        {**BALANCE, 'sensitivity': 'magnitude', 'task_weight': 1}
-    ),
-    'magnitude-long': lapp({**BALANCE, 'sensitivity': 'magnitude'}, phase=0.3),
+    'magnitude': lapp(MAGNITUDE),
+    'magnitude-1': lapp({**MAGNITUDE, 'task_weight': 1}),
+    'magnitude-inner': lapp(MAGNITUDE, settings=INNER),
+    'magnitude-inner-1': lapp({**MAGNITUDE, 'task_weight': 1}, settings=INNER),
+    'magnitude-long': lapp(MAGNITUDE, phase=0.3),
     'task-1': lapp({**BALANCE, 'task_weight': 1}),
     'early': lapp(phase=0.05),
     'long': lapp(phase=0.3),
@@ -163,7 +154,8 @@ ABLATION = {
     'stable': lapp(phase=0.3, end='stable'),
     'shrink': lapp(settings={'shrink_steps': 100}),
     'floor-0.2': lapp(settings={'min_keep': 0.2}),
-    'inner': lapp(settings={'ignore': STREAM}),
+    'inner': lapp(settings=INNER),
+    'inner-1': lapp({**BALANCE, 'task_weight': 1}, settings=INNER),
     'divisor-4': lapp(settings={'divisor': 4}),
     'divisor-8': lapp(settings={'divisor': 8}),
     'taylor': lapp(settings={'score': 'taylor'}),

@@ -15,8 +15,6 @@ from .run import Result
 
 # What every other row is compared with, where a table has it.
 BASES = 'dense', 'uniform'
-
-
 COLUMNS = 'FLOPs', 'parameters', 'epochs', 'training cost', 'seeds', 'top-1'
 
 
@@ -35,20 +33,23 @@ def by_row(rows: Iterable[str], path: Path) -> dict[str, dict[int, Result]]:
     return {name: found[name] for name in rows if name in found}
 
 
-def report(table: str, path: Path) -> str:
+def report(table: str, path: Path, bases: Sequence[str] = BASES) -> str:
     """A Markdown table of what a file holds.
 
     Args:
         table (str): Name of the table.
         path (Path): File of its results.
+        bases (Sequence[str]): Rows that the others are compared with, where
+            the file has them. Defaults to those of all tables.
     """
-    return markdown(by_row(TABLES[table], path), COLUMNS, cells)
+    return markdown(by_row(TABLES[table], path), COLUMNS, cells, bases)
 
 
 def markdown(
     found: Mapping[str, dict[int, Result]],
     columns: Sequence[str],
     cells: Callable[[Sequence[Result]], list[str]],
+    bases: Sequence[str] = BASES,
 ) -> str:
     """A Markdown table with differences to the rows all are compared with.
 
@@ -56,8 +57,9 @@ def markdown(
         found (Mapping): Results by row and seed.
         columns (Sequence[str]): Titles of the cells.
         cells (Callable): From the results of a row to its cells.
+        bases (Sequence[str]): Those rows, as for :func:`report`.
     """
-    bases = [name for name in BASES if name in found]
+    bases = [name for name in bases if name in found]
     titles = ['row', *columns, *(f'minus {name}' for name in bases)]
     lines = [titles, [':--', *['--:'] * (len(titles) - 1)]]
     for name, runs in found.items():

@@ -53,6 +53,10 @@ def test_a_table_has_its_rows_in_order(tmp_path):
     assert lines[2].startswith('| dense | 50.0 % | 2 k | 3 | 50.0 % | 2 |')
     assert lines[3].startswith('| lapp ')
     assert lines[3].endswith('| 90.00 ± 1.41 | -1.00 ± 0.00 |')
+    lines = report('headline', path, ['lapp']).splitlines()
+    assert lines[0].endswith('| top-1 | minus lapp |')
+    assert lines[2].endswith('| 91.00 ± 1.41 | +1.00 ± 0.00 |')
+    assert lines[3].endswith('| 90.00 ± 1.41 |  |')
 
 
 @pytest.mark.parametrize(
