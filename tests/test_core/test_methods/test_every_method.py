@@ -3,12 +3,9 @@
 """What every method must do, whatever decides."""
 
 import copy
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+import ranks
 import torch
 from every_method import EVERY_METHOD, type_of
 from torch import nn
@@ -193,19 +190,7 @@ def test_a_second_phase_is_like_the_first(make, images, name):
 @pytest.fixture(scope='module')
 def processes(tmp_path_factory):
     """States of the pruners of two processes, step by step."""
-    folder = tmp_path_factory.mktemp('ranks')
-    worker = Path(__file__).with_name('rank_worker.py')
-    tests = Path(__file__).parents[2]
-    path = os.pathsep.join([str(tests.parent), str(tests)])
-    running = [
-        subprocess.Popen(
-            [sys.executable, worker, folder / 'store', str(rank), out],
-            env=dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS='1'),
-        )
-        for rank, out in enumerate((folder / '0.pth', folder / '1.pth'))
-    ]
-    assert [process.wait(timeout=500) for process in running] == [0, 0]
-    return [torch.load(folder / f'{rank}.pth') for rank in (0, 1)]
+    return ranks.states_of_both(tmp_path_factory.mktemp('ranks'), EVERY_METHOD)
 
 
 @pytest.mark.slow

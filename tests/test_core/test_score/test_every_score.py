@@ -2,12 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every score must do in a phase, whatever it looks at."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+import ranks
 import torch
 
 from mmlapp.core import Phase, attach
@@ -16,12 +12,11 @@ from mmlapp.core.score import SCORES
 NAMES = [n for n in SCORES if SCORES[n].__module__.startswith('mmlapp.')]
 every_score = pytest.mark.parametrize('name', NAMES)
 STEPS = 6
+METHOD = dict(type='ranking', steps=3)
 
 
 def ranked(model, images, name):
-    return attach(
-        model, images, method=dict(type='ranking', steps=3), score=name
-    )
+    return attach(model, images, method=METHOD, score=name)
 
 
 def train(model, images, steps, seed):
@@ -66,19 +61,10 @@ def test_a_phase_that_is_resumed_goes_on_bit_for_bit(normed, images, name):
 @pytest.fixture(scope='module')
 def processes(tmp_path_factory):
     """States of the pruners of two processes, by score."""
-    folder = tmp_path_factory.mktemp('ranks')
-    worker = Path(__file__).with_name('rank_worker.py')
-    root = str(Path(__file__).parents[3])
-    running = [
-        subprocess.Popen(
-            [sys.executable, worker, folder / 'store', rank, *NAMES],
-            env=dict(os.environ, PYTHONPATH=root, OMP_NUM_THREADS='1'),
-            cwd=folder,
-        )
-        for rank in ('0', '1')
-    ]
-    assert [process.wait(timeout=500) for process in running] == [0, 0]
-    return [torch.load(folder / f'{rank}.pth') for rank in (0, 1)]
+    return ranks.states_of_both(
+        tmp_path_factory.mktemp('ranks'),
+        {name: dict(method=METHOD, score=name) for name in NAMES},
+    )
 
 
 @pytest.mark.slow
@@ -86,7 +72,7 @@ def processes(tmp_path_factory):
 def test_two_processes_score_alike(processes, name):
     """Bit by bit, though they see different images."""
     one, other = (found[name] for found in processes)
-    assert len(one) == STEPS
+    assert len(one) == ranks.STEPS
     for state, twin in zip(one, other, strict=True):
         assert_equal(state, twin)
     assert not one[-1]['gate'].all()

@@ -1,15 +1,19 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""One of two processes over gloo that run a phase of every method.
+"""Two processes over gloo that run phases, and see different images.
 
-``python rank_worker.py STORE RANK OUT``: the two see different images.
+``python ranks.py STORE RANK HOW OUT`` is one of them: ``HOW`` is JSON, the
+arguments of ``attach`` by name; the states of every phase go to ``OUT``.
 """
 
+import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from every_method import EVERY_METHOD
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -18,7 +22,31 @@ from mmlapp.core import attach
 STEPS = 10
 
 
+def states_of_both(folder, how):
+    """States of the pruners of two processes, by name and step.
+
+    Args:
+        folder (Path): For what the processes write.
+        how (dict[str, dict]): Arguments of `attach`, by name.
+    """
+    root = str(Path(__file__).parents[1])
+    outs = folder / '0.pth', folder / '1.pth'
+    running = [
+        subprocess.Popen(
+            [
+                sys.executable, __file__, folder / 'store', str(rank),
+                json.dumps(how), out,
+            ],
+            env=dict(os.environ, PYTHONPATH=root, OMP_NUM_THREADS='1'),
+        )
+        for rank, out in enumerate(outs)
+    ]  # fmt: skip
+    assert [process.wait(timeout=500) for process in running] == [0, 0]
+    return [torch.load(out) for out in outs]
+
+
 def network():
+    """A classifier, as some scores want it."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
@@ -26,7 +54,9 @@ def network():
         nn.ReLU(),
         nn.Conv2d(8, 16, 3, padding=1),
         nn.ReLU(),
-        nn.Conv2d(16, 4, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 4),
     )
 
 
@@ -54,10 +84,10 @@ def run(arguments, rank):
 
 
 if __name__ == '__main__':
-    store, rank, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    store, rank, how, out = sys.argv[1:]
     dist.init_process_group(
-        'gloo', init_method=f'file://{store}', rank=rank, world_size=2
+        'gloo', init_method=f'file://{store}', rank=int(rank), world_size=2
     )
-    found = {name: run(how, rank) for name, how in EVERY_METHOD.items()}
+    found = {n: run(each, int(rank)) for n, each in json.loads(how).items()}
     torch.save(found, out)
     dist.destroy_process_group()
