@@ -13,17 +13,24 @@ from mmlapp.core.groups import OUT_OF_SCOPE
 from mmlapp.core.patterns import matches
 
 
-def prunable_share(found: Analysis, scope: Sequence[str]) -> float:
-    """Share of convolutions' multiply-adds that can be removed.
+def prunable_share(
+    found: Analysis,
+    scope: Sequence[str] = ('*',),
+    operators: Sequence[str] = ('convolution',),
+) -> float:
+    """Share of multiply-adds that can be removed.
 
     Args:
         found (Analysis): Groups and multiply-adds.
-        scope (Sequence[str]): Patterns; other convolutions do not count.
+        scope (Sequence[str]): Patterns; other layers do not count. Defaults
+            to all.
+        operators (Sequence[str]): What counts, ``convolution``, ``product``
+            or both. Defaults to convolutions.
     """
     owner = found.groups.node_group
     total = left = 0.0
     for call in found.trace.calls:
-        if call.op != 'convolution' or not matches(call.name, scope):
+        if call.op not in operators or not matches(call.name, scope):
             continue
         dense = multiply_adds(call)
         total += dense
