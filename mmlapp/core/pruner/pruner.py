@@ -197,10 +197,14 @@ class Pruner(Signals):
     def finish(self) -> None:
         """Ends the pruning phase: within the budget, 0 or 1, then fixed.
 
+        What is over stays as it is.
+
         Raises:
             PruningError: If the phase has not begun, or after narrowing.
         """
         check_on_network('finish', self.taken_off)
+        if self.phase == Phase.FINISHED:
+            return
         if self.phase == Phase.DENSE:
             raise PruningError(
                 'finish: the pruning phase has not begun; call begin first'

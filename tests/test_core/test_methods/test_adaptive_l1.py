@@ -221,3 +221,17 @@ def test_settings_that_cannot_be(block, image, arguments, text):
         attach(
             block(), image, method=dict(type='adaptive_l1', **settings), **own
         )
+
+
+def test_weights_are_multiplied_once(phase, image):
+    """Though finish is called after the last step, too."""
+    model = phase(steps=4, target=0.5, alpha=1e-3)
+    for _ in range(4):
+        model(image).square().mean().backward()
+        model.pruner.step()
+    assert model.pruner.phase == Phase.FINISHED
+    expected = copy.deepcopy(model.state_dict())
+    model.pruner.finish()
+    torch.testing.assert_close(
+        model.state_dict(), expected, rtol=0, atol=0, equal_nan=True
+    )

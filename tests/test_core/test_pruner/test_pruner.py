@@ -100,6 +100,14 @@ def test_finish_before_begin(pruner):
         pruner.finish()
 
 
+def test_a_mask_from_outside_stays_when_finish_is_called(pruner):
+    given = torch.arange(36) % 2 == 0
+    pruner.set_mask(given, {'flops': 0.9})
+    pruner.finish()
+    assert torch.equal(pruner.mask, given)
+    assert pruner.progress.target == {'flops': 0.9}
+
+
 @pytest.mark.parametrize('target', [1.0, 0.8, 0.45, 0.2])
 def test_the_budget_is_kept(model, images, pruner, target):
     pruner.begin({'flops': target}, 12)
