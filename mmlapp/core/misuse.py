@@ -19,9 +19,11 @@ from .score.harm import Harm
 
 # Share of what is left that a single step should remove at most.
 STEEPEST = 0.15
-# Steps without what they need, until that is said: optimizer steps without one
-# of the pruner, or steps of the pruner without a gradient.
+# Steps of the pruner without what they need, until that is said.
 FORGOTTEN = 10
+# How often weights change without a step of the pruner, likewise: LBFGS, which
+# moves them while it searches, evaluates the loss up to 25 times in one step.
+CHANGED = 30
 
 
 def warn_of_short_phase(target: Mapping[str, float], steps: int) -> None:
@@ -215,9 +217,9 @@ class StepWatch:
         changed = self.versions not in (None, versions)
         self.versions = versions
         self.forgotten += changed
-        if changed and self.forgotten == FORGOTTEN:
+        if changed and self.forgotten == CHANGED:
             warnings.warn(
-                f'the weights changed {FORGOTTEN} times in the pruning phase '
+                f'the weights changed {CHANGED} times in the pruning phase '
                 'without a pruner.step(), so that nothing is pruned: call it '
                 'after every optimizer.step()',
                 PruningWarning,

@@ -230,8 +230,8 @@ def loop(model, images, steps, accumulated=1):
 
 def test_a_forgotten_step_is_said(model, images, pruner):
     pruner.begin({'flops': 0.5}, 40)
-    loop(model, images, 9)
-    with pytest.warns(PruningWarning, match='changed 10 times .*every optim'):
+    loop(model, images, 29)
+    with pytest.warns(PruningWarning, match='changed 30 times .*every optim'):
         loop(model, images, 1)
     loop(model, images, 20)
     with pytest.raises(PruningError, match='at step 0 of 40'):
@@ -244,6 +244,24 @@ def test_accumulated_gradients_are_no_forgotten_step(model, images, pruner):
         loop(model, images, 1, accumulated=20)
         pruner.step()
     loop(model.eval(), images, 20)
+
+
+def test_an_optimizer_that_searches_is_no_forgotten_step(
+    model, images, pruner
+):
+    """It moves the weights and evaluates the loss many times in a step."""
+    pruner.begin({'flops': 0.5}, 40)
+    optimizer = torch.optim.LBFGS(model.parameters(), 0.01, tolerance_change=0)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = task_loss(model, images)
+        loss.backward()
+        return loss
+
+    for _ in range(2):
+        optimizer.step(closure)
+        pruner.step()
 
 
 def test_outside_the_phase_nobody_waits_for_a_step(model, images, pruner):

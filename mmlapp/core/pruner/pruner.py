@@ -303,6 +303,7 @@ class Pruner(Signals):
         """
         if training and self.phase == Phase.PRUNING:
             self.watch.before_forward()
+            self._follow_weights()
 
     def _warn_before_begin(self) -> None:
         if self.phase == Phase.DENSE and not self.warned:

@@ -74,5 +74,24 @@ class Signals(Targets):
             scores = mean_over_ranks(scores)
         return scores
 
+    def _follow_weights(self) -> None:
+        """Forgets gradients if those of the weights were forgotten.
+
+        A closure runs several times in one step of the optimizer, and a loop
+        may pass over a batch.
+        """
+        if self.gate.grad is None or not self._weights_forgot():
+            return
+        for value in self.buffers():
+            value.grad = None
+
+    def _weights_forgot(self) -> bool:
+        """Whether no masked weight has a gradient, though some could."""
+        weights = (module._parameters[name] for module, name in self.masked)
+        found = [w.grad for w in weights if w is not None and w.requires_grad]
+        # The first one that is there answers; zeros are what is left of one.
+        there = any(g is not None and bool(g.any()) for g in found)
+        return bool(found) and not there
+
     def _forget(self) -> None:
         self.gate.grad = self.gradient = None

@@ -3,6 +3,7 @@
 """Scores and gradients that a decision is made from."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -122,3 +123,48 @@ def test_scores_ignore_the_mask(model, images, pruner):
     assert not pruner.mask.all()
     decide(pruner)
     assert torch.equal(pruner.scores, before)
+
+
+@pytest.mark.parametrize('set_to_none', [True, False])
+def test_what_the_weights_forget_the_gate_forgets(
+    model, images, pruner, set_to_none
+):
+    """As in a closure that runs again, or where a batch is passed over."""
+    twin = copy.deepcopy(model)
+    for network in (model, twin):
+        network.pruner.begin({'flops': 0.5}, 10)
+    task_loss(twin, images).backward()
+    task_loss(model, 5 * images).backward()
+    model.zero_grad(set_to_none)
+    task_loss(model, images).backward()
+    assert torch.equal(pruner.gate.grad, twin.pruner.gate.grad)
+
+
+def test_gradients_of_several_batches_are_added(model, images, pruner):
+    """As long as those of the weights are."""
+    found = []
+    pruner.begin({'flops': 0.5}, 10)
+    for batches in ([0], [1], [0, 1]):
+        model.zero_grad()
+        for number in batches:
+            task_loss(model, images + number).backward()
+        found.append(pruner.gate.grad.clone())
+    torch.testing.assert_close(found[2], found[0] + found[1])
+
+
+def test_what_the_thresholds_learned_is_forgotten_too(model, images):
+    """The optimizer evaluates the loss as often as it likes."""
+    method = dict(type='lapp', update='gradient')
+    attach(model, images, method=method)
+    twin = copy.deepcopy(model)
+    for network, count in ((model, 4), (twin, 1)):
+        network.pruner.begin({'flops': 0.5}, 10)
+        network.pruner.progress = replace(network.pruner.progress, done=5)
+        for _ in range(count):
+            network.zero_grad()
+            loss = task_loss(network, images) + network.pruner.loss()
+            loss.backward()
+        assert network.pruner.method.threshold.grad.any()
+        network.pruner.step()
+    found, expected = (m.pruner.method.threshold for m in (model, twin))
+    assert torch.equal(found, expected)
