@@ -56,6 +56,8 @@ class Signals(Targets):
             if self.harm is not None:
                 self.harm.note(gradient, usable, self.progress.steps)
         if self.scorer.is_due(step):
+            # In a phase that was loaded the score may not have looked yet.
+            self.scorer.check_prepared()
             scores = self._live_scores()
             finite = scores.isfinite().all()
         of_use, are_finite = read_flags(usable, finite)

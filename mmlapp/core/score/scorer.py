@@ -155,7 +155,8 @@ class Scorer:
             name = score_name(self.score)
             raise PruningError(
                 f'score={name} looks at {self.score.batches} calibration '
-                'batches: call pruner.prepare(model, batches) before begin'
+                'batches: call pruner.prepare(model, batches) before begin, '
+                'or before a phase that was loaded goes on'
             )
 
 

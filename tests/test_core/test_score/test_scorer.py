@@ -155,3 +155,20 @@ def test_a_score_has_one_number_per_channel(model, images, returned, match):
         PruningError, match=rf'score=Wrong of 0: .*shape \(8,\).*{match}'
     ):
         pruner.begin({'flops': 0.5}, 10)
+
+
+def test_a_phase_that_was_loaded_asks_for_batches_again(model, images):
+    """Where the score is computed anew; what it told is in the state."""
+    for refresh, asks in ((1, True), (0, False)):
+        first, again = copy.deepcopy(model), copy.deepcopy(model)
+        for network in (first, again):
+            attach(network, images, score=Activation(refresh))
+        first.pruner.prepare(first, [lambda m=first: m(images)])
+        first.pruner.begin({'flops': 0.5}, 6)
+        again.load_state_dict(first.state_dict())
+        if asks:
+            with pytest.raises(PruningError, match='that was loaded goes on'):
+                again.pruner.step()
+            again.pruner.prepare(again, [lambda m=again: m(images)])
+        again.pruner.step()
+        assert again.pruner.progress.done == 1
