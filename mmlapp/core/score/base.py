@@ -34,7 +34,8 @@ class ScoreContext:
 
     Args:
         filters (Tensor): Weights that emit each channel, shape ``[N, D]``,
-            those of a filter in the order in which they lie in memory.
+            those of a filter in the order in which they lie in memory;
+            float32 or wider, as all numbers here.
         gradient (Tensor, optional): Gradient of the task loss with respect
             to ``filters``, same shape; None before the first backward.
         scale (Tensor, optional): Scale of the norm that follows the layer,

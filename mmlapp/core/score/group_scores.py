@@ -215,7 +215,7 @@ def layer_context(layer: Layer, harm: Tensor | None = None) -> ScoreContext:
             return None
         # Parts of a channel share its norm: [out] -> [N].
         times = len(filters) // len(found)
-        rows = found.detach()
+        rows = widened(found.detach())
         return rows if times == 1 else rows.repeat_interleave(times)
 
     gradient = weight.grad
@@ -264,6 +264,17 @@ def stored_weight(layer: Layer) -> Tensor:
     return weight
 
 
+def widened(tensor: Tensor) -> Tensor:
+    """Returns a tensor in float32 or wider.
+
+    Half precision has no room for sums of squares.
+
+    Args:
+        tensor (Tensor): Of any shape.
+    """
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def rows_of(tensor: Tensor, like: Tensor, outer: tuple[int, ...]) -> Tensor:
     """Flattens dimensions to one that counts parts and one for the rest.
 
@@ -273,13 +284,13 @@ def rows_of(tensor: Tensor, like: Tensor, outer: tuple[int, ...]) -> Tensor:
         outer (tuple[int, ...]): Dimensions that count the parts.
 
     Returns:
-        Tensor: Detached, ``[N, D]``.
+        Tensor: Detached, ``[N, D]``, float32 or wider.
     """
     # Dimensions as they lie in memory: flattening then copies nothing.
     # [.., N, ..] -> [N, D], the largest stride first.
     inner = [d for d in range(like.dim()) if d not in outer]
     inner.sort(key=like.stride, reverse=True)
-    ordered = tensor.detach()
+    ordered = widened(tensor.detach())
     if (*outer, *inner) != tuple(range(like.dim())):
         ordered = ordered.permute(*outer, *inner)
     return ordered.flatten(0, len(outer) - 1).flatten(1)

@@ -45,10 +45,8 @@ def fpgm(channels: ScoreContext) -> Tensor:
     median, where the others can stand in for a filter.
     """
     filters = channels.filters
-    # PyTorch takes no distances in half precision.
-    wide = filters.to(torch.promote_types(filters.dtype, torch.float32))
     # [N, D] against itself: [N, N] distances, summed over the others.
-    return torch.cdist(wide, wide).sum(dim=1)
+    return torch.cdist(filters, filters).sum(dim=1)
 
 
 # Below it an output counts as none, and what keeps a scale from zero.

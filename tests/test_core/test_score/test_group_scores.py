@@ -1,10 +1,22 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+import copy
+
 import pytest
 import torch
 from torch import nn
 
+from mmlapp.core import attach
+from mmlapp.core.score import SCORES
 from mmlapp.core.score.group_scores import Layer, layer_context
+
+# Those that look at weights alone.
+NAMES = [
+    name
+    for name in SCORES
+    if SCORES[name].__module__.startswith('mmlapp.')
+    and not SCORES.build(name).batches
+]
 
 
 @pytest.mark.parametrize(
@@ -55,3 +67,20 @@ def test_the_scale_of_a_norm_may_be_anywhere():
     owner['offset'] = torch.rand(5)
     layer.shift = 'offset'
     assert torch.equal(layer_context(layer).shift, owner['offset'])
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('name', NAMES)
+def test_half_precision_is_scored_as_what_it_is_in_float32(name, dtype):
+    """Sums of many weights leave its range, and squares of small ones."""
+    images = torch.randn(2, 40)
+    model = nn.Sequential(nn.Linear(40, 512), nn.ReLU(), nn.Linear(512, 90))
+    with torch.no_grad():
+        model[0].weight.mul_(2e3)
+        model[2].weight.mul_(1e-4)
+    half = model.to(dtype)
+    wide = copy.deepcopy(half).float()
+    for network, x in ((half, images.to(dtype)), (wide, images)):
+        attach(network, x, score=name, normalisation='none', method='uniform')
+        network.pruner.begin({'flops': 0.9}, 2)
+    torch.testing.assert_close(half.pruner.scores, wide.pruner.scores)

@@ -50,14 +50,6 @@ def test_geometric_median_by_loops(filters):
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_distances_of_half_precision_are_taken_in_float32(filters, dtype):
-    rounded = filters.to(dtype)
-    found = SCORES.build('fpgm')(ScoreContext(rounded))
-    expected = SCORES.build('fpgm')(ScoreContext(rounded.float()))
-    assert torch.equal(found.float(), expected)
-
-
 def test_the_filter_amid_the_others_is_the_least_important():
     corners = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1], [0, 0]])
     assert SCORES.build('fpgm')(ScoreContext(corners)).argmin() == 4
