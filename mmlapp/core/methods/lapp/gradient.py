@@ -155,10 +155,12 @@ class Gradient(Update):
         copied.grad = torch.zeros_like(copied)
         try:
             optimizer = self._optimizer(copied, 1)
-        except (TypeError, ValueError) as error:
+            optimizer.step()
+        # Whatever an optimizer refuses, or asks of who steps it.
+        except Exception as error:
             raise PruningError(
-                f'update gradient with {self.settings}: {error}'
+                f'update gradient optimizer={self.kind.__name__!r} with '
+                f'{self.settings}: {error}'
             ) from error
-        optimizer.step()
         found: dict[str, Any] = dict(optimizer.state[copied])
         return found

@@ -175,7 +175,16 @@ def test_settings_out_of_range(settings, match):
         LAPP(dict(type='gradient', **settings))
 
 
-def test_unknown_settings_of_the_optimizer(model, images):
-    method = LAPP(dict(type='gradient', beta=1))
-    with pytest.raises(PruningError, match="'beta': 1"):
+@pytest.mark.parametrize(
+    ('settings', 'match'),
+    [
+        (dict(beta=1), "optimizer='SGD' with {'beta': 1}"),
+        (dict(optimizer='LBFGS'), "optimizer='LBFGS'.*closure"),
+        (dict(optimizer='SparseAdam'), "optimizer='SparseAdam'.*dense"),
+    ],
+)
+def test_what_no_optimizer_of_thresholds_takes(model, images, settings, match):
+    method = LAPP(dict(type='gradient', **settings))
+    with pytest.raises(PruningError, match=match):
         attach(model, images, method=method)
+    assert not hasattr(model, 'pruner')
