@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -167,6 +168,27 @@ def check_mask(mask: Tensor, groups: Sequence[GroupInfo]) -> None:
                 f'mask: keeps {kept} channels of {group.name}, which needs '
                 f'{group.floor} or more'
             )
+
+
+def check_decided(what: str, found: Any, gate: Tensor) -> Tensor:
+    """Returns what a method says of every channel.
+
+    Args:
+        what (str): What it says, for the error text.
+        found (Any): What it returned.
+        gate (Tensor): One number per channel, ``[channels]``.
+
+    Raises:
+        PruningError: If it is something else.
+    """
+    if not isinstance(found, Tensor) or found.shape != gate.shape:
+        shape = tuple(getattr(found, 'shape', ()))
+        raise PruningError(
+            f'{what} returned a {type(found).__name__} of shape {shape}; '
+            f'expected one number per channel, a tensor of shape '
+            f'{tuple(gate.shape)}'
+        )
+    return found
 
 
 def check_same_layers(model: nn.Module, groups: Sequence[GroupInfo]) -> None:

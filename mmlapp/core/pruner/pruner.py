@@ -19,6 +19,7 @@ from ..methods.schedule import Schedule, check_targets
 from ..misuse import (
     BranchWatch,
     check_all_live,
+    check_decided,
     check_finished,
     check_mask,
     check_on_network,
@@ -116,7 +117,7 @@ class Pruner(Signals):
         before = self.progress
         self.progress = Progress(Phase.PRUNING, 0, steps, target)
         try:
-            gate = self.method.begin(self)
+            gate = self._asked('begin', self.method.begin(self))
         except Exception:
             self.progress = before
             raise
@@ -183,8 +184,8 @@ class Pruner(Signals):
         self.progress = after
         self.given = False
         try:
-            decided = self._spared(self.method.step(self))
-            self._set_gate(self._shrunk(decided))
+            decided = self._asked('step', self.method.step(self))
+            self._set_gate(self._shrunk(self._spared(decided)))
         except Exception:
             self.progress = before
             raise
@@ -209,7 +210,8 @@ class Pruner(Signals):
             raise PruningError(
                 'finish: the pruning phase has not begun; call begin first'
             )
-        order = self.spared_first(self.method.ranking(self))
+        order = self._asked('ranking', self.method.ranking(self))
+        order = self.spared_first(order)
         mask = self.kept_within(self.progress.target, order)
         self.gate.requires_grad_(False)
         self.set_mask(mask)
@@ -324,6 +326,11 @@ class Pruner(Signals):
         )
 
     # Parts of a phase and of a step.
+
+    def _asked(self, call: str, found: Any) -> Tensor:
+        """What a method returned, which may be somebody's own."""
+        name = f'method {type(self.method).__name__}: {call}'
+        return check_decided(name, found, self.gate)
 
     def _stability(self, end: Any, steps: int) -> Stability | None:
         if end is None:

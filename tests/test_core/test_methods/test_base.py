@@ -90,3 +90,43 @@ def test_a_name_is_taken_once():
     assert METHODS.build('test_half').uses_gradient
     with pytest.raises(PruningError, match='already registered'):
         register_method('test_half')
+
+
+class Odd(Half):
+    """Returns in one of its calls what is no number per channel."""
+
+    def __init__(self, call, returned):
+        super().__init__()
+        self.call, self.returned = call, returned
+
+    def begin(self, pruner):
+        return self.answer('begin', super().begin(pruner))
+
+    def step(self, pruner):
+        return self.answer('step', super().step(pruner))
+
+    def ranking(self, pruner):
+        return self.answer('ranking', super().ranking(pruner))
+
+    def answer(self, call, usual):
+        return self.returned if call == self.call else usual
+
+
+@pytest.mark.parametrize('call', ['begin', 'step', 'ranking'])
+@pytest.mark.parametrize('returned', [None, torch.ones(1), [1.0] * 36])
+def test_an_answer_that_is_no_number_per_channel(
+    model, images, call, returned
+):
+    pruner = attach(model, images, method=Odd(call, returned))
+
+    def prune():
+        pruner.begin({'flops': 0.5}, 9)
+        pruner.step()
+        pruner.finish()
+
+    with pytest.raises(
+        PruningError, match=rf'method Odd: {call} returned.*shape \(36,\)'
+    ):
+        prune()
+    assert pruner.gate.isfinite().all()
+    assert pruner.phase != Phase.FINISHED
