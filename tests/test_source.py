@@ -67,6 +67,7 @@ ORDER = {
         'models',
         'checkpoints',
         'config_files',
+        'run_config',
         'training',
         'lengthening',
         'launch',

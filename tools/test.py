@@ -26,6 +26,7 @@ from mmlapp.engine.launch import (
     build_runner,
     load_config,
 )
+from mmlapp.engine.run_config import check_run
 
 # visualization hook: how to draw every image, and the name of its folder
 VISUALIZATION = {
@@ -121,6 +122,7 @@ def use_tta(cfg: Config) -> None:
 def configure(args: Namespace) -> Config:
     """Return the config that a command line asks for."""
     cfg = load_config(args)
+    check_run(cfg, 'test')
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:
         show_predictions(cfg, args)

@@ -22,6 +22,7 @@ from mmlapp.engine.launch import (
     build_runner,
     load_config,
 )
+from mmlapp.engine.run_config import check_run
 
 # optimizer wrapper: its twin for mixed precision
 AMP_WRAPPERS = {
@@ -108,14 +109,15 @@ def skip_validation(cfg: Config) -> None:
 def configure(args: Namespace) -> Config:
     """Return the config that a command line asks for."""
     cfg = load_config(args)
+    if args.no_validate:
+        skip_validation(cfg)
+    check_run(cfg, 'train', also='val')
     if args.amp:
         use_amp(cfg)
     if args.resume is not None:
         set_resume(cfg, args.resume)
     if args.auto_scale_lr:
         scale_lr(cfg)
-    if args.no_validate:
-        skip_validation(cfg)
     if cfg.get('load_from'):
         name = 'load_from' if args.resume is None else '--resume'
         check_checkpoint(name, cfg.load_from)

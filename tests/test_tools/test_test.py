@@ -17,6 +17,8 @@ default_hooks = dict(visualization=dict(type='{hook}'))
 model = dict(type='Net')
 test_dataloader = dict(
     dataset=dict(type='Wrapper', dataset=dict(pipeline=['plain'])))
+test_cfg = dict()
+test_evaluator = dict(type='Accuracy')
 """
 TTA = """
 tta_model = dict(type='Average')
@@ -152,6 +154,27 @@ def test_predictions_are_written(tool, runner, tmp_path):
     tool.evaluate(runner, out)
     predictions = pickle.loads(out.read_bytes())
     assert [sample['odd'] for sample in predictions] == [0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ('text', 'found'),
+    [
+        ('lr = 0.1', 'it has no model'),
+        ("model = dict(type='Net')", 'no test_cfg and no test_evaluator'),
+        (
+            f'{CONFIG}\ntest_dataloader = {{}}',
+            'test_dataloader has no dataset',
+        ),
+    ],
+)
+def test_what_a_config_lacks_is_one_line(tool, tmp_path, text, found):
+    path, checkpoint = tmp_path / 'recipe.py', tmp_path / 'a.pth'
+    path.write_text(text)
+    torch.save({'state_dict': {}}, checkpoint)
+    with pytest.raises(SystemExit) as info:
+        tool.main([str(path), str(checkpoint), '--tta'])
+    assert info.value.code.startswith(f'error: config={str(path)!r}: ')
+    assert found in info.value.code
 
 
 def test_swapped_arguments_are_one_line(tool, tmp_path):

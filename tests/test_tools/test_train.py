@@ -6,12 +6,15 @@ from mmengine.config import Config
 from mmlapp.core import PruningError
 
 CONFIG = """
+model = dict(type='Net')
+train_dataloader = dict(dataset=dict())
+train_cfg = dict(by_epoch=True, max_epochs=1)
 work_dir = 'from_config'
 load_from = 'https://there/pretrained.pth'
 optim_wrapper = dict(type='{wrapper}', optimizer=dict(type='SGD', lr=0.1))
 auto_scale_lr = dict(base_batch_size=256)
 val_cfg = dict()
-val_dataloader = dict(batch_size=2)
+val_dataloader = dict(batch_size=2, dataset=dict())
 val_evaluator = dict(type='Accuracy')
 """
 
@@ -92,6 +95,8 @@ custom_hooks = [
     dict(type='mmlapp.PruningHook', target=dict(flops=0.5), prune_epochs=2)
 ]
 model = dict(type='mmlapp.PrunableModel')
+optim_wrapper = dict(optimizer=dict(type='SGD'))
+train_dataloader = dict(dataset=dict())
 param_scheduler = dict(type='MultiStepLR', milestones=[3])
 train_cfg = dict(by_epoch=True, max_epochs=6)
 """
@@ -145,6 +150,24 @@ def test_a_missing_checkpoint_is_named_with_its_argument(configure, tmp_path):
         configure('--resume', path)
     with pytest.raises(PruningError, match=r"load_from='.*gone\.pth': there"):
         configure('--cfg-options', f'load_from={path}')
+
+
+def test_what_a_config_lacks_is_one_line(train, tmp_path):
+    path = tmp_path / 'recipe.py'
+    half = f'{CONFIG.format(wrapper="OptimWrapper")}\nval_cfg = None'
+    for text, found in (
+        ('lr = 0.1', 'it has no model'),
+        ("model = dict(type='Net')", 'it has no train_dataloader, no train_c'),
+        (half, 'it has val_dataloader, but no val_cfg'),
+    ):
+        path.write_text(text)
+        with pytest.raises(SystemExit) as info:
+            train.main([str(path), '--amp', '--auto-scale-lr'])
+        assert info.value.code.startswith(f'error: config={str(path)!r}: ')
+        assert found in info.value.code
+    argv = [str(path), '--no-validate']
+    cfg = train.configure(train.parse_args(argv))
+    assert cfg.val_dataloader is None
 
 
 def test_errors_are_one_line(train, tmp_path):
