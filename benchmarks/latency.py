@@ -51,7 +51,7 @@ BUDGETED = 'ResNet-18'
 OURS, PEER = 'mmlapp', 'Torch-Pruning'
 PEER_ROUNDED = f'{PEER}, multiples of {DIVISOR}'
 # Where docs have what a report writes.
-BEGIN, END = '<!-- measured -->', '<!-- end of measured -->'
+MARKS = '<!-- measured -->', '<!-- end of measured -->'
 NOTHING = 'Not measured yet.'
 
 
@@ -438,18 +438,19 @@ def report(path: Path) -> str:
     return '\n\n'.join(parts)
 
 
-def measured_part(page: str) -> str:
-    """What a page has between its two marks."""
-    return page.partition(BEGIN)[2].partition(END)[0].strip()
+def measured_part(page: str, marks: tuple[str, str] = MARKS) -> str:
+    """What a page has between two marks."""
+    begin, end = marks
+    return page.partition(begin)[2].partition(end)[0].strip()
 
 
-def write_report(page: Path, path: Path) -> None:
-    """Puts a report between the marks of a page."""
-    text = page.read_text('utf-8')
-    if BEGIN not in text or END not in text:
-        raise PruningError(f'--report {page}: it has no {BEGIN} and {END}')
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    parts = before, BEGIN, '\n\n', report(path), '\n\n', END, after
+def put_between(page: Path, marks: tuple[str, str], found: str) -> None:
+    """Puts a text between two marks of a page."""
+    text, (begin, end) = page.read_text('utf-8'), marks
+    if begin not in text or end not in text:
+        raise PruningError(f'--report {page}: it has no {begin} and {end}')
+    before, after = text.partition(begin)[0], text.partition(end)[2]
+    parts = before, begin, '\n\n', found, '\n\n', end, after
     replace_text(page, ''.join(parts))
 
 
@@ -474,7 +475,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         if args.report:
-            write_report(args.report, args.json)
+            put_between(args.report, MARKS, report(args.json))
             return
         if args.processor_time and args.threads != [1]:
             parser.error('--processor-time: with --threads 1 alone')

@@ -17,7 +17,7 @@ from mmlapp.models import CIFARResNet
 from .data import prepare
 
 # Of the network of the tables.
-DEPTH = 20
+DEPTH, WIDTH = 20, 16
 # Stem of the residual stream: without it widths inside blocks alone shrink.
 STREAM = 'backbone.conv1'
 
@@ -27,16 +27,18 @@ class Classifier(nn.Module):
 
     Args:
         depth (int): Of the network, 6 n + 2.
+        width (int): Channels of its first stage.
     """
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, width: int = WIDTH) -> None:
         super().__init__()
-        self.backbone = CIFARResNet(depth)
-        self.fc = nn.Linear(64, 10)
+        self.backbone = CIFARResNet(depth, base_channels=width)
+        # Of three stages, each twice as wide as the one before.
+        self.fc = nn.Linear(4 * width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of images in [N, 3, 32, 32]."""
-        # [N, 64, 8, 8] -> [N, 64] -> [N, 10].
+        # [N, 4 width, 8, 8] -> [N, 4 width] -> [N, 10].
         return self.fc(self.backbone(x)[-1].mean((2, 3)))
 
 
@@ -47,10 +49,10 @@ def initialise(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode='fan_out')
 
 
-def classifier(depth: int, seed: int) -> Classifier:
+def classifier(depth: int, seed: int, width: int = WIDTH) -> Classifier:
     """A network with the weights of a seed."""
     torch.manual_seed(seed)
-    model = Classifier(depth)
+    model = Classifier(depth, width)
     initialise(model)
     return model
 

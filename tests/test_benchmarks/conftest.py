@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import step_time
+import torch
 from torch import nn
 from zoo import Entry
 
@@ -40,3 +41,17 @@ def entry(tmp_path):
     path = tmp_path / 'small.py'
     path.write_text(CONFIG)
     return Entry(str(path), (3, 32, 32))
+
+
+@pytest.fixture
+def noise(tmp_path):
+    """Folder with noise where the images of CIFAR-10 are cached."""
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (('train', 64), ('test', 20)):
+        pixels = torch.randint(
+            256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator
+        )
+        torch.save(
+            (pixels, torch.arange(count) % 10), tmp_path / f'{split}.pt'
+        )
+    return tmp_path

@@ -172,7 +172,8 @@ def test_a_report(results):
 
 def test_a_report_goes_between_the_marks_of_a_page(results, tmp_path):
     page = tmp_path / 'page.md'
-    page.write_text(f'a\n\n{latency.BEGIN}\nold\n{latency.END}\n\nb\n')
+    begin, end = latency.MARKS
+    page.write_text(f'a\n\n{begin}\nold\n{end}\n\nb\n')
     latency.main(['--json', str(results), '--report', str(page)])
     text = page.read_text()
     assert text.startswith('a\n\n<!--')
