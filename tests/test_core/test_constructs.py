@@ -14,7 +14,6 @@ from torch.nn.utils import parametrizations, parametrize, weight_norm
 from torch.utils.checkpoint import checkpoint
 
 CUT = 'cut at a position'
-PART = 'in place through a view'
 
 
 def tokens(x):
@@ -45,7 +44,7 @@ def set_list(x):
 
 def add_to_half(x):
     x = x.clone()
-    x[:, :4] += 1
+    x[:, : x.shape[1] // 2] += 1
     return x
 
 
@@ -59,6 +58,50 @@ def halves_in_place(x):
 def write_into_zeros(x):
     y = x.new_zeros(2, 16, 8, 8)
     y[:, 8:] = x
+    return y
+
+
+def write_behind_zeros(x):
+    width = x.shape[1]
+    y = x.new_zeros(2, 2 * width, 8, 8)
+    y[:, width:] = x
+    return y
+
+
+def fill_by_halves(x):
+    width = x.shape[1]
+    y = torch.empty(2, width + width, 8, 8, dtype=x.dtype)
+    y[:, :width], y[:, width:] = x, x.sigmoid()
+    return y
+
+
+def fill_by_rows(x):
+    y = torch.empty_like(x)
+    y[..., ::2] = x[..., ::2]
+    y[..., 1::2] = 2 * x[..., ::2] + 1
+    return y
+
+
+def write_into_a_wider_map(x):
+    y = x.new_ones(*x.shape[:3], 12)
+    y[..., 2:10] = x
+    y[..., 0] = 0
+    return y[..., :8]
+
+
+def add_a_constant_of_each_channel(x):
+    y = x.clone()
+    y[:, :, 0] = torch.arange(8)[:, None].to(x)
+    return y
+
+
+def shift_in_time(x):
+    """A quarter of the channels of each image go to the next, and back."""
+    part = x.shape[1] // 4
+    y = torch.zeros_like(x)
+    y[1:, :part] = x[:-1, :part]
+    y[:-1, part : 2 * part] = x[1:, part : 2 * part]
+    y[:, 2 * part :] = x[:, 2 * part :]
     return y
 
 
@@ -98,13 +141,23 @@ FUNCTIONS = {
     ),
     'cut and padded': (lambda x: functional.pad(x, (0, 0, 0, 0, -2, 2)), 8, 6),
     'out': (lambda x: torch.add(x, 1, out=torch.empty_like(x)), 8, 8),
-    'out, seen otherwise': (into_a_view, 8, PART),
-    'rows set': (set_rows, 8, PART),
+    'out, seen otherwise': (into_a_view, 8, 8),
+    'rows set': (set_rows, 8, 8),
     'a channel set': (set_channel, 8, CUT),
     'a list of channels set': (set_list, 8, 'constant of the code'),
-    'half in place': (add_to_half, 8, PART),
-    'one half into the other': (halves_in_place, 8, PART),
+    'half in place': (add_to_half, 8, 4),
+    'one half into the other': (halves_in_place, 8, 4),
     'written into zeros': (write_into_zeros, 16, 'part of a tensor'),
+    'written behind zeros': (write_behind_zeros, 16, 8),
+    'filled by halves': (fill_by_halves, 16, 8),
+    'filled by rows': (fill_by_rows, 8, 8),
+    'written into a wider map': (write_into_a_wider_map, 8, 8),
+    'a constant of each channel': (
+        add_a_constant_of_each_channel,
+        8,
+        'no channel',
+    ),
+    'shifted in time': (shift_in_time, 8, 2),
     'masked': (lambda x: x.masked_fill(x <= 0, 1.0), 8, 8),
     'where': (lambda x: torch.where(x > 0, 1.0, x), 8, 8),
     'scatter': (

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 CUTTING = frozenset(
     {
         Tensor.__getitem__,
+        Tensor.__setitem__,
         Tensor.narrow,
         Tensor.split,
         Tensor.split_with_sizes,

@@ -227,20 +227,21 @@ class Sizes:
             out (Any): What it returned.
         """
         for size, tensor, dim in SIZES[func](args, kwargs, out):
+            labels = self.tracer.labels(tensor)
+            constant = func in CONSTANTS and not self._blank
+            counted = self._counted(size) if constant else None
+            if counted is not None:
+                # As wide as what it counts, now and then.
+                axis = Axis(counted, func in ZEROS)
+                self.tracer.set(tensor, Labels({**labels.axes, dim: axis}))
+                continue
             if not self._is_own(size):
                 continue
-            labels = self.tracer.labels(tensor)
             if not size.source.attribute and self.tracer.heads.fits(
                 self.tracer.running(), labels.axes.get(dim)
             ):
                 continue
-            if func in CONSTANTS and size.parts == 1 and not self._blank:
-                # As wide as what it counts, now and then.
-                ids = size.source.labels().repeat(size.times)
-                zero = func in ZEROS
-                axes = {**labels.axes, dim: Axis(ids, zero)}
-                self.tracer.set(tensor, Labels(axes))
-            elif dim in labels.axes:
+            if dim in labels.axes:
                 self.count(size, labels.axes[dim].ids)
 
     @contextmanager
@@ -272,6 +273,16 @@ class Sizes:
         """
         terms = size.terms if isinstance(size, Sum) else (size,)
         return all(map(self._is_own, terms))
+
+    def _counted(self, size: Any) -> Tensor | None:
+        """Labels of all that a size counts; None if it is not as many."""
+        if not isinstance(size, (Width, Sum)) or not self.knows(size):
+            return None
+        terms = _terms(size)
+        # A quotient leaves it open which ones, a difference is no sum.
+        if sum(terms) != size or any(term.parts > 1 for term in terms):
+            return None
+        return torch.cat([t.source.labels().repeat(t.times) for t in terms])
 
     def _is_own(self, size: Any) -> bool:
         """Whether a size is known, and not kept from another trace."""
@@ -386,12 +397,11 @@ def _split(
 
 # What C++ calls them.
 SIZES_OF_SPLIT = 'split_size', 'split_sizes'
-ZEROS = {torch.zeros, Tensor.new_zeros}
+# What is empty is not read before it is filled.
+ZEROS = {torch.empty, torch.zeros, Tensor.new_empty, Tensor.new_zeros}
 CONSTANTS = ZEROS | {
-    torch.empty,
     torch.full,
     torch.ones,
-    Tensor.new_empty,
     Tensor.new_full,
     Tensor.new_ones,
 }

@@ -19,6 +19,7 @@ from .graph import NO_CHANNEL
 from .heads import Heads
 from .labels import Axis, Labels
 from .living_modules import LivingModules
+from .memory import seen
 from .own_calls import OwnCalls
 from .record import Maker, Site, Trace
 from .rule import Rule
@@ -61,7 +62,7 @@ class Tracer(TorchDispatchMode):
         # whether an entry is still that of the tensor asked for.
         self._labels: dict[int, tuple[ref[Tensor], Labels]] = {}
         # Storage to all tensors seen on it: views of each other.
-        self._by_storage: dict[int, list[ref[Tensor]]] = {}
+        self._by_storage: dict[int, dict[int, ref[Tensor]]] = {}
         self._sites: dict[tuple[str, int], Site] = {}
         self._makers: list[Maker] = []
         self.own_calls = OwnCalls(model)
@@ -169,7 +170,7 @@ class Tracer(TorchDispatchMode):
                 self.freeze(labels, 'changed in place through a view')
         self._check_masks(call, entries)
         rule.follow(self, call)
-        self._mark_stale(call)
+        self._see_changes(call)
         carries_mask = rule.carries_mask(call)
         for labels in entries:
             self.note_reader(labels, carries_mask)
@@ -197,8 +198,8 @@ class Tracer(TorchDispatchMode):
             self._makers[labels.maker].normed |= carries_mask
             self._makers[labels.maker].raw |= not carries_mask
 
-    def _mark_stale(self, call: Call) -> None:
-        """Distrusts what shares its storage with a tensor just changed."""
+    def _see_changes(self, call: Call) -> None:
+        """Lets what shares its storage with a tensor just changed see it."""
         # What is only seen in another shape has kept its values.
         if (
             not call.func._schema.is_mutable
@@ -208,19 +209,49 @@ class Tracer(TorchDispatchMode):
         for target in call.written():
             # y = x.flatten(2); x.exp_() changes y as well, whose labels were
             # made from the old x: what they say of zeros may be wrong.
-            storage = _storage(target)
-            for known in self._by_storage.get(storage, []):
-                tensor = known()
-                if tensor is not None and tensor is not target:
-                    self.labels(tensor).stale = True
+            labels = self.labels(target)
+            for tensor in self._on_storage_of(target):
+                if tensor is target:
+                    continue
+                before = self.labels(tensor)
+                found = seen(self.graph, (target, labels), (tensor, before))
+                if found is None:
+                    before.stale = True
+                elif found is not before:
+                    self.set(tensor, found)
+
+    def _on_storage_of(self, tensor: Tensor) -> list[Tensor]:
+        """All tensors known on a storage that are still alive."""
+        known = self._by_storage.get(_storage(tensor), {}).values()
+        return [t for entry in known if (t := entry()) is not None]
+
+    def knows_whole(self, tensor: Tensor) -> bool:
+        """Whether somebody known has all of what a tensor is a part of.
+
+        Args:
+            tensor (Tensor): About to be written into.
+        """
+        size = tensor.untyped_storage().nbytes()
+        return tensor.nbytes >= size or any(
+            t.nbytes >= size for t in self._on_storage_of(tensor)
+        )
+
+    def know(self, tensor: Tensor) -> None:
+        """Remembers a tensor that has no labels, for writes into its views.
+
+        Args:
+            tensor (Tensor): Is about to be viewed.
+        """
+        if self.name(tensor) is None and self._entry(tensor) is None:
+            self.set(tensor, Labels())
 
     def labels(self, tensor: Tensor) -> Labels:
         """Returns the labels of a tensor; parameters get theirs here."""
-        entry = self._labels.get(id(tensor))
-        if entry is not None and entry[0]() is tensor:
-            if entry[1].once_read is not None:
-                self.graph.freeze(*entry[1].once_read)
-            return entry[1]
+        entry = self._entry(tensor)
+        if entry is not None:
+            if entry.once_read is not None:
+                self.graph.freeze(*entry.once_read)
+            return entry
         name = self._names.get(id(tensor))
         if name is None:
             return Labels()
@@ -239,12 +270,17 @@ class Tracer(TorchDispatchMode):
         self.set(tensor, labels)
         return labels
 
+    def _entry(self, tensor: Tensor) -> Labels | None:
+        """What is remembered of a tensor."""
+        known, labels = self._labels.get(id(tensor), (None, None))
+        return labels if known is not None and known() is tensor else None
+
     def set(self, tensor: Tensor, labels: Labels) -> None:
         """Remembers the labels of a tensor for as long as it lives."""
         known = ref(tensor)
         self._labels[id(tensor)] = (known, labels)
         storage = _storage(tensor)
-        self._by_storage.setdefault(storage, []).append(known)
+        self._by_storage.setdefault(storage, {})[id(tensor)] = known
 
     def freeze(self, labels: Labels, reason: str) -> None:
         """Marks everything that a tensor carries as never to be removed."""

@@ -24,6 +24,7 @@ from ..labels import (
     spread,
     tie_pieces,
 )
+from ..memory import LOST, PART
 from ..record import INPUT_REASON
 from ..rule import rules_of_aten
 from ..tracer import Tracer
@@ -31,12 +32,11 @@ from .layer import all_but, ids_of
 
 CUT = 'cut at a position that is a constant of the code'
 SURPLUS = 'the surplus of a piece over the last one, where it is cut unevenly'
-PART = 'written into a part of a tensor'
-LOST = 'moved in a way that mixes channels with other dimensions'
 
 
 def moved(tracer: Tracer, call: Call) -> None:
     """Views, permutations, shuffles, rolls, copies of one tensor."""
+    tracer.know(call.args[0])
     labels, outputs = tracer.labels(call.args[0]), call.outputs()
     shapes = [tuple(output.shape) for output in outputs]
 
@@ -334,7 +334,7 @@ def put(tracer: Tracer, call: Call) -> None:
     target, picks, values = call.args[:3]
     there, come = tracer.labels(target), tracer.labels(values)
     places = _free_places(target, picks)
-    if places is None or target.untyped_storage().nbytes() > target.nbytes:
+    if places is None or not tracer.knows_whole(target):
         tracer.freeze(there, PART)
         tracer.freeze(come, PART)
         return
@@ -393,11 +393,8 @@ def written(tracer: Tracer, call: Call) -> None:
     """copy_: the destination takes the labels of the source."""
     target, source = call.args[0], call.args[1]
     labels = tracer.labels(source)
-    # A view of something larger: what lies beside it is not told apart from it
-    # by labels of the view.
-    if target.untyped_storage().nbytes() > target.nbytes:
-        for axis in labels.axes.values():
-            tracer.graph.freeze(axis.ids, PART)
+    if not tracer.knows_whole(target):
+        tracer.freeze(labels, PART)
     # Broadcast from the right: dim 0 of [C] is dim 1 of [N, C].
     shift = target.dim() - source.dim()
     # Its shape stays that of what it was made like, or of a buffer: a channel
@@ -436,7 +433,7 @@ def restrided(tracer: Tracer, call: Call) -> None:
 
 
 def fresh(tracer: Tracer, call: Call) -> None:
-    """new_zeros ...: only the type of the argument is read."""
+    """zeros, new_zeros ...: of an argument only the type is read."""
     for output in call.outputs():
         tracer.set(output, Labels())
 
@@ -478,7 +475,10 @@ RULES = rules_of_aten(
         put: 'index_put',
         written: 'copy',
         restrided: 'as_strided',
-        fresh: 'new_zeros new_ones new_full new_empty new_empty_strided',
+        fresh: (
+            'new_zeros new_ones new_full new_empty new_empty_strided '
+            'zeros ones full empty empty_strided'
+        ),
         alike: (
             'zeros_like ones_like full_like empty_like rand_like randn_like'
         ),
