@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .graph import NO_CHANNEL, ChannelGraph
 from .labels import Axis
+from .sizes import Width
 
 # Module that runs, number of a view in it, and which dimension of its input
 # has the channels.
@@ -153,12 +154,16 @@ class Heads:
         return keep, heads
 
     def _follows(self, dim: int | None, rank: int) -> bool:
-        """Whether a size is an attribute, or what is left of the others."""
+        """Whether a size is known to count, or what is left of the others.
+
+        It is an attribute, or all of a dimension of another tensor.
+        """
         if self.sizes is None or dim is None or len(self.sizes) != rank:
             return False
         size = self.sizes[dim]
-        source = getattr(size, 'source', None)
-        return size == -1 or bool(source and source.attribute)
+        if not isinstance(size, Width):
+            return bool(size == -1)
+        return bool(size.source.attribute) or size.times == size.parts == 1
 
     def fits(self, module: str, axis: Axis | None) -> bool:
         """Whether a size that is that of another tensor is one of heads.
@@ -170,6 +175,9 @@ class Heads:
             module (str): Name of the module that is running.
             axis (Axis, optional): What the size is the size of.
         """
+        # It counts the heads themselves.
+        if axis is not None and axis.grid is not None:
+            return False
         # All channels of each head: they go together.
         joined = axis is not None and len(axis.ids.unique()) < len(axis.ids)
         if not self.chosen or not (self.cutting or joined):

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .graph import NO_CHANNEL
 from .labels import Axis, Labels
+from .record import no_nodes
 
 if TYPE_CHECKING:
     from .tracer import Tracer
@@ -305,19 +306,19 @@ class Sizes:
         # of several channels they count.
         for products in (False, True):
             group = [p for p in pending if (p[0].times > 1) == products]
-            root = self.tracer.graph.resolve() if group else None
+            root = self.tracer.graph.resolve() if group else no_nodes()
             for chosen, counted, ids in group:
-                if root is None or not _alike(root, ids, counted, chosen):
-                    self._tie(ids, counted, chosen)
+                if not _alike(root, ids, counted, chosen):
+                    self._tie(_repeats(root, ids, chosen), counted, chosen)
 
-    def _tie(self, ids: Tensor, counted: Tensor, size: Width) -> None:
+    def _tie(self, repeats: Tensor, counted: Tensor, size: Width) -> None:
         graph = self.tracer.graph
         # [n] as [parts, n / parts]: the same columns of every row go, so that
         # a quotient stays exact. Its rows are repeated in [times, n / parts].
         # With C = 6 and C // 2: index 0 goes with 0 and 3, 1 with 1 and 4.
         rows = counted.view(size.parts, -1)
         graph.unite(rows, rows[:1], SIZED)
-        graph.unite(ids.view(size.times, -1), rows[:1], SIZED)
+        graph.unite(repeats, rows[:1], SIZED)
 
 
 def _chosen(size: Width, sure: set[str]) -> Width:
@@ -328,6 +329,19 @@ def _chosen(size: Width, sure: set[str]) -> Width:
     if not other.source.attribute:
         return other
     return other if other.source.attribute in sure else size
+
+
+def _repeats(root: Tensor, ids: Tensor, size: Width) -> Tensor:
+    """Labels of what a size counts, ``[times, n / parts]``.
+
+    They lie one after the other, or each beside its like: of ``[heads,
+    width]`` in one dimension all that belongs to a head, which goes as one.
+    """
+    beside = ids.view(-1, size.times)
+    found = torch.where(beside < 0, NO_CHANNEL, root[beside])
+    if bool((found == found[:, :1]).all()):
+        return beside.T
+    return ids.view(size.times, -1)
 
 
 def _alike(root: Tensor, ids: Tensor, counted: Tensor, size: Width) -> bool:

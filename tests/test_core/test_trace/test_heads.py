@@ -143,6 +143,77 @@ class Padded(Attention):
         return super().mix(q, k, v)[..., :EACH]
 
 
+class InTheBatch(Attention):
+    """Heads lie in the batch, whose size is a product: [N heads, L, d]."""
+
+    def forward(self, x):
+        n, length, _ = x.shape
+        h, d = self.num_heads, self.head_dim
+        q, k, v = (
+            y.reshape(n, length, h, d).transpose(1, 2).reshape(n * h, -1, d)
+            for y in self.qkv(x).chunk(3, -1)
+        )
+        y = torch.bmm((torch.bmm(q * self.scale, k.mT)).softmax(-1), v)
+        y = y.view(n, h, length, d).transpose(1, 2)
+        return self.proj(y.reshape(n, length, h * d))
+
+
+class StepsInFront(Attention):
+    """The same of [L, N, C], cut at once: [L, N heads, d]."""
+
+    def forward(self, x):
+        n, length, _ = x.shape
+        h, d = self.num_heads, self.head_dim
+        q, k, v = (
+            y.reshape(length, n * h, d).transpose(0, 1)
+            for y in self.qkv(x.transpose(0, 1)).chunk(3, -1)
+        )
+        y = ((q * self.scale) @ k.mT).softmax(-1) @ v
+        y = y.transpose(0, 1).reshape(length, n, h * d)
+        return self.proj(y).transpose(0, 1)
+
+
+class Covariance(Attention):
+    """Channels of a head are compared over all positions (XCiT)."""
+
+    def __init__(self):
+        super().__init__(WIDTH)
+        self.each = nn.Parameter(torch.randn(HEADS, 1, 1))
+
+    def forward(self, x):
+        n, length, c = x.shape
+        y = self.qkv(x).reshape(n, length, 3, self.num_heads, -1)
+        q, k, v = y.permute(2, 0, 3, 4, 1)
+        q, k = (functional.normalize(y, dim=-1) for y in (q, k))
+        y = ((q @ k.mT) * self.each).softmax(-1) @ v
+        return self.proj(y.permute(0, 3, 1, 2).reshape(n, length, c))
+
+
+class Positions(nn.Module):
+    """A convolution of values, by queries, of as many heads as it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(INNER, INNER, 3, padding=1, groups=INNER)
+
+    def forward(self, q, v):
+        n, heads, length, width = q.shape
+        y = self.conv(v.mT.reshape(n, heads * width, length))
+        return q * y.reshape(n, heads, width, length).mT
+
+
+class Factorised(Attention):
+    """Keys by values first (CoaT), with positions by a module inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.positions = Positions()
+
+    def mix(self, q, k, v):
+        found = q @ (k.softmax(2).mT @ v)
+        return self.scale * found + self.positions(q, v)
+
+
 FORMS = (
     Attention,
     Fused,
@@ -152,6 +223,10 @@ FORMS = (
     Talking,
     HeadsInFront,
     Padded,
+    InTheBatch,
+    StepsInFront,
+    Covariance,
+    Factorised,
 )
 
 
