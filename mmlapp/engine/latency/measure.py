@@ -10,13 +10,14 @@ from typing import Any
 
 from mmlapp.core import PruningError
 from mmlapp.core.cost import LatencyTable
-from mmlapp.core.cost.latency_table import TimedLayer
+from mmlapp.core.cost.latency_table import TimedLayer, key_of_call
 
 from ..output_files import check_output, unwritable
-from .layers import Kind, layer_run
+from .kinds import Kind
+from .layers import layer_run
 from .partial import PartialTable
 from .setting import difference
-from .subject import Plan, Subject, describe, key_of_kind, kinds_of
+from .subject import Plan, Subject, describe, kinds_of
 from .timing import threads_of_torch
 from .whole_networks import timed_networks
 
@@ -57,14 +58,14 @@ def measure_table(
 
 
 def _timed_layer(kind: Kind, plan: Plan, store: PartialTable) -> TimedLayer:
-    widths, key = list(kind.widths()), f'{key_of_kind(kind)} {list(kind.axes)}'
+    call, widths = kind.call, list(kind.widths())
+    key = f'{key_of_call(call)} {list(kind.axes)}'
     timings = store.get(key, len(widths))
     if timings is None:
-        runs = [layer_run(kind.call, each, plan.setting) for each in widths]
+        runs = [layer_run(call, each, plan.setting) for each in widths]
         timings = plan.time(runs)
         # Written after each kind: the next may take minutes.
         store.put(key, timings)
-    call = kind.call
     return TimedLayer(
         kind.names,
         call.op,

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from mmlapp.core import Analysis
 from mmlapp.core.attach import cost_context
-from mmlapp.core.cost.latency_table import key_of
+from mmlapp.core.cost.latency_table import key_of_call
 from mmlapp.core.methods.budget import check_divisor
 from mmlapp.core.numbers import check_number
 
-from .layers import Kind, kinds
+from .kinds import Kind, kinds
 from .setting import Setting
 from .timing import Timing, clock_of, interleaved
 
@@ -108,7 +108,7 @@ def describe(subject: Subject, plan: Plan) -> dict[str, Any]:
     # Names, shapes and widths tell models apart, and scopes.
     text = json.dumps(
         [
-            [k.names, key_of_kind(k), dict(k.axes)]
+            [k.names, key_of_call(k.call), dict(k.axes)]
             for k in kinds_of(subject, plan)
         ]
     )
@@ -119,13 +119,3 @@ def describe(subject: Subject, plan: Plan) -> dict[str, Any]:
         'input_shape': list(subject.images.shape[1:]),
         **plan.setting.described(),
     }
-
-
-def key_of_kind(kind: Kind) -> str:
-    """Returns what tells a kind of layer from others whose times differ.
-
-    Args:
-        kind (Kind): The kind.
-    """
-    call = kind.call
-    return key_of(call.op, call.inputs, call.weight, call.geometry)

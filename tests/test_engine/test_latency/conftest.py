@@ -12,7 +12,7 @@ from mmlapp.core import analyse
 from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.trace import trace
 from mmlapp.engine.latency import measure, whole_networks
-from mmlapp.engine.latency.layers import shape_at
+from mmlapp.engine.latency.shapes import shape_at
 from mmlapp.engine.latency.subject import Plan, Subject
 
 
