@@ -13,13 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PruningError, PruningWarning
-from ..mask.masked import apply_masks
-from ..methods.budget import Budget, first_fitting, snap
 from ..methods.schedule import Schedule, check_targets
 from ..misuse import (
     BranchWatch,
     check_all_live,
-    check_decided,
     check_finished,
     check_mask,
     check_on_network,
@@ -30,15 +27,12 @@ from ..misuse import (
 from ..numbers import check_number
 from ..plan.plan import ChannelPlan
 from ..progress import Phase, Progress
-from .lasting import lasting
-from .protection import lifted
-from .ranks import holds_on_all
-from .shrinking import check_hard, shrunk, warn_of_late_ends
-from .signals import Signals
-from .stability import ENDS, NEAR, Stability, StableEnd
+from .decisions import Decisions
+from .shrinking import warn_of_late_ends
+from .stability import StableEnd
 
 
-class Pruner(Signals):
+class Pruner(Decisions):
     """Holds what every method needs; the method decides.
 
     Masked parameters read :attr:`gate`, a buffer with one number in [0, 1]
@@ -60,12 +54,6 @@ class Pruner(Signals):
         protect (float): Share of every group with the largest gradients,
             which is spared as long as the budget allows. Defaults to 0.
     """
-
-    def _set_up(self) -> None:
-        self.method.setup(self)
-
-    def _finish_method(self) -> None:
-        self.method.finish(self)
 
     # The phase. Costs and scores take gradients, whatever mode it is led in.
 
@@ -91,22 +79,8 @@ class Pruner(Signals):
                 score was not prepared, in the middle of a phase, while
                 channels are removed, or after narrowing.
         """
-        check_on_network('begin', self.taken_off)
-        if self.phase == Phase.PRUNING:
-            raise PruningError(
-                f'begin: the pruning phase is at step {self.progress.done} of '
-                f'{self.progress.steps} and begins only once. Call '
-                'pruner.finish() to end it here, or pruner.reset() before '
-                'another one'
-            )
-        target = check_targets(target, self.costs)
-        for value in target.values():
-            Schedule(value, steps)  # checks both
+        target = self._check_begin(target, steps)
         stability = self._stability(end, steps)
-        self.method.check(steps)
-        self.check_reachable(target)
-        check_all_live(self.mask)
-        self.scorer.check_prepared()
         warn_of_short_phase(target, steps)
         warn_of_late_ends(self.shrink_steps, steps)
         warn_of_frozen(self.groups)
@@ -127,6 +101,27 @@ class Pruner(Signals):
         self.watch.stepped()
         self.branch_watch = BranchWatch(self.groups)
         self.gate.requires_grad_(self.uses_gradient)
+
+    def _check_begin(
+        self, target: Mapping[str, float], steps: int
+    ) -> dict[str, float]:
+        """Returns checked targets of a phase that can begin now."""
+        check_on_network('begin', self.taken_off)
+        if self.phase == Phase.PRUNING:
+            raise PruningError(
+                f'begin: the pruning phase is at step {self.progress.done} of '
+                f'{self.progress.steps} and begins only once. Call '
+                'pruner.finish() to end it here, or pruner.reset() before '
+                'another one'
+            )
+        checked = check_targets(target, self.costs)
+        for value in checked.values():
+            Schedule(value, steps)  # checks both
+        self.method.check(steps)
+        self.check_reachable(checked)
+        check_all_live(self.mask)
+        self.scorer.check_prepared()
+        return checked
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -215,32 +210,8 @@ class Pruner(Signals):
         mask = self.kept_within(self.progress.target, order)
         self.gate.requires_grad_(False)
         self.set_mask(mask)
-        self._finish_method()
+        self.method.finish(self)
         self.progress = replace(self.progress, phase=Phase.FINISHED)
-
-    def kept_within(
-        self, target: Mapping[str, float], order: Tensor
-    ) -> Tensor:
-        """Returns what the exact budget keeps of an order of all channels.
-
-        Args:
-            target (Mapping[str, float]): Fractions of the dense network's
-                costs, by name.
-            order (Tensor): The larger, the longer it is kept;
-                ``[channels]``.
-
-        Returns:
-            Tensor: Bool mask, ``[channels]``.
-        """
-        return snap(
-            self.budget(target),
-            order,
-            self.group,
-            self.floors,
-            self.divisors,
-            # To a point below the target, a hundredth of the dense network.
-            1 - 0.01 / max(target.values()),
-        )
 
     def set_mask(
         self, mask: Tensor, target: Mapping[str, float] | None = None
@@ -324,89 +295,3 @@ class Pruner(Signals):
             'not say. Make it small with narrow(model, pruner.plan()) first, '
             'or use torch.jit.trace or torch.compile'
         )
-
-    # Parts of a phase and of a step.
-
-    def _asked(self, call: str, found: Any) -> Tensor:
-        """What a method returned, which may be somebody's own."""
-        name = f'method {type(self.method).__name__}: {call}'
-        return check_decided(name, found, self.gate)
-
-    def _stability(self, end: Any, steps: int) -> Stability | None:
-        if end is None:
-            return None
-        found: StableEnd = ENDS.build(end)
-        found.check(steps)
-        return Stability.begin(found, len(self.gate))
-
-    def _ends_early(self) -> bool:
-        """Whether the kept channels have settled, at the end of an epoch."""
-        known, progress = self.stability, self.progress
-        if known is None or progress.done % known.end.epoch:
-            return False
-        mask = self.mask.cpu()
-        self.stability = known.noted(mask)
-        used = self.budget(progress.target).used(mask.double())
-        met = used <= NEAR and torch.equal(self.gate, self.decided)
-        settled = met and self.stability.is_stable(self.sizes)
-        # All processes end at one step, or none does.
-        return holds_on_all(settled, self.gate.device)
-
-    def _spared(self, decided: Tensor) -> Tensor:
-        """What a method decided, with protected ones for those ranked last."""
-        if self.protect == 0:
-            return decided
-        check_hard('protect', self.protect, decided)
-        spared = self.protected
-        if ((decided != 0) | ~spared).all():
-            return decided
-        # First what is protected, then what the method keeps, then the rest:
-        # cut where the cost is that of what the method keeps.
-        order = lifted(self.method.ranking(self), decided == 1, spared)
-        kept, group = decided.cpu(), self.host_parts.owner
-        limits = [
-            (cost := self.host_cost(name), float(cost(kept)))
-            for name in self.progress.target
-        ]
-        mask = first_fitting(Budget(limits), order, group, self.floors)
-        return mask.to(decided.dtype)
-
-    def _shrunk(self, decided: Tensor) -> Tensor:
-        """The gate after a step that decided, ``[channels]``."""
-        if self.method.shrinks:
-            return torch.where(decided == 1, decided, self.method.fade(self))
-        return shrunk(self.gate, decided, self.shrink_steps)
-
-    def relax(self, training: bool) -> None:
-        """Puts in place of the gate what the method wants in a forward.
-
-        Args:
-            training (bool): Whether in training mode.
-        """
-        relaxed = None
-        wanted = training or self.method.relaxes_evaluation
-        if wanted and self.phase == Phase.PRUNING:
-            relaxed = self.method.relaxed(self)
-        if relaxed is not None:
-            # Adds nothing, but who asks for the gradient by the gate gets it.
-            relaxed = lasting(relaxed) + (self.gate - self.gate.detach())
-        self.stand_in.value = relaxed
-
-    @torch.no_grad()
-    def multiply(self, factor: Tensor) -> None:
-        """Multiplies all masked parameters as their masks would, for good.
-
-        Args:
-            factor (Tensor): In place of the gate, ``[channels]``.
-        """
-        self.stand_in.value = factor
-        for module, name in self.masked:
-            stored = module._parameters[name]
-            assert stored is not None
-            stored.copy_(apply_masks(module, name, stored))
-        self.stand_in.value = None
-
-    @torch.no_grad()
-    def _set_gate(self, gate: Tensor) -> None:
-        self.gate.copy_(gate)
-        self.stand_in.value = None

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from ..score.harm import Harm
 from ..segments import Segments, segments
 from .stability import Stability
 from .stand_in import StandIn
+
+if TYPE_CHECKING:
+    from .pruner import Pruner
 
 
 class PrunerState(nn.Module):
@@ -56,38 +59,51 @@ class PrunerState(nn.Module):
         super().__init__()
         self.groups, self.layout = list(groups), layout
         self.scorer, self.divisor = scorer, divisor
+        self.shrink_steps, self.protect = shrink_steps, protect
         # The same for parts that are several channels wide: of heads of 12
         # channels each, two are a multiple of 8.
         self.divisors = [
             divisor // math.gcd(divisor, group.block) for group in self.groups
         ]
-        self.shrink_steps, self.protect = shrink_steps, protect
         # Fewest channels that a method keeps, of every group.
         self.floors = [
             least_channels(least, g.size, g.floor) for g in self.groups
         ]
+        self._set_up_costs(costs)
+        self._set_up_phase()
+        self._set_up_masks()
+        self._set_up_origin()
+        self._set_up_buffers()
+        self._set_up_signals()
+        self.method = method
+        # Last: a method makes its buffers from all of the above.
+        method.setup(self._whole)
+
+    def _set_up_costs(self, costs: Mapping[str, Cost]) -> None:
         # No ModuleDict, which takes no child named `parameters`.
         self.counted = nn.ModuleList(costs.values())
         self.costs = list(costs)
         # Copies on the CPU, by name, where the costs lie elsewhere.
         self._host_costs: dict[str, Cost] = {}
-        # Values of buffers that lie on the device meta by now, by name: a
-        # state dict has not all of them, and that of a dense network none.
-        self._before_meta: dict[str, Tensor] = {}
+
+    def _set_up_phase(self) -> None:
         # No buffer: read several times in each step, it stays on the CPU.
-        self._stored = Progress().to_tensor(list(costs))
+        self._stored = Progress().to_tensor(self.costs)
         self.progress = Progress()
         # Of a phase that may end early.
         self.stability: Stability | None = None
-        # Masks apply from the first forward on; before it, weights are set.
-        self.active, self.complete = False, False
-        # Whether the gate was set from outside of any phase.
+        # Whether the gate was set from outside of any phase, and whether
+        # steps before a phase were warned of.
         self.given, self.warned = False, False
-        # Whether narrowing took it off its network.
-        self.taken_off = False
         self.watch = StepWatch(self.groups)
         # From the beginning of a phase on.
         self.branch_watch: BranchWatch | None = None
+
+    def _set_up_masks(self) -> None:
+        # Masks apply from the first forward on; before it, weights are set.
+        self.active, self.complete = False, False
+        # Whether narrowing took it off its network.
+        self.taken_off = False
         # For the gate, in a forward that is trained.
         self.stand_in = StandIn()
         self.applied_masks: list[AppliedMask] = []
@@ -99,30 +115,41 @@ class PrunerState(nn.Module):
         self.hook_ids: list[int] = []
         # Whether the network has begun to load, and the pruner has not yet.
         self.loading = False
-        # Of the image at which costs were counted, where that is known.
+
+    def _set_up_origin(self) -> None:
+        """What who attaches the pruner may know of its network."""
+        # Of the image at which costs were counted.
         self.input_shape: Any = None
-        # What no method may remove, where that is known.
+        # What no method may remove.
         self.frozen: list[FrozenChannels] = []
-        # By name of the argument, where it is known how pruning was asked for.
+        # How pruning was asked for, by name of the argument.
         self.settings: dict[str, Any] = {}
-        self.gradient: Tensor | None = None
-        self.loss_scale = 1.0
-        sizes = torch.tensor([g.size for g in self.groups])
+
+    def _set_up_buffers(self) -> None:
+        sizes = torch.tensor(self.sizes)
         # Group of every channel, [channels]: 0 0 0 1 1 2 2 2 2 ...
         owner = torch.arange(len(sizes)).repeat_interleave(sizes)
+        # Not persistent: they follow from the network.
         self.register_buffer('group', owner, persistent=False)
         least_kept = torch.tensor(self.floors)
         self.register_buffer('least', least_kept, persistent=False)
         self.register_buffer('gate', torch.ones(len(owner)))
         self.register_buffer('scores', torch.zeros(len(owner)))
-        score = scorer.score
-        asked = score.uses_gradient or protect > 0
-        self.harm = Harm(len(owner), score.memory) if asked else None
-        self.method = method
-        self._set_up()
+        # Values of buffers that lie on the device meta by now, by name: a
+        # state dict has not all of them, and that of a dense network none.
+        self._before_meta: dict[str, Tensor] = {}
 
-    def _set_up(self) -> None:
-        """Lets the method make its buffers, once all the rest is there."""
+    def _set_up_signals(self) -> None:
+        self.gradient: Tensor | None = None
+        self.loss_scale = 1.0
+        score = self.scorer.score
+        asked = score.uses_gradient or self.protect > 0
+        self.harm = Harm(len(self.gate), score.memory) if asked else None
+
+    @property
+    def _whole(self) -> Pruner:
+        """Itself as methods know it, for this is a base of :class:`Pruner`."""
+        return cast('Pruner', self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns its input: an ``nn.Sequential`` runs its new child too."""
@@ -215,10 +242,7 @@ class PrunerState(nn.Module):
         self.progress, self.active = other.progress, other.active
         self.stability = other.stability
         if ended:
-            self._finish_method()
-
-    def _finish_method(self) -> None:
-        """Lets the method do what is to be done when the phase has ended."""
+            self.method.finish(self._whole)
 
     def extra_repr(self) -> str:
         """Shows what is pruned."""

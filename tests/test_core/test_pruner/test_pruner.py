@@ -73,16 +73,6 @@ def test_outside_the_phase_the_loss_is_zero(pruner):
     assert pruner.loss().item() == 0
 
 
-def test_a_divisor_at_the_end_of_the_phase(model, images):
-    pruner = attach(model, images, divisor=4)
-    pruner.begin({'flops': 0.6}, 1)
-    pruner.step()
-    kept = [int(part.sum()) for part in pruner.mask.split([8, 12, 16])]
-    assert pruner.ratios()['flops'] <= 0.6
-    assert all(count % 4 == 0 for count in kept)
-    assert sum(kept) < 36
-
-
 @pytest.mark.parametrize('divisor', [0, -8, 2.0, '8'])
 def test_a_divisor_out_of_range(model, images, divisor):
     with pytest.raises(PruningError, match=f'divisor={divisor!r}'):
@@ -106,13 +96,6 @@ def test_a_mask_from_outside_stays_when_finish_is_called(pruner):
     pruner.finish()
     assert torch.equal(pruner.mask, given)
     assert pruner.progress.target == {'flops': 0.9}
-
-
-@pytest.mark.parametrize('target', [1.0, 0.8, 0.45, 0.2])
-def test_the_budget_is_kept(model, images, pruner, target):
-    pruner.begin({'flops': target}, 12)
-    train(model, images, 12)
-    assert target - 0.05 < pruner.ratios()['flops'] <= target
 
 
 def test_after_the_phase_masks_stay(model, images, pruner):
