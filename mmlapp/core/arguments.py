@@ -31,6 +31,23 @@ def meant(name: str, known: Iterable[str]) -> str:
     return f'did you mean {found[0]}?' if found else ''
 
 
+def choose_from(known: Iterable[str], name: str = '') -> str:
+    """Returns what to write in place of a name that nobody knows.
+
+    Args:
+        known (Iterable[str]): What could be written.
+        name (str): What somebody wrote. Defaults to nothing that looks like
+            one of them.
+
+    Examples:
+        >>> choose_from(['scope', 'divisor'], 'divsor')
+        'did you mean divisor? choose one of: scope, divisor'
+    """
+    known = list(known)
+    hint = meant(name, known)
+    return f'{hint}{" " if hint else ""}choose one of: {", ".join(known)}'
+
+
 def taken_by(entry: Callable[..., Any]) -> list[str] | None:
     """Returns the names of all arguments; None if any name is taken.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from .arguments import check_arguments, defaults_of
+from .arguments import check_arguments, choose_from, defaults_of
 from .errors import PruningError
 
 T = TypeVar('T')
@@ -59,8 +59,8 @@ class Choices(Generic[T]):
         """Returns an entry; an unknown name is an error that lists all."""
         if not isinstance(name, str) or name not in self._entries:
             raise PruningError(
-                f'{self.kind}={name!r} is unknown; choose one of: '
-                f'{self._known()}'
+                f'{self.kind}={name!r} is unknown; '
+                f'{choose_from(sorted(self), str(name))}'
             )
         return self._entries[name]
 
@@ -78,8 +78,8 @@ class Choices(Generic[T]):
         settings = {'type': choice} if isinstance(choice, str) else {**choice}
         if 'type' not in settings:
             raise PruningError(
-                f'{self.kind}={settings} says no type; choose one of: '
-                f'{self._known()}'
+                f'{self.kind}={settings} says no type; '
+                f'{choose_from(sorted(self))}'
             )
         self[settings['type']]
         return settings

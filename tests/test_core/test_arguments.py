@@ -6,6 +6,7 @@ import torch
 from mmlapp.core import PruningError, attach
 from mmlapp.core.arguments import (
     check_arguments,
+    choose_from,
     defaults_of,
     meant,
     taken_by,
@@ -59,6 +60,7 @@ def test_names_that_are_taken(entry, names):
 def test_only_what_is_alike_is_meant():
     assert meant('targets', ['target', 'size']) == 'did you mean target?'
     assert meant('colour', ['target', 'size']) == ''
+    assert choose_from(['b', 'a']) == 'choose one of: b, a'
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,12 @@ def test_an_unknown_name_lists_the_known_ones(table):
         table['c']
 
 
+def test_an_unknown_name_may_be_nearly_known(makers):
+    text = r"method='mades' is unknown; did you mean made\? choose one of: "
+    with pytest.raises(PruningError, match=text):
+        makers['mades']
+
+
 def test_a_name_is_taken_once(table):
     with pytest.raises(PruningError, match="score='a' is already registered"):
         table.register('a')

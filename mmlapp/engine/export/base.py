@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from mmlapp.core import PruningError
+from mmlapp.core.arguments import choose_from
 from mmlapp.core.choices import Choices
 from mmlapp.core.compare import DEPLOYED_TOLERANCE
 from mmlapp.core.numbers import check_number
@@ -70,7 +71,8 @@ class Settings:
         """Checks what a user gave."""
         if self.dynamic not in DYNAMIC:
             raise PruningError(
-                f'dynamic={self.dynamic!r}: choose one of {", ".join(DYNAMIC)}'
+                f'dynamic={self.dynamic!r}: '
+                f'{choose_from(DYNAMIC, str(self.dynamic))}'
             )
         if self.opset is not None:
             check_number('opset', self.opset, least=1, whole=True)

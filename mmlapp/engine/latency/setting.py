@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from mmlapp.core import PruningError
+from mmlapp.core.arguments import choose_from
 from mmlapp.core.numbers import check_number
 
 # Packages whose version is noted, by backend.
@@ -23,6 +24,7 @@ PACKAGES = {
     'onnxruntime': ('onnxruntime', 'onnx', 'torch'),
     'openvino': ('openvino', 'onnx', 'torch'),
 }
+DEVICES = 'cpu', 'cuda'
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,14 @@ class Setting:
         """Checks what a user gave."""
         if self.backend not in PACKAGES:
             raise PruningError(
-                f'backend={self.backend!r}: choose one of '
-                f'{", ".join(PACKAGES)}'
+                f'backend={self.backend!r}: '
+                f'{choose_from(PACKAGES, str(self.backend))}'
             )
         check_number('threads', self.threads, least=1, whole=True)
         check_number('batch', self.batch, least=1, whole=True)
-        if self.device not in ('cpu', 'cuda'):
+        if self.device not in DEVICES:
             raise PruningError(
-                f'device={self.device!r}: choose one of cpu, cuda'
+                f'device={self.device!r}: {choose_from(DEVICES)}'
             )
         if self.device == 'cuda' and not torch.cuda.is_available():
             raise PruningError("device='cuda': torch finds no GPU; give cpu")

@@ -18,7 +18,7 @@ from mmlapp.engine.export.base import (
 @pytest.mark.parametrize(
     ('settings', 'text'),
     [
-        (dict(dynamic='all'), "dynamic='all': choose one of none, batch"),
+        (dict(dynamic='all'), "dynamic='all': choose one of: none, batch"),
         (dict(opset=0), 'opset=0'),
         (dict(opset='18'), "opset='18'"),
     ],
