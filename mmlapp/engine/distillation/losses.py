@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mmlapp.core import Distillation, PruningError
 
-from ..models.prunable import LOSS, mode_of
+from ..models.modes import mode_of
+from ..models.prunable import LOSS
 from ..training.compiled import Uncompiled
 from .outputs import Outputs
 

@@ -32,6 +32,17 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 STEPS = dict(max_iters=1000, max_epochs=10, iter=0, epoch=0)
 
 
+def mode_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Argument ``mode`` of ``forward(inputs, data_samples, mode)``.
+
+    Args:
+        args (tuple): Arguments of the forward.
+        kwargs (dict): Those with a name.
+    """
+    # forward(inputs, data_samples, mode): the third, if it has no name.
+    return kwargs.get('mode', args[2] if len(args) > 2 else None)
+
+
 @dataclass
 class Modes:
     """Further ways in which a model runs on an example.

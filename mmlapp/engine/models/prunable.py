@@ -4,14 +4,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
-from mmlapp.core import Pruner, PruningError, PruningWarning, attach
+from mmlapp.core import Pruner, PruningError, attach
 from mmlapp.core.attach import COST_NAMES
 from mmlapp.core.progress import Phase
 from mmlapp.registry import MODELS
@@ -19,16 +17,14 @@ from mmlapp.registry import MODELS
 from .architecture import build_architecture
 from .arguments import check_settings, check_shape, check_unknown
 from .example import example_of
+from .hook_reminder import expect_hook
 from .inputs import InputShape
+from .modes import mode_of
 from .plans import carry_plans, rows_of
 
 INPUT_SHAPE = 3, 224, 224
 # Name of what the method adds to the losses of a step.
 LOSS = 'loss_pruning'
-NO_HOOK = (
-    "the run has no dict(type='mmlapp.PruningHook') in custom_hooks; a config "
-    'that sets custom_hooks replaces those of its _base_'
-)
 
 
 @MODELS.register_module(name='PrunableModel')
@@ -123,11 +119,23 @@ def prunable_model(
         shrink_steps=shrink_steps,
         protect=protect,
     )
-    extra = dict(input_shape=input_shape, unused=unused)
-    check_settings({**own, **extra})
+    check_settings({**own, 'input_shape': input_shape, 'unused': unused})
     # All arguments before the model, whose build may take long.
     check_unknown(architecture, settings)
     model = build_architecture(architecture, settings, data_preprocessor)
+    pruner = _attach(model, own, input_shape, unused)
+    check_removable(pruner)
+    _prepare(model, pruner)
+    return model
+
+
+def _attach(
+    model: nn.Module,
+    own: Mapping[str, Any],
+    input_shape: InputShape,
+    unused: str | Sequence[str],
+) -> Pruner:
+    """Attaches a pruner that knows how it was asked for."""
     example = example_of(model, input_shape, unused)
     with example.explained():
         pruner = attach(
@@ -140,7 +148,11 @@ def prunable_model(
     # For the trial before narrowing, and for what a checkpoint says.
     pruner.input_shape = check_shape(input_shape)
     pruner.settings = {**own, 'input_shape': input_shape}
-    check_removable(pruner)
+    return pruner
+
+
+def _prepare(model: nn.Module, pruner: Pruner) -> None:
+    """Adds what a run of MMEngine and its checkpoints need."""
     # Weights of another width are refused in these dimensions alone.
     sites = [site for site, _ in pruner.layout.sites if not site.attribute]
     dims = [(site.name, [site.dim]) for site in sites]
@@ -149,7 +161,6 @@ def prunable_model(
         handle = model.register_forward_hook(_add_loss, with_kwargs=True)
         pruner.hook_ids.append(handle.id)
     expect_hook(model, True)
-    return model
 
 
 def check_removable(pruner: Pruner) -> None:
@@ -184,55 +195,6 @@ def _any_removable(pruner: Pruner, floors: Sequence[int]) -> bool:
         -(-size // pruner.divisor) > -(-floor // pruner.divisor)
         for size, floor in zip(pruner.sizes, floors, strict=True)
     )
-
-
-def expect_hook(model: nn.Module, expected: bool) -> None:
-    """Lets a model warn if a run of MMEngine trains it without our hook.
-
-    Args:
-        model (nn.Module): The model, prunable or not.
-        expected (bool): Whether it still expects ``PruningHook``.
-    """
-    hooks = model._forward_pre_hooks
-    for key in [k for k, hook in hooks.items() if hook is _warn_alone]:
-        del hooks[key]
-        model._forward_pre_hooks_with_kwargs.pop(key, None)
-    if expected:
-        handle = model.register_forward_pre_hook(_warn_alone, with_kwargs=True)
-        model.pruner.hook_ids.append(handle.id)  # type: ignore[union-attr]
-
-
-def _warn_alone(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    """Warns once, before the first step of a run that will not prune."""
-    if not module.training or mode_of(args, kwargs) != 'loss':
-        return
-    # `RuntimeInfoHook` notes it when the training of a runner begins.
-    running = MessageHub.get_current_instance().get_info('max_iters')
-    if running is None:
-        return
-    # Once: a hook that takes itself off.
-    expect_hook(module, False)
-    pruner: Any = module.pruner
-    if pruner.phase == Phase.DENSE:
-        warnings.warn(
-            f'{type(module).__name__} is prunable, and nothing prunes it: '
-            f'{NO_HOOK}',
-            PruningWarning,
-            stacklevel=2,
-        )
-
-
-def mode_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Argument ``mode`` of ``forward(inputs, data_samples, mode)``.
-
-    Args:
-        args (tuple): Arguments of the forward.
-        kwargs (dict): Those with a name.
-    """
-    # forward(inputs, data_samples, mode): the third, if it has no name.
-    return kwargs.get('mode', args[2] if len(args) > 2 else None)
 
 
 def _add_loss(

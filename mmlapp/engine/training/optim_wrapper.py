@@ -21,7 +21,7 @@ from mmlapp.core import Pruner, PruningError
 from mmlapp.core.progress import Phase
 from mmlapp.registry import OPTIM_WRAPPERS
 
-from ..models.prunable import NO_HOOK, expect_hook
+from ..models.hook_reminder import NO_HOOK, expect_hook
 from .parts import unwrap
 
 

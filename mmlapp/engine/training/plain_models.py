@@ -14,8 +14,8 @@ from mmlapp.core import PruningError
 from ..checkpoints.optimizers import note_optimizer
 from ..checkpoints.state import check_complete, check_resumable
 from ..hook_list import has_hook
+from ..models.hook_reminder import NO_HOOK
 from ..models.plans import carries_plans, missing_plans, plans_in, unwrapped
-from ..models.prunable import NO_HOOK
 from .hook_state import HookState
 from .parts import run_optimizer, unwrap
 

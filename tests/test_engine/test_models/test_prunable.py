@@ -10,17 +10,16 @@ import pytest
 import torch
 from mmcv.cnn import fuse_conv_bn
 from mmengine.config import Config
-from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
 from mmpretrain.models import ImageClassifier
 from torch import nn
 
-from mmlapp.core import PruningError, PruningWarning, attach, narrow
+from mmlapp.core import PruningError, attach, narrow
 from mmlapp.engine import prunable_model
+from mmlapp.engine.models.hook_reminder import expect_hook
 from mmlapp.engine.models.modes import running_steps
-from mmlapp.engine.models.prunable import expect_hook
 
 SETTINGS = dict(
     backbone=dict(type='mmlapp.CIFARResNet', depth=8),
@@ -258,36 +257,6 @@ def test_a_method_without_a_loss_adds_none(method):
     assert set(losses(model)) == {'loss'}
 
 
-@pytest.fixture
-def running():
-    """As `RuntimeInfoHook` leaves it when a training begins."""
-    hub = MessageHub.get_instance('running')
-    hub.update_info('max_iters', 9)
-    yield
-    MessageHub._instance_dict.clear()
-
-
-def test_a_run_without_the_hook_is_named_once(running):
-    model = build()
-    with pytest.warns(PruningWarning, match=r'nothing prunes it: .*_base_'):
-        losses(model)
-    losses(model)
-
-
-@pytest.mark.parametrize('case', ['hook', 'evaluation', 'begun', 'own loop'])
-def test_nothing_is_said_of_other_uses(running, case):
-    model = build()
-    if case == 'hook':
-        expect_hook(model, False)
-    if case == 'evaluation':
-        model.eval()
-    if case == 'begun':
-        model.pruner.begin({'flops': 0.5}, steps=2)
-    if case == 'own loop':
-        MessageHub.get_current_instance().pop_info('max_iters')
-    losses(model)
-
-
 @pytest.mark.parametrize('mode', ['tensor', 'predict'])
 def test_other_modes_have_no_loss(mode):
     model = build().eval()
@@ -347,7 +316,6 @@ def test_wrong_settings(setting, text):
 CODE = """
 import sys
 from mmengine.config import Config
-from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, init_default_scope
 cfg = Config.fromfile(sys.argv[1])

@@ -1,0 +1,61 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
+from torch import nn
+
+from mmlapp.core import PruningWarning
+from mmlapp.engine import prunable_model
+from mmlapp.engine.models.hook_reminder import expect_hook
+from mmlapp.registry import MODELS
+
+EXAMPLE = (torch.rand(2, 3, 8, 8),)
+
+
+@MODELS.register_module(name='TestReminded', force=True)
+class Reminded(BaseModel):
+    """Two layers, in every mode alike."""
+
+    def __init__(self, data_preprocessor=None):
+        super().__init__(data_preprocessor)
+        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        out = self.backbone(inputs)
+        return {'loss': out.mean()} if mode == 'loss' else out
+
+
+def build():
+    return prunable_model('mmlapp.TestReminded', input_shape=(3, 8, 8))
+
+
+@pytest.fixture
+def running():
+    """As `RuntimeInfoHook` leaves it when a training begins."""
+    hub = MessageHub.get_instance('running')
+    hub.update_info('max_iters', 9)
+    yield
+    MessageHub._instance_dict.clear()
+
+
+def test_a_run_without_the_hook_is_named_once(running):
+    model = build()
+    with pytest.warns(PruningWarning, match=r'nothing prunes it: .*_base_'):
+        model(*EXAMPLE, mode='loss')
+    model(*EXAMPLE, mode='loss')
+
+
+@pytest.mark.parametrize('case', ['hook', 'evaluation', 'begun', 'own loop'])
+def test_nothing_is_said_of_other_uses(running, case):
+    model = build()
+    if case == 'hook':
+        expect_hook(model, False)
+    if case == 'evaluation':
+        model.eval()
+    if case == 'begun':
+        model.pruner.begin({'flops': 0.5}, steps=2)
+    if case == 'own loop':
+        MessageHub.get_current_instance().pop_info('max_iters')
+    model(*EXAMPLE, mode='loss')
