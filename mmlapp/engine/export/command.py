@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mmlapp.core import PruningError, fuse
-from mmlapp.core.arguments import meant
+from mmlapp.core.arguments import choose_from
 
 from ..models.plans import plans_of
 from .base import EXPORTERS, Settings
@@ -159,10 +159,8 @@ def path_of(out: Path, name: str) -> Path:
     """
     known = {**{n: EXPORTERS[n].suffix for n in EXPORTERS}, **HANDOVERS}
     if name not in known:
-        hint = meant(str(name), known)
         raise PruningError(
-            f'format={name!r} is unknown; {hint}{" " if hint else ""}choose '
-            f'one of: {", ".join(known)}'
+            f'format={name!r} is unknown; {choose_from(known, str(name))}'
         )
     if not out.name:
         raise PruningError(

@@ -14,7 +14,6 @@ Files run without this package:
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,24 +23,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from torch.utils._pytree import tree_leaves
 
 from mmlapp.core import PruningError
-from mmlapp.core.arguments import meant
 from mmlapp.core.compare import largest_error
 from mmlapp.core.files import replace_file
 
 from ..output_files import check_output, unwritable
-from . import onnx_file, torch_export, torchscript  # noqa: F401, registered
-from .base import (
-    EXPORTERS,
-    HALF_TOLERANCE,
-    STEPS,
-    Exporter,
-    Run,
-    Settings,
-    check_packages,
-)
+from .base import HALF_TOLERANCE, STEPS, Exporter, Run, Settings
+from .formats import find_exporter, format_of
+from .outputs import checked_names, flat, outputs_of
 
 
 @dataclass(frozen=True)
@@ -114,14 +104,14 @@ def export(
     check_out(out, force)
     _check_network(network)
     settings.check_taken(exporter.takes, f'format={name!r}')
-    flat = _flat(network, settings.fp16)
+    own = flat(network, settings.fp16)
     tolerance = HALF_TOLERANCE if settings.fp16 else exporter.tolerance
     checks = _inputs(images, settings.dynamic)
     expected = [outputs_of(network, x) for x in checks]
-    labels = _labels(names, len(expected[0]))
+    labels = checked_names(names, len(expected[0]))
 
     def write(path: Path) -> float:
-        _write(exporter, name, (flat, checks[0], path, labels, settings))
+        _write(exporter, name, (own, checks[0], path, labels, settings))
         return _compare(exporter, name, path, checks, expected)
 
     return keep(name, out, write, tolerance)
@@ -171,18 +161,6 @@ def _check_network(network: nn.Module) -> None:
         )
 
 
-def _labels(names: Sequence[str] | None, count: int) -> Sequence[str]:
-    """The names that were given, if there is one for each output."""
-    if names is None:
-        return default_names(count)
-    if len(set(names)) != count:
-        raise PruningError(
-            f'names={list(names)}: expected {count} different ones, one for '
-            'each output of the network'
-        )
-    return names
-
-
 def load(path: str | Path, threads: int | None = None) -> Run:
     """Returns a function that runs a file which :func:`export` wrote.
 
@@ -214,46 +192,6 @@ def load(path: str | Path, threads: int | None = None) -> Run:
         ) from error
 
 
-def format_of(path: Path) -> str:
-    """Returns the format that the suffix of a file tells.
-
-    Args:
-        path (Path): The file.
-
-    Raises:
-        PruningError: If it tells none, with the nearest one.
-    """
-    known = {EXPORTERS[name].suffix: name for name in EXPORTERS}
-    if path.suffix not in known:
-        hint = meant(path.suffix, known)
-        raise PruningError(
-            f'{str(path)!r} is of an unknown type; {hint}'
-            f'{" " if hint else ""}choose one of: {", ".join(known)}'
-        )
-    return known[path.suffix]
-
-
-def find_exporter(name: str) -> Exporter:
-    """Returns what writes a format.
-
-    Args:
-        name (str): Its name.
-
-    Raises:
-        PruningError: If there is none of this name, with the nearest one, or
-            if it needs packages that are missing.
-    """
-    if name not in EXPORTERS:
-        hint = meant(str(name), EXPORTERS)
-        raise PruningError(
-            f'format={name!r} is unknown; {hint}{" " if hint else ""}'
-            f'choose one of: {", ".join(EXPORTERS)}'
-        )
-    exporter = EXPORTERS[name]()
-    check_packages(name, exporter.needs)
-    return exporter
-
-
 def check_out(out: Path, force: bool) -> None:
     """Refuses a path that cannot or must not be written.
 
@@ -272,21 +210,6 @@ def check_out(out: Path, force: bool) -> None:
         )
 
 
-def default_names(count: int) -> list[str]:
-    """Returns names of outputs.
-
-    Args:
-        count (int): Of the outputs.
-
-    Examples:
-        >>> default_names(1), default_names(2)
-        (['output'], ['output_0', 'output_1'])
-    """
-    if count == 1:
-        return ['output']
-    return [f'output_{i}' for i in range(count)]
-
-
 def brief(error: BaseException) -> str:
     """Returns the cause at the root of an error in one line.
 
@@ -297,42 +220,6 @@ def brief(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f'{type(error).__name__}: {lines[0] if lines else ""}'[:300]
-
-
-class _Flat(nn.Module):
-    """A network whose outputs are one tuple of tensors.
-
-    Args:
-        network (nn.Module): The network.
-        half (bool): Whether it computes in half precision.
-    """
-
-    def __init__(self, network: nn.Module, half: bool) -> None:
-        super().__init__()
-        self.network, self.half_ = network, half
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Runs it."""
-        output = self.network(images.half() if self.half_ else images)
-        found = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
-        return tuple(t.float() if self.half_ else t for t in found)
-
-
-def _flat(network: nn.Module, half: bool) -> nn.Module:
-    flat = _Flat(copy.deepcopy(network).half() if half else network, half)
-    flat.eval()
-    return flat
-
-
-@torch.no_grad()
-def outputs_of(network: nn.Module, images: Tensor) -> list[Tensor]:
-    """Returns all output tensors of a network, in order.
-
-    Args:
-        network (nn.Module): In evaluation mode.
-        images (Tensor): ``[n, c, h, w]``.
-    """
-    return list(_Flat(network, False)(images))
 
 
 def _inputs(images: Tensor, dynamic: str) -> list[Tensor]:

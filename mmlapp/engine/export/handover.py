@@ -24,8 +24,9 @@ from mmlapp.core.handover.fuse import Fold
 from mmlapp.core.handover.slim import slim_bytes, slim_state
 
 from .base import check_packages
-from .files import Exported, check_out, keep, outputs_of
+from .files import Exported, check_out, keep
 from .network import Network
+from .outputs import outputs_of
 
 # Name of the format: suffix of its files.
 HANDOVERS = {'plain': '.pth', 'safetensors': '.safetensors'}

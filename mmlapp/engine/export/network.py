@@ -4,18 +4,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from mmlapp.core import PruningError
 
 from ..models.ground_truth import plain_samples
-from .files import brief, default_names
+from .files import brief
+from .outputs import default_names, output_tensors
 
 HEADS = 'bbox_head', 'mask_head', 'rpn_head', 'head'
 
@@ -52,7 +52,7 @@ class Network(nn.Module):
             except Exception as error:  # whatever the user's code raises
                 reasons.append(f'{part}: {brief(error)}')
                 continue
-            if any(isinstance(leaf, Tensor) for leaf in tree_leaves(output)):
+            if output_tensors(output):
                 self.names = output_names(output, head)
                 return
             reasons.append(f'{part}: it returns no tensor')
@@ -153,7 +153,7 @@ def output_names(output: Any, head: nn.Module | None) -> list[str]:
         ``cls_scores_1``, ``bbox_preds_0`` ...
     """
     labels = _labels(head)
-    count = len(_tensors(output))
+    count = len(output_tensors(output))
     parts = output if isinstance(output, (tuple, list)) else [output]
     used = labels[: len(parts)]
     # Behind the outputs a loss has its ground truth.
@@ -163,10 +163,6 @@ def output_names(output: Any, head: nn.Module | None) -> list[str]:
     names: list[str] = []
     for label, part in zip(used, parts, strict=True):
         # One per level of the pyramid: cls_scores_0, cls_scores_1 ...
-        own = len(_tensors(part))
+        own = len(output_tensors(part))
         names += [f'{label}_{i}' for i in range(own)] if own > 1 else [label]
     return names if len(names) == count else default_names(count)
-
-
-def _tensors(output: Any) -> Sequence[Tensor]:
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]

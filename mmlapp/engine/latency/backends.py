@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from mmlapp.core import PruningError
 
 from ..export.base import Settings
 from ..export.files import export, load
+from ..export.outputs import output_tensors
 from .setting import Setting
 
 # Runs the network on its images once more.
@@ -45,7 +45,7 @@ def network_run(network: nn.Module, images: Tensor, setting: Setting) -> Run:
 def _eager(network: nn.Module, images: Tensor, setting: Setting) -> Run:
     def run() -> list[Tensor]:
         with torch.inference_mode():
-            return _tensors(network(images))
+            return output_tensors(network(images))
 
     return run
 
@@ -55,14 +55,10 @@ def _compiled(network: nn.Module, images: Tensor, setting: Setting) -> Run:
 
     def run() -> list[Tensor]:
         with torch.no_grad():
-            return _tensors(compiled(images))
+            return output_tensors(compiled(images))
 
     run()
     return run
-
-
-def _tensors(outputs: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 
 def _onnxruntime(network: nn.Module, images: Tensor, setting: Setting) -> Run:

@@ -1,0 +1,104 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Outputs of a network as a list of tensors, and their names."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from mmlapp.core import PruningError
+
+
+def output_tensors(output: Any) -> list[Tensor]:
+    """Returns all tensors of an output, in order.
+
+    Args:
+        output (Any): Tensors in any containers.
+    """
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+class _Flat(nn.Module):
+    """A network whose outputs are one tuple of tensors.
+
+    Args:
+        network (nn.Module): The network.
+        half (bool): Whether it computes in half precision.
+    """
+
+    def __init__(self, network: nn.Module, half: bool) -> None:
+        super().__init__()
+        # Not `half`, which is a method of every module.
+        self.network, self.half_ = network, half
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Runs it."""
+        output = self.network(images.half() if self.half_ else images)
+        found = output_tensors(output)
+        return tuple(t.float() if self.half_ else t for t in found)
+
+
+def flat(network: nn.Module, half: bool = False) -> nn.Module:
+    """Returns a network whose outputs are one tuple of tensors.
+
+    Args:
+        network (nn.Module): Maps images to tensors in any containers.
+        half (bool): Whether it computes in half precision; inputs and
+            outputs stay float32. Defaults to False.
+    """
+    # A copy: halved parameters would stay so in the network of the caller.
+    own = _Flat(copy.deepcopy(network).half() if half else network, half)
+    own.eval()
+    return own
+
+
+@torch.no_grad()
+def outputs_of(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """Returns all output tensors of a network, in order.
+
+    Args:
+        network (nn.Module): In evaluation mode.
+        images (Tensor): ``[n, c, h, w]``.
+    """
+    return output_tensors(network(images))
+
+
+def default_names(count: int) -> list[str]:
+    """Returns names of outputs.
+
+    Args:
+        count (int): Of the outputs.
+
+    Examples:
+        >>> default_names(1), default_names(2)
+        (['output'], ['output_0', 'output_1'])
+    """
+    if count == 1:
+        return ['output']
+    return [f'output_{i}' for i in range(count)]
+
+
+def checked_names(names: Sequence[str] | None, count: int) -> Sequence[str]:
+    """Returns the names that were given, if there is one for each output.
+
+    Args:
+        names (Sequence[str], optional): None stands for the default ones.
+        count (int): Of the outputs.
+
+    Raises:
+        PruningError: If there are more or less, or two are the same.
+    """
+    if names is None:
+        return default_names(count)
+    if len(set(names)) != count:
+        raise PruningError(
+            f'names={list(names)}: expected {count} different ones, one for '
+            'each output of the network'
+        )
+    return names
