@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from torch import nn
 
 from mmlapp.core import Analysis
@@ -23,6 +23,7 @@ from mmlapp.core.methods.min_keep import least_channels, least_share
 from ..deployment.recipe import dense_config, own_settings
 from ..models.arguments import check_settings
 from ..models.complexity import COUNTED, counted_flops, operator_flops
+from ..models.default_scope import default_scope_of
 from ..models.example import Example, example_of, notes_of
 from ..models.inputs import InputShape
 from .layer_report import LayerReport, report_layers
@@ -117,9 +118,7 @@ def analyse_config(
     chosen.update(settings or {})
     check_settings(chosen)
     progress('building the model')
-    with DefaultScope.overwrite_default_scope(
-        cfg.get('default_scope') or 'mmengine'
-    ):
+    with default_scope_of(cfg):
         # Dense even where the config is of a pruned model: attaching would add
         # branches and masks, which an analysis finds by itself.
         model: nn.Module = MODELS.build(dense_config(cfg))

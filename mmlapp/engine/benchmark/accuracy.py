@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import EVALUATOR, DefaultScope
+from mmengine.registry import EVALUATOR
 from torch import Tensor, nn
 
 from mmlapp.core import PruningError
@@ -18,6 +18,7 @@ from mmlapp.core import PruningError
 from ..deployment.real_data import LOADERS, loader_name, own_loader
 from ..export.network import Network
 from ..latency.backends import Run
+from ..models.default_scope import default_scope_of
 from .feeding import Feeding
 from .rows import REFERENCE
 
@@ -54,8 +55,8 @@ class Judge:
                 f'test_evaluator. {REMEDY}'
             )
         self._trained, self._name = trained, name
-        self._scope = cfg.get('default_scope') or 'mmengine'
-        with DefaultScope.overwrite_default_scope(self._scope):
+        self._cfg = cfg
+        with default_scope_of(cfg):
             self._data = _loader(cfg, name)
         self.notes: list[str] = []
 
@@ -86,7 +87,7 @@ class Judge:
 
     @torch.no_grad()
     def _metrics(self, model: Any) -> dict[str, float]:
-        with DefaultScope.overwrite_default_scope(self._scope):
+        with default_scope_of(self._cfg):
             # A new one for each network: a metric keeps what it has seen of
             # one that failed.
             evaluator = _evaluator(self._evaluator)

@@ -4,15 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mmlapp.core import PruningError, merge_bypasses
@@ -30,6 +27,7 @@ from ..deployment.recipe import (
 from ..export.network import Network
 from ..export.trained import dense_model
 from ..latency.part import one_image
+from ..models.default_scope import default_scope_of
 from ..models.inputs import InputShape
 from ..models.plans import narrow_model
 from ..models.prunable import INPUT_SHAPE
@@ -91,7 +89,7 @@ def networks_of(
     Raises:
         PruningError: If config and checkpoints do not belong together.
     """
-    with _scope(cfg):
+    with default_scope_of(cfg):
         notes: list[str] = []
         # Name, network, whose outputs it must have, and where alone it runs.
         models = [('dense', _dense(cfg, dense, notes), None, None)]
@@ -126,13 +124,6 @@ def networks_of(
         ]
         inputs = _inputs(models[0][1], real, shape, batch, notes)
     return Networks(candidates, inputs, notes, prediction)
-
-
-@contextmanager
-def _scope(cfg: Config) -> Iterator[None]:
-    name = cfg.get('default_scope') or 'mmengine'
-    with DefaultScope.overwrite_default_scope(name):
-        yield
 
 
 def _dense(

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
 
@@ -29,6 +28,7 @@ from ..checkpoints.reading import PREFIX
 from ..checkpoints.weights import load_weights
 from ..config_files import check_checkpoint
 from ..deployment.recipe import dense_config, own_settings
+from ..models.default_scope import default_scope_of
 from ..models.plans import KEY
 from ..models.prunable import prunable_model
 from ..training.calibration import calibration_batches
@@ -178,8 +178,7 @@ def study_config(
     target = {'flops': 0.5} if target is None else target
     # The later wins: the config, what the caller wants, what must be so.
     own = {**own_settings(cfg.model), **(settings or {}), **RANKED}
-    scope = cfg.get('default_scope') or 'mmengine'
-    with DefaultScope.overwrite_default_scope(scope), same_random_numbers():
+    with default_scope_of(cfg), same_random_numbers():
         progress('building the model')
         # Without a checkpoint: the same random weights at every call. Put back
         # by same_random_numbers.

@@ -12,7 +12,6 @@ from pathlib import Path
 import mmengine
 import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmlapp.core import ChannelPlan, merge_bypasses
@@ -25,6 +24,7 @@ from ..checkpoints.reading import Trained, load_checkpoint, read_trained
 from ..checkpoints.weights import load_weights
 from ..models.arguments import check_shape
 from ..models.comparison import Check, Comparison, refuse_differences
+from ..models.default_scope import default_scope_of
 from ..models.example import ExampleForward
 from ..models.inputs import InputShape
 from ..models.plans import narrow_model, replace_plan
@@ -106,9 +106,7 @@ def deploy(
     check_prunable(cfg)
     progress('reading the checkpoint')
     trained = read_trained(checkpoint)
-    # Names without a scope mean those of the package that the config is of.
-    scope = cfg.get('default_scope') or 'mmengine'
-    with DefaultScope.overwrite_default_scope(scope):
+    with default_scope_of(cfg):
         progress('building the trained model')
         masked = masked_model(cfg, trained)
         plan = masked.pruner.plan()

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mmlapp.core import PruningError, fuse
 from mmlapp.core.arguments import choose_from
 
+from ..models.default_scope import default_scope_of
 from ..models.plans import plans_of
 from .base import EXPORTERS, Settings
 from .files import Exported, export
@@ -112,9 +112,7 @@ def export_checkpoint(
     """
     paths = {name: path_of(Path(out), name) for name in formats}
     _check_settings(settings, formats)
-    with DefaultScope.overwrite_default_scope(
-        cfg.get('default_scope') or 'mmengine'
-    ):
+    with default_scope_of(cfg):
         progress('loading the model')
         model = trained_model(cfg, checkpoint)
         images, text = example_images(cfg, model, shape, pictures)
@@ -180,9 +178,7 @@ def _check_settings(settings: Settings, formats: Sequence[str]) -> None:
 
 def _slim(cfg: Config, network: Network, images: Tensor, fused: bool) -> Slim:
     def dense() -> nn.Module:
-        with DefaultScope.overwrite_default_scope(
-            cfg.get('default_scope') or 'mmengine'
-        ):
+        with default_scope_of(cfg):
             return dense_model(cfg)
 
     plans = plans_of(network.model)

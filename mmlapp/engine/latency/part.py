@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmlapp.core import PruningError
@@ -17,6 +17,7 @@ from mmlapp.core import PruningError
 from ..deployment.recipe import counted_shape, dense_config, own_settings
 from ..export.network import Network
 from ..models.arguments import check_settings
+from ..models.default_scope import default_scope_of
 from ..models.example import example_of
 from ..models.inputs import InputShape, example_batch, shape_text
 from .subject import Subject
@@ -62,8 +63,7 @@ def subject_of(
     chosen = {**{key: own[key] for key in ASKED}, **(settings or {})}
     check_settings(chosen)
     shape = chosen['input_shape']
-    scope = cfg.get('default_scope') or 'mmengine'
-    with DefaultScope.overwrite_default_scope(scope):
+    with default_scope_of(cfg):
         model: nn.Module = MODELS.build(dense_config(cfg))
         model.eval()
         images = one_image(model, shape)

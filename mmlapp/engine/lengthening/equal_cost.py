@@ -14,7 +14,6 @@ from mmengine.registry import (
     HOOKS,
     LOOPS,
     PARAM_SCHEDULERS,
-    DefaultScope,
     Registry,
 )
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
@@ -22,6 +21,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from mmlapp.core import PruningError, PruningWarning
 from mmlapp.core.numbers import check_number
 
+from ..models.default_scope import default_scope_of
 from ..training.pruning_hook import PruningHook
 from ..training.step_cost import TeacherCost, teacher_of
 from . import tables
@@ -95,8 +95,7 @@ def equal_cost(cfg: C) -> C:
     if not loop:
         return cfg
     # The runner sets it, but is not there yet.
-    scope = cfg.get('default_scope') or 'mmengine'
-    with DefaultScope.overwrite_default_scope(scope):
+    with default_scope_of(cfg):
         phase = find_phase(cfg)
         # Noted by phase.stretch: it is the result of an earlier call.
         if phase is None or phase.cost.dense_length is not None:
