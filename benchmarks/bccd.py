@@ -174,7 +174,7 @@ def cells(runs: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     add = parser.add_argument
     add('--rows', nargs='+', choices=ROWS, default=list(ROWS))

@@ -476,7 +476,7 @@ def run_all(cases: Mapping[str, Case], commit: str) -> bool:
 
 
 def parse_args() -> argparse.Namespace:
-    """Parse the command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument(
         '--reference',

@@ -227,7 +227,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse the command line."""
+    """Parses the command line."""
     parser = ArgumentParser(
         description='Write many networks in every format, and compare.'
     )
@@ -279,7 +279,7 @@ def known_rows(entries: Sequence[Entry], out: Path) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, and write the table."""
+    """Measures, and writes the table."""
     args = parse_args(argv)
     text = args.list.read_text('utf-8')
     entries = read_list(text)

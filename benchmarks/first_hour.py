@@ -155,7 +155,7 @@ def clock(seconds: float | None) -> str:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('commits', nargs='*', metavar='COMMIT')
     parser.add_argument(

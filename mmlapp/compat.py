@@ -17,7 +17,7 @@ SUPPORTED = {
 
 
 def check_versions() -> None:
-    """Check that MMEngine, and MMCV where it is installed, fit this package.
+    """Checks that MMEngine, and MMCV where it is installed, fit this package.
 
     Raises:
         ModuleNotFoundError: If MMEngine is not installed.

@@ -37,7 +37,7 @@ from mmlapp.engine.output_files import check_output, write_json
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse the command line."""
+    """Parses the command line."""
     parser = ArgumentParser(
         description='Show what each layer costs, and what can be pruned.',
         epilog='What neither the command line nor the config says has the '
@@ -86,7 +86,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def share_or_name(text: str) -> float | str:
-    """Return a number where a text is one."""
+    """Returns a number where a text is one."""
     try:
         return float(text)
     except ValueError:
@@ -94,7 +94,7 @@ def share_or_name(text: str) -> float | str:
 
 
 def settings(args: Namespace) -> dict[str, Any]:
-    """Return what a command line asks for instead of the config's."""
+    """Returns what a command line asks for instead of the config's."""
     return given(
         args,
         (
@@ -111,7 +111,7 @@ def settings(args: Namespace) -> dict[str, Any]:
 
 
 def show(report: ModelReport, target: str | None) -> None:
-    """Print the tables, and write JSON where it is wanted."""
+    """Prints the tables, and writes JSON where it is wanted."""
     if target == '-':
         print(json_text(report.to_dict(), 1))
         return
@@ -125,7 +125,7 @@ def show(report: ModelReport, target: str | None) -> None:
 
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
-    """Analyse."""
+    """Analyses."""
     args = parse_args(argv)
     if args.json not in (None, '-'):
         check_output('json', args.json)

@@ -45,7 +45,7 @@ from mmlapp.engine.output_files import check_output, write_json
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse the command line."""
+    """Parses the command line."""
     parser = ArgumentParser(
         description='Measure dense, masked and slim networks side by side.'
     )
@@ -101,13 +101,13 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def trained(args: Namespace) -> list[str]:
-    """Return the names of the networks whose weights are given."""
+    """Returns the names of the networks whose weights are given."""
     names = ['masked', 'slim'] if args.checkpoint is not None else []
     return [*names, 'dense'] if args.dense is not None else names
 
 
 def check_files(args: Namespace) -> None:
-    """Refuse files that cannot be written, before all else."""
+    """Refuses files that cannot be written, before all else."""
     for name in ('json', 'plot'):
         path = getattr(args, name)
         if path is not None:
@@ -118,7 +118,7 @@ def check_files(args: Namespace) -> None:
 
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure."""
+    """Measures."""
     args = parse_args(argv)
     check_files(args)
     progress = console(sys.stderr).status('reading the config')

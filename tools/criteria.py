@@ -34,7 +34,7 @@ from mmlapp.engine.pages.files import check_out
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse the command line."""
+    """Parses the command line."""
     parser = ArgumentParser(
         description='Show how much importance scores differ on a model.'
     )
@@ -80,13 +80,13 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def settings(args: Namespace) -> dict[str, Any]:
-    """Return what a command line asks for instead of the config's."""
+    """Returns what a command line asks for instead of the config's."""
     return given(args, ('scope', 'input_shape'))
 
 
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compare the scores."""
+    """Compares the scores."""
     args = parse_args(argv)
     progress = console(sys.stderr).status('reading the config')
     # Importing models and datasets prints; standard output is for results.

@@ -32,7 +32,7 @@ from mmlapp.engine.failures import tells_failures
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse the command line."""
+    """Parses the command line."""
     parser = ArgumentParser(
         description='Narrow a model that was pruned, check and write it.'
     )
@@ -58,7 +58,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def report(result: Deployment) -> None:
-    """Print figures, checks, remarks and paths."""
+    """Prints figures, checks, remarks and paths."""
     out = console()
     out.print(widths_table(ChannelPlan.load(result.plan)))
     out.print(figures_table(result.figures))
@@ -77,7 +77,7 @@ def report(result: Deployment) -> None:
 
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
-    """Deploy."""
+    """Deploys."""
     args = parse_args(argv)
     progress = console(sys.stderr).status('reading the config')
     # Importing models and datasets prints; standard output is for results.

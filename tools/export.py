@@ -33,7 +33,7 @@ from mmlapp.engine.failures import tells_failures
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse the command line."""
+    """Parses the command line."""
     parser = ArgumentParser(
         description='Write a trained model, slim or dense, for other programs.'
     )
@@ -98,7 +98,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def show(report: Report) -> None:
-    """Print what was written and how it is used."""
+    """Prints what was written and how it is used."""
     lines = [
         f'exported: {report.part}',
         report.inputs,
@@ -118,7 +118,7 @@ def show(report: Report) -> None:
 
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
-    """Export."""
+    """Exports."""
     args = parse_args(argv)
     progress = console(sys.stderr).status('reading the config')
     # Importing models and datasets prints; standard output is for results.

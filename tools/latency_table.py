@@ -44,7 +44,7 @@ from mmlapp.engine.models.inputs import shape_text
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse the command line."""
+    """Parses the command line."""
     parser = ArgumentParser(
         description='Measure how long the layers of a model take here.'
     )
@@ -82,7 +82,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def divisor_of(args: Namespace, cfg: Config) -> int:
-    """Return what widths are multiples of."""
+    """Returns what widths are multiples of."""
     if args.divisor is not None:
         return args.divisor
     own = own_settings(cfg.model)['divisor']
@@ -91,7 +91,7 @@ def divisor_of(args: Namespace, cfg: Config) -> int:
 
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure."""
+    """Measures."""
     args = parse_args(argv)
     with Progress(console=console(sys.stderr)) as progress:
         task = progress.add_task('reading the config', total=None)

@@ -25,7 +25,7 @@ NAME = 'report.html'
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse the command line."""
+    """Parses the command line."""
     parser = ArgumentParser(description='Show what a run did, on one page.')
     parser.add_argument('work_dir', type=Path, help='folder of the run')
     parser.add_argument(
@@ -39,7 +39,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the page."""
+    """Writes the page."""
     args = parse_args(argv)
     run = read_run(args.work_dir)
     out = args.out or args.work_dir / NAME

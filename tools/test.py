@@ -38,7 +38,7 @@ PREDICTION_DUMPS = {'mmdet': 'mmdet.DumpDetResults'}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse the command line."""
+    """Parses the command line."""
     parser = ArgumentParser(description='Evaluate a checkpoint of a config.')
     add_launch_arguments(parser)
     parser.add_argument('checkpoint', help='path of the checkpoint')
@@ -80,7 +80,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def show_predictions(cfg: Config, args: Namespace) -> None:
-    """Turn the visualization hook on.
+    """Turns the visualization hook on.
 
     Raises:
         PruningError: If the config has no such hook, or one with other
@@ -101,7 +101,7 @@ def show_predictions(cfg: Config, args: Namespace) -> None:
 
 
 def use_tta(cfg: Config) -> None:
-    """Wrap the model for test-time augmentation.
+    """Wraps the model for test-time augmentation.
 
     Raises:
         PruningError: If the config does not say how to augment.
@@ -120,7 +120,7 @@ def use_tta(cfg: Config) -> None:
 
 
 def configure(args: Namespace) -> Config:
-    """Return the config that a command line asks for."""
+    """Returns the config that a command line asks for."""
     cfg = load_config(args)
     check_run(cfg, 'test')
     cfg.load_from = args.checkpoint
@@ -132,7 +132,7 @@ def configure(args: Namespace) -> Config:
 
 
 def evaluate(runner: Runner, out: Path | None) -> None:
-    """Evaluate, and write what ``out`` asks for."""
+    """Evaluates, and writes what ``out`` asks for."""
     if out and out.suffix != '.json':
         scope = runner.cfg.get('default_scope')
         kind = PREDICTION_DUMPS.get(scope, 'DumpResults')
@@ -145,7 +145,7 @@ def evaluate(runner: Runner, out: Path | None) -> None:
 
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
-    """Evaluate the checkpoint."""
+    """Evaluates the checkpoint."""
     args = parse_args(argv)
     check_checkpoint('checkpoint', args.checkpoint)
     evaluate(build_runner(configure(args)), args.out)

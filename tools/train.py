@@ -33,7 +33,7 @@ AMP_WRAPPERS = {
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse the command line."""
+    """Parses the command line."""
     parser = ArgumentParser(description='Train the model of a config.')
     add_launch_arguments(parser)
     parser.add_argument(
@@ -62,7 +62,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def use_amp(cfg: Config) -> None:
-    """Replace the optimizer wrapper by its twin for mixed precision.
+    """Replaces the optimizer wrapper by its twin for mixed precision.
 
     Raises:
         PruningError: If no such twin is known.
@@ -80,13 +80,13 @@ def use_amp(cfg: Config) -> None:
 
 
 def set_resume(cfg: Config, checkpoint: str) -> None:
-    """Go on from a checkpoint, or with ``'auto'`` from the latest one."""
+    """Goes on from a checkpoint, or with ``'auto'`` from the latest one."""
     cfg.resume = True
     cfg.load_from = None if checkpoint == 'auto' else checkpoint
 
 
 def scale_lr(cfg: Config) -> None:
-    """Turn the scaling of the learning rate on.
+    """Turns the scaling of the learning rate on.
 
     Raises:
         PruningError: If the config does not say for which batch size its
@@ -102,12 +102,12 @@ def scale_lr(cfg: Config) -> None:
 
 
 def skip_validation(cfg: Config) -> None:
-    """Remove the evaluation during training."""
+    """Removes the evaluation during training."""
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
 
 
 def configure(args: Namespace) -> Config:
-    """Return the config that a command line asks for."""
+    """Returns the config that a command line asks for."""
     cfg = load_config(args)
     if args.no_validate:
         skip_validation(cfg)
@@ -126,7 +126,7 @@ def configure(args: Namespace) -> Config:
 
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train."""
+    """Trains."""
     build_runner(configure(parse_args(argv))).train()
 
 

@@ -20,7 +20,7 @@ RESULTS = Path(__file__).resolve().parents[1] / 'results' / 'accuracy'
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse the command line."""
+    """Parses the command line."""
     parser = ArgumentParser(
         prog='python benchmarks/accuracy',
         description='Accuracy at a budget: ways to a small network, trained '

@@ -22,7 +22,7 @@ from .table import BUILT_IN, markdown, own_introduction, summary
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse the command line."""
+    """Parses the command line."""
     parser = ArgumentParser(
         prog='python benchmarks/zoo',
         description='Prune many networks at random: do they run, agree and '
@@ -92,7 +92,7 @@ def measure_all(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, write the table and count what holds."""
+    """Measures, writes the table and counts what holds."""
     args = parse_args(argv)
     entries, introduction = listed(args.list, args.json)
     rows = measure_all(entries, args.json, args.time_limit)

@@ -38,7 +38,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Draw scenes from scans; see :class:`DigitsDetection` for the rest.
+    """Draws scenes from scans; see :class:`DigitsDetection` for the rest.
 
     Args:
         scans (np.ndarray): Shape is ``[N, 8, 8]``, 8 bits.
@@ -72,7 +72,7 @@ class Scatter:
             raise ValueError(f'noise={self.noise}: expected 0 or more')
 
     def draw(self, key: Sequence[int]) -> Scene:
-        """Draw the scene of a key.
+        """Draws the scene of a key.
 
         Args:
             key (Sequence[int]): Numbers that seed the scene.
@@ -124,7 +124,7 @@ class Scatter:
 def check_range(
     name: str, limits: Sequence[int], low: int, high: int | None
 ) -> None:
-    """Refuse limits that are not two ordered numbers within bounds."""
+    """Refuses limits that are not two ordered numbers within bounds."""
     ordered = len(limits) == 2 and low <= limits[0] <= limits[1]
     if not ordered or (high is not None and limits[1] > high):
         upper = '' if high is None else f' and at most {high}'
