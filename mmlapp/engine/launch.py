@@ -7,7 +7,6 @@ import os
 from argparse import ArgumentParser, Namespace
 from datetime import timedelta
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import torch
 from mmengine.config import Config
@@ -24,11 +23,12 @@ from .checkpoints.checked_loading import (
     checked_loading,
 )
 from .config_files import add_config_arguments, read_config
+from .output_files import try_folder
 from .training.plain_models import PlainModelHook
 
 
 def add_launch_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of every tool that runs a config.
+    """Adds the arguments of every tool that runs a config.
 
     Args:
         parser (ArgumentParser): The parser to extend.
@@ -52,7 +52,7 @@ def add_launch_arguments(parser: ArgumentParser) -> None:
 
 
 def load_config(args: Namespace) -> Config:
-    """Load the config that a command line names, with its overrides.
+    """Loads the config that a command line names, with its overrides.
 
     Args:
         args (Namespace): Parsed arguments of :func:`add_launch_arguments`.
@@ -62,6 +62,7 @@ def load_config(args: Namespace) -> Config:
         line goes before the config, and that before the name of the file.
     """
     if args.local_rank is not None:
+        # Where MMEngine and torch look for it.
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
@@ -71,7 +72,7 @@ def load_config(args: Namespace) -> Config:
 
 
 def set_loader_defaults(cfg: Config) -> None:
-    """Complete the data loaders of mmpretrain's configs in place.
+    """Completes the data loaders of mmpretrain's configs in place.
 
     Those configs leave the collate function, pinned memory and persistent
     workers to mmpretrain's own tools. What a config sets is kept, and configs
@@ -92,7 +93,7 @@ def set_loader_defaults(cfg: Config) -> None:
 
 
 def start_cpu_processes(cfg: Config) -> None:
-    """Prepare a distributed run on a machine without a GPU.
+    """Prepares a distributed run on a machine without a GPU.
 
     MMEngine selects a GPU in each process, whatever the backend, and gives
     its index to the model wrapper. Without a GPU this function starts the
@@ -143,8 +144,7 @@ def check_work_dir(path: str | Path) -> None:
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=path):
-            pass
+        try_folder(path)
     except OSError as error:
         raise PruningError(
             f'work_dir={str(path)!r} cannot be written to ({error.strerror}). '
@@ -153,7 +153,7 @@ def check_work_dir(path: str | Path) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner of a config, in the processes that it asks for.
+    """Builds the runner of a config, in the processes that it asks for.
 
     It reads local checkpoints without running code that they hold, and
     refuses damaged ones, and narrow weights for a plain model.
@@ -176,5 +176,6 @@ def build_runner(cfg: Config) -> Runner:
         else:
             runner = Runner.from_cfg(cfg)
     check_loading(runner, (*LOADING, 'train', 'val', 'test'))
+    # By the tools, since plain configs name no hook of this package.
     runner.register_hook(PlainModelHook())
     return runner

@@ -31,10 +31,24 @@ def check_output(argument: str, path: str | Path) -> None:
     if path.is_dir():
         raise PruningError(f'{said} is a folder; name a file')
     try:
-        with tempfile.TemporaryFile(dir=path.absolute().parent):
-            pass
+        try_folder(path.absolute().parent)
     except OSError as error:
         raise unwritable(argument, path, error) from error
+
+
+def try_folder(folder: str | Path) -> None:
+    """Writes into a folder, and leaves nothing there.
+
+    Args:
+        folder (str or Path): A folder that is there.
+
+    Raises:
+        OSError: If it cannot be written to.
+    """
+    # Tried, for rights, quotas and file systems that are read-only have no
+    # flag in common.
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def write_output(
@@ -81,6 +95,7 @@ def unwritable(
         path (str or Path): The file.
         error (OSError): Why.
     """
+    # Errors that no call of the system made have no strerror.
     return PruningError(
         f'{argument}={str(path)!r} cannot be written '
         f'({error.strerror or error}). Nothing was left; make room, or choose '

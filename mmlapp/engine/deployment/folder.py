@@ -8,12 +8,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
 
 from mmlapp.core import PruningError
 from mmlapp.core.files import temporary_path
 
-from ..output_files import unwritable
+from ..output_files import try_folder, unwritable
 
 PLAN = '.plan.json'
 
@@ -53,8 +52,7 @@ def _anchor(out: Path) -> Path:
 
 def _check_writable(out: Path) -> None:
     try:
-        with TemporaryFile(dir=_anchor(out)):
-            pass
+        try_folder(_anchor(out))
     except OSError as error:
         raise PruningError(
             f'out={str(out)!r}: {_anchor(out)} cannot be written to '

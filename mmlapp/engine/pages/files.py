@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from mmlapp.core import PruningError
 from mmlapp.core.files import replace_text
+
+from ..output_files import try_folder, unwritable
 
 
 def check_out(path: str | Path, example: str) -> None:
@@ -32,10 +33,9 @@ def check_out(path: str | Path, example: str) -> None:
         raise PruningError(f'{said} is a folder: name a file in it')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        try_folder(path.parent)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable('out', path, error) from error
 
 
 def write_page(
@@ -67,12 +67,5 @@ def write_page(
         for place, text in reversed(texts.items()):
             replace_text(place, text)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable('out', path, error) from error
     return list(texts)
-
-
-def _unwritable(path: Path, error: OSError) -> PruningError:
-    return PruningError(
-        f'out={str(path)!r}: its folder cannot be written to '
-        f'({error.strerror}). Give another one'
-    )

@@ -130,10 +130,10 @@ def test_two_processes_never_share_a_temporary_folder(tmp_path):
 def test_a_place_that_cannot_be_written(tmp_path, monkeypatch):
     """Known before a model is built; here for root as well."""
 
-    def refuse(**where):
+    def refuse(folder):
         raise PermissionError(13, 'Permission denied')
 
-    monkeypatch.setattr(module, 'TemporaryFile', refuse)
+    monkeypatch.setattr(module, 'try_folder', refuse)
     text = f"out='{tmp_path}/a/b': {tmp_path} cannot .*Permission denied"
     with pytest.raises(PruningError, match=text):
         check_folder(tmp_path / 'a' / 'b', force=False)

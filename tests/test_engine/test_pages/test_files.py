@@ -25,14 +25,14 @@ def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
     with pytest.raises(PruningError, match=r"b\.html' is a folder"):
         check_out(tmp_path / 'b.html', 'a.html')
     (tmp_path / 'file').touch()
-    with pytest.raises(PruningError, match='cannot be written to'):
+    with pytest.raises(PruningError, match='cannot be written '):
         check_out(tmp_path / 'file' / 'a.html', 'a.html')
 
     def refuse(*args, **kwargs):
         raise PermissionError(13, 'Permission denied', '.tmp')
 
     monkeypatch.setattr(files, 'replace_text', refuse)
-    text = r"out='.*c\.html': its folder .*\(Permission denied\)"
+    text = r"out='.*c\.html' cannot be written \(Permission denied\)"
     with pytest.raises(PruningError, match=text):
         write_page(tmp_path / 'c.html', 'page')
 
@@ -54,6 +54,6 @@ def test_a_read_only_folder_is_found_before_anything_is_computed(
     def refuse(*args, **kwargs):
         raise PermissionError(13, 'Read-only file system')
 
-    monkeypatch.setattr(files.tempfile, 'TemporaryFile', refuse)
+    monkeypatch.setattr(files, 'try_folder', refuse)
     with pytest.raises(PruningError, match=r'\(Read-only file system\)'):
         check_out(tmp_path / 'a.html', 'a.html')
