@@ -28,7 +28,7 @@ from ..checkpoints.reading import PREFIX, load_checkpoint
 from ..checkpoints.weights import load_weights
 from ..training.parts import unwrap
 from ..training.pruning_hook import PruningHook
-from .teacher import Teacher, teacher_of
+from .teacher import Teacher, frozen_teacher
 
 FILE = 'dense_teacher.pth'
 REMEDY = (
@@ -165,4 +165,4 @@ def _teacher(runner: Runner, weights: Any, where: str) -> Teacher:
     # A run may have cast its model as a whole.
     model.to(next(unwrap(runner.model).parameters()).dtype)
     load_weights(model, weights, where)
-    return teacher_of(model, {})
+    return frozen_teacher(model, {})

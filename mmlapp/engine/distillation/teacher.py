@@ -128,7 +128,7 @@ def read_teacher(source: TeacherSource, cfg: Config) -> Teacher:
     _load(model, weights, f'{said}={source.checkpoint!r}')
     meta = data.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
-    return teacher_of(model, meta)
+    return frozen_teacher(model, meta)
 
 
 def config_of(source: TeacherSource, cfg: Config) -> Config:
@@ -156,7 +156,7 @@ def config_of(source: TeacherSource, cfg: Config) -> Config:
     return found
 
 
-def teacher_of(model: nn.Module, meta: Mapping[str, Any]) -> Teacher:
+def frozen_teacher(model: nn.Module, meta: Mapping[str, Any]) -> Teacher:
     """Freezes a model whose weights are those of a teacher.
 
     Args:
