@@ -30,6 +30,7 @@ def averaged_models(runner: Runner) -> Iterator[Any]:
         runner (Runner): The runner.
     """
     for hook in runner.hooks:
+        # An EMAHook has none before its before_run.
         averaged = getattr(hook, 'ema_model', None)
         if averaged is not None:
             yield averaged
@@ -64,11 +65,13 @@ def insert_before(runner: Runner, hook: Hook, kind: type[Hook]) -> None:
         kind (type[Hook]): Class of the others.
     """
     hooks = _own_list(runner)
+    # Not register_hook alone, which puts it behind all of its priority.
     for index, other in enumerate(hooks):
         if isinstance(other, kind):
             hook.priority = other.priority
             hooks.insert(index, hook)
             return
+    # Without others of the kind its own priority decides.
     runner.register_hook(hook)
 
 

@@ -31,6 +31,7 @@ def console(file: IO[str] | None = None) -> Console:
     """
     file = file or sys.stdout
     width = None if file.isatty() else PIPE_WIDTH
+    # Without colours for numbers, which would differ from column to column.
     return Console(file=file, width=width, highlight=False)
 
 
@@ -100,6 +101,7 @@ def groups_table(report: ModelReport) -> Table:
     table.add_column('name', overflow='fold')
     for column in ('channels', 'at least'):
         table.add_column(column, justify='right', no_wrap=True)
+    # Numbers from 1 on, as the table of layers names them.
     for number, (name, size) in enumerate(report.groups.items(), start=1):
         table.add_row(str(number), name, str(size), str(report.floors[name]))
     return table

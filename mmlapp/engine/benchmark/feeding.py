@@ -37,6 +37,7 @@ class Feeding:
     """
 
     def __init__(self, network: Network, run: Run, images: Tensor) -> None:
+        # A copy: the head of the caller's model keeps its forward.
         own = network.of(copy.deepcopy(network.model))
         self.model: Any = own.model
         self._head = _head(own, images)
@@ -53,6 +54,7 @@ class Feeding:
     def __exit__(self, kind: Any, *error: Any) -> None:
         """Refuses a model whose predictions are made in another way."""
         self._stack.close()
+        # Only without another error, which this would hide.
         if kind is None and not self._fed:
             raise PruningError(
                 f'{type(self.model).__name__} predicts without what its '
@@ -105,6 +107,7 @@ def _head(network: Network, images: Tensor) -> nn.Module:
         calls.append((module, tree_leaves(output)))
         return output
 
+    # Not the model itself, which returns something else where it predicts.
     inner = [m for m in network.model.modules() if m is not network.model]
     with ExitStack() as stack, torch.no_grad():
         for module in inner:
@@ -112,6 +115,7 @@ def _head(network: Network, images: Tensor) -> nn.Module:
         outputs = tree_leaves(network(images))
     # Those inside of a module return before it does.
     for module, found in reversed(calls):
+        # By identity: equal values may be those of another module.
         if list(map(id, found)) == list(map(id, outputs)):
             return module
     raise PruningError('no module of it returns the outputs of the network')

@@ -45,6 +45,8 @@ class Stopwatch:
         """Puts hooks on the modules."""
         self._handles = []
         for name, module in self.network.named_modules():
+            # Innermost ones alone: times of the others are sums of theirs, and
+            # would be told twice.
             if next(module.children(), None) is None:
                 self._handles += [
                     module.register_forward_pre_hook(self._before),
@@ -110,6 +112,7 @@ def layer_times(
             watch.__enter__()
         try:
             runs: Sequence[Callable[[], object]] = [
+                # As a default, for the variable of the loop moves on.
                 lambda w=watch: w.run(images)  # type: ignore[misc]
                 for watch in watches.values()
             ]
@@ -119,6 +122,7 @@ def layer_times(
                 watch.__exit__()
     found: dict[str, dict[str, float]] = {}
     for name, watch in watches.items():
+        # Runs that warm up are timed as well, and left out here.
         for layer, seconds in watch.medians(warm_up).items():
             found.setdefault(layer, {})[name] = seconds
     return found

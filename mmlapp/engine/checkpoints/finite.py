@@ -57,6 +57,7 @@ def check_finite(
         PruningError: With the first parameter or buffer that is not finite.
     """
     for name, value in model.state_dict().items():
+        # Counters and other whole numbers are always finite.
         wrong = value.isnan() if name in infinite else ~value.isfinite()
         if wrong.any():
             raise PruningError(f'{title}{name} is not finite: {reason}')

@@ -31,6 +31,7 @@ def random_state() -> dict[str, Any]:
         'torch': torch.get_rng_state(),
     }
     if torch.cuda.is_available():
+        # Of the current device alone, on which a process computes.
         state['cuda'] = torch.cuda.get_rng_state()
     return state
 

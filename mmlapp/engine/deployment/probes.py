@@ -33,6 +33,8 @@ def find_probes(
     """
     first, *others = random_probes(shape)
     probes, notes = [first], []
+    # A size that was fixed where it should have stayed open shows on another
+    # one alone.
     for other in others:
         if runs_alike(model, first, other):
             probes.append(other)
@@ -45,6 +47,7 @@ def find_probes(
         count = len(batch['inputs'])
         real = Probe(f'{count} images of {text}', batch=batch)
         probes += [real, *_modes(model, real, OTHER_MODES, notes)]
+    # Without real images too: losses reach heads that mode tensor does not.
     probes += _modes(model, first, OTHER_MODES, notes)
     return probes, notes
 

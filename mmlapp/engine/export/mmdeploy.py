@@ -46,5 +46,6 @@ def mmdeploy_command(
         *(f'$MMDEPLOY/configs/{found[0]}', str(config), str(checkpoint)),
         *('IMAGE.jpg', '--work-dir', f'{out}_mmdeploy', '--device', 'cpu'),
     ]
+    # The shell of the user puts the path of the clone in place of $MMDEPLOY.
     quoted = (w if w.startswith('$') else shlex.quote(w) for w in words)
     return ' '.join([*quoted, '--dump-info'])

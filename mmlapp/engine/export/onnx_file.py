@@ -86,6 +86,7 @@ class Onnx(Exporter):
         check_packages('onnx', ['onnxruntime'])
         runtime: Any = import_module('onnxruntime')
         options = runtime.SessionOptions()
+        # Errors alone.
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
@@ -108,6 +109,7 @@ def _opset(program: Any, asked: int | None) -> int:
         PruningError: If the one that was asked for lacks an operator.
     """
     targets = {str(node.target) for node in program.graph.nodes}
+    # Operator by the opset that it needs: {18: '', 19: 'torchvision...'}.
     least = {OPSET: '', **{v: n for n, v in SINCE.items() if n in targets}}
     opset = max(least)
     if asked is None:

@@ -71,6 +71,7 @@ def _found_images(
     if batch is None:
         found = shape or _own_shape(cfg)
         values = torch.Generator().manual_seed(0)
+        # Values of pixels, which the preprocessor normalises.
         noise = 255 * torch.rand(COUNT, *found, generator=values)
         return _processed(model, list(noise), None), f'random images ({text})'
     found = list(batch['inputs'])
@@ -122,6 +123,7 @@ def preprocessing(model: nn.Module) -> str:
     """
     process: Any = model.data_preprocessor
     mean, std = getattr(process, 'mean', None), getattr(process, 'std', None)
+    # mmpretrain's preprocessors say the former, MMEngine's the latter.
     flips = getattr(process, 'to_rgb', False) or getattr(
         process, '_channel_conversion', False
     )

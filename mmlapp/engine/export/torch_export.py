@@ -47,12 +47,15 @@ def exported_program(
     for step, dims in open_dimensions(images, settings):
         try:
             with without_warnings(), plain_functions(), torch.no_grad():
+                # Not strict: Python runs as it stands, where Dynamo does not
+                # know all of what OpenMMLab's models do.
                 program = torch.export.export(
                     network, (images,), dynamic_shapes=(dims,), strict=False
                 )
                 check(program, step)
             return program
         except Exception as error:
+            # The least restricted attempt says best what stands in the way.
             first = first or error
     assert first is not None  # there is always an attempt
     raise first
@@ -78,6 +81,7 @@ class TorchExport(Exporter):
             # It may hold sizes for impossible that it was told to be open.
             if settings.dynamic == 'size' and step > 1:
                 height, width = images.shape[2:]
+                # Another proportion, too, which tells height from width.
                 size = height + step, width + 2 * step
                 program.module()(interpolate(images[:1], size))
 

@@ -44,6 +44,8 @@ class TorchScript(Exporter):
         # In memory first: where a disk is full, torch ends the process.
         file = io.BytesIO()
         with without_warnings(), plain_functions(), torch.no_grad():
+            # Not checked by torch: the file is compared afterwards, and on
+            # other inputs as well.
             traced: Any = torch.jit.trace(network, images, check_trace=False)
             torch.jit.save(traced, file)
         path.write_bytes(file.getvalue())

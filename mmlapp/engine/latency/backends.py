@@ -51,6 +51,7 @@ def _eager(network: nn.Module, images: Tensor, setting: Setting) -> Run:
 
 
 def _compiled(network: nn.Module, images: Tensor, setting: Setting) -> Run:
+    # For this one shape, as a deployed network would be compiled.
     compiled = torch.compile(network, dynamic=False)
 
     def run() -> list[Tensor]:
@@ -65,6 +66,7 @@ def _onnxruntime(network: nn.Module, images: Tensor, setting: Setting) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         path = _onnx_file(network, images, folder)
         session = load(path, setting.threads)
+    # The file may go: the session has read it.
     return lambda: session(images)
 
 

@@ -43,6 +43,7 @@ def one_image(model: nn.Module, input_shape: InputShape) -> Tensor:
             f'input_shape={shape_text(input_shape)}: only models that read '
             'one batch of images are timed. Give channels, height and width'
         )
+    # The batch of a setting is repeated from one image.
     return images[:1]
 
 
@@ -75,6 +76,7 @@ def subject_of(
         model,
         analysis,
         images,
+        # The same part of a narrowed model, found once.
         network.of,
     )
 
@@ -108,6 +110,7 @@ def check_batch(subject: Subject, batch: int) -> None:
     Raises:
         PruningError: With the batch, and what the model says.
     """
+    # [1, c, h, w] -> [batch, c, h, w].
     images = subject.images.repeat(batch, 1, 1, 1)
     try:
         with torch.no_grad():

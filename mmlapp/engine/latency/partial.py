@@ -94,6 +94,8 @@ class PartialTable:
             key: [(t.median, t.p90) for t in timings]
             for key, timings in self.times.items()
         }
+        # Whole each time: a line that was cut short could not be told from an
+        # entry.
         text = json.dumps({'setting': self.setting, 'times': times})
         try:
             replace_text(self.path, text)

@@ -44,6 +44,7 @@ def layers_table(table: LatencyTable) -> Table:
             'x'.join(map(str, layer.weight)),
             'x'.join(map(str, layer.inputs)),
             ' x '.join(str(len(axis)) for axis in layer.axes.values()) or '1',
+            # The last point of a grid is the full width of all axes.
             milliseconds(layer.median[-1]),
             milliseconds(layer.p90[-1]),
         )
@@ -69,6 +70,8 @@ def networks_table(table: LatencyTable) -> Table:
         shown.add_column(name, justify='right', no_wrap=True)
     dense = table.networks[0].median
     for network in table.networks:
+        # What the cost `latency` starts from, before it goes through the
+        # measured networks: s layers + e elements + c.
         predicted = (
             parts[0] * network.layers + parts[1] * network.elements + parts[2]
         )

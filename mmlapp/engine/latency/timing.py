@@ -73,6 +73,7 @@ def interleaved(
     """
     check_number('rounds', rounds, least=1, whole=True)
     check_number('warm_up', warm_up, least=0, whole=True)
+    # The first calls fetch memory and choose kernels.
     for run in runs:
         for _ in range(warm_up):
             run()

@@ -74,6 +74,7 @@ def spread(proposals: Any, arguments: Any) -> Any:
     samples = [s for s in tree_leaves(arguments) if hasattr(s, 'img_shape')]
     # Not strict: who passes no samples, or others, gets what there is.
     for image, sample in zip(proposals, samples, strict=False):
+        # Boxes of a class of their own stay where they are.
         boxes = getattr(image, 'bboxes', None)
         if isinstance(boxes, Tensor):
             size = sample.img_shape[:2]

@@ -31,6 +31,7 @@ def output_widths(model: nn.Module, name: str, run: Callable[[], Any]) -> str:
     found: list[int] = []
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
+        # The last call counts, of a part that runs several times.
         found[:] = [_width(t) for t in tree_leaves(output) if _counts(t)]
 
     handle = model.get_submodule(name).register_forward_hook(note)

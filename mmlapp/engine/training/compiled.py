@@ -45,6 +45,8 @@ def leave_uncompiled(pruner: Pruner) -> None:
     Args:
         pruner (Pruner): Of the run; others stay as they are.
     """
+    # What a training step calls: the hooks of the model that add the loss and
+    # put relaxed gates in place, and the optimizer wrapper.
     for name in ('loss', 'relax', 'step'):
         method = getattr(pruner, name)
         if not isinstance(method, Uncompiled):

@@ -98,6 +98,8 @@ def check_saved(runner: Runner, infinite: Collection[str] = ()) -> None:
         PruningError: With the first parameter or buffer that is not finite.
     """
     check_finite(unwrap(runner.model), infinite)
+    # An average may be damaged where the model has recovered: one step of NaN
+    # stays in it for good.
     for averaged in averaged_models(runner):
         check_finite(averaged.module, infinite, 'the average of ')
 

@@ -39,6 +39,7 @@ class PruningDistributedDataParallel(MMDistributedDataParallel):
     ) -> None:
         on_cpu = next(module.parameters()).device.type == 'cpu'
         settings = dict(
+            # torch refuses device ids of a model on the CPU.
             device_ids=None if on_cpu else device_ids,
             broadcast_buffers=broadcast_buffers,
             **kwargs,

@@ -76,6 +76,8 @@ class _PrunerStep:
             **kwargs (Any): Passed on to the optimizer's step.
         """
         pruner = self.pruner
+        # After the phase nothing is left to decide; before it pruner.step()
+        # would warn that it has not begun.
         if pruner is None or pruner.phase != Phase.PRUNING:
             super().step(**kwargs)  # type: ignore[misc]
             return
@@ -136,6 +138,7 @@ class AmpPruningOptimWrapper(_PrunerStep, AmpOptimWrapper):
 
 
 def _has_accelerator() -> bool:
+    # What AmpOptimWrapper asserts in its constructor.
     return any(
         (
             is_cuda_available(),

@@ -17,6 +17,7 @@ from ..models.plans import plans_of
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Returns the model inside wrappers for distributed training or TTA."""
+    # Wrappers nest: test-time augmentation around DDP around the model.
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module  # type: ignore[assignment]
     return model

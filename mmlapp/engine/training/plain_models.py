@@ -27,6 +27,8 @@ class PlainModelHook(Hook):
     out and go on with random ones.
     """
 
+    # Before hooks that read loaded weights, such as EMAHook, which would fail
+    # first and less clearly.
     priority = 'VERY_HIGH'
 
     def before_save_checkpoint(
@@ -74,6 +76,8 @@ class PlainModelHook(Hook):
                 f'{NO_HOOK}. Add it, or train the config that '
                 'tools/deploy.py wrote'
             )
+        # HookState does so by itself, once the model is as narrow as the
+        # weights.
         if alone and runner._resume:
             check_complete(model, weights)
 

@@ -104,6 +104,7 @@ class PruningHook(HookPhase):
         """Registers what the user did not; returns the new ones."""
         save_safely(runner)
         added: list[Hook] = []
+        # Each with the hook that it must act before.
         companions: list[tuple[Hook, type[Hook]]] = [
             (RankCheckHook(self.interval), PruningHook),
             (RandomStateHook(), CheckpointHook),

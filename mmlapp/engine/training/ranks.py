@@ -147,6 +147,7 @@ def check_ranks(pruner: Pruner) -> None:
     if dist.get_world_size() == 1:
         return
     columns, table = checksums(pruner)
+    # Of one shape on all processes, which built the same groups and method.
     everyone = dist.all_gather(table)
     names = [group.name for group in pruner.groups]
     for rank, theirs in enumerate(everyone):

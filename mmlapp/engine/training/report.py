@@ -37,6 +37,7 @@ def group_scalars(pruner: Pruner) -> dict[str, float]:
     }
     keep = pruner.keep_ratios()
     return {
+        # Tags with slashes: TensorBoard puts those that begin alike together.
         **{f'pruning/{n}_ratio': ratios[n] for n in targets},
         **{f'pruning/{n}_target': value for n, value in targets.items()},
         **{f'pruning/keep/{group}': value for group, value in keep.items()},
@@ -140,6 +141,7 @@ def report_narrowing(
         for name, cost in plan.costs.items()
         if name != 'parameters'
     ]
+    # As they are stored, in place of the plan's own count.
     costs.append(f'parameters {before:,} → {after:,} ({after / before:.2%})')
     costs.append(channels_text(plan))
     logger.info(f'Pruning: the model is narrow now: {", ".join(costs)}')
@@ -168,6 +170,7 @@ class StepTime:
         """Reports once the window is full."""
         if self.begin is None or runner.iter - self.begin <= self.window:
             return
+        # Here no step of the window had masks.
         after, self.begin = self._mean(runner), None
         if self.before is None or after is None:
             return

@@ -148,6 +148,7 @@ class TrainCost:
         """
         if self.asked is None:
             return
+        # A run that is resumed has passed this at its start.
         if pruner.phase == Phase.DENSE:
             self._check_epoch(runner)
         step = step_cost(unwrap(runner.model), pruner, target)
@@ -194,6 +195,8 @@ class TrainCost:
         """
         if self.asked is None:
             return ''
+        # Every step costs at least what a dense one does, and there are so
+        # many times as many.
         times = runner.max_iters / self._dense_iters(runner)
         return (
             f'; the run, lengthened by train_cost={self.asked!r}, costs '
