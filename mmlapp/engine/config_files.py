@@ -39,6 +39,8 @@ class Options(DictAction):
                 None.
         """
         for value in values:
+            # MMEngine would take it apart into a name and a value, and end
+            # with a traceback.
             if '=' not in value:
                 parser.error(f'{option_string} {value}: expected KEY=VALUE')
         super().__call__(parser, namespace, values, option_string)
@@ -97,6 +99,7 @@ def given(args: Namespace, names: Iterable[str]) -> dict[str, Any]:
     return {
         name: value
         for name in names
+        # None is what argparse has for options that were left out.
         if (value := getattr(args, name)) is not None
     }
 
@@ -170,6 +173,7 @@ def find_config(name: str | Path) -> Path:
     if package:
         path = _folder(said, package) / inner
         if not path.is_file():
+            # As `_base_` has it: with or without the suffix.
             path = path.with_name(f'{path.name}.py')
     if not path.is_file():
         kind = 'is a folder' if path.is_dir() else 'does not exist'
@@ -194,6 +198,7 @@ def _split(name: str | Path) -> tuple[str, str]:
 
 def _folder(said: str, package: str) -> Path:
     """Where an OpenMMLab package keeps its configs once it is installed."""
+    # Of a name with dots find_spec would import the parents.
     found = find_spec(package) if package.isidentifier() else None
     if found is None or found.origin is None:
         raise PruningError(f'{said}: no package {package!r} is installed')

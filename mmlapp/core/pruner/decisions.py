@@ -111,6 +111,7 @@ class Decisions(Signals):
             factor (Tensor): In place of the gate, ``[channels]``.
         """
         self.stand_in.value = factor
+        # Each once, however many layers share it.
         for module, name in self.masked:
             stored = module._parameters[name]
             assert stored is not None
@@ -119,6 +120,7 @@ class Decisions(Signals):
 
     @torch.no_grad()
     def _set_gate(self, gate: Tensor) -> None:
+        # Into the buffer, which masks, state dicts and checksums read.
         self.gate.copy_(gate)
         self.stand_in.value = None
 

@@ -86,11 +86,13 @@ class Pruner(Decisions):
         warn_of_frozen(self.groups)
         if self.harm is not None:
             self.harm.begin()
+        # Scores first: methods rank as they begin.
         self._look(0)
         self._forget()
         before = self.progress
         self.progress = Progress(Phase.PRUNING, 0, steps, target)
         try:
+            # Within its phase: what it asks for a schedule is there already.
             gate = self._asked('begin', self.method.begin(self))
         except Exception:
             self.progress = before
@@ -206,6 +208,7 @@ class Pruner(Decisions):
                 'finish: the pruning phase has not begun; call begin first'
             )
         order = self._asked('ranking', self.method.ranking(self))
+        # Here, too, protected ones stay as long as the budget allows.
         order = self.spared_first(order)
         mask = self.kept_within(self.progress.target, order)
         self.gate.requires_grad_(False)

@@ -69,6 +69,8 @@ def _missing(optimizer: Optimizer, state: Any) -> list[str]:
     groups = state.get('param_groups') if isinstance(state, Mapping) else None
     if not isinstance(groups, list) or not groups:
         return ['param_groups']
+    # __setstate__ changes what it is called on: not the optimizer of the run,
+    # which would lack its settings if this state is refused.
     twin = copy.copy(optimizer)
     # Settings of later releases of torch are filled in there.
     twin.__setstate__({'state': {}, 'param_groups': [{**g} for g in groups]})

@@ -58,6 +58,7 @@ def figures_of(
         plan (ChannelPlan): What was kept, with the costs by our own count.
         slim (nn.Module): The deployed model, in evaluation mode.
     """
+    # Anew: the model of the run has been narrowed in place.
     dense: nn.Module = MODELS.build(dense_config(cfg))
     dense.eval()
     counted = [

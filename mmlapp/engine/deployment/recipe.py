@@ -205,6 +205,7 @@ def _deployed_model(
     plans = [plan]
     # One of a part keeps its own arguments.
     while is_deployed(model) and not model.get('prefix'):
+        # From the outside in: what is found later was applied earlier.
         plans = [*read_plans(model['plan']), *plans]
         model = inner_config(model)
     texts = [p.to_json() for p in plans]

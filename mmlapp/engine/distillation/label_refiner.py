@@ -79,6 +79,7 @@ class LabelRefiner(Distiller):
             checkpoint (dict): The loaded checkpoint.
         """
         super().after_load_checkpoint(runner, checkpoint)
+        # Weights alone begin a new run, whose labels begin anew.
         if runner._resume and REFINED in checkpoint:
             check_version(REFINED, checkpoint[REFINED], REFINED_VERSION)
             self._noted_labels = checkpoint[REFINED]

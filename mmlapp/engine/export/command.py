@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from mmengine.config import Config
@@ -110,6 +111,7 @@ def export_checkpoint(
     Raises:
         PruningError: If a format is unknown, or before any is written.
     """
+    # All names first: to build a model may take long.
     paths = {name: path_of(Path(out), name) for name in formats}
     _check_settings(settings, formats)
     with default_scope_of(cfg):
@@ -164,6 +166,7 @@ def path_of(out: Path, name: str) -> Path:
         raise PruningError(
             f'out={str(out)!r} names no file; give its path without suffix'
         )
+    # Whoever names the file itself, slim.onnx, means slim.
     if out.suffix in known.values():
         out = out.with_suffix('')
     return out.with_name(f'{out.name}{known[name]}')
@@ -171,20 +174,16 @@ def path_of(out: Path, name: str) -> Path:
 
 def _check_settings(settings: Settings, formats: Sequence[str]) -> None:
     """Every setting must have an effect on one of the formats."""
+    # State dicts, the other formats, take no settings.
     able = [name for name in formats if name in EXPORTERS]
     taken = {each for name in able for each in EXPORTERS[name].takes}
     settings.check_taken(taken, f'formats={list(formats)}')
 
 
 def _slim(cfg: Config, network: Network, images: Tensor, fused: bool) -> Slim:
-    def dense() -> nn.Module:
-        with default_scope_of(cfg):
-            return dense_model(cfg)
-
-    plans = plans_of(network.model)
+    plans, dense = plans_of(network.model), partial(dense_model, cfg)
     if not fused:
         return Slim(network, plans, (), dense)
-
     found = fuse(network.model, lambda own: network.run(own, images), plans)
     return Slim(network.of(found.model), found.plans, found.folds, dense)
 

@@ -107,6 +107,8 @@ def export(
     own = flat(network, settings.fp16)
     tolerance = HALF_TOLERANCE if settings.fp16 else exporter.tolerance
     checks = _inputs(images, settings.dynamic)
+    # Before a file is written: what the network cannot run itself is no fault
+    # of a format.
     expected = [outputs_of(network, x) for x in checks]
     labels = checked_names(names, len(expected[0]))
 
@@ -137,6 +139,7 @@ def keep(
 
     def checked(path: Path) -> None:
         errors.append(write(path))
+        # Not by >, for NaN exceeds nothing.
         if not errors[0] <= tolerance:
             raise PruningError(
                 f'format={name!r}: the file does not compute what the '
@@ -240,6 +243,7 @@ def _write(exporter: Exporter, name: str, args: tuple[Any, ...]) -> None:
     """Writes; whatever a format does not know is one line of text."""
     try:
         exporter.write(*args)
+    # These say by themselves what is wrong: a setting, or the disk.
     except (PruningError, OSError):
         raise
     except Exception as error:

@@ -22,6 +22,7 @@ def format_of(path: Path) -> str:
     Raises:
         PruningError: If it tells none, with the nearest one.
     """
+    # At each call, since users register formats of their own.
     known = {EXPORTERS[name].suffix: name for name in EXPORTERS}
     if path.suffix not in known:
         raise PruningError(

@@ -90,6 +90,7 @@ def _write_safetensors(slim: Slim, path: Path) -> None:
     """The plans are readable in the header, too."""
     state = slim_state(slim.network.model, slim.plans, slim.folds)
     plans = [plan.to_dict() for plan in slim.plans]
+    # transformers refuses files that do not say whose tensors they hold.
     header = {'format': 'pt', 'pruning_plans': json.dumps(plans)}
     module: Any = import_module('safetensors.torch')
     path.write_bytes(module.save(state, header))

@@ -49,7 +49,9 @@ def trained_model(cfg: Config, checkpoint: str | Path) -> Any:
                 'and the checkpoint that it writes'
             )
         return narrow_weights_model(cfg, trained)
+    # Many published weights are in the format of torch before 1.6.
     data = load_checkpoint(checkpoint, legacy=True)
+    # Of a checkpoint of MMEngine, or a bare state dict.
     found = data.get('state_dict', data)
     model = build_model(cfg)
     if isinstance(found, Mapping) and any(

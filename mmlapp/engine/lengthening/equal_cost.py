@@ -209,6 +209,7 @@ def lengthen(cfg: Mapping[str, Any], stretch: Stretch) -> Iterator[str]:
         str: What may hold epochs or iterations, and is not known.
     """
     loop = cfg['train_cfg']
+    # What MMEngine builds of a train_cfg without a type.
     usual = EpochBasedTrainLoop if 'max_epochs' in loop else IterBasedTrainLoop
     found = class_of(loop, LOOPS) or usual
     yield from _stretch('train_cfg', loop, found, stretch, tables.LOOPS)
@@ -246,6 +247,7 @@ def entries_of(path: str, cfg: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _walk(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     if value is None:
         return
+    # Schedulers and hooks come in lists, custom ones nested, or by name.
     if isinstance(value, (list, tuple)):
         for number, inner in enumerate(value):
             yield from _walk(f'{path}[{number}]', inner)

@@ -69,6 +69,7 @@ def deployed_model(
             not fit the model or has no part of that name.
     """
     ours = signature(deployed_model).parameters
+    # All but the last one, which takes the arguments of the architecture.
     check_unknown(architecture, settings, 'DeployedModel', list(ours)[:-1])
     plans = read_plans(plan)
     if prefix:

@@ -9,6 +9,7 @@ from html import escape
 
 # What stands where there is no number.
 NOTHING = '&ndash;'
+# Colours are variables, so that light and dark pages share all other rules.
 STYLE = """
 :root{color-scheme:light dark;--text:#1b1b1b;--soft:#555;--page:#fff;
 --rule:#d4d4d4;--mark:#8a3b00}

@@ -139,6 +139,7 @@ class PruningHook(HookPhase):
         for hook in runner.hooks:
             if isinstance(hook, RankCheckHook):
                 check_before(runner, hook, PruningHook)
+        # Now, since what becomes infinite while it trains has diverged.
         self._infinite = infinite_buffers(unwrap(runner.model))
         # Loading has narrowed the model: it is that of a run whose phase is
         # over.
