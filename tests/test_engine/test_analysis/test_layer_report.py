@@ -2,29 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
+from joined_layers import JoinedLayers
 from torch import nn
 
 from mmlapp.core import analyse
 from mmlapp.engine.analysis.layer_report import report_layers
 
 
-class Sum(nn.Module):
-    """Adds two layers' joined outputs to one layer's."""
-
-    def __init__(self):
-        super().__init__()
-        self.whole = nn.Conv2d(3, 8, 1)
-        self.first = nn.Conv2d(3, 4, 1)
-        self.second = nn.Conv2d(3, 4, 1)
-        self.last = nn.Conv2d(8, 2, 1)
-
-    def forward(self, image):
-        whole = self.whole(image)
-        parts = [self.first(image), self.second(image)]
-        return self.last(whole + torch.cat(parts, 1))
-
-
-class Gate(Sum):
+class Gate(JoinedLayers):
     """The same, times a layer of a single channel and by a product."""
 
     def __init__(self):
@@ -43,7 +28,7 @@ def layers_of(model):
 
 
 def test_a_layer_of_several_groups():
-    layers = layers_of(Sum())
+    layers = layers_of(JoinedLayers())
     assert layers['whole'].groups == (1, 2)
     assert layers['whole'].prunable == 8
     assert layers['first'].groups == (1,)
@@ -52,7 +37,7 @@ def test_a_layer_of_several_groups():
 
 
 def test_what_a_layer_costs():
-    layers = layers_of(Sum())
+    layers = layers_of(JoinedLayers())
     flops = {'whole': 384, 'first': 192, 'second': 192, 'last': 256}
     assert {name: layer.flops for name, layer in layers.items()} == flops
     assert sum(la.share for la in layers.values()) == pytest.approx(1)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from joined_layers import JoinedLayers
 from mmengine.config import Config
 from torch import nn
 
@@ -178,22 +179,6 @@ def test_scope_must_match(config):
         analyse_config(config, {**SHAPE, 'scope': ['encoder']})
 
 
-class Sum(nn.Module):
-    """Adds two layers' joined outputs to one layer's."""
-
-    def __init__(self):
-        super().__init__()
-        self.whole = nn.Conv2d(3, 8, 1)
-        self.first = nn.Conv2d(3, 4, 1)
-        self.second = nn.Conv2d(3, 4, 1)
-        self.last = nn.Conv2d(8, 2, 1)
-
-    def forward(self, image, samples, mode):
-        whole = self.whole(image)
-        parts = [self.first(image), self.second(image)]
-        return self.last(whole + torch.cat(parts, 1))
-
-
 SETTINGS = dict(
     input_shape=(3, 4, 4),
     scope='*',
@@ -209,14 +194,14 @@ def test_tracing_may_fail(monkeypatch):
         raise RuntimeError('cannot be traced\nbecause')
 
     monkeypatch.setattr(analysis, 'operator_flops', fail)
-    report = analyse_model(Sum().eval(), SETTINGS)
+    report = analyse_model(JoinedLayers().eval(), SETTINGS)
     assert report.mmengine_flops is None
     assert report.foreign == 'not known (RuntimeError: cannot be traced)'
     assert report.flops == 16 * (3 * 8 + 3 * 8 + 8 * 2)
 
 
 def test_tables_and_json(tmp_path):
-    report = analyse_model(Sum().eval(), SETTINGS)
+    report = analyse_model(JoinedLayers().eval(), SETTINGS)
     with open(tmp_path / 'tables', 'w', encoding='utf-8') as file:
         out = console(file)
         out.print(layers_table(report))
