@@ -40,7 +40,7 @@ from mmlapp.engine.config_files import read_config
 from mmlapp.engine.latency.measure import measure_table
 from mmlapp.engine.latency.part import subject_of
 from mmlapp.engine.latency.setting import Setting, difference
-from mmlapp.engine.latency.subject import Plan, Subject
+from mmlapp.engine.latency.subject import Procedure, Subject
 from mmlapp.engine.latency.whole_networks import untrained
 
 RESULTS = Path(__file__).parent / 'results' / 'latency.json'
@@ -256,12 +256,12 @@ class Options:
 
     def table(self, subject: Subject, setting: Setting) -> LatencyTable:
         """Measures the layers of a network."""
-        plan = Plan(
+        procedure = Procedure(
             setting, self.points, self.table_rounds, DIVISOR, self.clock
         )
         return measure_table(
             subject,
-            plan,
+            procedure,
             progress=lambda done, total, text: tell(
                 f'{subject.name}, table {done} of {total}: {text}'
             ),

@@ -38,7 +38,7 @@ from mmlapp.engine.latency.part import (
     subject_of,
 )
 from mmlapp.engine.latency.setting import Setting, usual_divisor
-from mmlapp.engine.latency.subject import Plan
+from mmlapp.engine.latency.subject import Procedure
 from mmlapp.engine.latency.tables import layers_table, networks_table, remarks
 from mmlapp.engine.models.inputs import shape_text
 
@@ -58,14 +58,14 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add(
         '--points',
         type=int,
-        default=Plan.points,
+        default=Procedure.points,
         metavar='N',
         help='widths of each dimension (default: %(default)s)',
     )
     add(
         '--rounds',
         type=int,
-        default=Plan.rounds,
+        default=Procedure.rounds,
         metavar='N',
         help='timed calls at each width (default: %(default)s)',
     )
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # results.
         with redirect_stdout(sys.stderr):
             cfg = read_model_config(args.config, args.cfg_options)
-            plan = Plan(
+            procedure = Procedure(
                 Setting(args.backend, args.threads, args.batch, args.device),
                 args.points,
                 args.rounds,
@@ -114,7 +114,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             asked = given(args, ('scope', 'input_shape'))
             subject = subject_of(cfg, asked)
             check_batch(subject, args.batch)
-            table = latency_table(subject, plan, args.out, args.force, tell)
+            table = latency_table(
+                subject, procedure, args.out, args.force, tell
+            )
     out = console()
     out.print(layers_table(table))
     out.print(networks_table(table))

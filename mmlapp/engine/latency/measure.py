@@ -17,24 +17,25 @@ from .kinds import Kind
 from .layers import layer_run
 from .partial import PartialTable
 from .setting import difference
-from .subject import Plan, Subject, describe, kinds_of
+from .subject import Procedure, Subject, describe, kinds_of
 from .timing import threads_of_torch
 from .whole_networks import timed_networks
 
-Progress = Callable[[int, int, str], None]
+# How many steps are done, of how many, and what the next one is.
+Announce = Callable[[int, int, str], None]
 
 
 def measure_table(
     subject: Subject,
-    plan: Plan,
+    procedure: Procedure,
     partial: str | Path | None = None,
-    progress: Progress = lambda done, total, text: None,
+    progress: Announce = lambda done, total, text: None,
 ) -> LatencyTable:
     """Measures all kinds of layers, then some whole networks.
 
     Args:
         subject (Subject): The network.
-        plan (Plan): How.
+        procedure (Procedure): How.
         partial (str or Path, optional): File for what is done, from which
             it goes on. Defaults to None: none.
         progress (Callable): Is told how many of how many steps are done, and
@@ -44,26 +45,31 @@ def measure_table(
         PruningError: If a layer cannot be run alone, or the partial file is
             of something else.
     """
-    found, described = kinds_of(subject, plan), describe(subject, plan)
-    store = PartialTable(partial, described, plan)
-    with threads_of_torch(plan.setting.threads):
+    found, described = (
+        kinds_of(subject, procedure),
+        describe(subject, procedure),
+    )
+    store = PartialTable(partial, described, procedure)
+    with threads_of_torch(procedure.setting.threads):
         layers = []
         for done, kind in enumerate(found):
             progress(done, len(found) + 1, kind.names[0])
-            layers.append(_timed_layer(kind, plan, store))
+            layers.append(_timed_layer(kind, procedure, store))
         progress(len(found), len(found) + 1, 'whole networks')
-        networks = timed_networks(subject, plan, layers, described)
+        networks = timed_networks(subject, procedure, layers, described)
     progress(len(found) + 1, len(found) + 1, '')
-    return LatencyTable(described, plan.divisor, tuple(layers), networks)
+    return LatencyTable(described, procedure.divisor, tuple(layers), networks)
 
 
-def _timed_layer(kind: Kind, plan: Plan, store: PartialTable) -> TimedLayer:
+def _timed_layer(
+    kind: Kind, procedure: Procedure, store: PartialTable
+) -> TimedLayer:
     call, widths = kind.call, list(kind.widths())
     key = f'{key_of_call(call)} {list(kind.axes)}'
     timings = store.get(key, len(widths))
     if timings is None:
-        runs = [layer_run(call, each, plan.setting) for each in widths]
-        timings = plan.time(runs)
+        runs = [layer_run(call, each, procedure.setting) for each in widths]
+        timings = procedure.time(runs)
         # Written after each kind: the next may take minutes.
         store.put(key, timings)
     return TimedLayer(
@@ -103,10 +109,10 @@ def finished(path: Path, described: Mapping[str, Any]) -> LatencyTable | None:
 
 def latency_table(
     subject: Subject,
-    plan: Plan,
+    procedure: Procedure,
     out: str | Path,
     force: bool = False,
-    progress: Progress = lambda done, total, text: None,
+    progress: Announce = lambda done, total, text: None,
 ) -> LatencyTable:
     """Measures a table into a file, or returns what is there of it.
 
@@ -115,7 +121,7 @@ def latency_table(
 
     Args:
         subject (Subject): The network.
-        plan (Plan): How.
+        procedure (Procedure): How.
         out (str or Path): The file.
         force (bool): Whether to measure anew what is there. Defaults to
             False.
@@ -132,10 +138,10 @@ def latency_table(
     if force:
         partial.unlink(missing_ok=True)
     else:
-        found = finished(out, describe(subject, plan))
+        found = finished(out, describe(subject, procedure))
         if found is not None:
             return found
-    table = measure_table(subject, plan, partial, progress)
+    table = measure_table(subject, procedure, partial, progress)
     try:
         table.save(out)
     except OSError as error:

@@ -14,7 +14,7 @@ from mmlapp.core.files import replace_text
 from mmlapp.core.plan.reading import parse_json
 
 from .setting import difference
-from .subject import Plan
+from .subject import Procedure
 from .timing import Timing
 
 
@@ -24,7 +24,7 @@ class PartialTable:
     Args:
         path (str or Path, optional): The file. None: nothing is written.
         setting (Mapping[str, Any]): What it holds for.
-        plan (Plan): How it is measured.
+        procedure (Procedure): How it is measured.
 
     Raises:
         PruningError: If the file is of something else, is damaged or cannot
@@ -32,10 +32,13 @@ class PartialTable:
     """
 
     def __init__(
-        self, path: str | Path | None, setting: Mapping[str, Any], plan: Plan
+        self,
+        path: str | Path | None,
+        setting: Mapping[str, Any],
+        procedure: Procedure,
     ) -> None:
         self.path = None if path is None else Path(path)
-        self.setting = {**setting, 'rounds': plan.rounds}
+        self.setting = {**setting, 'rounds': procedure.rounds}
         self.times: dict[str, list[Timing]] = {}
         if self.path is not None and self.path.exists():
             self._read(self.path)

@@ -24,7 +24,7 @@ from .timing import Timing, clock_of, interleaved
 
 
 @dataclass(frozen=True)
-class Plan:
+class Procedure:
     """How a table is measured.
 
     Args:
@@ -87,29 +87,31 @@ class Subject:
     part: Callable[[nn.Module], nn.Module] = lambda model: model
 
 
-def kinds_of(subject: Subject, plan: Plan) -> list[Kind]:
+def kinds_of(subject: Subject, procedure: Procedure) -> list[Kind]:
     """Returns what is measured of a network.
 
     Args:
         subject (Subject): The network.
-        plan (Plan): At which widths.
+        procedure (Procedure): At which widths.
     """
     context = cost_context(subject.model, subject.analysis)
-    return kinds(context, plan.setting.batch, plan.points, plan.divisor)
+    return kinds(
+        context, procedure.setting.batch, procedure.points, procedure.divisor
+    )
 
 
-def describe(subject: Subject, plan: Plan) -> dict[str, Any]:
+def describe(subject: Subject, procedure: Procedure) -> dict[str, Any]:
     """Returns what a table holds for.
 
     Args:
         subject (Subject): The network.
-        plan (Plan): How it is measured.
+        procedure (Procedure): How it is measured.
     """
     # Names, shapes and widths tell models apart, and scopes.
     text = json.dumps(
         [
             [k.names, key_of_call(k.call), dict(k.axes)]
-            for k in kinds_of(subject, plan)
+            for k in kinds_of(subject, procedure)
         ]
     )
     return {
@@ -117,5 +119,5 @@ def describe(subject: Subject, plan: Plan) -> dict[str, Any]:
         # 64 bits: two tables differ by chance once in 10^19.
         'layers': hashlib.sha256(text.encode()).hexdigest()[:16],
         'input_shape': list(subject.images.shape[1:]),
-        **plan.setting.described(),
+        **procedure.setting.described(),
     }

@@ -18,7 +18,7 @@ from mmlapp.core.cost.latency_table import TimedLayer, TimedNetwork
 from mmlapp.core.methods.budget import reachable
 
 from .backends import network_run
-from .subject import Plan, Subject
+from .subject import Procedure, Subject
 
 # Whole networks beside the dense one, on the way down to the least FLOPs.
 STEPS = 0.2, 0.4, 0.6, 0.8
@@ -28,7 +28,7 @@ NETWORK_ROUNDS = 4
 
 def timed_networks(
     subject: Subject,
-    plan: Plan,
+    procedure: Procedure,
     layers: Sequence[TimedLayer],
     described: Mapping[str, Any],
 ) -> tuple[TimedNetwork, ...]:
@@ -36,7 +36,7 @@ def timed_networks(
 
     Args:
         subject (Subject): The network.
-        plan (Plan): How.
+        procedure (Procedure): How.
         layers (Sequence[TimedLayer]): What its layers take.
         described (Mapping[str, Any]): What the table holds for.
     """
@@ -44,26 +44,26 @@ def timed_networks(
     # and no scale is read from it.
     alone = LatencyTable(
         described,
-        plan.divisor,
+        procedure.divisor,
         tuple(layers),
         (TimedNetwork(1.0, 1.0, 1.0, 1.0),),
     )
     networks, parts = [subject.model], [(1.0, 1.0)]
-    for model, layer_part, element_part in _uniform(subject, plan, alone):
+    for model, layer_part, element_part in _uniform(subject, procedure, alone):
         networks.append(model)
         parts.append((layer_part, element_part))
     # [1, c, h, w] -> [batch, c, h, w].
-    images = subject.images.repeat(plan.setting.batch, 1, 1, 1)
-    images = images.to(plan.setting.device)
+    images = subject.images.repeat(procedure.setting.batch, 1, 1, 1)
+    images = images.to(procedure.setting.device)
     runs = [
         network_run(
-            subject.part(model.to(plan.setting.device)).eval(),
+            subject.part(model.to(procedure.setting.device)).eval(),
             images,
-            plan.setting,
+            procedure.setting,
         )
         for model in networks
     ]
-    timings = plan.time(runs, NETWORK_ROUNDS)
+    timings = procedure.time(runs, NETWORK_ROUNDS)
     return tuple(
         TimedNetwork(a, b, timing.median, timing.p90)
         for (a, b), timing in zip(parts, timings, strict=True)
@@ -80,7 +80,7 @@ def untrained() -> Iterator[None]:
 
 @untrained()
 def _uniform(
-    subject: Subject, plan: Plan, table: LatencyTable
+    subject: Subject, procedure: Procedure, table: LatencyTable
 ) -> list[tuple[nn.Module, float, float]]:
     """Networks of equal shares, and what of the dense one's layers is left."""
     # Two copies: masks of the one tell what to cut out of the other.
@@ -91,12 +91,12 @@ def _uniform(
         subject.images,
         method='uniform',
         costs=costs,
-        divisor=plan.divisor,
+        divisor=procedure.divisor,
         analysis=subject.analysis,
     )
     flops, latency = pruner.cost('flops'), pruner.cost('latency')
     assert isinstance(latency, Latency)
-    args = pruner.scores, pruner.group, pruner.floors, plan.divisor
+    args = pruner.scores, pruner.group, pruner.floors, procedure.divisor
     least = reachable(flops, *args) / flops.dense
     found = []
     for step in STEPS:

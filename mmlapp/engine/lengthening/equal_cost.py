@@ -26,7 +26,7 @@ from ..training.pruning_hook import PruningHook
 from ..training.step_cost import TeacherCost, teacher_of
 from . import tables
 from .entries import class_of, stretch_entry, times_within
-from .phase import Phase, step_cost_of
+from .phase import PhaseEntry, step_cost_of
 from .stretch import Stretch
 
 C = TypeVar('C', Config, dict[str, Any])
@@ -120,7 +120,7 @@ def equal_cost(cfg: C) -> C:
     return cfg
 
 
-def find_phase(cfg: Mapping[str, Any]) -> Phase | None:
+def find_phase(cfg: Mapping[str, Any]) -> PhaseEntry | None:
     """Returns the phase of a config that asks for a cost of its run.
 
     Args:
@@ -143,7 +143,7 @@ def find_phase(cfg: Mapping[str, Any]) -> Phase | None:
             if loop.get(name) is not None:
                 said = f'train_cfg {name}'
                 check_number(said, loop[name], least=1, whole=True)
-                return Phase(entry, unit)
+                return PhaseEntry(entry, unit)
         raise PruningError(
             f'train_cost={entry["train_cost"]!r}: train_cfg={dict(loop)} has '
             'no max_epochs and no max_iters, whose length it asks for'
@@ -170,11 +170,11 @@ def _teaching(cfg: Mapping[str, Any]) -> Iterator[Any]:
             yield HOOKS.build(copy.deepcopy(entry))
 
 
-def check_new(phase: Phase, old: int, new: int) -> None:
+def check_new(phase: PhaseEntry, old: int, new: int) -> None:
     """Refuses a training of no length; warns of one that becomes shorter.
 
     Args:
-        phase (Phase): Its phase.
+        phase (PhaseEntry): Its phase.
         old (int): Its length.
         new (int): The length that it would get.
 

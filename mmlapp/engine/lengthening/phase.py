@@ -28,7 +28,7 @@ COSTS = 'train_cost', 'dense_length', 'epoch_iters'
 
 
 @dataclass
-class Phase:
+class PhaseEntry:
     """An entry of :class:`PruningHook`.
 
     Args:
@@ -111,12 +111,12 @@ class Phase:
         self.entry['dense_length'] = {self.unit: old}
 
 
-def step_cost_of(cfg: Mapping[str, Any], phase: Phase) -> StepCost:
+def step_cost_of(cfg: Mapping[str, Any], phase: PhaseEntry) -> StepCost:
     """Returns what a step of a config costs; its model is built if needed.
 
     Args:
         cfg (Mapping): The config.
-        phase (Phase): Its phase.
+        phase (PhaseEntry): Its phase.
     """
     settings = cfg['model']
     if settings.get('bypass') is None:

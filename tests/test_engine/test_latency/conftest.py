@@ -13,7 +13,7 @@ from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.trace import trace
 from mmlapp.engine.latency import measure, whole_networks
 from mmlapp.engine.latency.shapes import shape_at
-from mmlapp.engine.latency.subject import Plan, Subject
+from mmlapp.engine.latency.subject import Procedure, Subject
 
 
 class Clock:
@@ -91,5 +91,5 @@ def pretend(monkeypatch, clock, images):
 
 
 @pytest.fixture
-def plan(clock):
-    return Plan(points=4, rounds=2, divisor=2, clock=clock)
+def procedure(clock):
+    return Procedure(points=4, rounds=2, divisor=2, clock=clock)

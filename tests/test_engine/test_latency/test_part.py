@@ -13,7 +13,7 @@ from mmlapp.engine.latency.part import (
     origin_of_shape,
     subject_of,
 )
-from mmlapp.engine.latency.subject import Plan, kinds_of
+from mmlapp.engine.latency.subject import Procedure, kinds_of
 
 
 class Classifier(nn.Module):
@@ -56,7 +56,7 @@ def test_the_dense_model_of_a_config(classifier_run):
     logits = subject.part(subject.model)(subject.images)
     assert tuple(logits.shape) == (1, 10)
     # The linear layer is measured, what the scope leaves alone as it is.
-    found = kinds_of(subject, Plan(points=2))
+    found = kinds_of(subject, Procedure(points=2))
     assert found[-1].names == ('head.fc',)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mmlapp.core import PruningError
-from mmlapp.engine.latency.subject import Plan, describe, kinds_of
+from mmlapp.engine.latency.subject import Procedure, describe, kinds_of
 
 
 @pytest.mark.parametrize(
@@ -14,17 +14,17 @@ from mmlapp.engine.latency.subject import Plan, describe, kinds_of
         (dict(divisor=0), 'divisor=0'),
     ],
 )
-def test_bad_plans(given, text):
+def test_bad_procedures(given, text):
     with pytest.raises(PruningError, match=text):
-        Plan(**given)
+        Procedure(**given)
 
 
-def test_other_widths_are_another_table(subject, plan):
+def test_other_widths_are_another_table(subject, procedure):
     """The digest of the layers tells tables apart that look alike."""
-    finer = Plan(points=8, rounds=2, divisor=1, clock=plan.clock)
-    assert describe(subject, plan) == describe(subject, plan)
+    finer = Procedure(points=8, rounds=2, divisor=1, clock=procedure.clock)
+    assert describe(subject, procedure) == describe(subject, procedure)
     assert (
-        describe(subject, plan)['layers']
+        describe(subject, procedure)['layers']
         != (describe(subject, finer)['layers'])
     )
-    assert len(kinds_of(subject, finer)) == len(kinds_of(subject, plan))
+    assert len(kinds_of(subject, finer)) == len(kinds_of(subject, procedure))

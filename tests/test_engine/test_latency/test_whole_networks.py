@@ -8,10 +8,10 @@ from mmlapp.engine.latency.measure import measure_table
 from mmlapp.engine.latency.whole_networks import STEPS, timed_networks
 
 
-def test_networks_become_smaller_step_by_step(subject, plan, pretend):
+def test_networks_become_smaller_step_by_step(subject, procedure, pretend):
     """Times are multiply-adds: the layers alone tell those of a network."""
-    layers = measure_table(subject, plan).layers
-    found = timed_networks(subject, plan, layers, {})
+    layers = measure_table(subject, procedure).layers
+    found = timed_networks(subject, procedure, layers, {})
     assert len(found) == 1 + len(STEPS)
     dense = found[0]
     assert (dense.layers, dense.elements) == (1, 1)

@@ -13,7 +13,7 @@ from torch import nn
 
 from mmlapp.core import PruningError
 from mmlapp.engine import equal_cost
-from mmlapp.engine.lengthening.phase import Phase, step_cost_of
+from mmlapp.engine.lengthening.phase import PhaseEntry, step_cost_of
 from mmlapp.engine.lengthening.stretch import Stretch
 
 
@@ -33,8 +33,8 @@ class ModelOfPhase(BaseModel):
         return self.backbone(inputs)
 
 
-def phase(unit: str, **hook: Any) -> Phase:
-    return Phase(dict(target=dict(flops=0.5), train_cost=1, **hook), unit)
+def phase(unit: str, **hook: Any) -> PhaseEntry:
+    return PhaseEntry(dict(target=dict(flops=0.5), train_cost=1, **hook), unit)
 
 
 @pytest.mark.parametrize(
