@@ -38,7 +38,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Phase:
+class Polyphase:
     """Places that read the same pixels.
 
     Args:
@@ -68,14 +68,14 @@ class Geometry:
             stride one, in every dimension: output o of an input of n is one
             of ``(n - missing - 1) // stride + 1``.
         counts (Sequence[int]): Stripes at every position that is left.
-        phases (Sequence[Phase]): All places.
+        phases (Sequence[Polyphase]): All places.
     """
 
     outputs: int
     stride: Sizes
     missing: Sizes
     counts: Sequence[int]
-    phases: Sequence[Phase]
+    phases: Sequence[Polyphase]
 
 
 class Striped:
@@ -125,7 +125,7 @@ class Striped:
             y = y + self.bias.to(y.dtype).view(-1, *[1] * rank)
         return y
 
-    def _add(self, y: Tensor, phase: Phase, product: Tensor) -> None:
+    def _add(self, y: Tensor, phase: Polyphase, product: Tensor) -> None:
         """Adds the products of every place to its filters, in place."""
         rank, counts = len(phase.first), self.geometry.counts
         # Split, not sliced: an exporter has merged three slices wrongly.
@@ -136,7 +136,7 @@ class Striped:
             window = rows[_window(phase, place, y.shape[-rank:])]
             y.index_add_(-rank - 1, filters[place.number], window)
 
-    def _products(self, x: Tensor) -> Iterator[tuple[Phase, Tensor]]:
+    def _products(self, x: Tensor) -> Iterator[tuple[Polyphase, Tensor]]:
         """Of the rows of every phase, ``[.., rows, ...]``."""
         rank = len(self.geometry.stride)
         for phase in self.geometry.phases:
@@ -148,7 +148,7 @@ class Striped:
             product = self._product(phase, part.flatten(-rank))
             yield phase, product.unflatten(-1, part.shape[-rank:])
 
-    def _product(self, phase: Phase, pixels: Tensor) -> Tensor:
+    def _product(self, phase: Polyphase, pixels: Tensor) -> Tensor:
         """Of all rows of a phase with ``[.., in, pixels]``."""
         # [rows, in] times [.., in, pixels]: the convolution with kernels of
         # one element, whose own operator is slow for few channels.
@@ -164,7 +164,7 @@ class Striped:
         read = pixels.unflatten(-2, (self.groups, -1)).index_select(-3, group)
         return torch.matmul(rows[:, None], read).squeeze(-2)
 
-    def _of(self, phase: Phase, values: Tensor) -> Tensor:
+    def _of(self, phase: Polyphase, values: Tensor) -> Tensor:
         """What belongs to the rows of a phase, ``[rows, ...]``."""
         if len(self.geometry.phases) == 1:
             return values
@@ -183,11 +183,11 @@ def _last(parts: Iterable[slice]) -> Any:
     return ..., *parts
 
 
-def _padded(phase: Phase, product: Tensor, sizes: Sequence[int]) -> Tensor:
+def _padded(phase: Polyphase, product: Tensor, sizes: Sequence[int]) -> Tensor:
     """Products with all zeros that are read around them.
 
     Args:
-        phase (Phase): Of the product.
+        phase (Polyphase): Of the product.
         product (Tensor): Of all its rows, ``[.., rows, ...]``.
         sizes (Sequence[int]): Of the output, in every dimension.
 
@@ -203,7 +203,7 @@ def _padded(phase: Phase, product: Tensor, sizes: Sequence[int]) -> Tensor:
     return functional.pad(product, pads)
 
 
-def _window(phase: Phase, place: Place, sizes: Sequence[int]) -> Any:
+def _window(phase: Polyphase, place: Place, sizes: Sequence[int]) -> Any:
     """Index of the products that a place adds, ``[.., rows, *sizes]``."""
     return _last(
         slice(before + q, before + q + size)
@@ -299,11 +299,11 @@ def _read_at(
     return tuple(first[::-1]), tuple(shift[::-1])
 
 
-def _phase(first: Sizes, places: Sequence[Place]) -> Phase:
+def _phase(first: Sizes, places: Sequence[Place]) -> Polyphase:
     """How far products of the same pixels are read."""
     shifts = list(zip(*(place.shift for place in places), strict=True))
     before = tuple(-min(shift) for shift in shifts)
-    return Phase(first, before, tuple(map(max, shifts)), places)
+    return Polyphase(first, before, tuple(map(max, shifts)), places)
 
 
 def _padding(layer: Any) -> tuple[Sequence[int], Sequence[int]]:
