@@ -159,8 +159,8 @@ def check_mask(mask: Tensor, groups: Sequence[GroupInfo]) -> None:
     if not isinstance(mask, Tensor) or mask.shape != (sum(sizes),):
         shape = tuple(getattr(mask, 'shape', ()))
         raise PruningError(
-            f'mask={type(mask).__name__} of shape {shape}: the network has '
-            f'{sum(sizes)} prunable channels, in one tensor'
+            f'mask={type(mask).__name__} of shape {shape}: expected a tensor '
+            f'of shape ({sum(sizes)},), an entry for every prunable channel'
         )
     for group, part in zip(groups, mask.split(sizes), strict=True):
         if (kept := int((part > 0).sum())) < group.floor:

@@ -201,7 +201,10 @@ def _folder(said: str, package: str) -> Path:
     # Of a name with dots find_spec would import the parents.
     found = find_spec(package) if package.isidentifier() else None
     if found is None or found.origin is None:
-        raise PruningError(f'{said}: no package {package!r} is installed')
+        raise PruningError(
+            f'{said}: no package {package!r} is installed. Install it, or '
+            'give the path of a config'
+        )
     return Path(found.origin).parent / '.mim' / 'configs'
 
 

@@ -108,7 +108,10 @@ def test_what_is_no_config(tmp_path, name, text):
 @pytest.mark.parametrize(
     ('name', 'text'),
     [
-        ('nopackage::a/b.py', "no package 'nopackage' is installed"),
+        (
+            'nopackage::a/b.py',
+            "no package 'nopackage' is installed. Install it",
+        ),
         ('not a name::a/b.py', "no package 'not a name' is installed"),
         ('mmpretrain::resnet/none.py', 'none.py.py does not exist'),
     ],

@@ -108,7 +108,10 @@ def check_names(names: Sequence[str] | None) -> None:
     for name in names:
         SCORES[name]  # raises with all names
         if list(names).count(name) > 1:
-            raise PruningError(f'scores={list(names)}: {name} comes twice')
+            raise PruningError(
+                f'scores={list(names)}: {name} comes twice. Leave it there '
+                'once'
+            )
 
 
 def _scores(

@@ -156,7 +156,8 @@ def load_checkpoint(
         raise _damaged(name, _short(error)) from error
     if not isinstance(data, dict):
         raise PruningError(
-            f'{name} is no checkpoint of MMEngine: {type(data)}'
+            f'{name} is no checkpoint of MMEngine, but a '
+            f'{type(data).__name__}: give one that tools/train.py wrote'
         )
     return data
 

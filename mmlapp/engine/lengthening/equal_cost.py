@@ -146,7 +146,8 @@ def find_phase(cfg: Mapping[str, Any]) -> PhaseEntry | None:
                 return PhaseEntry(entry, unit)
         raise PruningError(
             f'train_cost={entry["train_cost"]!r}: train_cfg={dict(loop)} has '
-            'no max_epochs and no max_iters, whose length it asks for'
+            'no max_epochs and no max_iters, whose length it asks for. Set '
+            'one of them'
         )
     return None
 

@@ -81,7 +81,10 @@ def check_names(name: str, value: Any, empty: bool = True) -> None:
             "such as 'backbone'"
         )
     if not parts and not empty:
-        raise PruningError(f'{name}={value!r}: it names nothing')
+        raise PruningError(
+            f'{name}={value!r}: it names nothing. Give a name of modules, '
+            "such as 'backbone'"
+        )
 
 
 def check_name(name: str, value: Any) -> None:

@@ -150,7 +150,7 @@ def _check(record: Row, head: Row, path: Path) -> None:
     if record is head and kind == 'run' and record.get('version') != VERSION:
         raise PruningError(
             f'{path} is of version {record.get("version")!r}: this release '
-            f'reads version {VERSION}'
+            f'reads version {VERSION}. Use the release that wrote it'
         )
     try:
         check_record(record, head)

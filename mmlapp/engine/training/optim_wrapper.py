@@ -129,10 +129,11 @@ class AmpPruningOptimWrapper(_PrunerStep, AmpOptimWrapper):
         self._scale_update_param = None
         self.loss_scaler = torch.amp.GradScaler('cpu', enabled=False)
         if isinstance(dtype, str):
-            dtype = getattr(torch, dtype)
+            dtype = getattr(torch, dtype, dtype)
         if dtype not in (None, torch.bfloat16):
             raise PruningError(
-                f'dtype={dtype}: on the CPU mixed precision is bfloat16'
+                f'dtype={dtype}: on the CPU mixed precision is bfloat16. '
+                'Leave dtype out'
             )
         self.cast_dtype = torch.bfloat16
 

@@ -181,7 +181,7 @@ def test_scores_that_are_not_finite_are_refused(collect, model):
         ('l1', r"scores='l1': expected a list"),
         ([], r'scores=\[\]: expected a list'),
         (['l1', 'l9'], r"score='l9' is unknown; choose one of: .*bn_scale"),
-        (['l1', 'l1'], 'l1 comes twice'),
+        (['l1', 'l1'], 'l1 comes twice. Leave it there once'),
     ],
 )
 def test_names_that_cannot_be(names, text):

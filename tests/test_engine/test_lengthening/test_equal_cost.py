@@ -282,7 +282,9 @@ def test_a_target_without_flops_is_refused() -> None:
 def test_a_loop_without_a_length_is_refused() -> None:
     config = settings(train_cost='dense')
     config['train_cfg'] = dict(by_epoch=True)
-    with pytest.raises(PruningError, match='no max_epochs and no max_iters'):
+    with pytest.raises(
+        PruningError, match=r'no max_epochs and no max_iters, .* Set one'
+    ):
         equal_cost(config)
 
 

@@ -84,7 +84,7 @@ def test_settings_of_another_kind_are_named(name, value):
         check_settings({**defaults(), name: value})
     message = str(info.value)
     assert name in message
-    assert re.search(r'expected|names nothing', message)
+    assert re.search(r'expected|names nothing\. Give', message)
 
 
 def test_shapes_of_configs_become_tuples():

@@ -98,9 +98,13 @@ def test_a_step_without_hook_or_pruner_is_refused() -> None:
             pass
 
 
-def test_float16_on_the_cpu_is_refused() -> None:
+@pytest.mark.parametrize(
+    ('dtype', 'told'), [('float16', r'torch\.float16'), ('bf16', 'bf16')]
+)
+def test_other_types_on_the_cpu_are_refused(dtype: str, told: str) -> None:
     if torch.cuda.is_available():
         pytest.skip('this machine has a GPU')
     optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
-    with pytest.raises(PruningError, match=r'dtype=torch\.float16.*bfloat16'):
-        AmpPruningOptimWrapper(optimizer=optimizer, dtype='float16')
+    text = rf'dtype={told}: .* bfloat16\. Leave dtype out'
+    with pytest.raises(PruningError, match=text):
+        AmpPruningOptimWrapper(optimizer=optimizer, dtype=dtype)
