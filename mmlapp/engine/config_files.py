@@ -16,6 +16,7 @@ from mmlapp.core import PruningError
 
 from .checkpoints.archive import describe, is_archive, is_legacy
 
+# What Config.fromfile reads.
 SUFFIXES = '.py', '.yml', '.yaml', '.json'
 
 

@@ -114,6 +114,7 @@ def start_cpu_processes(cfg: Config) -> None:
             "there is none: use launcher='pytorch' (tools/dist_train.sh)."
         )
     cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    # Half an hour, as torch has it for gloo.
     seconds = cfg.env_cfg.dist_cfg.get('timeout', 1800)
     distributed.init_process_group('gloo', timeout=timedelta(seconds=seconds))
     # Its threads may otherwise be running when the interpreter is gone.

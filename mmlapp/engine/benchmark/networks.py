@@ -180,6 +180,7 @@ def _prediction(
     if not isinstance(cost, Latency):
         return None
     table = cost.setting.get('input_shape')
+    # Of another size of the image a table says nothing.
     if table is not None and table != size:
         notes.append(f'no latency is predicted: the table is of {table}')
         return None

@@ -28,6 +28,8 @@ def _saves_as_a_whole(
 
     @wraps(save)
     def run(out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+        # The runner's method writes in the main process alone, which then is
+        # the one that renames.
         if not is_main_process():
             return
         path = Path(out_dir, filename)

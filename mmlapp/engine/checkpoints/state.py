@@ -109,6 +109,7 @@ def _check_state(checkpoint: Mapping[str, Any]) -> None:
     counts = meta if isinstance(meta, Mapping) else {}
     for name in ('iter', 'epoch'):
         value = counts.get(name)
+        # By type, since True is an int to Python.
         if type(value) is not int or value < 0:
             raise _damaged(f'meta.{name}', value)
     if not isinstance(hub, Mapping) or not set(HUB) <= set(hub):

@@ -107,6 +107,7 @@ def _applicable(study: Study) -> Iterator[str]:
 
 def _variation_row(study: Study, group: str) -> str:
     found = study.scores
+    # Of equal columns one has numbers, the others its name.
     same = found.same_values(group)
     cells = (
         f'= {escape(same[name])}' if name in same else _percent(value)

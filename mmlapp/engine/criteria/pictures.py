@@ -90,6 +90,7 @@ def kept_picture(kept: Mapping[str, Sequence[bool]], group: str) -> str:
 def _strip(flags: Sequence[bool]) -> str:
     """One path for all kept channels: a square each."""
     width = len(flags) * CELL
+    # A pixel less than a cell, which keeps neighbours apart.
     squares = ''.join(
         f'M{place * CELL} 0h{CELL - 1}v{2 * CELL}h-{CELL - 1}z'
         for place, kept in enumerate(flags)

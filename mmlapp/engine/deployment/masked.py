@@ -136,6 +136,7 @@ def build_model(cfg: Config) -> Any:
 
 
 def _misfit(details: list[str]) -> PruningError:
+    # Three, for a model of another kind differs in hundreds.
     shown = '; '.join(text.strip() for text in details[:3])
     more = f' and {len(details) - 3} more' if len(details) > 3 else ''
     return PruningError(

@@ -80,6 +80,7 @@ def own_loader(cfg: Config, name: str, most: int | None = None) -> DataLoader:
         persistent_workers=False,
         pin_memory=False,
     )
+    # torch refuses these of a loader without processes.
     for key in ('prefetch_factor', 'multiprocessing_context'):
         loader.pop(key, None)
     _forbid_download(loader['dataset'])

@@ -176,6 +176,7 @@ def digest_of(weights: Mapping[str, Tensor]) -> str:
     for name, value in weights.items():
         # With name and shape: equal bytes may be other tensors.
         found.update(f'{name} {tuple(value.shape)} {value.dtype}'.encode())
+        # As bytes, for NumPy has no bfloat16.
         flat = value.detach().cpu().contiguous().reshape(-1)
         found.update(flat.view(torch.uint8).numpy().tobytes())
     return found.hexdigest()

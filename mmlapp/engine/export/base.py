@@ -121,6 +121,7 @@ class Settings:
 def _open(name: str, size: int, step: int) -> Any:
     """An edge from 32 pixels on, or from that of a smaller example."""
     if step > 1 and size % step == 0:
+        # Derived: 32 times a number that is open.
         return step * Dim(name)
     return Dim(name, min=min(size, STRIDE))
 

@@ -63,6 +63,7 @@ def _found_images(
     files: Sequence[str | Path],
 ) -> tuple[Tensor, str]:
     size = None if shape is None else check_shape(shape)[1:]
+    # In order: what the user names, the data of the config, random ones.
     if files:
         size = size or _own_shape(cfg)[1:]
         images = [_picture(path, size) for path in files]

@@ -64,6 +64,7 @@ def kinds(
             axis: grid(call, axis, points, divisor)
             for axis in axes_of(call, context.groups)
         }
+        # With the axes, for one of two equal layers may shrink alone.
         key = key_of_call(call), *axes
         if key not in found:
             found[key] = Kind((), _at_batch(call, batch, own), axes)
@@ -79,6 +80,7 @@ def _at_batch(call: LayerCall, batch: int, own: int) -> LayerCall:
     def scaled(shape: Sequence[int]) -> tuple[int, ...]:
         return (max(shape[0] * batch // own, 1), *shape[1:])
 
+    # Where both factors are activations, both count images.
     computed = call.op == 'product' and len(call.weight) > 2
     return replace(
         call,

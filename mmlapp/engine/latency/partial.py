@@ -38,6 +38,7 @@ class PartialTable:
         procedure: Procedure,
     ) -> None:
         self.path = None if path is None else Path(path)
+        # With the rounds, for medians of fewer are less sure.
         self.setting = {**setting, 'rounds': procedure.rounds}
         self.times: dict[str, list[Timing]] = {}
         if self.path is not None and self.path.exists():

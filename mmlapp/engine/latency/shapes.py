@@ -43,12 +43,15 @@ def shape_at(call: LayerCall, widths: Mapping[str, int]) -> Shape:
         )
     groups = int(call.geometry.get('groups', 1))
     if groups > 1 and 'out' in widths and 'in' not in call.dims:
+        # Whole groups go: of 4 groups with 8 outputs, 6 outputs are 3 groups.
         groups = sizes['out'] * groups // call.weight[0]
     # [out, in / groups, ...], of a transposed one [in, out / groups, ...].
     first, second = 'out', 'in'
     if is_transposed(call):
         first, second = second, first
     weight = (sizes[first], sizes[second], *call.weight[2:])
+    # `in` counts the inputs of one group; in a transposed weight those of all
+    # groups.
     channels = sizes['in'] * (1 if is_transposed(call) else groups)
     return Shape((call.inputs[0], channels, *call.inputs[2:]), weight, groups)
 

@@ -179,6 +179,7 @@ def random_probes(input_shape: InputShape) -> list[Probe]:
 
 def _other_size(edge: int) -> int:
     """Half as much again, for large images half, as a multiple of 32."""
+    # 224 becomes 320, and 800 becomes 384.
     wanted = edge * 3 / 2 if edge <= 256 else edge / 2
     return max(32, round(wanted / 32) * 32)
 

@@ -249,6 +249,7 @@ class _WidthCheck:
         """Compares, as a hook that is called before loading."""
         for name, dims in self.dims.items():
             own = _stored(module, name)
+            # What a conversion took away has no width; torch reports it.
             for dim in dims if own is not None else ():
                 found = state_dict.get(f'{prefix}{name}')
                 _check_width(f'{prefix}{name}', dim, own.shape[dim], found)

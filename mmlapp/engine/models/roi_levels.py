@@ -49,5 +49,4 @@ def in_turn(rois: Tensor, num_levels: int) -> Tensor:
         >>> in_turn(torch.rand(5, 5), 3).tolist()
         [0, 1, 2, 0, 1]
     """
-    # Box i of any size to level i modulo the levels: 0 1 2 0 1 ...
     return torch.arange(len(rois), device=rois.device) % num_levels

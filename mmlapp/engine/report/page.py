@@ -61,6 +61,7 @@ def _chart(run: Run, title: str, lines: Sequence[Line], **more: bool) -> str:
         lines,
         'iteration',
         shade=views.phase(run),
+        # The first start is where the axis begins.
         marks=[begin for _, begin in run.starts[1:]],
         **more,
     )

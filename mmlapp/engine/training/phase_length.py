@@ -51,6 +51,7 @@ class PhaseLength:
         return self._rounded(self.prune_epochs * len(runner.train_dataloader))
 
     def _rounded(self, iters: float) -> int:
+        # A phase without a step would have no end.
         return max(1, round(iters))
 
     def steps(self, runner: Runner) -> int:
@@ -79,6 +80,7 @@ class PhaseLength:
         epoch = end['epoch']
         if epoch is None:
             every = accumulated(runner)
+            # In steps of the optimizer, which may be fewer than batches.
             epoch = max(len(runner.train_dataloader) // every, 1)
         rule = StableEnd(epoch, end['similarity'])
         rule.check(self.steps(runner))
