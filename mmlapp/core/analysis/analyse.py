@@ -71,6 +71,12 @@ def analyse(
             the example, if it returns no tensor or calls other modules at
             every forward, if a pattern of ``scope`` matches nothing, or if
             a module that may read pruned channels is not reached.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+        >>> found = analyse(model, torch.rand(1, 3, 9, 9))
+        >>> [(group.name, group.size) for group in found.groups.prunable]
+        [('0', 8)]
     """
     check_network(model)
     kind: Unit = UNITS.build(unit)

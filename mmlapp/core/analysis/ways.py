@@ -32,6 +32,11 @@ class Way:
             masked one does, and not just run. A loss that draws samples or
             ranks candidates need not. Defaults to True.
         proven (bool): Whether it is known to run. Defaults to False.
+
+    Examples:
+        >>> model, images = nn.Linear(2, 1), torch.ones(3, 2)
+        >>> Way(lambda: model(images), 'twos').run().shape
+        torch.Size([3, 1])
     """
 
     run: Callable[[], Any]

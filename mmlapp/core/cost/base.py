@@ -105,6 +105,16 @@ def register_cost(name: str) -> Callable[[type[Cost]], type[Cost]]:
     Args:
         name (str): The name. The class gets a :class:`CostContext` and the
             settings of the config.
+
+    Examples:
+        >>> @register_cost('doc_channels')
+        ... class Channels(Cost):
+        ...     def __init__(self, context):
+        ...         super().__init__()
+        ...         self.dense = sum(g.size for g in context.groups.prunable)
+        ...
+        ...     def forward(self, gate):
+        ...         return gate.double().sum()
     """
 
     def add(kind: type[Cost]) -> type[Cost]:

@@ -53,6 +53,15 @@ class Pruner(Decisions):
             falls to zero. Defaults to 1.
         protect (float): Share of every group with the largest gradients,
             which is spared as long as the budget allows. Defaults to 0.
+
+    Examples:
+        >>> from mmlapp.core import attach
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+        >>> pruner = attach(model, torch.rand(1, 3, 9, 9))
+        >>> pruner.begin({'flops': 0.5}, steps=1)
+        >>> pruner.step()
+        >>> pruner.phase.name, pruner.keep_ratios()
+        ('FINISHED', {'0': 0.5})
     """
 
     # The phase. Costs and scores take gradients, whatever mode it is led in.

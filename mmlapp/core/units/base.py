@@ -334,6 +334,12 @@ def register_unit(name: str) -> Callable[[type[Unit]], type[Unit]]:
 
     Args:
         name (str): The name.
+
+    Examples:
+        >>> from mmlapp.core.units import Channels
+        >>> @register_unit('doc_channels')
+        ... class OwnChannels(Channels):
+        ...     pass
     """
 
     def add(kind: type[Unit]) -> type[Unit]:
