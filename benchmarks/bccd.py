@@ -75,17 +75,23 @@ class Recipe:
 
 AT_ONCE = 1 / 25  # of an epoch of 26 steps: one step
 LAPP, UNIFORM = {'type': 'lapp'}, {'type': 'uniform'}
+# By squared gradients, the default when most rows were trained.
+CURVATURE = {
+    'type': 'lapp',
+    'update': {'type': 'balance', 'sensitivity': 'curvature'},
+}
 RANDOM = {'type': 'random', 'spread': 0.5}
 ROWS = {
     'dense': Row(),
     'uniform': Row(UNIFORM, epochs=AT_ONCE),
     'random': Row(RANDOM, epochs=AT_ONCE),
     'lapp': Row(LAPP),
-    'lapp-floor': Row(LAPP, settings={'min_keep': 0.25}),
+    'curvature': Row(CURVATURE),
+    'curvature-floor': Row(CURVATURE, settings={'min_keep': 0.25}),
     'uniform-whole': Row(UNIFORM, WHOLE, AT_ONCE),
     'random-whole': Row(RANDOM, WHOLE, AT_ONCE),
     'lapp-whole': Row(LAPP, WHOLE),
-    'lapp-whole-floor': Row(LAPP, WHOLE, settings={'min_keep': 0.25}),
+    'curvature-whole': Row(CURVATURE, WHOLE),
 }
 
 

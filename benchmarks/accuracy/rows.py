@@ -79,11 +79,26 @@ def lapp(update: str | Mapping[str, Any] = 'balance', **changes: Any) -> Row:
     return Row(method={'type': 'lapp', 'update': update}, **changes)
 
 
+def curvature(task_weight: float = 0.3, **changes: Any) -> Row:
+    """LAPP by squared gradients, its default when most rows were trained."""
+    return lapp(
+        {**BALANCE, 'sensitivity': 'curvature', 'task_weight': task_weight},
+        **changes,
+    )
+
+
 def before(**changes: Any) -> Row:
     """The same share of every inner width, from scratch."""
     # Without the residual stream, unless the row says something else.
     settings = {**INNER, **changes.pop('settings', {})}
     return Row('uniform', 'before', settings=settings, **changes)
+
+
+def refined(start: str) -> Row:
+    """CURL's second stage, at a hundredth of the rate."""
+    return Row(
+        start=start, teacher='dense', lesson='refined', epochs=0.2, rate=0.01
+    )
 
 
 def wide_late(width: int) -> float:
@@ -92,7 +107,6 @@ def wide_late(width: int) -> float:
 
 
 BALANCE = {'type': 'balance'}
-MAGNITUDE = {**BALANCE, 'sensitivity': 'magnitude'}
 # All groups but the residual stream.
 INNER = {'ignore': STREAM}
 RANDOM = Row({'type': 'random', 'spread': 0.5}, 'before', settings=INNER)
@@ -103,18 +117,26 @@ HEADLINE = {
     'one-shot': Row(prune='once'),
     'one-shot-alike': Row(prune='once', settings={'alike': True}),
     'lapp': lapp(),
+    'lapp-inner': lapp(settings=INNER),
     'lapp-scratch': Row(prune='before', widths_of='lapp'),
-    'lapp-no-task': lapp({**BALANCE, 'task_weight': 0}),
-    'lapp-merged': lapp(settings={'bypass': 'asymmetric'}),
-    'lapp-cost': lapp(equal_cost=True),
-    'lapp-scratch-cost': Row(
-        prune='before', widths_of='lapp', equal_cost=True
+    'lapp-inner-scratch': Row(
+        prune='before', widths_of='lapp-inner', settings=INNER
     ),
-    'lapp-merged-cost': lapp(
+    # Squares or not: nothing is done with them.
+    'lapp-no-task': lapp({**BALANCE, 'task_weight': 0}),
+    'lapp-cost': lapp(equal_cost=True),
+    'lapp-inner-cost': lapp(settings=INNER, equal_cost=True),
+    'lapp-inner-distilled': lapp(
+        settings=INNER, teacher='dense', lesson='logits'
+    ),
+    'curvature': curvature(),
+    'curvature-scratch': Row(prune='before', widths_of='curvature'),
+    'curvature-cost': curvature(equal_cost=True),
+    'curvature-merged-cost': curvature(
         settings={'bypass': 'asymmetric'}, equal_cost=True
     ),
     'uniform-cost': before(equal_cost=True),
-    'lapp-distilled': lapp(teacher='dense', lesson='logits'),
+    'curvature-distilled': curvature(teacher='dense', lesson='logits'),
 }
 INGREDIENTS = {
     'dense': Row(),
@@ -140,25 +162,27 @@ ABLATION = {
     'uniform': before(),
     'random': RANDOM,
     'lapp': lapp(),
+    'lapp-1': lapp({**BALANCE, 'task_weight': 1}),
+    'lapp-inner': lapp(settings=INNER),
+    'lapp-inner-1': lapp({**BALANCE, 'task_weight': 1}, settings=INNER),
+    'lapp-long': lapp(phase=0.3),
     'gradient': lapp('gradient'),
     'no-task': lapp({**BALANCE, 'task_weight': 0}),
-    'magnitude': lapp(MAGNITUDE),
-    'magnitude-1': lapp({**MAGNITUDE, 'task_weight': 1}),
-    'magnitude-inner': lapp(MAGNITUDE, settings=INNER),
-    'magnitude-inner-1': lapp({**MAGNITUDE, 'task_weight': 1}, settings=INNER),
-    'magnitude-long': lapp(MAGNITUDE, phase=0.3),
-    'task-1': lapp({**BALANCE, 'task_weight': 1}),
-    'early': lapp(phase=0.05),
-    'long': lapp(phase=0.3),
-    'later': lapp(begin=0.2),
-    'stable': lapp(phase=0.3, end='stable'),
-    'shrink': lapp(settings={'shrink_steps': 100}),
-    'floor-0.2': lapp(settings={'min_keep': 0.2}),
-    'inner': lapp(settings=INNER),
-    'inner-1': lapp({**BALANCE, 'task_weight': 1}, settings=INNER),
-    'divisor-4': lapp(settings={'divisor': 4}),
-    'divisor-8': lapp(settings={'divisor': 8}),
-    'taylor': lapp(settings={'score': 'taylor'}),
+    'curvature': curvature(),
+    'curvature-1': curvature(1),
+    'curvature-inner': curvature(settings=INNER),
+    'curvature-inner-1': curvature(1, settings=INNER),
+    'curvature-long': curvature(phase=0.3),
+    'curvature-floor-0.2': curvature(settings={'min_keep': 0.2}),
+    'curvature-divisor-8': curvature(settings={'divisor': 8}),
+    'lapp-early': lapp(phase=0.05),
+    'lapp-later': lapp(begin=0.2),
+    'lapp-stable': lapp(phase=0.3, end='stable'),
+    'lapp-shrink': lapp(settings={'shrink_steps': 100}),
+    'lapp-floor-0.2': lapp(settings={'min_keep': 0.2}),
+    'lapp-divisor-4': lapp(settings={'divisor': 4}),
+    'lapp-divisor-8': lapp(settings={'divisor': 8}),
+    'lapp-taylor': lapp(settings={'score': 'taylor'}),
     'filters-pointwise': lapp(
         settings={'unit': 'filters', 'bypass': 'pointwise'}
     ),
@@ -187,6 +211,8 @@ FAMILY = {
     'dense': Row(),
     'uniform': before(target=HALF),
     'lapp': lapp(target=HALF),
+    'lapp-inner': lapp(target=HALF, settings=INNER),
+    'curvature': curvature(target=HALF),
     'ranking': Row('ranking', target=HALF),
     'ranking-taylor': replace(ABLATION['ranking-taylor'], target=HALF),
     'one-cycle': Row(
@@ -211,14 +237,12 @@ LIMITED = {
     'dense': Row(),
     'lapp': lapp(target=HALF),
     'lapp-distilled': lapp(target=HALF, teacher='dense', lesson='mixup'),
-    # As CURL's second stage: a hundredth of the rate.
-    'lapp-refined': Row(
-        start='lapp-distilled',
-        teacher='dense',
-        lesson='refined',
-        epochs=0.2,
-        rate=0.01,
+    'lapp-refined': refined('lapp-distilled'),
+    'curvature': curvature(target=HALF),
+    'curvature-distilled': curvature(
+        target=HALF, teacher='dense', lesson='mixup'
     ),
+    'curvature-refined': refined('curvature-distilled'),
 }
 TABLES: dict[str, dict[str, Row]] = {
     'headline': HEADLINE,

@@ -63,7 +63,7 @@ def test_a_row_waits_for_the_widths_of_another(table, tmp_path):
 
 
 def test_teachers_leave_their_weights():
-    assert TABLES['headline']['lapp-distilled'].teacher == 'dense'
+    assert TABLES['headline']['curvature-distilled'].teacher == 'dense'
 
 
 def test_all_rows_run_once(table, noise, capsys, monkeypatch):

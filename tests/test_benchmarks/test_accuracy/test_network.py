@@ -38,6 +38,7 @@ def test_a_dense_network_needs_no_plan(tmp_path):
 
 def test_the_rows_of_few_images_learn_from_each_other():
     rows = TABLES['limited']
-    assert rows['lapp'].needs == []
-    assert rows['lapp-distilled'].needs == ['dense']
-    assert rows['lapp-refined'].needs == ['dense', 'lapp-distilled']
+    for name in 'lapp', 'curvature':
+        assert rows[name].needs == []
+        assert rows[f'{name}-distilled'].needs == ['dense']
+        assert rows[f'{name}-refined'].needs == ['dense', f'{name}-distilled']

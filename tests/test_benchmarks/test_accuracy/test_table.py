@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from accuracy.command import RESULTS
-from accuracy.table import deviation, difference, report
+from accuracy.rows import TABLES
+from accuracy.table import by_row, deviation, difference, report
 
 PAGE = Path(__file__).parents[3] / 'docs' / 'benchmarks.md'
 
@@ -66,3 +67,19 @@ def test_the_page_has_what_the_results_say(path):
     lines = report(path.stem, path).splitlines()
     assert len(lines) > 2
     assert set(lines) <= set(PAGE.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ('row', 'base', 'told'),
+    [
+        ('lapp-inner-1', 'curvature-inner-1', '+0.61 ± 0.06 | 5 |'),
+        ('lapp-inner', 'curvature-inner', '+0.59 ± 0.29 | 3 |'),
+        ('lapp', 'curvature', '+0.41 ± 0.20 | 5 |'),
+        ('lapp-long', 'curvature-long', '+0.18 ± 0.07 | 2 |'),
+    ],
+)
+def test_the_reason_for_the_default_is_what_was_measured(row, base, told):
+    found = by_row(TABLES['ablation'], RESULTS / 'ablation.json')
+    seeds = len(found[row].keys() & found[base].keys())
+    assert f'{difference(found[row], found[base])} | {seeds} |' == told
+    assert told in (PAGE.parent / 'method.md').read_text()

@@ -28,9 +28,9 @@ class Balance(Update):
     It asks for nothing but the gradient of the task loss by the gate.
     The gradient of the cost is exact and largest where most layers meet;
     that of the task is noise of any scale around zero, because training
-    itself drives it there. What remains is its second order: the rise of
-    the loss per unit of cost where channels go. The best network for its
-    cost has the same rise in every group, so that the thresholds follow
+    itself drives it there. What remains is its size: how much the loss
+    changes per unit of cost where channels go. The best network for its
+    cost has as much in every group, so that the thresholds follow
 
     .. math:: \Delta t_g = -\frac{\rho \alpha}{S}
               \log\frac{\bar q_g}{\tilde q} + c
@@ -53,9 +53,9 @@ class Balance(Update):
         memory (float): Steps over which sensitivities are smoothed, as a
             share of the phase. Defaults to 0.1.
         sensitivity (str): What the gradient p of the task loss by a channel
-            says of its harm: ``curvature``, p squared, ``magnitude``, its
-            absolute value, or ``gradient``, p itself with its sign. Defaults
-            to ``curvature``.
+            says of its harm: ``magnitude``, its absolute value,
+            ``curvature``, p squared, or ``gradient``, p itself with its sign.
+            Defaults to ``magnitude``.
 
     Raises:
         PruningError: If an argument is negative or, except
@@ -69,7 +69,7 @@ class Balance(Update):
         rate: float = 5.0,
         task_weight: float = 0.3,
         memory: float = 0.1,
-        sensitivity: str = 'curvature',
+        sensitivity: str = 'magnitude',
     ) -> None:
         super().__init__()
         check_number('update balance rate', rate, above=0)
@@ -121,7 +121,7 @@ class Balance(Update):
         # Running mean over `memory` of the phase, at least over one step.
         keep = 1 - 1 / max(self.memory * steps, 1)
         q = SENSITIVITIES[self.sensitivity](margin)
-        # Squares of gradients have heavy tails: every step weighs alike.
+        # Gradients have heavy tails, their squares more: steps weigh alike.
         q = q / q.square().mean().sqrt().clamp_min(1e-30)
         # [groups + 1]: the one at the end is averaged like the others.
         sample = torch.cat([q, torch.ones_like(q[:1])])

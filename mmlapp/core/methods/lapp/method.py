@@ -39,8 +39,8 @@ class LAPP(Method):
 
     Args:
         update (str or Mapping): Rule of the thresholds, with its settings:
-            ``balance`` (:class:`Balance`), a controller that weighs the
-            curvature of the task loss per unit of cost, or ``gradient``
+            ``balance`` (:class:`Balance`), a controller that weighs how much
+            the task loss changes per unit of cost, or ``gradient``
             (:class:`Gradient`), both losses by autograd. Defaults to
             ``balance``.
         surrogate (str or Mapping): Smooth stand-in for the step:

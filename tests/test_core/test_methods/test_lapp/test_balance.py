@@ -63,7 +63,7 @@ def test_nothing_moves_without_gradients(controller):
 def test_who_is_silent_does_not_move_the_mean_of_the_others(second):
     alone = step(second, torch.tensor([1.2, 1.0]), -torch.ones(2))
     gate = torch.tensor([1.2, 1.0, 0.0, 0.0])
-    among = step(controller_of(4), gate, -torch.ones(4))
+    among = step(second, gate, -torch.ones(4))
     torch.testing.assert_close(among[:2], alone)
 
 
@@ -91,6 +91,13 @@ def test_curvature_by_hand(second):
         for s in (1, -1)
     ]
     torch.testing.assert_close(change, torch.tensor(expected))
+
+
+def test_the_default_goes_by_the_magnitude(second):
+    """Logarithms of squares are twice as far apart."""
+    gate, flops = torch.tensor([-1.2, 1.0]), torch.tensor([-1.0, -1.0])
+    found = step(controller_of(2), gate, flops)
+    torch.testing.assert_close(2 * found, step(second, gate, flops))
 
 
 def test_equal_harm_per_flop_is_the_optimum(second):
