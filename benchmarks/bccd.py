@@ -81,16 +81,20 @@ CURVATURE = {
     'update': {'type': 'balance', 'sensitivity': 'curvature'},
 }
 RANDOM = {'type': 'random', 'spread': 0.5}
+# All groups but residual streams.
+INNER = {'keep_streams': True}
 ROWS = {
     'dense': Row(),
     'uniform': Row(UNIFORM, epochs=AT_ONCE),
     'random': Row(RANDOM, epochs=AT_ONCE),
     'lapp': Row(LAPP),
+    'lapp-inner': Row(LAPP, settings=INNER),
     'curvature': Row(CURVATURE),
     'curvature-floor': Row(CURVATURE, settings={'min_keep': 0.25}),
     'uniform-whole': Row(UNIFORM, WHOLE, AT_ONCE),
     'random-whole': Row(RANDOM, WHOLE, AT_ONCE),
     'lapp-whole': Row(LAPP, WHOLE),
+    'lapp-whole-inner': Row(LAPP, WHOLE, settings=INNER),
     'curvature-whole': Row(CURVATURE, WHOLE),
 }
 

@@ -39,6 +39,7 @@ SETTINGS = (
     'scope',
     'unit',
     'ignore',
+    'keep_streams',
     'input_shape',
     'divisor',
     'method',

@@ -43,6 +43,7 @@ ORDER = {
         'distillation',
         'trace',
         'touched',
+        'streams',
         'groups',
         'bypass',
         'mask',

@@ -13,7 +13,7 @@ Examples:
 """
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import Any
@@ -50,6 +50,11 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         nargs='+',
         metavar='PATTERN',
         help='names of modules to leave alone',
+    )
+    parser.add_argument(
+        '--keep-streams',
+        action=BooleanOptionalAction,
+        help='whether residual streams stay whole',
     )
     parser.add_argument('--bypass', metavar='TYPE', help='such as depthwise')
     parser.add_argument(
@@ -100,6 +105,7 @@ def settings(args: Namespace) -> dict[str, Any]:
         (
             'scope',
             'ignore',
+            'keep_streams',
             'unit',
             'bypass',
             'input_shape',

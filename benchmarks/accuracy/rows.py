@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .network import DEPTH, STREAM
+from .network import DEPTH
 
 TARGET = 0.403
 
@@ -89,7 +89,7 @@ def curvature(task_weight: float = 0.3, **changes: Any) -> Row:
 
 def before(**changes: Any) -> Row:
     """The same share of every inner width, from scratch."""
-    # Without the residual stream, unless the row says something else.
+    # Without residual streams, unless the row says something else.
     settings = {**INNER, **changes.pop('settings', {})}
     return Row('uniform', 'before', settings=settings, **changes)
 
@@ -107,8 +107,8 @@ def wide_late(width: int) -> float:
 
 
 BALANCE = {'type': 'balance'}
-# All groups but the residual stream.
-INNER = {'ignore': STREAM}
+# All groups but residual streams.
+INNER, ALL = {'keep_streams': True}, {'keep_streams': False}
 RANDOM = Row({'type': 'random', 'spread': 0.5}, 'before', settings=INNER)
 HEADLINE = {
     'dense': Row(),
@@ -142,7 +142,7 @@ INGREDIENTS = {
     'dense': Row(),
     'dense-asymmetric': Row(prune='before', settings={'bypass': 'asymmetric'}),
     'uniform': before(),
-    'stream': before(settings={'ignore': ()}),
+    'stream': before(settings=ALL),
     'late': before(settings={'min_keep': wide_late}),
     # ResNet-14 has 0.655 of the multiply-adds of ResNet-20.
     'shallow': before(depth=14, target=TARGET / 0.655),
@@ -196,7 +196,7 @@ ABLATION = {
         settings={'score': 'taylor', 'normalisation': 'none'},
     ),
     'late-scratch': before(settings={'min_keep': wide_late}),
-    'stream-scratch': before(settings={'ignore': ()}),
+    'stream-scratch': before(settings=ALL),
 }
 CURVE = {
     'dense': Row(),

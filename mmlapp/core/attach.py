@@ -51,6 +51,7 @@ def attach(
     *,
     scope: str | Sequence[str] = '*',
     ignore: str | Sequence[str] = (),
+    keep_streams: bool = False,
     unit: str | Mapping[str, Any] | Unit = 'channels',
     bypass: str | Mapping[str, Any] | None = None,
     method: str | Mapping[str, Any] | Method = 'lapp',
@@ -79,6 +80,8 @@ def attach(
             pruned. Defaults to all.
         ignore (str or Sequence[str]): Patterns to leave alone. Defaults to
             none.
+        keep_streams (bool): Whether residual streams stay whole: channels
+            to which several layers add their outputs. Defaults to False.
         unit (str, Mapping or Unit): What is removed: ``channels``, which
             vanish from every layer that shares them; ``filters`` of
             single convolutions, whose outputs a bypass fills; or
@@ -166,7 +169,15 @@ def attach(
         )
     if analysis is None:
         analysis = analyse(
-            model, example, scope, ignore, bypass, unit, also, unused
+            model,
+            example,
+            scope,
+            ignore,
+            bypass,
+            unit,
+            also,
+            unused,
+            keep_streams,
         )
     if not analysis.groups.prunable:
         reasons = sorted({str(g.frozen) for g in analysis.groups.items})

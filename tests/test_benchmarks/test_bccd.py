@@ -33,6 +33,7 @@ def test_a_row_is_a_config_that_differs_in_pruning_alone(name, tmp_path):
     assert ('seed' in config.model.method) == name.startswith('random')
     whole = tuple(config.model.scope) == ('backbone', 'neck', 'bbox_head')
     assert whole == ('whole' in name)
+    assert config.model.get('keep_streams', False) == ('inner' in name)
 
 
 def test_controls_are_narrow_after_a_step():

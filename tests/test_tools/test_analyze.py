@@ -59,6 +59,7 @@ def test_json_on_standard_output_is_nothing_but_json(analyse):
         input_shape=[3, 32, 32],
         scope='backbone',
         ignore=[],
+        keep_streams=False,
         unit='channels',
         bypass=None,
         divisor=1,
@@ -80,6 +81,7 @@ def test_arguments(analyse, tmp_path):
         '--scope', 'backbone.layer3', 'backbone.layer4',
         '--ignore', '*.conv2',
         '--bypass', 'grouped',
+        '--no-keep-streams',
         '--unit', 'filters',
         '--divisor', '4',
         '--min-keep', '0.3',
@@ -92,6 +94,7 @@ def test_arguments(analyse, tmp_path):
         input_shape=[3, 32, 32],
         scope=['backbone.layer3', 'backbone.layer4'],
         ignore=['*.conv2'],
+        keep_streams=False,
         unit='filters',
         bypass='grouped',
         divisor=4,
@@ -105,6 +108,12 @@ def test_arguments(analyse, tmp_path):
     assert all('layer2' not in name for name in report['groups'])
     assert all('conv2' not in name for name in report['groups'])
     assert 'backbone.layer3.0.conv1' in report['groups']
+
+
+def test_streams_that_stay_whole_are_told_as_such(analyse):
+    out = analyse('--keep-streams')
+    assert 'no: of a residual stream, left whole by keep_streams=True' in out
+    assert not re.search('│ backbone.conv1 +│ +8 │ +1 │', out)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from ..bypass import check_bypass
 from ..groups import Groups
 from ..patterns import as_patterns
+from ..streams import leave_streams
 from ..trace import trace
 from ..units import UNITS, Request, Unit
+from ..units.base import check_keep_streams
 from .refusals import check_network, check_repeats, checked, example_of
 from .result import Analysis
 from .unreached import (
@@ -39,6 +41,7 @@ def analyse(
     unit: str | Mapping[str, Any] | Unit = 'channels',
     also: Sequence[Callable[[], Any] | Way] = (),
     unused: str | Sequence[str] = (),
+    keep_streams: bool = False,
 ) -> Analysis:
     """Finds what can be removed from a network without changing it.
 
@@ -62,6 +65,8 @@ def analyse(
             is narrowed is frozen. Defaults to none.
         unused (str or Sequence[str]): Patterns of modules that no forward
             reaches and that read nothing that is pruned. Defaults to none.
+        keep_streams (bool): Whether residual streams stay whole, see
+            :func:`attach`. Defaults to False.
 
     Returns:
         Analysis: Groups, branches and multiply-adds.
@@ -69,8 +74,9 @@ def analyse(
     Raises:
         PruningError: If the model is wrapped, compiled or does not run on
             the example, if it returns no tensor or calls other modules at
-            every forward, if a pattern of ``scope`` matches nothing, or if
-            a module that may read pruned channels is not reached.
+            every forward, if a pattern of ``scope`` matches nothing, if
+            a module that may read pruned channels is not reached, or if
+            the unit has no use for ``keep_streams``.
 
     Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
@@ -80,6 +86,7 @@ def analyse(
     """
     check_network(model)
     kind: Unit = UNITS.build(unit)
+    check_keep_streams(keep_streams, kind)
     chosen = None if bypass is None else check_bypass(bypass)
     scope, ignore = as_patterns('scope', scope), as_patterns('ignore', ignore)
     forward = example_of(model, example)
@@ -93,6 +100,8 @@ def analyse(
         record = trace(model, checked(forward))
         corner = check_repeats(model, forward, record.order)
         record, reach = follow(model, checked(forward), record, ways, unused)
+    if keep_streams:
+        leave_streams(record)
     request = Request(
         model, forward, record, scope, ignore, chosen, ways, corner
     )

@@ -13,6 +13,7 @@ from ..errors import PruningError
 from ..groups import FrozenChannels
 from ..methods.budget import Budget, reachable
 from ..methods.schedule import Schedule, check_targets
+from ..streams import KEPT
 from .state_dicts import SavedState
 
 NOT_PRUNABLE = (
@@ -22,10 +23,6 @@ HELD = (
     'the rest belongs to layers that are not prunable{}, to bypasses, or to '
     'what min_keep keeps'
 )
-REMEDY = {
-    NOT_PRUNABLE: 'Raise the target or widen the scope',
-    HELD: 'Raise the target, lower min_keep or widen the scope',
-}
 NAMED = 3  # reasons in a message
 
 
@@ -126,8 +123,16 @@ class Targets(SavedState):
                 raise PruningError(
                     f'target {name}={value} lies below the reachable minimum '
                     f'of {lowest:.4f}: {cause.format(self._left_whole())}. '
-                    f'{REMEDY[cause]}'
+                    f'{self._remedy(held)}'
                 )
+
+    def _remedy(self, held: bool) -> str:
+        """What would bring the target within reach."""
+        streams = any(entry.reason == KEPT for entry in self.frozen)
+        others = ['lower min_keep'] * held + [
+            'leave out keep_streams'
+        ] * streams
+        return f'{", ".join(["Raise the target", *others])} or widen the scope'
 
     def _left_whole(self) -> str:
         """Which channels are not prunable and why, those of most first."""

@@ -128,6 +128,8 @@ class Trace:
             one index was left; each ``[size]``.
         summed (list[Tensor]): Labels that a sum adds up, of each such sum;
             ``[size]``.
+        added (list[Tensor]): Labels to which others were added, each
+            ``[size]``.
         calls (list[LayerCall]): Layers and products, in order.
         further_calls (list[LayerCall]): Those of further ways in which the
             network runs. They read channels, and are not counted.
@@ -164,6 +166,7 @@ class Trace:
     trusting: set[Site] = field(default_factory=set)
     lasting: list[Tensor] = field(default_factory=list)
     summed: list[Tensor] = field(default_factory=list)
+    added: list[Tensor] = field(default_factory=list)
     calls: list[LayerCall] = field(default_factory=list)
     further_calls: list[LayerCall] = field(default_factory=list)
     norms: dict[str, str] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from ..groups import ChannelGroup, Groups
 from ..heirs import Heirs
 from ..mask.gate import GateSource
 from ..mask.masked import AppliedMask
+from ..numbers import check_flag
 from ..plan.kept import Kept
 from ..plan.layout import Layout
 from ..score.group_scores import Layer
@@ -85,9 +86,12 @@ class Unit(ABC):
 
     Attributes:
         floor (int): Fewest parts that a group keeps. Defaults to 1.
+        keeps_streams (bool): Whether the widths of residual streams stay in
+            any case. Defaults to False.
     """
 
     floor = 1
+    keeps_streams = False
 
     @abstractmethod
     def find(self, request: Request, verify: Verify) -> Found:
@@ -347,6 +351,24 @@ def register_unit(name: str) -> Callable[[type[Unit]], type[Unit]]:
         return kind
 
     return add
+
+
+def check_keep_streams(value: Any, unit: Unit) -> None:
+    """Refuses to leave streams whole where they stay whole in any case.
+
+    Args:
+        value (Any): What a user gave as ``keep_streams``.
+        unit (Unit): What is removed.
+
+    Raises:
+        PruningError: If it is no truth value, or without effect.
+    """
+    if check_flag('keep_streams', value) and unit.keeps_streams:
+        raise PruningError(
+            f'keep_streams=True: unit={unit_name(unit)!r} leaves the widths '
+            'of residual streams as they are. Leave keep_streams out, and '
+            'name layers that are to stay whole in ignore'
+        )
 
 
 def unit_name(unit: Unit) -> str:

@@ -44,6 +44,7 @@ class Filters(Unit):
     """
 
     floor = 0
+    keeps_streams = True
 
     def find(self, request: Request, verify: Verify) -> Found:
         """One group per convolution with a branch.

@@ -23,6 +23,7 @@ from ..patterns import matches
 from ..plan.kept import Kept
 from ..plan.layout import Layout
 from ..score.group_scores import Layer
+from ..streams import channelwise
 from ..trace import LayerCall, Trace
 from .base import Found, Request, Verify, register_unit
 from .channels import Channels
@@ -70,6 +71,8 @@ class Stripes(Channels):
     stay for another reason, each filter of a convolution loses positions of
     its kernel, its stripes, and keeps its channel.
     """
+
+    keeps_streams = True
 
     def groups(self, request: Request) -> Groups:
         """Returns the channel groups, those frozen that must match.
@@ -207,12 +210,7 @@ def _count(layer: Any) -> int:
 
 def _matched(record: Trace, groups: Groups) -> Iterator[Tensor]:
     """Nodes of the channels that several layers emit."""
-    # Those of a grouped convolution are tied to what it reads.
-    follow = {
-        call.name
-        for call in record.calls
-        if call.geometry.get('groups', 1) > 1
-    }
+    follow = channelwise(record)
     for group in groups.prunable:
         emitting = [
             member

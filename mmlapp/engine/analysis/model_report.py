@@ -33,6 +33,7 @@ ANALYSED = (
     'input_shape',
     'scope',
     'ignore',
+    'keep_streams',
     'unit',
     'bypass',
     'divisor',
@@ -47,7 +48,8 @@ class ModelReport:
 
     Args:
         settings (dict): What was analysed: ``input_shape``, ``scope``,
-            ``ignore``, ``unit``, ``bypass``, ``divisor``, ``min_keep``.
+            ``ignore``, ``keep_streams``, ``unit``, ``bypass``, ``divisor``,
+            ``min_keep``.
         layers (list[LayerReport]): In order of the forward.
         groups (dict[str, int]): Prunable groups and their sizes, in order of
             their numbers, which start at 1.
@@ -100,10 +102,10 @@ def analyse_config(
 
     Args:
         cfg (Config): The config; not changed.
-        settings (Mapping, optional): ``scope``, ``ignore``, ``unit``,
-            ``bypass``, ``divisor``, ``min_keep`` or ``input_shape`` instead
-            of the config's, or, where it has none, of the defaults of
-            ``PrunableModel``.
+        settings (Mapping, optional): ``scope``, ``ignore``,
+            ``keep_streams``, ``unit``, ``bypass``, ``divisor``, ``min_keep``
+            or ``input_shape`` instead of the config's, or, where it has
+            none, of the defaults of ``PrunableModel``.
         progress (Callable): Is told what is being done. Defaults to nothing.
 
     Returns:
@@ -137,7 +139,8 @@ def analyse_model(
     Args:
         model (nn.Module): A model of OpenMMLab.
         settings (Mapping): ``input_shape``, ``scope``, ``ignore``,
-            ``unit``, ``bypass``, ``divisor`` and ``min_keep``.
+            ``keep_streams``, ``unit``, ``bypass``, ``divisor`` and
+            ``min_keep``.
         progress (Callable): Is told what is being done. Defaults to nothing.
 
     Returns:

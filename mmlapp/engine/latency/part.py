@@ -23,7 +23,15 @@ from ..models.inputs import InputShape, example_batch, shape_text
 from .subject import Subject
 
 # Arguments of ``PrunableModel`` that a table depends on.
-ASKED = 'scope', 'ignore', 'unit', 'bypass', 'input_shape', 'unused'
+ASKED = (
+    'scope',
+    'ignore',
+    'keep_streams',
+    'unit',
+    'bypass',
+    'input_shape',
+    'unused',
+)
 
 
 def one_image(model: nn.Module, input_shape: InputShape) -> Tensor:

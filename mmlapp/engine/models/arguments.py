@@ -13,7 +13,7 @@ from mmlapp.core import PruningError
 from mmlapp.core.arguments import meant, taken_by
 from mmlapp.core.methods.budget import check_divisor
 from mmlapp.core.methods.min_keep import least_share
-from mmlapp.core.numbers import check_number
+from mmlapp.core.numbers import check_flag, check_number
 from mmlapp.core.pruner.protection import check_protect
 from mmlapp.core.pruner.shrinking import check_shrink_steps
 
@@ -139,6 +139,7 @@ def check_costs(name: str, value: Any) -> None:
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
     'scope': lambda name, value: check_names(name, value, empty=False),
     'ignore': check_names,
+    'keep_streams': check_flag,
     'unit': check_choice,
     'bypass': lambda name, value: value is None or check_choice(name, value),
     'method': check_choice,

@@ -203,8 +203,8 @@ class Example:
         """Finds what can be pruned in the model, without changing it.
 
         Args:
-            settings (Mapping): ``scope``, ``ignore``, ``bypass`` and
-                ``unit``.
+            settings (Mapping): ``scope``, ``ignore``, ``keep_streams``,
+                ``bypass`` and ``unit``.
 
         Raises:
             PruningError: As :func:`mmlapp.core.analyse`.
@@ -219,6 +219,7 @@ class Example:
                 settings['unit'],
                 self.also,
                 self.unused,
+                settings.get('keep_streams', False),
             )
 
     @contextmanager

@@ -32,6 +32,7 @@ def prunable_model(
     architecture: str | Mapping[str, Any],
     scope: str | Sequence[str] = 'backbone',
     ignore: str | Sequence[str] = (),
+    keep_streams: bool = False,
     unit: str | Mapping[str, Any] = 'channels',
     bypass: str | Mapping[str, Any] | None = None,
     method: str | Mapping[str, Any] = 'lapp',
@@ -62,6 +63,8 @@ def prunable_model(
             pruned. Defaults to ``backbone``.
         ignore (str or Sequence[str]): Patterns to leave alone. Defaults to
             none.
+        keep_streams (bool): Whether residual streams stay whole: channels
+            to which several layers add their outputs. Defaults to False.
         unit (str or Mapping): What is removed: ``channels``, ``filters``
             beside a bypass, or ``stripes``. Defaults to ``channels``.
         bypass (str or Mapping, optional): Branch beside every pruned layer,
@@ -108,6 +111,7 @@ def prunable_model(
     own: dict[str, Any] = dict(
         scope=scope,
         ignore=ignore,
+        keep_streams=keep_streams,
         unit=unit,
         bypass=bypass,
         method=method,

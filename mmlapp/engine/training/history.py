@@ -37,6 +37,7 @@ SHARES = 0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0
 # What a run was asked for, as far as it is noted.
 SETTINGS = (
     'scope',
+    'keep_streams',
     'bypass',
     'method',
     'score',

@@ -23,7 +23,15 @@ from ..checkpoints.state import check_version
 
 KEY, VERSION = 'pruning_settings', 1
 # What decides where masks and bypasses are, and so what a checkpoint has.
-PLACES = 'scope', 'ignore', 'unit', 'bypass', 'costs', 'groups'
+PLACES = (
+    'scope',
+    'ignore',
+    'keep_streams',
+    'unit',
+    'bypass',
+    'costs',
+    'groups',
+)
 # Arguments that may be said by one name alone.
 LISTS = 'scope', 'ignore', 'costs'
 CHOICES: Mapping[str, Choices[Any]] = {

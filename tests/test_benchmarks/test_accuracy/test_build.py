@@ -4,11 +4,12 @@
 
 import pytest
 import torch
-from accuracy.build import build, first_channels, widths_of
+from accuracy.build import EXAMPLE, SCOPE, build, first_channels, widths_of
 from accuracy.cost import flops
+from accuracy.network import DEPTH, STREAM, classifier
 from accuracy.rows import TABLES
 
-from mmlapp.core import Phase, merge_bypasses
+from mmlapp.core import Phase, attach, merge_bypasses
 
 ROWS = {
     (table, name): row
@@ -36,6 +37,16 @@ def test_rows_from_scratch_have_their_budget(key):
     assert built.wide == pytest.approx(beside / built.dense)
     if row.equal_cost:
         assert 0.85 * 10 < built.epochs * built.wide <= 10
+
+
+def test_the_stream_of_the_tables_is_that_of_the_stem():
+    """Which the rows that are measured left alone by its name."""
+    built = build(TABLES['headline']['lapp-inner'], 1, 0)
+    model = classifier(DEPTH, 0)
+    named = attach(model, EXAMPLE, scope=SCOPE, ignore=STREAM)
+    assert built.pruner.by_group(built.pruner.gate).keys() == set(
+        named.by_group(named.gate)
+    )
 
 
 def test_rows_begin_with_the_same_weights():

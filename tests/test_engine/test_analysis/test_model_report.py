@@ -123,6 +123,7 @@ def test_settings_of_a_lapp_config_count(lapp_config):
         input_shape=[3, 8, 8],
         scope='backbone',
         ignore=['*.conv1'],
+        keep_streams=False,
         unit='channels',
         bypass=None,
         divisor=1,

@@ -30,6 +30,7 @@ PHASE = dict(
 )
 NETWORK = dict(
     scope=['backbone'],
+    keep_streams=False,
     method={'type': 'lapp'},
     bypass=None,
     min_keep=0,
@@ -70,6 +71,7 @@ def test_the_same_settings_pass() -> None:
         (dict(begin_iters=3), 8),
         (dict(end={'epoch': None, 'similarity': 0.999}), 8),
         (dict(scope=['head']), 8),
+        (dict(keep_streams=True), 8),
         (dict(method={'type': 'uniform'}), 8),
         (dict(bypass={'type': 'depthwise'}), 8),
         (dict(min_keep=0.3), 8),

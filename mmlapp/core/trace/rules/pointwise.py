@@ -103,6 +103,8 @@ def _combine(
     found = [axis for axis in axes if axis is not None]
     for axis in found[1:]:
         tracer.graph.unite(found[0].ids, axis.ids, INPUT_REASON)
+    if call.op.removesuffix('_') in _ADDING:
+        _note_sum(tracer, operands, axes)
     if constant and not all(labels.parameter for _, labels in operands):
         # All of it stays: what is moved on needs no label of it.
         return None
@@ -115,6 +117,21 @@ def _combine(
         reason = f'{call.op} of zero is not finite'
         tracer.living.over_weight(of, ids, reason)
     return Axis(ids, value == 0)
+
+
+def _note_sum(
+    tracer: Tracer, operands: list[Operand], axes: list[Axis | None]
+) -> None:
+    """Notes what one layer adds to what another emits; a bias is none."""
+    added = [
+        axis.ids
+        for (_, labels), axis in zip(operands, axes, strict=True)
+        if axis is not None and not labels.parameter
+    ]
+    for ids in added[1:]:
+        # Labels of one layer, twice: x + x * gate(x) is a scale of x.
+        first, other = torch.broadcast_tensors(added[0], ids)
+        tracer.trace.added.append(first.maximum(other)[first != other])
 
 
 def _largest(operands: list[Operand], axes: list[Axis | None]) -> Tensor:
@@ -162,6 +179,15 @@ def _quotient(call: Call, axes: list[Axis | None]) -> float | None:
         return math.nan
     return 0.0 if _is_zero(axes[0]) else None
 
+
+# Operators that add what they are given.
+_ADDING = {
+    'aten::add',
+    'aten::sub',
+    'aten::rsub',
+    'aten::addcmul',
+    'aten::lerp',
+}
 
 # Value of an operator where its channel is removed; None if unknown.
 _WHERE_REMOVED: dict[
