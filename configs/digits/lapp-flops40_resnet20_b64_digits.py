@@ -4,6 +4,7 @@ custom_imports = dict(imports=['mmlapp'])
 model = dict(
     type='mmlapp.PrunableModel',
     architecture=_base_.model.type,
+    keep_streams=True,  # better on ResNet-20: docs/method.md
     divisor=8,  # faster kernels
     input_shape=(3, 16, 16),
 )

@@ -5,6 +5,7 @@ custom_imports = dict(imports=['mmlapp'])
 model = dict(
     type='mmlapp.PrunableModel',
     architecture=_base_.model.type,
+    keep_streams=True,  # better on ResNet-20: docs/method.md
     input_shape=(3, 224, 224),
     divisor=16,  # faster kernels
 )

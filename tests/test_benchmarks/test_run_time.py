@@ -48,7 +48,9 @@ def test_the_recipe_is_that_of_the_repository(data, tmp_path):
     assert dense.model.type == 'ImageClassifier'
     assert lapp.model.divisor == 16
     assert tuple(lapp.model.input_shape) == (3, 8, 8)
-    assert lapp.model.method['update']['sensitivity'] == 'curvature'  # as measured
+    # As measured.
+    assert lapp.model.method['update']['sensitivity'] == 'curvature'
+    assert lapp.model.keep_streams is False
     recipe = Config.fromfile(run_time.CONFIGS['lapp'])
     ours, theirs = lapp.custom_hooks[-1], recipe.custom_hooks[-1]
     assert ours.target == theirs.target
