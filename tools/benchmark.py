@@ -14,15 +14,22 @@ Examples:
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+from rich.console import Console
 
 from mmlapp.engine.analysis.tables import console
 from mmlapp.engine.benchmark.accuracy import Judge
 from mmlapp.engine.benchmark.layer_profile import layer_times
-from mmlapp.engine.benchmark.networks import networks_of
+from mmlapp.engine.benchmark.networks import (
+    Networks,
+    Prediction,
+    networks_of,
+)
 from mmlapp.engine.benchmark.report import (
     check_picture,
     draw,
@@ -32,7 +39,7 @@ from mmlapp.engine.benchmark.report import (
     rows_table,
     to_dict,
 )
-from mmlapp.engine.benchmark.rows import bench
+from mmlapp.engine.benchmark.rows import Row, bench
 from mmlapp.engine.config_files import (
     add_config_arguments,
     check_checkpoint,
@@ -116,6 +123,113 @@ def check_files(args: Namespace) -> None:
         check_picture(args.plot)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """All that was found out.
+
+    Args:
+        rows (list[Row]): Every network on every backend.
+        settings (list[Setting]): One for each backend.
+        notes (list[str]): What to know of the rows.
+        prediction (Prediction, optional): If latency was a cost.
+        layers (dict[str, dict[str, float]]): Seconds by layer and network;
+            empty if that was not asked for.
+    """
+
+    rows: list[Row]
+    settings: list[Setting]
+    notes: list[str]
+    prediction: Prediction | None
+    layers: dict[str, dict[str, float]]
+
+
+def measure(args: Namespace, tell: Callable[[str], None]) -> Measured:
+    """Builds the networks of a command line, and measures them."""
+    settings = [
+        Setting(name, args.threads, args.batch, args.device)
+        for name in args.backend
+    ]
+    cfg = read_model_config(args.config, args.cfg_options)
+    for name in ('checkpoint', 'dense'):
+        if getattr(args, name) is not None:
+            check_checkpoint(name, getattr(args, name))
+    judge = Judge(cfg, trained(args)) if args.accuracy else None
+    found = networks_of(
+        cfg, args.checkpoint, args.dense, args.input_shape, args.batch
+    )
+    for candidate in found.candidates:
+        candidate.network.to(args.device)
+    rows = bench(
+        found.candidates,
+        found.inputs,
+        settings,
+        args.rounds,
+        progress=tell,
+        judge=judge,
+    )
+    layers = {}
+    if args.profile:
+        tell('measuring layers')
+        layers = profile(found, args)
+    notes = [
+        *found.notes,
+        *(judge.notes if judge else []),
+        *latency_note(found.prediction, rows, settings),
+    ]
+    return Measured(rows, settings, notes, found.prediction, layers)
+
+
+def profile(found: Networks, args: Namespace) -> dict[str, dict[str, float]]:
+    """Returns the seconds of every layer, in eager mode."""
+    networks = {c.name: c.network for c in found.candidates}
+    images = found.inputs.batch.to(args.device)
+    return layer_times(
+        networks, images, args.threads, args.rounds, args.device
+    )
+
+
+def latency_note(
+    prediction: Prediction | None,
+    rows: Sequence[Row],
+    settings: Sequence[Setting],
+) -> list[str]:
+    """Returns predicted against measured latency, if it was predicted."""
+    if prediction is None:
+        return []
+    # On the backend of its table, or else the text says what differs.
+    wanted = prediction.setting.get('backend')
+    setting = next((s for s in settings if s.backend == wanted), settings[0])
+    return [prediction_text(prediction, rows, setting)]
+
+
+def show(found: Measured, out: Console) -> None:
+    """Prints tables and notes."""
+    out.print(rows_table(found.rows))
+    if found.layers:
+        out.print(layers_table(found.layers))
+    for text in found.notes:
+        out.print(f'note: {text}', markup=False)
+
+
+def write(found: Measured, args: Namespace, out: Console) -> None:
+    """Writes the files that were asked for, and says so."""
+    if args.json is not None:
+        data = to_dict(
+            found.rows,
+            found.settings,
+            found.notes,
+            found.prediction,
+            found.layers,
+        )
+        write_json('json', args.json, data)
+        out.print(f'wrote {args.json}', soft_wrap=True, markup=False)
+    if args.plot is not None:
+        device = found.settings[0].described()['device']
+        title = f'{device}, {args.threads} threads, batch {args.batch}'
+        draw(found.rows, args.plot, title)
+        out.print(f'wrote {args.plot}', soft_wrap=True, markup=False)
+
+
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures."""
@@ -124,59 +238,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     progress = console(sys.stderr).status('reading the config')
     # Importing models and datasets prints; standard output is for results.
     with progress as status, redirect_stdout(sys.stderr):
-        settings = [
-            Setting(name, args.threads, args.batch, args.device)
-            for name in args.backend
-        ]
-        cfg = read_model_config(args.config, args.cfg_options)
-        for name in ('checkpoint', 'dense'):
-            if getattr(args, name) is not None:
-                check_checkpoint(name, getattr(args, name))
-        judge = Judge(cfg, trained(args)) if args.accuracy else None
-        found = networks_of(
-            cfg, args.checkpoint, args.dense, args.input_shape, args.batch
-        )
-        for candidate in found.candidates:
-            candidate.network.to(args.device)
-        rows = bench(
-            found.candidates,
-            found.inputs,
-            settings,
-            args.rounds,
-            progress=status.update,
-            judge=judge,
-        )
-        layers = {}
-        if args.profile:
-            status.update('measuring layers')
-            networks = {c.name: c.network for c in found.candidates}
-            images = found.inputs.batch.to(args.device)
-            layers = layer_times(
-                networks, images, args.threads, args.rounds, args.device
-            )
+        found = measure(args, status.update)
     out = console()
-    out.print(rows_table(rows))
-    if layers:
-        out.print(layers_table(layers))
-    notes = [*found.notes, *(judge.notes if judge else [])]
-    if found.prediction is not None:
-        wanted = found.prediction.setting.get('backend')
-        setting = next(
-            (s for s in settings if s.backend == wanted), settings[0]
-        )
-        notes.append(prediction_text(found.prediction, rows, setting))
-    for text in notes:
-        out.print(f'note: {text}', markup=False)
-    if args.json is not None:
-        data = to_dict(rows, settings, notes, found.prediction, layers)
-        write_json('json', args.json, data)
-        out.print(f'wrote {args.json}', soft_wrap=True, markup=False)
-    if args.plot is not None:
-        here = settings[0].described()
-        title = f'{here["device"]}, {args.threads} threads, batch {args.batch}'
-        draw(rows, args.plot, title)
-        out.print(f'wrote {args.plot}', soft_wrap=True, markup=False)
-    failed = failures(rows)
+    show(found, out)
+    write(found, args, out)
+    failed = failures(found.rows)
     if failed:
         raise SystemExit('\n'.join(f'error: {text}' for text in failed))
 
