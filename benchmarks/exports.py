@@ -118,7 +118,7 @@ def random_slim(entry: Entry) -> tuple[Slim, Tensor]:
     cfg = Config({'model': {}})
     files = load_sample_images().filenames
     images, _ = example_images(cfg, model, entry.shape, files)
-    network = Network(model, images)
+    network = Network.find(model, images)
     return Slim(network, [plan], (), lambda: build(entry)), images
 
 

@@ -59,7 +59,7 @@ def slim(images, tmp_path, monkeypatch):
     pruner.begin({'flops': 0.5}, steps=1)
     pruner.step()
     plan = pruner.plan()
-    return Slim(Network(narrow(model, plan), images), [plan], (), Model)
+    return Slim(Network.find(narrow(model, plan), images), [plan], (), Model)
 
 
 def test_export_and_onnx_runtime_in_python(slim, images):

@@ -117,7 +117,7 @@ def networks_of(
             )
         # The dense network tells which outputs are tensors; all others have
         # the same.
-        network = Network(models[0][1], one_image(models[0][1], shape))
+        network = Network.find(models[0][1], one_image(models[0][1], shape))
         candidates = [
             Candidate(name, network.of(model), like, where)
             for name, model, like, where in models

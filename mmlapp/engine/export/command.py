@@ -118,7 +118,7 @@ def export_checkpoint(
         progress('loading the model')
         model = trained_model(cfg, checkpoint)
         images, text = example_images(cfg, model, shape, pictures)
-        slim = _slim(cfg, Network(model, images), images, fused)
+        slim = _slim(cfg, Network.find(model, images), images, fused)
         statuses = []
         for name, path in paths.items():
             progress(f'writing and running {name}')

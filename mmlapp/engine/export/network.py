@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -17,6 +17,8 @@ from ..models.ground_truth import plain_samples
 from .files import brief
 from .outputs import default_names, output_tensors
 
+Run = Callable[[nn.Module, Tensor], Any]
+# Where models of OpenMMLab keep what makes their outputs.
 HEADS = 'bbox_head', 'mask_head', 'rpn_head', 'head'
 
 
@@ -29,32 +31,40 @@ class Network(nn.Module):
 
     Args:
         model (nn.Module): The model.
-        images (Tensor): On which it is tried, ``[n, c, h, w]``.
-
-    Raises:
-        PruningError: If no part runs on the images alone.
-
-    Attributes:
         part (str): What of the model this is.
-        names (list[str]): Of the outputs.
+        run (Callable): Runs that part of a model on images.
+        names (Sequence[str]): Of the outputs.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor) -> None:
+    def __init__(
+        self, model: nn.Module, part: str, run: Run, names: Sequence[str]
+    ) -> None:
         super().__init__()
         self.model = model
+        self.part, self.run, self.names = part, run, list(names)
         self.eval()
+
+    @classmethod
+    def find(cls, model: nn.Module, images: Tensor) -> Network:
+        """Returns the largest part of a model that runs on images alone.
+
+        Args:
+            model (nn.Module): The model; in evaluation mode afterwards.
+            images (Tensor): On which it is tried, ``[n, c, h, w]``.
+
+        Raises:
+            PruningError: If no part does.
+        """
         reasons = []
         for part, head, run in _parts(model, images):
-            self.part, self.run = part, run
             try:
                 with torch.no_grad():
-                    output = self(images)
+                    output = cls(model, part, run, ())(images)
             except Exception as error:  # whatever the user's code raises
                 reasons.append(f'{part}: {brief(error)}')
                 continue
             if output_tensors(output):
-                self.names = output_names(output, head)
-                return
+                return cls(model, part, run, output_names(output, head))
             reasons.append(f'{part}: it returns no tensor')
         raise PruningError(
             f'the model does not run on images of shape '
@@ -75,17 +85,7 @@ class Network(nn.Module):
         Args:
             model (nn.Module): Of the same architecture, slim or not.
         """
-        # Past __init__, which would try all parts again and might find
-        # another.
-        other = Network.__new__(Network)
-        nn.Module.__init__(other)
-        other.model, other.run = model, self.run
-        other.part, other.names = self.part, self.names
-        other.eval()
-        return other
-
-
-Run = Callable[[nn.Module, Tensor], Any]
+        return Network(model, self.part, self.run, self.names)
 
 
 def _parts(

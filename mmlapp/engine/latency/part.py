@@ -76,7 +76,7 @@ def subject_of(
         model: nn.Module = MODELS.build(dense_config(cfg))
         model.eval()
         images = one_image(model, shape)
-        network = Network(model, images)
+        network = Network.find(model, images)
         example = example_of(model, shape, chosen['unused'])
         analysis = example.analyse(chosen)
     return Subject(

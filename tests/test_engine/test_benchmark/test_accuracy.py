@@ -24,7 +24,7 @@ def network(cfg):
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         model = build_model(cfg).eval()
-    return Network(model, torch.rand(1, 3, 16, 16))
+    return Network.find(model, torch.rand(1, 3, 16, 16))
 
 
 def top1(cfg, model):

@@ -15,7 +15,7 @@ from mmlapp.engine.latency.setting import Setting
 
 def network_of(model, size, batch):
     images = torch.rand(batch, 3, size, size)
-    return Network(model, images[:1]), images
+    return Network.find(model, images[:1]), images
 
 
 def predict(model, images):

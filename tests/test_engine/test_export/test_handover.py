@@ -32,7 +32,7 @@ def slim(images):
     pruner.step()
     plan = pruner.plan()
     narrow(model, plan)
-    return Slim(Network(model, images), [plan], (), Classifier)
+    return Slim(Network.find(model, images), [plan], (), Classifier)
 
 
 @pytest.mark.parametrize('name', ['plain', 'safetensors'])

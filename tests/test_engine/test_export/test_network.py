@@ -46,7 +46,7 @@ NAMES = ['cls_scores_0', 'cls_scores_1', 'bbox_preds_0', 'bbox_preds_1']
 )
 def test_a_detector_up_to_its_first_head(images, stages, part):
     model = Detector(stages)
-    network = Network(model, images)
+    network = Network.find(model, images)
     assert (network.part, network.names) == (part, NAMES)
     scores, boxes = network(images)
     torch.testing.assert_close(boxes[0], scores[0] + 1)
@@ -60,7 +60,7 @@ class OnlyFeatures(Detector):
 
 
 def test_backbone_and_neck_where_no_more_runs(images):
-    network = Network(OnlyFeatures(1), images)
+    network = Network.find(OnlyFeatures(1), images)
     assert network.part == 'backbone and neck'
     assert network.names == ['output']
     other = OnlyFeatures(1)
@@ -69,7 +69,7 @@ def test_backbone_and_neck_where_no_more_runs(images):
 
 def test_what_does_not_run_says_why():
     with pytest.raises(PruningError, match=r'shape \(1, 8, 8\) alone .*whole'):
-        Network(OnlyFeatures(1), torch.rand(2, 1, 8, 8))
+        Network.find(OnlyFeatures(1), torch.rand(2, 1, 8, 8))
 
 
 @pytest.mark.parametrize(
