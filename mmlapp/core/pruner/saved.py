@@ -53,10 +53,10 @@ def read_phase(
             one of a network with other costs.
     """
     if (gate := f'{prefix}gate') in state_dict:
-        _check_gate(gate, state_dict[gate], channels)
+        check_gate(gate, state_dict[gate], channels)
     if (name := f'{prefix}{PROGRESS}') not in state_dict:
         return None
-    progress = _progress(name, state_dict[name], costs)
+    progress = read_progress(name, state_dict[name], costs)
     if (name := f'{prefix}{RULE}') not in state_dict:
         return SavedPhase(progress, None)
     kept = state_dict.get(f'{prefix}{KEPT}')
@@ -64,12 +64,24 @@ def read_phase(
     return SavedPhase(progress, stability)
 
 
-def _check_gate(name: str, gate: Any, channels: int) -> None:
-    """Refuses what no mask is: one channel of NaN spoils a whole network."""
+def check_gate(name: str, gate: Any, channels: int | None = None) -> None:
+    """Refuses what no mask is: one channel of NaN spoils a whole network.
+
+    Args:
+        name (str): Of the tensor in its state dict.
+        gate (Any): What is there; one without values passes.
+        channels (int, optional): Of all groups, where the network is known.
+            Defaults to None.
+
+    Raises:
+        PruningError: If it is none, or one of another network.
+    """
     if isinstance(gate, Tensor) and gate.is_meta:
         return
     _check_real(name, gate)
-    if gate.shape != (channels,):
+    if gate.dim() != 1:
+        raise _damaged(name, f'of shape {tuple(gate.shape)}')
+    if channels not in (None, len(gate)):
         raise PruningError(
             f'{name} of the state dict has shape {tuple(gate.shape)}, the '
             f'network {channels} prunable channels: it is of another network, '
@@ -85,21 +97,42 @@ def _check_gate(name: str, gate: Any, channels: int) -> None:
         )
 
 
-def saved_phase(name: str, state: Tensor) -> Phase:
-    """Returns the phase alone, of whatever network.
+def read_progress(
+    name: str, state: Any, costs: Sequence[str] | None = None
+) -> Progress:
+    """Reads phase, steps and targets.
 
     Args:
         name (str): Of the tensor in its state dict.
-        state (Tensor): What :meth:`Progress.to_tensor` made.
+        state (Any): What :meth:`Progress.to_tensor` made.
+        costs (Sequence[str], optional): All costs of the network, in order,
+            where it is known; else their numbers are their names. Defaults
+            to None.
 
     Raises:
-        PruningError: If it is none.
+        PruningError: If it is none, or one of a network with other costs.
     """
     _check_real(name, state)
-    numbers = state.flatten().tolist()[:1]
-    if not numbers or numbers[0] not in list(Phase):
+    numbers = state.flatten().tolist()
+    if len(numbers) < 3:
         raise _damaged(name, numbers)
-    return Phase(numbers[0])
+    unnamed = [str(number) for number in range(len(numbers) - 3)]
+    names = unnamed if costs is None else costs
+    if len(numbers) != 3 + len(names):
+        raise PruningError(
+            f'{name} of the state dict has {len(numbers)} numbers, expected '
+            f'three and a target for each of the costs {list(names)}: it is '
+            'of a network with other costs. Give attach the same'
+        )
+    phase, done, steps, *targets = numbers
+    # Comparisons with NaN are false.
+    if (
+        phase not in list(Phase)
+        or not 0 <= done <= steps < float('inf')
+        or not all(0 <= target <= 1 for target in targets)
+    ):
+        raise _damaged(name, numbers)
+    return Progress.from_tensor(state.flatten(), names)
 
 
 def _check_real(name: str, value: Any) -> None:
@@ -110,25 +143,6 @@ def _check_real(name: str, value: Any) -> None:
         raise _damaged(name, f'a tensor of {value.dtype} on {value.device}')
     if value.layout is not torch.strided:
         raise _damaged(name, f'a tensor of layout {value.layout}')
-
-
-def _progress(name: str, state: Tensor, costs: Sequence[str]) -> Progress:
-    _check_real(name, state)
-    numbers = state.flatten().tolist()
-    if len(numbers) != 3 + len(costs):
-        raise PruningError(
-            f'{name} of the state dict has {len(numbers)} numbers, expected '
-            f'three and a target for each of the costs {list(costs)}: it is '
-            'of a network with other costs. Give attach the same'
-        )
-    saved_phase(name, state)
-    _, done, steps, *targets = numbers
-    # Comparisons with NaN are false.
-    if not 0 <= done <= steps < float('inf') or not all(
-        0 <= target <= 1 for target in targets
-    ):
-        raise _damaged(name, numbers)
-    return Progress.from_tensor(state.flatten(), costs)
 
 
 def _stability(prefix: str, rule: Any, kept: Any, channels: int) -> Stability:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mmlapp.core import PruningError
 from mmlapp.core.progress import Phase
+from mmlapp.core.pruner.saved import PROGRESS, check_gate, read_progress
 
 from ..models.plans import KEY, Plans, plans_in
 from .archive import describe, find_damage, is_archive, is_legacy
@@ -88,11 +89,11 @@ def read_trained(path: str | Path) -> Trained:
     }
     try:
         plans = plans_in(tensors)
+        # A network that is pruned again has masks and a plan of before.
+        if state or not plans:
+            _check_phase(state)
     except PruningError as error:
         raise PruningError(f'checkpoint={str(path)!r}: {error}') from error
-    # A network that is pruned again has masks and a plan of before.
-    if state or not plans:
-        _check_phase(path, state)
     return Trained(
         weights={
             name: value
@@ -272,32 +273,19 @@ def _damaged(name: str, reason: str) -> PruningError:
     )
 
 
-def _check_phase(path: str | Path, state: Mapping[str, Tensor]) -> None:
+def _check_phase(state: Mapping[str, Tensor]) -> None:
     """Without a plan the masks must tell that the phase is over."""
-    if 'progress' not in state or 'gate' not in state:
+    if PROGRESS not in state or 'gate' not in state:
         raise PruningError(
-            f'checkpoint={str(path)!r} has neither a channel plan nor '
-            'masks: it is of a model that was not pruned. Give a '
-            'checkpoint of a run with mmlapp.PruningHook'
+            'it has neither a channel plan nor masks: it is of a model that '
+            'was not pruned. Give a checkpoint of a run with '
+            'mmlapp.PruningHook'
         )
-    progress, gate = state['progress'], state['gate']
-    if progress.dim() != 1 or len(progress) < 3 or gate.dim() != 1:
+    check_gate(f'{PREFIX}gate', state['gate'])
+    progress = read_progress(f'{PREFIX}{PROGRESS}', state[PROGRESS])
+    if progress.phase < Phase.FINISHED:
         raise PruningError(
-            f'checkpoint={str(path)!r}: progress and gate of its pruner have '
-            f'shapes {tuple(progress.shape)} and {tuple(gate.shape)}, '
-            'expected lists of numbers. Give another checkpoint of the run'
-        )
-    phase, done, steps = progress.tolist()[:3]
-    # Of a file that anybody may have written; NaN is in no list.
-    if phase not in list(Phase) or not gate.isfinite().all():
-        raise PruningError(
-            f'checkpoint={str(path)!r}: phase {phase} or masks of its pruner '
-            'are not as a run writes them. Give another checkpoint of the run'
-        )
-    if phase < Phase.FINISHED:
-        text = PHASES[int(phase >= Phase.PRUNING)]
-        raise PruningError(
-            f'checkpoint={str(path)!r}: its pruning phase has {text} '
-            f'(step {done:.0f} of {steps:.0f}). Give a later checkpoint of '
-            'the run'
+            f'its pruning phase has {PHASES[progress.phase]} (step '
+            f'{progress.done} of {progress.steps}). Give a later checkpoint '
+            'of the run'
         )

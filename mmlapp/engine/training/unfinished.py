@@ -11,7 +11,7 @@ from mmengine.runner import BaseLoop, Runner
 
 from mmlapp.core import Pruner
 from mmlapp.core.progress import Phase
-from mmlapp.core.pruner.saved import saved_phase
+from mmlapp.core.pruner.saved import read_progress
 
 from .averages import mask_averages
 from .parts import unwrap
@@ -36,7 +36,7 @@ def loaded_phase(checkpoint: Mapping[str, Any]) -> Phase | None:
     """
     name = f'{PREFIX}progress'
     progress = (checkpoint.get('state_dict') or {}).get(name)
-    return None if progress is None else saved_phase(name, progress)
+    return None if progress is None else read_progress(name, progress).phase
 
 
 def takes_weights_alone(runner: Runner) -> bool:

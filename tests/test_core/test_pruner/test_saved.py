@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmlapp.core import Phase, PruningError, attach, narrow
-from mmlapp.core.pruner.saved import read_phase, saved_phase
+from mmlapp.core.pruner.saved import read_phase, read_progress
 from mmlapp.core.pruner.stability import StableEnd
 
 INF, NAN = float('inf'), float('nan')
@@ -102,7 +102,7 @@ def test_what_was_written_is_read(begun):
     assert found.progress == begun.progress
     assert found.stability.end == StableEnd(epoch=2)
     assert torch.equal(found.stability.kept, begun.stability.kept)
-    assert saved_phase('progress', state['progress']) == Phase.PRUNING
+    assert read_progress('progress', state['progress']).phase == Phase.PRUNING
     assert read_phase({}, '', begun.costs, len(begun.gate)) is None
 
 

@@ -183,7 +183,7 @@ def test_an_array_takes_the_memory_of_its_values(save):
                     'pruner.progress': torch.ones(()),
                 }
             },
-            'progress and gate of its pruner have shapes',
+            r'pruner\.progress of the state dict is \[1\.0\], which no',
         ),
         (
             {
@@ -192,7 +192,7 @@ def test_an_array_takes_the_memory_of_its_values(save):
                     'pruner.progress': torch.tensor([2.0, 5, 5, 0.5]),
                 }
             },
-            'masks of its pruner are not as a run writes them',
+            r"a\.pth': pruner\.gate of the state dict holds nan",
         ),
         (
             {
@@ -201,7 +201,25 @@ def test_an_array_takes_the_memory_of_its_values(save):
                     'pruner.progress': torch.tensor([7.0, 5, 5, 0.5]),
                 }
             },
-            'phase 7.0',
+            r'pruner\.progress of the state dict is \[7\.0, .* no pruner has',
+        ),
+        (
+            {
+                'state_dict': {
+                    'pruner.gate': torch.ones(2),
+                    'pruner.progress': torch.tensor([2.0, 6, 5, 0.5]),
+                }
+            },
+            r'pruner\.progress of the state dict is \[2\.0, .* no pruner has',
+        ),
+        (
+            {
+                'state_dict': {
+                    'pruner.gate': torch.ones(2, 2),
+                    'pruner.progress': torch.tensor([2.0, 5, 5, 0.5]),
+                }
+            },
+            r'pruner\.gate of the state dict is of shape \(2, 2\)',
         ),
     ],
 )
