@@ -31,7 +31,7 @@ class Reading:
     def __init__(
         self, model: nn.Module, record: Trace, groups: Groups, mask: Tensor
     ) -> None:
-        # Reader to the indices that are removed.
+        # Reader to the indices that are removed, and whether all were zero.
         self._removed: dict[Site, Tensor] = {}
         self._sites: dict[nn.Module, list[Site]] = defaultdict(list)
         self._zero: dict[Site, bool] = {}
@@ -61,6 +61,10 @@ class Reading:
             parts = x.unflatten(dim, (-1, site.size))
             read = parts.index_select(dim + 1, removed.to(x.device))
             self._zero[site] = self._zero.get(site, True) and not read.any()
+
+    def seen(self) -> set[Site]:
+        """Returns readers whose removed channels were seen as no zeros."""
+        return {site for site, zero in self._zero.items() if not zero}
 
     def deceived(self) -> set[Site]:
         """Returns readers of removed channels that were not seen as zero."""

@@ -16,7 +16,8 @@ network that cannot do all this is tried as closely to it as it can, see
 :data:`STAGES`. In training mode, where other heads may wake up, it is compared
 if it does something else than in evaluation, with noise that does not depend
 on widths; what reads such noise at removed channels is masked there. Else, and
-in ways whose outputs cannot be compared, such as a loss, it only has to run.
+in ways whose outputs cannot be compared, such as a loss, it only has to run;
+what reads something at removed channels in a loss is masked, too.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ class Trial(Differences):
             failure = self._running(removal, check, beside)
             if failure is None and compare and compares_modes(check):
                 failure = self._in_training(removal, check)
+            if failure is None and complete:
+                self._read_in(removal, check)
             return failure
         masked = self._settle(removal, check)
         stage = STAGES[self._settled[check]]
@@ -144,6 +147,20 @@ class Trial(Differences):
             return True
         self.record.readers -= added
         return False
+
+    def _read_in(self, removal: Removal, check: Check) -> None:
+        """Masks readers of what a loss adds, which cannot be compared."""
+        if not self.ways[check.way].train or check.count is not Count.SOME:
+            return
+        groups = self._analysis.groups
+        reading = Reading(self.model, self.record, groups, removal.mask)
+        for number in self._stages(check):
+            _, failure = self.masked(
+                removal, check, STAGES[number], left=reading.left
+            )
+            if failure is None:
+                break
+        self.record.readers |= reading.seen()
 
     def stage(self, check: Check) -> Stage:
         """Returns what the network computes with in a check that has run."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import analyse, attach, narrow
+from mmlapp.core import Way, analyse, attach, narrow
 from mmlapp.core.analysis.draws import SteadyDraws
 
 
@@ -207,3 +207,35 @@ def test_a_branch_stays_where_nothing_is_added(conv, image):
     found = analyse(model, image, bypass='depthwise')
     assert '2' in found.without
     assert '4' in found.branches
+
+
+@pytest.mark.parametrize('added', [noise, shift])
+def test_what_a_loss_alone_adds(net, conv, image, mask_randomly, added):
+    """The example runs all heads; a trace of it has seen none of that."""
+
+    def forward(m, x):
+        y = m.a(x)
+        return m.head(y) + m.plain(y)
+
+    def loss(m, x):
+        y = m.a(x)
+        return (m.head(y + added(y)) + m.plain(y)).square().sum()
+
+    model = net(forward, a=conv(3, 8), head=conv(8, 2), plain=conv(8, 2))
+    way = Way(lambda: loss(model, image), 'loss', train=True, compare=False)
+    found = analyse(model, image, also=[way])
+    assert {site.name for site in found.trace.readers} == {'head.weight'}
+    pruner = attach(model, image, analysis=found)
+    mask_randomly(pruner)
+    with SteadyDraws():
+        masked = loss(model, image)
+    masked.backward()
+    narrow(model, pruner.plan())
+    expected = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+    with SteadyDraws():
+        narrowed = loss(model, image)
+    narrowed.backward()
+    torch.testing.assert_close(narrowed, masked)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name])

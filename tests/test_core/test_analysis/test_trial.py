@@ -246,8 +246,9 @@ def test_the_example_need_not_run_in_training_beside_a_loss(
     way = Way(lambda: model(image), 'loss', train=True, compare=False)
     found = analyse(model, forward, also=[way])
     assert [group.name for group in found.groups.prunable] == ['a', 'b']
-    # Once, to see that it does not run with masks either.
-    assert masked == [False, False, True]
+    # Once to look at what the loss reads, and once to see that the example
+    # does not run with masks either.
+    assert masked == [False, False, False, True]
 
 
 def test_training_as_in_evaluation_is_never_masked(conv, image, monkeypatch):
@@ -382,10 +383,10 @@ def test_one_narrowed_network_is_for_all_ways(conv, image, monkeypatch):
     analyse(model, image.float(), also=[way('loss'), way('predict')])
     # For the example and both ways together.
     assert narrowed == [5, 1]
-    # Never masked or whole, each once; the loss is the run in training mode.
-    assert ran == [
-        (name, width) for width in (5, 1) for name in ('loss', 'predict')
-    ]
+    # Never whole, each once; the loss is the run in training mode. It alone
+    # is masked, once, to look at what is read.
+    both = [(name, width) for width in (5, 1) for name in ('loss', 'predict')]
+    assert ran == [*both, ('loss', 8)]
 
 
 def test_a_further_way_leaves_no_trace(conv, image):
