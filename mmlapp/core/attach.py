@@ -32,6 +32,7 @@ from .methods import METHODS, Method
 from .methods.budget import check_divisor
 from .methods.min_keep import LeastShare, least_share
 from .misuse import check_same_layers
+from .narrowing.stale import watch
 from .plan.layout import tensor_shapes
 from .pruner import Pruner
 from .pruner.protection import check_protect
@@ -218,6 +219,7 @@ def attach(
         model._register_load_state_dict_pre_hook(_check_loaded, True),
     ):
         pruner.hook_ids.append(handle.id)
+    watch(model)
     return pruner
 
 

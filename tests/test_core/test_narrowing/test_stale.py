@@ -46,6 +46,42 @@ def test_an_optimizer_of_wide_parameters_cannot_step(
     getattr(torch.optim, kind)(model.parameters()).step()
 
 
+@pytest.mark.parametrize('kind', ['SGD', 'Adam', 'Adafactor'])
+@pytest.mark.parametrize('narrowed', [True, False])
+def test_states_of_other_widths_are_named_at_the_first_step(
+    model, images, planned, kind, narrowed
+):
+    """Loaded before narrowing, or after it; torch takes them."""
+
+    def make(network):
+        settings = dict(momentum=0.9) if kind == 'SGD' else {}
+        return getattr(torch.optim, kind)(
+            network.parameters(), lr=0.1, **settings
+        )
+
+    def stepped(network, optimizer):
+        task_loss(network, images).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return optimizer.state_dict()
+
+    slim = narrow(copy.deepcopy(model), planned)
+    first, second = (model, slim) if narrowed else (slim, model)
+    state = stepped(first, make(first))
+    stepped(second, make(second))
+    optimizer = make(second)
+    optimizer.load_state_dict(state)
+    task_loss(second, images).backward()
+    before = copy.deepcopy(second.state_dict())
+    with pytest.raises(PruningError, match=rf'{kind} has .* of b\.weight in'):
+        optimizer.step()
+    after = second.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    optimizer = make(first)
+    optimizer.load_state_dict(state)
+    stepped(first, optimizer)
+
+
 def test_a_narrowed_optimizer_steps(model, images, planned):
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     narrow(model, planned, optimizer)
