@@ -12,6 +12,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.runner import find_latest_checkpoint
 
 from mmlapp.core import PruningError
 from mmlapp.engine import equal_cost
@@ -42,7 +44,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         const='auto',
         metavar='CHECKPOINT',
         help='go on from this checkpoint, or without a value from the '
-        'latest one in the work dir',
+        'latest one in the work dir, if there is one',
     )
     parser.add_argument(
         '--amp', action='store_true', help='train in mixed precision'
@@ -80,9 +82,17 @@ def use_amp(cfg: Config) -> None:
 
 
 def set_resume(cfg: Config, checkpoint: str) -> None:
-    """Goes on from a checkpoint, or with ``'auto'`` from the latest one."""
-    cfg.resume = True
-    cfg.load_from = None if checkpoint == 'auto' else checkpoint
+    """Goes on from a checkpoint, or with ``'auto'`` from the latest one.
+
+    Where there is none yet a run begins as its config says, from the weights
+    of its ``load_from``: MMEngine would drop them.
+    """
+    if checkpoint == 'auto':
+        checkpoint = find_latest_checkpoint(cfg.work_dir)
+        if checkpoint is None:
+            return
+        print_log(f'--resume: from {checkpoint}')
+    cfg.resume, cfg.load_from = True, checkpoint
 
 
 def scale_lr(cfg: Config) -> None:

@@ -77,15 +77,23 @@ def test_amp_refuses_other_types(configure):
 @pytest.mark.parametrize(
     ('argv', 'load_from'),
     [
-        (['--resume'], None),
-        (['--resume', 'auto'], None),
+        (['--resume'], 's3://last.pth'),
+        (['--resume', 'auto'], 's3://last.pth'),
         (['--resume', 's3://epoch_3.pth'], 's3://epoch_3.pth'),
     ],
 )
-def test_resume(configure, argv, load_from):
-    cfg = configure(*argv)
+def test_resume(configure, tmp_path, argv, load_from):
+    (tmp_path / 'last_checkpoint').write_text('s3://last.pth')
+    cfg = configure(*argv, '--work-dir', str(tmp_path))
     assert cfg.resume is True
     assert cfg.load_from == load_from
+
+
+def test_the_first_start_has_nothing_to_go_on_from(configure, tmp_path):
+    """As a job that is started again and again until it is done."""
+    cfg = configure('--resume', '--work-dir', str(tmp_path))
+    assert not cfg.get('resume', False)
+    assert cfg.load_from == 'https://there/pretrained.pth'
 
 
 def test_what_is_saved_is_trained_for(train, tmp_path):
