@@ -137,6 +137,19 @@ class AmpPruningOptimWrapper(_PrunerStep, AmpOptimWrapper):
             )
         self.cast_dtype = torch.bfloat16
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes a state from a run with or without loss scaling.
+
+        Args:
+            state_dict (dict): Of this wrapper or of ``OptimWrapper``.
+        """
+        # A scaler that is off has no state, which one that is on refuses: it
+        # begins anew.
+        if not state_dict.get('loss_scaler'):
+            state_dict = {**state_dict}
+            state_dict.pop('loss_scaler', None)
+        super().load_state_dict(state_dict)
+
 
 def _has_accelerator() -> bool:
     # What AmpOptimWrapper asserts in its constructor.

@@ -108,3 +108,27 @@ def test_other_types_on_the_cpu_are_refused(dtype: str, told: str) -> None:
     text = rf'dtype={told}: .* bfloat16\. Leave dtype out'
     with pytest.raises(PruningError, match=text):
         AmpPruningOptimWrapper(optimizer=optimizer, dtype=dtype)
+
+
+def test_mixed_precision_goes_on_with_or_without_loss_scaling() -> None:
+    """A checkpoint of the CPU, where nothing is scaled, goes on on a GPU."""
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+
+    def wrapper(enabled: bool) -> AmpPruningOptimWrapper:
+        found = AmpPruningOptimWrapper(optimizer=optimizer)
+        found.loss_scaler = torch.amp.GradScaler(
+            'cpu', init_scale=8, enabled=enabled
+        )
+        return found
+
+    plain = PruningOptimWrapper(optimizer)
+    for first in (wrapper(True), wrapper(False), plain):
+        for second in (wrapper(True), wrapper(False), plain):
+            second.load_state_dict(first.state_dict())
+            assert second.optimizer.param_groups[0]['lr'] == 0.1
+    taken = wrapper(True)
+    taken.loss_scaler.scale(torch.ones(()))
+    taken.loss_scaler.update(4.0)
+    found = wrapper(True)
+    found.load_state_dict(taken.state_dict())
+    assert found.loss_scaler.state_dict()['scale'] == 4
