@@ -14,12 +14,13 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader, Runner
 
 from ..hook_list import averaged_models
+from ..models.weight_names import refusing_misfits
 from .finite import LOADED, check_finite, infinite_buffers
-from .pretrained import check_pretrained
+from .pretrained import check_pretrained, pretrained_parts
 from .reading import load_checkpoint
 
 # Methods of a runner that load, by ``load_from``, ``resume`` or ``init_cfg``.
@@ -91,11 +92,13 @@ def _checked(
     @wraps(method)
     def run(*args: Any, **kwargs: Any) -> Any:
         with checked_loading():
-            if name == INIT:
-                check_pretrained(runner.model)
             if name == LOAD:
                 return _load_finite(runner, method, *args, **kwargs)
-            return method(*args, **kwargs)
+            if name != INIT:
+                return method(*args, **kwargs)
+            check_pretrained(runner.model)
+            with refusing_misfits(pretrained_parts(runner.model)):
+                return method(*args, **kwargs)
 
     run.loads_checked = True  # type: ignore[attr-defined]
     return run
@@ -106,10 +109,11 @@ def _load_finite(
 ) -> Any:
     """Loads, and refuses weights that are no numbers."""
     model = runner.model
-    if is_model_wrapper(model):
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     infinite = infinite_buffers(model)
-    loaded = load(*args, **kwargs)
+    with refusing_misfits([model]):
+        loaded = load(*args, **kwargs)
     check_finite(model, infinite, reason=LOADED)
     for averaged in averaged_models(runner):
         check_finite(averaged.module, infinite, 'the average of ', LOADED)

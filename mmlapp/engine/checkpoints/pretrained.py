@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from mmlapp.core import PruningError
 
-from ..models.plans import plans_in, rows_of, unwrapped
+from ..models.plans import plans_in, rows_of
+from ..models.weight_names import weights_of
 from .reading import load_checkpoint
 
 KINDS = 'Pretrained', PretrainedInit
@@ -40,12 +41,27 @@ def check_pretrained(model: nn.Module) -> None:
             _check(module, setting)
 
 
-def _settings(module: nn.Module) -> Iterator[Mapping[str, Any]]:
-    """Those of a module that name a local file."""
+def pretrained_parts(model: nn.Module) -> list[nn.Module]:
+    """Returns the modules that get weights from a file.
+
+    Args:
+        model (nn.Module): The model, before its weights are initialised.
+    """
+    return [module for module in model.modules() if any(_named(module))]
+
+
+def _named(module: nn.Module) -> Iterator[Mapping[str, Any]]:
+    """Those of the settings of a module that name a file."""
     found = getattr(module, 'init_cfg', None) or ()
     for each in [found] if isinstance(found, Mapping) else found:
-        named = each.get('type') in KINDS and 'checkpoint' in each
-        if named and Path(each['checkpoint']).expanduser().is_file():
+        if each.get('type') in KINDS and 'checkpoint' in each:
+            yield each
+
+
+def _settings(module: nn.Module) -> Iterator[Mapping[str, Any]]:
+    """Those that name a local one."""
+    for each in _named(module):
+        if Path(each['checkpoint']).expanduser().is_file():
             yield each
 
 
@@ -53,7 +69,7 @@ def _check(module: nn.Module, setting: Mapping[str, Any]) -> None:
     path = Path(setting['checkpoint']).expanduser()
     data = load_checkpoint(path, legacy=True)
     # Weights alone, or a checkpoint around them.
-    weights = unwrapped(data.get('state_dict', data))
+    weights = weights_of(data)
     plans = plans_in(weights)
     own = module.state_dict() if plans else {}
     # MMEngine adds the dot that is missing.

@@ -21,6 +21,7 @@ from mmlapp.core.progress import Phase
 from mmlapp.core.pruner.saved import PROGRESS, check_gate, read_progress
 
 from ..models.plans import KEY, Plans, plans_in
+from ..models.weight_names import rename_compiled
 from .archive import describe, find_damage, is_archive, is_legacy
 from .pickled import legacy_asks_for_memory
 from .weights import check_state_dict
@@ -160,6 +161,7 @@ def load_checkpoint(
             f'{name} is no checkpoint of MMEngine, but a '
             f'{type(data).__name__}: give one that tools/train.py wrote'
         )
+    rename_compiled(data.get('state_dict', data))
     return data
 
 

@@ -19,6 +19,8 @@ from mmlapp.core import ChannelPlan, PruningError, narrow
 from mmlapp.core.narrowing.check_plan import stored
 from mmlapp.core.plan.carried import KEY, plans_entry, read_plans_entry
 
+from .weight_names import refuse_misfits, rename_compiled
+
 REMEDY = (
     'Give a checkpoint and a config that belong together: those of the run '
     'as mmlapp.PruningHook and tools/train.py wrote them, or those of '
@@ -57,30 +59,6 @@ def plans_in(state_dict: Mapping[str, Any], prefix: str = '') -> Plans:
             f'{prefix}{KEY} in the weights is not to be read ({error}). '
             f'{REMEDY}'
         ) from error
-
-
-def unwrapped(weights: Any) -> dict[str, Any]:
-    """Returns the weights of a file by the names of the bare model.
-
-    MMEngine takes off the name of a wrapper when it loads them, too late for
-    those who look at them before.
-
-    Args:
-        weights (Mapping): State dict of a file, perhaps of a wrapped model.
-
-    Raises:
-        PruningError: If it is no such mapping.
-
-    Examples:
-        >>> unwrapped({'module.fc.bias': 0, 'head.module.bias': 1})
-        {'fc.bias': 0, 'head.module.bias': 1}
-    """
-    if not isinstance(weights, Mapping):
-        raise PruningError(
-            f'the state_dict of the checkpoint is a {type(weights).__name__}: '
-            'expected tensors by name. Give another checkpoint'
-        )
-    return {str(k).removeprefix('module.'): v for k, v in weights.items()}
 
 
 def missing_plans(model: nn.Module, found: Plans) -> Plans:
@@ -155,6 +133,7 @@ def carry_plans(
     if not carries_plans(model):
         model._register_state_dict_hook(_write_plans)
         model._register_load_state_dict_pre_hook(_read_plans, with_module=True)
+        model.register_load_state_dict_post_hook(refuse_misfits)
     for part, names in _by_module(model, dims).items():
         check = _WidthCheck(names)
         part._register_load_state_dict_pre_hook(check, with_module=True)
@@ -209,6 +188,7 @@ def _read_plans(
     module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any
 ) -> None:
     """Takes the plans out of a state dict and gives a model their shape."""
+    rename_compiled(state_dict)
     found = plans_in(state_dict, prefix)
     # No tensor of the model has this name: loading would report it.
     state_dict.pop(f'{prefix}{KEY}', None)

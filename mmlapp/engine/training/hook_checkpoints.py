@@ -13,7 +13,8 @@ from mmlapp.core.progress import Phase
 
 from ..checkpoints.optimizers import note_optimizer
 from ..checkpoints.state import check_complete, check_resumable
-from ..models.plans import missing_plans, plans_in, unwrapped
+from ..models.plans import missing_plans, plans_in
+from ..models.weight_names import weights_of
 from .averages import check_averages
 from .hook_state import HookState
 from .limits import check_saved
@@ -63,7 +64,7 @@ class HookCheckpoints(HookState):
         check_resumable(runner, checkpoint)
         self._loaded = RunSettings.read(checkpoint)
         # Before the weights would do it, without averages and optimizer.
-        weights = unwrapped(checkpoint.get('state_dict', checkpoint))
+        weights = weights_of(checkpoint)
         found = plans_in(weights)
         if found:
             for plan in missing_plans(unwrap(runner.model), found):

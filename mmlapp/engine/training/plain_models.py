@@ -15,7 +15,8 @@ from ..checkpoints.optimizers import note_optimizer
 from ..checkpoints.state import check_complete, check_resumable
 from ..hook_list import has_hook
 from ..models.hook_reminder import NO_HOOK
-from ..models.plans import carries_plans, missing_plans, plans_in, unwrapped
+from ..models.plans import carries_plans, missing_plans, plans_in
+from ..models.weight_names import weights_of
 from .hook_state import HookState
 from .parts import run_optimizer, unwrap
 
@@ -60,7 +61,7 @@ class PlainModelHook(Hook):
         if alone:
             check_resumable(runner, checkpoint)
         model = unwrap(runner.model)
-        weights = unwrapped(checkpoint.get('state_dict', checkpoint))
+        weights = weights_of(checkpoint)
         plans = plans_in(weights)
         if plans and not carries_plans(model):
             raise PruningError(

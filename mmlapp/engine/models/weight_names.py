@@ -1,0 +1,183 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Names of weights: what wrappers add to them, and whether a model has them.
+
+MMEngine loads what it finds a name for, says the rest in its log, and trains
+or tests a random network where nothing was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
+
+from mmlapp.core import PruningError
+from mmlapp.core.plan.carried import KEY
+
+# What torch.compile and distributed wrappers put before the names of a module.
+COMPILED, WRAPPED = '_orig_mod', 'module.'
+# Of which a file says nothing as long as the rest is that of a dense network.
+PRUNER = 'pruner.'
+# A file of which a smaller share fits a model is not of that model.
+LEAST = 0.1
+
+
+def unwrapped(weights: Any) -> dict[str, Any]:
+    """Returns the weights of a file by the names of the bare model.
+
+    MMEngine takes off the name of a wrapper when it loads them, too late for
+    those who look at them before.
+
+    Args:
+        weights (Mapping): State dict of a file, perhaps of a wrapped model.
+
+    Raises:
+        PruningError: If it is no such mapping.
+
+    Examples:
+        >>> unwrapped({'module.fc.bias': 0, 'head.module.bias': 1})
+        {'fc.bias': 0, 'head.module.bias': 1}
+    """
+    if not isinstance(weights, Mapping):
+        raise PruningError(
+            f'the state_dict of the checkpoint is a {type(weights).__name__}: '
+            'expected tensors by name. Give another checkpoint'
+        )
+    return {
+        uncompiled(name).removeprefix(WRAPPED): value
+        for name, value in weights.items()
+    }
+
+
+def uncompiled(name: Any) -> str:
+    """Returns the name that a weight has before torch.compile.
+
+    Args:
+        name (str): As a state dict has it.
+
+    Examples:
+        >>> uncompiled('_orig_mod.backbone.conv1.weight')
+        'backbone.conv1.weight'
+    """
+    return '.'.join(p for p in str(name).split('.') if p != COMPILED)
+
+
+def rename_compiled(weights: Any) -> None:
+    """Takes off what torch.compile adds to names, for whoever loads them.
+
+    Args:
+        weights (dict): State dict; changed in place, if that is needed.
+    """
+    if isinstance(weights, dict) and any(COMPILED in str(n) for n in weights):
+        found = {uncompiled(name): value for name, value in weights.items()}
+        weights.clear()
+        weights.update(found)
+
+
+def weights_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Returns the weights of a checkpoint by the names of the bare model.
+
+    Args:
+        checkpoint (dict): A checkpoint of MMEngine, or weights alone; names
+            from torch.compile are changed in it.
+
+    Raises:
+        PruningError: If it has none.
+    """
+    weights = checkpoint.get('state_dict', checkpoint)
+    rename_compiled(weights)
+    found = unwrapped(weights)
+    if not found:
+        raise PruningError(
+            'the state_dict of the checkpoint is empty: give one with weights'
+        )
+    return found
+
+
+def refuse_misfits(module: nn.Module, incompatible: Any) -> None:
+    """Refuses weights of which a model has taken next to nothing.
+
+    Some may be missing, and some be left over: a backbone alone, a head for
+    other classes. A hook that torch and MMEngine call once weights are loaded,
+    by the names to which a model has changed those of a file.
+
+    Args:
+        module (nn.Module): Who got them.
+        incompatible: Names that were missing and that were unexpected.
+
+    Raises:
+        PruningError: With names of both, and what would make them fit.
+    """
+    state = module.state_dict()
+    if not state.keys() >= set(incompatible.missing_keys):
+        return  # the names are those of a whole, of which this is a part
+    # Counters are in any file.
+    own = _counted(n for n, v in state.items() if getattr(v, 'ndim', 0))
+    missing = own & set(incompatible.missing_keys)
+    others = _counted(incompatible.unexpected_keys)
+    taken = len(own) - len(missing)
+    if not others or taken > LEAST * min(len(own), taken + len(others)):
+        return
+    raise PruningError(
+        f'the weights (load_from, resume or checkpoint): {taken} of them fit '
+        f'this {type(module).__name__}, and {len(others)} do not. These are '
+        f'called {_some(others)}, those of the model {_some(missing)}. '
+        f'{_remedy(missing, others)}'
+    )
+
+
+@contextmanager
+def refusing_misfits(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Lets modules refuse weights that are not theirs, for a while.
+
+    Args:
+        modules (Iterable[nn.Module]): Who may get some.
+    """
+    with ExitStack() as stack:
+        for module in modules:
+            hook = module.register_load_state_dict_post_hook(refuse_misfits)
+            stack.callback(hook.remove)
+        yield
+
+
+def _counted(names: Iterable[str]) -> set[str]:
+    return {n for n in names if not n.startswith(PRUNER) and n != KEY}
+
+
+def _some(names: Iterable[str]) -> str:
+    return ', '.join(sorted(names)[:3]) or 'nothing at all'
+
+
+def _remedy(own: set[str], found: set[str]) -> str:
+    if prefix := _prefix(found, own):
+        return (
+            f'Without {prefix!r} they are those of the model: save the file '
+            'with such names'
+        )
+    if prefix := _prefix(own, found):
+        return (
+            f'With {prefix!r} before them they are those of the model: save '
+            'the file with such names, or name it in the init_cfg of that '
+            "part, dict(type='Pretrained', checkpoint=...)"
+        )
+    return 'Give a checkpoint of this architecture'
+
+
+def _prefix(longer: set[str], shorter: set[str]) -> str:
+    """Returns what some names lack to be most of the others, or nothing."""
+    # backbone.layer1.conv.weight: `backbone.` and `backbone.layer1.`
+    starts = {
+        f'{".".join(name.split(".")[:count])}.'
+        for name in longer
+        for count in (1, 2)
+    }
+    cut = {
+        start: {n.removeprefix(start) for n in longer if n.startswith(start)}
+        for start in sorted(starts)
+    }
+    common = {start: len(names & shorter) for start, names in cut.items()}
+    best = max(common, key=lambda start: common[start], default='')
+    return best if 2 * common.get(best, 0) > len(shorter) else ''
