@@ -5,32 +5,56 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmlapp.core import PruningError
+from mmlapp.core.narrowing.stale import may_belong
 
-KEY, VERSION = 'optimizer_type', 1
+KEY, VERSION = 'optimizer_notes', 1
 REMEDY = (
     'Resume with the optimizer of the checkpoint, or start a new run from '
     'its weights: load_from, without resume'
 )
+# Entries of a group that are no settings, and how schedulers call the value
+# that a setting had before their first step.
+MEMBERS, INITIAL = ('params', 'param_names'), 'initial_'
+# What decides on the groups of an optimizer.
+GROUPING = (
+    'optim_wrapper (its paramwise_cfg or constructor) or the model is another'
+)
+# Names of the parameters of each group, in order.
+Groups = list[list[str]]
 
 
 def note_optimizer(
-    optimizer: Optimizer | None, checkpoint: dict[str, Any]
+    optimizer: Optimizer | None, model: nn.Module, checkpoint: dict[str, Any]
 ) -> None:
     """Notes whose state a checkpoint has; torch does not.
 
     Args:
         optimizer (Optimizer, optional): Of the run.
+        model (nn.Module): Whose parameters it has.
         checkpoint (dict): The checkpoint that is about to be saved.
     """
     if optimizer is not None:
-        kind = type(optimizer).__name__
-        checkpoint[KEY] = dict(version=VERSION, type=kind)
+        checkpoint[KEY] = dict(
+            version=VERSION,
+            type=type(optimizer).__name__,
+            parameters=_named(optimizer, model),
+        )
+
+
+def _named(optimizer: Optimizer, model: nn.Module) -> Groups:
+    """Names of what an optimizer trains; empty ones outside of the model."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return [
+        [names.get(parameter, '') for parameter in group['params']]
+        for group in optimizer.param_groups
+    ]
 
 
 def check_optimizer(
@@ -64,15 +88,148 @@ def check_optimizer(
         )
 
 
+def check_parameters(
+    optimizer: Optimizer, model: nn.Module, checkpoint: Mapping[str, Any]
+) -> None:
+    """Refuses the state of an optimizer of other parameters.
+
+    torch counts them, and takes the momentum of one for that of another.
+
+    Args:
+        optimizer (Optimizer): Of the run that is resumed.
+        model (nn.Module): Its model, in the shape in which it goes on.
+        checkpoint (Mapping): With ``optimizer``.
+
+    Raises:
+        PruningError: With the first group or parameter that differs.
+    """
+    own, state = _named(optimizer, model), checkpoint['optimizer']
+    noted = _noted_groups(checkpoint.get(KEY))
+    difference = _other_sizes(own, _saved_groups(state), noted) or (
+        _other_shape(optimizer, state)
+        if noted is None
+        else _other_name(own, noted)
+    )
+    if difference:
+        raise PruningError(
+            f'resume: optimizer={type(optimizer).__name__} has {difference}: '
+            f'{GROUPING}. {REMEDY}'
+        )
+
+
+def other_settings(
+    optimizer: Optimizer, checkpoint: Mapping[str, Any]
+) -> list[str]:
+    """Tells what an optimizer was built with and does not go on with.
+
+    A state brings the settings of its groups, and torch takes them. What
+    schedulers change is compared as it was before the first step of them.
+
+    Args:
+        optimizer (Optimizer): Of the run that is resumed.
+        checkpoint (Mapping): With ``optimizer``, of as many groups.
+
+    Examples:
+        >>> import torch
+        >>> def build(**settings):
+        ...     return torch.optim.SGD(
+        ...         [nn.Parameter(torch.ones(1))], **settings
+        ...     )
+        >>> state = build(lr=0.1, momentum=0.9).state_dict()
+        >>> other_settings(build(lr=0.2, momentum=0.9), {'optimizer': state})
+        ['lr=0.1, in the config 0.2']
+    """
+    told: dict[str, str] = {}
+    pairs = zip(
+        optimizer.param_groups,
+        checkpoint['optimizer']['param_groups'],
+        strict=True,
+    )
+    for own, found in pairs:
+        for name in set(own) & set(found) - _moved(own) - _moved(found):
+            if own[name] != found[name]:
+                plain = name.removeprefix(INITIAL)
+                text = f'{plain}={found[name]}, in the config {own[name]}'
+                told.setdefault(plain, text)
+    return sorted(told.values())
+
+
+def _moved(group: Mapping[str, Any]) -> set[str]:
+    """Entries of a group that are no settings, or that schedulers change."""
+    begun = [name for name in group if name.startswith(INITIAL)]
+    moved = {name.removeprefix(INITIAL) for name in begun}
+    # Of Adam the first of the two betas is what they call momentum.
+    return {*moved, *(('betas',) if 'momentum' in moved else ()), *MEMBERS}
+
+
 def _missing(optimizer: Optimizer, state: Any) -> list[str]:
     """Settings that an optimizer would lack once it took a state."""
-    groups = state.get('param_groups') if isinstance(state, Mapping) else None
+    parts = state if isinstance(state, Mapping) else {}
+    groups = parts.get('param_groups')
     if not isinstance(groups, list) or not groups:
         return ['param_groups']
+    if not isinstance(parts.get('state'), Mapping):
+        return ['state']
     # __setstate__ changes what it is called on: not the optimizer of the run,
     # which would lack its settings if this state is refused.
     twin = copy.copy(optimizer)
     # Settings of later releases of torch are filled in there.
     twin.__setstate__({'state': {}, 'param_groups': [{**g} for g in groups]})
     known = set.intersection(*(set(group) for group in twin.param_groups))
-    return sorted(set(optimizer.defaults) - known)
+    return sorted({*optimizer.defaults, 'params'} - known)
+
+
+def _noted_groups(entry: Any) -> Groups | None:
+    """What a checkpoint notes of its optimizer; None where it does not."""
+    found = entry.get('parameters') if isinstance(entry, Mapping) else None
+    whole = isinstance(found, list) and all(isinstance(g, list) for g in found)
+    return found if whole else None
+
+
+def _other_sizes(
+    own: Groups, found: Sequence[Sequence[Any]], noted: Groups | None
+) -> str:
+    """Tells of another number of groups or of parameters in one of them."""
+    if len(own) != len(found):
+        return (
+            f'{len(own)} groups of parameters, in the checkpoint {len(found)}'
+        )
+    for number, (mine, theirs) in enumerate(zip(own, found, strict=True)):
+        if len(mine) != len(theirs):
+            known = [] if noted is None else noted[number]
+            names = [*set(mine) ^ set(known)] if known else []
+            example = f', such as {min(names)} in one of them' if names else ''
+            return (
+                f'{len(mine)} parameters in group {number}, in the checkpoint '
+                f'{len(theirs)}{example}'
+            )
+    return ''
+
+
+def _other_name(own: Groups, noted: Groups) -> str:
+    for number, (mine, theirs) in enumerate(zip(own, noted, strict=False)):
+        for name, other in zip(mine, theirs, strict=False):
+            if name != other:
+                return (
+                    f'{name} in group {number}, in the checkpoint {other} is '
+                    'there'
+                )
+    return ''
+
+
+def _other_shape(optimizer: Optimizer, state: Mapping[str, Any]) -> str:
+    """Tells of a state that cannot be that of its parameter."""
+    ids = [i for group in _saved_groups(state) for i in group]
+    own = [p for group in optimizer.param_groups for p in group['params']]
+    for number, parameter in zip(ids, own, strict=True):
+        for key, value in state['state'].get(number, {}).items():
+            if isinstance(value, Tensor) and not may_belong(value, parameter):
+                return (
+                    f'a parameter of shape {tuple(parameter.shape)}, in the '
+                    f'checkpoint its {key} has {tuple(value.shape)}'
+                )
+    return ''
+
+
+def _saved_groups(state: Mapping[str, Any]) -> list[list[Any]]:
+    return [list(group['params']) for group in state['param_groups']]

@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from mmlapp.core import PruningError
 from mmlapp.core.plan.carried import KEY as PLANS
 
-from .optimizers import check_optimizer
+from .optimizers import check_optimizer, check_parameters, other_settings
+from .schedules import other_schedules
 
 # What MMEngine asks the state of its log for.
 HUB = 'log_scalars', 'runtime_info', 'resumed_keys'
@@ -96,11 +97,53 @@ def check_resumable(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
             'momentum begins anew. A checkpoint of an interval has it'
         )
         return
+    if optimizer := _optimizer(runner):
+        check_optimizer(optimizer, checkpoint)
+
+
+def _optimizer(runner: Runner) -> Optimizer | None:
     wrapper = getattr(runner, 'optim_wrapper', None)
     # An OptimWrapperDict has several.
     optimizer = getattr(wrapper, 'optimizer', None)
-    if isinstance(optimizer, Optimizer):
-        check_optimizer(optimizer, checkpoint)
+    return optimizer if isinstance(optimizer, Optimizer) else None
+
+
+def check_taken_up(
+    runner: Runner,
+    model: nn.Module,
+    checkpoint: Mapping[str, Any],
+    weights: Mapping[str, Any],
+) -> None:
+    """Refuses to resume what is of another model, before it is loaded.
+
+    Warns of settings of the run that do not count: those of optimizer and
+    schedulers are in their states.
+
+    Args:
+        runner (Runner): The runner, while it loads.
+        model (nn.Module): Its model, in the shape in which it goes on.
+        checkpoint (Mapping): What it has read.
+        weights (Mapping): Of the checkpoint, by the names of the model.
+
+    Raises:
+        PruningError: With the first weight or parameter of the optimizer
+            that is missing or another one.
+    """
+    check_complete(model, weights)
+    told = other_schedules(
+        getattr(runner, 'param_schedulers', None),
+        checkpoint.get('param_schedulers'),
+    )
+    optimizer = _optimizer(runner)
+    if optimizer is not None and 'optimizer' in checkpoint:
+        check_parameters(optimizer, model, checkpoint)
+        told = [*other_settings(optimizer, checkpoint), *told]
+    if told:
+        runner.logger.warning(
+            'resume: optimizer and schedulers go on with the settings of the '
+            f'checkpoint ({"; ".join(told)}). For those of the config start a '
+            'new run from the weights: load_from, without resume'
+        )
 
 
 def _check_state(checkpoint: Mapping[str, Any]) -> None:

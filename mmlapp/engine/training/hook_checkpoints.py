@@ -12,7 +12,7 @@ from mmlapp.core import Pruner
 from mmlapp.core.progress import Phase
 
 from ..checkpoints.optimizers import note_optimizer
-from ..checkpoints.state import check_complete, check_resumable
+from ..checkpoints.state import check_resumable, check_taken_up
 from ..models.plans import missing_plans, plans_in
 from ..models.weight_names import weights_of
 from .averages import check_averages
@@ -46,7 +46,8 @@ class HookCheckpoints(HookState):
             checkpoint (dict): The checkpoint to be saved.
         """
         check_saved(runner, self._infinite)
-        note_optimizer(run_optimizer(runner), checkpoint)
+        model = unwrap(runner.model)
+        note_optimizer(run_optimizer(runner), model, checkpoint)
         if self.plan is None:
             self._settings(find_pruner(runner.model)).write(checkpoint)
 
@@ -64,14 +65,14 @@ class HookCheckpoints(HookState):
         check_resumable(runner, checkpoint)
         self._loaded = RunSettings.read(checkpoint)
         # Before the weights would do it, without averages and optimizer.
-        weights = weights_of(checkpoint)
+        weights, model = weights_of(checkpoint), unwrap(runner.model)
         found = plans_in(weights)
         if found:
-            for plan in missing_plans(unwrap(runner.model), found):
+            for plan in missing_plans(model, found):
                 self._narrow(runner, plan)
         self._take_over(runner, checkpoint)
         if runner._resume:
-            check_complete(unwrap(runner.model), weights)
+            check_taken_up(runner, model, checkpoint, weights)
 
     def _take_over(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Refuses masks of another network; forgets a phase that ends here."""

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from mmlapp.core import PruningError
 
 from ..checkpoints.optimizers import note_optimizer
-from ..checkpoints.state import check_complete, check_resumable
+from ..checkpoints.state import check_resumable, check_taken_up
 from ..hook_list import has_hook
 from ..models.hook_reminder import NO_HOOK
 from ..models.plans import carries_plans, missing_plans, plans_in
@@ -41,7 +41,8 @@ class PlainModelHook(Hook):
             runner (Runner): The runner of the training process.
             checkpoint (dict): The checkpoint to be saved.
         """
-        note_optimizer(run_optimizer(runner), checkpoint)
+        model = unwrap(runner.model)
+        note_optimizer(run_optimizer(runner), model, checkpoint)
 
     def after_load_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
@@ -60,8 +61,7 @@ class PlainModelHook(Hook):
         alone = not has_hook(runner, HookState)  # which asks itself
         if alone:
             check_resumable(runner, checkpoint)
-        model = unwrap(runner.model)
-        weights = weights_of(checkpoint)
+        model, weights = unwrap(runner.model), weights_of(checkpoint)
         plans = plans_in(weights)
         if plans and not carries_plans(model):
             raise PruningError(
@@ -80,7 +80,7 @@ class PlainModelHook(Hook):
         # HookState does so by itself, once the model is as narrow as the
         # weights.
         if alone and runner._resume:
-            check_complete(model, weights)
+            check_taken_up(runner, model, checkpoint, weights)
 
 
 def _trains_alone(runner: Runner) -> bool:
