@@ -29,8 +29,10 @@ def sizes_of(args: Sequence[Any]) -> Sequence[Any] | None:
     sizes = args[1:]
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = sizes[0]
-    # Sizes are tensors while PyTorch traces a forward for an export.
-    whole = all(isinstance(size, (int, Tensor)) for size in sizes)
+    # While PyTorch traces a forward for an export sizes are tensors, or
+    # symbols where they are open.
+    kinds = (int, Tensor, torch.SymInt)
+    whole = all(isinstance(size, kinds) for size in sizes)
     return sizes if whole and sizes else None
 
 
@@ -99,10 +101,17 @@ class _Fitting(TorchFunctionMode):
         return [*sizes[:-1], -1]
 
 
-def _numbers(sizes: Sequence[Any]) -> list[int]:
-    """What sizes are here; an export need not know, for it decides nothing."""
+def _numbers(sizes: Sequence[Any]) -> list[Any]:
+    """What sizes are here; an export need not know, for it decides nothing.
+
+    A symbol stays one: as a number it would close what is open.
+    """
     if not torch.jit.is_tracing():  # type: ignore[attr-defined]
-        return [int(size) for size in sizes]
+        return [_number(size) for size in sizes]
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        return [int(size) for size in sizes]
+        return [_number(size) for size in sizes]
+
+
+def _number(size: Any) -> Any:
+    return size if isinstance(size, torch.SymInt) else int(size)

@@ -94,6 +94,20 @@ def test_sizes_are_tensors_while_it_is_traced():
     torch.testing.assert_close(traced(x), x)
 
 
+@pytest.mark.parametrize('scale', [2, 3])
+def test_an_export_is_for_any_batch_and_length(scale):
+    """Sizes are symbols while it is exported, and stay open."""
+    module = OfItsInput()
+    fit_heads(module, HEADS, EACH)
+    x = torch.randn(scale * N, scale * LENGTH, HEADS * EACH)
+    small = x[:N, :LENGTH].contiguous()
+    dims = {0: torch.export.Dim('n'), 1: torch.export.Dim('length')}
+    exported = torch.export.export(
+        nn.Sequential(module), (small,), dynamic_shapes=(dims,)
+    )
+    torch.testing.assert_close(exported.module()(x), x)
+
+
 def test_its_class_can_be_pickled():
     module = nn.Identity()
     fit_heads(module, HEADS, EACH)
