@@ -63,7 +63,9 @@ ORDER = {
     'engine': [
         'hook_list',
         'failures',
+        'known_notes',
         'output_files',
+        'sizes',
         'pages',
         'models',
         'checkpoints',

@@ -33,6 +33,7 @@ from mmlapp.engine.config_files import (
     read_model_config,
 )
 from mmlapp.engine.failures import tells_failures
+from mmlapp.engine.known_notes import known_notes_hidden
 from mmlapp.engine.output_files import check_output, write_json
 
 
@@ -129,6 +130,7 @@ def show(report: ModelReport, target: str | None) -> None:
         write_json('json', target, report.to_dict())
 
 
+@known_notes_hidden()
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
     """Analyses."""

@@ -46,6 +46,7 @@ from mmlapp.engine.config_files import (
     read_model_config,
 )
 from mmlapp.engine.failures import tells_failures
+from mmlapp.engine.known_notes import known_notes_hidden
 from mmlapp.engine.latency.backends import BACKENDS
 from mmlapp.engine.latency.setting import Setting
 from mmlapp.engine.output_files import check_output, write_json
@@ -230,6 +231,7 @@ def write(found: Measured, args: Namespace, out: Console) -> None:
         out.print(f'wrote {args.plot}', soft_wrap=True, markup=False)
 
 
+@known_notes_hidden()
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures."""

@@ -30,6 +30,7 @@ from mmlapp.engine.config_files import (
 from mmlapp.engine.criteria.files import EXAMPLE, write_study
 from mmlapp.engine.criteria.study import study_config
 from mmlapp.engine.failures import tells_failures
+from mmlapp.engine.known_notes import known_notes_hidden
 from mmlapp.engine.pages.files import check_out
 
 
@@ -84,6 +85,7 @@ def settings(args: Namespace) -> dict[str, Any]:
     return given(args, ('scope', 'input_shape'))
 
 
+@known_notes_hidden()
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
     """Compares the scores."""

@@ -35,6 +35,7 @@ from torch import nn
 
 from mmlapp.core import ChannelPlan
 from mmlapp.core.files import json_text, replace_text
+from mmlapp.engine.known_notes import known_notes_hidden
 
 ROOT = Path(__file__).resolve().parents[1]
 CONSOLE = Console(highlight=False)
@@ -509,6 +510,7 @@ def run_all(args: argparse.Namespace) -> None:
     )
 
 
+@known_notes_hidden()
 def main() -> None:
     """Runs the demo, each program on one thread."""
     args = parse_args()

@@ -29,6 +29,7 @@ from mmlapp.engine.config_files import (
 )
 from mmlapp.engine.deployment.deploy import Deployment, deploy
 from mmlapp.engine.failures import tells_failures
+from mmlapp.engine.known_notes import known_notes_hidden
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -75,6 +76,7 @@ def report(result: Deployment) -> None:
         out.print(f'wrote {path}', soft_wrap=True)
 
 
+@known_notes_hidden()
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
     """Deploys."""

@@ -30,6 +30,7 @@ from mmlapp.engine.export.base import DYNAMIC, OPSET, Settings
 from mmlapp.engine.export.command import Report, export_checkpoint
 from mmlapp.engine.export.table import statuses_table
 from mmlapp.engine.failures import tells_failures
+from mmlapp.engine.known_notes import known_notes_hidden
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -116,6 +117,7 @@ def show(report: Report) -> None:
         print(report.mmdeploy)
 
 
+@known_notes_hidden()
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
     """Exports."""

@@ -30,6 +30,7 @@ from mmlapp.engine.config_files import (
 )
 from mmlapp.engine.deployment.recipe import own_settings
 from mmlapp.engine.failures import tells_failures
+from mmlapp.engine.known_notes import known_notes_hidden
 from mmlapp.engine.latency.layers import BACKENDS
 from mmlapp.engine.latency.measure import latency_table
 from mmlapp.engine.latency.part import (
@@ -89,6 +90,7 @@ def divisor_of(args: Namespace, cfg: Config) -> int:
     return own if own > 1 else usual_divisor(args.device)
 
 
+@known_notes_hidden()
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures."""

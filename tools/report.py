@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mmlapp.engine.analysis.tables import console
 from mmlapp.engine.failures import tells_failures
+from mmlapp.engine.known_notes import known_notes_hidden
 from mmlapp.engine.pages.files import check_out, write_page
 from mmlapp.engine.report.page import page_of
 from mmlapp.engine.report.run import read_run
@@ -37,6 +38,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     return parser.parse_args(argv)
 
 
+@known_notes_hidden()
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes the page."""

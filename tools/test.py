@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 from mmlapp.core import PruningError
 from mmlapp.engine.config_files import check_checkpoint
 from mmlapp.engine.failures import tells_failures
+from mmlapp.engine.known_notes import known_notes_hidden
 from mmlapp.engine.launch import (
     add_launch_arguments,
     build_runner,
@@ -143,6 +144,7 @@ def evaluate(runner: Runner, out: Path | None) -> None:
         master_only(dump)(metrics, out)
 
 
+@known_notes_hidden()
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluates the checkpoint."""

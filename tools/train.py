@@ -19,6 +19,7 @@ from mmlapp.core import PruningError
 from mmlapp.engine import equal_cost
 from mmlapp.engine.config_files import check_checkpoint
 from mmlapp.engine.failures import tells_failures
+from mmlapp.engine.known_notes import known_notes_hidden
 from mmlapp.engine.launch import (
     add_launch_arguments,
     build_runner,
@@ -134,6 +135,7 @@ def configure(args: Namespace) -> Config:
     return equal_cost(cfg)
 
 
+@known_notes_hidden()
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains."""
