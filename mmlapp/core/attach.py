@@ -194,7 +194,9 @@ def attach(
     scorer.check_groups(groups)
     pruner = Pruner(
         groups,
-        replace(layout, shapes=tensor_shapes(model)),
+        replace(
+            layout, shapes=tensor_shapes(model), heads=analysis.groups.heads
+        ),
         counted,
         decides,
         scorer,

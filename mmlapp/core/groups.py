@@ -127,6 +127,11 @@ class Groups:
         return [g for g in self.items if g.frozen is None]
 
     @property
+    def heads(self) -> dict[str, int]:
+        """Width of the heads of every prunable group that has some."""
+        return {g.name: g.block for g in self.prunable if g.block > 1}
+
+    @property
     def frozen(self) -> list[FrozenChannels]:
         """What of every layer is left whole, and why; in order."""
         found: Counter[tuple[str, str]] = Counter()

@@ -91,10 +91,13 @@ def read_entries(data: Mapping[str, Any]) -> dict[str, Any]:
             'unit': text,
             'details': mapping(mapping(kept)),
             'biases': sequence(text),
+            'heads': mapping(SIZE),
             'costs': mapping(record(COST, optional=['target'])),
-        }
+        },
+        optional=['heads'],
     )(data, 'plan')
     _check_slices(entries['slices'], entries['tensors'])
+    _check_heads(entries.get('heads', {}), entries['groups'])
     # Last: an error says what is wrong where that can be told, and not just
     # that something was changed.
     _check_digest(data)
@@ -170,6 +173,16 @@ def _check_slices(
                     f'dimension {dim}, '
                     f'but the tensor has shape {list(shape)}'
                 )
+
+
+def _check_heads(heads: Mapping[str, int], groups: Mapping[str, Kept]) -> None:
+    """Heads are those of groups."""
+    for name in heads:
+        if name not in groups:
+            raise PruningError(
+                f'heads[{name!r:.80}] is the width of the heads of a group '
+                'that the plan does not have'
+            )
 
 
 def _check_digest(data: Mapping[str, Any]) -> None:

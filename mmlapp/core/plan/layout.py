@@ -33,6 +33,7 @@ class Layout:
             of a layer beside slices, each as channels.
         shapes (Mapping[str, tuple[int, ...]]): Of the dense network, see
             :func:`tensor_shapes`. A plan without them fits no network.
+        heads (Mapping[str, int]): See :class:`ChannelPlan`.
     """
 
     unit: str
@@ -41,6 +42,7 @@ class Layout:
     bypass: Mapping[str, Any] | None = None
     details: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    heads: Mapping[str, int] = field(default_factory=dict)
 
     def plan(
         self,
@@ -90,6 +92,7 @@ class Layout:
                 for name, parts in self.details.items()
             },
             shapes=self.shapes,
+            heads={n: w for n, w in self.heads.items() if n in groups},
         )
 
 

@@ -40,6 +40,8 @@ class ChannelPlan:
             branches has: the plan fits no other network.
         biases (Sequence[str]): Layers that get a bias which the dense ones
             do not have, from the norms of merged branches.
+        heads (Mapping[str, int]): Width of the heads of attention that a
+            group consists of, by its name; groups of channels have none.
     """
 
     groups: Mapping[str, Kept]
@@ -51,6 +53,7 @@ class ChannelPlan:
     details: Mapping[str, Mapping[str, Kept]] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     biases: Sequence[str] = ()
+    heads: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain numbers, strings, lists and dicts.
@@ -97,6 +100,7 @@ class ChannelPlan:
                 for name, dims in self.slices.items()
             },
             'biases': list(self.biases),
+            'heads': dict(self.heads),
             'tensors': {k: shape(tuple(v)) for k, v in self.shapes.items()},
         }
         # Last, when everything above has its number; dicts keep that order.
@@ -211,9 +215,10 @@ class ChannelPlan:
                 if name.startswith(start)
             }
 
-        names = 'groups', 'slices', 'attributes', 'branches', 'details'
+        names = 'groups', 'heads', 'slices', 'attributes', 'branches'
         part: dict[str, Any] = {
-            name: own(getattr(self, name)) for name in (*names, 'shapes')
+            name: own(getattr(self, name))
+            for name in (*names, 'details', 'shapes')
         }
         if not part['shapes']:
             parts = sorted({name.partition('.')[0] for name in self.shapes})
@@ -232,7 +237,9 @@ class ChannelPlan:
             other (ChannelPlan): The other plan.
         """
         # Groups are told for the reader: what is sliced says it all.
-        return self == replace(other, costs=self.costs, groups=self.groups)
+        return self == replace(
+            other, costs=self.costs, groups=self.groups, heads=self.heads
+        )
 
     def ratios(self) -> dict[str, float]:
         """Returns the fraction of each cost that is left, by name."""

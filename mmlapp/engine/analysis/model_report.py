@@ -54,6 +54,8 @@ class ModelReport:
         groups (dict[str, int]): Prunable groups and their sizes, in order of
             their numbers, which start at 1.
         floors (dict[str, int]): Fewest channels that each of them keeps.
+        heads (dict[str, int]): Width of the heads of attention of those that
+            consist of heads instead of channels.
         flops (int): Multiply-adds of the network as it is.
         mmengine_flops (int, optional): The same as MMEngine counts them.
             None if it cannot run the model.
@@ -77,6 +79,7 @@ class ModelReport:
     layers: list[LayerReport]
     groups: dict[str, int]
     floors: dict[str, int]
+    heads: dict[str, int]
     flops: int
     mmengine_flops: int | None
     bypass_flops: int
@@ -160,6 +163,7 @@ def analyse_model(
         layers=report_layers(model, found),
         groups={group.name: group.size for group in found.groups.prunable},
         floors=floors,
+        heads=found.groups.heads,
         flops=found.flops,
         mmengine_flops=counted,
         # The cost is summed in floats, the trace in whole numbers.

@@ -15,6 +15,7 @@ from mmlapp.core import ChannelPlan
 
 from ..deployment.figures import Figure
 from ..models.inputs import shape_text
+from ..sizes import left_text, size_text, sums_by_kind
 from .layer_report import LayerReport
 from .model_report import ModelReport
 
@@ -84,9 +85,8 @@ def widths_table(plan: ChannelPlan) -> Table:
     for name in ('channels', 'kept'):
         table.add_column(name, justify='right', no_wrap=True)
     for name, kept in plan.groups.items():
-        left = kept.count
-        share = left / kept.size
-        table.add_row(name, f'{kept.size} → {left}', f'{share:.1%}')
+        left = left_text(kept.size, kept.count, plan.heads.get(name))
+        table.add_row(name, left, f'{kept.count / kept.size:.1%}')
     return table
 
 
@@ -103,7 +103,8 @@ def groups_table(report: ModelReport) -> Table:
         table.add_column(column, justify='right', no_wrap=True)
     # Numbers from 1 on, as the table of layers names them.
     for number, (name, size) in enumerate(report.groups.items(), start=1):
-        table.add_row(str(number), name, str(size), str(report.floors[name]))
+        text = size_text(size, report.heads.get(name))
+        table.add_row(str(number), name, text, str(report.floors[name]))
     return table
 
 
@@ -162,7 +163,11 @@ def totals_table(report: ModelReport) -> Table:
 
 def _totals(report: ModelReport) -> Iterator[tuple[str, str]]:
     shape = shape_text(report.settings['input_shape'])
-    channels = sum(report.groups.values())
+    sizes = {name: (size,) for name, size in report.groups.items()}
+    parts = [
+        f'{count} {kind}'
+        for kind, (count,) in sums_by_kind(sizes, report.heads).items()
+    ]
     uncounted = sum(report.uncounted.values())
     yield f'FLOPs at {shape}', _number(report.flops)
     # Told where the two differ, as both count what matrices multiply.
@@ -172,7 +177,7 @@ def _totals(report: ModelReport) -> Iterator[tuple[str, str]]:
     yield 'reachable minimum', f'{report.minimum:.2%}'
     yield (
         'prunable groups',
-        f'{len(report.groups)}, with {channels} channels',
+        f'{len(report.groups)}, with {" and ".join(parts)}',
     )
     if report.bypass_flops:
         share = report.bypass_flops / report.flops

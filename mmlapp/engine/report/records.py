@@ -104,10 +104,11 @@ KINDS: Mapping[str, Reader[dict[str, Any]]] = {
             # Whatever a config may hold, infinity too.
             'settings': mapping(lambda value, where: value),
             'groups': sequence(_row(text, _count)),
+            'heads': mapping(_count),
             'layers': sequence(_row(text, _maybe(_count), _count)),
             'frozen': sequence(_row(text, _count, text)),
         },
-        optional=('settings', 'frozen'),
+        optional=('settings', 'heads', 'frozen'),
     ),
     'state': record(
         {

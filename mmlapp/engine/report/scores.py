@@ -87,11 +87,12 @@ def _fan(group: GroupScores) -> str:
         f'{group.scores[-1][3]:.3g}; threshold from '
         f'{group.threshold[0]:.3g} to {last:.3g}'
     )
+    left = f'{width_text(group.channels)} {group.kind}'.rstrip()
     # scores: [records][quantiles]; threshold: [records].
     picture = fan(group.iters, group.scores, group.threshold, label)
     return (
         f'<figure>{picture}<figcaption>{escape(group.name)}<br>'
-        f'<span class="soft">{width_text(group.channels)}, {at}</span>'
+        f'<span class="soft">{left}, {at}</span>'
         '</figcaption></figure>'
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from ..sizes import CHANNELS, sums_by_kind
 from . import views
 from .run import Run
 
@@ -89,10 +90,14 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
             yield f'{cost_name(name)} left', left + asked
     found = views.channels(run)
     if found:
-        # (name, dense, now) of every group: the sums of both columns.
-        dense, now = (sum(group[i] for group in found) for i in (1, 2))
-        unit = run.head.get('unit', 'channels')
-        yield f'{unit} of {len(found)} groups', width_text((dense, now))
+        sums = sums_by_kind(
+            # How many groups there are is a sum of ones.
+            {name: (1, dense, now) for name, dense, now in found},
+            run.head.get('heads', {}),
+            run.head.get('unit', CHANNELS),
+        )
+        for kind, (count, dense, now) in sums.items():
+            yield f'{kind} of {count} groups', width_text((dense, now))
     for name, points in run.validation.items():
         values = [y for _, y in points if math.isfinite(y)]
         if values:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmlapp.core.groups import FrozenChannels
 
+from ..sizes import CHANNELS, HEADS
 from .run import Points, Run
 
 # Of what a method shows of its groups, what is compared with scores.
@@ -62,7 +63,8 @@ class GroupScores:
 
     Args:
         name (str): Of the group.
-        channels (tuple[int, int]): Dense and now.
+        channels (tuple[int, int]): Dense and now; heads if it has these.
+        kind (str): ``heads``, or empty for channels.
         iters (list[int]): When they were noted.
         scores (list[list[float]]): Quantiles at each of them.
         threshold (list[float]): Likewise, NaN where it is not known.
@@ -70,6 +72,7 @@ class GroupScores:
 
     name: str
     channels: tuple[int, int]
+    kind: str
     iters: list[int]
     scores: list[list[float]]
     threshold: list[float]
@@ -184,10 +187,28 @@ def parts(run: Run) -> list[LayerWidths]:
         list[LayerWidths]: Parts of each group as outputs; empty where the
         unit is channels.
     """
-    if run.head.get('unit', 'channels') == 'channels':
+    if run.head.get('unit', CHANNELS) == CHANNELS:
         return []
     # Groups whose parts are the outputs of a layer are among the layers.
     told = {layer.name: layer.outputs for layer in layers(run)}
+    return [g for g in _groups(run) if told.get(g.name) != g.outputs]
+
+
+def heads(run: Run) -> list[LayerWidths]:
+    """Returns what is left of the groups that consist of heads.
+
+    Args:
+        run (Run): What was read.
+
+    Returns:
+        list[LayerWidths]: Heads of each group as outputs.
+    """
+    known = run.head.get('heads', {})
+    return [group for group in _groups(run) if group.name in known]
+
+
+def _groups(run: Run) -> list[LayerWidths]:
+    """All groups, with their parts as outputs."""
     return [
         LayerWidths(
             name,
@@ -196,7 +217,6 @@ def parts(run: Run) -> list[LayerWidths]:
             [(s['iter'], s['kept'][i] / max(size, 1)) for s in run.states],
         )
         for i, (name, size, kept) in enumerate(channels(run))
-        if told.get(name) != (size, kept)
     ]
 
 
@@ -216,6 +236,7 @@ def thresholds(run: Run) -> list[GroupScores]:
         GroupScores(
             name,
             (size, kept),
+            HEADS if name in run.head.get('heads', {}) else '',
             [s['iter'] for s in known],
             [[_number(value) for value in s['scores'][i]] for s in known],
             [_number(s['shown'][THRESHOLD][i]) for s in known],

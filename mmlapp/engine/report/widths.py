@@ -9,6 +9,7 @@ from html import escape
 
 from ..pages.document import NOTHING, row, table
 from ..pages.small_charts import bar, strip
+from ..sizes import HEADS
 from . import views
 from .run import Run
 from .summary import width_text
@@ -59,6 +60,10 @@ def section(run: Run) -> Iterator[str]:
         + table(['layer', 'inputs', 'outputs', 'left'], map(_layer_row, found))
         + '</details>'
     )
+    heads = views.heads(run)
+    if heads:
+        yield '<p>Groups that lose whole heads of attention.</p>'
+        yield _layer_rows(run, heads, heads, HEADS)
     parts = views.parts(run)
     if parts:
         unit = str(run.head['unit'])

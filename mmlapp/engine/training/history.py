@@ -265,12 +265,17 @@ def subject_of(source: Pruner | ChannelPlan) -> dict[str, Any]:
     """
     if isinstance(source, ChannelPlan):
         groups = [[name, kept.size] for name, kept in source.groups.items()]
-        return {'unit': source.unit, 'groups': groups}
+        return {
+            'unit': source.unit,
+            'groups': groups,
+            'heads': dict(source.heads),
+        }
     said = source.settings
     return {
         'unit': source.layout.unit,
         'settings': {n: plain(said[n]) for n in SETTINGS if n in said},
         'groups': [[group.name, group.size] for group in source.groups],
+        'heads': dict(source.layout.heads),
         'frozen': [list(entry) for entry in source.frozen],
     }
 

@@ -26,7 +26,7 @@ from .limits import check_run, check_wrapper
 from .optim_wrapper import attend
 from .parts import find_pruner, unwrap
 from .ranks import RankCheckHook
-from .report import channels_text, ratios_text, report_groups
+from .report import channels_text, groups_text, ratios_text, report_groups
 from .run_settings import check_finished, check_resumed
 from .unfinished import start_afresh
 
@@ -188,8 +188,7 @@ class PruningHook(HookPhase):
         begin = self.length.begin_iters
         self.cost.check(runner, pruner, self.target, begin, end)
         runner.logger.info(
-            f'Pruning: {len(pruner.groups)} groups, {len(pruner.gate)} '
-            f'channels; {ratios_text(self.target)} '
+            f'Pruning: {groups_text(pruner)}; {ratios_text(self.target)} '
             f'{self.length.text(runner, pruner)}'
         )
         # When nothing was refused: its next step is a step of the pruner.

@@ -13,6 +13,8 @@ from torch import nn
 from mmlapp.core import ChannelPlan, Pruner
 from mmlapp.core.progress import Phase
 
+from ..sizes import left_text, sums_by_kind
+
 
 def ratios_text(ratios: Mapping[str, float]) -> str:
     """Writes fractions of the dense network.
@@ -51,11 +53,12 @@ def group_scalars(pruner: Pruner) -> dict[str, float]:
 
 def report_groups(logger: MMLogger, pruner: Pruner) -> None:
     """Writes a table of all groups to the log."""
+    heads = pruner.layout.heads
     columns = {
         'group': list(pruner.by_group(pruner.gate)),
         'channels': [
-            f'{len(mask)} → {int(mask.sum())}'
-            for mask in pruner.by_group(pruner.mask.cpu()).values()
+            left_text(len(mask), int(mask.sum()), heads.get(name))
+            for name, mask in pruner.by_group(pruner.mask.cpu()).items()
         ],
         'kept': [f'{share:.1%}' for share in pruner.keep_ratios().values()],
     }
@@ -112,14 +115,27 @@ def _padded(cells: Sequence[str], pad: Callable[[str, int], str]) -> list[str]:
 
 
 def channels_text(plan: ChannelPlan) -> str:
-    """Writes how many channels all groups of a plan had, and have.
+    """Writes how many channels and heads a plan had, and has.
 
     Args:
         plan (ChannelPlan): The plan.
     """
-    dense = sum(kept.size for kept in plan.groups.values())
-    left = sum(kept.count for kept in plan.groups.values())
-    return f'channels {dense:,} → {left:,} in {len(plan.groups)} groups'
+    sizes = {name: (k.size, k.count) for name, k in plan.groups.items()}
+    sums = sums_by_kind(sizes, plan.heads) if sizes else {'channels': [0, 0]}
+    parts = [f'{n} {dense:,} → {left:,}' for n, (dense, left) in sums.items()]
+    return f'{" and ".join(parts)} in {len(plan.groups)} groups'
+
+
+def groups_text(pruner: Pruner) -> str:
+    """Writes how many groups, channels and heads may be pruned.
+
+    Args:
+        pruner (Pruner): Of the network.
+    """
+    sizes = {group.name: (group.size,) for group in pruner.groups}
+    sums = sums_by_kind(sizes, pruner.layout.heads)
+    parts = [f'{count} {name}' for name, (count,) in sums.items()]
+    return f'{len(sizes)} groups, {" and ".join(parts)}'
 
 
 def _percent(ratios: Mapping[str, float]) -> str:

@@ -1,5 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import pytest
 
 from mmlapp.core import ChannelPlan, PruningError
@@ -13,12 +15,19 @@ PLAN = ChannelPlan(
     slices={'a.weight': {0: HALF}},
     costs={'flops': {'dense': 2.0, 'pruned': 1.0, 'target': 0.5}},
     shapes={'a.weight': (4, 3)},
+    heads={'a': 3},
 )
 BRANCH = {'settings': {'type': 'grouped'}, 'inputs': 0, 'outputs': 0}
 
 
 def test_what_was_written_is_read():
     assert ChannelPlan(**read_entries(PLAN.to_dict())) == PLAN
+
+
+def test_plans_that_tell_no_heads_are_read():
+    data = {k: v for k, v in PLAN.to_dict().items() if k != 'heads'}
+    data['digest'] = digest({k: v for k, v in data.items() if k != 'digest'})
+    assert ChannelPlan.from_dict(data) == replace(PLAN, heads={})
 
 
 def costs(**entries):
@@ -103,6 +112,14 @@ DAMAGE = {
         lambda d: d.update(shapes=[[4, -3]]),
         r"shapes'\]\[0\]\[1\] is -3: expected the size",
     ),
+    'heads of no group': (
+        lambda d: d.update(heads={'b': 2}),
+        "heads.'b'. is the width of the heads of a group that the plan does",
+    ),
+    'heads without a width': (
+        lambda d: d.update(heads={'a': 'wide'}),
+        "'a'.* is 'wide': expected the size",
+    ),
     'unit that is no text': (lambda d: d.update(unit=3), "'unit'.* is 3: exp"),
     'cost of text': (costs(dense='many'), "'dense'.* is 'many': expected a f"),
     'cost of nothing': (costs(dense=0), "'dense'.* is 0: expected a finite"),
@@ -122,6 +139,7 @@ DAMAGE = {
     'other indices': (lambda d: d.update(kept=[[4, '0-1']]), 'its digest'),
     'other kernel': (lambda d: d.update(shapes=[[4, 5]]), 'its digest'),
     'no slices': (lambda d: d.update(slices={}), 'its digest'),
+    'other heads': (lambda d: d['heads'].update(a=2), 'its digest'),
     'other cost': (lambda d: d['costs']['flops'].update(pruned=1.5), 'digest'),
 }
 

@@ -50,6 +50,7 @@ def test_a_plan_is_written_as_it_was_read(plan):
 
 def test_plans_of_one_shape(plan):
     assert plan.same_shape(replace(plan, costs={}, groups={}))
+    assert plan.same_shape(replace(plan, heads={'a': 2}))
     two = Kept(3, (0, 2))
     for change in (
         dict(slices={**plan.slices, 'b.weight': {0: two}}),
@@ -65,6 +66,7 @@ def test_the_plan_of_a_part():
     half = Kept(4, (0, 2))
     whole = ChannelPlan(
         groups={'body.a': half, 'head': half},
+        heads={'body.a': 16, 'head': 8},
         slices={'body.a.weight': {0: half}, 'head.weight': {1: half}},
         attributes={'body.a.out_channels': half},
         branches={'body.a': BranchPlan({'type': 'depthwise'}, half, half)},
@@ -76,6 +78,7 @@ def test_the_plan_of_a_part():
         part = whole.below(prefix)
         assert part == ChannelPlan(
             groups={'a': half},
+            heads={'a': 16},
             slices={'a.weight': {0: half}},
             attributes={'a.out_channels': half},
             branches=dict(a=whole.branches['body.a']),

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import attach
+from mmlapp.core import ChannelPlan, attach
+from mmlapp.core.plan.kept import Kept
 from mmlapp.engine.analysis import tables
 from mmlapp.engine.analysis.layer_report import LayerReport
 from mmlapp.engine.analysis.model_report import ModelReport
@@ -28,6 +29,7 @@ REPORT = ModelReport(
     layers=[LAYER],
     groups={'stem': 6, 'stem#2': 2},
     floors={'stem': 3, 'stem#2': 1},
+    heads={},
     flops=2000,
     mmengine_flops=2000,
     bypass_flops=0,
@@ -210,6 +212,24 @@ def test_a_count_that_is_missing_is_no_row():
 def test_groups_have_the_numbers_of_the_layers():
     found = rows(groups_table(REPORT))
     assert found == [['1', 'stem', '6', '3'], ['2', 'stem#2', '2', '1']]
+
+
+def test_heads_are_told_from_channels():
+    report = replace(REPORT, heads={'stem#2': 16})
+    assert rows(groups_table(report))[1] == [
+        '2',
+        'stem#2',
+        '2 heads of 16',
+        '1',
+    ]
+    assert ['prunable groups', '2, with 6 channels and 2 heads'] in rows(
+        totals_table(report)
+    )
+
+
+def test_heads_before_and_after():
+    plan = ChannelPlan({'a': Kept(12, range(7))}, {}, heads={'a': 64})
+    assert rows(widths_table(plan)) == [['a', '12 → 7 heads', '58.3%']]
 
 
 def test_widths_before_and_after():

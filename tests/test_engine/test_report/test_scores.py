@@ -32,6 +32,12 @@ def test_every_group_has_a_picture_and_its_widths(work_dir):
     assert 'scores of stem: median from 0.5 to 0.5' in found.text
 
 
+def test_heads_are_called_so(work_dir):
+    found = shown(work_dir, {**HEAD, 'heads': {'stem': 16}}, PHASE)
+    assert '8 → 5 heads, threshold 1 among scores of 0 to 1' in found.texts
+    assert '4 → 1, ' in found.shown
+
+
 @pytest.mark.parametrize('normalisation', ['rank', 'mean'])
 def test_ranks_are_told_to_be_ranks(work_dir, normalisation):
     settings = {**HEAD['settings'], 'normalisation': normalisation}

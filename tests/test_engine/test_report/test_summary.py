@@ -19,6 +19,14 @@ def test_what_was_asked_for_and_what_was_reached(pruned):
     }
 
 
+def test_heads_are_counted_apart_from_channels(work_dir):
+    head = {**HEAD, 'heads': {'stem': 16}}
+    start(work_dir, '1', records=[head, *PHASE])
+    known = dict(facts(read_run(work_dir)))
+    assert known['channels of 1 groups'] == '4 → 1'
+    assert known['heads of 1 groups'] == '8 → 5'
+
+
 def test_settings_are_told_as_a_person_would(work_dir):
     said = {
         'scope': ['backbone', '<neck>'],

@@ -43,6 +43,13 @@ def test_a_unit_that_changes_no_width_tells_its_parts(work_dir):
     assert '8 of 8 outputs of stem are left' in found.text
 
 
+def test_heads_are_told_beside_the_outputs_of_their_layers(work_dir):
+    found = shown(work_dir, {**HEAD, 'heads': {'stem': 16}}, PHASE)
+    assert 'Groups that lose whole heads of attention.' in found.texts
+    assert '5 of 8 heads of stem are left' in found.text
+    assert 'heads of &lt;b&gt;' not in found.text
+
+
 @pytest.mark.parametrize('unit', ['channels', 'filters'])
 def test_what_widths_tell_is_not_told_twice(work_dir, unit):
     found = shown(work_dir, {**HEAD, 'unit': unit}, PHASE)

@@ -13,8 +13,10 @@ from torch import nn
 from mmlapp.core import Pruner, attach
 from mmlapp.engine.training.report import (
     StepTime,
+    channels_text,
     count_parameters,
     group_scalars,
+    groups_text,
     report_groups,
     report_narrowing,
 )
@@ -77,6 +79,29 @@ def test_narrowing_is_reported_with_parameters(pruner: Pruner) -> None:
     report_narrowing(log, pruner.plan(), 1000, 400)
     assert '(50.00%), parameters 1,000 → 400 (40.00%)' in log.text
     assert log.text.endswith(', channels 8 → 4 in 1 groups')
+
+
+@pytest.fixture
+def attending() -> Pruner:
+    """One group of four heads, beside the channels of an MLP."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 4, 8, batch_first=True)
+    return attach(layer, torch.rand(1, 3, 16))
+
+
+def test_heads_are_told_from_channels(attending: Pruner) -> None:
+    assert groups_text(attending) == '2 groups, 8 channels and 4 heads'
+    mask = torch.arange(len(attending.gate)) % 4 != 0
+    attending.set_mask(mask, {'flops': 0.9})
+    log: Any = Log()
+    report_groups(log, attending)
+    assert '  4 → 3 heads  ' in log.text
+    assert '  8 → 6  ' in log.text
+    plan = attending.plan()
+    assert list(plan.heads.values()) == [4]
+    assert channels_text(plan) == (
+        'channels 8 → 6 and heads 4 → 3 in 2 groups'
+    )
 
 
 def test_shared_parameters_count_once() -> None:
