@@ -32,6 +32,7 @@ NETWORKS = {
     'One label for every sample': ((4, 4, 24), (4, 24)),
     'Recurrent layers': ((4, 4, 24), (4,)),
     'Attention over time': ((4, 4, 24), (4,)),
+    'Transformer of your own': ((4, 24, 4), (4,)),
     'Segmentation with DeepLabV3': ((2, 3, 32, 32), (2, 32, 32)),
     'Segmentation with a U-Net': ((2, 3, 16, 16), (2, 16, 16)),
 }
@@ -132,6 +133,17 @@ def test_networks_are_pruned(checked, name):
         assert share <= target
     (row,) = re.findall(rf'^\| {name} \| ([\d.]+) % \|$', PAGE, re.M)
     assert f'{checked.shares[0]:.1%}' == f'{row}%'
+
+
+def test_heads_of_a_transformer_are_told(checked):
+    torch.manual_seed(0)
+    names = run('The loop', {})
+    names['loader'] = data(*NETWORKS['Transformer of your own'])
+    checked.inputs = names['loader'][0][0]
+    run('Transformer of your own', names)
+    left = [block.attention.num_heads for block in names['model'].blocks]
+    assert list(names['heads'].values()) == left
+    assert 2 <= sum(left) < 8
 
 
 def build():
