@@ -215,15 +215,22 @@ class Row:
     latency: float
 
 
+def deploy(task: Task, out: Path, checkpoint: Path) -> Path:
+    """Deploys the pruned network; returns its config."""
+    folder = out / 'deployed'
+    call(
+        'deploy.py', task.pruned, checkpoint, folder, '--force',
+        log=out / 'deploy.log',
+    )  # fmt: skip
+    (config,) = folder.glob('*.py')
+    return config
+
+
 def run_task(task: Task, out: Path, seed: int) -> dict[str, Any]:
     """Trains, prunes, deploys and compares one pair."""
     checkpoints, spent = train_both(task, out, seed)
     with CONSOLE.status(f'{task.title}: deploying and testing ...'):
-        call(
-            'deploy.py', task.pruned, checkpoints['pruned'],
-            out / 'deployed', '--force', log=out / 'deploy.log',
-        )  # fmt: skip
-        (config,) = (out / 'deployed').glob('*.py')
+        config = deploy(task, out, checkpoints['pruned'])
         files = {
             'dense': (ROOT / task.dense, checkpoints['dense']),
             'deployed': (config, config.with_suffix('.pth')),
@@ -449,27 +456,38 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
         gridspec_kw={'width_ratios': [3, 2]}, layout='constrained',
     )  # fmt: skip
     for (left, right), result in zip(axes, first, strict=True):
-        keep = result['history']['keep']
-        names = [name.removeprefix('backbone.') for name in keep]
-        left.bar(names, keep.values(), color='tab:blue')
-        left.set_ylim(0, 1)
-        left.set_ylabel('kept channels')
-        left.set_title(f'{result["title"]}: channel groups')
-        left.tick_params(axis='x', rotation=60)
-        for label in left.get_xticklabels():
-            label.set_horizontalalignment('right')
-            label.set_rotation_mode('anchor')
-        for name, style in (('flops', '-'), ('target', '--')):
-            steps, values = zip(*result['history'][name], strict=True)
-            label = 'network' if name == 'flops' else name
-            right.plot(steps, values, style, label=label)
-        right.set_ylim(0, 1.05)
-        right.set_xlabel('iteration')
-        right.set_ylabel('FLOPs over dense FLOPs')
-        right.set_title('FLOPs over training')
-        right.legend()
+        draw_groups(left, result)
+        draw_flops(right, result)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def draw_groups(axes: Any, result: dict[str, Any]) -> None:
+    """Draws what is kept of every group as bars."""
+    keep = result['history']['keep']
+    names = [name.removeprefix('backbone.') for name in keep]
+    axes.bar(names, keep.values(), color='tab:blue')
+    axes.set_ylim(0, 1)
+    axes.set_ylabel('kept channels')
+    axes.set_title(f'{result["title"]}: channel groups')
+    axes.tick_params(axis='x', rotation=60)
+    # A name ends below its bar, not in the middle of it.
+    for label in axes.get_xticklabels():
+        label.set_horizontalalignment('right')
+        label.set_rotation_mode('anchor')
+
+
+def draw_flops(axes: Any, result: dict[str, Any]) -> None:
+    """Draws FLOPs over training, and what was asked for."""
+    for name, style in (('flops', '-'), ('target', '--')):
+        steps, values = zip(*result['history'][name], strict=True)
+        label = 'network' if name == 'flops' else name
+        axes.plot(steps, values, style, label=label)
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel('iteration')
+    axes.set_ylabel('FLOPs over dense FLOPs')
+    axes.set_title('FLOPs over training')
+    axes.legend()
 
 
 def parse_args() -> argparse.Namespace:
