@@ -96,6 +96,7 @@ def _tells() -> bool:
     rank = str(distributed.get_rank())
     store = distributed.distributed_c10d._get_default_store()
     try:
+        # Whoever comes first sets the key, finds its own rank, and tells.
         return store.compare_set('mmlapp_failed', '', rank).decode() == rank
     except RuntimeError:
         # The process that keeps the store has failed, and has told.

@@ -67,6 +67,7 @@ def latency_text(
     for candidate in pair:
         candidate.network.to(setting.device)
     image = found.inputs.batch
+    # Without real images: only times are asked for.
     inputs = Inputs(image.repeat(setting.batch, 1, 1, 1), image[:0])
     rows = bench(pair, inputs, [setting], rounds)
     return prediction_text(prediction, rows, setting)

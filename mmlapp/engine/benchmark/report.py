@@ -111,6 +111,7 @@ def prediction_text(
         setting (Setting): With the backend of the table.
     """
     said = f'latency: predicted {prediction.ratio:.1%} of the dense network'
+    # What both say: a table has more, such as the size of its images.
     here = setting.described()
     differs = difference(
         {key: prediction.setting.get(key) for key in here}, here
@@ -148,6 +149,7 @@ def to_dict(
     return {
         'settings': [setting.described() for setting in settings],
         'notes': list(notes),
+        # A property is no field, and asdict leaves it out.
         'rows': [{**asdict(row), 'noisy': row.noisy} for row in rows],
         'prediction': None if prediction is None else asdict(prediction),
         'layers': {name: dict(each) for name, each in layers.items()},

@@ -173,6 +173,7 @@ class RandomStateHook(Hook):
             runner (Runner): The runner.
         """
         self._aside = random_state()
+        # For the best checkpoint, which is saved within the validation.
         self._note(self._aside)
 
     def after_val_epoch(

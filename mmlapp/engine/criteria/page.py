@@ -119,6 +119,7 @@ def _variation_row(study: Study, group: str) -> str:
 def _percent(value: float | None) -> str:
     if value is None:
         return NOTHING
+    # By a sign as well, for who does not see the colour.
     if value < TOO_CLOSE:
         return f'<td class="low">{value:.1%} !</td>'
     return f'{value:.1%}'

@@ -267,6 +267,7 @@ def _calibration(
             f'batches={count}: the config has no train_dataloader to take '
             'calibration batches from. Add one, or leave batches out'
         )
+    # In a fixed order, so that two studies see the same batches.
     loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
     if len(loader) < count:
         raise PruningError(

@@ -100,8 +100,10 @@ def deploy(
             finished pruning run, if ``out`` exists, or if the outputs differ.
     """
     cfg = config if isinstance(config, Config) else Config.fromfile(config)
+    # A config that was made in Python has no file.
     name = name or Path(cfg.filename or 'deployed').stem
     out = Path(out)
+    # First, for what follows takes a while.
     check_folder(out, force)
     check_prunable(cfg)
     progress('reading the checkpoint')

@@ -97,6 +97,7 @@ class DistilledLosses:
         if not self._concerns(module, args, kwargs):
             return None
         terms = self.terms(self._outputs[0].end(), args, kwargs)
+        # Asked after a step: a model may train past its forward.
         self.steps += 1
         added = {f'{PREFIX}{name}': term for name, term in terms.items()}
         return {**self._task(output), **added}

@@ -79,6 +79,7 @@ class Outputs:
             module.register_forward_hook(note)
             for module in self._modules.values()
         ]
+        # Only while :meth:`of` runs.
         self._stops = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Outputs:

@@ -127,6 +127,7 @@ def read_teacher(source: TeacherSource, cfg: Config) -> Teacher:
     model = _build(config_of(source, cfg), cfg, weights)
     _load(model, weights, f'{said}={source.checkpoint!r}')
     meta = data.get('meta')
+    # In a file of others it may be anything.
     meta = meta if isinstance(meta, Mapping) else {}
     return frozen_teacher(model, meta)
 

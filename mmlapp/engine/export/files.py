@@ -135,6 +135,7 @@ def keep(
         PruningError: If the outputs differ, or the file cannot be written; no
             file is left then.
     """
+    # A list, by which the error comes out of the function.
     start, errors = time.perf_counter(), []
 
     def checked(path: Path) -> None:

@@ -72,6 +72,7 @@ def hand_over(
 
     def write(path: Path) -> float:
         WRITERS[name](slim, path)
+        # As a user would: of a new dense model and the file alone.
         rebuilt = load_slim(slim.dense(), READERS[name](path))
         return _error(slim.network, slim.network.of(rebuilt), images)
 

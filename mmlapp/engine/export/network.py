@@ -155,6 +155,7 @@ def output_names(output: Any, head: nn.Module | None) -> list[str]:
     labels = _labels(head)
     count = len(output_tensors(output))
     parts = output if isinstance(output, (tuple, list)) else [output]
+    # The arguments of a loss: first the outputs of the head.
     used = labels[: len(parts)]
     # Behind the outputs a loss has its ground truth.
     other = isinstance(output, Mapping) or len(used) < len(parts)

@@ -58,6 +58,7 @@ def _compiled(network: nn.Module, images: Tensor, setting: Setting) -> Run:
         with torch.no_grad():
             return output_tensors(compiled(images))
 
+    # Compiles now, and not in a round that is timed.
     run()
     return run
 

@@ -66,6 +66,7 @@ def _torch_run(call: LayerCall, shape: Shape, setting: Setting) -> Run:
 
 
 def _torch_product(x: Tensor, weight: Tensor) -> Run:
+    # Both factors are activations, and have a batch.
     if weight.dim() > 2:
         return lambda: torch.matmul(x, weight)
     # A linear layer keeps its weight as [out, in].

@@ -41,6 +41,7 @@ def onnx_run(
         )
     runtime: Any = import_module('onnxruntime')
     options = runtime.SessionOptions()
+    # Errors alone.
     options.log_severity_level = 3
     options.intra_op_num_threads = setting.threads
     session = runtime.InferenceSession(
@@ -72,6 +73,7 @@ def onnx_layer(call: LayerCall, shape: Shape) -> Any:
         [node],
         'layer',
         [helper.make_tensor_value_info('input', kind, shape.inputs)],
+        # Of a shape that the runtime infers.
         [helper.make_tensor_value_info('output', kind, None)],
         [
             onnx.numpy_helper.from_array(value.numpy(), name)

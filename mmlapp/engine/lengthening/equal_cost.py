@@ -108,6 +108,7 @@ def equal_cost(cfg: C) -> C:
         check_new(phase, old, new)
         # A list, now: the generator stretches while it is read.
         unknown = list(lengthen(cfg, Stretch(old, new)))
+        # Last, since a phase that notes its dense length counts as stretched.
         phase.stretch(Stretch(old, new))
     if unknown and new != old:
         warnings.warn(

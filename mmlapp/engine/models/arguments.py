@@ -136,6 +136,7 @@ def check_costs(name: str, value: Any) -> None:
         check_choice(f'{name}: cost', cost)
 
 
+# By what each argument is checked, before anything is built.
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
     'scope': lambda name, value: check_names(name, value, empty=False),
     'ignore': check_names,

@@ -76,6 +76,7 @@ def deployed_model(
         plans = [one.below(prefix) for one in plans]
     model = build_architecture(architecture, settings, data_preprocessor)
     for one in plans:
+        # In order: each plan is one of widths that the last one left.
         narrow_model(model, one)
     for one in plans:
         carry_plans(model, [*one.slices.items(), *rows_of(one.details)])

@@ -108,6 +108,7 @@ def prunable_model(
             nothing can be removed, or a model that does not run on
             ``input_shape``.
     """
+    # Named as in `attach`, to which they are passed on.
     own: dict[str, Any] = dict(
         scope=scope,
         ignore=ignore,

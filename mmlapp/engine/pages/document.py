@@ -46,6 +46,7 @@ def document(title: str, parts: Iterable[str], style: str = '') -> str:
         style (str): Rules for what this page alone has. Defaults to none.
     """
     body = '\n'.join(parts)
+    # Without a viewport a phone shows a page as wide as that of a desktop.
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -74,6 +75,7 @@ def table(head: Sequence[str], rows: Iterable[str]) -> str:
         rows (Iterable[str]): From :func:`row`.
     """
     cells = ''.join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    # Alone: a table that is too wide would move the whole page sideways.
     return (
         f'<div class="wide"><table><thead><tr>{cells}</tr></thead>'
         f'<tbody>{"".join(rows)}</tbody></table></div>'

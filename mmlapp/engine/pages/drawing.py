@@ -39,6 +39,7 @@ def drawing(label: str, content: str, kind: str = '') -> str:
         kind (str): Class of its size. Defaults to none.
     """
     name = f' class="{kind}"' if kind else ''
+    # Stretched both ways; strokes keep their width by the style.
     return (
         f'<svg role="img" aria-label="{escape(label)}"{name} viewBox="0 0 '
         f'{WIDTH:g} {HEIGHT:g}" preserveAspectRatio="none">{content}</svg>'

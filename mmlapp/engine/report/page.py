@@ -118,6 +118,7 @@ def _accuracy(run: Run) -> Iterator[str]:
     if not found:
         yield '<p>The run was not validated, or it was not logged.</p>'
         return
+    # Validation may count epochs where training counts iterations.
     over = 'epoch' if run.by_epoch else 'iteration'
     parts = [line_chart(n, [Line(n, p)], over) for n, p in found.items()]
     inner = ''.join(parts)
