@@ -18,7 +18,7 @@ from mmlapp.core.bypass.beside import add_bypass
 from mmlapp.engine.training.step_cost import step_cost
 
 from .cost import flops
-from .network import DEPTH, STREAM, classifier, initialise, load
+from .network import STREAM, classifier, initialise, load
 from .rows import Row
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
@@ -63,9 +63,8 @@ def build(
     """
     # The row's share of dense training, in whole epochs.
     epochs = max(round(row.epochs * epochs), 1)
-    # Of the table's network, also for a row that starts from another depth.
-    model = classifier(row.depth, seed)
-    dense = flops(classifier(DEPTH, seed) if row.depth != DEPTH else model)
+    model = classifier(row.depth, seed, kind=row.kind)
+    dense = flops(classifier(row.beside, seed) if row.beside else model)
     if start is not None:
         model = load(start)
         return Built(model, None, dense, flops(model) / dense, epochs)

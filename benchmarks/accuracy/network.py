@@ -1,9 +1,10 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""The network of the tables: a CIFAR ResNet with its linear layer."""
+"""The networks of the tables: those of CIFAR with a linear layer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -12,33 +13,32 @@ from torch import Tensor, nn
 
 from mmlapp.core import ChannelPlan, narrow
 from mmlapp.core.files import replace_file
-from mmlapp.models import CIFARResNet
+from mmlapp.models import CIFARVGG, CIFARResNet
 
 from .data import prepare
 
-# Of the network of the tables.
+# Of the network of most tables, and of all channels of the first stage.
 DEPTH, WIDTH = 20, 16
 # Stem of the residual stream: without it widths inside blocks alone shrink.
 STREAM = 'backbone.conv1'
 
 
 class Classifier(nn.Module):
-    """A CIFAR ResNet with its linear layer.
+    """A backbone with its linear layer.
 
     Args:
-        depth (int): Of the network, 6 n + 2.
-        width (int): Channels of its first stage.
+        backbone (nn.Module): Of feature maps, the last of which counts.
+        channels (int): Of that one.
     """
 
-    def __init__(self, depth: int, width: int = WIDTH) -> None:
+    def __init__(self, backbone: nn.Module, channels: int) -> None:
         super().__init__()
-        self.backbone = CIFARResNet(depth, base_channels=width)
-        # Of three stages, each twice as wide as the one before.
-        self.fc = nn.Linear(4 * width, 10)
+        self.backbone = backbone
+        self.fc = nn.Linear(channels, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of images in [N, 3, 32, 32]."""
-        # [N, 4 width, 8, 8] -> [N, 4 width] -> [N, 10].
+        # As ResNet-20: [N, 64, 8, 8] -> [N, 64] -> [N, 10].
         return self.fc(self.backbone(x)[-1].mean((2, 3)))
 
 
@@ -49,10 +49,30 @@ def initialise(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode='fan_out')
 
 
-def classifier(depth: int, seed: int, width: int = WIDTH) -> Classifier:
+def resnet(depth: int, width: int) -> Classifier:
+    """A ResNet of 6 n + 2 layers; the first stage has a width."""
+    # Of three stages, each twice as wide as the one before.
+    return Classifier(CIFARResNet(depth, base_channels=width), 4 * width)
+
+
+def vgg(depth: int, width: int) -> Classifier:
+    """A VGG whose first stage has four times the width, 64 of 16."""
+    widths = [width * times for times in (4, 8, 16, 32, 32)]
+    return Classifier(CIFARVGG(depth, channels=widths), widths[-1])
+
+
+KINDS: dict[str, Callable[[int, int], Classifier]] = {
+    'resnet': resnet,
+    'vgg': vgg,
+}
+
+
+def classifier(
+    depth: int, seed: int, width: int = WIDTH, kind: str = 'resnet'
+) -> Classifier:
     """A network with the weights of a seed."""
     torch.manual_seed(seed)
-    model = Classifier(depth, width)
+    model = KINDS[kind](depth, width)
     initialise(model)
     return model
 
@@ -66,7 +86,7 @@ def save(model: nn.Module, plan: ChannelPlan | None, path: Path) -> None:
 
 
 def load(path: Path) -> nn.Module:
-    """A network of the tables' depth as :func:`save` wrote it."""
+    """A ResNet-20 as :func:`save` wrote it."""
     model, plan = classifier(DEPTH, 0), path.with_suffix('.json')
     if plan.exists():
         narrow(model, ChannelPlan.load(plan))

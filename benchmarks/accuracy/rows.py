@@ -48,6 +48,9 @@ class Row:
         rate (float): Highest learning rate over that of the recipe. Defaults
             to 1.
         depth (int): Of the network. Defaults to 20.
+        kind (str): Of the network, one of ``KINDS``. Defaults to ``resnet``.
+        beside (int): Depth of the ResNet whose FLOPs shares are taken of.
+            Defaults to 0: of this network.
     """
 
     method: str | Mapping[str, Any] | None = None
@@ -66,6 +69,8 @@ class Row:
     epochs: float = 1.0
     rate: float = 1.0
     depth: int = DEPTH
+    kind: str = 'resnet'
+    beside: int = 0
 
     @property
     def needs(self) -> list[str]:
@@ -145,7 +150,7 @@ INGREDIENTS = {
     'stream': before(settings=ALL),
     'late': before(settings={'min_keep': wide_late}),
     # ResNet-14 has 0.655 of the multiply-adds of ResNet-20.
-    'shallow': before(depth=14, target=TARGET / 0.655),
+    'shallow': before(depth=14, beside=DEPTH, target=TARGET / 0.655),
     'twin': before(settings={'bypass': 'twin'}),
     'asymmetric': before(settings={'bypass': 'asymmetric'}),
     'repvgg': before(settings={'bypass': 'repvgg'}),
@@ -198,15 +203,35 @@ ABLATION = {
     'late-scratch': before(settings={'min_keep': wide_late}),
     'stream-scratch': before(settings=ALL),
 }
+# What is compared at other budgets, and of other networks.
+COMPARED = {
+    'uniform': before(),
+    'random': RANDOM,
+    'lapp': lapp(),
+    'lapp-inner': lapp(settings=INNER),
+}
 CURVE = {
     'dense': Row(),
     **{
         f'{name}-{100 * target:g}': replace(row, target=target)
         for target in (0.7, 0.55, 0.25)
-        for name, row in (('uniform', before()), ('lapp', lapp()))
+        for name, row in COMPARED.items()
     },
 }
 HALF = 0.5
+RESNET56 = {
+    name: replace(row, depth=56, target=HALF)
+    for name, row in {'dense': Row(), **COMPARED}.items()
+}
+# It adds nothing up, and so has no streams to leave whole.
+VGG16 = {
+    'dense': Row(depth=16, kind='vgg'),
+    **{
+        name: replace(row, depth=16, kind='vgg', target=HALF, settings=ALL)
+        for name, row in COMPARED.items()
+        if name != 'lapp-inner'
+    },
+}
 FAMILY = {
     'dense': Row(),
     'uniform': before(target=HALF),
@@ -249,6 +274,8 @@ TABLES: dict[str, dict[str, Row]] = {
     'ingredients': INGREDIENTS,
     'ablation': ABLATION,
     'curve': CURVE,
+    'resnet56': RESNET56,
+    'vgg16': VGG16,
     'family': FAMILY,
     'limited': LIMITED,
 }
