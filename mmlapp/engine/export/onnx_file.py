@@ -25,6 +25,7 @@ from .base import (
     register_exporter,
     without_warnings,
 )
+from .decompositions import decomposed
 from .torch_export import exported_program
 
 INPUT = 'input'
@@ -61,7 +62,7 @@ class Onnx(Exporter):
         if settings.slim:
             check_packages('onnx', ['onnxslim'])
         onnx: Any = import_module('onnx')
-        program = exported_program(network, images, settings)
+        program = decomposed(exported_program(network, images, settings))
         opset = _opset(program, settings.opset)
         with without_warnings(), torch.no_grad():
             # Said explicitly: torch and mmdeploy disagree about the default.
