@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ from .base import (
     without_warnings,
 )
 from .functions import plain_functions
+from .known_sizes import known_sizes
+
+# Within which a network is followed.
+WITHIN = without_warnings, plain_functions, known_sizes, torch.no_grad
 
 
 def exported_program(
@@ -46,7 +51,9 @@ def exported_program(
     first: Exception | None = None
     for step, dims in open_dimensions(images, settings):
         try:
-            with without_warnings(), plain_functions(), torch.no_grad():
+            with ExitStack() as stack:
+                for each in WITHIN:
+                    stack.enter_context(each())
                 # Not strict: Python runs as it stands, where Dynamo does not
                 # know all of what OpenMMLab's models do.
                 program = torch.export.export(
