@@ -56,8 +56,40 @@ def _by_torchvision(
 ) -> Tensor:
     # The same computation, by an operator; groups follow from the shapes.
     deform: Any = import_module('torchvision.ops').deform_conv2d
+    size = _size(x, weight, *window)
+    offset = _read_as(offset, size)
+    mask = None if mask is None else _read_as(mask, size)
     found: Tensor = deform(x, offset, weight, bias, *window, mask)
     return found
+
+
+def _size(
+    x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any
+) -> list[int]:
+    """Height and width of the output of a convolution."""
+    pair: Any = import_module('torch.nn.modules.utils')._pair
+    sizes = zip(
+        x.shape[2:],
+        weight.shape[2:],
+        *map(pair, (stride, padding, dilation)),
+        strict=True,
+    )
+    return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes]
+
+
+def _read_as(values: Tensor, size: list[int]) -> Tensor:
+    """Values of another size, as kernels of MMCV read them.
+
+    These take the values of each image one by one as if they had the size of
+    the output, and leave the rest. DyHead gives a convolution of stride 2 the
+    offsets of all pixels.
+    """
+    # [n, c, h, w] -> [n, c h w] -> [n, c height width] -> [n, c, height,
+    # width]. Too few values are an error of torchvision.
+    count = values.shape[1] * size[0] * size[1]
+    if list(values.shape[2:]) == size or values[0].numel() < count:
+        return values
+    return values.flatten(1)[:, :count].unflatten(1, (values.shape[1], *size))
 
 
 # Forwards with hidden kernels, by the name of their class; what takes their

@@ -4,7 +4,11 @@
 
 import pytest
 import torch
-from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack
+from mmcv.ops import (
+    DeformConv2dPack,
+    ModulatedDeformConv2d,
+    ModulatedDeformConv2dPack,
+)
 from torch import nn
 
 from mmlapp.core import PruningError
@@ -80,6 +84,28 @@ def test_files_hold_deformable_convolutions(suffix, tmp_path):
         nn.init.normal_(layer.conv_offset.weight, std=0.3)
     path = tmp_path / f'net{suffix}'
     made = export(net.eval(), torch.rand(2, 4, 8, 8), path)
+    assert made.error < 1e-5
+
+
+class LargeOffsets(nn.Module):
+    """As in DyHead: offsets of all pixels, of which every other one counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.offset = nn.Conv2d(4, 27, 3, padding=1)
+        self.conv = ModulatedDeformConv2d(4, 6, 3, stride=2, padding=1)
+
+    def forward(self, x):
+        found = self.offset(x)
+        return self.conv(x, found[:, :18], found[:, 18:].sigmoid())
+
+
+@pytest.mark.parametrize('suffix', ['.pt2', '.torchscript'])
+def test_offsets_of_another_size_are_read_as_by_mmcv(suffix, tmp_path):
+    torch.manual_seed(0)
+    net = LargeOffsets().eval()
+    path = tmp_path / f'net{suffix}'
+    made = export(net, torch.rand(2, 4, 7, 8), path)
     assert made.error < 1e-5
 
 
