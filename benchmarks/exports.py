@@ -49,7 +49,9 @@ MEASURE = """All weights and statistics are random, and a random share between
 scikit-learn) behind the preprocessor of the model. A number is the largest
 relative error of any output: at most 1e-4 in PyTorch and 1e-3 in ONNX
 Runtime, or the file is not kept. With an asterisk the size of the batch is
-fixed, for the network computes with it as a number.
+fixed, for the network computes with it as a number. With a dagger a few
+values are others, about which rounding decides in the network itself: PyTorch
+in double precision has others, too. Photos are compared in a mirror as well.
 """
 
 
@@ -138,7 +140,12 @@ def attempt(slim: Slim, images: Tensor, name: str, folder: Path) -> Row:
         except PruningError as error:
             reason = reason or str(error)
         else:
-            return {'error': made.error, 'bytes': made.size, 'open': dynamic}
+            return {
+                'error': made.error,
+                'bytes': made.size,
+                'open': dynamic,
+                'undecided': made.undecided,
+            }
     return {'reason': reason}
 
 
@@ -219,7 +226,8 @@ def _cell(cell: Row) -> str:
     if 'reason' in cell:
         return 'no'
     mark = '' if cell['open'] == 'batch' else '*'
-    return f'{cell["error"]:.1g}{mark}'
+    torn = '†' if cell.get('undecided') else ''
+    return f'{cell["error"]:.1g}{mark}{torn}'
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -110,8 +110,8 @@ def show(report: Report) -> None:
     print(*lines, sep='\n', flush=True)
     console().print(statuses_table(report.statuses))
     for status in report.statuses:
-        if status.reason:
-            print(f'{status.name}: {status.reason}')
+        if status.remark:
+            print(f'{status.name}: {status.remark}')
     if report.mmdeploy:
         print('with mmdeploy, NMS and all, from a clone in $MMDEPLOY:')
         print(report.mmdeploy)

@@ -53,7 +53,7 @@ def test_what_fails_has_its_reason(tmp_path):
 def test_rows_of_a_table():
     fine = dict(error=2e-7, open='batch')
     cells = dict.fromkeys(exports.FORMATS, fine)
-    cells['onnx'] = dict(error=3e-6, open='none')
+    cells['onnx'] = dict(error=3e-6, open='none', undecided=1)
     cells['plain'] = dict(reason='no such thing')
     rows = [
         dict(
@@ -67,7 +67,7 @@ def test_rows_of_a_table():
         exports.failed(read_list('b.py')[0], 'late'),
     ]
     lines = exports.markdown(rows, '# Title').splitlines()
-    row = '| a | all | 2 | 50.0% | 3e-06* | 2e-07 | 2e-07 | no | 2e-07 |'
+    row = '| a | all | 2 | 50.0% | 3e-06*† | 2e-07 | 2e-07 | no | 2e-07 |'
     assert row in lines
     assert '- a, plain: `no such thing`' in lines
     assert '- b: `late`' in lines

@@ -43,6 +43,17 @@ class Status:
     made: Exported | None = None
     reason: str = ''
 
+    @property
+    def remark(self) -> str:
+        """Why there is no file, or what to know of it; often nothing."""
+        if self.made is None or not self.made.undecided:
+            return self.reason
+        return (
+            f'{self.made.undecided} values are others than in PyTorch, about '
+            'which rounding decides in the network itself: in double '
+            'precision it has others, too'
+        )
+
 
 @dataclass(frozen=True)
 class Report:

@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from mmlapp.core import PruningError
-from mmlapp.core.compare import largest_error
 from mmlapp.core.files import replace_file
 
 from ..output_files import check_output, unwritable
+from .agreement import Agreement, Reference, worst
 from .base import HALF_TOLERANCE, STEPS, Exporter, Run, Settings
 from .formats import find_exporter, format_of
-from .outputs import checked_names, flat, outputs_of
+from .outputs import checked_names, flat
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Exported:
         tolerance (float): What was allowed.
         size (int): In bytes.
         seconds (float): Writing and comparing took.
+        undecided (int): Values that are others since rounding decides about
+            them in the network itself, see :mod:`.agreement`. Defaults to 0.
     """
 
     format: str
@@ -53,6 +55,7 @@ class Exported:
     tolerance: float
     size: int
     seconds: float
+    undecided: int = 0
 
 
 def export(
@@ -109,42 +112,48 @@ def export(
     checks = _inputs(images, settings.dynamic)
     # Before a file is written: what the network cannot run itself is no fault
     # of a format.
-    expected = [outputs_of(network, x) for x in checks]
-    labels = checked_names(names, len(expected[0]))
+    expected = [Reference(network, x) for x in checks]
+    labels = checked_names(names, len(expected[0].outputs))
 
-    def write(path: Path) -> float:
+    def write(path: Path) -> Agreement:
         _write(exporter, name, (own, checks[0], path, labels, settings))
-        return _compare(exporter, name, path, checks, expected)
+        found = _outputs(exporter, name, path, checks)
+        pairs = zip(expected, found, strict=True)
+        return worst([r.compared(f, tolerance) for r, f in pairs])
 
     return keep(name, out, write, tolerance)
 
 
 def keep(
-    name: str, out: Path, write: Callable[[Path], float], tolerance: float
+    name: str,
+    out: Path,
+    write: Callable[[Path], Agreement],
+    tolerance: float,
 ) -> Exported:
     """Writes a file under a temporary name, and keeps it if it agrees.
 
     Args:
         name (str): Of the format.
         out (Path): The file.
-        write (Callable): Writes to a path and returns the largest relative
-            error of an output of what is there.
+        write (Callable): Writes to a path and returns how far what is there
+            is from the network.
         tolerance (float): What is allowed.
 
     Raises:
         PruningError: If the outputs differ, or the file cannot be written; no
             file is left then.
     """
-    # A list, by which the error comes out of the function.
-    start, errors = time.perf_counter(), []
+    # A list, by which the agreement comes out of the function.
+    start, found = time.perf_counter(), []
 
     def checked(path: Path) -> None:
-        errors.append(write(path))
+        found.append(write(path))
+        error = found[0].error
         # Not by >, for NaN exceeds nothing.
-        if not errors[0] <= tolerance:
+        if not error <= tolerance:
             raise PruningError(
                 f'format={name!r}: the file does not compute what the '
-                f'network does (relative error {errors[0]:.2g}, at most '
+                f'network does (relative error {error:.2g}, at most '
                 f'{tolerance:g}). It was not kept'
             )
 
@@ -154,7 +163,10 @@ def keep(
         raise unwritable('out', out, error) from error
     seconds = time.perf_counter() - start
     size = out.stat().st_size
-    return Exported(name, out, errors[0], tolerance, size, seconds)
+    made = found[0]
+    return Exported(
+        name, out, made.error, tolerance, size, seconds, made.undecided
+    )
 
 
 def _check_network(network: nn.Module) -> None:
@@ -227,12 +239,17 @@ def brief(error: BaseException) -> str:
 
 
 def _inputs(images: Tensor, dynamic: str) -> list[Tensor]:
-    """The example, then what the open dimensions allow beside it."""
+    """The example, then what else the file must compute on.
+
+    Other values always, by images in a mirror: a value that is read from the
+    example may be a constant in the file.
+    """
+    mirrored = images.flip(-1)
     if dynamic == 'none':
-        return [images]
+        return [images, mirrored]
     # What is open must not be one in the example: torch takes it for fixed.
     example = images if len(images) > 1 else torch.cat([images, images])
-    found = [example, example[:1]]
+    found = [example, mirrored[:1]]
     if dynamic == 'size':
         height, width = images.shape[2:]
         size = height + STEPS[-1], width + 2 * STEPS[-1]
@@ -255,23 +272,15 @@ def _write(exporter: Exporter, name: str, args: tuple[Any, ...]) -> None:
         ) from error
 
 
-def _compare(
-    exporter: Exporter,
-    name: str,
-    path: Path,
-    inputs: Sequence[Tensor],
-    expected: Sequence[Sequence[Tensor]],
-) -> float:
-    """Largest error of a file on all inputs; NaN if one is no number."""
+def _outputs(
+    exporter: Exporter, name: str, path: Path, inputs: Sequence[Tensor]
+) -> list[list[Tensor]]:
+    """What a file computes on all inputs."""
     try:
         run = exporter.load(path)
-        found = [run(x) for x in inputs]
+        return [run(x) for x in inputs]
     except Exception as error:
         raise PruningError(
             f'format={name!r}: the file that was written does not run '
             f'({brief(error)}). It was not kept'
         ) from error
-    pairs = zip(expected, found, strict=True)
-    errors = [largest_error(a, b) for a, b in pairs]
-    # By torch, whose maximum is NaN if one is.
-    return float(torch.tensor(errors).max())

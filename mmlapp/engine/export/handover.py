@@ -23,6 +23,7 @@ from mmlapp.core.compare import DEPLOYED_TOLERANCE, largest_error
 from mmlapp.core.handover.fuse import Fold
 from mmlapp.core.handover.slim import slim_bytes, slim_state
 
+from .agreement import Agreement
 from .base import check_packages
 from .files import Exported, check_out, keep
 from .network import Network
@@ -70,11 +71,14 @@ def hand_over(
         check_packages(name, ['safetensors'])
     check_out(out, force)
 
-    def write(path: Path) -> float:
+    def write(path: Path) -> Agreement:
         WRITERS[name](slim, path)
         # As a user would: of a new dense model and the file alone.
         rebuilt = load_slim(slim.dense(), READERS[name](path))
-        return _error(slim.network, slim.network.of(rebuilt), images)
+        # By the same kernels: nothing is left to rounding.
+        return Agreement(
+            _error(slim.network, slim.network.of(rebuilt), images)
+        )
 
     return keep(name, out, write, DEPLOYED_TOLERANCE)
 

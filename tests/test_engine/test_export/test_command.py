@@ -1,5 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ from mmengine.config import Config
 
 from mmlapp.core import PruningError
 from mmlapp.engine.export.base import Settings
-from mmlapp.engine.export.command import export_checkpoint, path_of
-from mmlapp.engine.export.files import load
+from mmlapp.engine.export.command import Status, export_checkpoint, path_of
+from mmlapp.engine.export.files import Exported, load
 from mmlapp.engine.models.plans import narrow_model
 
 
@@ -20,6 +21,14 @@ def narrow_run(classifier_run):
     model = narrow_model(run.model, run.model.pruner.plan())
     run.change(lambda data: data.update(state_dict=model.state_dict()))
     return run
+
+
+def test_a_status_tells_what_rounding_decides():
+    made = Exported('onnx', Path('net.onnx'), 0.0, 1e-3, 1, 1.0)
+    assert Status('onnx', made.path, made).remark == ''
+    assert Status('onnx', made.path, reason='no').remark == 'no'
+    torn = Status('onnx', made.path, replace(made, undecided=2))
+    assert torn.remark.startswith('2 values are others')
 
 
 def test_one_format_that_fails_stops_no_other(

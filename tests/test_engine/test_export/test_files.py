@@ -6,11 +6,13 @@ import sys
 
 import pytest
 import torch
+from rounding import Equal, nearly_equal
 from torch import nn
 
 from mmlapp.core import PruningError
 from mmlapp.engine.export.base import Exporter, Settings
 from mmlapp.engine.export.files import export, load
+from mmlapp.engine.export.torchscript import TorchScript
 
 SUFFIXES = 'onnx', 'pt2', 'torchscript'
 RUN_ALONE = """
@@ -89,6 +91,13 @@ class Forgetful(nn.Module):
         return x * (2.0 if len(x) > 1 else 3.0)
 
 
+class Peeks(nn.Module):
+    """A trace takes a pixel of its example for a constant."""
+
+    def forward(self, x):
+        return x * float(x[0, 0, 0, 0])
+
+
 class Reads(nn.Module):
     """Python computes with a number that the images decide."""
 
@@ -125,6 +134,13 @@ def test_what_a_format_cannot_hold_leaves_nothing(
 ):
     with pytest.raises(PruningError, match=text):
         export(network, images, tmp_path / f'net.{suffix}')
+    assert left_in(tmp_path) == []
+
+
+def test_files_are_compared_on_other_values_than_the_example(images, tmp_path):
+    net, path = Peeks().eval(), tmp_path / 'net.torchscript'
+    with pytest.raises(PruningError, match='does not compute what'):
+        export(net, images, path, settings=Settings('none'))
     assert left_in(tmp_path) == []
 
 
@@ -237,3 +253,30 @@ def test_a_format_is_one_class(tmp_path, images):
             export(nn.ReLU().eval(), images, tmp_path / 'net.numbers')
     finally:
         del EXPORTERS._entries['numbers']
+
+
+def test_values_that_rounding_decides_are_told(monkeypatch, tmp_path):
+    """A file that keeps another of two equal values is kept, and says so."""
+    images = nearly_equal(2)
+    load_usual = TorchScript.load
+
+    def load_other(self, path, threads=None):
+        run = load_usual(self, path, threads)
+
+        def flipped(x):
+            (found,) = run(x)
+            found[0, 0, 0, 0] = 5 - found[0, 0, 0, 0]
+            return [found]
+
+        return flipped
+
+    monkeypatch.setattr(TorchScript, 'load', load_other)
+    path = tmp_path / 'net.torchscript'
+    made = export(Equal().eval(), images, path, settings=Settings('none'))
+    # On the images, and on those in a mirror.
+    assert (made.error, made.undecided) == (0, 2)
+    # Equal without rounding: then nothing is spared.
+    other = tmp_path / 'other.torchscript'
+    with pytest.raises(PruningError, match=r'relative error 1, at most'):
+        export(Equal().eval(), images.round(), other)
+    assert left_in(tmp_path) == ['net.torchscript']
