@@ -65,37 +65,7 @@ def read_entries(data: Mapping[str, Any]) -> dict[str, Any]:
         PruningError: If an entry is missing, unknown, of another kind, does
             not agree with another one, or was changed after it was written.
     """
-    # Other entries are numbers of these two lists.
-    tables = record(
-        {'kept': sequence(_kept), 'shapes': sequence(sequence(SIZE))}
-    )({k: v for k, v in data.items() if k in ('kept', 'shapes')}, 'plan')
-    # The lists first: memory in proportion to the text, for an entry that is
-    # named a thousand times is one object.
-    kept = _member(tables['kept'], 'kept')
-    entries = record(
-        {
-            # Checked before, by ChannelPlan.from_dict.
-            'version': plain,
-            'digest': text,
-            'kept': _skip,
-            'shapes': _skip,
-            'tensors': mapping(_member(tables['shapes'], 'shapes')),
-            'groups': mapping(kept),
-            'slices': mapping(mapping(kept, _dim)),
-            'attributes': mapping(kept),
-            'branches': mapping(
-                record(
-                    {'settings': _settings, 'inputs': kept, 'outputs': kept}
-                )
-            ),
-            'unit': text,
-            'details': mapping(mapping(kept)),
-            'biases': sequence(text),
-            'heads': mapping(SIZE),
-            'costs': mapping(record(COST, optional=['target'])),
-        },
-        optional=['heads'],
-    )(data, 'plan')
+    entries = _reader(data)(data, 'plan')
     _check_slices(entries['slices'], entries['tensors'])
     _check_heads(entries.get('heads', {}), entries['groups'])
     # Last: an error says what is wrong where that can be told, and not just
@@ -113,6 +83,37 @@ def read_entries(data: Mapping[str, Any]) -> dict[str, Any]:
     return entries
 
 
+def _reader(data: Mapping[str, Any]) -> Reader[dict[str, Any]]:
+    """Returns a reader of all entries, which are numbers of two lists."""
+    # The lists first: memory in proportion to the text, for an entry that is
+    # named a thousand times is one object.
+    lists = record(LISTS)(
+        {k: v for k, v in data.items() if k in LISTS}, 'plan'
+    )
+    kept = _member(lists['kept'], 'kept')
+    branch = record({'settings': _settings, 'inputs': kept, 'outputs': kept})
+    return record(
+        {
+            # Checked before, by ChannelPlan.from_dict.
+            'version': plain,
+            'digest': text,
+            'kept': _skip,
+            'shapes': _skip,
+            'tensors': mapping(_member(lists['shapes'], 'shapes')),
+            'groups': mapping(kept),
+            'slices': mapping(mapping(kept, _dim)),
+            'attributes': mapping(kept),
+            'branches': mapping(branch),
+            'unit': text,
+            'details': mapping(mapping(kept)),
+            'biases': sequence(text),
+            'heads': mapping(SIZE),
+            'costs': mapping(record(COST, optional=['target'])),
+        },
+        optional=['heads'],
+    )
+
+
 def _skip(value: Any, where: str) -> None:
     """Was read before."""
 
@@ -125,6 +126,9 @@ def _kept(value: Any, where: str) -> Kept:
         return Kept.parse(size, text(value[1], f'{where}[1]'))
     except PruningError as error:
         raise PruningError(f'{where}: {error}') from error
+
+
+LISTS = {'kept': sequence(_kept), 'shapes': sequence(sequence(SIZE))}
 
 
 def _member(table: Sequence[T], name: str) -> Reader[T]:

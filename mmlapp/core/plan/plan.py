@@ -15,6 +15,7 @@ from ..files import replace_text
 from .entries import BranchPlan, read_entries
 from .kept import Kept
 from .reading import digest, parse_json, plain, shown
+from .writing import write_entries
 
 VERSION = 4
 
@@ -42,6 +43,16 @@ class ChannelPlan:
             do not have, from the norms of merged branches.
         heads (Mapping[str, int]): Width of the heads of attention that a
             group consists of, by its name; groups of channels have none.
+
+    Examples:
+        >>> half = Kept(4, (0, 1))
+        >>> plan = ChannelPlan(
+        ...     groups={'conv1': half},
+        ...     slices={'conv1.weight': {0: half}},
+        ...     shapes={'conv1.weight': (4, 3, 3, 3)},
+        ... )
+        >>> ChannelPlan.from_json(plan.to_json()) == plan
+        True
     """
 
     groups: Mapping[str, Kept]
@@ -62,52 +73,8 @@ class ChannelPlan:
         elsewhere as their number in that list: all dimensions of a group
         share one. ``digest`` is the fingerprint of everything else.
         """
-        # A wide network repeats few index lists in thousands of places.
-        numbers: dict[Kept, int] = {}
-        shapes: dict[tuple[int, ...], int] = {}
-
-        def number(kept: Kept) -> int:
-            # The number it has, or else the next one: 0, 1, 2 ...
-            return numbers.setdefault(kept, len(numbers))
-
-        def shape(size: tuple[int, ...]) -> int:
-            return shapes.setdefault(size, len(shapes))
-
-        data = {
-            'version': VERSION,
-            # Numbers as they are read again, so that the text is the same.
-            'costs': {
-                name: {key: float(value) for key, value in cost.items()}
-                for name, cost in self.costs.items()
-            },
-            'groups': {k: number(v) for k, v in self.groups.items()},
-            'unit': self.unit,
-            'branches': {
-                name: {
-                    'settings': dict(b.settings),
-                    'inputs': number(b.inputs),
-                    'outputs': number(b.outputs),
-                }
-                for name, b in self.branches.items()
-            },
-            'details': {
-                name: {key: number(k) for key, k in entry.items()}
-                for name, entry in self.details.items()
-            },
-            'attributes': {k: number(v) for k, v in self.attributes.items()},
-            'slices': {
-                name: {str(d): number(k) for d, k in dims.items()}
-                for name, dims in self.slices.items()
-            },
-            'biases': list(self.biases),
-            'heads': dict(self.heads),
-            'tensors': {k: shape(tuple(v)) for k, v in self.shapes.items()},
-        }
-        # Last, when everything above has its number; dicts keep that order.
-        data['kept'] = [[kept.size, kept.text()] for kept in numbers]
-        data['shapes'] = [list(size) for size in shapes]
         # As it is read again: without tuples and kinds of dictionaries.
-        data = plain(data, 'plan')
+        data = plain({'version': VERSION, **write_entries(self)}, 'plan')
         return {**data, 'digest': digest(data)}
 
     @classmethod
@@ -131,7 +98,8 @@ class ChannelPlan:
         if type(version) is not int or version != VERSION:
             raise PruningError(
                 f'channel plan of version {shown(version)}: this release '
-                f'reads version {VERSION}'
+                f'reads version {VERSION}. Use the release that wrote it, or '
+                'deploy the checkpoint again'
             )
         try:
             return cls(**read_entries(data))
