@@ -46,7 +46,7 @@ from mmlapp.engine.benchmark.rows import Candidate, Inputs, bench
 from mmlapp.engine.latency.backends import BACKENDS
 from mmlapp.engine.latency.measure import latency_table
 from mmlapp.engine.latency.setting import Setting
-from mmlapp.engine.latency.subject import Plan, Subject
+from mmlapp.engine.latency.subject import Procedure, Subject
 from mmlapp.engine.latency.whole_networks import untrained
 
 RESULTS = Path(__file__).parent / 'results' / 'equal_latency.json'
@@ -56,9 +56,9 @@ DEPTH, WIDTH = 8, 32
 # All widths of the table are measured: with AVX-512 time grows in steps of
 # 16 channels, which a budget of time is to see and one of FLOPs is not.
 DIVISOR, POINTS = 8, 16
-# Predicted latencies that are taken for equal, and how often a share of the
-# FLOPs is tried for that.
-NEAR, ATTEMPTS = 0.01, 6
+# Predicted latencies that are taken for equal, relative, and how often a share
+# of the FLOPs is tried for that: what is removed depends on it as on chance.
+NEAR, ATTEMPTS = 0.02, 6
 MARKS = '<!-- equal latency -->', '<!-- end of equal latency -->'
 COLUMNS = 'FLOPs', 'predicted', 'measured', 'p90 / median', 'seeds', 'top-1'
 Result = dict[str, Any]
@@ -200,38 +200,39 @@ def as_fast(begin: Any, wanted: float) -> tuple[Run, dict[str, float]]:
         begin (Callable): From a target to a run, which always goes alike.
         wanted (float): Share of the dense network's latency.
     """
-    # Time follows FLOPs along lines between what is known; the dense network
-    # is at (1, 1), and nothing takes no time.
-    known = {0.0: 0.0, 1.0: 1.0}
-    best: Any = None
+    # Shares of FLOPs and of latency between which the wanted one lies: the
+    # dense network has all, and nothing takes no time.
+    low, high, best = (0.0, 0.0), (1.0, 1.0), None
     for _ in range(ATTEMPTS):
-        target = between(known, wanted)
+        target = between(low, high, wanted)
         training = begin({'flops': target})
         left = training.prune()
-        known[target] = left['latency']
         tell(f'flops {target:.3f}: latency {left["latency"]:.3f}')
         off = abs(left['latency'] / wanted - 1)
         if best is None or off < best[0]:
             best = off, training, left
         if off <= NEAR:
             break
-    return best[1:]
+        point = target, left['latency']
+        low, high = (low, point) if point[1] > wanted else (point, high)
+    assert best is not None, ATTEMPTS
+    return best[1], best[2]
 
 
-def between(known: Mapping[float, float], wanted: float) -> float:
-    """Where a value is to be expected, on the line through its neighbours.
+def between(
+    low: tuple[float, float], high: tuple[float, float], wanted: float
+) -> float:
+    """Where a value is to be expected, on the line through two points.
 
     Args:
-        known (Mapping): From places to values; at least one value is below
-            the wanted one, and one above it.
+        low (tuple[float, float]): Place and value, below the wanted one.
+        high (tuple[float, float]): Likewise, above it.
         wanted (float): The value.
 
     Examples:
-        >>> between({0.0: 0.0, 0.5: 0.7, 1.0: 1.0}, 0.35)
+        >>> between((0.0, 0.0), (0.5, 0.7), 0.35)
         0.25
     """
-    low = max((p for p in known.items() if p[1] < wanted), key=lambda p: p[1])
-    high = min((p for p in known.items() if p[1] > wanted), key=lambda p: p[1])
     share = (wanted - low[1]) / (high[1] - low[1])
     return low[0] + share * (high[0] - low[0])
 
@@ -240,14 +241,14 @@ def measured_table(asked: Asked, path: Path) -> LatencyTable:
     """What the layers take, from a file or measured."""
     model = asked.network().eval()
     subject = Subject('ResNet', model, analyse(model, EXAMPLE), EXAMPLE)
-    plan = Plan(
+    procedure = Procedure(
         Setting(asked.backend),
         POINTS,
         divisor=DIVISOR,
         clock=time.process_time,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    return latency_table(subject, plan, path)
+    return latency_table(subject, procedure, path)
 
 
 @untrained()

@@ -91,9 +91,25 @@ def test_the_nearest_is_kept_where_none_is_near():
     assert training.flops >= 0.62
 
 
-def test_a_line_through_the_neighbours():
-    known = {0.0: 0.0, 0.4: 0.5, 0.8: 0.9, 1.0: 1.0}
-    assert between(known, 0.7) == pytest.approx(0.6)
+def test_no_share_is_tried_twice():
+    """What is removed depends on chance, too: here less FLOPs take longer."""
+    asked = []
+    found = iter([0.781, 0.636, 0.709, 0.55, 0.62, 0.57])
+
+    class Phase:
+        def __init__(self, target):
+            asked.append(target['flops'])
+
+        def prune(self):
+            return {'latency': next(found)}
+
+    _, left = as_fast(Phase, 0.6)
+    assert left['latency'] == 0.62
+    assert len(set(asked)) == ATTEMPTS
+
+
+def test_a_line_through_two_points():
+    assert between((0.4, 0.5), (0.8, 0.9), 0.7) == pytest.approx(0.6)
 
 
 @pytest.fixture
