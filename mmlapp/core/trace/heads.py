@@ -12,7 +12,7 @@ traced once more where such a view was met.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,6 +90,8 @@ class Heads:
             followed as a whole.
         whole (list[Tensor]): Labels of the heads of these, each ``[heads,
             width]``.
+        single (list[Tensor]): Labels of queries and keys of a single head
+            whose scale is computed from their width, which stays.
         fitted (dict[str, Tensor]): Modules that take the width of heads
             from a shape, and the labels ``[heads, width]`` of a part.
     """
@@ -101,6 +103,7 @@ class Heads:
     values: list[Tensor] = field(default_factory=list)
     rows: list[Tensor] = field(default_factory=list)
     whole: list[Tensor] = field(default_factory=list)
+    single: list[Tensor] = field(default_factory=list)
     fitted: dict[str, Tensor] = field(default_factory=dict)
     # Sizes that the view which runs at the moment was asked for, if known,
     # and whether it cuts channels into heads.
@@ -186,6 +189,33 @@ class Heads:
             if cut.heads and name == module:
                 self.fitted[module] = cut.whole()
         return module in self.fitted
+
+    def fits_single(
+        self, graph: ChannelGraph
+    ) -> Callable[[str, Tensor, Tensor], bool]:
+        """Whether a size is the width of a single head, which stays.
+
+        Args:
+            graph (ChannelGraph): Of this pass.
+
+        Returns:
+            Callable: Is given the name of the module that asks for the size,
+            and labels of what it is the size of and of what it counts, which
+            shrinks by itself then: the view gets another size.
+        """
+        if not self.single:
+            return lambda module, ids, counted: False
+        root = graph.resolve()
+        stay = _components(root, self.single)
+
+        def fits(module: str, ids: Tensor, counted: Tensor) -> bool:
+            mine = _of(root, ids)
+            if not mine or not mine <= stay or _of(root, counted) <= stay:
+                return False
+            self.fitted.setdefault(module, ids.view(1, -1))
+            return True
+
+        return fits
 
     def choose(self, graph: ChannelGraph) -> dict[Place, int]:
         """Returns the views that cut into heads, for the next pass.

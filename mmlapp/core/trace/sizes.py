@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..attention.fitted import VIEWS
 from .graph import NO_CHANNEL
 from .labels import Axis, Labels
 from .record import no_nodes
@@ -191,8 +192,9 @@ class Sizes:
 
     def __init__(self, tracer: Tracer) -> None:
         self.tracer = tracer
-        # Numbers, and labels of the dimensions that they are the size of.
-        self._used: list[tuple[Width, Tensor]] = []
+        # Numbers, labels of the dimensions that they are the size of, and the
+        # module whose view could be given another one, if any.
+        self._used: list[tuple[Width, Tensor, str]] = []
         self.counting = True
         self._blank = False
 
@@ -243,7 +245,10 @@ class Sizes:
             ):
                 continue
             if dim in labels.axes:
-                self.count(size, labels.axes[dim].ids)
+                last = func in VIEWS and not kwargs and dim == tensor.dim() - 1
+                fits = last and not size.source.attribute
+                module = self.tracer.running() if fits else ''
+                self.count(size, labels.axes[dim].ids, module)
 
     @contextmanager
     def blank_constants(self) -> Iterator[None]:
@@ -257,14 +262,16 @@ class Sizes:
         finally:
             self._blank = before
 
-    def count(self, size: Width, ids: Tensor) -> None:
+    def count(self, size: Width, ids: Tensor, module: str = '') -> None:
         """Notes of what a number tells how much it is.
 
         Args:
             size (Width): The number.
             ids (Tensor): Labels of what it counts, as many.
+            module (str): Name of a module whose view asks for it, and could
+                be given another one. Defaults to none.
         """
-        self._used.append((size, ids))
+        self._used.append((size, ids, module))
 
     def knows(self, size: Any) -> bool:
         """Returns whether a number follows channels of this trace.
@@ -294,12 +301,15 @@ class Sizes:
     def settle(self) -> None:
         """Ties what must be as many, unless it is so already."""
         sure = {
-            size.source.attribute for size, _ in self._used if not size.other
+            size.source.attribute for size, *_ in self._used if not size.other
         }
+        fits = self.tracer.heads.fits_single(self.tracer.graph)
         pending = []
-        for size, ids in self._used:
+        for size, ids, module in self._used:
             chosen = _chosen(size, sure)
             counted = chosen.source.labels()
+            if module and fits(module, ids, counted):
+                continue
             if chosen.times > 1 or chosen.parts > 1 or not counted.equal(ids):
                 pending.append((chosen, counted, ids))
         # Products behind the numbers that they are made of, which tell which

@@ -42,6 +42,8 @@ def attention(
             width = tracer.labels(tensor).axes.get(tensor.dim() - 1)
             if width is not None:
                 tracer.heads.over.append(width.ids)
+                if tensor.dim() < 3 or tensor.shape[-3] == 1:
+                    tracer.heads.single.append(width.ids)
                 tracer.graph.freeze(width.ids, SCALED)
 
 

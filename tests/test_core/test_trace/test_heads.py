@@ -396,3 +396,27 @@ def test_training_goes_on_where_heads_were_removed(tokens):
                 pruner.step()
     assert twin.attention.num_heads < HEADS
     torch.testing.assert_close(twin(tokens), model(tokens))
+
+
+class Single(Separate):
+    """One head, which is scaled by the width that its input has."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads = 1
+
+
+@torch.no_grad()
+def test_channels_go_around_a_single_head_whose_width_stays(tokens):
+    model = build(Single)
+    pruner = attach(model, tokens)
+    assert {g.name: g.size for g in pruner.groups} == {'first': WIDTH}
+    pruner.set_mask(torch.arange(WIDTH) % 3 > 0)
+    masked = model(tokens)
+    plan = ChannelPlan.from_json(pruner.plan().to_json())
+    slim = narrow(model, plan)
+    torch.testing.assert_close(slim(tokens), masked, rtol=1e-11, atol=1e-11)
+    part = slim.attention
+    shapes = [f.weight.shape for f in (part.q, part.k, part.v, part.proj)]
+    # Values are not scaled.
+    assert shapes == [(WIDTH, 8), (WIDTH, 8), (8, 8), (8, 8)]
