@@ -163,11 +163,7 @@ def attach(
     decides = METHODS.build(method)
     check_one_shrinks(shrink_steps, decides)
     scorer = Scorer(score, normalisation)
-    if not isinstance(analysis, (Analysis, type(None))):
-        raise PruningError(
-            f'analysis={type(analysis).__name__}: expected what '
-            'analyse(model, example) returns, or None'
-        )
+    _check_analysis(analysis)
     if analysis is None:
         analysis = analyse(
             model,
@@ -180,12 +176,7 @@ def attach(
             unused,
             keep_streams,
         )
-    if not analysis.groups.prunable:
-        reasons = sorted({str(g.frozen) for g in analysis.groups.items})
-        raise PruningError(
-            f'no channel can be pruned in scope={scope!r}; reasons: '
-            + '; '.join(reasons)
-        )
+    _check_prunable(analysis, scope)
     # All read before the branches are added: own layers and parameters.
     counted = build_costs(model, analysis, costs)
     _warn_of_divisor(counted, divisor)
@@ -206,6 +197,29 @@ def attach(
         protect,
     )
     pruner.frozen = analysis.groups.frozen
+    _put_on(model, pruner, analysis)
+    return pruner
+
+
+def _check_analysis(analysis: Any) -> None:
+    if not isinstance(analysis, (Analysis, type(None))):
+        raise PruningError(
+            f'analysis={type(analysis).__name__}: expected what '
+            'analyse(model, example) returns, or None'
+        )
+
+
+def _check_prunable(analysis: Analysis, scope: str | Sequence[str]) -> None:
+    if not analysis.groups.prunable:
+        reasons = sorted({str(g.frozen) for g in analysis.groups.items})
+        raise PruningError(
+            f'no channel can be pruned in scope={scope!r}; reasons: '
+            + '; '.join(reasons)
+        )
+
+
+def _put_on(model: nn.Module, pruner: Pruner, analysis: Analysis) -> None:
+    """Adds branches, masks, the pruner and its hooks to a network."""
     # Branches first: masks are placed on them too.
     for name, branch in analysis.branches.items():
         add_bypass(model.get_submodule(name), branch)
@@ -222,7 +236,6 @@ def attach(
     ):
         pruner.hook_ids.append(handle.id)
     watch(model)
-    return pruner
 
 
 def _refuse_second(model: nn.Module) -> None:
