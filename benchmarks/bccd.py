@@ -33,6 +33,7 @@ from accuracy.table import (  # noqa: E402
     with_spread,
 )
 from demo import call, score  # noqa: E402
+from former import CURVATURE  # noqa: E402
 
 from mmlapp.core import ChannelPlan  # noqa: E402
 
@@ -75,11 +76,6 @@ class Recipe:
 
 AT_ONCE = 1 / 25  # of an epoch of 26 steps: one step
 LAPP, UNIFORM = {'type': 'lapp'}, {'type': 'uniform'}
-# By squared gradients, the default when most rows were trained.
-CURVATURE = {
-    'type': 'lapp',
-    'update': {'type': 'balance', 'sensitivity': 'curvature'},
-}
 RANDOM = {'type': 'random', 'spread': 0.5}
 # All groups but residual streams.
 INNER = {'keep_streams': True}

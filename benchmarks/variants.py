@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'tools'))
 
 from demo import TASKS, Task, call, score  # noqa: E402
+from former import ALL_GROUPS  # noqa: E402
 
 from mmlapp.core import ChannelPlan  # noqa: E402
 from mmlapp.core.files import replace_text  # noqa: E402
@@ -33,6 +34,10 @@ custom_hooks = [
     dict(type='EMAHook', momentum=0.01),
 ]
 """
+
+
+# Of the recipes when these were run.
+MODEL = {'divisor': 1, **ALL_GROUPS}
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,8 @@ def write_config(task: Task, variant: Variant, path: Path) -> None:
     path.write_text(
         f"_base_ = '{base}'\n"
         'randomness = dict(seed=0)\n'
-        f'train_dataloader = dict(batch_size={batch})\n{variant.text}'
+        f'train_dataloader = dict(batch_size={batch})\n'
+        f'model = {MODEL!r}\n{variant.text}'
     )
 
 

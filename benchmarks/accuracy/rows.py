@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from former import CURVATURE
+
 from .network import DEPTH
 
 TARGET = 0.403
@@ -86,10 +88,8 @@ def lapp(update: str | Mapping[str, Any] = 'balance', **changes: Any) -> Row:
 
 def curvature(task_weight: float = 0.3, **changes: Any) -> Row:
     """LAPP by squared gradients, its default when most rows were trained."""
-    return lapp(
-        {**BALANCE, 'sensitivity': 'curvature', 'task_weight': task_weight},
-        **changes,
-    )
+    update = {**CURVATURE['update'], 'task_weight': task_weight}
+    return lapp(update, **changes)
 
 
 def before(**changes: Any) -> Row:
