@@ -64,3 +64,5 @@ class Page(HTMLParser):
         # What is wider scrolls by itself, and the page does not.
         wide = self.text.count('<div class="wide">')
         assert wide == self.tags.count('table')
+        # Names stay in sight then.
+        assert '.wide tr>:first-child{position:sticky;left:0' in self.text

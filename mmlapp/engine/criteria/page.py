@@ -25,7 +25,8 @@ from .weights import LayerWeights
 UNLIKELY = 0.05
 STYLE = """
 .heat td{min-width:3rem;text-align:center;border:1px solid var(--page)}
-.heat thead th{vertical-align:bottom;padding:.3rem .1rem;border:0}
+.heat thead th{vertical-align:bottom;padding:.3rem .1rem;border:0;
+text-align:center}
 .heat thead th span{writing-mode:vertical-rl;transform:rotate(180deg)}
 .heat thead td{border:0}
 .strips td{padding:.1rem}.strips svg{display:block}

@@ -21,7 +21,7 @@ color:var(--text);font:1rem/1.5 system-ui,sans-serif}
 h1{font-size:1.6rem;line-height:1.2}h2{margin-top:2.5rem;font-size:1.25rem}
 p,li{max-width:44rem}code,h1,summary{overflow-wrap:anywhere}
 .soft,caption{color:var(--soft)}.low{color:var(--mark);font-weight:700}
-.warnings{border-left:.25rem solid var(--mark);padding:.1rem 0 .1rem 1rem}
+.warnings{border-left:.25rem solid var(--mark);padding:.1rem 0 .1rem 1.6rem}
 .wide{overflow-x:auto;margin:1rem 0}
 table{border-collapse:collapse;font-size:.85rem}
 caption{text-align:left;padding-bottom:.4rem}
@@ -31,6 +31,11 @@ td{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 td.text{text-align:left;min-width:9rem;white-space:normal}
 tr:has(td.text) th{white-space:normal;overflow-wrap:anywhere;min-width:7rem}
 tbody th{white-space:nowrap}
+thead th+th{text-align:right}
+table:has(td.text) thead th{text-align:left}
+.wide tr>:first-child{position:sticky;left:0;background:var(--page)}
+@media(max-width:40rem){tbody th{min-width:9rem;white-space:normal;
+overflow-wrap:anywhere}}
 .plots{display:flex;flex-wrap:wrap;gap:1rem}
 figure{margin:0}figcaption{font-size:.8rem;overflow-wrap:anywhere}
 summary{cursor:pointer;padding:.4rem 0}
