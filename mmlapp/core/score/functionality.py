@@ -115,13 +115,16 @@ class Notes:
         """Notes an output now, and its gradient when it comes."""
         if not isinstance(out, Tensor):
             return out
-        if not out.requires_grad:
+        learns = torch.is_grad_enabled()
+        if learns and not out.requires_grad:
             # All before is frozen. A copy, which may be changed in place.
             out = out.detach().requires_grad_().clone()
         # [C, B, ...] -> [C, B].
         rows = out.detach().movedim(self.dim, 0)[..., None].flatten(2)
         self.found['responses'].append(rows.mean(2))
-        out.register_hook(self._note_gradient)
+        # A part that is checkpointed runs without, and once more with it.
+        if learns:
+            out.register_hook(self._note_gradient)
         return out
 
     def _note_gradient(self, gradient: Tensor) -> None:

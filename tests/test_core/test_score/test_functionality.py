@@ -3,10 +3,12 @@
 """Clusters of responses, and contributions against autograd by hand."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mmlapp.core import PruningError, attach
 from mmlapp.core.score import SCORES
@@ -73,6 +75,26 @@ def test_ranks_of_contributions_inside_every_cluster(net_of, image, between):
         pruner.scores.argsort().tolist()
         == expected.argsort(stable=True).tolist()
     )
+
+
+@pytest.mark.parametrize('reentrant', [True, False])
+def test_a_part_that_runs_again_in_the_backward(net, conv, reentrant):
+    """It responds as it does without, and contributes as much."""
+    image = torch.randn(16, 3, 6, 6, dtype=torch.float64)
+    model = net(
+        lambda m, x: m.c(m.way(m.b, m.a(x))),
+        a=conv(3, 8),
+        b=nn.Sequential(conv(8, 12), nn.ReLU()),
+        c=conv(12, 4),
+    ).eval()
+    found = []
+    model.way = lambda part, x: part(x)
+    pruner = attach(model, image, score='functionality', method='ranking')
+    for way in (model.way, partial(checkpoint, use_reentrant=reentrant)):
+        model.way = way
+        pruner.prepare(model, [lambda: model(image)])
+        found.append(pruner.scorer.score.scores)
+    torch.testing.assert_close(*found)
 
 
 def test_layers_that_are_frozen_respond_all_the_same(net_of, image):
