@@ -3,7 +3,9 @@
 """The five files of docs/extending.md: attach, train, narrow, deploy."""
 
 import copy
+import re
 from collections import ChainMap
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 
 from mmlapp.core import ChannelPlan, attach, narrow
 
+ROOT = Path(__file__).parents[1]
 # Heading of the page: arguments of `attach` that use what is below it.
 USES = {
     'A method': dict(method='fading'),
@@ -24,6 +27,18 @@ TOGETHER = dict(ChainMap(*USES.values()))
 
 def test_the_page_has_the_five(extensions):
     assert list(extensions) == list(USES)
+
+
+def test_the_config_of_the_page_uses_what_is_there(extensions):
+    page = (ROOT / 'docs' / 'extending.md').read_text('utf-8')
+    block = re.search(r'```python\n(.*?)```', page, re.S)[1]
+    config = {}
+    exec(compile(block, 'my_config', 'exec'), config)
+    assert (ROOT / 'my' / config['_base_']).resolve().is_file()
+    score = config['model']['score']
+    assert f"@register_score('{score}')" in extensions['A score']
+    (module,) = config['custom_imports']['imports']
+    assert f'my/{module}.py' in block
 
 
 @pytest.mark.parametrize('name', USES)
