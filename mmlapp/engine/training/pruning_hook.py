@@ -162,7 +162,8 @@ class PruningHook(HookPhase):
         else:
             self._check(runner, pruner)
             self._history.open(runner, pruner)
-        if pruner.phase == Phase.PRUNING:  # resumed
+        # Resumed: a score that is computed once is in the checkpoint.
+        if pruner.phase == Phase.PRUNING and pruner.scorer.score.refresh:
             prepare_score(runner, pruner)
         self._loaded = None
 

@@ -5,6 +5,7 @@
 import math
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,8 +34,8 @@ class WatchfulL2(Score):
         seen (list[float]): Loss of each batch.
     """
 
-    def __init__(self, batches: int = 3) -> None:
-        self.batches = batches
+    def __init__(self, batches: int = 3, refresh: int = 1) -> None:
+        self.batches, self.refresh = batches, refresh
         self.seen: list[float] = []
 
     def prepare(self, model: nn.Module, layers: Any, batches: Any) -> None:
@@ -77,9 +78,9 @@ def watched(config: dict[str, Any]) -> None:
     ]
 
 
-def asking(config: dict[str, Any], batches: int = 3) -> None:
+def asking(config: dict[str, Any], **settings: int) -> None:
     watched(config)
-    config['model']['score'] = dict(type='watchful_l2', batches=batches)
+    config['model']['score'] = dict(type='watchful_l2', **settings)
 
 
 def images_of(runner: Runner, training: bool) -> list[Tensor]:
@@ -206,16 +207,23 @@ def test_the_batches_are_those_of_the_training(
     assert losses == pytest.approx([math.log(10)] * 2, rel=0.5)
 
 
-@pytest.mark.parametrize(('epoch', 'count'), [(1, 3), (2, 0)])
+@pytest.mark.parametrize(
+    ('epoch', 'refresh', 'count'), [(1, 1, 3), (1, 0, 0), (2, 1, 0)]
+)
 def test_a_resumed_run_equals_an_unbroken_one(
-    make_runner: MakeRunner, tmp_path: Path, epoch: int, count: int
+    make_runner: MakeRunner,
+    tmp_path: Path,
+    epoch: int,
+    refresh: int,
+    count: int,
 ) -> None:
-    """It looks once more within the phase, and not after it."""
-    whole = make_runner(asking, work_dir=tmp_path / 'a')
+    """It looks once more within the phase, if it scores again."""
+    ask = partial(asking, refresh=refresh)
+    whole = make_runner(ask, work_dir=tmp_path / 'a')
     whole.train()
 
     def resume(config: dict[str, Any]) -> None:
-        asking(config)
+        ask(config)
         path = tmp_path / 'a' / f'epoch_{epoch}.pth'
         config.update(resume=True, load_from=str(path))
 
