@@ -60,6 +60,8 @@ def test_settings_of_the_right_kind_pass(setting):
         ('costs', 'flops'),
         ('costs', []),
         ('costs', [1]),
+        ('keep_streams', 1),
+        ('keep_streams', 'no'),
         ('divisor', '8'),
         ('divisor', True),
         ('divisor', 8.0),

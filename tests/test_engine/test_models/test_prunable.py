@@ -97,6 +97,16 @@ def test_what_only_another_mode_runs_is_narrowed_with_it(only):
         model(torch.rand(2, *SHAPE), mode=mode)
 
 
+def test_streams_are_left_whole_where_that_is_asked_for():
+    pruner = build(keep_streams=True).pruner
+    assert [g.name for g in pruner.groups] == [
+        f'backbone.layer{stage}.0.conv1' for stage in (1, 2, 3)
+    ]
+    assert pruner.settings['keep_streams'] is True
+    with pytest.raises(PruningError, match='keep_streams=1: expected True'):
+        build(keep_streams=1)
+
+
 MLP = dict(type='NonLinearNeck', hid_channels=32, out_channels=16)
 CONTRAST = dict(type='CosineSimilarityLoss')
 BYOL = dict(

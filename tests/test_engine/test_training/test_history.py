@@ -160,6 +160,7 @@ def test_a_run_notes_its_phase_and_its_end(
     assert head['kind'] == 'run'
     assert dict(head['groups']) == groups
     assert head['settings']['method'] == 'lapp'
+    assert head['settings']['keep_streams'] is False
     assert ['head.fc', 10, 'output of the network'] in head['frozen']
     assert (head['iter'], head['max_iters']) == (0, 12)
     # Two epochs of four steps; the network is narrow after them.
