@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +86,23 @@ def check_divisor(divisor: int) -> int:
     """
     checked: int = check_number('divisor', divisor, least=1, whole=True)
     return checked
+
+
+def divisors_of(divisor: int, widths: Iterable[int]) -> list[int]:
+    """Returns a divisor of channels in the parts of every group.
+
+    Args:
+        divisor (int): What numbers of channels are multiples of.
+        widths (Iterable[int]): Channels of each part, such as of a head, per
+            group.
+
+    Examples:
+        Of heads of 12 channels two are a multiple of 8, of heads of 16 one.
+
+        >>> divisors_of(8, [1, 12, 16])
+        [8, 2, 1]
+    """
+    return [divisor // math.gcd(divisor, width) for width in widths]
 
 
 def chunks(

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +14,7 @@ from ..cost.base import Cost
 from ..groups import FrozenChannels
 from ..mask.masked import AppliedMask, Place
 from ..methods.base import Method
+from ..methods.budget import divisors_of
 from ..methods.min_keep import NONE, LeastShare, least_channels
 from ..misuse import BranchWatch, StepWatch
 from ..plan.layout import Layout
@@ -60,11 +60,7 @@ class PrunerState(nn.Module):
         self.groups, self.layout = list(groups), layout
         self.scorer, self.divisor = scorer, divisor
         self.shrink_steps, self.protect = shrink_steps, protect
-        # The same for parts that are several channels wide: of heads of 12
-        # channels each, two are a multiple of 8.
-        self.divisors = [
-            divisor // math.gcd(divisor, group.block) for group in self.groups
-        ]
+        self.divisors = divisors_of(divisor, (g.block for g in self.groups))
         # Fewest channels that a method keeps, of every group.
         self.floors = [
             least_channels(least, g.size, g.floor) for g in self.groups

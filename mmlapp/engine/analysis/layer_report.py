@@ -13,6 +13,7 @@ from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.groups import SINGLE
 
 OPERATOR = 'an operator without parameters'
+FOLLOWS = 'with what it reads'
 PARTS = 'stripes alone'
 
 
@@ -28,7 +29,7 @@ class LayerReport:
         flops (int): Multiply-adds of all its calls.
         share (float): Its part of the whole.
         groups (tuple[int, ...]): Numbers of the prunable groups that its
-            output channels belong to.
+            output channels belong to; of an operator those that it reads.
         prunable (int): How many of its output channels are prunable.
         reason (str, optional): Why the others are not.
     """
@@ -68,7 +69,8 @@ def _layer(
     # An operator without parameters is named by itself and is no module.
     groups, prunable, reasons = _emitted(name, found)
     if module is None:
-        reasons = [OPERATOR]
+        groups = _read(name, found)
+        reasons = [FOLLOWS if groups else OPERATOR]
     elif not groups and not reasons:
         reasons = [SINGLE]
     return LayerReport(
@@ -110,6 +112,17 @@ def _emitted(name: str, found: Analysis) -> tuple[list[int], int, list[str]]:
                 # Its own name says nothing new.
                 reasons.append(group.frozen.removesuffix(f': {name}'))
     return groups, prunable, reasons
+
+
+def _read(name: str, found: Analysis) -> list[int]:
+    """Groups that the calls of an operator shrink with, as attention does."""
+    owner, groups = found.groups.node_group, set()
+    for call in found.trace.calls:
+        if call.name == name:
+            for ids in call.dims.values():
+                groups.update(owner[ids[ids >= 0]].tolist())
+    # -1: frozen, or of no group.
+    return [number + 1 for number in sorted(groups - {-1})]
 
 
 def _width(module: nn.Module | None, side: str) -> int | None:

@@ -17,7 +17,7 @@ from mmlapp.core import Analysis
 from mmlapp.core.attach import build_costs
 from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.cost.multilinear import owners
-from mmlapp.core.methods.budget import check_divisor, reachable
+from mmlapp.core.methods.budget import check_divisor, divisors_of, reachable
 from mmlapp.core.methods.min_keep import least_channels, least_share
 
 from ..deployment.recipe import dense_config, own_settings
@@ -152,10 +152,13 @@ def analyse_model(
     shape = settings['input_shape']
     example = example_of(model, shape, settings.get('unused', ()))
     found = example.analyse(settings)
-    floors = _floors(found, settings.get('min_keep', 0))
-    divisor = check_divisor(settings['divisor'])
+    divisors = divisors_of(
+        check_divisor(settings['divisor']),
+        (group.block for group in found.groups.prunable),
+    )
+    floors = _floors(found, settings.get('min_keep', 0), divisors)
     # With branches: total is the cost of the layers and of what they add.
-    total, lowest = _limits(model, found, list(floors.values()), divisor)
+    total, lowest = _limits(model, found, list(floors.values()), divisors)
     progress('counting operators')
     counted, uncounted, foreign = _counts(model, shape)
     return ModelReport(
@@ -208,19 +211,24 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
-def _floors(found: Analysis, min_keep: Any) -> dict[str, int]:
-    """Fewest channels that every group keeps."""
-    share = least_share(min_keep)
-    return {
-        group.name: least_channels(
-            share, group.size, found.unit.floor_of(group)
-        )
-        for group in found.groups.prunable
-    }
+def _floors(
+    found: Analysis, min_keep: Any, divisors: Sequence[int]
+) -> dict[str, int]:
+    """Fewest channels that every group keeps, in whole multiples."""
+    share, floors = least_share(min_keep), {}
+    for group, divisor in zip(found.groups.prunable, divisors, strict=True):
+        floor = found.unit.floor_of(group)
+        least = least_channels(share, group.size, floor)
+        # Rounded up; the last channels of a group may be fewer.
+        floors[group.name] = min(-(-least // divisor) * divisor, group.size)
+    return floors
 
 
 def _limits(
-    model: nn.Module, found: Analysis, floors: Sequence[int], divisor: int
+    model: nn.Module,
+    found: Analysis,
+    floors: Sequence[int],
+    divisors: Sequence[int],
 ) -> tuple[float, float]:
     """Multiply-adds with all channels and with as few as possible."""
     flops = build_costs(model, found, ['flops'])['flops']
@@ -228,7 +236,7 @@ def _limits(
     # Equal scores keep the first ones: a cost asks how many, not which.
     # float64: sums of 1e11 multiply-adds stay whole.
     every = torch.ones(len(group), dtype=torch.float64)
-    lowest = reachable(flops, every, group, floors, divisor)
+    lowest = reachable(flops, every, group, floors, divisors)
     return float(flops(every)), lowest
 
 

@@ -36,6 +36,19 @@ def test_a_layer_of_several_groups():
     assert layers['second'].prunable == 4
 
 
+def test_products_of_attention_go_with_its_heads():
+    layer = nn.TransformerEncoderLayer(16, 4, 8, batch_first=True).eval()
+    found = analyse(layer, torch.rand(1, 3, 16))
+    (name,) = found.groups.heads
+    number = [g.name for g in found.groups.prunable].index(name) + 1
+    products = [la for la in report_layers(layer, found) if not la.kind]
+    assert products
+    for product in products:
+        assert product.groups == (number,)
+        assert product.reason == 'with what it reads'
+        assert product.prunable == 0
+
+
 def test_what_a_layer_costs():
     layers = layers_of(JoinedLayers())
     flops = {'whole': 384, 'first': 192, 'second': 192, 'last': 256}

@@ -87,6 +87,31 @@ def test_a_divisor_raises_the_minimum(config):
     lowest = 64 * 9 * 8 * (3 + 8 + 8)
     lowest += (16 + 4) * 8 * 8 * (9 + 9 + 1) + 8 * 10
     assert report.minimum == pytest.approx(lowest / report.flops)
+    assert set(report.floors.values()) == {8}
+
+
+def test_a_divisor_counts_the_channels_of_heads():
+    """A head of eight channels is a multiple of eight."""
+
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.TransformerEncoderLayer(
+                32, 4, 24, batch_first=True
+            )
+
+        def forward(self, image, samples, mode):
+            return self.layer(image.flatten(2))
+
+    settings = {**SETTINGS, 'input_shape': (2, 1, 32), 'divisor': 8}
+    report = analyse_model(Attending().eval(), settings)
+    assert sorted(report.floors.values()) == [1, 8]
+    assert list(report.heads.values()) == [8]
+    # Two tokens: one head of four, eight hidden units of 24.
+    heads = 2 * (4 * 8 * 32) + 2 * (2 * 2 * 8)
+    assert report.minimum == pytest.approx(
+        (heads + 2 * (2 * 8 * 32)) / report.flops
+    )
 
 
 def test_a_floor_raises_the_minimum(config):
