@@ -96,7 +96,7 @@ def _uniform(
     )
     flops, latency = pruner.cost('flops'), pruner.cost('latency')
     assert isinstance(latency, Latency)
-    args = pruner.scores, pruner.group, pruner.floors, procedure.divisor
+    args = pruner.scores, pruner.group, pruner.floors, pruner.divisors
     least = reachable(flops, *args) / flops.dense
     found = []
     for step in STEPS:

@@ -197,8 +197,10 @@ def _any_removable(pruner: Pruner, floors: Sequence[int]) -> bool:
     """Whether a group has more parts of ``divisor`` channels than it keeps."""
     # Rounded up, both: -(-7 // 4) = 2.
     return any(
-        -(-size // pruner.divisor) > -(-floor // pruner.divisor)
-        for size, floor in zip(pruner.sizes, floors, strict=True)
+        -(-size // divisor) > -(-floor // divisor)
+        for size, floor, divisor in zip(
+            pruner.sizes, floors, pruner.divisors, strict=True
+        )
     )
 
 

@@ -20,6 +20,7 @@ from mmlapp.core import PruningError, attach, narrow
 from mmlapp.engine import prunable_model
 from mmlapp.engine.models.hook_reminder import expect_hook
 from mmlapp.engine.models.modes import running_steps
+from mmlapp.engine.models.prunable import check_removable
 
 SETTINGS = dict(
     backbone=dict(type='mmlapp.CIFARResNet', depth=8),
@@ -321,6 +322,14 @@ def test_the_data_preprocessor_is_passed_on():
 def test_wrong_settings(setting, text):
     with pytest.raises(PruningError, match=text):
         build(**setting)
+
+
+def test_a_divisor_of_channels_lets_heads_go():
+    """Four heads of 16 channels each are no fewer than 16."""
+    layer = nn.TransformerEncoderLayer(64, 4, 8, batch_first=True)
+    pruner = attach(layer, torch.rand(1, 3, 64), scope='self_attn', divisor=16)
+    assert pruner.sizes == [4]
+    check_removable(pruner)
 
 
 CODE = """
