@@ -117,8 +117,10 @@ def layers_table(report: ModelReport) -> Table:
     table = Table()
     table.add_column('layer', overflow='fold')
     table.add_column('channels', justify='right', no_wrap=True)
-    for name in ('FLOPs', 'share', 'group'):
+    for name in ('FLOPs', 'share'):
         table.add_column(name, justify='right', no_wrap=True)
+    # All products of attention are one row, of as many groups as layers.
+    table.add_column('group', justify='right', min_width=8)
     table.add_column('prunable', overflow='fold')
     for layer in report.layers:
         table.add_row(
