@@ -29,12 +29,12 @@ from mmlapp.engine.launch import (
 )
 from mmlapp.engine.run_config import check_run
 
-# visualization hook: how to draw every image, and the name of its folder
+# Visualization hook: how to draw every image, and the name of its folder.
 VISUALIZATION = {
     'VisualizationHook': (dict(enable=True, interval=1), 'out_dir'),
     'DetVisualizationHook': (dict(draw=True), 'test_out_dir'),
 }
-# scope: what writes its predictions; detectors compress their masks
+# Scope: what writes its predictions; detectors compress their masks.
 PREDICTION_DUMPS = {'mmdet': 'mmdet.DumpDetResults'}
 
 
@@ -92,7 +92,7 @@ def show_predictions(cfg: Config, args: Namespace) -> None:
     if name not in VISUALIZATION:
         raise PruningError(
             '--show and --show-dir: the config has default_hooks.visualization'
-            f'.type={name!r}; expected {" or ".join(VISUALIZATION)}.'
+            f'.type={name!r}; expected {" or ".join(VISUALIZATION)}'
         )
     settings, folder = VISUALIZATION[name]
     hook.update(settings, show=args.show, wait_time=args.wait_time)
@@ -111,7 +111,7 @@ def use_tta(cfg: Config) -> None:
     if missing:
         raise PruningError(
             f'--tta: the config has no {" and no ".join(sorted(missing))}; '
-            'see the guide to test-time augmentation of MMEngine.'
+            'see the guide to test-time augmentation of MMEngine'
         )
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset = cfg.test_dataloader.dataset

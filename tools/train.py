@@ -27,7 +27,7 @@ from mmlapp.engine.launch import (
 )
 from mmlapp.engine.run_config import check_run
 
-# optimizer wrapper: its twin for mixed precision
+# Optimizer wrapper: its twin for mixed precision.
 AMP_WRAPPERS = {
     'OptimWrapper': 'AmpOptimWrapper',
     'mmengine.OptimWrapper': 'AmpOptimWrapper',
@@ -76,7 +76,7 @@ def use_amp(cfg: Config) -> None:
         raise PruningError(
             f'--amp: the config has optim_wrapper.type={name!r}, and a twin '
             f'for mixed precision is known for {", ".join(AMP_WRAPPERS)} '
-            'only. Write the type that you want into the config instead.'
+            'only. Write the type that you want into the config instead'
         )
     wrapper.type = AMP_WRAPPERS.get(name, name)
     wrapper.setdefault('loss_scale', 'dynamic')
@@ -107,7 +107,7 @@ def scale_lr(cfg: Config) -> None:
         raise PruningError(
             '--auto-scale-lr: the config has no auto_scale_lr.base_batch_size,'
             ' the total batch size for which its learning rate is meant. Add '
-            'auto_scale_lr=dict(base_batch_size=...).'
+            'auto_scale_lr=dict(base_batch_size=...)'
         )
     cfg.auto_scale_lr.enable = True
 

@@ -111,7 +111,7 @@ def start_cpu_processes(cfg: Config) -> None:
     if cfg.launcher != 'pytorch':
         raise PruningError(
             f'launcher={cfg.launcher!r} needs a GPU for each process, and '
-            "there is none: use launcher='pytorch' (tools/dist_train.sh)."
+            "there is none: use launcher='pytorch' (tools/dist_train.sh)"
         )
     cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
     # Half an hour, as torch has it for gloo.

@@ -17,7 +17,7 @@ from ..models.deployed import deployed_model, read_plans
 from ..models.inputs import InputShape
 from ..models.prunable import prunable_model
 
-# of a pruning config: of the plain one that takes its place
+# Of a pruning config: of the plain one that takes its place.
 PLAIN_WRAPPERS = {
     'PruningOptimWrapper': 'OptimWrapper',
     'AmpPruningOptimWrapper': 'AmpOptimWrapper',

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..models.ground_truth import belongs_to
 
-# package and whether it has masks: config below the folder `configs`
+# Package and whether it has masks: config below the folder `configs`.
 CONFIGS = {
     ('mmpretrain', False): 'mmpretrain/classification_onnxruntime_dynamic.py',
     ('mmdet', False): 'mmdet/detection/detection_onnxruntime_dynamic.py',
