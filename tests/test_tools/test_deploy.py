@@ -153,14 +153,15 @@ def test_the_test_tool_evaluates_it(
         (run.config, run.checkpoint),
         (tmp_path / 'out/run.py', tmp_path / 'out/run.pth'),
     ):
-        args = test.parse_args([str(config), str(checkpoint)])
+        # The run has no training data, and a runner wants all or nothing.
+        options = '--cfg-options', 'optim_wrapper=None'
+        args = test.parse_args([str(config), str(checkpoint), *options])
         cfg = test.configure(args)
         cfg.update(
             work_dir=str(tmp_path),
             experiment_name=f'{tmp_path.name}{len(accuracy)}',
             log_level='ERROR',
             custom_hooks=[],
-            optim_wrapper=None,
         )
         cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
         metrics = tmp_path / f'{len(accuracy)}.json'
