@@ -31,13 +31,13 @@ from zoo.table import own_introduction
 
 from mmlapp.core import PruningError, analyse, attach, narrow
 from mmlapp.core.files import replace_text
-from mmlapp.engine.analysis.tables import console
 from mmlapp.engine.export.base import EXPORTERS, Settings
 from mmlapp.engine.export.files import Exported, export
 from mmlapp.engine.export.handover import HANDOVERS, Slim, hand_over
 from mmlapp.engine.export.network import Network
 from mmlapp.engine.export.pictures import example_images
 from mmlapp.engine.models.example import example_of
+from mmlapp.engine.terminal import console
 
 LIST = Path(__file__).with_name('exports.txt')
 FORMATS = 'onnx', 'torch_export', 'torchscript', 'plain', 'safetensors'

@@ -64,6 +64,7 @@ ORDER = {
     'engine': [
         'hook_list',
         'failures',
+        'terminal',
         'known_notes',
         'output_files',
         'sizes',

@@ -12,16 +12,13 @@ Examples:
     python tools/analyze.py CONFIG --bypass depthwise --json analysis.json
 """
 
-import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from typing import Any
 
 from mmlapp.core.files import json_text
 from mmlapp.engine.analysis.model_report import ModelReport, analyse_config
 from mmlapp.engine.analysis.tables import (
-    console,
     groups_table,
     layers_table,
     totals_table,
@@ -35,6 +32,7 @@ from mmlapp.engine.config_files import (
 from mmlapp.engine.failures import tells_failures
 from mmlapp.engine.known_notes import known_notes_hidden
 from mmlapp.engine.output_files import check_output, write_json
+from mmlapp.engine.terminal import console, telling
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -137,11 +135,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.json not in (None, '-'):
         check_output('json', args.json)
-    progress = console(sys.stderr).status('reading the config')
-    # Importing models and datasets prints; standard output is for results.
-    with progress as status, redirect_stdout(sys.stderr):
+    with telling() as tell:
         cfg = read_model_config(args.config, args.cfg_options)
-        report = analyse_config(cfg, settings(args), status.update)
+        report = analyse_config(cfg, settings(args), tell)
     show(report, args.json)
 
 

@@ -12,17 +12,14 @@ Examples:
     python tools/benchmark.py CONFIG CHECKPOINT --profile --plot speed.png
 """
 
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
 
-from mmlapp.engine.analysis.tables import console
 from mmlapp.engine.benchmark.accuracy import Judge
 from mmlapp.engine.benchmark.layer_profile import layer_times
 from mmlapp.engine.benchmark.networks import (
@@ -50,6 +47,7 @@ from mmlapp.engine.known_notes import known_notes_hidden
 from mmlapp.engine.latency.backends import BACKENDS
 from mmlapp.engine.latency.setting import Setting
 from mmlapp.engine.output_files import check_output, write_json
+from mmlapp.engine.terminal import console, telling
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -237,10 +235,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures."""
     args = parse_args(argv)
     check_files(args)
-    progress = console(sys.stderr).status('reading the config')
-    # Importing models and datasets prints; standard output is for results.
-    with progress as status, redirect_stdout(sys.stderr):
-        found = measure(args, status.update)
+    with telling() as tell:
+        found = measure(args, tell)
     out = console()
     show(found, out)
     write(found, args, out)

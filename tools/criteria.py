@@ -13,14 +13,11 @@ Examples:
     python tools/criteria.py CONFIG CHECKPOINT --scores l1 l2 fpgm --out a.html
 """
 
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from mmlapp.engine.analysis.tables import console
 from mmlapp.engine.config_files import (
     add_config_arguments,
     add_pruning_arguments,
@@ -32,6 +29,7 @@ from mmlapp.engine.criteria.study import study_config
 from mmlapp.engine.failures import tells_failures
 from mmlapp.engine.known_notes import known_notes_hidden
 from mmlapp.engine.pages.files import check_out
+from mmlapp.engine.terminal import console, telling
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -90,9 +88,7 @@ def settings(args: Namespace) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Compares the scores."""
     args = parse_args(argv)
-    progress = console(sys.stderr).status('reading the config')
-    # Importing models and datasets prints; standard output is for results.
-    with progress as status, redirect_stdout(sys.stderr):
+    with telling() as tell:
         check_out(args.out, EXAMPLE)
         study = study_config(
             read_model_config(args.config, args.cfg_options),
@@ -101,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             target={'flops': args.flops},
             batches=args.batches,
             settings=settings(args),
-            progress=status.update,
+            progress=tell,
         )
         paths = write_study(study, args.out)
     out = console()

@@ -12,15 +12,13 @@ Examples:
     python tools/test.py deployed/NAME/NAME.py deployed/NAME/NAME.pth
 """
 
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 
 from mmlapp.core import ChannelPlan
 from mmlapp.core.compare import DEPLOYED_TOLERANCE
-from mmlapp.engine.analysis.tables import console, figures_table, widths_table
+from mmlapp.engine.analysis.tables import figures_table, widths_table
 from mmlapp.engine.benchmark.prediction import latency_text
 from mmlapp.engine.config_files import (
     add_config_arguments,
@@ -30,6 +28,7 @@ from mmlapp.engine.config_files import (
 from mmlapp.engine.deployment.deploy import Deployment, deploy
 from mmlapp.engine.failures import tells_failures
 from mmlapp.engine.known_notes import known_notes_hidden
+from mmlapp.engine.terminal import console, telling
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -81,9 +80,7 @@ def report(result: Deployment) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Deploys."""
     args = parse_args(argv)
-    progress = console(sys.stderr).status('reading the config')
-    # Importing models and datasets prints; standard output is for results.
-    with progress as status, redirect_stdout(sys.stderr):
+    with telling() as tell:
         cfg = read_model_config(args.config, args.cfg_options)
         check_checkpoint('checkpoint', args.checkpoint)
         result = deploy(
@@ -92,12 +89,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.out,
             force=args.force,
             merge=args.merge_bypasses,
-            progress=status.update,
+            progress=tell,
         )
         latency = ''
         # Measured as the table of the budget was.
         if 'latency' in ChannelPlan.load(result.plan).costs:
-            status.update('measuring latency')
+            tell('measuring latency')
             latency = latency_text(cfg, args.checkpoint)
     report(result)
     if latency:

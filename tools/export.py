@@ -17,10 +17,8 @@ Examples:
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 
-from mmlapp.engine.analysis.tables import console
 from mmlapp.engine.config_files import (
     add_config_arguments,
     check_checkpoint,
@@ -31,6 +29,7 @@ from mmlapp.engine.export.command import Report, export_checkpoint
 from mmlapp.engine.export.table import statuses_table
 from mmlapp.engine.failures import tells_failures
 from mmlapp.engine.known_notes import known_notes_hidden
+from mmlapp.engine.terminal import console, telling
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -122,9 +121,7 @@ def show(report: Report) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Exports."""
     args = parse_args(argv)
-    progress = console(sys.stderr).status('reading the config')
-    # Importing models and datasets prints; standard output is for results.
-    with progress as status, redirect_stdout(sys.stderr):
+    with telling() as tell:
         settings = Settings(args.dynamic, args.opset, args.slim, args.fp16)
         cfg = read_model_config(args.config, args.cfg_options)
         check_checkpoint('checkpoint', args.checkpoint)
@@ -138,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             force=args.force,
             shape=args.input_shape,
             pictures=args.images,
-            progress=status.update,
+            progress=tell,
         )
     show(report)
     if not report.passed:

@@ -21,7 +21,6 @@ from pathlib import Path
 from mmengine.config import Config
 from rich.progress import Progress
 
-from mmlapp.engine.analysis.tables import console
 from mmlapp.engine.config_files import (
     add_config_arguments,
     add_pruning_arguments,
@@ -42,6 +41,7 @@ from mmlapp.engine.latency.setting import Setting, usual_divisor
 from mmlapp.engine.latency.subject import Procedure
 from mmlapp.engine.latency.tables import layers_table, networks_table, remarks
 from mmlapp.engine.models.inputs import shape_text
+from mmlapp.engine.terminal import console
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:

@@ -15,12 +15,12 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlapp.engine.analysis.tables import console
 from mmlapp.engine.failures import tells_failures
 from mmlapp.engine.known_notes import known_notes_hidden
 from mmlapp.engine.pages.files import check_out, write_page
 from mmlapp.engine.report.page import page_of
 from mmlapp.engine.report.run import read_run
+from mmlapp.engine.terminal import console
 
 NAME = 'report.html'
 

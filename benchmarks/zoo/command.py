@@ -14,7 +14,7 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from mmlapp.core import PruningError
 from mmlapp.core.files import replace_text
-from mmlapp.engine.analysis.tables import console
+from mmlapp.engine.terminal import console
 
 from .networks import NETWORKS, Entry, read_list
 from .run import Row, preload, run_all

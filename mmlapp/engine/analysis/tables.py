@@ -4,11 +4,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO
 
-from rich.console import Console
 from rich.table import Table
 
 from mmlapp.core import ChannelPlan
@@ -20,20 +17,6 @@ from .layer_report import LayerReport
 from .model_report import ModelReport
 
 SCALES = (1e12, 'T'), (1e9, 'G'), (1e6, 'M'), (1e3, 'k')
-# Of a pipe or file, where nothing tells the width.
-PIPE_WIDTH = 160
-
-
-def console(file: IO[str] | None = None) -> Console:
-    """Returns a console that does not cut lines of a pipe or file.
-
-    Args:
-        file (IO, optional): Where it writes. Defaults to standard output.
-    """
-    file = file or sys.stdout
-    width = None if file.isatty() else PIPE_WIDTH
-    # Without colours for numbers, which would differ from column to column.
-    return Console(file=file, width=width, highlight=False)
 
 
 def short_number(value: float) -> str:

@@ -11,7 +11,8 @@ from torch import nn
 from mmlapp.core import PruningError
 from mmlapp.engine.analysis import model_report as analysis
 from mmlapp.engine.analysis.model_report import analyse_config, analyse_model
-from mmlapp.engine.analysis.tables import console, layers_table, totals_table
+from mmlapp.engine.analysis.tables import layers_table, totals_table
+from mmlapp.engine.terminal import console
 
 CONFIG = dict(
     default_scope='mmpretrain',

@@ -9,11 +9,9 @@ from torch import nn
 
 from mmlapp.core import ChannelPlan, attach
 from mmlapp.core.plan.kept import Kept
-from mmlapp.engine.analysis import tables
 from mmlapp.engine.analysis.layer_report import LayerReport
 from mmlapp.engine.analysis.model_report import ModelReport
 from mmlapp.engine.analysis.tables import (
-    console,
     figures_table,
     groups_table,
     layers_table,
@@ -22,6 +20,7 @@ from mmlapp.engine.analysis.tables import (
     widths_table,
 )
 from mmlapp.engine.deployment.figures import Figure
+from mmlapp.engine.terminal import console
 
 LAYER = LayerReport('stem', 'Conv2d', 3, 8, 1500, 0.75, (1, 2), 8, None)
 REPORT = ModelReport(
@@ -39,11 +38,6 @@ REPORT = ModelReport(
     foreign={},
     unknown={},
 )
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 def rows(table):
@@ -80,24 +74,6 @@ def test_three_digits_and_a_letter(value, text):
 @pytest.mark.parametrize('value', [999.4, 999.5, 999.6, 999_999, 999_999_999])
 def test_no_exponent_beside_a_letter(value):
     assert 'e' not in short_number(value)
-
-
-def test_a_pipe_is_wide_enough_for_a_layer():
-    file = io.StringIO()
-    line = 'x' * 100 + ' 1.5 [a] ' + 'y' * 50
-    console(file).print(line, markup=False)
-    assert file.getvalue() == f'{line}\n'
-
-
-def test_a_terminal_has_its_own_width(monkeypatch):
-    monkeypatch.setenv('COLUMNS', '70')
-    assert console(Terminal()).width == 70
-    assert console(io.StringIO()).width == tables.PIPE_WIDTH > 150
-
-
-def test_standard_output_is_the_default(capsys):
-    console().print('here')
-    assert capsys.readouterr().out == 'here\n'
 
 
 def test_figures():

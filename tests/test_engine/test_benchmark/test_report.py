@@ -6,7 +6,6 @@ import json
 import pytest
 
 from mmlapp.core import PruningError
-from mmlapp.engine.analysis.tables import console
 from mmlapp.engine.benchmark import report
 from mmlapp.engine.benchmark.networks import Prediction
 from mmlapp.engine.benchmark.report import (
@@ -20,6 +19,7 @@ from mmlapp.engine.benchmark.report import (
     to_dict,
 )
 from mmlapp.engine.latency.setting import Setting
+from mmlapp.engine.terminal import console
 
 
 def shown(table):

@@ -3,10 +3,10 @@
 import io
 from pathlib import Path
 
-from mmlapp.engine.analysis.tables import console
 from mmlapp.engine.export.command import Status
 from mmlapp.engine.export.files import Exported
 from mmlapp.engine.export.table import statuses_table
+from mmlapp.engine.terminal import console
 
 
 def test_a_row_for_each_format():

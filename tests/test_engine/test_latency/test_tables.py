@@ -7,12 +7,12 @@ import pytest
 from latency_tables import made_up
 
 from mmlapp.core.cost.latency_table import TimedNetwork
-from mmlapp.engine.analysis.tables import console
 from mmlapp.engine.latency.tables import (
     layers_table,
     networks_table,
     remarks,
 )
+from mmlapp.engine.terminal import console
 
 
 @pytest.fixture
