@@ -39,6 +39,8 @@ def checks_of(ways: Sequence[Way]) -> Iterator[Check]:
         for number, way in enumerate(ways):
             if way.compare:
                 yield Check(count, number)
+    # What happens before a norm over one channel, layers show.
+    yield Check(Count.ALONE)
     # Where nothing is compared, a norm over one channel hides nothing.
     for count in (Count.SOME, Count.ALONE):
         for number, way in enumerate(ways):

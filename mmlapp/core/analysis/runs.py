@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..groups import ChannelGroup, Groups
 from ..narrowing.check_plan import check_plan
@@ -21,6 +21,7 @@ from ..trace import Trace
 from ..units import Request, Unit
 from .checks import Check, compares_modes
 from .counts import GOLDEN, Count, trial_mask
+from .layers import Given, comparable_layers
 from .result import Analysis
 from .stages import WHOLE, Left, Outcome, Runner, Stage
 from .ways import Way
@@ -66,6 +67,7 @@ class Runs:
         self.runner = Runner(
             self.model, self.record.order, more=len(self.ways) > 1
         )
+        self._layers = comparable_layers(self.model, self.record)
         self._groups: Groups | None = None
         self._whole: dict[tuple[int, bool, Stage], tuple[bool, bool]] = {}
 
@@ -159,7 +161,7 @@ class Runs:
                 gate = gate * (1 + 16 * torch.finfo(gate.dtype).eps * step)
             source = FixedGate(gate)
             self.unit.add_masks(self.model, source, self._analysis)
-            return self.outputs(check, stage, left, seed)
+            return self.outputs(check, stage, left, seed, removal.mask)
 
     def whole(self, check: Check, stage: Stage) -> tuple[bool, bool]:
         """Whether the whole network runs, and gives finite numbers.
@@ -183,6 +185,7 @@ class Runs:
         stage: Stage,
         left: Left | None = None,
         seed: int = 0,
+        mask: Tensor | None = None,
     ) -> Outcome:
         """Runs the network as it is now.
 
@@ -192,14 +195,34 @@ class Runs:
             left (Callable): Called when a module has run. Defaults to
                 nothing.
             seed (int): Of random numbers that it draws. Defaults to 0.
+            mask (Tensor, optional): Kept channels, of the masked network.
+                Defaults to none.
 
         Returns:
-            tuple: Its outputs, and what went wrong or None.
+            tuple: Its outputs, of the example what its layers give too, and
+            what went wrong or None.
         """
         way = self.ways[check.way]
         train = check.train or way.train
         steady = compares_modes(check)
-        return self.runner.outputs(way.run, stage, train, seed, left, steady)
+        given = Given({} if check.way else self._kept(mask))
+        found, failure = self.runner.outputs(
+            way.run, stage, train, seed, left or given.left, steady
+        )
+        if found and not check.way:
+            found.append(given.sizes())
+        return found, failure
+
+    def _kept(self, mask: Tensor | None) -> dict[nn.Module, Tensor | None]:
+        """Which channels of comparable layers to look at; None for all."""
+        if mask is None:
+            return dict.fromkeys(self._layers)
+        # [channels] and, last, what is no channel.
+        kept = torch.cat([mask.cpu(), torch.ones(1, dtype=torch.bool)])
+        return {
+            layer: kept[self._analysis.groups.channels_at(labels)]
+            for layer, labels in self._layers.items()
+        }
 
     def _computing(
         self, removal: Removal, check: Check, stage: Stage

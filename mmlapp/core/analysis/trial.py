@@ -9,8 +9,9 @@ something else than its masked twin, is found here and left alone.
 Two numbers of channels are tried: a prime one, another for every group, and
 one of every group. The network gets fixed random values in which no gate is
 near zero, computes in float64, and must agree with its masked twin but for
-rounding: the verdict does not depend on the weights that the user happens to
-have. Large images take long: where nothing else tells their size they are cut
+rounding, in its outputs and in how much every layer gives: the verdict depends
+neither on the weights that the user happens to have nor on what outputs show.
+Large images take long: where nothing else tells their size they are cut
 to a corner, if the same modules run on it, else float32 comes first. A
 network that cannot do all this is tried as closely to it as it can, see
 :data:`STAGES`. In training mode, where other heads may wake up, it is compared
@@ -92,6 +93,8 @@ class Trial(Differences):
             if failure is None and complete:
                 self._read_in(removal, check)
             return failure
+        if check.count is Count.ALONE and not self.normalised:
+            return None  # as with one of them left
         masked = self._settle(removal, check)
         stage = STAGES[self._settled[check]]
         # With masks only where outputs are compared: they cost another run.

@@ -18,6 +18,7 @@ def test_a_network_without_a_loss_is_tried_in_training_mode_twice():
     assert list(checks_of([EXAMPLE])) == [
         Check(Count.SOME),
         Check(Count.ONE),
+        Check(Count.ALONE),
         Check(Count.SOME, train=True),
         Check(Count.ALONE, train=True),
     ]
@@ -29,6 +30,7 @@ def test_ways_that_only_run_follow_those_that_are_compared():
     assert list(checks_of([EXAMPLE, LOSS, PREDICT])) == [
         Check(Count.SOME),
         Check(Count.ONE),
+        Check(Count.ALONE),
         Check(Count.SOME, way=1),
         Check(Count.SOME, way=2),
         Check(Count.ALONE, way=1),

@@ -589,19 +589,21 @@ def test_a_norm_over_one_channel_hides_nothing(width):
 class Stream(nn.Module):
     """Does another thing with few channels, over which a norm is computed."""
 
-    def __init__(self):
+    def __init__(self, few):
         super().__init__()
+        self.few = few
         self.a, self.norm = nn.Linear(2, 12), nn.LayerNorm(12)
         self.b, self.c = nn.Linear(12, 12), nn.Linear(12, 5)
 
     def forward(self, x):
         x = self.a(x)
-        x = x.relu() if x.shape[-1] > 5 else -x
+        x = x.relu() if x.shape[-1] > self.few else -x
         return self.c(x + self.b(self.norm(x)))
 
 
-def test_few_of_what_a_norm_is_computed_over_are_tried():
-    groups = analyse(Stream(), torch.randn(2, 2)).groups
+@pytest.mark.parametrize('few', [5, 2, 1])
+def test_few_of_what_a_norm_is_computed_over_are_tried(few):
+    groups = analyse(Stream(few), torch.randn(2, 2)).groups
     assert not groups.prunable
 
 

@@ -1,0 +1,99 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What every layer gives, which the outputs need not show.
+
+Behind a saturated gate, a norm over two channels or a choice, a network
+returns the same whatever comes in: there a wrong group would never be seen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from ..trace import Trace
+
+# Labels along these dimensions: channels lie where others have positions, and
+# what a removed one gives is not zero but the bias.
+POSITIONS = {'batch', 'rows'}
+
+
+def comparable_layers(
+    model: nn.Module, record: Trace
+) -> dict[nn.Module, Tensor]:
+    """Returns layers that give the same narrowed and masked, with labels.
+
+    Those that run once, for how often others do may depend on the width.
+
+    Args:
+        model (nn.Module): The network.
+        record (Trace): Its trace.
+
+    Returns:
+        dict[nn.Module, Tensor]: Layers in the order of their calls, and the
+        labels of what they give, ``[out]``.
+    """
+    runs = Counter(call.name for call in record.calls)
+    modules = dict(model.named_modules())
+    return {
+        modules[call.name]: call.dims['out']
+        for call in record.calls
+        if runs[call.name] == 1
+        and 'out' in call.dims
+        and not POSITIONS & call.dims.keys()
+        and isinstance(modules.get(call.name), (nn.Linear, _ConvNd))
+    }
+
+
+class Given:
+    """Measures what layers give in one run.
+
+    Args:
+        kept (Mapping[nn.Module, Tensor]): Layers, and which of the channels
+            that they give are looked at, bool ``[out]``; none for all.
+    """
+
+    def __init__(self, kept: Mapping[nn.Module, Tensor | None]) -> None:
+        self.kept = kept
+        # Mean over positions, of each layer that ran: [channels].
+        self.found: dict[nn.Module, Tensor] = {}
+
+    def left(self, module: nn.Module, args: Any, out: Any) -> None:
+        """Measures what a module gave.
+
+        Args:
+            module (nn.Module): One that has run.
+            args (Any): Its arguments.
+            out (Any): What it returned.
+        """
+        if module not in self.kept or not _has_values(out):
+            return
+        # [.., C, *positions]: of linear layers C is last.
+        last = out.dim() - 1
+        dim = last - len(getattr(module, 'kernel_size', ()))
+        others = [d for d in range(out.dim()) if d != dim]
+        # mean(|y| + y / 2): nothing cancels, and signs count.
+        size = torch.linalg.vector_norm(out, 1, others, dtype=torch.float64)
+        size = size + out.sum(others, dtype=torch.float64) / 2
+        size = size * out.shape[dim] / out.numel()
+        kept = self.kept[module]
+        if kept is not None:
+            size = size[kept.to(size.device)]
+        # Finite, for the outputs are what tells whether a network explodes.
+        self.found[module] = size.nan_to_num(0.0, 0.0, 0.0).cpu()
+
+    def sizes(self) -> Tensor:
+        """Returns all that was measured, one after the other."""
+        found = [self.found[m] for m in self.kept if m in self.found]
+        return torch.cat([torch.zeros(0, dtype=torch.float64), *found])
+
+
+def _has_values(out: Tensor) -> bool:
+    """Whether numbers can be taken; vmap's are gone behind it."""
+    inside = torch._C._functorch.is_functorch_wrapped_tensor(out)
+    return not (inside or out.is_meta) and out.numel() > 0
