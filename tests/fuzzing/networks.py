@@ -124,18 +124,22 @@ def draw(seed: int) -> Spec:
     STARTS[start][0](writer)
     blocks = []
     for number in range(rng.randint(2, MOST_BLOCKS)):
-        fit = [n for n, (kinds, _) in BLOCKS.items() if writer.kind in kinds]
+        fit = [
+            name
+            for name, block in BLOCKS.items()
+            if writer.kind in block.kinds and block.since <= seed
+        ]
         blocks.append((number, rng.choice(fit)))
         _write(writer, seed, *blocks[-1])
     return Spec(seed, start, tuple(blocks), rng.choice(list(ENDS)))
 
 
 def _write(writer: Writer, seed: int, number: int, name: str) -> None:
-    kinds, write = BLOCKS[name]
-    if writer.kind in kinds:
+    block = BLOCKS[name]
+    if writer.kind in block.kinds:
         writer.rng = Random(f'{seed} {number}')
         writer(f'# {name}')
-        write(writer)
+        block.write(writer)
 
 
 def compose(spec: Spec) -> Network:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from random import Random
+from typing import NamedTuple
 
 ACTIVATIONS = (
     '{}.relu()',
@@ -179,19 +180,37 @@ class Writer:
 
 
 Write = Callable[[Writer], None]
-BLOCKS: dict[str, tuple[tuple[str, ...], Write]] = {}
 
 
-def block(*kinds: str) -> Callable[[Write], Write]:
+class Block(NamedTuple):
+    """A way to write some lines.
+
+    Args:
+        kinds (tuple[str, ...]): What ``x`` may be.
+        write (Callable): Writes them.
+        since (int): First seed that draws it.
+    """
+
+    kinds: tuple[str, ...]
+    write: Write
+    since: int
+
+
+BLOCKS: dict[str, Block] = {}
+
+
+def block(*kinds: str, since: int = 0) -> Callable[[Write], Write]:
     """Adds a block to the table, under the name of its function.
 
     Args:
         *kinds (str): What ``x`` may be; none: anything.
+        since (int): First seed that draws it: a seed names the same network
+            for good, whatever is added later. Defaults to 0.
     """
 
     def add(write: Write) -> Write:
         assert write.__name__ not in BLOCKS
-        BLOCKS[write.__name__] = kinds or KINDS, write
+        BLOCKS[write.__name__] = Block(kinds or KINDS, write, since)
         return write
 
     return add

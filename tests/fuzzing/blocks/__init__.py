@@ -10,6 +10,7 @@ from . import (  # noqa: F401
     cuts,
     gates,
     joins,
+    known,
     movement,
     norms,
     parameters,
