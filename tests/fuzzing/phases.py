@@ -35,6 +35,8 @@ METHODS: dict[str, dict[str, Any]] = {
 DIVISORS = 1, 1, 2, 4
 # What is said of a network that a method has nothing to learn from in.
 NO_NORM = 'no norm with scale and shift'
+# What is said of targets that nothing meets, and of frozen weights.
+UNREACHABLE, UNTRAINABLE = 'reachable minimum', 'requires a gradient'
 
 
 def meets_budget(case: Case) -> None:
@@ -58,7 +60,7 @@ def meets_budget(case: Case) -> None:
     try:
         pruner.begin(target, steps)
     except PruningError as error:
-        if 'reachable minimum' not in str(error):
+        if not _is_refusal(error, pruner):
             raise
         return
     model.train()
@@ -74,6 +76,14 @@ def meets_budget(case: Case) -> None:
     expected = run(model.eval(), case.example)
     narrowed = narrow(copy.deepcopy(model), pruner.plan())
     same(expected, run(narrowed, case.example), 'at the end of the phase')
+
+
+def _is_refusal(error: PruningError, pruner: Pruner) -> bool:
+    """Whether a phase rightly does not begin: what is said must be so."""
+    if UNTRAINABLE in str(error):
+        owners = [la.module for info in pruner.groups for la in info.layers]
+        return not any(p.requires_grad for m in owners for p in m.parameters())
+    return UNREACHABLE in str(error)
 
 
 def _fits(pruner: Pruner, target: dict[str, float], mask: Tensor) -> bool:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fuzzer finds what it looks for: faults that are put there."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -13,6 +14,7 @@ from fuzzing.writer import Writer
 
 from mmlapp.core import Pruner
 from mmlapp.core.cost import flops
+from mmlapp.core.methods.added_loss import AddedLoss
 
 SPEC = Spec(0, 'map', ((0, 'chain'), (1, 'residual'), (2, 'dropout')), 'flat')
 
@@ -112,3 +114,22 @@ def test_a_single_value_makes_no_nan(name):
             exec(line, names)
         assert names['x'].isfinite().all(), line
     assert any('.std(' in line for line in seen)
+
+
+FROZEN = Spec(2726, 'map', ((0, 'frozen_parameters'),), 'pooled')
+
+
+@pytest.mark.filterwarnings('ignore:p1')
+def test_what_a_method_rightly_refuses_is_no_fault():
+    assert find_fault(compose(FROZEN), checks=['meets budget']) is None
+
+
+def test_what_a_method_wrongly_refuses_is_one(monkeypatch):
+    """As if it did not look at what learns."""
+    begin = AddedLoss.begin
+    monkeypatch.setattr(
+        AddedLoss, 'begin', lambda self, weights: begin(self, [])
+    )
+    spec = replace(FROZEN, blocks=((0, 'without_norm'),))
+    fault = find_fault(compose(spec), checks=['meets budget'])
+    assert 'requires a gradient' in fault.error

@@ -3,6 +3,7 @@
 """Pooling, pads, and what else changes the size of maps."""
 
 from ..writer import MAP, Writer, block
+from .gates import COARSE
 
 
 def _halved(w: Writer) -> None:
@@ -44,7 +45,8 @@ def unpool(w: Writer) -> None:
     if any(s % 2 for s in w.size):
         return
     w.fixed = True
-    w(f'y, i = functional.max_pool{w.nd}d(x, 2, return_indices=True)')
+    w(f'y = functional.max_pool{w.nd}d(x, 2)')
+    w(f'_, i = functional.max_pool{w.nd}d({COARSE}, 2, return_indices=True)')
     w(f'x = x + functional.max_unpool{w.nd}d(y.relu(), i, 2)')
 
 
