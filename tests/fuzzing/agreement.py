@@ -40,6 +40,7 @@ def close(a: Tensor, b: Tensor, what: str, tolerance: float) -> None:
     )
     if not a.numel():
         return
+    a, b = a.double(), b.double()  # booleans have no magnitude
     # An error of 1e-9 in what should be zero is one.
     scale = float(a.abs().max().clamp_min(1e-3))
     error = float((a - b).abs().max()) / scale
