@@ -163,20 +163,38 @@ def _moved(group: Mapping[str, Any]) -> set[str]:
 
 
 def _missing(optimizer: Optimizer, state: Any) -> list[str]:
-    """Settings that an optimizer would lack once it took a state."""
-    parts = state if isinstance(state, Mapping) else {}
-    groups = parts.get('param_groups')
-    if not isinstance(groups, list) or not groups:
-        return ['param_groups']
-    if not isinstance(parts.get('state'), Mapping):
-        return ['state']
+    """What an optimizer would lack once it took a state."""
+    broken = _broken(state if isinstance(state, Mapping) else {})
+    if broken:
+        return [broken]
     # __setstate__ changes what it is called on: not the optimizer of the run,
     # which would lack its settings if this state is refused.
     twin = copy.copy(optimizer)
     # Settings of later releases of torch are filled in there.
-    twin.__setstate__({'state': {}, 'param_groups': [{**g} for g in groups]})
+    groups = [{**group} for group in state['param_groups']]
+    twin.__setstate__({'state': {}, 'param_groups': groups})
     known = set.intersection(*(set(group) for group in twin.param_groups))
-    return sorted({*optimizer.defaults, 'params'} - known)
+    return sorted(set(optimizer.defaults) - known)
+
+
+def _broken(state: Mapping[str, Any]) -> str:
+    """The part of a state that no optimizer has written, if there is one."""
+    groups, entries = state.get('param_groups'), state.get('state')
+    if not isinstance(groups, list) or not groups:
+        return 'param_groups'
+    if not isinstance(entries, Mapping) or not all(
+        isinstance(entry, Mapping) for entry in entries.values()
+    ):
+        return 'state'
+    return '' if all(map(_is_group, groups)) else 'params'
+
+
+def _is_group(group: Any) -> bool:
+    """Whether it says by numbers which parameters are in it."""
+    numbers = group.get('params') if isinstance(group, Mapping) else None
+    return isinstance(numbers, list) and all(
+        isinstance(number, int) for number in numbers
+    )
 
 
 def _noted_groups(entry: Any) -> Groups | None:

@@ -58,7 +58,8 @@ def check_complete(model: nn.Module, weights: Any) -> None:
             continue
         found = weights.get(name)
         if not isinstance(found, Tensor) or found.shape != own.shape:
-            told = getattr(found, 'shape', type(found).__name__)
+            other = type(found).__name__
+            told = tuple(found.shape) if isinstance(found, Tensor) else other
             raise PruningError(
                 f'resume: {name} of the model has shape {tuple(own.shape)}, '
                 f'in the checkpoint it is {told}: it is of another model. '
@@ -90,6 +91,7 @@ def check_resumable(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
             'without resume, or resume from a checkpoint of the run itself'
         )
     _check_state(checkpoint)
+    _warn_of_the_end(runner, checkpoint['meta']['iter'])
     if 'optimizer' not in checkpoint:
         runner.logger.warning(
             'resume: the checkpoint has no state of the optimizer, as those '
@@ -99,6 +101,17 @@ def check_resumable(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         return
     if optimizer := _optimizer(runner):
         check_optimizer(optimizer, checkpoint)
+
+
+def _warn_of_the_end(runner: Runner, done: int) -> None:
+    """MMEngine trains nothing then, and says nothing."""
+    iters = getattr(runner, 'max_iters', None)
+    if iters is not None and done >= iters:
+        runner.logger.warning(
+            f'resume: the checkpoint is from iteration {done}, and training '
+            f'ends at {iters}: nothing is left to train. To train on, raise '
+            'train_cfg.max_epochs or max_iters'
+        )
 
 
 def _optimizer(runner: Runner) -> Optimizer | None:

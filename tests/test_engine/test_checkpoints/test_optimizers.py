@@ -80,7 +80,11 @@ def test_where_nothing_was_noted_what_is_missing_is_told() -> None:
         ([], 'param_groups'),
         ({'param_groups': []}, 'param_groups'),
         ({'param_groups': [{'params': []}]}, 'state'),
-        ({'param_groups': [{'lr': 1}], 'state': {}}, 'dampening, .*params'),
+        ({'param_groups': [{'lr': 1}], 'state': {}}, 'params: '),
+        ({'param_groups': [3], 'state': {}}, 'params: '),
+        ({'param_groups': [{'params': [[0]]}], 'state': {}}, 'params: '),
+        ({'param_groups': [{'params': [0]}], 'state': {}}, 'dampening, '),
+        ({'param_groups': [{'params': [0]}], 'state': {0: 'x'}}, 'state: '),
     ],
 )
 def test_what_is_no_state(state: Any, lacking: str) -> None:

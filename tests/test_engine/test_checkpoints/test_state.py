@@ -69,6 +69,13 @@ def test_weights_alone_are_no_training_to_go_on_with() -> None:
     assert not told
     check_resumable(resumed, weights)
     assert 'as those of save_best' in told.pop()
+    for iters, count in ((5, 0), (4, 1), (3, 1)):
+        resumed.max_iters = iters  # after the fourth
+        check_resumable(resumed, {**weights, 'optimizer': {}})
+        assert [f'ends at {iters}: nothing is' in t for t in told] == (
+            [True] * count
+        )
+        told.clear()
     new: Any = SimpleNamespace(_resume=False, logger=logger)
     check_resumable(new, {'state_dict': {}})
     assert not told
