@@ -4,14 +4,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import nn
 
-from mmlapp.core import PruningError
+from mmlapp.core import Pruner, PruningError
+from mmlapp.core.pruner.saved import check_gate
 
 from ..checkpoints.optimizers import note_optimizer
+from ..checkpoints.reading import PREFIX
 from ..checkpoints.state import check_resumable, check_taken_up
 from ..hook_list import has_hook
 from ..models.hook_reminder import NO_HOOK
@@ -20,12 +24,16 @@ from ..models.weight_names import weights_of
 from .hook_state import HookState
 from .parts import run_optimizer, unwrap
 
+# In the name of each weight of a branch.
+BRANCH = '.bypass.'
+
 
 class PlainModelHook(Hook):
-    """Refuses narrow weights where nothing makes the model narrow.
+    """Refuses weights of a pruning run for a model that is not prunable.
 
-    For the dense model of a plain config MMEngine would leave most of them
-    out and go on with random ones.
+    For the dense model of a plain config MMEngine would leave most of the
+    narrow ones out and go on with random ones, or leave out masks and
+    bypasses and compute something else.
     """
 
     # Before hooks that read loaded weights, such as EMAHook, which would fail
@@ -70,6 +78,13 @@ class PlainModelHook(Hook):
                 "pruning run (model.type='mmlapp.PrunableModel') or the one "
                 'that tools/deploy.py wrote'
             )
+        if _is_masked(model, weights):
+            raise PruningError(
+                'the checkpoint has masks or bypasses of a pruning run, which '
+                f'the plain {type(model).__name__} of the config would lose, '
+                'and compute something else. Give the config of that run, or '
+                'deploy it with tools/deploy.py'
+            )
         if plans and _trains_alone(runner) and missing_plans(model, plans):
             raise PruningError(
                 'the checkpoint is of a narrowed model, and its parameters '
@@ -81,6 +96,17 @@ class PlainModelHook(Hook):
         # weights.
         if alone and runner._resume:
             check_taken_up(runner, model, checkpoint, weights)
+
+
+def _is_masked(model: nn.Module, weights: Mapping[str, Any]) -> bool:
+    """Whether weights need masks or bypasses that a model does not have."""
+    gate = weights.get(f'{PREFIX}gate')
+    if gate is None or isinstance(model._modules.get('pruner'), Pruner):
+        return False
+    check_gate(f'{PREFIX}gate', gate)
+    own = model.state_dict().keys()
+    branches = {name for name in weights if BRANCH in name}
+    return bool((gate != 1).any() or branches - own)
 
 
 def _trains_alone(runner: Runner) -> bool:

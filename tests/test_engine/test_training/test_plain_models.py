@@ -59,6 +59,45 @@ def test_a_plain_model_gets_no_narrow_weights(wrap, published):
     load(layers(), layers().state_dict(), wrap)
 
 
+@pytest.mark.parametrize('wrap', [lambda model: model, Twice])
+@pytest.mark.parametrize('bypass', [None, 'depthwise'])
+@pytest.mark.parametrize('begun', [True, False])
+def test_a_plain_model_gets_no_masks_or_bypasses(wrap, bypass, begun):
+    """Without them the weights are those of another function."""
+
+    def plain():
+        widths = zip((3, 8, 8), (8, 8, 4), strict=True)
+        model = nn.Sequential(*(nn.Conv2d(*pair, 3) for pair in widths))
+        model.test_step = None
+        return model
+
+    def prunable():
+        model = plain()
+        attach(model, torch.rand(1, 3, 8, 8), bypass=bypass)
+        return model
+
+    model = prunable()
+    image = torch.rand(1, 3, 8, 8)
+    model(image)
+    with torch.no_grad():  # as training does
+        for name, value in model.named_parameters():
+            value.add_(0.1 if 'bypass' in name else 0)
+    if begun:
+        model.pruner.begin({'flops': 0.5}, 1)
+        model.pruner.finish()
+    checkpoint = {'state_dict': model.state_dict()}
+    twin = plain()
+    twin.load_state_dict(model.state_dict(), strict=False)
+    if torch.allclose(twin(image), model(image)):
+        assert not begun
+        assert not bypass
+        load(plain(), checkpoint, wrap)
+    else:
+        with pytest.raises(PruningError, match=r'has masks .*Give the config'):
+            load(plain(), checkpoint, wrap)
+    load(prunable(), checkpoint, wrap)
+
+
 def test_an_optimizer_without_our_hook_is_refused():
     """It would keep the parameters of the wide model."""
     model, weights = layers(), narrow_weights()
