@@ -98,6 +98,7 @@ def check_before(runner: Runner, hook: Hook, kind: type[Hook]) -> None:
     Raises:
         PruningError: With the priorities of both.
     """
+    # A runner keeps its hooks in the order in which they act.
     for other in runner.hooks[: runner.hooks.index(hook)]:
         if isinstance(other, kind):
             first, second = type(hook).__name__, type(other).__name__

@@ -164,6 +164,7 @@ def deployed_config(cfg: Config, plan: ChannelPlan) -> Config:
         cfg.get('default_scope'),
     )
     data['custom_imports'] = _imports(data.get('custom_imports'))
+    # One, or one for each of several optimizers.
     for wrapper in find_dicts(data.get('optim_wrapper')):
         kind = short_name(wrapper.get('type', ''))
         if kind in PLAIN_WRAPPERS:

@@ -102,6 +102,7 @@ class Outputs:
         # Given away: these tensors hold the graph of a step.
         found, self._found = self._found or {}, None
         for name, values in found.items():
+            # Of several it is not known which one the teacher's belongs to.
             if len(values) != 1:
                 raise PruningError(
                     f'losses={name!r}: the module of {self.said} ran '

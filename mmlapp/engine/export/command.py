@@ -213,6 +213,7 @@ def _status(
             made = hand_over(slim, images, path, name, force)
         else:
             own = slim.network
+            # Of one format those that it knows: --slim is of ONNX alone.
             options = settings.only(EXPORTERS[name].takes)
             made = export(own, images, path, own.names, options, force)
     except PruningError as error:

@@ -252,6 +252,7 @@ def _inputs(images: Tensor, dynamic: str) -> list[Tensor]:
     found = [example, mirrored[:1]]
     if dynamic == 'size':
         height, width = images.shape[2:]
+        # 64 and 128 more: multiples of 32 and of 64 stay such.
         size = height + STEPS[-1], width + 2 * STEPS[-1]
         found.append(interpolate(example[:1], size, mode='bilinear'))
     return found
