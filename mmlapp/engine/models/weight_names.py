@@ -106,7 +106,7 @@ def refuse_misfits(module: nn.Module, incompatible: Any) -> None:
 
     Args:
         module (nn.Module): Who got them.
-        incompatible: Names that were missing and that were unexpected.
+        incompatible (Any): Names that were missing and that were unexpected.
 
     Raises:
         PruningError: With names of both, and what would make them fit.
