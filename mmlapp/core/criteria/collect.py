@@ -125,6 +125,7 @@ def _scores(
     # Of one layer as the score says it; of a group the mean over its layers.
     plain = Scorer(name, 'none')
     score = plain.score
+    plain.check_groups(pruner.groups)
     harm = _look(model, plain, calibration, name)
     values = plain.compute(pruner.groups, harm)
     # The same score, which has seen its batches.

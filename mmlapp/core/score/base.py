@@ -142,10 +142,17 @@ class FunctionScore(Score):
 
     Args:
         function (Callable): From a context to ``[N]``.
+        name (str, optional): How messages call it. Defaults to None: as the
+            function is called.
     """
 
-    def __init__(self, function: Callable[[ScoreContext], Tensor]) -> None:
+    def __init__(
+        self,
+        function: Callable[[ScoreContext], Tensor],
+        name: str | None = None,
+    ) -> None:
         self.function = function
+        self.name = name or getattr(function, '__name__', repr(function))
 
     def __call__(self, context: ScoreContext) -> Tensor:
         """Calls the function."""
@@ -179,7 +186,7 @@ def register_score(name: str) -> Callable[[Entry], Entry]:
     def add(entry: Entry) -> Entry:
         is_class = isinstance(entry, type)
         SCORES.register(name)(
-            entry if is_class else lambda: FunctionScore(entry)
+            entry if is_class else lambda: FunctionScore(entry, name)
         )
         return entry
 

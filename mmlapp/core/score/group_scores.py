@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PruningError
-from .base import ChannelWeights, Score, ScoreContext
+from .base import (
+    SCORES,
+    ChannelWeights,
+    FunctionScore,
+    Score,
+    ScoreContext,
+)
 
 # Of every layer, before anything was noted.
 UNKNOWN: Iterator[Tensor | None] = repeat(None)
@@ -145,9 +151,15 @@ def checked(score: Score, context: ScoreContext) -> Tensor:
 
 
 def score_name(score: Score) -> str:
-    """How messages call a score."""
-    function = getattr(score, 'function', None)
-    return str(getattr(function, '__name__', type(score).__name__))
+    """How messages call a score: as it is registered, if it is.
+
+    Args:
+        score (Score): The score.
+    """
+    if isinstance(score, FunctionScore):
+        return score.name
+    kind = type(score)
+    return next((n for n in SCORES if SCORES[n] is kind), kind.__name__)
 
 
 def refuse_stripes(what: str, groups: Sequence[GroupInfo]) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmlapp.core import PruningError, Score
+from mmlapp.core import PruningError, Score, attach
 from mmlapp.core.criteria import Calibration
 from mmlapp.core.criteria.collect import check_names, collect_scores
 from mmlapp.core.score import SCORES
@@ -119,6 +119,24 @@ def test_without_batches_they_are_left_out_with_the_reason(
 def test_one_that_was_named_and_needs_batches_is_refused(collect):
     with pytest.raises(PruningError, match=r'score=taylor: .*--batches N'):
         collect(['l1', 'taylor'])
+
+
+def test_one_that_knows_whole_channels_alone_looks_at_no_batch(
+    model, images
+):
+    attach(model, images, unit='stripes')
+
+    def batches(count, outputs):
+        pytest.fail('it was shown one')
+
+    with pytest.raises(PruningError, match=r'^score=functionality: .*stripes'):
+        collect_scores(
+            model,
+            ['functionality'],
+            'none',
+            Calibration(1, batches),
+            lambda text: None,
+        )
 
 
 def test_one_that_does_not_fit_the_network_is_left_out(

@@ -8,15 +8,11 @@ from torch import nn
 
 from mmlapp.core import attach
 from mmlapp.core.score import SCORES
-from mmlapp.core.score.group_scores import Layer, layer_context
+from mmlapp.core.score.base import FunctionScore
+from mmlapp.core.score.group_scores import Layer, layer_context, score_name
 
-# Those that look at weights alone.
-NAMES = [
-    name
-    for name in SCORES
-    if SCORES[name].__module__.startswith('mmlapp.')
-    and not SCORES.build(name).batches
-]
+NAMES = [n for n in SCORES if SCORES[n].__module__.startswith('mmlapp.')]
+OF_WEIGHTS = [name for name in NAMES if not SCORES.build(name).batches]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +66,7 @@ def test_the_scale_of_a_norm_may_be_anywhere():
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', OF_WEIGHTS)
 def test_half_precision_is_scored_as_what_it_is_in_float32(name, dtype):
     """Sums of many weights leave its range, and squares of small ones."""
     images = torch.randn(2, 40)
@@ -84,3 +80,15 @@ def test_half_precision_is_scored_as_what_it_is_in_float32(name, dtype):
         attach(network, x, score=name, normalisation='none', method='uniform')
         network.pruner.begin({'flops': 0.9}, 2)
     torch.testing.assert_close(half.pruner.scores, wide.pruner.scores)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_messages_call_a_score_as_configs_do(name):
+    assert score_name(SCORES.build(name)) == name
+
+
+def test_messages_call_a_function_by_its_own_name():
+    def largest(context):
+        return context.filters.amax(dim=1)
+
+    assert score_name(FunctionScore(largest)) == 'largest'
