@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -151,6 +151,17 @@ class Method(nn.Module, ABC):
         Args:
             pruner (Pruner): Of the network, or of an averaged copy of it.
         """
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        # With assign=True others take the place of buffers that learn.
+        learning = [
+            name
+            for name, value in self.named_buffers(recurse=False)
+            if value.requires_grad
+        ]
+        super()._load_from_state_dict(*args)
+        for name in learning:
+            self.get_buffer(name).requires_grad_()
 
     def by_group(self, pruner: Pruner) -> Mapping[str, Tensor]:
         """Returns what the log and the visualizer show beside keep ratios.

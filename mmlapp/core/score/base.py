@@ -152,7 +152,7 @@ class FunctionScore(Score):
         name: str | None = None,
     ) -> None:
         self.function = function
-        self.name = name or getattr(function, '__name__', repr(function))
+        self.name = name or str(getattr(function, '__name__', function))
 
     def __call__(self, context: ScoreContext) -> Tensor:
         """Calls the function."""

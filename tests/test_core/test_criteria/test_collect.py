@@ -121,9 +121,7 @@ def test_one_that_was_named_and_needs_batches_is_refused(collect):
         collect(['l1', 'taylor'])
 
 
-def test_one_that_knows_whole_channels_alone_looks_at_no_batch(
-    model, images
-):
+def test_one_that_knows_whole_channels_alone_looks_at_no_batch(model, images):
     attach(model, images, unit='stripes')
 
     def batches(count, outputs):

@@ -100,14 +100,17 @@ def test_a_loss_that_was_not_added(model, images, pruner):
         dict(optimizer='RMSprop', rate=0.5),
     ],
 )
-def test_a_state_dict_continues_with_the_optimizer(make, images, settings):
+@pytest.mark.parametrize('assign', [False, True])
+def test_a_state_dict_continues_with_the_optimizer(
+    make, images, settings, assign
+):
     method = dict(type='lapp', update=dict(type='gradient', **settings))
     model, fresh = make(), make()
     for network in (model, fresh):
         attach(network, images, method=method)
     model.pruner.begin({'flops': 0.4}, 12)
     train(model, images, 6)
-    fresh.load_state_dict(copy.deepcopy(model.state_dict()))
+    fresh.load_state_dict(copy.deepcopy(model.state_dict()), assign=assign)
     for network in (model, fresh):
         train(network, images, 6)
     assert 0.3 < model.pruner.ratios()['flops'] <= 0.4
