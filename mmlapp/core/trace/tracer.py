@@ -242,16 +242,18 @@ class Tracer(TorchDispatchMode):
         Args:
             tensor (Tensor): Is about to be viewed.
         """
-        if self.name(tensor) is None and self._entry(tensor) is None:
+        entry = self._labels.get(id(tensor))
+        known = entry is not None and entry[0]() is tensor
+        if not known and self.name(tensor) is None:
             self.set(tensor, Labels())
 
     def labels(self, tensor: Tensor) -> Labels:
         """Returns the labels of a tensor; parameters get theirs here."""
-        entry = self._entry(tensor)
-        if entry is not None:
-            if entry.once_read is not None:
-                self.graph.freeze(*entry.once_read)
-            return entry
+        entry = self._labels.get(id(tensor))
+        if entry is not None and entry[0]() is tensor:
+            if entry[1].once_read is not None:
+                self.graph.freeze(*entry[1].once_read)
+            return entry[1]
         name = self._names.get(id(tensor))
         if name is None:
             return Labels()
@@ -269,11 +271,6 @@ class Tracer(TorchDispatchMode):
         )
         self.set(tensor, labels)
         return labels
-
-    def _entry(self, tensor: Tensor) -> Labels | None:
-        """What is remembered of a tensor."""
-        known, labels = self._labels.get(id(tensor), (None, None))
-        return labels if known is not None and known() is tensor else None
 
     def set(self, tensor: Tensor, labels: Labels) -> None:
         """Remembers the labels of a tensor for as long as it lives."""
