@@ -46,7 +46,7 @@ PLANTED = {
         'mmlapp.core.plan.plan.ChannelPlan.__eq__',
         lambda self, other: False,
     ),
-    'meets budget': ('mmlapp.core.pruner.pruner.snap', everything),
+    'meets budget': ('mmlapp.core.pruner.decisions.snap', everything),
 }
 
 
