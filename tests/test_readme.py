@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the README shows is run as it stands there."""
 
+import ast
 import re
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,22 @@ def test_the_own_score_is_usable_by_name() -> None:
         assert name in set(SCORES)
     finally:
         SCORES._entries.pop(name)
+
+
+def test_stock_calls_take_what_they_are_given() -> None:
+    tree = ast.parse(block('inference_detector'))
+    imports = [n for n in tree.body if isinstance(n, ast.ImportFrom)]
+    names: dict[str, Any] = {}
+    exec(ast.unparse(ast.Module([*imports], [])), names)
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
+    checked = set()
+    for call in calls:
+        name = ast.unparse(call.func)
+        if name in names:
+            named = {k.arg: k.value for k in call.keywords if k.arg}
+            signature(names[name]).bind(*call.args, **named)
+            checked.add(name)
+    assert checked == {a.name for n in imports for a in n.names}
 
 
 @pytest.mark.parametrize(
