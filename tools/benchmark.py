@@ -36,7 +36,7 @@ from mmlapp.engine.benchmark.report import (
     rows_table,
     to_dict,
 )
-from mmlapp.engine.benchmark.rows import Row, bench
+from mmlapp.engine.benchmark.rows import ROUNDS, Row, bench
 from mmlapp.engine.config_files import (
     add_config_arguments,
     check_checkpoint,
@@ -81,7 +81,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     add(
         '--rounds',
         type=int,
-        default=50,
+        default=ROUNDS,
         metavar='N',
         help='timed runs of each (default: %(default)s)',
     )

@@ -26,6 +26,8 @@ from ..latency.timing import (
 
 # Backend on which outputs are what the others must compute.
 REFERENCE = 'torch'
+# Timed runs of each network, of which the five slowest are beyond p90.
+ROUNDS = 50
 OK = 'ok'
 # Of name, network, backend, run and images: see `accuracy.Judge`.
 Metrics = Callable[
@@ -139,7 +141,7 @@ def bench(
     candidates: Sequence[Candidate],
     inputs: Inputs,
     settings: Sequence[Setting],
-    rounds: int = 50,
+    rounds: int = ROUNDS,
     clock: Callable[[], float] | None = None,
     progress: Callable[[str], None] = lambda text: None,
     judge: Metrics | None = None,
