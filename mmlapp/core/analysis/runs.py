@@ -217,6 +217,8 @@ class Runs:
         """Which channels of comparable layers to look at; None for all."""
         if mask is None:
             return dict.fromkeys(self._layers)
+        if mask.is_meta:  # nothing has values that could be compared
+            return {}
         # [channels] and, last, what is no channel.
         kept = torch.cat([mask.cpu(), torch.ones(1, dtype=torch.bool)])
         return {
