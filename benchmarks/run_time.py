@@ -31,7 +31,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'tools'))
 
 from demo import call  # noqa: E402
-from former import ALL_GROUPS  # noqa: E402
 
 from mmlapp.core.files import replace_text  # noqa: E402
 
@@ -62,10 +61,8 @@ def config_of(name: str, args: argparse.Namespace) -> str:
         loader('val', args.batch, args, pipeline),
     ]
     if name == 'lapp':
-        # As when it was measured: other widths take another time.
-        model = {'input_shape': (3, args.size, args.size), **ALL_GROUPS}
         lines += [
-            f'model = {model!r}',
+            f'model = dict(input_shape=(3, {args.size}, {args.size}))',
             "custom_hooks = [dict(type='mmlapp.PruningHook', "
             f'target=dict(flops=0.444), prune_epochs={PHASE})]',
         ]
