@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,16 @@ from mmlapp.core import PruningError
 from .checkpoints.archive import describe, is_archive, is_legacy
 
 # What Config.fromfile reads.
+Kinds = Mapping[str, tuple[tuple[type, ...], str]]
 SUFFIXES = '.py', '.yml', '.yaml', '.json'
+A_DICT = (Mapping,), 'a dictionary'
+# Settings that a model is built from: their types, and these in words.
+MODEL_KINDS: Kinds = {
+    'model': A_DICT,
+    'model.data_preprocessor': A_DICT,
+    'data_preprocessor': A_DICT,
+    'default_scope': ((str,), "the name of a package, such as 'mmdet'"),
+}
 
 
 class Options(DictAction):
@@ -147,7 +156,8 @@ def read_model_config(
         options (Mapping, optional): Values to replace. Defaults to None.
 
     Raises:
-        PruningError: As :func:`read_config`, or if there is no model in it.
+        PruningError: As :func:`read_config`, or if there is no model in it,
+            or something of it is of another type than it must be.
     """
     cfg = read_config(name, options)
     found = cfg.get('model')
@@ -157,7 +167,36 @@ def read_model_config(
             f'config={str(name)!r} has {what}: give the config of a model of '
             'mmpretrain or mmdet, or one that tools/deploy.py wrote'
         )
+    for text in wrong_kinds(cfg, MODEL_KINDS):
+        raise PruningError(f'config={str(name)!r}: {text}')
     return cfg
+
+
+def wrong_kinds(cfg: Any, kinds: Kinds) -> Iterator[str]:
+    """Yields which settings of a config are of another type than expected.
+
+    Args:
+        cfg (Config or Mapping): The config.
+        kinds (Mapping): From dotted names to types, and what these are in
+            words.
+
+    Yields:
+        str: One for each, with its value. What is not there is not wrong.
+
+    Examples:
+        >>> list(wrong_kinds({'model': {'a': 3}}, {'model.a': A_DICT}))
+        ['model.a=3: expected a dictionary']
+    """
+    for name, (types, expected) in kinds.items():
+        value = cfg
+        for part in name.split('.'):
+            value = value.get(part) if hasattr(value, 'get') else None
+        # A text is a sequence, too.
+        fits = isinstance(value, types) and (
+            str in types or not isinstance(value, str)
+        )
+        if value is not None and not fits:
+            yield f'{name}={value!r:.80}: expected {expected}'
 
 
 def find_config(name: str | Path) -> Path:

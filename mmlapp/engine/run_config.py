@@ -10,6 +10,8 @@ from typing import Any
 
 from mmlapp.core import PruningError
 
+from .config_files import A_DICT, MODEL_KINDS, Kinds, wrong_kinds
+
 # What MMEngine's Runner wants together, all three or none: loader, loop, and
 # what reads the outputs.
 LOOPS = {
@@ -17,12 +19,11 @@ LOOPS = {
     'val': ('val_dataloader', 'val_cfg', 'val_evaluator'),
     'test': ('test_dataloader', 'test_cfg', 'test_evaluator'),
 }
-A_DICT = (Mapping,), 'a dictionary'
 SOME = (Mapping, Sequence), 'a dictionary, or a list of them'
 A_PATH = (str, Path), 'a path'
 # Settings of a run that are no plain values: their types, and these in words.
-KINDS = {
-    'model': A_DICT,
+KINDS: Kinds = {
+    **MODEL_KINDS,
     **{name: A_DICT for names in LOOPS.values() for name in names},
     'val_evaluator': SOME,
     'test_evaluator': SOME,
@@ -34,6 +35,7 @@ KINDS = {
     'work_dir': A_PATH,
     'load_from': A_PATH,
 }
+NAMES = {'train': 'training', 'test': 'a test'}
 # By which a loop of no type of its own is as long, by its `by_epoch`.
 LENGTHS = {True: 'max_epochs', False: 'max_iters'}
 
@@ -67,7 +69,7 @@ no test_cfg and no test_evaluator, which a test needs beside the model
 
 def _wrong(cfg: Mapping[str, Any], kind: str, also: str) -> Iterator[str]:
     """What a run cannot be built of, the first thing first."""
-    yield from _of_another_type(cfg)
+    yield from wrong_kinds(cfg, KINDS)
     if cfg.get('model') is None:
         yield 'it has no model'
     if 'runner_type' in cfg:
@@ -75,25 +77,14 @@ def _wrong(cfg: Mapping[str, Any], kind: str, also: str) -> Iterator[str]:
     missing = _missing(cfg, LOOPS[kind])
     if missing:
         yield (
-            f'it has {_none_of(missing)}, which a {kind} needs beside the '
-            'model'
+            f'it has {_none_of(missing)}, which {NAMES[kind]} needs beside '
+            'the model'
         )
     yield from _halves(cfg)
     for name in filter(None, (kind, also)):
         yield from _loader(cfg, LOOPS[name][0])
     if kind == 'train':
         yield from _training(cfg)
-
-
-def _of_another_type(cfg: Mapping[str, Any]) -> Iterator[str]:
-    for name, (types, expected) in KINDS.items():
-        value = cfg.get(name)
-        # A text is a sequence, too.
-        fits = isinstance(value, types) and (
-            str in types or not isinstance(value, str)
-        )
-        if value is not None and not fits:
-            yield f'{name}={value!r:.80}: expected {expected}'
 
 
 def _missing(cfg: Mapping[str, Any], names: Sequence[str]) -> list[str]:

@@ -59,6 +59,25 @@ def test_a_config_of_no_model(config, text, what):
         read_model_config(config)
 
 
+@pytest.mark.parametrize(
+    ('text', 'what'),
+    [
+        ('default_scope = 3', 'default_scope=3: expected the name of a pack'),
+        ("data_preprocessor = 'x'", "data_preprocessor='x': expected a dict"),
+        (
+            'model = dict(data_preprocessor=[1])',
+            r'model\.data_preprocessor=\[1\]: expected a dictionary',
+        ),
+    ],
+)
+def test_a_config_of_a_model_with_other_types(config, text, what):
+    config.write_text(f'model = dict(data_preprocessor=dict())\n{text}')
+    with pytest.raises(PruningError, match=f"recipe.py': {what}"):
+        read_model_config(config)
+    # Other configs may call something else so.
+    read_config(config)
+
+
 @pytest.mark.parametrize('suffix', ['', '.py'])
 @pytest.mark.parametrize(
     'name',

@@ -163,9 +163,11 @@ LACKS = {
         f'{name} is a number': (
             'test' if name.startswith('test') else 'train',
             having(**{name: 3}),
-            f'{name}=3: expected a',
+            f'{name}=3: expected ',
         )
         for name in KINDS
+        # Of a model that reads one; see the tests of configs of models.
+        if not name.endswith('data_preprocessor')
     },
     'text': ('test', having(test_evaluator='x'), "test_evaluator='x': expect"),
 }

@@ -54,6 +54,12 @@ class Judge:
                 'accuracy: the config has no test_dataloader with a '
                 f'test_evaluator. {REMEDY}'
             )
+        if not isinstance(self._evaluator, (dict, list, tuple)):
+            raise PruningError(
+                f'accuracy: the config has {LOADERS[name]}='
+                f'{self._evaluator!r:.80}; expected a dictionary, or a list '
+                f'of them. {REMEDY}'
+            )
         self._trained, self._name = trained, name
         self._cfg = cfg
         with default_scope_of(cfg):

@@ -122,10 +122,18 @@ def inner_config(model: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         dict: With the type of that model as ``type``.
+
+    Raises:
+        PruningError: If it does not say which model is inside.
     """
     ours = {'type', *_arguments(model)} - {'data_preprocessor'}
     rest = {key: value for key, value in model.items() if key not in ours}
-    architecture = model['architecture']
+    architecture = model.get('architecture')
+    if architecture is None:
+        raise PruningError(
+            f'config: model of type={model.get("type")!r} has no '
+            "architecture, the type of the model inside, such as 'RetinaNet'"
+        )
     if isinstance(architecture, Mapping):
         return {**rest, **architecture}
     return {'type': architecture, **rest}

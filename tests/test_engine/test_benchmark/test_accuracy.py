@@ -194,9 +194,14 @@ def without_evaluator(cfg):
     cfg._cfg_dict.pop('test_evaluator')
 
 
+def with_a_number(cfg):
+    cfg.test_evaluator = 3
+
+
 @pytest.mark.parametrize(
     ('change', 'text'),
     [
+        (with_a_number, 'has test_evaluator=3; expected a dictionary'),
         (without_data, r'test_dataloader cannot be read \(.*Put the data'),
         (without_loader, 'has no test_dataloader with a test_evaluator'),
         (without_evaluator, 'has no test_dataloader with a test_evaluator'),

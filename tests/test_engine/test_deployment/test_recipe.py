@@ -191,6 +191,12 @@ def test_arguments_that_are_called_like_those_of_pruning():
     assert recipe.dense_config(found) == whole
 
 
+def test_a_model_that_says_not_which_one_is_inside():
+    cfg = Config(dict(model=dict(type='mmlapp.PrunableModel', depth=18)))
+    with pytest.raises(PruningError, match=r"PrunableModel' has no architec"):
+        recipe.dense_config(cfg)
+
+
 def test_own_settings():
     found = recipe.own_settings(config().model)
     assert found['divisor'] == 8
