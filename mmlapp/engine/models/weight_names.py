@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmlapp.core import PruningError
 from mmlapp.core.plan.carried import KEY
@@ -127,6 +127,37 @@ def refuse_misfits(module: nn.Module, incompatible: Any) -> None:
         f'called {_some(others)}, those of the model {_some(missing)}. '
         f'{_remedy(missing, others)}'
     )
+
+
+def check_shapes(model: nn.Module, weights: Mapping[str, Any]) -> None:
+    """Refuses weights of the right names, of which next to none fit.
+
+    MMEngine leaves out what has other shapes, such as a head for other
+    classes.
+
+    Args:
+        model (nn.Module): Who gets them.
+        weights (Mapping): By their names.
+
+    Raises:
+        PruningError: With the first that does not fit.
+    """
+    pairs = {
+        name: (tuple(weights[name].shape), tuple(own.shape))
+        for name, own in model.state_dict().items()
+        if isinstance(weights.get(name), Tensor) and own.ndim
+    }
+    others = [name for name, (found, own) in pairs.items() if found != own]
+    fitting = len(pairs) - len(others)
+    if others and fitting <= LEAST * len(pairs):
+        found, own = pairs[others[0]]
+        raise PruningError(
+            f'the weights (load_from, resume or checkpoint): of {len(pairs)} '
+            f'with a name of this {type(model).__name__} {fitting} have its '
+            f'shape, and the others would be left out, such as {others[0]} of '
+            f'shape {found}, in the model {own}. Give a checkpoint of this '
+            'architecture'
+        )
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from ..checkpoints.reading import PREFIX
 from ..checkpoints.state import check_resumable, check_taken_up
 from ..hook_list import has_hook
 from ..models.hook_reminder import NO_HOOK
-from ..models.plans import carries_plans, missing_plans, plans_in
-from ..models.weight_names import weights_of
+from ..models.plans import Plans, carries_plans, missing_plans, plans_in
+from ..models.weight_names import check_shapes, weights_of
 from .hook_state import HookState
 from .parts import run_optimizer, unwrap
 
@@ -71,13 +71,8 @@ class PlainModelHook(Hook):
             check_resumable(runner, checkpoint)
         model, weights = unwrap(runner.model), weights_of(checkpoint)
         plans = plans_in(weights)
-        if plans and not carries_plans(model):
-            raise PruningError(
-                'the checkpoint is of a narrowed model, and the config builds '
-                f'a plain {type(model).__name__}. Give the config of the '
-                "pruning run (model.type='mmlapp.PrunableModel') or the one "
-                'that tools/deploy.py wrote'
-            )
+        if not carries_plans(model):
+            _check_plain(model, weights, plans)
         if _is_masked(model, weights):
             raise PruningError(
                 'the checkpoint has masks or bypasses of a pruning run, which '
@@ -96,6 +91,20 @@ class PlainModelHook(Hook):
         # weights.
         if alone and runner._resume:
             check_taken_up(runner, model, checkpoint, weights)
+
+
+def _check_plain(
+    model: nn.Module, weights: Mapping[str, Any], plans: Plans
+) -> None:
+    """Refuses what no plain model can take."""
+    if plans:
+        raise PruningError(
+            'the checkpoint is of a narrowed model, and the config builds a '
+            f'plain {type(model).__name__}. Give the config of the pruning '
+            "run (model.type='mmlapp.PrunableModel') or the one that "
+            'tools/deploy.py wrote'
+        )
+    check_shapes(model, weights)
 
 
 def _is_masked(model: nn.Module, weights: Mapping[str, Any]) -> bool:

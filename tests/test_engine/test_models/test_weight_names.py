@@ -20,6 +20,7 @@ from mmlapp.core import PruningError, attach
 from mmlapp.engine.checkpoints.checked_loading import check_loading
 from mmlapp.engine.models.plans import carry_plans, narrow_model
 from mmlapp.engine.models.weight_names import (
+    check_shapes,
     refusing_misfits,
     rename_compiled,
     weights_of,
@@ -202,6 +203,18 @@ def test_masks_alone_are_loaded() -> None:
     load_state_dict(model, state)
 
 
+def test_names_that_fit_with_other_shapes() -> None:
+    """Of such weights nothing would be left; one that fits is a start."""
+    model = net()
+    weights = {n: v[:1] for n, v in model.state_dict().items() if v.ndim}
+    text = r'0 have its .*\.stem\.weight of shape \(1, 3, 3, 3\), .* \(8, 3'
+    with pytest.raises(PruningError, match=text):
+        check_shapes(model, weights)
+    check_shapes(model, {**weights, 'backbone.norm.bias': torch.ones(8)})
+    check_shapes(model, model.state_dict())
+    check_shapes(model, {'other': torch.ones(1), 'backbone.norm': 3})
+
+
 def test_an_empty_checkpoint() -> None:
     for checkpoint in ({}, {'state_dict': {}}):
         with pytest.raises(PruningError, match='checkpoint is empty: give'):
@@ -222,21 +235,19 @@ def test_runs_refuse_weights_that_are_not_theirs(
 
     A test fails as training does, before its first batch.
     """
-    state = make_runner().model.state_dict()
-    path = tmp_path / 'a.pth'
-    torch.save(renamed(lambda n: f'model.{n}', state), path)
-    for plain in (False, True):
-        runner = make_runner(load_from(path), plain=plain)
+    paths = tmp_path / 'a.pth', tmp_path / 'b.pth'
+    for plain in (True, False):
+        runner = make_runner(load_from(paths[0]), plain=plain)
         check_loading(runner)
+        state = {n: v + 1 for n, v in runner.model.state_dict().items()}
+        torch.save(renamed(lambda n: f'model.{n}', state), paths[0])
         with pytest.raises(PruningError, match=r"Without 'model\.' they are"):
             runner.load_or_resume()
-    torch.save({'state_dict': renamed(COMPILED['whole'], state)}, path)
-    for plain in (False, True):
-        runner = make_runner(load_from(path), plain=plain)
-        check_loading(runner)
-        runner.load_or_resume()
+        state = {n: v - 1 for n, v in state.items()}
+        torch.save({'state_dict': renamed(COMPILED['whole'], state)}, paths[1])
+        runner.load_checkpoint(str(paths[1]))
         found = runner.model.state_dict()
-        assert all(torch.equal(found[n], state[n]) for n in found)
+        assert all(torch.equal(found[n], state[n]) for n in state)
 
 
 def test_pretrained_weights_of_another_part(

@@ -98,6 +98,12 @@ def test_a_plain_model_gets_no_masks_or_bypasses(wrap, bypass, begun):
     load(prunable(), checkpoint, wrap)
 
 
+def test_a_plain_model_gets_no_weights_of_another_width():
+    other = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 2, 3))
+    with pytest.raises(PruningError, match=r'of 4 with a name .* 0 have its'):
+        load(layers(), other.state_dict())
+
+
 def test_an_optimizer_without_our_hook_is_refused():
     """It would keep the parameters of the wide model."""
     model, weights = layers(), narrow_weights()
