@@ -25,6 +25,9 @@ from .outputs import outputs_of
 # Values of a file that may be others for each one at which PyTorch decides
 # otherwise in double precision: both are small numbers, drawn at random.
 MOST = 4
+# Share of all values of an output that they may be: where rounding decides
+# about more, such as the order of proposals, agreement would mean little.
+SHARE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ def _compared(
     limit = tolerance * expected.double().abs().amax() if error else 0.0
     off = (expected - found).abs() > limit
     torn = (expected - exact).abs() > limit
-    if not 0 < off.sum() <= MOST * torn.sum():
+    most = min(MOST * int(torn.sum()), SHARE * off.numel())
+    if not 0 < off.sum() <= most:
         return Agreement(error)
     rest = found.where(~off, expected)
     return Agreement(largest_error([expected], [rest]), int(off.sum()))

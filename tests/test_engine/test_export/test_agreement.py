@@ -12,8 +12,11 @@ from mmlapp.engine.export.agreement import MOST, Agreement, Reference, worst
 
 @pytest.fixture
 def reference():
-    """Four pixels of two images are torn between five and zero: eight."""
-    return Reference(Equal(), nearly_equal(4, width=64))
+    """Four pixels of two images are torn between five and zero: eight.
+
+    The most that may be others are 32, not more than a thousandth of 64000.
+    """
+    return Reference(Equal(), nearly_equal(4, width=32_000))
 
 
 def flipped(reference, count):
@@ -36,6 +39,14 @@ def test_as_few_values_as_rounding_decides_about_are_spared(reference, count):
 
 def test_more_values_are_an_error(reference):
     found = reference.compared(flipped(reference, 8 * MOST + 1), 1e-3)
+    assert found == Agreement(1)
+
+
+def test_a_larger_share_is_an_error():
+    """Of 20000 values 20 may be others, not 21."""
+    reference = Reference(Equal(), nearly_equal(4, width=10_000))
+    assert reference.compared(flipped(reference, 20), 1e-3).undecided == 20
+    found = reference.compared(flipped(reference, 21), 1e-3)
     assert found == Agreement(1)
 
 
