@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ def macs(model: nn.Module, x: Any) -> float:
             )
         },
     )
+    # Views of parameters need gradients that have no function here, which the
+    # counter does not expect.
+    model = copy.deepcopy(model).requires_grad_(False)
     # Torch's counter does not know the kernels of the fused path.
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -133,3 +133,16 @@ def test_what_a_method_wrongly_refuses_is_one(monkeypatch):
     spec = replace(FROZEN, blocks=((0, 'without_norm'),))
     fault = find_fault(compose(spec), checks=['meets budget'])
     assert 'requires a gradient' in fault.error
+
+
+# Constructs of users' networks that the checks themselves once tripped over.
+AWKWARD = {
+    'booleans among buffers': ((0, 'masked_channels'),),
+    'views of parameters': ((0, 'learned_queries'),),
+}
+
+
+@pytest.mark.parametrize('name', AWKWARD)
+def test_checks_take_what_networks_hold(name):
+    spec = Spec(3, 'tokens', AWKWARD[name], 'layer')
+    assert find_fault(compose(spec), checks=['narrows', 'trains']) is None
