@@ -14,13 +14,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from ..trace import Trace
 
 # Labels along these dimensions: channels lie where others have positions, and
 # what a removed one gives is not zero but the bias.
 POSITIONS = {'batch', 'rows'}
+# Whose outputs are known to be [.., C, *positions].
+KINDS = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
 
 
 def comparable_layers(
@@ -46,7 +55,7 @@ def comparable_layers(
         if runs[call.name] == 1
         and 'out' in call.dims
         and not POSITIONS & call.dims.keys()
-        and isinstance(modules.get(call.name), (nn.Linear, _ConvNd))
+        and _is_plain(modules.get(call.name))
     }
 
 
@@ -91,6 +100,13 @@ class Given:
         """Returns all that was measured, one after the other."""
         found = [self.found[m] for m in self.kept if m in self.found]
         return torch.cat([torch.zeros(0, dtype=torch.float64), *found])
+
+
+def _is_plain(module: nn.Module | None) -> bool:
+    """Whether it gives what PyTorch's layers do; others may pack it."""
+    if not isinstance(module, KINDS) or 'forward' in vars(module):
+        return False
+    return any(type(module).forward is kind.forward for kind in KINDS)
 
 
 def _has_values(out: Tensor) -> bool:

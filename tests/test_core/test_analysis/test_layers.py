@@ -86,6 +86,27 @@ def test_sizes_of_layers():
     assert given.sizes().tolist() == [0, 1.5, 1.5]
 
 
+class Packed(nn.Linear):
+    def forward(self, x):
+        return super().forward(x), None
+
+
+class Turned(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).mT
+
+
+def test_layers_that_give_something_else_are_not_compared(net, agree):
+    """A tuple, or dimensions in an order of their own."""
+
+    def forward(m, x):
+        return m.c(m.b(m.a(x)[0]).mT)
+
+    parts = {'a': Packed(3, 8), 'b': Turned(8, 6), 'c': nn.Linear(6, 4)}
+    model, x = net(forward, **parts), torch.rand(2, 5, 3).double()
+    assert agree(model, x).groups == {'a': 8, 'b': 6}
+
+
 def test_what_has_no_values_is_not_measured():
     layer = nn.Linear(2, 3)
     given = Given({layer: None})
