@@ -97,9 +97,11 @@ def _compared(
 ) -> Agreement:
     """Of one output; values of which few are torn between two are spared."""
     error = largest_error([expected], [found]) if expected.numel() else 0.0
-    limit = tolerance * expected.double().abs().amax() if error else 0.0
-    off = (expected - found).abs() > limit
-    torn = (expected - exact).abs() > limit
+    # In double precision: booleans have no difference.
+    wanted = expected.double()
+    limit = tolerance * wanted.abs().amax() if error else 0.0
+    off = (wanted - found.double()).abs() > limit
+    torn = (wanted - exact.double()).abs() > limit
     most = min(MOST * int(torn.sum()), SHARE * off.numel())
     if not 0 < off.sum() <= most:
         return Agreement(error)

@@ -69,6 +69,11 @@ def test_where_nothing_is_torn_nothing_is_spared():
     assert found.undecided == 0
 
 
+class Positive(nn.Module):
+    def forward(self, x):
+        return x > 0
+
+
 class Single(nn.Module):
     def forward(self, x):
         if x.dtype != torch.float32:
@@ -81,6 +86,7 @@ class Single(nn.Module):
     [
         (Single(), lambda x: 2 * x, 1.0),  # nothing to compare with
         (nn.Identity(), lambda x: x[:1], math.inf),
+        (Positive(), lambda x: x < 0, 1.0),
         (nn.Identity(), lambda x: x * math.nan, math.nan),
         (nn.Identity(), lambda x: x, 0.0),
     ],
