@@ -97,16 +97,24 @@ def _refuse_states(optimizer: Optimizer, parameter: nn.Parameter) -> None:
 def may_belong(value: Tensor, parameter: Tensor) -> bool:
     """Whether a state may be that of a parameter.
 
-    Those that are means over a dimension lack it, or have one of size 1.
+    Those that are means over a dimension lack it, or have one of size 1. A
+    vector may be a table of the optimizer's own.
 
     Args:
         value (Tensor): The state.
         parameter (Tensor): The parameter.
+
+    Examples:
+        >>> weight = torch.ones(8, 4)
+        >>> sizes = (8, 4), (8, 1), (8,), (256,), (), (6, 4)
+        >>> [may_belong(torch.ones(size), weight) for size in sizes]
+        [True, True, True, True, True, False]
+        >>> may_belong(torch.ones(256), torch.ones(8))
+        True
     """
     pairs = zip(value.shape, parameter.shape, strict=False)
-    return value.dim() != parameter.dim() or all(
-        size in (1, whole) for size, whole in pairs
-    )
+    told = value.dim() == parameter.dim() > 1
+    return not told or all(size in (1, whole) for size, whole in pairs)
 
 
 def _is_stale(parameter: nn.Parameter) -> bool:
