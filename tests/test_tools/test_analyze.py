@@ -102,8 +102,10 @@ def test_arguments(analyse, tmp_path):
         unused=['head.fc'],
     )
     assert report['layers'][-1]['outputs'] == 7
+    # 0.3 of each group, and a multiple of 4.
     assert report['floors'] == {
-        name: math.ceil(0.3 * size) for name, size in report['groups'].items()
+        name: 4 * math.ceil(math.ceil(0.3 * size) / 4)
+        for name, size in report['groups'].items()
     }
     assert all('layer2' not in name for name in report['groups'])
     assert all('conv2' not in name for name in report['groups'])

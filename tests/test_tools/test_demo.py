@@ -151,21 +151,23 @@ def test_flops_are_multiply_adds(demo: ModuleType) -> None:
     assert counted == 36 * 9 * 3 * 4 + 20
 
 
-def test_latency_is_taken_in_turns_without_gradients(demo: ModuleType) -> None:
-    calls = []
+def test_latency_is_taken_in_turns_without_gradients(
+    demo: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, clock = [], [0.0]
+    monkeypatch.setattr(demo.time, 'perf_counter', lambda: clock[0])
 
     def model(name: str, seconds: float) -> Any:
         def forward(x: Tensor, samples: None, mode: str) -> None:
             calls.append((name, tuple(x.shape), torch.is_grad_enabled()))
-            time.sleep(seconds)
+            clock[0] += seconds
 
         return forward
 
-    times = demo.latencies(model('a', 0), model('b', 1e-3), (3, 2, 2), pairs=3)
+    times = demo.latencies(model('a', 1), model('b', 4), (3, 2, 2), pairs=3)
     assert [c[0] for c in calls] == ['a', 'b'] * 8
     assert {c[1:] for c in calls} == {((32, 3, 2, 2), False)}
-    assert times['deployed'] < 1e-3 <= times['dense']
-    assert times['ratio'] < 1
+    assert times == {'deployed': 1, 'dense': 4, 'ratio': 0.25}
 
 
 TOOL = """
