@@ -65,7 +65,9 @@ def test_an_empty_line_is_kept(capsys):
         print()
         sys.stdout.write(f'{PRINTED[0]}\n')
         print('a', PRINTED[0])
-    assert capsys.readouterr().out == f'\n\na {PRINTED[0]}\n'
+        print(f'{PRINTED[0]}\nb')
+    more = f'a {PRINTED[0]}\n{PRINTED[0]}\nb\n'
+    assert capsys.readouterr().out == f'\n\n{more}'
 
 
 def test_our_warnings_are_one_line_without_a_place():
