@@ -138,7 +138,8 @@ def attempt(slim: Slim, images: Tensor, name: str, folder: Path) -> Row:
         try:
             made = _write(slim, images, name, folder, dynamic)
         except PruningError as error:
-            reason = reason or str(error)
+            # Of the last way: with the batch fixed more is possible.
+            reason = str(error)
         else:
             return {
                 'error': made.error,

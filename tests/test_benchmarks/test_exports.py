@@ -42,6 +42,13 @@ def test_the_batch_is_fixed_where_it_must_be(entry, tmp_path, monkeypatch):
     cell = exports.attempt(slim, images, 'plain', tmp_path)
     assert cell == {'reason': 'the batch is a number'}
 
+    def never(slim, images, name, folder, dynamic):
+        raise exports.PruningError(f'not with {dynamic}')
+
+    monkeypatch.setattr(exports, '_write', never)
+    cell = exports.attempt(slim, images, 'torchscript', tmp_path)
+    assert cell == {'reason': 'not with none'}
+
 
 def test_what_fails_has_its_reason(tmp_path):
     (entry,) = read_list(f'{tmp_path}/none.py 32')
