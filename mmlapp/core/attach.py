@@ -76,7 +76,8 @@ def attach(
             training.
         example (Tensor, tuple or Callable): An input, a tuple of all
             positional arguments, or a function without arguments that runs
-            the network on whatever else it reads.
+            the network on whatever else it reads. Tensors that hold one value
+            alone are given random numbers, if the network takes them.
         scope (str or Sequence[str]): Patterns of module names that may be
             pruned. Defaults to all.
         ignore (str or Sequence[str]): Patterns to leave alone. Defaults to

@@ -49,7 +49,8 @@ def analyse(
         model (nn.Module): The network.
         example (Tensor, tuple or Callable): An input, a tuple of all
             positional arguments, or a function without arguments that runs
-            the network on whatever else it reads.
+            the network on whatever else it reads. Tensors that hold one value
+            alone are given random numbers, if the network takes them.
         scope (str or Sequence[str]): Patterns of module names that may be
             pruned. Defaults to all.
         ignore (str or Sequence[str]): Patterns to leave alone. Defaults to
@@ -89,7 +90,6 @@ def analyse(
     check_keep_streams(keep_streams, kind)
     chosen = None if bypass is None else check_bypass(bypass)
     scope, ignore = as_patterns('scope', scope), as_patterns('ignore', ignore)
-    forward = example_of(model, example)
     unused = as_patterns('unused', unused)
     warn_of_idle_patterns(model, unused)
     ways = as_ways(also)
@@ -97,6 +97,7 @@ def analyse(
     cards = [device for device in devices if device.type == 'cuda']
     # Noise of the network is not taken from what the user draws later.
     with torch.random.fork_rng(cards):
+        forward = example_of(model, example)
         record = trace(model, checked(forward))
         corner = check_repeats(model, forward, record.order)
         record, reach = follow(model, checked(forward), record, ways, unused)

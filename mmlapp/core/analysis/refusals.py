@@ -20,6 +20,7 @@ from ..snapshot import restored
 from ..trace import running_modules, tensors_in
 from ..units.striped import Striped
 from .corner import Corner
+from .inputs import varied
 
 
 def check_network(model: nn.Module) -> None:
@@ -88,6 +89,8 @@ def example_of(
 ) -> Callable[[], Any]:
     """Returns a function that runs a network on an example.
 
+    Tensors without contents get some, see ``inputs.py``.
+
     Args:
         model (nn.Module): The network.
         example (Tensor, tuple or Callable): Its input, its positional
@@ -113,7 +116,7 @@ def example_of(
             'Give an input as it is trained on, a tuple of its arguments, or '
             'a function without arguments that runs it'
         )
-    args = tree_map_only(Tensor, _usual, args)
+    args = varied(model, tree_map_only(Tensor, _usual, args))
     return lambda: model(*args)
 
 
