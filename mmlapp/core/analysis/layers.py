@@ -84,7 +84,9 @@ class Given:
         """
         if module not in self.kept or not _has_values(out):
             return
-        # [.., C, *positions]: of linear layers C is last.
+        # Without a batch there may be no dimension to reduce.
+        out = out.unsqueeze(0)
+        # [1, .., C, *positions]: of linear layers C is last.
         last = out.dim() - 1
         dim = last - len(getattr(module, 'kernel_size', ()))
         others = [d for d in range(out.dim()) if d != dim]

@@ -99,6 +99,10 @@ class Trial(Differences):
         stage = STAGES[self._settled[check]]
         # With masks only where outputs are compared: they cost another run.
         narrowed, failure = self._narrowed(removal, check, stage, beside)
+        if failure is not None and check.count is Count.ALONE:
+            # A norm over one channel at one position has nothing to
+            # normalise, and says so: the example is too small to compare.
+            return None
         if failure is not None and check.way:
             # In what way the whole network does not run, no part has to.
             runs, _ = self.whole(Check(way=check.way), STAGES[-1])

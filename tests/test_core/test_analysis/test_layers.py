@@ -82,6 +82,9 @@ def test_sizes_of_layers():
     given.left(nn.ReLU(), (), y)
     given.left(conv, (), 2 * y.view(2, 1, 1).expand(5, 2, 3, 3))
     assert given.sizes().tolist() == [3, 1.5, 1.5]
+    given.left(linear, (), 3 * y)  # without a batch
+    assert given.sizes().tolist() == [3, 4.5, 4.5]
+    given.left(linear, (), y)
     given.left(conv, (), torch.full((1, 2, 1, 1), float('inf')))
     assert given.sizes().tolist() == [0, 1.5, 1.5]
 
@@ -116,6 +119,12 @@ def test_what_has_no_values_is_not_measured():
     assert not given.found
     layer(torch.rand(4, 2))
     assert given.found
+
+
+def test_layers_without_a_batch_are_compared():
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    groups = analyse(model, torch.rand(3)).groups
+    assert [group.name for group in groups.prunable] == ['0']
 
 
 def test_rounding_in_layers_alone_is_not_told(net, conv, image, recwarn):

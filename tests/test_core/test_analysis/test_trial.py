@@ -607,6 +607,13 @@ def test_few_of_what_a_norm_is_computed_over_are_tried(few):
     assert not groups.prunable
 
 
+def test_a_norm_over_one_channel_at_one_position_is_not_tried(conv):
+    """It has nothing to normalise in an example as small as this."""
+    model = nn.Sequential(conv(3, 8), nn.GroupNorm(1, 8), conv(8, 2))
+    (group,) = analyse(model, torch.rand(1, 3, 1, 1)).groups.prunable
+    assert group.size == 8
+
+
 class Choosing(nn.Module):
     """Wants three scores that stand out."""
 
