@@ -81,8 +81,7 @@ def test_all_rows_run_once(table, noise, capsys, monkeypatch):
 def test_a_row_goes_on_with_another_and_pays_for_both(
     table, noise, monkeypatch
 ):
-    for module in ('build', 'network'):
-        monkeypatch.setattr(f'accuracy.{module}.DEPTH', 8)
+    monkeypatch.setattr('accuracy.network.DEPTH', 8)
     taught = {'teacher': 'dense', 'depth': 8}
     rows = {
         'dense': Row(depth=8),
