@@ -35,6 +35,7 @@ from ..groups import ChannelGroup, Groups
 from ..snapshot import Recast
 from ..units import Request, Unit
 from .checks import Check, checks_of, compares_modes, has_loss
+from .choices import Choices
 from .counts import Count
 from .differences import Differences
 from .reading import Reading
@@ -113,7 +114,19 @@ class Trial(Differences):
             masked, failure = self.masked(removal, check, stage)
         if failure is not None or agree(masked, narrowed, stage.tolerance):
             return failure
+        if check.count is Count.ALONE and self._chooses(removal, check, stage):
+            return None
         return self.difference(masked, narrowed, removal, check)
+
+    def _chooses(self, removal: Removal, check: Check, stage: Stage) -> bool:
+        """Whether numbers decide what is computed further.
+
+        Behind a norm over one channel all are equal, and rounding would.
+        """
+        choices = Choices()
+        with choices:
+            self.masked(removal, check, stage)
+        return choices.made
 
     def _in_training(self, removal: Removal, check: Check) -> Failure | None:
         """Compares training, where it does something else than evaluation."""

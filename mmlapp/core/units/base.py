@@ -341,7 +341,7 @@ def register_unit(name: str) -> Callable[[type[Unit]], type[Unit]]:
 
     Examples:
         >>> from mmlapp.core.units import Channels
-        >>> @register_unit('doc_channels')
+        >>> @register_unit('whole_channels')
         ... class OwnChannels(Channels):
         ...     pass
     """

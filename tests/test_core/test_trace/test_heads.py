@@ -158,6 +158,27 @@ class InTheBatch(Attention):
         return self.proj(y.reshape(n, length, h * d))
 
 
+class Relative(Attention):
+    """Compares the queries in the batch with a table of 9 steps too."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(9, self.head_dim))
+
+    def forward(self, x):
+        n, length, _ = x.shape
+        h, d = self.num_heads, self.head_dim
+        q, k, v = (
+            y.reshape(n, length, h, d).transpose(1, 2).reshape(n * h, -1, d)
+            for y in self.qkv(x).chunk(3, -1)
+        )
+        # [N heads, 1, L, d] times [d, 9], as one product of N heads L rows.
+        steps = (q[:, None] @ self.table.mT).reshape(-1, length, 9)
+        scores = q @ k.mT + steps.square().sum(-1)[:, None]
+        y = (scores.softmax(-1) @ v).view(n, h, length, d).transpose(1, 2)
+        return self.proj(y.reshape(n, length, h * d))
+
+
 class StepsInFront(Attention):
     """The same of [L, N, C], cut at once: [L, N heads, d]."""
 
@@ -224,6 +245,7 @@ FORMS = (
     HeadsInFront,
     Padded,
     InTheBatch,
+    Relative,
     StepsInFront,
     Covariance,
     Factorised,

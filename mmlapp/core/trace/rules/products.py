@@ -67,9 +67,9 @@ def _product(
     # The result is [.., row, column]: rows keep the labels that they have in
     # a, columns those that they have in b.
     result = Labels()
-    for dim, labels, source in ((row, left, row), (column, right, column)):
-        if source in labels.axes:
-            result.axes[dim] = labels.axes[source]
+    for dim, labels, summed in ((row, left, inner), (column, right, row)):
+        if dim in labels.axes:
+            result.axes[dim] = _summed(labels.axes[dim], summed)
     if a.dim() == 3 and (0 in left.axes or 0 in right.axes):
         result.axes[0] = _head_by_head(tracer, (a, left), (b, right))
     if not (left.parameter or right.parameter):
@@ -96,6 +96,16 @@ def _product(
         if bias is not None:
             tracer.freeze(tracer.labels(bias), 'added to a product')
             tracer.freeze(result, 'added to a product')
+
+
+def _summed(axis: Axis, dim: int) -> Axis:
+    """Labels behind a sum over what heads are made of: one for each head."""
+    if axis.grid is None:
+        return axis
+    # They go together, so that the largest stands for all of them.
+    grid = axis.grid.amax(dim, keepdim=True)
+    varying = sum(size > 1 for size in grid.shape)
+    return Axis(axis.ids, axis.zero, grid if varying > 1 else None)
 
 
 def _head_by_head(
