@@ -19,7 +19,6 @@ import argparse
 import copy
 import json
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -36,7 +35,7 @@ from accuracy.network import classifier, evaluate
 from accuracy.steps import Eager
 from accuracy.table import by_row, deviation, markdown, with_spread
 from accuracy.training import Recipe
-from latency import put_between
+from latency import put_between, tell
 from torch import Tensor, nn
 
 from mmlapp.core import Phase, PruningError, analyse, attach, narrow
@@ -315,11 +314,6 @@ def all_measured(path: Path, results: Sequence[Result]) -> bool:
     return all(key_of(result) in rows for result in results)
 
 
-def tell(text: str) -> None:
-    """Says what is being done."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def report(path: Path) -> str:
     """A Markdown table, and where it was measured."""
     times = times_file(path)
@@ -362,7 +356,7 @@ def percent(values: Sequence[float]) -> str:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     add = parser.add_argument
     add('data', type=Path, nargs='?', help='folder of CIFAR-10; none: report')
