@@ -1,6 +1,8 @@
+_base_ = 'digits_bs64_30e.py'
+
 # optimizer
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=0.002, weight_decay=0.05),
+    optimizer=dict(_delete_=True, type='AdamW', lr=0.002, weight_decay=0.05),
     paramwise_cfg=dict(
         norm_decay_mult=0.0,
         bias_decay_mult=0.0,
@@ -13,27 +15,5 @@ optim_wrapper = dict(
 )
 
 # learning policy
-max_epochs = 30
-param_scheduler = [
-    dict(
-        type='LinearLR',
-        start_factor=0.05,
-        by_epoch=True,
-        end=2,
-        convert_to_iter_based=True,
-    ),
-    dict(
-        type='CosineAnnealingLR',
-        eta_min=0.0,
-        by_epoch=True,
-        begin=2,
-        end=max_epochs,
-        T_max=max_epochs - 2,
-        convert_to_iter_based=True,
-    ),
-]
-
-# train, val, test setting
-train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=5)
-val_cfg = dict()
-test_cfg = dict()
+param_scheduler = _base_.param_scheduler
+param_scheduler[0].start_factor = 0.05
