@@ -56,6 +56,19 @@ def restored(model: nn.Module) -> Iterator[list[nn.Module]]:
 
 
 @contextmanager
+def evaluated(model: nn.Module) -> Iterator[None]:
+    """Runs a network in evaluation mode, and puts it back as it was.
+
+    Args:
+        model (nn.Module): The network, see :func:`restored`.
+    """
+    with restored(model) as modules, torch.no_grad():
+        for module in modules:
+            module.training = False
+        yield
+
+
+@contextmanager
 def exact(model: nn.Module) -> Iterator[None]:
     """Lets a network compute in float64 for a while.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from ..snapshot import restored
+from ..snapshot import evaluated
 from ..trace import tensors_in
 
 SEED = 0
@@ -78,7 +78,5 @@ def _outputs(model: nn.Module, args: tuple[Any, ...]) -> list[Tensor]:
     """What a network returns in evaluation mode."""
     # It may change what it is given in place.
     args = tree_map_only(Tensor, lambda x: x.detach().clone(), args)
-    with restored(model) as modules, torch.no_grad():
-        for module in modules:
-            module.training = False
+    with evaluated(model):
         return list(tensors_in(model(*args)))

@@ -91,7 +91,7 @@ class Given:
         dim = last - len(getattr(module, 'kernel_size', ()))
         others = [d for d in range(out.dim()) if d != dim]
         # Some positions of an even grid: what is wrong of a channel is so
-        # nearly everywhere, and all of them cost a third of the analysis.
+        # nearly everywhere, and to look at all of them takes long.
         grid = [slice(None, None, -(-n // SEEN)) for n in out.shape]
         grid[dim] = slice(None)
         out = out[tuple(grid)]

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..bypass.beside import Bypassed
 from ..errors import PruningError
-from ..snapshot import restored
+from ..snapshot import evaluated
 from ..trace import running_modules, tensors_in
 from ..units.striped import Striped
 from .corner import Corner
@@ -208,13 +208,10 @@ def _calls(
     names = {module: name for name, module in model.named_modules()}
     found: list[str] = []
     with (
-        restored(model) as modules,
-        torch.no_grad(),
+        evaluated(model),
         running_modules(model, lambda m: found.append(names[m])) as running,
         corner.cutting(running) if corner else nullcontext(),
     ):
-        for module in modules:
-            module.training = False
         forward()
     return found
 
