@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from resumed_runs import assert_equal, averaged, resumed
 from torch import Tensor, distributed, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
     allreduce_hook,
@@ -111,20 +112,6 @@ def images(model: nn.Module) -> Tensor:
 @torch.no_grad()
 def outputs(model: nn.Module) -> Tensor:
     return model.eval()(images(model), mode='tensor')
-
-
-def assert_equal(found: nn.Module, expected: nn.Module, atol: float) -> None:
-    values = expected.state_dict()
-    assert list(found.state_dict()) == list(values)
-    for name, value in found.state_dict().items():
-        torch.testing.assert_close(
-            value, values[name], rtol=0, atol=atol, msg=name
-        )
-
-
-def averaged(runner: Runner) -> nn.Module:
-    (hook,) = [h for h in runner.hooks if hasattr(h, 'ema_model')]
-    return hook.ema_model.module
 
 
 def half(card: str, name: str) -> str:
@@ -336,14 +323,9 @@ def test_a_run_resumes_on_the_cpu(
     whole.train()
     monkeypatch.setattr('mmengine.runner.runner.get_device', lambda: 'cpu')
     for epoch in (1, 2):
-
-        def resume(config: dict[str, Any], epoch: int = epoch) -> None:
-            change(config)
-            config['resume'] = True
-            config['load_from'] = str(tmp_path / 'a' / f'epoch_{epoch}.pth')
-
+        path = tmp_path / 'a' / f'epoch_{epoch}.pth'
         again = make_runner(
-            resume, work_dir=tmp_path / str(epoch), narrow=True
+            resumed(change, path), work_dir=tmp_path / str(epoch), narrow=True
         )
         again.train()
         assert not next(again.model.parameters()).is_cuda

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
+from resumed_runs import assert_equal, averaged, resumed
 from torch import Tensor, nn
 
 from mmlapp.engine.analysis.model_report import analyse_config
@@ -83,20 +83,6 @@ def attending(network: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-def averaged(runner: Runner) -> nn.Module:
-    (hook,) = (h for h in runner.hooks if isinstance(h, EMAHook))
-    module: nn.Module = hook.ema_model.module
-    return module
-
-
-def assert_equal(one: nn.Module, two: nn.Module) -> None:
-    first, second = one.state_dict(), two.state_dict()
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        if isinstance(value, Tensor):
-            assert torch.equal(value, second[name]), name
-
-
 def outputs(model: nn.Module) -> Tensor:
     with torch.no_grad():
         found: Tensor = model.eval()(IMAGES)
@@ -143,14 +129,9 @@ def test_a_run_removes_heads_and_goes_on_small(
 
     # Epoch 1 is within the phase, epoch 2 after it.
     for epoch in (1, 2):
-
-        def resume(config: dict[str, Any], epoch: int = epoch) -> None:
-            change(config)
-            config['resume'] = True
-            config['load_from'] = str(tmp_path / 'a' / f'epoch_{epoch}.pth')
-
+        path = tmp_path / 'a' / f'epoch_{epoch}.pth'
         again = make_runner(
-            resume, work_dir=tmp_path / str(epoch), narrow=True
+            resumed(change, path), work_dir=tmp_path / str(epoch), narrow=True
         )
         again.train()
         assert narrowed_plan(again) == plan

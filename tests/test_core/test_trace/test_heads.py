@@ -153,30 +153,25 @@ class InTheBatch(Attention):
             y.reshape(n, length, h, d).transpose(1, 2).reshape(n * h, -1, d)
             for y in self.qkv(x).chunk(3, -1)
         )
-        y = torch.bmm((torch.bmm(q * self.scale, k.mT)).softmax(-1), v)
+        y = torch.bmm(self.scores(q, k).softmax(-1), v)
         y = y.view(n, h, length, d).transpose(1, 2)
         return self.proj(y.reshape(n, length, h * d))
 
+    def scores(self, q, k):
+        return torch.bmm(q * self.scale, k.mT)
 
-class Relative(Attention):
-    """Compares the queries in the batch with a table of 9 steps too."""
+
+class Relative(InTheBatch):
+    """Compares the queries with a table of 9 steps, too."""
 
     def __init__(self):
         super().__init__()
         self.table = nn.Parameter(torch.empty(9, self.head_dim))
 
-    def forward(self, x):
-        n, length, _ = x.shape
-        h, d = self.num_heads, self.head_dim
-        q, k, v = (
-            y.reshape(n, length, h, d).transpose(1, 2).reshape(n * h, -1, d)
-            for y in self.qkv(x).chunk(3, -1)
-        )
+    def scores(self, q, k):
         # [N heads, 1, L, d] times [d, 9], as one product of N heads L rows.
-        steps = (q[:, None] @ self.table.mT).reshape(-1, length, 9)
-        scores = q @ k.mT + steps.square().sum(-1)[:, None]
-        y = (scores.softmax(-1) @ v).view(n, h, length, d).transpose(1, 2)
-        return self.proj(y.reshape(n, length, h * d))
+        steps = (q[:, None] @ self.table.mT).reshape(-1, q.shape[1], 9)
+        return super().scores(q, k) + steps.square().sum(-1)[:, None]
 
 
 class StepsInFront(Attention):

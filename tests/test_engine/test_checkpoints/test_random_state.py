@@ -15,6 +15,7 @@ import torch
 from head_dropout import drop_inputs_of_head
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
+from resumed_runs import resumed
 
 from mmlapp.core import PruningError
 from mmlapp.engine import RandomStateHook
@@ -97,11 +98,7 @@ def test_a_plain_run_that_resumes_equals_an_unbroken_one(
     whole = make_runner(setting, work_dir=tmp_path / 'a', plain=True)
     whole.train()
 
-    def resume(config: dict[str, Any]) -> None:
-        setting(config)
-        config['resume'] = True
-        config['load_from'] = str(tmp_path / 'a' / f'{name}.pth')
-
+    resume = resumed(setting, tmp_path / 'a' / f'{name}.pth')
     again = make_runner(resume, work_dir=tmp_path / 'b', plain=True)
     again.train()
     expected = whole.model.state_dict()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import FlexibleRunner, Runner
+from resumed_runs import resumed
 
 from mmlapp.core import ChannelPlan, PruningError
 from mmlapp.engine.models.plans import plans_in
@@ -90,11 +91,7 @@ def test_a_resumed_phase_ends_early_at_the_same_step(
         )
         config['custom_hooks'].append(dict(type='EMAHook', momentum=0.1))
 
-    def resume(config: dict[str, Any]) -> None:
-        change(config)
-        config['resume'] = True
-        config['load_from'] = str(tmp_path / 'whole' / 'epoch_3.pth')
-
+    resume = resumed(change, tmp_path / 'whole' / 'epoch_3.pth')
     whole = make_runner(change, work_dir=tmp_path / 'whole', epochs=5)
     whole.train()
     broken = make_runner(resume, work_dir=tmp_path / 'broken', epochs=5)
@@ -283,11 +280,7 @@ def test_a_flexible_runner_prunes_and_resumes(
     def change(config: dict[str, Any]) -> None:
         config['strategy'] = dict(type='mmengine.SingleDeviceStrategy')
 
-    def resume(config: dict[str, Any]) -> None:
-        change(config)
-        config['resume'] = True
-        config['load_from'] = str(tmp_path / 'a' / 'epoch_1.pth')
-
+    resume = resumed(change, tmp_path / 'a' / 'epoch_1.pth')
     arguments = dict(kind=FlexibleRunner, narrow=narrow)
     whole = make_runner(change, work_dir=tmp_path / 'a', **arguments)
     whole.train()

@@ -14,6 +14,7 @@ from head_dropout import drop_inputs_of_head
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from resumed_runs import assert_equal, averaged, resumed
 from torch import nn
 
 from mmlapp.core import ChannelPlan, PruningError, narrow
@@ -56,20 +57,6 @@ class Dropout(Hook):
 
     def before_run(self, runner: Runner) -> None:
         drop_inputs_of_head(runner)
-
-
-def averaged(runner: Runner) -> nn.Module:
-    (hook,) = [h for h in runner.hooks if hasattr(h, 'ema_model')]
-    return hook.ema_model.module
-
-
-def assert_equal(found: nn.Module, expected: nn.Module, atol: float) -> None:
-    values = expected.state_dict()
-    assert list(found.state_dict()) == list(values)
-    for name, value in found.state_dict().items():
-        torch.testing.assert_close(
-            value, values[name], rtol=0, atol=atol, msg=name
-        )
 
 
 def add_averages(config: dict[str, Any], **arguments: Any) -> None:
@@ -180,14 +167,12 @@ def test_a_run_resumed_anywhere_equals_an_unbroken_one(
     whole.train()
 
     for epoch in (1, 2, 3, 4):
-
-        def resume(config: dict[str, Any], epoch: int = epoch) -> None:
-            change(config)
-            config['resume'] = True
-            config['load_from'] = str(tmp_path / 'a' / f'epoch_{epoch}.pth')
-
+        path = tmp_path / 'a' / f'epoch_{epoch}.pth'
         again = make_runner(
-            resume, work_dir=tmp_path / str(epoch), epochs=5, narrow=True
+            resumed(change, path),
+            work_dir=tmp_path / str(epoch),
+            epochs=5,
+            narrow=True,
         )
         again.register_hook(Dropout())
         again.train()
