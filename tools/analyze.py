@@ -17,7 +17,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmlapp.core.files import json_text
-from mmlapp.engine.analysis.model_report import ModelReport, analyse_config
+from mmlapp.engine.analysis.model_report import (
+    ANALYSED,
+    ModelReport,
+    analyse_config,
+)
 from mmlapp.engine.analysis.tables import (
     groups_table,
     layers_table,
@@ -99,20 +103,7 @@ def share_or_name(text: str) -> float | str:
 
 def settings(args: Namespace) -> dict[str, Any]:
     """Returns what a command line asks for instead of the config's."""
-    return given(
-        args,
-        (
-            'scope',
-            'ignore',
-            'keep_streams',
-            'unit',
-            'bypass',
-            'input_shape',
-            'divisor',
-            'min_keep',
-            'unused',
-        ),
-    )
+    return given(args, ANALYSED)
 
 
 def show(report: ModelReport, target: str | None) -> None:
