@@ -8,7 +8,7 @@ returns the same whatever comes in: there a wrong group would never be seen.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,7 +71,7 @@ class Given:
 
     def __init__(self, kept: Mapping[nn.Module, Tensor | None]) -> None:
         self.kept = kept
-        # Mean over positions, of each layer that ran: [channels].
+        # What is looked at of each layer that ran: [positions, channels].
         self.found: dict[nn.Module, Tensor] = {}
 
     def left(self, module: nn.Module, args: Any, out: Any) -> None:
@@ -89,33 +89,39 @@ class Given:
         # [1, .., C, *positions]: of linear layers C is last.
         last = out.dim() - 1
         dim = last - len(getattr(module, 'kernel_size', ()))
-        others = [d for d in range(out.dim()) if d != dim]
         # Some positions of an even grid: what is wrong of a channel is so
         # nearly everywhere, and to look at all of them takes long.
         grid = [slice(None, None, -(-n // SEEN)) for n in out.shape]
         grid[dim] = slice(None)
-        out = out[tuple(grid)]
-        # mean(|y| + y / 2): nothing cancels, and signs count.
-        size = torch.linalg.vector_norm(out, 1, others, dtype=torch.float64)
-        size = size + out.sum(others, dtype=torch.float64) / 2
-        self.found[module] = size * (out.shape[dim] / out.numel())
+        seen = out[tuple(grid)].movedim(dim, -1)
+        # A copy, for what runs next may write into it: [positions, channels].
+        seen = seen.to(
+            torch.float64, copy=True, memory_format=torch.contiguous_format
+        )
+        self.found[module] = seen.view(-1, out.shape[dim])
 
     def sizes(self) -> Tensor:
-        """Returns all that was measured, one after the other."""
-        # All at once: one by one they are small, and many.
-        ran = [module for module in self.kept if module in self.found]
-        none = torch.zeros(0, dtype=torch.float64)
-        sizes = torch.cat([none, *(self.found[m].cpu() for m in ran)])
+        """Returns the mean over positions of all channels that count."""
+        # Layers of as many positions at once: they are small, and many.
+        alike: dict[int, list[nn.Module]] = defaultdict(list)
+        for module in self.kept:
+            if module in self.found:
+                alike[len(self.found[module])].append(module)
+        found = [torch.zeros(0, dtype=torch.float64)]
+        for modules in alike.values():
+            # [positions, channels of all]
+            y = torch.cat([self.found[m].cpu() for m in modules], 1)
+            kept = torch.cat([self._mask(m) for m in modules])
+            # mean(|y| + y / 2): nothing cancels, and signs count.
+            found.append((y.abs() + y / 2).mean(0)[kept])
         # Finite, for the outputs are what tells whether a network explodes.
-        sizes = sizes.nan_to_num(0.0, 0.0, 0.0)
-        kept = [self._mask(module) for module in ran]
-        return sizes[torch.cat([none.bool(), *kept])]
+        return torch.cat(found).nan_to_num(0.0, 0.0, 0.0)
 
     def _mask(self, module: nn.Module) -> Tensor:
         mask = self.kept[module]
         if mask is not None:
             return mask.cpu()
-        return torch.ones(len(self.found[module]), dtype=torch.bool)
+        return torch.ones(self.found[module].shape[1], dtype=torch.bool)
 
 
 def _is_plain(module: nn.Module | None) -> bool:

@@ -199,17 +199,18 @@ class Runs:
                 Defaults to none.
 
         Returns:
-            tuple: Its outputs, of the example what its layers give too, and
-            what went wrong or None.
+            tuple: Its outputs, where the example is compared what its layers
+            give too, and what went wrong or None.
         """
         way = self.ways[check.way]
         train = check.train or way.train
         steady = compares_modes(check)
-        given = Given({} if check.way else self._kept(mask))
+        measured = not check.way and (not check.train or steady)
+        given = Given(self._kept(mask) if measured else {})
         found, failure = self.runner.outputs(
             way.run, stage, train, seed, left or given.left, steady
         )
-        if found and not check.way:
+        if found and measured:
             found.append(given.sizes())
         return found, failure
 

@@ -89,6 +89,15 @@ def test_sizes_of_layers():
     assert given.sizes().tolist() == [0, 1.5, 1.5]
 
 
+def test_what_is_written_later_is_not_measured():
+    """As by the ReLU behind a layer that works in place."""
+    linear, y = nn.Linear(2, 2), torch.tensor([1.0, -3.0]).double()
+    given = Given({linear: None})
+    given.left(linear, (), y)
+    y.relu_()
+    assert given.sizes().tolist() == [1.5, 1.5]
+
+
 class Packed(nn.Linear):
     def forward(self, x):
         return super().forward(x), None
