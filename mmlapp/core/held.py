@@ -9,7 +9,7 @@ updates. What is in it must be what the network computes with.
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ STORES = '_parameters', '_buffers', '_modules'
 # Those that are looked into; others may do something when they are read.
 DICTIONARIES = dict, OrderedDict, defaultdict
 KINDS = Tensor, dict, list, tuple
+# What no tensor is in, such as the size of a kernel.
+PLAIN = frozenset({int, float, bool, str, type(None)})
 # What every module has: settings and hooks of PyTorch.
 OWN = frozenset(vars(nn.Module()))
 
@@ -36,16 +38,42 @@ def place_of(tensor: Tensor) -> Place:
     return storage, int(tensor.storage_offset()), tuple(tensor.shape)
 
 
+# A module, the name of an attribute, and a tensor or what holds some.
+Holder = tuple[nn.Module, str, Any]
+
+
+def holders_in(modules: Iterable[nn.Module]) -> list[Holder]:
+    """Returns attributes with tensors that are no parameter or buffer.
+
+    Args:
+        modules (Iterable[nn.Module]): All modules of a network.
+
+    Examples:
+        >>> layer = nn.Linear(2, 1)
+        >>> layer.size, layer.seen = (2, 1), [layer.weight]
+        >>> [name for _, name, _ in holders_in([layer])]
+        ['seen']
+    """
+    return [
+        (module, key, value)
+        for module in modules
+        for key, value in vars(module).items()
+        # Nearly all are PyTorch's own, or numbers.
+        if key not in OWN
+        and isinstance(value, KINDS)
+        and _any(value, lambda tensor: True)
+    ]
+
+
 def replace_held(
-    modules: Iterable[nn.Module], replaced: Mapping[Place, Tensor]
+    holders: Iterable[Holder], replaced: Mapping[Place, Tensor]
 ) -> None:
     """Puts new tensors into attributes that hold old ones.
 
     Containers that change are new ones: whoever kept the old one has it.
 
     Args:
-        modules (Iterable[nn.Module]): All modules of a network, whose own
-            tensors are new already.
+        holders (Iterable[Holder]): From :func:`holders_in`.
         replaced (Mapping): New tensor by the place of the old one.
     """
 
@@ -56,25 +84,20 @@ def replace_held(
         # As in a state dict, what is no parameter shares its values.
         return new if isinstance(tensor, nn.Parameter) else new.detach()
 
-    for module in modules:
-        # Nearly all are PyTorch's own, or numbers.
-        filled = [
-            (key, value)
-            for key, value in vars(module).items()
-            if key not in OWN
-            and isinstance(value, KINDS)
-            and (isinstance(value, Tensor) or value)
-        ]
-        for key, value in filled:
-            if _holds(value, replaced):
-                module.__dict__[key] = tree_map_only(Tensor, renew, value)
+    for module, key, value in holders:
+        if _any(value, lambda tensor: place_of(tensor) in replaced):
+            module.__dict__[key] = tree_map_only(Tensor, renew, value)
 
 
-def _holds(value: Any, replaced: Mapping[Place, Tensor]) -> bool:
+def _any(value: Any, true: Callable[[Tensor], bool]) -> bool:
+    """Whether something is true of any tensor in a container."""
     if isinstance(value, Tensor):
-        return place_of(value) in replaced
+        return true(value)
     if type(value) in DICTIONARIES:
         value = value.values()
     elif not isinstance(value, (list, tuple)):
         return False
-    return any(_holds(part, replaced) for part in value)
+    # Nearly always plain numbers: there is no need to look at each.
+    if PLAIN.issuperset(map(type, value)):
+        return False
+    return any(_any(part, true) for part in value)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,8 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from .held import STORES, Place, place_of, replace_held
+from .held import STORES, Place, holders_in, place_of, replace_held
 
+# Where a module keeps hooks that run before it, and which take keywords, by
+# numbers that PyTorch counts from zero.
+HOOK_STORES = '_forward_pre_hooks', '_forward_pre_hooks_with_kwargs'
+HOOK = -1
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 # What takes the place of a tensor, by its identity.
 Twins = dict[int, Tensor]
 # Gives a network that computes copies in another precision.
@@ -33,12 +39,7 @@ def restored(model: nn.Module) -> Iterator[list[nn.Module]]:
         model (nn.Module): The network.
     """
     before = [
-        (
-            module,
-            type(module),
-            dict(module.__dict__),
-            {name: dict(getattr(module, name)) for name in STORES},
-        )
+        (module, type(module), dict(vars(module)), _stores_of(module))
         for module in model.modules()
     ]
     try:
@@ -50,9 +51,15 @@ def restored(model: nn.Module) -> Iterator[list[nn.Module]]:
             module.__dict__.clear()
             module.__dict__.update(attributes)
             # The very dictionaries of before; they get their old entries too.
-            for name, store in stores.items():
+            for name, store in zip(STORES, stores, strict=True):
                 module.__dict__[name].clear()
                 module.__dict__[name].update(store)
+
+
+def _stores_of(module: nn.Module) -> list[Mapping[str, Any]]:
+    """Copies of its stores; none of empty ones, of which there are many."""
+    stores = [vars(module)[name] for name in STORES]
+    return [dict(store) if store else NOTHING for store in stores]
 
 
 @contextmanager
@@ -138,23 +145,35 @@ def computing(
         if dtype is not None:
             torch.set_default_dtype(dtype)
             for module in modules:
-                handle = module.register_forward_pre_hook(
-                    cast, with_kwargs=True
-                )
-                stack.callback(handle.remove)
+                _add_hook(module, cast)
         yield recast
 
 
 def _replace(modules: Sequence[nn.Module], twins: Twins) -> None:
     """Puts twins everywhere that modules hold their tensors."""
+    holders = holders_in(modules)
     held: dict[Place, Tensor] = {}
     for module in modules:
         for store in (module._parameters, module._buffers):
             for name, value in store.items():
                 if value is not None:
                     twin = twins[id(value)]
-                    store[name] = held[place_of(value)] = twin  # type: ignore[assignment]
-    replace_held(modules, held)
+                    if holders:
+                        held[place_of(value)] = twin
+                    store[name] = twin  # type: ignore[assignment]
+    replace_held(holders, held)
+
+
+def _add_hook(module: nn.Module, hook: Callable[..., Any]) -> None:
+    """Registers a hook with keywords, until the module is put back.
+
+    Its dictionaries are new ones: the handles of many hooks keep Python's
+    collector busy.
+    """
+    for store, value in zip(HOOK_STORES, (hook, True), strict=True):
+        known = OrderedDict(vars(module)[store])
+        known[HOOK] = value
+        vars(module)[store] = known
 
 
 @dataclass

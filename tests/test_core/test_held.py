@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from mmlapp.core.held import place_of, replace_held
+from mmlapp.core.held import holders_in, place_of, replace_held
 
 
 def test_new_tensors_take_the_place_of_old_ones():
@@ -13,7 +13,7 @@ def test_new_tensors_take_the_place_of_old_ones():
     model.untouched, model.seen = (other, 1), old.data
     mine, untouched = model.mine, model.untouched
     new = model.weight = nn.Parameter(torch.rand(2, 3))
-    replace_held(model.modules(), {place_of(old): new})
+    replace_held(holders_in(model.modules()), {place_of(old): new})
     assert model.mine['w'] is new
     assert model.mine['b'][0] is other
     # An alias shares the values of the new one.
@@ -40,5 +40,5 @@ def test_what_does_something_when_it_is_read_is_left_alone():
     model = nn.Linear(4, 2)
     before = model.settings = Lazy(w=model.weight)
     new = nn.Parameter(torch.rand(2, 3))
-    replace_held(model.modules(), {place_of(model.weight): new})
+    replace_held(holders_in(model.modules()), {place_of(model.weight): new})
     assert model.settings is before

@@ -17,7 +17,7 @@ from ..bypass.beside import Bypassed, add_bypass
 from ..bypass.branch import Branch, start_branches
 from ..bypass.kernels import add_bias
 from ..heirs import Heir, Heirs, handed_on
-from ..held import Place, place_of, replace_held
+from ..held import Place, holders_in, place_of, replace_held
 from ..mask.living import release
 from ..mask.masked import remove_masks
 from ..plan.entries import BranchPlan
@@ -170,15 +170,18 @@ def _slice_all(
     replaced: dict[int, Tensor] = {}
     held: dict[Place, Tensor] = {}
     heirs: dict[nn.Parameter, Sequence[Heir]] = {}
+    holders = holders_in(modules)
     # By identity of the old tensor, since modules may share one.
     for name, dims in plan.slices.items():
         old = stored(model, name)
-        new = replaced[id(old)] = held[place_of(old)] = _slice(old, dims)
+        new = replaced[id(old)] = _slice(old, dims)
+        if holders:
+            held[place_of(old)] = new
         if isinstance(old, nn.Parameter):
             assert isinstance(new, nn.Parameter)
             heirs[old] = [Heir(new, partial(_take, dims=dims))]
     _replace(modules, replaced)
-    replace_held(modules, held)
+    replace_held(holders, held)
     return heirs
 
 
