@@ -109,7 +109,7 @@ def mask_parameters(
             continue
         # Global channel at every index of the dimension, -1 for none: [size].
         mine = groups.node_channel[site.start : site.start + site.size]
-        if learns:
+        if learns and len(spared):
             mine = _without(mine, spared - site.start)
         if (mine < 0).all():
             continue
