@@ -37,7 +37,7 @@ from mmlapp.engine.models.modes import first_way
 from .foreign import LIBRARIES, build_foreign
 from .memory import peak_memory
 from .networks import Entry
-from .randomise import randomise
+from .randomise import randomise, shake
 from .share import frozen_channels, prunable_share
 
 # Kept shares of the random plans: one for all groups, one for each.
@@ -212,6 +212,8 @@ class _Run:
                 with exact(self.model), exact(self.slim):
                     checks, _ = self._checks(probes)
                 self.result.notes.append(f'{name}: compared in float64')
+            if not all(check.passed for check in checks):
+                self._note_rounding(name, probes)
             if self.result.effect is None:
                 self.result.effect = _distance(self.dense, outputs)
             for check in checks:
@@ -221,6 +223,17 @@ class _Run:
         """Errors, and the first outputs of the masked network."""
         masked = Comparison(self.model, probes)
         return masked.check(self.slim), masked.expected[0]
+
+    def _note_rounding(self, name: str, probes: list[Probe]) -> None:
+        """Tells how far rounding alone drives two equal networks apart."""
+        shaken = copy.deepcopy(self.model)
+        with exact(self.model), exact(shaken):
+            shake(shaken)
+            checks = Comparison(self.model, probes).check(shaken)
+        largest = max(check.error for check in checks)
+        self.result.notes.append(
+            f'{name}: rounding of float64 alone makes {largest:.1g}'
+        )
 
     def count(self) -> None:
         """FLOPs of the plan against a count of the narrowed network."""

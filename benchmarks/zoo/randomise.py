@@ -39,6 +39,23 @@ def randomise(model: nn.Module) -> nn.Module:
     return model
 
 
+@torch.no_grad()
+def shake(model: nn.Module) -> nn.Module:
+    """Changes every parameter in its last digits, as rounding does.
+
+    Args:
+        model (nn.Module): The network, changed in place.
+
+    Returns:
+        nn.Module: The same object.
+    """
+    for parameter in model.parameters():
+        step = torch.finfo(parameter.dtype).eps
+        # One digit up or down, or as it was.
+        parameter.mul_(1 + step * torch.randint_like(parameter, -1, 2))
+    return model
+
+
 def _fill(parameter: Tensor, name: str) -> None:
     if parameter.dim() > 1 and parameter[0].numel() > 1:
         parameter.normal_(0, math.sqrt(1.5 / parameter[0].numel()))

@@ -65,6 +65,9 @@ def test_a_wrong_narrowing_is_seen(entry, monkeypatch):
     monkeypatch.setattr(module, 'narrow', broken)
     found = measure(entry).to_dict()
     assert not agrees(found)
+    *_, told = found['notes'][1].split()
+    assert found['notes'][1].startswith('half: rounding of float64 alone')
+    assert float(told) < 1e-13
 
 
 def test_a_network_that_fails_says_where(entry):

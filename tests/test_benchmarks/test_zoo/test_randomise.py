@@ -1,7 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
 from torch import nn
-from zoo.randomise import randomise
+from zoo.randomise import randomise, shake
 
 
 def test_nothing_keeps_its_initial_value():
@@ -12,3 +12,11 @@ def test_nothing_keeps_its_initial_value():
     for name, value in randomise(model).state_dict().items():
         if not name.endswith('num_batches_tracked'):
             assert (value != before[name]).all(), name
+
+
+def test_rounding_changes_the_last_digits_alone():
+    layer = nn.Linear(8, 8).double()
+    before = layer.weight.detach().clone()
+    change = (shake(layer).weight / before - 1).abs()
+    assert 0 < change.max() < 5e-16
+    assert (change == 0).any()
