@@ -105,6 +105,27 @@ def divisors_of(divisor: int, widths: Iterable[int]) -> list[int]:
     return [divisor // math.gcd(divisor, width) for width in widths]
 
 
+def whole_chunks(
+    counts: Sequence[int], sizes: Sequence[int], divisors: Sequence[int]
+) -> list[int]:
+    """Rounds numbers of channels up to multiples, at most to all.
+
+    Args:
+        counts (Sequence[int]): Channels, per group.
+        sizes (Sequence[int]): Of the groups.
+        divisors (Sequence[int]): What to be multiples of, per group.
+
+    Examples:
+        >>> whole_chunks([1, 9, 9], [32, 32, 12], [8, 8, 8])
+        [8, 16, 12]
+    """
+    return [
+        # Rounded up: -(-9 // 8) = 2.
+        min(-(-count // divisor) * divisor, size)
+        for count, size, divisor in zip(counts, sizes, divisors, strict=True)
+    ]
+
+
 def chunks(
     margin: Tensor,
     group: Tensor,

@@ -14,7 +14,7 @@ from ..cost.base import Cost
 from ..groups import FrozenChannels
 from ..mask.masked import AppliedMask, Place
 from ..methods.base import Method
-from ..methods.budget import divisors_of
+from ..methods.budget import divisors_of, whole_chunks
 from ..methods.min_keep import NONE, LeastShare, least_channels
 from ..misuse import BranchWatch, StepWatch
 from ..plan.layout import Layout
@@ -61,10 +61,12 @@ class PrunerState(nn.Module):
         self.scorer, self.divisor = scorer, divisor
         self.shrink_steps, self.protect = shrink_steps, protect
         self.divisors = divisors_of(divisor, (g.block for g in self.groups))
-        # Fewest channels that a method keeps, of every group.
-        self.floors = [
-            least_channels(least, g.size, g.floor) for g in self.groups
-        ]
+        asked = [least_channels(least, g.size, g.floor) for g in self.groups]
+        # Whether `min_keep` holds more than the network needs.
+        self.held = asked != [g.floor for g in self.groups]
+        # Fewest channels that a method keeps, of every group: in the phase
+        # as at its end, where they are multiples of the divisor.
+        self.floors = whole_chunks(asked, self.sizes, self.divisors)
         self._set_up_costs(costs)
         self._set_up_phase()
         self._set_up_masks()

@@ -110,7 +110,6 @@ class Targets(SavedState):
                 'values: move it with to_empty and load its weights before '
                 'it is pruned'
             )
-        held = self.floors != [group.floor for group in self.groups]
         for name, value in check_targets(target, self.costs).items():
             cost = self.host_cost(name)
             lowest = reachable(
@@ -119,17 +118,17 @@ class Targets(SavedState):
             # From multiply-adds or elements to a fraction, like the target.
             lowest /= cost.dense
             if value < lowest:
-                cause = HELD if held else NOT_PRUNABLE
+                cause = HELD if self.held else NOT_PRUNABLE
                 raise PruningError(
                     f'target {name}={value} lies below the reachable minimum '
                     f'of {lowest:.4f}: {cause.format(self._left_whole())}. '
-                    f'{self._remedy(held)}'
+                    f'{self._remedy()}'
                 )
 
-    def _remedy(self, held: bool) -> str:
+    def _remedy(self) -> str:
         """What would bring the target within reach."""
         streams = any(entry.reason == KEPT for entry in self.frozen)
-        others = ['lower min_keep'] * held + [
+        others = ['lower min_keep'] * self.held + [
             'leave out keep_streams'
         ] * streams
         return f'{", ".join(["Raise the target", *others])} or widen the scope'

@@ -17,7 +17,12 @@ from mmlapp.core import Analysis
 from mmlapp.core.attach import build_costs
 from mmlapp.core.cost.flops import multiply_adds
 from mmlapp.core.cost.multilinear import owners
-from mmlapp.core.methods.budget import check_divisor, divisors_of, reachable
+from mmlapp.core.methods.budget import (
+    check_divisor,
+    divisors_of,
+    reachable,
+    whole_chunks,
+)
 from mmlapp.core.methods.min_keep import least_channels, least_share
 
 from ..deployment.recipe import dense_config, own_settings
@@ -215,13 +220,12 @@ def _floors(
     found: Analysis, min_keep: Any, divisors: Sequence[int]
 ) -> dict[str, int]:
     """Fewest channels that every group keeps, in whole multiples."""
-    share, floors = least_share(min_keep), {}
-    for group, divisor in zip(found.groups.prunable, divisors, strict=True):
-        floor = found.unit.floor_of(group)
-        least = least_channels(share, group.size, floor)
-        # Rounded up; the last channels of a group may be fewer.
-        floors[group.name] = min(-(-least // divisor) * divisor, group.size)
-    return floors
+    share, groups = least_share(min_keep), found.groups.prunable
+    asked = [
+        least_channels(share, g.size, found.unit.floor_of(g)) for g in groups
+    ]
+    least = whole_chunks(asked, [g.size for g in groups], divisors)
+    return dict(zip((g.name for g in groups), least, strict=True))
 
 
 def _limits(

@@ -86,6 +86,23 @@ def test_no_network_of_the_phase_keeps_less(model, images, method):
     assert pruner.ratios()['flops'] <= 0.38
 
 
+@pytest.mark.parametrize('method', METHODS)
+def test_no_network_of_the_phase_keeps_less_than_its_end_can(
+    make, images, method
+):
+    """Of 8, 12 and 16 channels five and ten, by a divisor of five."""
+    assert attach(make(), images, divisor=5).floors == [5, 5, 5]
+    model = make()
+    pruner = attach(model, images, method=method, divisor=5, min_keep=0.5)
+    assert pruner.floors == [5, 10, 10]
+    pruner.begin({'flops': 0.55}, 12)
+    for _ in range(12):
+        train(model, images, 1)
+        pairs = zip(kept_by_group(pruner), pruner.floors, strict=True)
+        assert all(kept >= floor for kept, floor in pairs)
+    assert kept_by_group(pruner) == pruner.floors
+
+
 def flops(counts):
     """Multiply-adds of the shared network by widths, at 8 x 8 and 3 x 3."""
     a, b, c = counts
