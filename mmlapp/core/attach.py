@@ -110,7 +110,8 @@ def attach(
             settings. Defaults to ``flops`` and ``parameters``.
         divisor (int): What the number of kept channels of a group is a
             multiple of, unless all are kept: 8 or 16 where the hardware
-            wants it. Heads of attention count with all their channels.
+            wants it. Heads of attention, and groups of a norm that go as a
+            whole, count with all their channels.
             Defaults to 1.
         min_keep (float, str, Mapping or Callable): Least share of every
             group that is kept, in [0, 1], rounded up to whole channels;

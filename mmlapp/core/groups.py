@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,8 +54,11 @@ class ChannelGroup:
             None: prunable.
         floor (int): Fewest channels without which the network would not run;
             a unit may ask for more. Defaults to 0.
-        block (int): Channels of a tensor that each of its channels stands
-            for, where these are heads of attention. Defaults to 1.
+        block (int): Channels of every tensor that each of its channels
+            stands for, such as the width of a head, or of the groups of a
+            norm where these go as a whole. Defaults to 1.
+        heads (bool): Whether its channels are heads of attention. Defaults
+            to False.
     """
 
     name: str
@@ -63,6 +67,7 @@ class ChannelGroup:
     frozen: str | None = None
     floor: int = 0
     block: int = 1
+    heads: bool = False
 
     def producers(self, sites: Iterable[Site]) -> list[Member]:
         """Returns the members whose site is among ``sites``."""
@@ -129,7 +134,7 @@ class Groups:
     @property
     def heads(self) -> dict[str, int]:
         """Width of the heads of every prunable group that has some."""
-        return {g.name: g.block for g in self.prunable if g.block > 1}
+        return {g.name: g.block for g in self.prunable if g.heads}
 
     @property
     def frozen(self) -> list[FrozenChannels]:
@@ -192,7 +197,10 @@ def find_groups(
         sites = [trace.sites[k] for k in met if k < len(trace.sites)]
         members = tuple(_member(s, position, owner, number) for s in sites)
         name = next(s.module for s in sites if s in trace.producers)
-        item = ChannelGroup(name, len(components), members, frozen)
+        block = _block(members, len(components))
+        item = ChannelGroup(
+            name, len(components), members, frozen, block=block
+        )
         items.append(item if frozen else _rename(item, names))
     _raise_floors(trace, items, owner)
     _note_heads(trace, items, owner)
@@ -256,7 +264,23 @@ def _note_heads(
         for number in owner[nodes[:, 0]].unique().tolist():
             if number >= 0:
                 block = nodes.shape[1]
-                items[number] = replace(items[number], block=block)
+                found = replace(items[number], block=block, heads=block > 1)
+                items[number] = found
+
+
+def _block(members: Sequence[Member], size: int) -> int:
+    """How many indices of every tensor each channel is, or a part of that.
+
+    Four where a norm of groups of four loses these as a whole; one where a
+    flattened image is read at four indices for each channel that is emitted.
+    """
+    # A channel touches each dimension as often as every other one.
+    counts = [
+        int((member.channels >= 0).sum()) // size
+        for member in members
+        if not member.site.attribute
+    ]
+    return math.gcd(*counts)
 
 
 def _numbered(

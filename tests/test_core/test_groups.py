@@ -255,6 +255,43 @@ def test_a_sum_over_channels_reads_them(conv, image, net, agree):
     assert agree(model, image).groups == {'q': 8}
 
 
+def grouped_norm(m, x):
+    return m.c(m.norm(m.a(x)))
+
+
+def flattened(m, x):
+    return m.c(m.a(x).mean((2, 3)).repeat_interleave(2, 1))
+
+
+def split(m, x):
+    return m.c(functional.glu(m.a(x), 1))
+
+
+@pytest.mark.parametrize(
+    ('forward', 'parts', 'size', 'block'),
+    [
+        # Whole groups of three, which convolutions emit and read.
+        (grouped_norm, dict(norm=nn.GroupNorm(4, 12)), 4, 3),
+        # The same position of each of the three.
+        (grouped_norm, dict(norm=nn.GroupNorm(3, 12)), 4, 3),
+        # One channel is emitted and read twice, or the other way round.
+        (flattened, dict(c=nn.Linear(24, 5)), 12, 1),
+        (split, dict(c=nn.Conv2d(6, 5, 1)), 6, 1),
+    ],
+    ids=['groups', 'positions', 'flattened', 'split'],
+)
+def test_how_many_channels_of_all_tensors_go_at_once(
+    net, conv, image, agree, forward, parts, size, block
+):
+    """The divisor counts them: two parts of three are a multiple of six."""
+    model = net(forward, **{'a': conv(3, 12), 'c': conv(12, 5), **parts})
+    (group,) = analyse(model, image).groups.prunable
+    assert (group.size, group.block) == (size, block)
+    found = agree(model, image, divisor=6)
+    (divisor,) = found.pruner.divisors
+    assert divisor * block == 6
+
+
 def test_what_is_frozen_is_counted_by_layer_and_reason(net, conv, image):
     """A cut makes two channels of six indices, of four and of two."""
 

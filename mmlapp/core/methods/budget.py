@@ -93,8 +93,8 @@ def divisors_of(divisor: int, widths: Iterable[int]) -> list[int]:
 
     Args:
         divisor (int): What numbers of channels are multiples of.
-        widths (Iterable[int]): Channels of each part, such as of a head, per
-            group.
+        widths (Iterable[int]): Channels of each part, such as of a head or
+            of a group of a norm, per group.
 
     Examples:
         Of heads of 12 channels two are a multiple of 8, of heads of 16 one.

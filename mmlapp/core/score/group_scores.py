@@ -78,8 +78,8 @@ class GroupInfo:
         floor (int): Fewest channels to keep.
         readers (list[Layer]): Those that read its channels, with the
             dimension of their weight that counts them.
-        block (int): Channels of a tensor that one of its parts is, such as
-            the width of a head. Defaults to 1.
+        block (int): Channels of every tensor that each of its channels
+            stands for, such as the width of a head. Defaults to 1.
     """
 
     name: str

@@ -349,7 +349,7 @@ def test_a_constant_number_leaves_the_width_of_heads(tokens):
     """As it was without heads: the same position of each of them goes."""
     found = analyse(build(Constant), tokens)
     (group,) = (g for g in found.groups.items if g.name == 'attention.qkv')
-    assert (group.size, group.block) == (EACH, 1)
+    assert (group.size, group.heads) == (EACH, False)
 
 
 class Summed(Attention):
@@ -363,7 +363,7 @@ class Summed(Attention):
 
 def test_what_is_not_compared_head_by_head_has_none(tokens):
     found = analyse(build(Summed), tokens).groups.items
-    assert [g.size for g in found if g.block > 1] == []
+    assert not any(g.heads for g in found)
 
 
 def test_queries_and_keys_are_not_masked(tokens):
