@@ -183,7 +183,7 @@ ABLATION = {
     'lapp-early': lapp(phase=0.05),
     'lapp-later': lapp(begin=0.2),
     'lapp-stable': lapp(phase=0.3, end='stable'),
-    'lapp-shrink': lapp(settings={'shrink_steps': 100}),
+    'lapp-shrink': lapp(settings={'shrink': 100}),
     'lapp-floor-0.2': lapp(settings={'min_keep': 0.2}),
     'lapp-divisor-4': lapp(settings={'divisor': 4}),
     'lapp-divisor-8': lapp(settings={'divisor': 8}),

@@ -80,11 +80,10 @@ class Decisions(Signals):
 
     def _shrunk(self, decided: Tensor) -> Tensor:
         """The gate after a step that decided, ``[channels]``."""
-        if self.method.shrinks:
-            return torch.where(
-                decided == 1, decided, self.method.fade(self._whole)
-            )
-        return shrunk(self.gate, decided, self.shrink_steps)
+        if self.shrinking.at_once:
+            return decided
+        check_hard('shrink', self.shrink, decided)
+        return shrunk(self.gate, decided, self.shrinking, self.progress)
 
     # Where masked parameters read it.
 

@@ -39,7 +39,7 @@ RANDOM_WEIGHTS = (
     'start. How scores differ there says little about a trained network'
 )
 # What a comparison does not depend on, and how it is set for it.
-RANKED = dict(method='ranking', score='l2', shrink_steps=1, protect=0)
+RANKED = dict(method='ranking', score='l2', shrink=None, protect=0)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def test_defaults_are_those_of_attach():
     here, core = signature(prunable_model), signature(attach)
     shared = set(here.parameters) & set(core.parameters) - {'scope'}
     assert {'unit', 'method', 'score', 'costs', 'divisor'} < shared
-    assert {'min_keep', 'shrink_steps', 'protect'} < shared
+    assert {'min_keep', 'shrink', 'protect'} < shared
     for name in shared:
         default = here.parameters[name].default
         assert default == core.parameters[name].default, name
