@@ -12,7 +12,7 @@ from former import CURVATURE
 
 from .network import DEPTH
 
-TARGET = 0.403
+TARGET, HALF = 0.403, 0.5
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,19 @@ def refined(start: str) -> Row:
     """CURL's second stage, at a hundredth of the rate."""
     return Row(
         start=start, teacher='dense', lesson='refined', epochs=0.2, rate=0.01
+    )
+
+
+def one_shot(score: str, **changes: Any) -> Row:
+    """A trained network, ranked once by a score, and trained again."""
+    cost = changes.pop('cost', None)
+    return Row(
+        {'type': 'ranking', 'steps': 1, 'cost': cost},
+        target=HALF,
+        settings={'score': score, **changes},
+        # A phase of a single step, before the first one of the recipe.
+        phase=0,
+        start='dense',
     )
 
 
@@ -218,7 +231,6 @@ CURVE = {
         for name, row in COMPARED.items()
     },
 }
-HALF = 0.5
 RESNET56 = {
     name: replace(row, depth=56, target=HALF)
     for name, row in {'dense': Row(), **COMPARED}.items()
@@ -257,6 +269,9 @@ FAMILY = {
         target=HALF,
         settings={'unit': 'stripes', 'normalisation': 'none'},
     ),
+    'curl': one_shot('kl_divergence', normalisation='none', min_keep=0.3),
+    'cpmc': one_shot('cpmc', normalisation='none', cost='divide_all'),
+    'functionality': one_shot('functionality'),
 }
 LIMITED = {
     'dense': Row(),
