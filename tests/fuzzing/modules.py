@@ -47,3 +47,24 @@ class Holding(nn.Module):
         weight = self.function(self.layer.weight)
         y: Tensor = call(x, weight, self.layer.bias, padding='same')
         return y
+
+
+class Standardising(nn.GroupNorm):
+    """A norm over all but the batch, by hand: of one number it is 0 / 0.
+
+    Args:
+        channels (int): How many.
+        affine (bool): Whether it has a scale and a shift. Defaults to True.
+    """
+
+    def __init__(self, channels: int, affine: bool = True) -> None:
+        super().__init__(1, channels, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns what has a mean of zero and a deviation of one."""
+        rows = x.flatten(1)
+        rows = (rows - rows.mean(1, keepdim=True)) / rows.std(1, keepdim=True)
+        y = rows.view_as(x).movedim(1, -1)
+        if self.weight is not None:
+            y = y * self.weight + self.bias
+        return y.movedim(-1, 1)

@@ -153,3 +153,21 @@ def norm_of_joined(w: Writer) -> None:
     norm = w.norm(2 * width)
     w(f'x = {norm}(torch.cat([{a}(x), {b}(x)], 1)).relu()')
     w.c = 2 * width
+
+
+@block(MAP, since=4000)
+def norm_at_one_position(w: Writer) -> None:
+    """In a gate, where one channel alone has no deviation."""
+    groups = w.rng.choice((1, 1, 2, 3))
+    middle = groups * w.rng.randint(2, 8)
+    norm = w.part(
+        w.one_of(
+            f'nn.GroupNorm({groups}, {middle})',
+            f'nn.GroupNorm({groups}, {middle}, affine=False)',
+            f'Standardising({middle})',
+            f'Standardising({middle}, affine=False)',
+        )
+    )
+    a, b = w.conv(w.c, middle, 1), w.conv(middle, w.c, 1)
+    w(f'y = {a}(x.mean({w.space}, keepdim=True))')
+    w(f'x = x * {b}({norm}(y).relu()).sigmoid()')
