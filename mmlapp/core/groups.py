@@ -23,7 +23,7 @@ from .trace.graph import BASE
 OUT_OF_SCOPE = 'outside the scope'
 UNREAD = 'nothing that ran reads them'
 SINGLE = 'a single channel'
-PAIR = 'two channels, of which one alone would vanish or have no deviation'
+PAIR = 'two channels, of which one alone would vanish or say nothing'
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,16 @@ class ChannelGroup:
     floor: int = 0
     block: int = 1
     heads: bool = False
+
+    @property
+    def nodes(self) -> Tensor:
+        """A node of each of its channels, ``[size]``."""
+        # Every channel touches every member; where several indices of one are
+        # the same channel, any of them stands for it.
+        member, nodes = self.members[0], torch.full((self.size,), -1)
+        mine = (member.channels >= 0).nonzero()[:, 0]
+        nodes[member.channels[mine]] = mine + member.site.start
+        return nodes
 
     def producers(self, sites: Iterable[Site]) -> list[Member]:
         """Returns the members whose site is among ``sites``."""
@@ -236,7 +246,7 @@ def _inputs(call: LayerCall) -> Iterator[Tensor]:
 def _raise_floors(
     trace: Trace, items: list[ChannelGroup], owner: Tensor
 ) -> None:
-    """Keeps two channels where one alone would vanish or not vary."""
+    """Keeps two channels where one alone would vanish or say nothing."""
     for nodes in trace.lasting:
         # Group of every index; what has none or a frozen one stays, [size].
         found = [

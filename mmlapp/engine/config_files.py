@@ -16,9 +16,8 @@ from mmlapp.core import PruningError
 
 from .checkpoints.archive import describe, is_archive, is_legacy
 
-# By name of a setting: what types it may have, and these in words.
-Kinds = Mapping[str, tuple[tuple[type, ...], str]]
 # What Config.fromfile reads.
+Kinds = Mapping[str, tuple[tuple[type, ...], str]]
 SUFFIXES = '.py', '.yml', '.yaml', '.json'
 A_DICT = (Mapping,), 'a dictionary'
 # Settings that a model is built from: their types, and these in words.

@@ -61,11 +61,7 @@ class _Quieter:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Writes what is no known line; ``print`` ends it on its own.
-
-        Args:
-            text (str): Part of a line, or several.
-        """
+        """Writes what is no known line; ``print`` ends it on its own."""
         ends, self._skipped = self._skipped and text == '\n', False
         if ends:
             return len(text)

@@ -171,6 +171,19 @@ def test_channels_that_are_squeezed(net, conv, image, agree, name):
     assert {name: found[name] for name in floors} == floors
 
 
+def test_a_node_of_every_channel(net, conv, image):
+    """Also where several indices are one channel, as in two equal halves."""
+    model = net(
+        lambda m, x: m.b(m.norm(m.a(x))),
+        a=conv(3, 8),
+        norm=nn.GroupNorm(2, 8),
+        b=conv(8, 5),
+    )
+    groups = analyse(model, image).groups
+    (group,) = groups.prunable
+    assert groups.channels_at(group.nodes).tolist() == [0, 1, 2, 3]
+
+
 def test_of_two_that_are_squeezed_none_can_go(net, conv, image, frozen):
     model = net(
         lambda m, x: m.c(m.b(m.a(x)).amax((2, 3), keepdim=True).squeeze()),

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -14,6 +14,7 @@ from ..groups import ChannelGroup, Groups, Member
 from ..trace import tensors_in
 from .checks import Check
 from .counts import Count
+from .runs import all_finite
 from .stages import Failure, Left
 from .trial import Trial
 
@@ -21,8 +22,25 @@ CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict
 # How often a network is narrowed to find culprits before all suspects are
 # frozen.
 SEARCHES = 200
+# Where one channel alone was not enough before.
+TWO = 'two of them left'
 # Shape and sum of magnitudes of a tensor.
 Summary = tuple[tuple[int, ...], float]
+
+
+class Culprit(NamedTuple):
+    """A group that a network fails for.
+
+    Args:
+        group (ChannelGroup): The group.
+        reason (str): Why it would be frozen.
+        alone (bool): Whether the network does not run, or gives no numbers,
+            with one of its channels left, where there may be two.
+    """
+
+    group: ChannelGroup
+    reason: str
+    alone: bool
 
 
 class Search:
@@ -38,7 +56,7 @@ class Search:
 
     def culprits(
         self, groups: Groups, check: Check, failure: Failure
-    ) -> list[tuple[ChannelGroup, str]]:
+    ) -> list[Culprit]:
         """Finds out which groups a failure is due to.
 
         Args:
@@ -47,24 +65,38 @@ class Search:
             failure (Failure): Of all prunable groups together.
 
         Returns:
-            list[tuple[ChannelGroup, str]]: Groups to freeze, and why.
+            list[Culprit]: Groups to freeze, or to leave two channels.
         """
         near = _below(groups.prunable, failure.module)
         if not self._fails(groups, near, check, failure):
             near = groups.prunable
         found = self._search(groups, near, check, failure)
-        count = self._count(groups, found, check, failure).value
-        if not failure.error:
+        count = self._count(groups, found, check, failure)
+        stops = bool(failure.error) or self._breaks(groups, found, check)
+        left = _left(count, found)
+        if failure.error:
+            block = self._block(failure.module)
+            if block:
+                found = self._alike(groups, found, block)
+            reason = f'{self._name(block)} does not run with {left}'
+        else:
             name = self._name(self._block(self._differs(groups, found, check)))
-            reason = f'with {count}, {name} would compute something else'
-            reason += self._where(check)
-            return [(group, reason) for group in found]
-        block = self._block(failure.module)
-        if block:
-            found = self._alike(groups, found, block)
-        reason = f'{self._name(block)} does not run with {count}'
+            reason = f'with {left}, {name} would compute something else'
         reason += self._where(check)
-        return [(group, reason) for group in found]
+        alone = stops and count is not Count.SOME
+        return [
+            Culprit(group, reason, alone and group.floor < 2 < group.size)
+            for group in found
+        ]
+
+    def _breaks(
+        self, groups: Groups, chosen: Sequence[ChannelGroup], check: Check
+    ) -> bool:
+        """Whether what the narrowed network gives is no number."""
+        trial = self.trial
+        removal = trial.removal(groups, chosen, check.count)
+        outputs, _ = trial.narrowed(removal, check, trial.stage(check))
+        return not all_finite(outputs)
 
     def _where(self, check: Check) -> str:
         """In which way or mode, unless it is the example itself."""
@@ -189,6 +221,13 @@ class Search:
             name = name.rpartition('.')[0]
             found.append(type(self.model.get_submodule(name)))
         return found
+
+
+def _left(count: Count, found: Sequence[ChannelGroup]) -> str:
+    """How many channels were left, as a reason says it."""
+    if count is not Count.SOME and any(group.floor > 1 for group in found):
+        return TWO
+    return count.value
 
 
 def _members_below(group: ChannelGroup, name: str) -> list[Member]:

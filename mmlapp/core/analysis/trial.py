@@ -100,10 +100,6 @@ class Trial(Differences):
         stage = STAGES[self._settled[check]]
         # With masks only where outputs are compared: they cost another run.
         narrowed, failure = self._narrowed(removal, check, stage, beside)
-        if failure is not None and check.count is Count.ALONE:
-            # A norm over one channel at one position has nothing to
-            # normalise, and says so: the example is too small to compare.
-            return None
         if failure is not None and check.way:
             # In what way the whole network does not run, no part has to.
             runs, _ = self.whole(Check(way=check.way), STAGES[-1])
@@ -209,15 +205,22 @@ class Trial(Differences):
 
     def _stages(self, check: Check) -> Iterator[int]:
         """Numbers of the stages to try, from one that it is known to need."""
-        same = [n for c, n in self._settled.items() if c.way == check.way]
+        alone = check.count is Count.ALONE
+        same = [
+            number
+            for other, number in self._settled.items()
+            if other.way == check.way
+            and (alone or other.count is not Count.ALONE)
+        ]
         loose = not self.ways[check.way].compare
         for number in range(max(same, default=0), len(STAGES)):
             stage = STAGES[number]
             # What goes with the images may tell where things are in them.
             apart = stage.corner and (check.way or not self.corner)
-            # Small ones are nearly as fast in float64. The corner tells.
+            # Small ones are nearly as fast in float64. The corner tells. Norms
+            # over two channels give a sign, and make rounding large.
             large = self.runner.corner.large or not self.corner
-            fast = stage.screen and (loose or not large)
+            fast = stage.screen and (loose or alone or not large)
             # Some operators of losses and predictions do not know it.
             exact = loose and stage.dtype is torch.float64
             if not (apart or fast or exact):

@@ -1,16 +1,22 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Groups with which a narrowed network runs and computes the same."""
+"""Groups with which a narrowed network runs and computes the same.
+
+What does not run with a single channel, or gives no numbers, keeps two, if it
+does with two; what fails otherwise keeps all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
-from ..groups import Groups
+from ..groups import ChannelGroup, Groups
+from ..trace import Trace
 from ..units import Request, Unit
-from .culprits import Search
+from .alone import lone_groups
+from .culprits import Culprit, Search
 from .trial import Trial
 
 
@@ -30,21 +36,42 @@ def verify_groups(
     """
     trial = Trial(request, unit)
     search = Search(trial)
-    groups = gather()
+    record, groups = request.record, gather()
+    if _leave_two(record, lone_groups(request.model, record, groups)):
+        groups = gather()
     passed = turn = 0
     # All checks have to pass one after the other with the same groups. Each
-    # failure freezes at least one prunable group, so that this ends.
+    # failure freezes at least one prunable group, or leaves it two channels
+    # instead of one, so that this ends.
     while passed < len(trial.checks):
         check = trial.checks[turn % len(trial.checks)]
         failure = trial.run(groups, groups.prunable, check)
         if failure is None:
             passed, turn = passed + 1, turn + 1
             continue
-        for group, reason in search.culprits(groups, check, failure):
-            for member in group.members:
-                nodes = torch.arange(member.site.size) + member.site.start
-                request.record.graph.freeze(
-                    nodes[member.channels >= 0], reason
-                )
+        found = search.culprits(groups, check, failure)
+        lone = [culprit.group for culprit in found if culprit.alone]
+        if not _leave_two(record, lone):
+            _freeze(record, found)
         groups, passed = gather(), 0
     return groups
+
+
+def _leave_two(record: Trace, groups: Sequence[ChannelGroup]) -> bool:
+    """Lets groups keep two channels; False if that was asked of all before."""
+    nodes = [group.nodes for group in groups]
+    fresh = [
+        ids
+        for ids in nodes
+        if not any(torch.equal(ids, known) for known in record.lasting)
+    ]
+    record.lasting += fresh
+    return bool(fresh)
+
+
+def _freeze(record: Trace, culprits: Sequence[Culprit]) -> None:
+    """Lets culprits keep all their channels."""
+    for culprit in culprits:
+        for member in culprit.group.members:
+            nodes = torch.arange(member.site.size) + member.site.start
+            record.graph.freeze(nodes[member.channels >= 0], culprit.reason)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -164,15 +164,14 @@ def mask_branch(
     return masks
 
 
-def skip_removed(
-    model: nn.Module, source: GateSource, record: Trace, groups: Groups
-) -> None:
-    """Lets modules that compute over channels see the living ones alone.
+def living_parts(
+    source: GateSource, record: Trace, groups: Groups
+) -> Iterator[tuple[str, Living]]:
+    """Yields modules that compute over prunable channels, by name.
 
     Args:
-        model (nn.Module): The network, changed in place.
         source (GateSource): Holds the gate of all channels.
-        record (Trace): Its trace.
+        record (Trace): The trace of a network.
         groups (Groups): Its channel groups.
     """
     mine = groups.channels_at
@@ -196,13 +195,30 @@ def skip_removed(
             (s, s.name.removeprefix(f'{entry.name}.'), mine(i))
             for s, i in zip(own, ids, strict=True)
         ]
-        living = Living(
-            source,
-            mine(entry.ids),
-            mine(entry.out),
-            entry.dim,
-            [(name, s.dim, i) for s, name, i in named if not s.attribute],
-            [(name, i) for s, name, i in named if s.attribute],
+        yield (
+            entry.name,
+            Living(
+                source,
+                mine(entry.ids),
+                mine(entry.out),
+                entry.dim,
+                [(name, s.dim, i) for s, name, i in named if not s.attribute],
+                [(name, i) for s, name, i in named if s.attribute],
+            ),
         )
-        run_on_living(model.get_submodule(entry.name), living)
+
+
+def skip_removed(
+    model: nn.Module, source: GateSource, record: Trace, groups: Groups
+) -> None:
+    """Lets modules that compute over channels see the living ones alone.
+
+    Args:
+        model (nn.Module): The network, changed in place.
+        source (GateSource): Holds the gate of all channels.
+        record (Trace): Its trace.
+        groups (Groups): Its channel groups.
+    """
+    for name, living in living_parts(source, record, groups):
+        run_on_living(model.get_submodule(name), living)
     unfuse(model, RunsOnLiving)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from .labels import Axis, Labels, blank
-from .record import INPUT_REASON, LivingModule
+from .record import LivingModule
 
 if TYPE_CHECKING:
     from .tracer import Tracer
@@ -122,10 +122,7 @@ class LivingModules:
         if living is None:
             self._freeze(pending)
             return
-        known = self.tracer.trace.living_modules.get(living.name)
-        if known is not None:
-            self.tracer.graph.unite(known.ids, living.ids, INPUT_REASON)
-        self.tracer.trace.living_modules[living.name] = living
+        self.tracer.trace.note_living(living)
         # What it computes for the living is put in their places between zeros.
         axes = {living.dim: Axis(living.out, zero=True)}
         maker = self.tracer.labels(out).maker
@@ -189,7 +186,9 @@ class LivingModules:
         ):
             return None
         entered = read.get(dim) or blank(x.shape[dim])
-        return LivingModule(name, dim, entered.ids, made[dim].ids)
+        return LivingModule(
+            name, dim, entered.ids, made[dim].ids, tuple(x.shape)
+        )
 
     def _are_own(self, name: str, pending: Sequence[_Over]) -> bool:
         """Whether weights come from parameters of a module alone."""

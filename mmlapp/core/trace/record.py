@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -96,12 +96,15 @@ class LivingModule:
         dim (int): Dimension of the channels in its input and output.
         ids (Tensor): Labels of its input, shape ``[size]``.
         out (Tensor): Labels of its output, shape ``[size]``.
+        shape (tuple[int, ...]): Of its input; of several calls the least
+            along each dimension.
     """
 
     name: str
     dim: int
     ids: Tensor
     out: Tensor
+    shape: tuple[int, ...]
 
 
 def no_nodes() -> Tensor:
@@ -124,8 +127,8 @@ class Trace:
             are not zero where removed, and must be masked there.
         trusting (set[Site]): Those that need no mask, for what they read is
             zero where removed.
-        lasting (list[Tensor]): Labels along dimensions that would vanish if
-            one index was left; each ``[size]``.
+        lasting (list[Tensor]): Labels along dimensions that would vanish, or
+            say nothing, if one index was left; each ``[size]``.
         summed (list[Tensor]): Labels that a sum adds up, of each such sum;
             ``[size]``.
         added (list[Tensor]): Labels to which others were added, each
@@ -180,6 +183,19 @@ class Trace:
     compared: Tensor = field(default_factory=no_nodes)
     heads: list[Tensor] = field(default_factory=list)
     fitted: dict[str, Tensor] = field(default_factory=dict)
+
+    def note_living(self, living: LivingModule) -> None:
+        """Notes a module that computes over channels, at each of its calls.
+
+        Args:
+            living (LivingModule): How it was called.
+        """
+        known = self.living_modules.get(living.name)
+        if known is not None:
+            self.graph.unite(known.ids, living.ids, INPUT_REASON)
+            least = tuple(map(min, known.shape, living.shape))
+            living = replace(living, shape=least)
+        self.living_modules[living.name] = living
 
     def nodes_of(self, name: str, dim: int, size: int) -> Tensor:
         """Returns the nodes of one dimension; -1 where it has none.

@@ -36,20 +36,12 @@ UNREADABLE = (
 
 
 def is_archive(path: str | Path) -> bool:
-    """Whether a file begins as ``torch.save`` begins archives.
-
-    Args:
-        path (str or Path): The file.
-    """
+    """Whether a file begins as ``torch.save`` begins archives."""
     return _head(path).startswith(ARCHIVE)
 
 
 def is_legacy(path: str | Path) -> bool:
-    """Whether a file begins as a pickle of torch before 1.6.
-
-    Args:
-        path (str or Path): The file.
-    """
+    """Whether a file begins as a pickle of torch before 1.6."""
     return _head(path).startswith(LEGACY)
 
 

@@ -13,8 +13,6 @@ from mmlapp.core.cost.whole_networks import shares
 
 from .timing import NOISY, Timing
 
-NETWORK_COLUMNS = 'layers', 'elements', 'predicted', 'measured', 'ms', 'p90'
-
 
 def milliseconds(seconds: float) -> str:
     """Returns a time with three digits.
@@ -59,16 +57,24 @@ def networks_table(table: LatencyTable) -> Table:
     Args:
         table (LatencyTable): What was measured.
     """
-    by_layers, by_elements, constant = shares(table.networks)
+    parts = shares(table.networks)
     shown = Table()
-    for name in NETWORK_COLUMNS:
+    for name in (
+        'layers',
+        'elements',
+        'predicted',
+        'measured',
+        'ms',
+        'p90',
+    ):
         shown.add_column(name, justify='right', no_wrap=True)
     dense = table.networks[0].median
     for network in table.networks:
         # What the cost `latency` starts from, before it goes through the
         # measured networks: s layers + e elements + c.
-        predicted = by_layers * network.layers + constant
-        predicted += by_elements * network.elements
+        predicted = (
+            parts[0] * network.layers + parts[1] * network.elements + parts[2]
+        )
         shown.add_row(
             f'{network.layers:.1%}',
             f'{network.elements:.1%}',

@@ -224,11 +224,7 @@ class Example:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Adds to an error about modules out of reach what would help.
-
-        Raises:
-            PruningError: In place of :class:`~.UnreachedError`.
-        """
+        """Adds to an error about modules out of reach what would help."""
         try:
             yield
         except UnreachedError as error:

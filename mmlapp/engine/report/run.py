@@ -73,11 +73,7 @@ class _Merged:
     broken: int = 0
 
     def cut(self, begin: int) -> None:
-        """Forgets what a start at an iteration makes undone.
-
-        Args:
-            begin (int): The iteration.
-        """
+        """Forgets what a start at an iteration makes undone."""
         # A run that was resumed has not ended where it had before.
         self.end = None
         # Begun after iteration 400: records 401 and later are made anew, even
@@ -91,11 +87,7 @@ class _Merged:
         }
 
     def add(self, part: Part) -> None:
-        """Takes over what a process left.
-
-        Args:
-            part (Part): Its records.
-        """
+        """Takes over what a process left."""
         self.starts.append((part.name, part.begin))
         self.broken += part.broken
         # Of two records of an iteration the later start counts.

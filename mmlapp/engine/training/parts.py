@@ -16,11 +16,7 @@ from ..models.plans import plans_of
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Returns the model inside wrappers for distributed training or TTA.
-
-    Args:
-        model (nn.Module): The model of a runner.
-    """
+    """Returns the model inside wrappers for distributed training or TTA."""
     # Wrappers nest: test-time augmentation around DDP around the model.
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module  # type: ignore[assignment]
@@ -54,11 +50,7 @@ def find_pruner(model: nn.Module) -> Pruner:
 
 
 def run_optimizer(runner: Runner) -> Optimizer | None:
-    """Returns the optimizer of a run; None if there is none yet.
-
-    Args:
-        runner (Runner): The runner.
-    """
+    """Returns the optimizer of a run; None if there is none yet."""
     wrapper = getattr(runner, 'optim_wrapper', None)
     if not isinstance(wrapper, OptimWrapper):
         return None

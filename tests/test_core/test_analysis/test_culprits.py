@@ -24,10 +24,17 @@ class Other(Gate):
     """One without mistakes."""
 
 
-def paired(y):
-    if y.shape[1] < 2:
-        raise RuntimeError('needs a pair')
-    return y
+def at_least(number):
+    def function(y):
+        if y.shape[1] < number:
+            raise RuntimeError('needs more')
+        return y
+
+    return function
+
+
+def no_number(y):
+    return y / (0 if y.shape[1] == 1 else 1)
 
 
 def broadcast(y):
@@ -45,7 +52,7 @@ def shares(y):
 @pytest.mark.parametrize(
     ('function', 'reason'),
     [
-        (paired, 'Gate does not run with one of them left'),
+        (at_least(3), 'Gate does not run with two of them left'),
         (
             broadcast,
             'with one of them left, Gate would compute something else',
@@ -66,16 +73,36 @@ def test_who_what_and_with_how_many(conv, frozen, function, reason):
     assert found == {'2.a': reason, '4': 'output of the network'}
 
 
-@pytest.mark.parametrize('width', [1, 8])
+@pytest.mark.parametrize('function', [at_least(2), no_number])
+def test_what_stops_with_one_channel_keeps_two(conv, agree, function):
+    model = nn.Sequential(
+        conv(3, 6),
+        Gate(conv, function),
+        Other(conv, nn.Identity()),
+        conv(6, 5),
+    )
+    result = agree(model.double(), torch.rand(2, 3, 8, 8).double(), keep=0.0)
+    floors = {info.name: info.floor for info in result.pruner.groups}
+    assert floors == {'0': 1, '1.a': 2, '1.b': 1, '2.a': 1, '2.b': 1}
+
+
+def test_of_two_channels_none_can_go_where_one_is_not_enough(conv, frozen):
+    model = nn.Sequential(conv(3, 2), Gate(conv, at_least(2)), conv(6, 5))
+    model[1].a = conv(2, 2)
+    model[1].b = conv(2, 6)
+    found = frozen(model, torch.rand(2, 3, 8, 8))
+    assert found['1.a'] == 'Gate does not run with fewer of them'
+
+
+@pytest.mark.parametrize('width', [2, 8])
 def test_with_how_many_in_training(conv, frozen, width):
     def function(y):
-        narrow = y.shape[1] < 8 if width == 8 else y.shape[1] == 1
-        if model[1].training and narrow:
+        if model[1].training and y.shape[1] <= min(width, 7):
             raise RuntimeError('too narrow')
         return y
 
     model = nn.Sequential(conv(3, 6), Gate(conv, function), conv(6, 5))
-    count = 'only one of them left' if width == 1 else 'fewer of them'
+    count = 'two of them left' if width == 2 else 'fewer of them'
     assert frozen(model, torch.rand(2, 3, 8, 8))['1.a'] == (
         f'Gate does not run with {count} in training'
     )

@@ -3,11 +3,13 @@
 """What every method must do, whatever decides."""
 
 import copy
+import operator
 
 import pytest
 import ranks
 import torch
 from every_method import EVERY_METHOD, type_of
+from pruning_steps import kept_by_group
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -76,6 +78,50 @@ def test_exact_budget_and_equal_outputs_when_narrow(networks, network, name):
         expected = model(images)
         narrowed = narrow(copy.deepcopy(model), pruner.plan())
         torch.testing.assert_close(narrowed(images), expected)
+
+
+@pytest.fixture
+def gated(net, conv):
+    """A norm of pooled features, which says nothing of one channel."""
+
+    def forward(m, x):
+        y = m.first(m.a(x)).relu()
+        pooled = m.norm(m.b(y.mean((2, 3), keepdim=True)))
+        return m.d(y * m.c(pooled.relu()).sigmoid())
+
+    return net(
+        forward,
+        a=conv(3, 8),
+        first=nn.BatchNorm2d(8),
+        b=conv(8, 6, 1),
+        norm=nn.GroupNorm(1, 6),
+        c=conv(6, 8, 1),
+        d=conv(8, 4),
+    )
+
+
+@every_method
+def test_no_method_leaves_less_than_runs(gated, images, name):
+    """Down to the smallest network that there is."""
+    images = images.double()
+    pruner = attach(gated, images, **EVERY_METHOD[name])
+    floors = dict(zip(pruner.keep_ratios(), pruner.floors, strict=True))
+    assert floors['b'] == 2
+    least = [torch.arange(g.size) < floors[g.name] for g in pruner.groups]
+    pruner.set_mask(torch.cat(least))
+    target = pruner.ratios()['flops'] + 1e-6
+    pruner.reset()
+    begin(gated, images, target)
+    for step in range(STEPS):
+        run(gated, images, 1, step)
+        kept = kept_by_group(pruner)
+        assert all(map(operator.ge, kept, floors.values()))
+    assert kept == list(floors.values())
+    small = narrow(gated, pruner.plan()).eval()
+    assert small.norm.num_channels == 2
+    # Of a single image, for which the norm of one channel raises an error.
+    outputs = [small(x[None]) for x in images[:2]]
+    assert not torch.allclose(*outputs)
 
 
 @every_method

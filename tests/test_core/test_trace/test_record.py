@@ -3,10 +3,12 @@
 """What a trace tells of a small network, by hand."""
 
 import pytest
+import torch
 from torch import nn
 
 from mmlapp.core.cost.flops import multiply_adds
-from mmlapp.core.trace import Site, trace
+from mmlapp.core.trace import Site, Trace, trace
+from mmlapp.core.trace.record import LivingModule
 
 
 @pytest.fixture
@@ -57,3 +59,14 @@ def test_who_reads_what_is_not_zero_is_a_reader(record):
 def test_one_term_for_each_layer(record):
     assert [call.name for call in record.calls] == ['a', 'b', 'c']
     assert multiply_adds(record.calls[1]) == 2 * 64 * 9 * 8 * 4
+
+
+def test_a_module_that_is_called_twice_is_noted_with_its_smallest_input():
+    record = Trace()
+    first = torch.arange(2)
+    record.graph.new(4)
+    for ids, shape in ((first, (2, 2, 9, 1)), (first + 2, (2, 2, 1, 7))):
+        record.note_living(LivingModule('norm', 1, ids, ids, shape))
+    assert record.living_modules['norm'].shape == (2, 2, 1, 1)
+    # What goes in at one call goes in at the other.
+    assert record.graph.resolve().tolist() == [0, 1, 0, 1]

@@ -74,10 +74,9 @@ def normalise_channels(
     ids = labels.axes[dims[0]].ids
     for tensor in (*module._parameters.values(), *module._buffers.values()):
         tie_own(tracer, tensor, ids)
-    if known is not None:
-        tracer.graph.unite(known.ids, ids, INPUT_REASON)
     _tie_groups(tracer, module, name, ids)
-    tracer.trace.living_modules[name] = LivingModule(name, dims[0], ids, ids)
+    living = LivingModule(name, dims[0], ids, ids, tuple(x.shape))
+    tracer.trace.note_living(living)
     # What it computes for the living is put in their places between zeros.
     tracer.set(out, Labels({dims[0]: Axis(ids, zero=True)}))
 
