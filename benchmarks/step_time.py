@@ -54,11 +54,19 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], float]] = {
 }
 
 
+def now(device: str) -> float:
+    """Seconds of the clock, once a GPU has done all that it was given."""
+    if device == 'cuda':
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def make_step(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     dtype: torch.dtype = torch.float32,
+    clock: Callable[[str], float] = now,
 ) -> Callable[[], float]:
     """Returns a training step, cast to a type, that returns its seconds."""
     device = images.device.type
@@ -67,7 +75,7 @@ def make_step(
     pruner = getattr(model, 'pruner', None)
 
     def step() -> float:
-        started = now(device)
+        started = clock(device)
         with cast:
             loss = functional.cross_entropy(model(images), labels)
         if pruner is not None:
@@ -77,16 +85,9 @@ def make_step(
         if pruner is not None:
             pruner.step()
         optimizer.zero_grad()
-        return now(device) - started
+        return clock(device) - started
 
     return step
-
-
-def now(device: str) -> float:
-    """Seconds of the clock, once a GPU has done all that it was given."""
-    if device == 'cuda':
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def narrowed(

@@ -29,7 +29,6 @@ def states_of_both(folder, how):
         folder (Path): For what the processes write.
         how (dict[str, dict]): Arguments of `attach`, by name.
     """
-    root = str(Path(__file__).parents[1])
     outs = folder / '0.pth', folder / '1.pth'
     running = [
         subprocess.Popen(
@@ -37,12 +36,19 @@ def states_of_both(folder, how):
                 sys.executable, __file__, folder / 'store', str(rank),
                 json.dumps(how), out,
             ],
-            env=dict(os.environ, PYTHONPATH=root, OMP_NUM_THREADS='1'),
+            env=environment(),
         )
         for rank, out in enumerate(outs)
     ]  # fmt: skip
     assert [process.wait(timeout=500) for process in running] == [0, 0]
     return [torch.load(out) for out in outs]
+
+
+def environment():
+    """That of a process that imports this checkout and its tests."""
+    tests = Path(__file__).parent
+    paths = os.pathsep.join([str(tests.parent), str(tests)])
+    return dict(os.environ, PYTHONPATH=paths, OMP_NUM_THREADS='1')
 
 
 def network():

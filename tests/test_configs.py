@@ -23,6 +23,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 
 from mmlapp.core import LAPP, Pruner
 from mmlapp.core.methods import METHODS
+from mmlapp.core.score import SCORES
 from mmlapp.engine import equal_cost
 
 ROOT = Path(__file__).parents[1]
@@ -100,23 +101,30 @@ def test_names_are_unique() -> None:
 
 @pytest.fixture(scope='module')
 def built() -> set[str]:
-    """What was built; many configs differ in data and schedule alone."""
+    """Networks, ways to prune and optimizers that were built before.
+
+    Configs are combinations of few of them: each is built once at least.
+    """
     return set()
 
 
-def parts(path: Path, cfg: Config) -> str:
+def parts(path: Path, cfg: Config) -> set[str]:
     """All of a config on which what is built, and asked of it, depends."""
-    hook = cfg.get('custom_hooks', [{}])[-1]
-    names = 'default_scope', 'model', 'data_preprocessor', 'optim_wrapper'
-    values = [cfg.get(name) for name in names]
-    return repr([path in PRUNED, hook.get('target'), *values])
+    hook, model = cfg.get('custom_hooks', [{}])[-1], cfg.model.to_dict()
+    how = {name: model.pop(name, None) for name in SETTINGS}
+    shape = how.pop('input_shape')
+    return {
+        repr([cfg.default_scope, model, shape, cfg.get('data_preprocessor')]),
+        repr([path in PRUNED, hook.get('target'), how]),
+        repr(cfg.optim_wrapper),
+    }
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=name_of)
 def test_model_and_optimizer_build(path: Path, built: set[str]) -> None:
     cfg = load(path)
-    known = parts(path, cfg)
-    if known in built:
+    new = parts(path, cfg) - built
+    if not new:
         return
     if 'input_shape' in cfg.model:
         # One image of COCO's size takes many seconds.
@@ -132,11 +140,13 @@ def test_model_and_optimizer_build(path: Path, built: set[str]) -> None:
     if path in PRUNED:
         target = cfg.custom_hooks[-1].target['flops']
         lands_within_a_point(model.pruner, target)
-    built.add(known)
+    built |= new
 
 
 def lands_within_a_point(pruner: Pruner, target: float) -> None:
-    """Whatever the thresholds, if there are any, were at its end."""
+    """Whatever thresholds, or scores of data, were at its end."""
+    if pruner.scorer.score.batches:
+        pruner.scorer.score, pruner.scorer.prepared = SCORES.build('l1'), True
     pruner.begin({'flops': target}, 1000)
     if isinstance(pruner.method, LAPP):
         with torch.no_grad():
@@ -163,11 +173,26 @@ def test_data_and_schedule_are_complete(path: Path) -> None:
 def test_name_of_a_pruned_config_says_what_it_does(path: Path) -> None:
     parent, _ = parent_of(path)
     *others, hook = load(path).custom_hooks
-    method = method_of(path).replace('_', '-')
     percent = round(hook.target['flops'] * 100)
     cost = '-equal-cost' if hook.get('train_cost') == 'dense' else ''
     taught = ''.join(TEACHERS.get(other['type'], '') for other in others)
-    assert path.stem == f'{method}-flops{percent}{taught}{cost}_{parent}'
+    member = member_of(path)
+    assert path.stem == f'{member}-flops{percent}{taught}{cost}_{parent}'
+
+
+# Members of the family that are a score of the method `ranking`.
+BY_SCORE = {
+    'kl_divergence': 'curl',
+    'cpmc': 'cpmc',
+    'functionality': 'functionality',
+}
+
+
+def member_of(path: Path) -> str:
+    """Name of the member of the family that a config prunes by."""
+    score: Any = load(path).model.get('score', 'l2')
+    name = score if isinstance(score, str) else score['type']
+    return BY_SCORE.get(name, method_of(path).replace('_', '-'))
 
 
 def method_of(path: Path) -> str:
@@ -208,6 +233,13 @@ def test_a_pruned_config_leaves_the_recipe_alone(path: Path) -> None:
     *hooks, ours = cfg.pop('custom_hooks')
     hooks = [hook for hook in hooks if not has_teacher(hook)]
     assert hooks == dense.pop('custom_hooks', [])
+    if member_of(path) in BY_SCORE.values():
+        # At once, from what the parent leaves.
+        name, _ = parent_of(path)
+        epochs = cfg['train_cfg']['max_epochs']
+        assert cfg.pop('load_from') == f'work_dirs/{name}/epoch_{epochs}.pth'
+        assert ours['prune_iters'] == 1
+        assert dense.pop('load_from') is None
     assert ours['type'] == 'mmlapp.PruningHook'
     assert ours['prune_epochs'] <= cfg['train_cfg']['max_epochs'] / 3
     assert cfg.pop('custom_imports') == dict(imports=['mmlapp'])
@@ -284,13 +316,14 @@ def test_every_method_has_a_recipe_of_the_same_length(
 ) -> None:
     """But for the control with random rates, and the one that ends itself."""
     recipes = {
-        method_of(path): load(path).custom_hooks[-1]
+        member_of(path): load(path).custom_hooks[-1]
         for path in PRUNED
         if path.stem.endswith(f'-flops50_{dense}')
     }
     own = {n for n in METHODS if METHODS[n].__module__.startswith('mmlapp.')}
-    assert {'lapp', 'random', *recipes} == own
-    assert recipes.pop('one_cycle').end == 'stable'
+    names = {name.replace('_', '-') for name in own}
+    assert {'lapp', 'random', *recipes} == {*names, *BY_SCORE.values()}
+    assert recipes.pop('one-cycle').end == 'stable'
     assert {hook.prune_epochs for hook in recipes.values()} == {epochs}
     assert all(hook.target == dict(flops=0.5) for hook in recipes.values())
 
@@ -299,10 +332,11 @@ def test_every_method_has_a_recipe_of_the_same_length(
     'path', sorted(ROOT.glob('configs/_base_/pruned/*.py')), ids=name_of
 )
 def test_methods_that_are_compared_differ_in_nothing_else(path: Path) -> None:
-    """But for what a method takes, and when the phase ends."""
+    """But for what a method takes, when the phase ends, and what trains on."""
     found = set()
     for recipe in ROOT.glob(f'configs/*/*-{path.name}'):
         cfg = load(recipe).to_dict()
+        cfg.pop('load_from')
         hook = cfg.pop('custom_hooks')[-1]
         cfg['model'] = {
             k: v

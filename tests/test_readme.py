@@ -94,6 +94,10 @@ def test_the_settings_are_those_of_the_product() -> None:
     assert isinstance(model[0].bypass.norm, nn.BatchNorm2d)
 
 
+def test_the_own_score_takes_ten_lines() -> None:
+    assert len(block('register_score').splitlines()) <= 10
+
+
 def test_the_own_score_is_usable_by_name() -> None:
     name = 'largest_weight'
     SCORES._entries.pop(name, None)

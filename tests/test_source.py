@@ -92,7 +92,7 @@ UPWARD = {
     'engine': [],
 }
 # Least share of the lines that are comments: shapes, derivations, reasons.
-COMMENTED = {'core': 0.039, 'engine': 0.035}
+COMMENTED = {'core': 0.041, 'engine': 0.038}
 # Everything that the core may import besides itself.
 ALLOWED = {*sys.stdlib_module_names, 'torch'}
 

@@ -67,7 +67,8 @@ def build(
     dense = flops(classifier(row.beside, seed) if row.beside else model)
     if start is not None:
         model = load(start)
-        return Built(model, None, dense, flops(model) / dense, epochs)
+        if row.method is None:
+            return Built(model, None, dense, flops(model) / dense, epochs)
     if row.prune == 'before':
         pruned_before(model, row, seed, widths)
         share = flops(model) / dense

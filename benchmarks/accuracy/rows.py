@@ -12,7 +12,7 @@ from former import CURVATURE
 
 from .network import DEPTH
 
-TARGET = 0.403
+TARGET, HALF = 0.403, 0.5
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,19 @@ def refined(start: str) -> Row:
     )
 
 
+def one_shot(score: str, **changes: Any) -> Row:
+    """A trained network, ranked once by a score, and trained again."""
+    cost = changes.pop('cost', None)
+    return Row(
+        {'type': 'ranking', 'steps': 1, 'cost': cost},
+        target=HALF,
+        settings={'score': score, **changes},
+        # A phase of a single step, before the first one of the recipe.
+        phase=0,
+        start='dense',
+    )
+
+
 def wide_late(width: int) -> float:
     """Least shares that move width from early to late stages."""
     return {32: 0.45, 64: 0.6}.get(width, 0.0)
@@ -183,7 +196,7 @@ ABLATION = {
     'lapp-early': lapp(phase=0.05),
     'lapp-later': lapp(begin=0.2),
     'lapp-stable': lapp(phase=0.3, end='stable'),
-    'lapp-shrink': lapp(settings={'shrink_steps': 100}),
+    'lapp-shrink': lapp(settings={'shrink': 100}),
     'lapp-floor-0.2': lapp(settings={'min_keep': 0.2}),
     'lapp-divisor-4': lapp(settings={'divisor': 4}),
     'lapp-divisor-8': lapp(settings={'divisor': 8}),
@@ -218,7 +231,6 @@ CURVE = {
         for name, row in COMPARED.items()
     },
 }
-HALF = 0.5
 RESNET56 = {
     name: replace(row, depth=56, target=HALF)
     for name, row in {'dense': Row(), **COMPARED}.items()
@@ -257,6 +269,9 @@ FAMILY = {
         target=HALF,
         settings={'unit': 'stripes', 'normalisation': 'none'},
     ),
+    'curl': one_shot('kl_divergence', normalisation='none', min_keep=0.3),
+    'cpmc': one_shot('cpmc', normalisation='none', cost='divide_all'),
+    'functionality': one_shot('functionality'),
 }
 LIMITED = {
     'dense': Row(),

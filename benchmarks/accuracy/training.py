@@ -4,11 +4,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -132,12 +136,36 @@ class Training:
         return self.inner.average
 
     def begin_phase(self, pruner: Pruner) -> None:
-        """Starts pruning."""
+        """Starts pruning, by a score that has seen what it asks for."""
+        score = pruner.scorer.score
+        if score.batches:
+            pruner.prepare(
+                self.model, self.calibration(score.batches, score.outputs)
+            )
         end = self.row.end and {
             'type': self.row.end,
             'epoch': self.images.steps,
         }
         pruner.begin({'flops': self.row.target}, self.phase, end)
+
+    def calibration(
+        self, count: int, outputs: bool
+    ) -> Iterator[Callable[[], Any]]:
+        """Yields what runs the network on a batch of training each.
+
+        Args:
+            count (int): How many.
+            outputs (bool): Whether logits are returned, and no loss.
+        """
+
+        def run(pixels: Tensor, truth: Tensor) -> Tensor:
+            logits: Tensor = self.model(pixels)
+            return logits if outputs else cross_entropy(logits, truth)
+
+        # Of an epoch that comes after all others.
+        batches = self.images.epoch(self.seed, self.built.epochs)
+        for batch in islice(batches, count):
+            yield partial(run, *batch)
 
     def shrinks(self, done: int) -> bool:
         """Makes the network small when that is due, and tells of it."""

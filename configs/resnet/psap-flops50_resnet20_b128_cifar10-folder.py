@@ -1,3 +1,3 @@
 _base_ = '../_base_/pruned/flops50_resnet20_b128_cifar10-folder.py'
 
-model = dict(method='psap', protect=0.25)
+model = dict(method='psap', protect=0.5)

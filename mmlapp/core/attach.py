@@ -36,7 +36,7 @@ from .narrowing.stale import watch
 from .plan.layout import tensor_shapes
 from .pruner import Pruner
 from .pruner.protection import check_protect
-from .pruner.shrinking import check_one_shrinks, check_shrink_steps
+from .pruner.shrinking import Shrink, shrinking
 from .score import Score, Scorer
 from .score.group_scores import GroupInfo
 from .units import Unit
@@ -61,7 +61,7 @@ def attach(
     costs: Sequence[str | Mapping[str, Any]] = COST_NAMES,
     divisor: int = 1,
     min_keep: float | str | Mapping[str, Any] | LeastShare = 0,
-    shrink_steps: int = 1,
+    shrink: Shrink | None = None,
     protect: float = 0,
     also: Sequence[Callable[[], Any] | Way] = (),
     unused: str | Sequence[str] = (),
@@ -118,9 +118,12 @@ def attach(
             ``by_width`` or another registered name, with settings, or a
             function from the width of a group to its share. Defaults to 0:
             as few as the network runs with.
-        shrink_steps (int): Steps of the optimizer in which the gate of a
-            channel falls from one to zero once the method has condemned it.
-            Defaults to 1: at once.
+        shrink (int, str, Mapping or Shrinking, optional): How the gate of a
+            channel falls from one to zero once the method has condemned it:
+            in that many equal steps of the optimizer; ``growing``, by a decay
+            that grows with the phase, or another registered name, with
+            settings. Defaults to None: as the method wants it, which is at
+            once for all but ``one_cycle``.
         protect (float): Share of every group, in [0, 1), that no method
             removes as long as the budget allows: the channels with the
             largest gradient of the task loss, which come back if they were
@@ -160,10 +163,10 @@ def attach(
     _refuse_second(model)
     check_divisor(divisor)
     least = least_share(min_keep)
-    check_shrink_steps(shrink_steps)
+    if shrink is not None:
+        shrinking(shrink)  # checks it
     check_protect(protect)
     decides = METHODS.build(method)
-    check_one_shrinks(shrink_steps, decides)
     scorer = Scorer(score, normalisation)
     _check_analysis(analysis)
     if analysis is None:
@@ -195,7 +198,7 @@ def attach(
         scorer,
         divisor,
         least,
-        shrink_steps,
+        shrink,
         protect,
     )
     pruner.frozen = analysis.groups.frozen

@@ -34,6 +34,8 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
     try:
         write(temporary)
         with temporary.open('rb') as file:
+            # On disk before it has the name: a crash may otherwise leave the
+            # name and no content.
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
@@ -121,6 +123,7 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
+    # It is there, and of another user.
     except PermissionError:
         pass
     return True

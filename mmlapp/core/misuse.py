@@ -7,13 +7,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
 from .bypass.beside import Bypassed
 from .errors import PruningError, PruningWarning
 from .methods.schedule import Schedule
+from .numbers import check_per_channel
 from .progress import Phase, Progress
 from .score.group_scores import GroupInfo
 from .score.harm import Harm
@@ -156,39 +156,13 @@ def check_mask(mask: Tensor, groups: Sequence[GroupInfo]) -> None:
         groups (Sequence[GroupInfo]): All groups.
     """
     sizes = [group.size for group in groups]
-    if not isinstance(mask, Tensor) or mask.shape != (sum(sizes),):
-        shape = tuple(getattr(mask, 'shape', ()))
-        raise PruningError(
-            f'mask={type(mask).__name__} of shape {shape}: expected a tensor '
-            f'of shape ({sum(sizes)},), an entry for every prunable channel'
-        )
+    mask = check_per_channel('mask', mask, sum(sizes))
     for group, part in zip(groups, mask.split(sizes), strict=True):
         if (kept := int((part > 0).sum())) < group.floor:
             raise PruningError(
                 f'mask: keeps {kept} channels of {group.name}, which needs '
                 f'{group.floor} or more'
             )
-
-
-def check_decided(what: str, found: Any, gate: Tensor) -> Tensor:
-    """Returns what a method says of every channel.
-
-    Args:
-        what (str): What it says, for the error text.
-        found (Any): What it returned.
-        gate (Tensor): One number per channel, ``[channels]``.
-
-    Raises:
-        PruningError: If it is something else.
-    """
-    if not isinstance(found, Tensor) or found.shape != gate.shape:
-        shape = tuple(getattr(found, 'shape', ()))
-        raise PruningError(
-            f'{what} returned a {type(found).__name__} of shape {shape}; '
-            f'expected one number per channel, a tensor of shape '
-            f'{tuple(gate.shape)}'
-        )
-    return found
 
 
 def check_same_layers(model: nn.Module, groups: Sequence[GroupInfo]) -> None:

@@ -8,6 +8,8 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
+from torch import Tensor
+
 from .errors import PruningError
 
 
@@ -71,4 +73,33 @@ def check_flag(name: str, value: Any) -> bool:
     """
     if not isinstance(value, bool):
         raise PruningError(f'{name}={value!r}: expected True or False')
+    return value
+
+
+def check_per_channel(name: str, value: Any, count: int) -> Tensor:
+    """Returns a number for every channel that a user gave, or raises.
+
+    Args:
+        name (str): Of the argument, or of who returned it, for the text.
+        value (Any): What was given; a list is none.
+        count (int): Number of channels.
+
+    Returns:
+        Tensor: The same one, ``[count]``.
+
+    Raises:
+        PruningError: With the name, and with the shape if it has one.
+
+    Examples:
+        >>> import torch
+        >>> check_per_channel('mask', torch.tensor([1, 0, 1]), 3)
+        tensor([1, 0, 1])
+    """
+    shape = getattr(value, 'shape', None)
+    if not isinstance(value, Tensor) or shape != (count,):
+        said = '' if shape is None else f' of shape {tuple(shape)}'
+        raise PruningError(
+            f'{name}: expected one number per channel, a tensor of shape '
+            f'({count},); got {type(value).__name__}{said}'
+        )
     return value

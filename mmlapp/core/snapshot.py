@@ -105,6 +105,7 @@ def values_of(
     twins = dict(known)
     for module in model.modules():
         for value in (*module._parameters.values(), *module._buffers.values()):
+            # By identity: what several modules share gets one twin.
             if value is not None and id(value) not in twins:
                 twins[id(value)] = twin_of(value, _copy(value, dtype))
     return twins
@@ -141,6 +142,8 @@ def computing(
 
     with restored(model) as modules, ExitStack() as stack:
         _replace(modules, twins)
+        # What a forward makes by itself, such as torch.zeros(...), has the
+        # default precision.
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         if dtype is not None:
             torch.set_default_dtype(dtype)

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,6 +40,16 @@ def load_scans(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """
     if split not in SPLITS:
         raise ValueError(f'split={split!r}: expected one of {SPLITS}')
+    scans, labels = _all_scans()
+    in_test = is_test_scan(labels)
+    chosen = in_test if split == 'test' else ~in_test
+    # Copies: what a data set does to its images stays in it.
+    return scans[chosen], labels[chosen]
+
+
+@cache
+def _all_scans() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Scans ``[1797, 8, 8]`` and labels, read once: their file is text."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -46,10 +58,8 @@ def load_scans(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
             'run `pip install scikit-learn`'
         ) from error
     digits = load_digits()
-    in_test = is_test_scan(digits.target)
-    chosen = in_test if split == 'test' else ~in_test
-    grey = digits.images[chosen] * (255 / BRIGHTEST)
-    return grey.round().astype(np.uint8), digits.target[chosen]
+    grey = digits.images * (255 / BRIGHTEST)
+    return grey.round().astype(np.uint8), digits.target
 
 
 def is_test_scan(labels: NDArray[np.int64]) -> NDArray[np.bool_]:

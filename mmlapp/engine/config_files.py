@@ -16,8 +16,9 @@ from mmlapp.core import PruningError
 
 from .checkpoints.archive import describe, is_archive, is_legacy
 
-# What Config.fromfile reads.
+# By name of a setting: what types it may have, and these in words.
 Kinds = Mapping[str, tuple[tuple[type, ...], str]]
+# What Config.fromfile reads.
 SUFFIXES = '.py', '.yml', '.yaml', '.json'
 A_DICT = (Mapping,), 'a dictionary'
 # Settings that a model is built from: their types, and these in words.

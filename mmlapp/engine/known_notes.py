@@ -61,7 +61,11 @@ class _Quieter:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Writes what is no known line; ``print`` ends it on its own."""
+        """Writes what is no known line; ``print`` ends it on its own.
+
+        Args:
+            text (str): Part of a line, or several.
+        """
         ends, self._skipped = self._skipped and text == '\n', False
         if ends:
             return len(text)

@@ -88,6 +88,7 @@ def set_loader_defaults(cfg: Config) -> None:
         if loader:
             loader.setdefault('collate_fn', dict(type='default_collate'))
             loader.setdefault('pin_memory', torch.cuda.is_available())
+            # torch refuses to keep workers where there are none.
             has_workers = loader.get('num_workers', 0) > 0
             loader.setdefault('persistent_workers', has_workers)
 
@@ -119,6 +120,7 @@ def start_cpu_processes(cfg: Config) -> None:
     distributed.init_process_group('gloo', timeout=timedelta(seconds=seconds))
     # Its threads may otherwise be running when the interpreter is gone.
     atexit.register(end_processes)
+    # As the runner wraps a model by itself, but for the GPU.
     if cfg.get('model_wrapper_cfg') is None:
         cfg.model_wrapper_cfg = dict(
             type='MMDistributedDataParallel',

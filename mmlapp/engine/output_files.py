@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,8 @@ def check_output(argument: str, path: str | Path) -> None:
         )
     if path.is_dir():
         raise PruningError(f'{said} is a folder; name a file')
-    try:
+    with writing(argument, path):
         try_folder(path.absolute().parent)
-    except OSError as error:
-        raise unwritable(argument, path, error) from error
 
 
 def try_folder(folder: str | Path) -> None:
@@ -64,10 +63,8 @@ def write_output(
     Raises:
         PruningError: If it cannot be written; nothing is left then.
     """
-    try:
+    with writing(argument, path):
         replace_file(path, write)
-    except OSError as error:
-        raise unwritable(argument, path, error) from error
 
 
 def write_json(argument: str, path: str | Path, data: Any) -> None:
@@ -85,19 +82,23 @@ def write_json(argument: str, path: str | Path, data: Any) -> None:
     write_output(argument, path, lambda file: file.write_text(text, 'utf-8'))
 
 
-def unwritable(
-    argument: str, path: str | Path, error: OSError
-) -> PruningError:
-    """Returns what a user is told of a file that cannot be written.
+@contextmanager
+def writing(argument: str, path: str | Path) -> Iterator[None]:
+    """Says what a user is to know of a file that cannot be written.
 
     Args:
-        argument (str): Name of the argument.
-        path (str or Path): The file.
-        error (OSError): Why.
+        argument (str): Name of the argument, for the error text.
+        path (str or Path): The file, or a folder.
+
+    Raises:
+        PruningError: In place of an OSError of what is done meanwhile.
     """
-    # Errors that no call of the system made have no strerror.
-    return PruningError(
-        f'{argument}={str(path)!r} cannot be written '
-        f'({error.strerror or error}). Nothing was left; make room, or choose '
-        'another folder'
-    )
+    try:
+        yield
+    except OSError as error:
+        # Errors that no call of the system made have no strerror.
+        raise PruningError(
+            f'{argument}={str(path)!r} cannot be written '
+            f'({error.strerror or error}). Nothing was left; make room, or '
+            'choose another folder'
+        ) from error

@@ -1,12 +1,14 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes of groups as people read them: so many channels, or heads."""
+"""Sizes of groups and names of costs, as people read them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 CHANNELS, HEADS = 'channels', 'heads'
+# Of costs that are not called as they are registered.
+NAMES = {'flops': 'FLOPs'}
 
 
 def size_text(size: int, width: int | None = None) -> str:
@@ -64,6 +66,7 @@ def sums_by_kind(
     for name, numbers in sizes.items():
         kind = HEADS if name in heads else others
         kinds.setdefault(kind, []).append(numbers)
+    # Where all groups consist of heads, no line tells of 0 channels.
     if HEADS in kinds and not kinds[others]:
         del kinds[others]
     # [groups][numbers] -> [numbers]
@@ -71,3 +74,16 @@ def sums_by_kind(
         kind: [sum(column) for column in zip(*rows, strict=True)]
         for kind, rows in kinds.items()
     }
+
+
+def cost_name(cost: str) -> str:
+    """What a person calls a cost.
+
+    Args:
+        cost (str): Its registered name.
+
+    Examples:
+        >>> cost_name('flops'), cost_name('latency')
+        ('FLOPs', 'latency')
+    """
+    return NAMES.get(cost, cost)

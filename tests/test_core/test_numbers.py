@@ -5,9 +5,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
 from mmlapp.core import PruningError
-from mmlapp.core.numbers import check_flag, check_number
+from mmlapp.core.numbers import check_flag, check_number, check_per_channel
 
 
 @pytest.mark.parametrize('value', [0.5, 1, Fraction(1, 3), np.float32(0.1)])
@@ -37,3 +38,26 @@ def test_truth_values(value):
     text = re.escape(f'narrow={value!r}: expected True or False')
     with pytest.raises(PruningError, match=text):
         check_flag('narrow', value)
+
+
+def test_a_number_for_every_channel_passes_as_it_is():
+    given = torch.ones(3, dtype=torch.bool)
+    assert check_per_channel('mask', given, 3) is given
+
+
+@pytest.mark.parametrize(
+    ('value', 'text'),
+    [
+        ([1.0, 1.0, 1.0], 'got list'),
+        (None, 'got NoneType'),
+        (np.ones(3), 'got ndarray of shape (3,)'),
+        (torch.ones(2), 'got Tensor of shape (2,)'),
+        (torch.ones(3, 1), 'got Tensor of shape (3, 1)'),
+    ],
+)
+def test_what_is_no_number_for_every_channel(value, text):
+    expected = (
+        'mask: expected one number per channel, a tensor of shape (3,); '
+    )
+    with pytest.raises(PruningError, match=f'^{re.escape(expected + text)}$'):
+        check_per_channel('mask', value, 3)

@@ -3,12 +3,22 @@
 """The cut of the scans, against scikit-learn."""
 
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import sklearn.datasets
 from sklearn.datasets import load_digits
 
-from mmlapp.datasets.scans import load_scans
+from mmlapp.datasets.scans import _all_scans, load_scans
+
+
+@pytest.fixture
+def unread() -> Iterator[None]:
+    """Nothing is known of the file, nor of what a test makes of it."""
+    _all_scans.cache_clear()
+    yield
+    _all_scans.cache_clear()
 
 
 def as_set(scans: np.ndarray) -> set[bytes]:
@@ -55,7 +65,25 @@ def test_bad_split() -> None:
         load_scans('val')
 
 
-def test_missing_sklearn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_read_once_and_every_split_is_a_copy(
+    monkeypatch: pytest.MonkeyPatch, unread: None
+) -> None:
+    reads = []
+    monkeypatch.setattr(
+        sklearn.datasets,
+        'load_digits',
+        lambda: reads.append(1) or load_digits(),
+    )
+    for split in ('train', 'test', 'train'):
+        for part in load_scans(split):
+            assert part.any()
+            part[:] = 0
+    assert reads == [1]
+
+
+def test_missing_sklearn(
+    monkeypatch: pytest.MonkeyPatch, unread: None
+) -> None:
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
     with pytest.raises(ImportError, match='pip install scikit-learn'):
         load_scans('train')

@@ -161,8 +161,8 @@ SCENARIOS: list[Callable[[dict[str, Any]], None]] = [
 def run(scenario: Callable[..., None], folder: Path, processes: int) -> None:
     """Trains one scenario and writes its weights, or its error."""
     name = f'{scenario.__name__}-{processes}'
-    config = tiny_config(folder / name, epochs=6, narrow=True)
-    config['custom_hooks'][0].update(prune_epochs=3, target=dict(flops=0.6))
+    config = tiny_config(folder / name, epochs=4, narrow=True)
+    config['custom_hooks'][0].update(prune_epochs=2, target=dict(flops=0.6))
     config['custom_hooks'].append(dict(type=FixedNorms))
     scenario(config)
     config['experiment_name'] = name

@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def final(folder: Path, scenario: str, processes: int) -> dict[str, Any]:
-    path = folder / f'{scenario}-{processes}' / 'epoch_6.pth'
+    path = folder / f'{scenario}-{processes}' / 'epoch_4.pth'
     return torch.load(path, weights_only=False)
 
 

@@ -9,9 +9,10 @@ they copy, or else refused: nobody could say which of their inputs vanish.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from torch import Tensor, nn
@@ -300,12 +301,9 @@ def check_branches(names: Iterable[str], reach: Reach) -> None:
     Raises:
         PruningError: With the first one.
     """
-    for name, copy in _copied(names, reach):
-        raise PruningError(
-            f'bypass: {name} would get a branch and {copy.name}, '
-            f'which copies {copy.original}, would not. Prune without '
-            f'a bypass, or leave it alone: ignore=[{copy.original!r}]'
-        )
+    _refuse_copied(
+        names, reach, 'bypass', 'a branch', 'Prune without a bypass'
+    )
 
 
 def check_reshaped(names: Iterable[str], reach: Reach) -> None:
@@ -318,20 +316,22 @@ def check_reshaped(names: Iterable[str], reach: Reach) -> None:
     Raises:
         PruningError: With the first one.
     """
-    for name, copy in _copied(names, reach):
-        raise PruningError(
-            f'unit: {name} would get another form and {copy.name}, which '
-            f"copies {copy.original}, would not. Take unit='channels', or "
-            f'leave it alone: ignore=[{copy.original!r}]'
-        )
+    _refuse_copied(
+        names, reach, 'unit', 'another form', "Take unit='channels'"
+    )
 
 
-def _copied(names: Iterable[str], reach: Reach) -> Iterator[tuple[str, Copy]]:
-    """Layers of modules that others copy."""
-    for name in names:
-        for copy in reach.copies:
-            if matches(name, [copy.original]):
-                yield name, copy
+def _refuse_copied(
+    names: Iterable[str], reach: Reach, setting: str, gets: str, remedy: str
+) -> None:
+    """Refuses what a layer gets by a setting and its copy would not."""
+    for name, copy in product(names, reach.copies):
+        if matches(name, [copy.original]):
+            raise PruningError(
+                f'{setting}: {name} would get {gets} and {copy.name}, which '
+                f'copies {copy.original}, would not. {remedy}, or leave it '
+                f'alone: ignore=[{copy.original!r}]'
+            )
 
 
 def _listed(places: Sequence[str]) -> str:

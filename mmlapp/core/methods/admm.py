@@ -20,6 +20,7 @@ from .base import Method, register_method
 from .budget import snap
 from .channel_costs import COST_TERMS
 from .channel_tensors import ChannelTensor, channel_tensors, energies
+from .movement import Movement
 from .ranking import refuse_negative
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class ADMM(Method):
         self.cost = cost
         self.term = None if cost is None else COST_TERMS[cost]
         self.parts: list[ChannelTensor] = []
-        self.pull = AddedLoss('admm')
+        self.pull, self.movement = AddedLoss('admm'), Movement('admm')
 
     def setup(self, pruner: Pruner) -> None:
         """Makes Z and U, one of each per parameter."""
@@ -163,6 +164,8 @@ class ADMM(Method):
     def begin(self, pruner: Pruner) -> Tensor:
         """Starts the first round with all channels."""
         self.pull.begin(part.stored() for part in self.parts)
+        self.movement.begin()
+        self._look_at_moves()
         gate = super().begin(pruner)
         self._start(pruner, 1, gate > 0)
         return gate
@@ -184,6 +187,7 @@ class ADMM(Method):
         kept = pruner.mask
         done = self._updates_after(pruner, 0)
         if done > self._updates_after(pruner, 1):
+            self._look_at_moves()
             number, inside = divmod(done, self.updates)
             if inside:
                 self._update(pruner, number + 1)
@@ -288,6 +292,17 @@ class ADMM(Method):
         total = self.rounds * self.updates
         progress = pruner.progress
         return (progress.done - before) * total // progress.steps
+
+    def _look_at_moves(self) -> None:
+        """Warns where the optimizer does not know what is pulled."""
+        triples = zip(self.parts, self.z, self.u, strict=True)
+        learning = [each for each in triples if each[0].stored().requires_grad]
+        weights = [part.stored().float() for part, _, _ in learning]
+        pulls = [
+            part.gated(part.stored().float() - z + u)
+            for part, z, u in learning
+        ]
+        self.movement.look(weights, pulls)
 
     def _start(self, pruner: Pruner, number: int, living: Tensor) -> None:
         """Z is the projection of W, U is zero."""

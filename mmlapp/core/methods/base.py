@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..choices import Choices
+from .schedule import Schedule
 
 if TYPE_CHECKING:
     from ..pruner import Pruner
@@ -31,8 +32,11 @@ class Method(nn.Module, ABC):
             loss.
         relaxes_evaluation (bool): Whether what :meth:`relaxed` returns holds
             in evaluation, too.
-        shrinks (bool): Whether condemned channels shrink as :meth:`fade`
-            says; :meth:`step` then decides between 0 and 1 alone.
+        shrink (int, str or Mapping): How condemned channels shrink unless
+            ``attach`` is told, as its argument of that name. If not at once,
+            :meth:`step` decides between 0 and 1 alone.
+        ramp (float): Share of the phase after which it asks for the whole
+            target.
 
     Examples:
         >>> class Keep(Method):
@@ -49,7 +53,8 @@ class Method(nn.Module, ABC):
     uses_gradient = False
     adds_loss = False
     relaxes_evaluation = False
-    shrinks = False
+    shrink: int | str | Mapping[str, Any] = 1
+    ramp = Schedule.ramp
 
     @abstractmethod
     def setup(self, pruner: Pruner) -> None:
@@ -120,19 +125,6 @@ class Method(nn.Module, ABC):
         Returns:
             Tensor: The gate, float in [0, 1], ``[channels]``.
         """
-
-    def fade(self, pruner: Pruner) -> Tensor:
-        """Returns the gate of condemned channels after a step.
-
-        Args:
-            pruner (Pruner): Of the network; its gate is that before the
-                step.
-
-        Returns:
-            Tensor: In [0, 1), ``[channels]``; zero at once unless the method
-            says more.
-        """
-        return torch.zeros_like(pruner.gate)
 
     @abstractmethod
     def ranking(self, pruner: Pruner) -> Tensor:

@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from ..errors import PruningError
@@ -18,24 +16,17 @@ from .ranking import Ranking, refuse_negative
 if TYPE_CHECKING:
     from ..pruner import Pruner
 
-# A gate below it is zero: what is left of a channel no longer counts.
-GONE = 0.01
-
 
 @register_method('one_cycle')
 class OneCycle(Ranking):
-    r"""After OCSPruner (arXiv 2501.13439), with gates in the place of weights.
+    """After OCSPruner (arXiv 2501.13439), with gates in the place of weights.
 
     Every ``interval`` steps all channels are ranked and condemned down to
-    the target of the phase. A condemned channel shrinks by a decay that grows
-    with the phase and stays in the ranking with what is left of it; one that
-    is kept again is whole. With ``end='stable'`` the phase is over when
-    rankings agree and what they condemned is gone.
-
-    After step t of the phase the gate of a condemned channel falls by the
-    factor :math:`e^{-2 \ln(100)\, t / T^2}`, with T the steps in which one
-    that is condemned from the beginning falls to a hundredth; there it is
-    gone.
+    the target of the phase. A condemned channel shrinks, with
+    ``shrink='growing'`` unless something else is said, and stays in the
+    ranking with what is left of it; one that is kept again is whole. With
+    ``end='stable'`` the phase is over when rankings agree and what they
+    condemned is gone.
 
     Args:
         interval (int, optional): Steps of the optimizer between two
@@ -43,27 +34,22 @@ class OneCycle(Ranking):
             one.
         cost (str, optional): As in :class:`Ranking`. Defaults to
             ``softmax``, the paper's.
-        gone (float): :math:`T` as a share of the phase, in (0, 1]. Defaults
-            to 0.5.
 
     Raises:
         PruningError: If an argument lies outside its range.
     """
 
-    shrinks = True
+    shrink = 'growing'
+    ramp = 0.0
 
     def __init__(
-        self,
-        interval: int | None = None,
-        cost: str | None = 'softmax',
-        gone: float = 0.5,
+        self, interval: int | None = None, cost: str | None = 'softmax'
     ) -> None:
         super().__init__(cost=cost)
         if interval is not None:
             name = 'method one_cycle interval'
             check_number(name, interval, least=1, whole=True)
-        check_number('method one_cycle gone', gone, above=0, most=1)
-        self.interval, self.gone = interval, gone
+        self.interval = interval
 
     def check(self, steps: int) -> None:
         """Refuses a phase that is over before it is ranked."""
@@ -102,16 +88,3 @@ class OneCycle(Ranking):
         # Half a filter has half its norm: what shrinks falls in the ranking.
         refuse_negative('method one_cycle', pruner.scores)
         return super().rank(pruner) * pruner.gate.detach()
-
-    def fade(self, pruner: Pruner) -> Tensor:
-        """Returns the gate of condemned channels after this step.
-
-        Args:
-            pruner (Pruner): Of the network.
-        """
-        # The sum of t over the first T steps is T (T + 1) / 2, so that all
-        # factors together make just less than a hundredth.
-        done, steps = pruner.progress.done, pruner.progress.steps
-        rate = -2 * math.log(GONE) * done / (self.gone * steps) ** 2
-        left = pruner.gate.detach() * math.exp(-rate)
-        return torch.where(left < GONE, 0, left)

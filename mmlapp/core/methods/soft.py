@@ -331,8 +331,8 @@ def _check_settings(pruner: Pruner) -> None:
             f'normalisation={chosen!r}: method soft compares probabilities '
             "with a cut; expected 'rank' or 'none'"
         )
-    if pruner.shrink_steps > 1:
+    if pruner.shrinks:
         raise PruningError(
-            f'shrink_steps={pruner.shrink_steps}: method soft has masks '
-            'between 0 and 1 itself. Leave shrink_steps out'
+            f'shrink={pruner.shrink!r}: method soft has masks between 0 and 1 '
+            'itself. Leave shrink out'
         )

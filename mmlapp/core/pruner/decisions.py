@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..mask.masked import apply_masks
 from ..methods.budget import Budget, first_fitting, snap
-from ..misuse import check_decided
+from ..numbers import check_per_channel
 from ..progress import Phase
 from .lasting import lasting
 from .protection import lifted
@@ -32,8 +32,8 @@ class Decisions(Signals):
 
     def _asked(self, call: str, found: Any) -> Tensor:
         """What a method returned, which may be somebody's own."""
-        name = f'method {type(self.method).__name__}: {call}'
-        return check_decided(name, found, self.gate)
+        name = f'{call} of method {type(self.method).__name__}'
+        return check_per_channel(name, found, len(self.gate))
 
     def kept_within(
         self, target: Mapping[str, float], order: Tensor
@@ -80,11 +80,10 @@ class Decisions(Signals):
 
     def _shrunk(self, decided: Tensor) -> Tensor:
         """The gate after a step that decided, ``[channels]``."""
-        if self.method.shrinks:
-            return torch.where(
-                decided == 1, decided, self.method.fade(self._whole)
-            )
-        return shrunk(self.gate, decided, self.shrink_steps)
+        if self.shrinking.at_once:
+            return decided
+        check_hard('shrink', self.shrink, decided)
+        return shrunk(self.gate, decided, self.shrinking, self.progress)
 
     # Where masked parameters read it.
 

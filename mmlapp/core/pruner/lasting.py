@@ -30,6 +30,8 @@ class Lasting(Function):
             *leaves (Tensor): What its gradient reaches.
         """
         ctx.value, ctx.leaves = value[0], leaves
+        # Only tensors among the arguments get a gradient: the value in its
+        # list does not, its leaves do.
         return value[0].detach().clone()
 
     @staticmethod

@@ -49,8 +49,9 @@ class Pruner(Decisions):
             at the end of the phase. Defaults to 1.
         least (Callable): From the width of a group to the least share of it
             that every network of the phase keeps. Defaults to none.
-        shrink_steps (int): Steps in which the gate of a condemned channel
-            falls to zero. Defaults to 1.
+        shrink (int, str, Mapping or Shrinking, optional): How the gate of
+            a condemned channel falls to zero. Defaults to None: as the method
+            wants it.
         protect (float): Share of every group with the largest gradients,
             which is spared as long as the budget allows. Defaults to 0.
 
@@ -91,7 +92,7 @@ class Pruner(Decisions):
         target = self._check_begin(target, steps)
         stability = self._stability(end, steps)
         warn_of_short_phase(target, steps)
-        warn_of_late_ends(self.shrink_steps, steps)
+        warn_of_late_ends(self.shrink, self.method.ramp, steps)
         warn_of_frozen(self.groups)
         if self.harm is not None:
             self.harm.begin()

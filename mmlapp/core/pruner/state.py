@@ -23,6 +23,7 @@ from ..score import Scorer
 from ..score.group_scores import GroupInfo
 from ..score.harm import Harm
 from ..segments import Segments, segments
+from .shrinking import Shrink, shrinking
 from .stability import Stability
 from .stand_in import StandIn
 
@@ -53,13 +54,14 @@ class PrunerState(nn.Module):
         scorer: Scorer,
         divisor: int = 1,
         least: LeastShare = NONE,
-        shrink_steps: int = 1,
+        shrink: Shrink | None = None,
         protect: float = 0,
     ) -> None:
         super().__init__()
         self.groups, self.layout = list(groups), layout
         self.scorer, self.divisor = scorer, divisor
-        self.shrink_steps, self.protect = shrink_steps, protect
+        self.shrink = method.shrink if shrink is None else shrink
+        self.shrinking, self.protect = shrinking(self.shrink), protect
         self.divisors = divisors_of(divisor, (g.block for g in self.groups))
         asked = [least_channels(least, g.size, g.floor) for g in self.groups]
         # Whether `min_keep` holds more than the network needs.
@@ -208,7 +210,7 @@ class PrunerState(nn.Module):
     @property
     def shrinks(self) -> bool:
         """Whether condemned channels shrink before they are gone."""
-        return self.shrink_steps > 1 or self.method.shrinks
+        return not self.shrinking.at_once
 
     @property
     def decided(self) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PruningError
+from ..numbers import check_per_channel
 from .base import (
     SCORES,
     ChannelWeights,
@@ -138,16 +139,8 @@ def checked(score: Score, context: ScoreContext) -> Tensor:
     Raises:
         PruningError: If it is not one number per channel.
     """
-    found = score(context)
-    wanted = (len(context.filters),)
-    if not isinstance(found, Tensor) or found.shape != wanted:
-        shape = tuple(getattr(found, 'shape', ()))
-        raise PruningError(
-            f'score={score_name(score)} of {context.name}: expected a tensor '
-            f'of shape {wanted}, one number per channel, got '
-            f'{type(found).__name__} of shape {shape}'
-        )
-    return found
+    name = f'score={score_name(score)} of {context.name}'
+    return check_per_channel(name, score(context), len(context.filters))
 
 
 def score_name(score: Score) -> str:

@@ -36,6 +36,8 @@ def seen(
     """
     target, new = written
     tensor, old = other
+    # Places are counted in elements, of which bytes of another size have
+    # others.
     if target.element_size() != tensor.element_size():
         return None
     covered = _covered(target, tensor)
@@ -89,6 +91,8 @@ def _moved(
 
 def _at(memory: Tensor, tensor: Tensor) -> Tensor:
     """The part of a memory of other values that a tensor has of its own."""
+    # Same offset and strides: every element stands where it lies in the
+    # storage, whatever the shape says.
     return memory.as_strided(
         tensor.shape, tensor.stride(), tensor.storage_offset()
     )

@@ -133,6 +133,7 @@ class Channels(Unit):
         if set(details) != {'heads', 'inner'}:
             super().check_layer(layer, details, slices)
         heads, inner = details['heads'], details['inner']
+        # inner / heads, the width of a head, is what it was before.
         if not heads.count or (
             inner.count * heads.size != inner.size * heads.count
         ):

@@ -59,6 +59,8 @@ class StripeMask(ParameterMask):
         """Returns the masked weight."""
         out, _, *kernel = parameter.shape
         factor = self.factor().to(parameter.dtype)
+        # [out * positions] -> [out, 1, positions ...]: a stripe is a position
+        # of a filter over all its inputs.
         return parameter * factor.view(out, 1, *kernel)
 
 
@@ -122,6 +124,8 @@ class Stripes(Channels):
         """A striped layer costs in proportion to stripes times inputs."""
         nodes = {group.name: group.nodes for group in _stripes(analysis)}
         return [
+            # One more factor of the term beside the inputs: a stripe that is
+            # left meets every input that is left.
             replace(call, dims={**call.dims, 'stripes': nodes[call.name]})
             if call.name in nodes and call.op == 'convolution'
             else call
@@ -147,6 +151,8 @@ class Stripes(Channels):
         """Masks stripes beside what emits a channel."""
         masks = super().add_masks(model, source, analysis)
         for group in _stripes(analysis):
+            # Nodes -> global channels; [out * positions], filter by filter as
+            # the weight lies.
             channels = analysis.groups.channels_at(group.nodes)
             mask = StripeMask(source, channels, 0)
             add_mask(model.get_submodule(group.name), 'weight', mask)
@@ -184,6 +190,7 @@ class Stripes(Channels):
                 f'it has {size} stripes, the plan keeps {kept.count} of '
                 f'{kept.size}'
             )
+        # Stripes are counted in all filters: of fewer the numbers are others.
         if any(0 in dims for dims in slices.values()):
             raise PruningError('the plan removes both filters and stripes')
 
@@ -217,10 +224,12 @@ def _matched(record: Trace, groups: Groups) -> Iterator[Tensor]:
             for member in group.producers(record.producers)
             if member.site.module not in follow
         ]
+        # One alone may lose filters like any other layer.
         if len(emitting) < 2:
             continue
         for member in group.members:
             nodes = torch.arange(member.site.size) + member.site.start
+            # -1: an index of the site that is no channel of this group.
             yield nodes[member.channels >= 0]
 
 
@@ -293,6 +302,8 @@ def _with_stripes(
         # The last ones of the graph so far, of which groups know all.
         start = int(request.record.graph.new(size)[0])
         items.append(StripeGroup(name, size, (), start=start))
+        # Numbered on behind the channels, [channels, stripes of the first
+        # layer, of the second ...].
         channel.append(torch.arange(size) + total)
         owner.append(torch.full((size,), number))
         total, number = total + size, number + 1

@@ -148,39 +148,40 @@ def totals_table(report: ModelReport) -> Table:
 
 def _totals(report: ModelReport) -> Iterator[tuple[str, str]]:
     shape = shape_text(report.settings['input_shape'])
-    sizes = {name: (size,) for name, size in report.groups.items()}
-    parts = [
-        f'{count} {kind}'
-        for kind, (count,) in sums_by_kind(sizes, report.heads).items()
-    ]
-    uncounted = sum(report.uncounted.values())
     yield f'FLOPs at {shape}', _number(report.flops)
     # Told where the two differ, as both count what matrices multiply.
     if report.mmengine_flops not in (None, report.flops):
         yield 'FLOPs, counted by MMEngine', _number(report.mmengine_flops)
     yield 'prunable share of the FLOPs', f'{report.prunable_share:.2%}'
     yield 'reachable minimum', f'{report.minimum:.2%}'
-    yield (
-        'prunable groups',
-        f'{len(report.groups)}, with {" and ".join(parts)}',
-    )
+    yield 'prunable groups', _groups(report)
     if report.bypass_flops:
         share = report.bypass_flops / report.flops
-        yield (
-            'added by bypasses',
-            f'{_number(report.bypass_flops)}, {share:.2%}',
-        )
+        said = f'{_number(report.bypass_flops)}, {share:.2%}'
+        yield 'added by bypasses', said
+    uncounted = sum(report.uncounted.values())
     yield 'not counted: norms, pooling ...', _number(uncounted)
     yield 'not counted: foreign operators', _calls(report.foreign)
     yield 'operators without a rule', _calls(report.unknown)
     for note in report.notes:
         yield 'not run', note
-    # Modules by how they were reached, for there may be many.
-    by_way: dict[str, list[str]] = {}
-    for module, way in report.reach.items():
-        by_way.setdefault(way, []).append(module)
-    for way, modules in by_way.items():
+    for way, modules in _by_way(report).items():
         yield f'reached {way}', ', '.join(modules)
+
+
+def _groups(report: ModelReport) -> str:
+    sizes = {name: (size,) for name, size in report.groups.items()}
+    sums = sums_by_kind(sizes, report.heads)
+    parts = [f'{count} {kind}' for kind, (count,) in sums.items()]
+    return f'{len(report.groups)}, with {" and ".join(parts)}'
+
+
+def _by_way(report: ModelReport) -> dict[str, list[str]]:
+    """Modules by how they were reached, for there may be many."""
+    found: dict[str, list[str]] = {}
+    for module, way in report.reach.items():
+        found.setdefault(way, []).append(module)
+    return found
 
 
 def _number(value: int) -> str:

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -17,7 +18,7 @@ from mmlapp.core.cost import Latency
 
 from ..checkpoints.reading import load_checkpoint, read_trained
 from ..checkpoints.weights import load_weights
-from ..deployment.masked import build_model, masked_model, narrow_weights_model
+from ..deployment.masked import build_model, masked_model, slim_model
 from ..deployment.real_data import real_batch
 from ..deployment.recipe import (
     counted_shape,
@@ -29,7 +30,6 @@ from ..export.trained import dense_model
 from ..latency.part import one_image
 from ..models.default_scope import default_scope_of
 from ..models.inputs import InputShape
-from ..models.plans import narrow_model
 from ..models.prunable import INPUT_SHAPE
 from .rows import REFERENCE, Candidate, Inputs
 
@@ -89,41 +89,60 @@ def networks_of(
     Raises:
         PruningError: If config and checkpoints do not belong together.
     """
+    notes: list[str] = []
     with default_scope_of(cfg):
-        notes: list[str] = []
-        # Name, network, whose outputs it must have, and where alone it runs.
-        models = [('dense', _dense(cfg, dense, notes), None, None)]
-        real = _real_images(cfg, models[0][1])
+        first = _Model('dense', _dense(cfg, dense, notes))
+        real = _real_images(cfg, first.model)
         shape = (
             input_shape
             or counted_shape(cfg.model)
             or (INPUT_SHAPE if real[0] is None else tuple(real[0].shape[1:]))
         )
-        prediction = None
-        if is_prunable(cfg.model):
-            masked, slim = _of_run(cfg, checkpoint, notes)
-            # A masked network is a means of training: no other backend runs
-            # it.
-            models.append(('masked', masked, None, (REFERENCE,)))
-            models.append(('slim', slim, 'masked', None))
-            size = list(one_image(masked, shape).shape[1:])
-            prediction = _prediction(masked, size, notes)
-        elif is_deployed(cfg.model):
-            models.append(('slim', _deployed(cfg, checkpoint), None, None))
-        elif checkpoint is not None:
-            raise PruningError(
-                f'checkpoint={str(checkpoint)!r}: the model of the config is '
-                'neither prunable nor deployed. Give its weights with --dense'
-            )
+        others, prediction = _others(cfg, checkpoint, shape, notes)
         # The dense network tells which outputs are tensors; all others have
         # the same.
-        network = Network.find(models[0][1], one_image(models[0][1], shape))
+        network = Network.find(first.model, one_image(first.model, shape))
         candidates = [
-            Candidate(name, network.of(model), like, where)
-            for name, model, like, where in models
+            Candidate(m.name, network.of(m.model), m.like, m.backends)
+            for m in (first, *others)
         ]
-        inputs = _inputs(models[0][1], real, shape, batch, notes)
+        inputs = _inputs(first.model, real, shape, batch, notes)
     return Networks(candidates, inputs, notes, prediction)
+
+
+class _Model(NamedTuple):
+    """A model whose outputs are not only tensors yet, see Candidate."""
+
+    name: str
+    model: nn.Module
+    like: str | None = None
+    backends: tuple[str, ...] | None = None
+
+
+def _others(
+    cfg: Config,
+    checkpoint: str | Path | None,
+    shape: InputShape,
+    notes: list[str],
+) -> tuple[list[_Model], Prediction | None]:
+    """Models beside the dense one, and what a budget counted of them."""
+    if is_prunable(cfg.model):
+        masked, slim = _of_run(cfg, checkpoint, notes)
+        size = list(one_image(masked, shape).shape[1:])
+        models = [
+            # A means of training: no other backend runs it.
+            _Model('masked', masked, backends=(REFERENCE,)),
+            _Model('slim', slim, like='masked'),
+        ]
+        return models, _prediction(masked, size, notes)
+    if is_deployed(cfg.model):
+        return [_Model('slim', _deployed(cfg, checkpoint))], None
+    if checkpoint is not None:
+        raise PruningError(
+            f'checkpoint={str(checkpoint)!r}: the model of the config is '
+            'neither prunable nor deployed. Give its weights with --dense'
+        )
+    return [], None
 
 
 def _dense(
@@ -133,9 +152,7 @@ def _dense(
     if checkpoint is None:
         notes.append('the dense network has random weights')
         return model
-    state = load_checkpoint(checkpoint).get('state_dict')
-    where = f'state_dict of dense={str(checkpoint)!r}'
-    load_weights(model, state, where)
+    _load(model, 'dense', checkpoint)
     return model
 
 
@@ -150,12 +167,8 @@ def _of_run(
         )
     trained = read_trained(checkpoint)
     masked = masked_model(cfg, trained)
-    slim: nn.Module = (
-        # Another copy: narrowing changes its model in place.
-        narrow_model(masked_model(cfg, trained), masked.pruner.plan())
-        if trained.masked
-        else narrow_weights_model(cfg, trained)
-    )
+    # Another copy: narrowing changes its model in place.
+    slim: nn.Module = slim_model(cfg, trained, copy.deepcopy(masked))
     if merge_bypasses(slim, free=True):
         notes.append('bypasses that budgets do not count are merged')
     return masked, slim
@@ -164,10 +177,13 @@ def _of_run(
 def _deployed(cfg: Config, checkpoint: str | Path | None) -> nn.Module:
     model: nn.Module = build_model(cfg)
     if checkpoint is not None:
-        state = load_checkpoint(checkpoint).get('state_dict')
-        where = f'state_dict of checkpoint={str(checkpoint)!r}'
-        load_weights(model, state, where)
+        _load(model, 'checkpoint', checkpoint)
     return model
+
+
+def _load(model: nn.Module, argument: str, path: str | Path) -> None:
+    weights = load_checkpoint(path).get('state_dict')
+    load_weights(model, weights, f'state_dict of {argument}={str(path)!r}')
 
 
 def _prediction(

@@ -170,6 +170,7 @@ def layers_table(layers: Mapping[str, Mapping[str, float]]) -> Table:
     for layer, times in layers.items():
         ratio = ''
         if names[0] in times and names[-1] in times:
+            # A clock may see no time at all in a small layer.
             ratio = f'{times[names[-1]] / max(times[names[0]], 1e-12):.2f}'
         table.add_row(
             layer,

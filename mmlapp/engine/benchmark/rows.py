@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ OK = 'ok'
 Metrics = Callable[
     [str, nn.Module, str, Run, Tensor], Mapping[str, float] | None
 ]
+# By name of the network and backend.
+Runs = dict[tuple[str, str], Run]
 # Where outputs have no error that is a number, see `largest_error`.
 NOT_FINITE = 'its outputs hold values that are no numbers'
 NO_PAIRS = 'its outputs are others in number or shape, or infinite'
@@ -173,18 +176,8 @@ def bench(
     images = inputs.batch.to(device).clone()
     # [:1]: multiply-adds are told of one image, whatever the batch.
     sizes = {c.name: _size(c.network, images[:1]) for c in candidates}
-    runs: dict[tuple[str, str], Run] = {}
-    rows: list[Row] = []
     with threads_of_torch(threads):
-        for setting in settings:
-            for candidate in candidates:
-                if not candidate.runs_on(setting.backend):
-                    continue
-                progress(f'{candidate.name} on {setting.backend}')
-                row, run = _row(candidate, images, setting, sizes)
-                rows.append(row)
-                if run is not None:
-                    runs[candidate.name, setting.backend] = run
+        rows, runs = _rows(candidates, images, settings, sizes, progress)
         progress('comparing outputs')
         rows = _compared(rows, candidates, runs, images, inputs)
         if judge is not None:
@@ -220,6 +213,26 @@ def _size(network: nn.Module, image: Tensor) -> _Size:
     )
 
 
+def _rows(
+    candidates: Sequence[Candidate],
+    images: Tensor,
+    settings: Sequence[Setting],
+    sizes: Mapping[str, _Size],
+    progress: Callable[[str], None],
+) -> tuple[list[Row], Runs]:
+    """Rows of all networks, and how those run that can."""
+    runs: Runs = {}
+    rows: list[Row] = []
+    for setting, candidate in product(settings, candidates):
+        if candidate.runs_on(setting.backend):
+            progress(f'{candidate.name} on {setting.backend}')
+            row, run = _row(candidate, images, setting, sizes)
+            rows.append(row)
+            if run is not None:
+                runs[candidate.name, setting.backend] = run
+    return rows, runs
+
+
 def _row(
     candidate: Candidate,
     images: Tensor,
@@ -252,7 +265,7 @@ def _row(
 def _compared(
     rows: Sequence[Row],
     candidates: Sequence[Candidate],
-    runs: Mapping[tuple[str, str], Run],
+    runs: Runs,
     images: Tensor,
     inputs: Inputs,
 ) -> list[Row]:
@@ -282,7 +295,7 @@ def _compared(
 def _judged(
     row: Row,
     candidates: Sequence[Candidate],
-    runs: Mapping[tuple[str, str], Run],
+    runs: Runs,
     images: Tensor,
     judge: Metrics,
     progress: Callable[[str], None],

@@ -36,12 +36,20 @@ UNREADABLE = (
 
 
 def is_archive(path: str | Path) -> bool:
-    """Whether a file begins as ``torch.save`` begins archives."""
+    """Whether a file begins as ``torch.save`` begins archives.
+
+    Args:
+        path (str or Path): The file.
+    """
     return _head(path).startswith(ARCHIVE)
 
 
 def is_legacy(path: str | Path) -> bool:
-    """Whether a file begins as a pickle of torch before 1.6."""
+    """Whether a file begins as a pickle of torch before 1.6.
+
+    Args:
+        path (str or Path): The file.
+    """
     return _head(path).startswith(LEGACY)
 
 

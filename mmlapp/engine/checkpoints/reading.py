@@ -83,11 +83,7 @@ def read_trained(path: str | Path) -> Trained:
         )
     check_state_dict(tensors, f'state_dict of checkpoint={str(path)!r}')
     meta = _meta(data, path)
-    state = {
-        name.removeprefix(PREFIX): value
-        for name, value in tensors.items()
-        if name.startswith(PREFIX)
-    }
+    weights, state = _split(tensors)
     try:
         plans = plans_in(tensors)
         # A network that is pruned again has masks and a plan of before.
@@ -95,18 +91,22 @@ def read_trained(path: str | Path) -> Trained:
             _check_phase(state)
     except PruningError as error:
         raise PruningError(f'checkpoint={str(path)!r}: {error}') from error
-    return Trained(
-        weights={
-            name: value
-            for name, value in tensors.items()
-            if not name.startswith(PREFIX) and name != KEY
-        },
-        state=state,
-        plans=plans,
-        meta=meta,
-        # EMAHook puts the averages into `state_dict`.
-        averaged='ema_state_dict' in data,
-    )
+    # EMAHook puts the averages into `state_dict`.
+    averaged = 'ema_state_dict' in data
+    return Trained(weights, state, plans, meta, averaged)
+
+
+def _split(
+    tensors: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Returns what belongs to the network, and what to its pruner."""
+    weights, state = {}, {}
+    for name, value in tensors.items():
+        if name.startswith(PREFIX):
+            state[name.removeprefix(PREFIX)] = value
+        elif name != KEY:
+            weights[name] = value
+    return weights, state
 
 
 def _meta(data: Mapping[str, Any], path: str | Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ..pages.document import (
     table,
     warnings_list,
 )
+from ..sizes import cost_name
 from .pictures import RIM, heat_map, kept_picture, quantile_plot, signed
 from .study import Study
 from .weights import LayerWeights
@@ -146,15 +147,15 @@ def _budget(study: Study) -> Iterator[str]:
 
 
 def _aims(study: Study) -> Iterator[tuple[str, float]]:
-    names = {'flops': 'FLOPs'}
     for name, value in study.target.items():
-        yield names.get(name, name), value
+        yield cost_name(name), value
 
 
 def _disputed_row(study: Study, group: str) -> str:
     found = study.scores
     table = {name: found.kept[name] for name in found.voters}
     kept, size = found.of_group(table, group), found.groups[group]
+    # [voters, channels] -> by all, by some; the rest is kept by none.
     by_all, some = int(kept.all(dim=0).sum()), len(found.disputed(group))
     return row(group, map(str, (size, by_all, some, size - by_all - some)))
 
@@ -211,6 +212,7 @@ def _weights(study: Study) -> Iterator[str]:
 
 
 def _layer_row(layer: LayerWeights) -> str:
+    # Equal weights have no deviation.
     ratio = layer.mean / layer.std if layer.std else None
     moments = ratio, layer.skewness, layer.excess_kurtosis
     tests = layer.normality, layer.zero_mean, layer.symmetry

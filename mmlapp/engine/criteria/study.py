@@ -39,7 +39,7 @@ RANDOM_WEIGHTS = (
     'start. How scores differ there says little about a trained network'
 )
 # What a comparison does not depend on, and how it is set for it.
-RANKED = dict(method='ranking', score='l2', shrink_steps=1, protect=0)
+RANKED = dict(method='ranking', score='l2', shrink=None, protect=0)
 
 
 @dataclass(frozen=True)
@@ -180,15 +180,7 @@ def study_config(
     own = {**own_settings(cfg.model), **(settings or {}), **RANKED}
     with default_scope_of(cfg), same_random_numbers():
         progress('building the model')
-        # Without a checkpoint: the same random weights at every call. Put back
-        # by same_random_numbers.
-        torch.manual_seed(0)
-        model = _build(cfg, own)
-        if checkpoint is None:
-            with _without_log():
-                model.init_weights()
-        else:
-            _load(model, checkpoint)
+        model = _with_weights(cfg, own, checkpoint)
         found = compare_scores(
             model,
             scores,
@@ -208,6 +200,24 @@ def study_config(
         scores=found,
         layers=layers,
     )
+
+
+def _with_weights(
+    cfg: Config, own: Mapping[str, Any], checkpoint: str | Path | None
+) -> Any:
+    """The prunable model of a config, with weights of a file or random ones.
+
+    Those are the same at every call. The caller puts back the state of the
+    generator.
+    """
+    torch.manual_seed(0)
+    model = _build(cfg, own)
+    if checkpoint is None:
+        with _without_log():
+            model.init_weights()
+    else:
+        _load(model, checkpoint)
+    return model
 
 
 def _build(cfg: Config, own: Mapping[str, Any]) -> Any:

@@ -27,13 +27,13 @@ from ..models.comparison import Check, Comparison, refuse_differences
 from ..models.default_scope import default_scope_of
 from ..models.example import ExampleForward
 from ..models.inputs import InputShape
-from ..models.plans import narrow_model, replace_plan
+from ..models.plans import replace_plan
 from ..models.widths import output_widths
-from ..output_files import unwritable
+from ..output_files import writing
 from ..training.report import count_parameters
 from .figures import Figure, figures_of, file_sizes
-from .folder import check_folder, staged_folder
-from .masked import build_model, masked_model, narrow_weights_model
+from .folder import SUFFIXES, check_folder, staged_folder
+from .masked import build_model, masked_model, slim_model
 from .probes import find_probes
 from .recipe import check_prunable, deployed_config, own_settings
 
@@ -109,41 +109,57 @@ def deploy(
     progress('reading the checkpoint')
     trained = read_trained(checkpoint)
     with default_scope_of(cfg):
-        progress('building the trained model')
-        masked = masked_model(cfg, trained)
-        plan = masked.pruner.plan()
-        shape = check_shape(own_settings(cfg.model)['input_shape'])
-        progress('running the trained model')
-        probes, notes = find_probes(cfg, masked, shape)
-        # Before narrowing, which takes the masks off this very model.
-        comparison = Comparison(masked, probes)
-        small = (
-            narrow_model(masked, plan)
-            if trained.masked
-            else narrow_weights_model(cfg, trained)
-        )
-        plan, note = _merge(small, plan, shape, every=merge)
-        notes += note
+        found = _narrowed(cfg, trained, merge, progress)
         with staged_folder(out) as folder:
             progress('writing and loading the narrowed model')
-            try:
-                paths = _write(folder, name, cfg, plan, small, trained)
-            except OSError as error:
-                raise unwritable('out', out, error) from error
+            with writing('out', out):
+                paths = _write(folder, name, cfg, found, trained)
             # What was written is compared, not what it was written from.
             slim = load_deployed(*paths[:2])
             progress('running the narrowed model')
-            checks = comparison.check(slim)
+            checks = found.comparison.check(slim)
             refuse_differences(checks)
             progress('counting FLOPs')
-            figures = figures_of(cfg, shape, plan, slim)
+            figures = figures_of(cfg, found.shape, found.plan, slim)
             figures.append(file_sizes(checkpoint, paths[1]))
-            widths = _backbone_widths(slim, shape)
-    if trained.averaged:
-        notes.append('the weights are the averaged ones (EMA)')
+            widths = _backbone_widths(slim, found.shape)
     # They were moved there when the staged folder was left.
     written = (out / path.name for path in paths)
-    return Deployment(*written, figures, checks, notes, widths)
+    return Deployment(*written, figures, checks, found.notes, widths)
+
+
+@dataclass(frozen=True)
+class _Narrowed:
+    """A narrowed model, and what is known of it before it is written."""
+
+    model: nn.Module
+    plan: ChannelPlan
+    shape: InputShape
+    comparison: Comparison
+    notes: list[str]
+
+
+def _narrowed(
+    cfg: Config,
+    trained: Trained,
+    merge: bool,
+    progress: Callable[[str], None],
+) -> _Narrowed:
+    """Runs the masked model of a checkpoint, then makes it small."""
+    progress('building the trained model')
+    masked = masked_model(cfg, trained)
+    plan = masked.pruner.plan()
+    shape = check_shape(own_settings(cfg.model)['input_shape'])
+    progress('running the trained model')
+    probes, notes = find_probes(cfg, masked, shape)
+    # Before narrowing, which takes the masks off this very model.
+    comparison = Comparison(masked, probes)
+    small = slim_model(cfg, trained, masked)
+    plan, merged = _merge(small, plan, shape, every=merge)
+    notes += merged
+    if trained.averaged:
+        notes.append('the weights are the averaged ones (EMA)')
+    return _Narrowed(small, plan, shape, comparison, notes)
 
 
 def _backbone_widths(model: nn.Module, shape: InputShape) -> str:
@@ -181,15 +197,12 @@ def _write(
     folder: Path,
     name: str,
     cfg: Config,
-    plan: ChannelPlan,
-    slim: nn.Module,
+    found: _Narrowed,
     trained: Trained,
 ) -> tuple[Path, Path, Path]:
     """Writes config, checkpoint and plan."""
-    paths = tuple(
-        folder / f'{name}{suffix}' for suffix in ('.py', '.pth', '.plan.json')
-    )
-    text = deployed_config(cfg, plan).pretty_text
+    paths = tuple(folder / f'{name}{suffix}' for suffix in SUFFIXES)
+    text = deployed_config(cfg, found.plan).pretty_text
     meta = {
         key: trained.meta[key]
         for key in ('dataset_meta', 'epoch', 'iter')
@@ -202,10 +215,10 @@ def _write(
     )
     # In memory first: torch tells of a full disk in words of its own.
     file = io.BytesIO()
-    torch.save({'meta': meta, 'state_dict': slim.state_dict()}, file)
+    torch.save({'meta': meta, 'state_dict': found.model.state_dict()}, file)
     paths[0].write_text(text, encoding='utf-8')
     paths[1].write_bytes(file.getvalue())
-    plan.save(paths[2])
+    found.plan.save(paths[2])
     return paths  # type: ignore[return-value]
 
 

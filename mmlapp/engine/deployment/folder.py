@@ -12,9 +12,11 @@ from pathlib import Path
 from mmlapp.core import PruningError
 from mmlapp.core.files import temporary_path
 
-from ..output_files import try_folder, unwritable
+from ..output_files import try_folder, writing
 
 PLAN = '.plan.json'
+# Of the three files of a deployment, which have one name.
+SUFFIXES = '.py', '.pth', PLAN
 
 
 def check_folder(out: Path, force: bool) -> None:
@@ -35,9 +37,9 @@ def check_folder(out: Path, force: bool) -> None:
             f'out={str(out)!r} exists and holds {found[0]}; choose another '
             'folder, or replace a former deployment with --force'
         )
-    # A deployment is three files of one name, and nothing else.
+    # They are the whole of a deployment.
     stem = next((f.removesuffix(PLAN) for f in found if f.endswith(PLAN)), '')
-    others = set(found) - {f'{stem}{s}' for s in ('.py', '.pth', PLAN)}
+    others = set(found) - {f'{stem}{suffix}' for suffix in SUFFIXES}
     if not stem or others:
         raise PruningError(
             f'out={str(out)!r} holds {min(others or found)}, which is of no '
@@ -75,10 +77,8 @@ def staged_folder(out: Path) -> Iterator[Path]:
     """
     out = out.absolute()
     folder = temporary_path(_anchor(out) / out.name)
-    try:
+    with writing('out', out):
         folder.mkdir()
-    except OSError as error:
-        raise unwritable('out', out, error) from error
     try:
         yield folder
         _move(folder, out)

@@ -80,6 +80,20 @@ def narrow_weights_model(cfg: Config, trained: Trained) -> Any:
     return model.eval()
 
 
+def slim_model(cfg: Config, trained: Trained, masked: Any) -> Any:
+    """Returns the narrow model of a run, whether or not it was narrowed there.
+
+    Args:
+        cfg (Config): Config of the run.
+        trained (Trained): Its checkpoint.
+        masked (nn.Module): From :func:`masked_model`; it is narrowed in place
+            where the checkpoint has masks.
+    """
+    if trained.masked:
+        return narrow_model(masked, masked.pruner.plan())
+    return narrow_weights_model(cfg, trained)
+
+
 def run_plan(model: nn.Module, trained: Trained) -> ChannelPlan | None:
     """Returns the plan of a run that narrowed its model; else None.
 

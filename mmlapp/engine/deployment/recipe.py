@@ -42,12 +42,20 @@ def short_name(kind: Any) -> str:
 
 
 def is_prunable(model: Mapping[str, Any]) -> bool:
-    """Whether the config of a model is that of ``PrunableModel``."""
+    """Whether the config of a model is that of ``PrunableModel``.
+
+    Args:
+        model (Mapping): ``model`` of a config.
+    """
     return _is(model, 'PrunableModel', prunable_model)
 
 
 def is_deployed(model: Mapping[str, Any]) -> bool:
-    """Whether the config of a model is that of ``DeployedModel``."""
+    """Whether the config of a model is that of ``DeployedModel``.
+
+    Args:
+        model (Mapping): ``model`` of a config.
+    """
     return _is(model, 'DeployedModel', deployed_model)
 
 
@@ -188,7 +196,11 @@ def deployed_config(cfg: Config, plan: ChannelPlan) -> Config:
 
 
 def check_prunable(cfg: Config) -> None:
-    """Raises PruningError if a config is not that of a pruning run."""
+    """Raises PruningError if a config is not that of a pruning run.
+
+    Args:
+        cfg (Config): The config.
+    """
     model = cfg.get('model') or {}
     if is_prunable(model):
         return
@@ -284,7 +296,11 @@ def _is_pretrained(init: Any) -> bool:
 
 
 def find_dicts(value: Any) -> Iterator[dict[str, Any]]:
-    """Yields a dictionary and all dictionaries inside it."""
+    """Yields a dictionary and all dictionaries inside it.
+
+    Args:
+        value (Any): Of a config; lists and tuples are looked into.
+    """
     if isinstance(value, dict):
         yield value
         for inner in value.values():

@@ -155,6 +155,7 @@ def _scatter_conv(
     for name, value in branch.items():
         own = name.removeprefix(f'{prefix}conv.')
         if whole or name.startswith(f'{prefix}norm.'):
+            # Depthwise, and norms: one row per output; a counter has none.
             dims = {0: entry.outputs} if value.dim() else {}
             _put(found, name, value, {} if whole else dims)
         elif own == 'weight' or own.startswith('convs.'):
@@ -191,6 +192,7 @@ def _put_groups(
         torch.tensor(kept.index)[end.cpu()]
         for kept, end in zip((entry.inputs, entry.outputs), ends, strict=True)
     )
+    # [outputs, inputs of a group, ...].
     columns = value.shape[1]
     groups = len(inputs) // columns
     # Every output reads all inputs of its group: [rows, columns].

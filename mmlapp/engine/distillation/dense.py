@@ -52,32 +52,35 @@ def check_dense(runner: Runner, loaded: bool) -> int:
     """
     hook = next((h for h in runner.hooks if isinstance(h, PruningHook)), None)
     if hook is None:
-        raise PruningError(
-            "teacher='dense': the run has no mmlapp.PruningHook, and so no "
-            f'dense model before its phase. {REMEDY}'
+        raise _refused(
+            'the run has no mmlapp.PruningHook, and so no dense model before '
+            'its phase'
         )
     pruner = getattr(unwrap(runner.model), 'pruner', None)
     if not isinstance(pruner, Pruner) or pruner.phase == Phase.FINISHED:
-        raise PruningError(
-            "teacher='dense': the loaded model is pruned already, and its "
-            f'dense one is not known. {REMEDY}'
+        raise _refused(
+            'the loaded model is pruned already, and its dense one is not '
+            'known'
         )
     # A run with a teacher noted its digest, and does not come here.
     if runner._resume and pruner.phase == Phase.PRUNING:
-        raise PruningError(
-            "teacher='dense': the pruning phase of the checkpoint has begun "
-            f'without a teacher. {REMEDY}'
+        raise _refused(
+            'the pruning phase of the checkpoint has begun without a teacher'
         )
     # Until then the run trains the dense model itself.
     begin = int(hook.length.begin_iters)
     if not (begin or loaded or _is_pretrained(runner)):
-        raise PruningError(
-            "teacher='dense': the pruning phase begins at iteration 0, and "
-            'the model has only random weights by then. Set begin_iters of '
-            'mmlapp.PruningHook to train it before, or name trained weights '
-            'in load_from'
+        raise _refused(
+            'the pruning phase begins at iteration 0, and the model has only '
+            'random weights by then',
+            'Set begin_iters of mmlapp.PruningHook to train it before, or '
+            'name trained weights in load_from',
         )
     return begin
+
+
+def _refused(reason: str, remedy: str = REMEDY) -> PruningError:
+    return PruningError(f"teacher='dense': {reason}. {remedy}")
 
 
 def _is_pretrained(runner: Runner) -> bool:
@@ -116,9 +119,9 @@ def _save(path: Path, weights: Mapping[str, Tensor]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, lambda temporary: torch.save(data, temporary))
     except (OSError, RuntimeError) as error:  # torch raises the second
-        raise PruningError(
-            f"teacher='dense': {path} could not be written ({error}), and "
-            f'without it the run cannot be resumed. Make room. {REMEDY}'
+        raise _refused(
+            f'{path} could not be written ({error}), and without it the run '
+            'cannot be resumed. Make room'
         ) from error
 
 
@@ -134,10 +137,9 @@ def find_dense(runner: Runner) -> Teacher:
     places = list(_places(runner))
     path = next((p for p in places if p.is_file()), None)
     if path is None:
-        raise PruningError(
-            f"teacher='dense': {places[0]} is gone, the dense model that the "
-            'run of the checkpoint learned from. Copy it back beside the '
-            f'checkpoint. {REMEDY}'
+        raise _refused(
+            f'{places[0]} is gone, the dense model that the run of the '
+            'checkpoint learned from. Copy it back beside the checkpoint'
         )
     weights = load_checkpoint(path).get('state_dict')
     return _teacher(runner, weights, f'teacher checkpoint={str(path)!r}')
@@ -154,9 +156,9 @@ def _teacher(runner: Runner, weights: Any, where: str) -> Teacher:
     """Builds the model of the run once more, without masks."""
     config = copy.deepcopy(runner.cfg.get('model'))
     if not isinstance(config, Mapping):
-        raise PruningError(
-            "teacher='dense': the run was given a model and no config of it, "
-            f'so that it cannot be built once more. {REMEDY}'
+        raise _refused(
+            'the run was given a model and no config of it, so that it '
+            'cannot be built once more'
         )
     if runner.cfg.get('data_preprocessor') is not None:
         config.setdefault('data_preprocessor', runner.cfg.data_preprocessor)

@@ -66,7 +66,9 @@ class LabelRefiner(Distiller):
         self.module = module
         self.rates = {**rates, 'label_lr': label_lr}
         LabelRefinement(1, 2, **self.rates)  # checks the rates
+        # Of the checkpoint, until the data set tells how many there are.
         self._noted_labels: Any = None
+        # What every image is, [images]: labels are numbered as these are.
         self._ids: Tensor | None = None
 
     def after_load_checkpoint(
@@ -123,7 +125,18 @@ class LabelRefiner(Distiller):
     def losses_of(
         self, runner: Runner, student: nn.Module, teacher: nn.Module
     ) -> RefinedLosses:
-        """Returns what adds the term of the labels."""
+        """Returns what adds the term of the labels.
+
+        Args:
+            runner (Runner): The runner.
+            student (nn.Module): The model that learns.
+            teacher (nn.Module): Its teacher.
+
+        Raises:
+            PruningError: If images are mixed or not numbered, the module is
+                no head of a classifier, or the labels of the checkpoint are
+                those of other images.
+        """
         _check_mixing(student)
         data = _numbering(runner.train_dataloader.dataset)
         # Not the length of what repeats it: every image has one label.

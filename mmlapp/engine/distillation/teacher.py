@@ -122,6 +122,7 @@ def read_teacher(source: TeacherSource, cfg: Config) -> Teacher:
     check_checkpoint(said, source.checkpoint)
     with checked_loading():
         data = CheckpointLoader.load_checkpoint(source.checkpoint, 'cpu')
+    # Of a checkpoint of MMEngine, or a bare state dict.
     weights = data.get('state_dict', data)
     check_state_dict(weights, f'{said}={source.checkpoint!r}')
     model = _build(config_of(source, cfg), cfg, weights)

@@ -149,6 +149,7 @@ def export_checkpoint(
 
 
 def _inputs(images: Tensor, model: nn.Module) -> str:
+    # [example, c, h, w]: how many images there are stays open.
     size = ', '.join(map(str, images.shape[1:]))
     return f'{INPUT}, float32 [n, {size}]: {preprocessing(model)}'
 

@@ -25,9 +25,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from mmlapp.core import PruningError
-from mmlapp.core.files import replace_file
 
-from ..output_files import check_output, unwritable
+from ..output_files import check_output, write_output
 from .agreement import Agreement, Reference, worst
 from .base import HALF_TOLERANCE, STEPS, Exporter, Run, Settings
 from .formats import find_exporter, format_of
@@ -157,10 +156,7 @@ def keep(
                 f'{tolerance:g}). It was not kept'
             )
 
-    try:
-        replace_file(out, checked)
-    except OSError as error:
-        raise unwritable('out', out, error) from error
+    write_output('out', out, checked)
     seconds = time.perf_counter() - start
     size = out.stat().st_size
     made = found[0]
@@ -232,6 +228,7 @@ def brief(error: BaseException) -> str:
     Args:
         error (BaseException): Exporters wrap theirs several times.
     """
+    # Exporters wrap errors in errors of their own stages.
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -244,6 +241,7 @@ def _inputs(images: Tensor, dynamic: str) -> list[Tensor]:
     Other values always, by images in a mirror: a value that is read from the
     example may be a constant in the file.
     """
+    # [n, c, h, w], other values than those by which a file was traced.
     mirrored = images.flip(-1)
     if dynamic == 'none':
         return [images, mirrored]

@@ -39,6 +39,8 @@ class _Flat(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Runs it."""
+        # Half precision is inside alone: who runs the file gives and gets
+        # float32.
         output = self.network(images.half() if self.half_ else images)
         found = output_tensors(output)
         return tuple(t.float() if self.half_ else t for t in found)

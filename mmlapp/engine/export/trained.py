@@ -14,7 +14,7 @@ from torch import nn
 
 from mmlapp.core import PruningError
 
-from ..checkpoints.reading import load_checkpoint, read_trained
+from ..checkpoints.reading import PREFIX, load_checkpoint, read_trained
 from ..checkpoints.weights import load_weights
 from ..deployment.masked import build_model, narrow_weights_model
 from ..deployment.recipe import dense_config, is_prunable
@@ -49,21 +49,24 @@ def trained_model(cfg: Config, checkpoint: str | Path) -> Any:
                 'and the checkpoint that it writes'
             )
         return narrow_weights_model(cfg, trained)
+    return _plain_model(cfg, checkpoint)
+
+
+def _plain_model(cfg: Config, checkpoint: str | Path) -> nn.Module:
     # Many published weights are in the format of torch before 1.6.
     data = load_checkpoint(checkpoint, legacy=True)
     # Of a checkpoint of MMEngine, or a bare state dict.
     found = data.get('state_dict', data)
-    model = build_model(cfg)
     if isinstance(found, Mapping) and any(
-        name.startswith('pruner.') for name in found
+        name.startswith(PREFIX) for name in found
     ):
         raise PruningError(
             f'checkpoint={str(checkpoint)!r} is of a pruning run: give the '
             'config of that run, or what tools/deploy.py writes'
         )
+    model: nn.Module = build_model(cfg)
     load_weights(model, found, f'checkpoint={str(checkpoint)!r}')
-    model.eval()
-    return model
+    return model.eval()
 
 
 def dense_model(cfg: Config) -> nn.Module:

@@ -12,7 +12,7 @@ from mmlapp.core import PruningError
 from mmlapp.core.cost import LatencyTable
 from mmlapp.core.cost.latency_table import TimedLayer, key_of_call
 
-from ..output_files import check_output, unwritable
+from ..output_files import check_output, writing
 from .kinds import Kind
 from .layers import layer_run
 from .partial import PartialTable
@@ -142,10 +142,8 @@ def latency_table(
         if found is not None:
             return found
     table = measure_table(subject, procedure, partial, progress)
-    try:
+    with writing('out', out):
         table.save(out)
-    except OSError as error:
-        raise unwritable('out', out, error) from error
     # Last: whoever is stopped here has both files.
     partial.unlink(missing_ok=True)
     return table

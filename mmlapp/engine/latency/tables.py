@@ -13,6 +13,8 @@ from mmlapp.core.cost.whole_networks import shares
 
 from .timing import NOISY, Timing
 
+NETWORK_COLUMNS = 'layers', 'elements', 'predicted', 'measured', 'ms', 'p90'
+
 
 def milliseconds(seconds: float) -> str:
     """Returns a time with three digits.
@@ -57,24 +59,16 @@ def networks_table(table: LatencyTable) -> Table:
     Args:
         table (LatencyTable): What was measured.
     """
-    parts = shares(table.networks)
+    by_layers, by_elements, constant = shares(table.networks)
     shown = Table()
-    for name in (
-        'layers',
-        'elements',
-        'predicted',
-        'measured',
-        'ms',
-        'p90',
-    ):
+    for name in NETWORK_COLUMNS:
         shown.add_column(name, justify='right', no_wrap=True)
     dense = table.networks[0].median
     for network in table.networks:
         # What the cost `latency` starts from, before it goes through the
         # measured networks: s layers + e elements + c.
-        predicted = (
-            parts[0] * network.layers + parts[1] * network.elements + parts[2]
-        )
+        predicted = by_layers * network.layers + constant
+        predicted += by_elements * network.elements
         shown.add_row(
             f'{network.layers:.1%}',
             f'{network.elements:.1%}',

@@ -100,6 +100,7 @@ def clock_of(device: str) -> Callable[[], float]:
     """
 
     def waiting() -> float:
+        # Kernels are queued: without waiting only their launch is timed.
         torch.cuda.synchronize()
         return time.perf_counter()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from mmlapp.core import PruningWarning, attach, narrow
+from mmlapp.core import Pruner, PruningWarning, attach, narrow
 from mmlapp.core.cost import Latency, LatencyTable
 from mmlapp.core.cost.latency_table import TimedLayer, TimedNetwork
 from mmlapp.core.methods.budget import reachable
@@ -83,17 +83,7 @@ def _uniform(
     subject: Subject, procedure: Procedure, table: LatencyTable
 ) -> list[tuple[nn.Module, float, float]]:
     """Networks of equal shares, and what of the dense one's layers is left."""
-    # Two copies: masks of the one tell what to cut out of the other.
-    masked = copy.deepcopy(subject.model)
-    costs = ['flops', {'type': 'latency', 'table': table}]
-    pruner = attach(
-        masked,
-        subject.images,
-        method='uniform',
-        costs=costs,
-        divisor=procedure.divisor,
-        analysis=subject.analysis,
-    )
+    pruner = _pruner(subject, procedure, table)
     flops, latency = pruner.cost('flops'), pruner.cost('latency')
     assert isinstance(latency, Latency)
     args = pruner.scores, pruner.group, pruner.floors, pruner.divisors
@@ -107,12 +97,22 @@ def _uniform(
         pruner.step()
         gate, planned = pruner.mask.double(), pruner.plan()
         pruner.reset()
+        # Masks of the one copy tell what to cut out of the other.
         slim = narrow(copy.deepcopy(subject.model), planned)
-        found.append(
-            (
-                slim,
-                float(latency.layers_ratio(gate)),
-                float(latency.elements.ratio(gate)),
-            )
-        )
+        layers = float(latency.layers_ratio(gate))
+        found.append((slim, layers, float(latency.elements.ratio(gate))))
     return found
+
+
+def _pruner(
+    subject: Subject, procedure: Procedure, table: LatencyTable
+) -> Pruner:
+    """Of a copy of the network, for budgets of FLOPs that latency follows."""
+    return attach(
+        copy.deepcopy(subject.model),
+        subject.images,
+        method='uniform',
+        costs=['flops', {'type': 'latency', 'table': table}],
+        divisor=procedure.divisor,
+        analysis=subject.analysis,
+    )

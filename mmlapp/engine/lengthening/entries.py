@@ -50,6 +50,7 @@ def stretch_entry(
             # Of another form than it should have: MMEngine will say so.
             strange.append(name)
             continue
+        # What stays is not written: configs tell defaults from settings.
         if new != value:
             entry[name] = new
     return [f'{name}={settings[name]!r}' for name in strange]

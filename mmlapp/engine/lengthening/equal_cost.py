@@ -91,34 +91,37 @@ def equal_cost(cfg: C) -> C:
         (16, {'type': 'MultiStepLR', 'milestones': [8, 13]})
     """
     cfg = copy.deepcopy(cfg)
-    loop = cfg.get('train_cfg')
-    if not loop:
+    if not cfg.get('train_cfg'):
         return cfg
     # The runner sets it, but is not there yet.
     with default_scope_of(cfg):
         phase = find_phase(cfg)
         # Noted by phase.stretch: it is the result of an earlier call.
-        if phase is None or phase.cost.dense_length is not None:
-            return cfg
-        old = loop[f'max_{phase.unit}']
-        step = step_cost_of(cfg, phase).with_teacher(
-            find_teacher(cfg), phase.begin
-        )
-        new = step.stretched(phase.end, old, phase.cost.share)
-        check_new(phase, old, new)
-        # A list, now: the generator stretches while it is read.
-        unknown = list(lengthen(cfg, Stretch(old, new)))
-        # Last, since a phase that notes its dense length counts as stretched.
-        phase.stretch(Stretch(old, new))
+        if phase is not None and phase.cost.dense_length is None:
+            _spend(cfg, phase)
+    return cfg
+
+
+def _spend(cfg: MutableMapping[str, Any], phase: PhaseEntry) -> None:
+    """Makes all of a config longer by what its phase saves."""
+    old = cfg['train_cfg'][f'max_{phase.unit}']
+    step = step_cost_of(cfg, phase).with_teacher(
+        find_teacher(cfg), phase.begin
+    )
+    new = step.stretched(phase.end, old, phase.cost.share)
+    check_new(phase, old, new)
+    # A list, now: the generator stretches while it is read.
+    unknown = list(lengthen(cfg, Stretch(old, new)))
+    # Last, since a phase that notes its dense length counts as stretched.
+    phase.stretch(Stretch(old, new))
     if unknown and new != old:
         warnings.warn(
             f'train_cost={phase.cost.asked!r}: training lasts {new} '
             f'{phase.unit} instead of {old}; these settings may hold epochs '
             f'or iterations and stay as they are: {"; ".join(unknown)}',
             PruningWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return cfg
 
 
 def find_phase(cfg: Mapping[str, Any]) -> PhaseEntry | None:
@@ -196,7 +199,7 @@ def check_new(phase: PhaseEntry, old: int, new: int) -> None:
             'beside their layers, in the phase and, narrow, after it; the '
             'forward of a teacher counts, too',
             PruningWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -15,7 +15,7 @@ from mmlapp.core.methods.budget import check_divisor
 from mmlapp.core.methods.min_keep import least_share
 from mmlapp.core.numbers import check_flag, check_number
 from mmlapp.core.pruner.protection import check_protect
-from mmlapp.core.pruner.shrinking import check_shrink_steps
+from mmlapp.core.pruner.shrinking import shrinking
 
 # What the registry itself reads.
 OF_BUILD = ('_scope_',)
@@ -149,7 +149,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     'costs': check_costs,
     'divisor': lambda name, value: check_divisor(value),
     'min_keep': lambda name, value: least_share(value),
-    'shrink_steps': lambda name, value: check_shrink_steps(value),
+    'shrink': lambda name, value: value is None or shrinking(value),
     'protect': lambda name, value: check_protect(value),
     'input_shape': lambda name, value: check_shape(value),
     'unused': check_names,

@@ -72,7 +72,11 @@ class Probe:
     double: bool = False
 
     def run(self, model: nn.Module) -> list[Tensor]:
-        """Returns all output tensors of a model in evaluation mode."""
+        """Returns all output tensors of a model in evaluation mode.
+
+        Args:
+            model (nn.Module): The model; it stays in evaluation mode.
+        """
         model.eval()
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)  # of samplers in the loss
@@ -113,6 +117,7 @@ class Probe:
             expected (Sequence[Tensor]): Outputs of the right one.
             found (Sequence[Tensor]): Outputs of the other one.
         """
+        # Features have an order; of boxes that score alike any may come first.
         if self.mode == 'tensor':
             return largest_error(expected, found)
         return prediction_error(expected, found)
@@ -171,6 +176,7 @@ def random_probes(input_shape: InputShape) -> list[Probe]:
     """
     shape = check_shape(input_shape)
     shapes = [shape]
+    # [c, h, w]: of other inputs nobody knows which dimension is free.
     if isinstance(shape, tuple) and len(shape) > 2:
         *rest, height, width = shape
         shapes.append((*rest, _other_size(height), _other_size(width)))
@@ -239,6 +245,7 @@ def _either_order(a: Tensor, b: Tensor) -> float:
 def _value_error(a: Tensor, b: Tensor) -> float:
     if a.is_floating_point():
         return relative_error(a, b)
+    # Classes and indices are right or wrong: the share of wrong ones.
     return float((a != b).double().mean())
 
 
@@ -298,7 +305,11 @@ class Comparison:
 
 
 def refuse_differences(checks: Sequence[Check]) -> None:
-    """Raises PruningError if any check failed."""
+    """Raises PruningError if any check failed.
+
+    Args:
+        checks (Sequence[Check]): What was compared.
+    """
     failed = [c for c in checks if not c.passed]
     if failed:
         text = '; '.join(f'{c.name}: {c.error:.2g}' for c in failed)

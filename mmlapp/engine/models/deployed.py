@@ -79,6 +79,7 @@ def deployed_model(
         # In order: each plan is one of widths that the last one left.
         narrow_model(model, one)
     for one in plans:
+        # Of every plan: a dimension may be cut by the first one alone.
         carry_plans(model, [*one.slices.items(), *rows_of(one.details)])
     if prefix:
         widths = backbone_widths(model, input_shape)

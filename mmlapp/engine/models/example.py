@@ -224,7 +224,11 @@ class Example:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Adds to an error about modules out of reach what would help."""
+        """Adds to an error about modules out of reach what would help.
+
+        Raises:
+            PruningError: In place of :class:`~.UnreachedError`.
+        """
         try:
             yield
         except UnreachedError as error:

@@ -41,7 +41,7 @@ def prunable_model(
     costs: Sequence[str | Mapping[str, Any]] = COST_NAMES,
     divisor: int = 1,
     min_keep: float | str | Mapping[str, Any] = 0,
-    shrink_steps: int = 1,
+    shrink: int | str | Mapping[str, Any] | None = None,
     protect: float = 0,
     input_shape: InputShape = INPUT_SHAPE,
     unused: str | Sequence[str] = (),
@@ -81,8 +81,9 @@ def prunable_model(
         min_keep (float, str or Mapping): Least share of every group that is
             kept, in [0, 1], or ``by_width``. Defaults to 0: as few channels
             as the network runs with.
-        shrink_steps (int): Steps of the optimizer in which a condemned
-            channel shrinks to nothing. Defaults to 1: at once.
+        shrink (int, str or Mapping, optional): How a condemned channel
+            shrinks to nothing: equal steps of the optimizer, or ``growing``.
+            Defaults to None: as the method wants it.
         protect (float): Share of every group, in [0, 1), that is spared as
             long as the budget allows: the channels with the largest
             gradients. Defaults to 0.
@@ -121,7 +122,7 @@ def prunable_model(
         costs=costs,
         divisor=divisor,
         min_keep=min_keep,
-        shrink_steps=shrink_steps,
+        shrink=shrink,
         protect=protect,
     )
     check_settings({**own, 'input_shape': input_shape, 'unused': unused})

@@ -8,7 +8,7 @@ or tests a random network where nothing was found.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -23,33 +23,6 @@ COMPILED, WRAPPED = '_orig_mod', 'module.'
 PRUNER = 'pruner.'
 # A file of which a smaller share fits a model is not of that model.
 LEAST = 0.1
-
-
-def unwrapped(weights: Any) -> dict[str, Any]:
-    """Returns the weights of a file by the names of the bare model.
-
-    MMEngine takes off the name of a wrapper when it loads them, too late for
-    those who look at them before.
-
-    Args:
-        weights (Mapping): State dict of a file, perhaps of a wrapped model.
-
-    Raises:
-        PruningError: If it is no such mapping.
-
-    Examples:
-        >>> unwrapped({'module.fc.bias': 0, 'head.module.bias': 1})
-        {'fc.bias': 0, 'head.module.bias': 1}
-    """
-    if not isinstance(weights, Mapping):
-        raise PruningError(
-            f'the state_dict of the checkpoint is a {type(weights).__name__}: '
-            'expected tensors by name. Give another checkpoint'
-        )
-    return {
-        uncompiled(name).removeprefix(WRAPPED): value
-        for name, value in weights.items()
-    }
 
 
 def uncompiled(name: Any) -> str:
@@ -69,9 +42,12 @@ def rename_compiled(weights: Any) -> None:
     """Takes off what torch.compile adds to names, for whoever loads them.
 
     Args:
-        weights (dict): State dict; changed in place, if that is needed.
+        weights (MutableMapping): State dict; changed in place, if that is
+            needed. Whatever else a file may hold stays as it is.
     """
-    if isinstance(weights, dict) and any(COMPILED in str(n) for n in weights):
+    if not isinstance(weights, MutableMapping):
+        return
+    if any(COMPILED in str(name) for name in weights):
         found = {uncompiled(name): value for name, value in weights.items()}
         weights.clear()
         weights.update(found)
@@ -80,21 +56,35 @@ def rename_compiled(weights: Any) -> None:
 def weights_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Returns the weights of a checkpoint by the names of the bare model.
 
+    MMEngine takes off the name of a wrapper when it loads them, too late for
+    those who look at them before.
+
     Args:
         checkpoint (dict): A checkpoint of MMEngine, or weights alone; names
-            from torch.compile are changed in it.
+            from torch.compile are changed in it, those of a wrapper are not.
 
     Raises:
         PruningError: If it has none.
+
+    Examples:
+        >>> weights_of({'module.fc.bias': 0, 'head.module.bias': 1})
+        {'fc.bias': 0, 'head.module.bias': 1}
     """
     weights = checkpoint.get('state_dict', checkpoint)
-    rename_compiled(weights)
-    found = unwrapped(weights)
-    if not found:
+    if not isinstance(weights, MutableMapping):
+        raise PruningError(
+            f'the state_dict of the checkpoint is a {type(weights).__name__}: '
+            'expected tensors by name. Give another checkpoint'
+        )
+    if not weights:
         raise PruningError(
             'the state_dict of the checkpoint is empty: give one with weights'
         )
-    return found
+    rename_compiled(weights)
+    return {
+        str(name).removeprefix(WRAPPED): value
+        for name, value in weights.items()
+    }
 
 
 def refuse_misfits(module: nn.Module, incompatible: Any) -> None:

@@ -43,6 +43,7 @@ def output_widths(model: nn.Module, name: str, run: Callable[[], Any]) -> str:
     finally:
         model.train(training)
         handle.remove()
+    # Necks take a list of several levels, heads the number of one.
     if len(found) == 1:
         return f'in_channels={found[0]}'
     return f'in_channels={found}' if found else ''

@@ -63,11 +63,19 @@ class Axis:
 
     @classmethod
     def around(cls, values: Iterable[float]) -> Axis:
-        """Returns the axis from the least to the largest, without ticks."""
+        """Returns the axis from the least to the largest, without ticks.
+
+        Args:
+            values (Iterable[float]): Numbers; only finite ones count.
+        """
         found = [value for value in values if math.isfinite(value)]
         low, high = min(found), max(found)
         return cls(low, high if high > low else low + 1, ())
 
     def share(self, value: float) -> float:
-        """Where a number lies, 0 at the beginning and 1 at the end."""
+        """Where a number lies, 0 at the beginning and 1 at the end.
+
+        Args:
+            value (float): The number.
+        """
         return (value - self.low) / (self.high - self.low)

@@ -10,7 +10,7 @@ from pathlib import Path
 from mmlapp.core import PruningError
 from mmlapp.core.files import replace_text
 
-from ..output_files import try_folder, unwritable
+from ..output_files import try_folder, writing
 
 
 def check_out(path: str | Path, example: str) -> None:
@@ -31,11 +31,9 @@ def check_out(path: str | Path, example: str) -> None:
         )
     if path.is_dir():
         raise PruningError(f'{said} is a folder: name a file in it')
-    try:
+    with writing('out', path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try_folder(path.parent)
-    except OSError as error:
-        raise unwritable('out', path, error) from error
 
 
 def write_page(
@@ -62,10 +60,8 @@ def write_page(
             path.with_suffix(end): text for end, text in (beside or {}).items()
         },
     }
-    try:
+    with writing('out', path):
         # The page last: where it is, the others are.
         for place, text in reversed(texts.items()):
             replace_text(place, text)
-    except OSError as error:
-        raise unwritable('out', path, error) from error
     return list(texts)

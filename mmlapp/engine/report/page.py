@@ -12,9 +12,10 @@ from ..benchmark.report import COLUMNS
 from ..pages import charts, drawing, small_charts
 from ..pages.charts import Line, line_chart
 from ..pages.document import document, row, table, text_cell, warnings_list
+from ..sizes import cost_name
 from . import scores, views, widths
 from .run import Points, Run
-from .summary import cost_name, facts, status, warnings_of
+from .summary import facts, status, warnings_of
 from .views import CostPath
 
 STYLE = (

@@ -73,7 +73,11 @@ class _Merged:
     broken: int = 0
 
     def cut(self, begin: int) -> None:
-        """Forgets what a start at an iteration makes undone."""
+        """Forgets what a start at an iteration makes undone.
+
+        Args:
+            begin (int): The iteration.
+        """
         # A run that was resumed has not ended where it had before.
         self.end = None
         # Begun after iteration 400: records 401 and later are made anew, even
@@ -87,7 +91,11 @@ class _Merged:
         }
 
     def add(self, part: Part) -> None:
-        """Takes over what a process left."""
+        """Takes over what a process left.
+
+        Args:
+            part (Part): Its records.
+        """
         self.starts.append((part.name, part.begin))
         self.broken += part.broken
         # Of two records of an iteration the later start counts.

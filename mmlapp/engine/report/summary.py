@@ -7,11 +7,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from ..sizes import CHANNELS, sums_by_kind
+from ..sizes import CHANNELS, cost_name, sums_by_kind
 from . import views
 from .run import Run
 
-NAMES = {'flops': 'FLOPs'}
 PHASES = {
     None: 'nothing was noted of pruning',
     'dense': 'its pruning phase had not begun',
@@ -80,14 +79,7 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
     """
     for name, value in run.head.get('settings', {}).items():
         yield name, setting_text(value)
-    if run.states:
-        state = run.states[-1]
-        for name, ratio in state['ratios'].items():
-            target = state['targets'].get(name)
-            asked = '' if target is None else f', target {target:.2%}'
-            left = 'not finite' if ratio is None else f'{ratio:.2%} of dense'
-            # Every cost that was counted is told, also without a target.
-            yield f'{cost_name(name)} left', left + asked
+    yield from _costs(run)
     found = views.channels(run)
     if found:
         sums = sums_by_kind(
@@ -101,10 +93,19 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
     for name, points in run.validation.items():
         values = [y for _, y in points if math.isfinite(y)]
         if values:
-            yield (
-                name,
-                f'{values[-1]:.5g} at last, highest {max(values):.5g}',
-            )
+            said = f'{values[-1]:.5g} at last, highest {max(values):.5g}'
+            yield name, said
+
+
+def _costs(run: Run) -> Iterator[tuple[str, str]]:
+    """What is left of every cost that was counted, with its target or not."""
+    # Of the last record, if there is one.
+    for state in run.states[-1:]:
+        for name, ratio in state['ratios'].items():
+            target = state['targets'].get(name)
+            asked = '' if target is None else f', target {target:.2%}'
+            left = 'not finite' if ratio is None else f'{ratio:.2%} of dense'
+            yield f'{cost_name(name)} left', left + asked
 
 
 def setting_text(value: object) -> str:
@@ -126,12 +127,3 @@ def setting_text(value: object) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ', '.join(map(setting_text, value))
     return 'none' if value is None else str(value)
-
-
-def cost_name(cost: str) -> str:
-    """What a person calls a cost.
-
-    Args:
-        cost (str): Its registered name.
-    """
-    return NAMES.get(cost, cost)

@@ -45,6 +45,20 @@ def section(run: Run) -> Iterator[str]:
         'record to its last; then how many are left of the dense ones, on '
         'one scale for all layers.</p>'
     )
+    yield from _all_layers(run, found)
+    heads = views.heads(run)
+    if heads:
+        yield '<p>Groups that lose whole heads of attention.</p>'
+        yield _layer_rows(run, heads, heads, HEADS)
+    parts = views.parts(run)
+    if parts:
+        unit = str(run.head['unit'])
+        yield f'<p>Groups that lose {escape(unit)} and no outputs.</p>'
+        yield _layer_rows(run, parts, parts, unit)
+
+
+def _all_layers(run: Run, found: Sequence[LayerWidths]) -> Iterator[str]:
+    """Those that were cut; folded away, the others and the plain numbers."""
     # Whatever was cut at any time, even if it came back.
     cut = [la for la in found if min(y for _, y in la.over) < 1]
     whole = [la for la in found if min(y for _, y in la.over) == 1]
@@ -60,15 +74,6 @@ def section(run: Run) -> Iterator[str]:
         + table(['layer', 'inputs', 'outputs', 'left'], map(_layer_row, found))
         + '</details>'
     )
-    heads = views.heads(run)
-    if heads:
-        yield '<p>Groups that lose whole heads of attention.</p>'
-        yield _layer_rows(run, heads, heads, HEADS)
-    parts = views.parts(run)
-    if parts:
-        unit = str(run.head['unit'])
-        yield f'<p>Groups that lose {escape(unit)} and no outputs.</p>'
-        yield _layer_rows(run, parts, parts, unit)
 
 
 def _layer_rows(

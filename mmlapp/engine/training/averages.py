@@ -47,6 +47,7 @@ def mask_averages(runner: Runner, pruner: Pruner) -> None:
         pruner (Pruner): Of the model.
     """
     for averaged in averaged_models(runner):
+        # Averaged gates would be fractions; the decision is that of the model.
         find_pruner(averaged.module).take_over(pruner)
 
 

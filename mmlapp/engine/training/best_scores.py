@@ -25,7 +25,12 @@ BEST_INFO = 'best_score', 'best_ckpt'
 
 
 def forget_checkpoint(hook: CheckpointHook, runner: Runner) -> None:
-    """Makes the next score the best; the best file so far stays on disk."""
+    """Makes the next score the best; the best file so far stays on disk.
+
+    Args:
+        hook (CheckpointHook): With ``save_best``.
+        runner (Runner): The runner.
+    """
     hub = runner.message_hub
     for key in list(hub.runtime_info):
         if key in BEST_INFO or key.startswith(
@@ -53,7 +58,12 @@ def _forgotten_paths(hook: Any) -> list[str]:
 
 
 def forget_stopping(hook: EarlyStoppingHook, runner: Runner) -> None:
-    """Makes the next score the best, after no waiting."""
+    """Makes the next score the best, after no waiting.
+
+    Args:
+        hook (EarlyStoppingHook): The hook.
+        runner (Runner): The runner.
+    """
     # Where the hook itself begins: any score is better.
     hook.best_score = -math.inf if hook.rule == 'greater' else math.inf
     hook.wait_count = 0
@@ -62,7 +72,12 @@ def forget_stopping(hook: EarlyStoppingHook, runner: Runner) -> None:
 def forget_plateau(
     scheduler: ReduceOnPlateauParamScheduler, runner: Runner
 ) -> None:
-    """Makes the next score the best, after no waiting and no cooldown."""
+    """Makes the next score the best, after no waiting and no cooldown.
+
+    Args:
+        scheduler (ReduceOnPlateauParamScheduler): The scheduler.
+        runner (Runner): The runner.
+    """
     scheduler._reset()
 
 

@@ -16,7 +16,11 @@ from ..models.plans import plans_of
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Returns the model inside wrappers for distributed training or TTA."""
+    """Returns the model inside wrappers for distributed training or TTA.
+
+    Args:
+        model (nn.Module): The model of a runner.
+    """
     # Wrappers nest: test-time augmentation around DDP around the model.
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module  # type: ignore[assignment]
@@ -50,7 +54,11 @@ def find_pruner(model: nn.Module) -> Pruner:
 
 
 def run_optimizer(runner: Runner) -> Optimizer | None:
-    """Returns the optimizer of a run; None if there is none yet."""
+    """Returns the optimizer of a run; None if there is none yet.
+
+    Args:
+        runner (Runner): The runner.
+    """
     wrapper = getattr(runner, 'optim_wrapper', None)
     if not isinstance(wrapper, OptimWrapper):
         return None

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import Runner
 
-from mmlapp.core import Pruner
+from mmlapp.core import ChannelPlan, Pruner
 from mmlapp.core.progress import Phase
 from mmlapp.registry import HOOKS
 
@@ -144,14 +144,7 @@ class PruningHook(HookPhase):
         # Loading has narrowed the model: it is that of a run whose phase is
         # over.
         if self.plan is not None:
-            forget_entry(runner.message_hub, LOGGED_LOSS)
-            check_finished(self.plan.targets(), self.target)
-            runner.logger.info(
-                'Pruning: the model is narrow already, '
-                f'{ratios_text(self.plan.ratios())}, '
-                f'{channels_text(self.plan)}; there is no phase'
-            )
-            self._history.open(runner, self.plan)
+            self._go_on_narrow(runner, self.plan)
             return
         pruner = find_pruner(runner.model)
         if runner.cfg.get('compile'):
@@ -166,6 +159,17 @@ class PruningHook(HookPhase):
         if pruner.phase == Phase.PRUNING and pruner.scorer.score.refresh:
             prepare_score(runner, pruner)
         self._loaded = None
+
+    def _go_on_narrow(self, runner: Runner, plan: ChannelPlan) -> None:
+        """Trains a model on that a former run has narrowed."""
+        forget_entry(runner.message_hub, LOGGED_LOSS)
+        check_finished(plan.targets(), self.target)
+        runner.logger.info(
+            'Pruning: the model is narrow already, '
+            f'{ratios_text(plan.ratios())}, {channels_text(plan)}; there is '
+            'no phase'
+        )
+        self._history.open(runner, plan)
 
     def _go_on(self, runner: Runner, pruner: Pruner) -> None:
         """Trains on after a phase of a former run."""

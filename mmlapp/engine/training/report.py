@@ -13,7 +13,7 @@ from torch import nn
 from mmlapp.core import ChannelPlan, Pruner
 from mmlapp.core.progress import Phase
 
-from ..sizes import left_text, sums_by_kind
+from ..sizes import CHANNELS, left_text, sums_by_kind
 
 
 def ratios_text(ratios: Mapping[str, float]) -> str:
@@ -31,7 +31,11 @@ def ratios_text(ratios: Mapping[str, float]) -> str:
 
 
 def group_scalars(pruner: Pruner) -> dict[str, float]:
-    """Costs, keep ratios and what the method shows of every group."""
+    """Costs, keep ratios and what the method shows of every group.
+
+    Args:
+        pruner (Pruner): Of the run.
+    """
     ratios, targets = pruner.ratios(), pruner.targets()
     shown = {
         name: values.tolist()
@@ -52,7 +56,12 @@ def group_scalars(pruner: Pruner) -> dict[str, float]:
 
 
 def report_groups(logger: MMLogger, pruner: Pruner) -> None:
-    """Writes a table of all groups to the log."""
+    """Writes a table of all groups to the log.
+
+    Args:
+        logger (MMLogger): Of the run.
+        pruner (Pruner): Of the run.
+    """
     heads = pruner.layout.heads
     columns = {
         'group': list(pruner.by_group(pruner.gate)),
@@ -76,12 +85,18 @@ def report_groups(logger: MMLogger, pruner: Pruner) -> None:
 
 
 def report_end(logger: MMLogger, pruner: Pruner) -> None:
-    """Writes when and why a phase ended that could have ended earlier."""
+    """Writes when and why a phase ended that could have ended earlier.
+
+    Args:
+        logger (MMLogger): Of the run.
+        pruner (Pruner): Of the run.
+    """
     known, progress = pruner.stability, pruner.progress
     if known is None:
         return
     found = known.similarity(pruner.sizes)
     early = progress.done < progress.steps
+    # Of two epochs: None where there were fewer.
     text = 'fewer epochs' if found is None else f'a similarity of {found:.4f}'
     logger.info(
         f'Pruning: the phase ended {"early, " if early else ""}at step '
@@ -106,6 +121,7 @@ def aligned(columns: Mapping[str, Sequence[str]]) -> str:
     first, *others = ([name, *cells] for name, cells in columns.items())
     parts = [_padded(first, str.ljust)]
     parts += [_padded(cells, str.rjust) for cells in others]
+    # [columns][cells] -> [cells][columns].
     return '\n'.join('  '.join(row) for row in zip(*parts, strict=True))
 
 
@@ -121,7 +137,7 @@ def channels_text(plan: ChannelPlan) -> str:
         plan (ChannelPlan): The plan.
     """
     sizes = {name: (k.size, k.count) for name, k in plan.groups.items()}
-    sums = sums_by_kind(sizes, plan.heads) if sizes else {'channels': [0, 0]}
+    sums = sums_by_kind(sizes, plan.heads) if sizes else {CHANNELS: [0, 0]}
     parts = [f'{n} {dense:,} → {left:,}' for n, (dense, left) in sums.items()]
     return f'{" and ".join(parts)} in {len(plan.groups)} groups'
 
@@ -143,14 +159,25 @@ def _percent(ratios: Mapping[str, float]) -> str:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of trained and fixed values, shared ones once."""
+    """Number of trained and fixed values, shared ones once.
+
+    Args:
+        model (nn.Module): The model.
+    """
     return sum(p.numel() for p in model.parameters())
 
 
 def report_narrowing(
     logger: MMLogger, plan: ChannelPlan, before: int, after: int
 ) -> None:
-    """Writes costs and parameters before and after narrowing to the log."""
+    """Writes costs and parameters before and after narrowing to the log.
+
+    Args:
+        logger (MMLogger): Of the run.
+        plan (ChannelPlan): What the model was narrowed to.
+        before (int): Its parameters before.
+        after (int): Its parameters now.
+    """
     costs = [
         f'{name} {cost["dense"]:.4g} → {cost["pruned"]:.4g} '
         f'({cost["pruned"] / cost["dense"]:.2%})'
@@ -179,11 +206,19 @@ class StepTime:
         self.begin: int | None = None
 
     def narrowed(self, runner: Runner) -> None:
-        """Notes the mean of the last steps with masks."""
+        """Notes the mean of the last steps with masks.
+
+        Args:
+            runner (Runner): The runner, right after narrowing.
+        """
         self.before, self.begin = self._mean(runner), runner.iter
 
     def after_step(self, runner: Runner) -> None:
-        """Reports once the window is full."""
+        """Reports once the window is full.
+
+        Args:
+            runner (Runner): The runner.
+        """
         if self.begin is None or runner.iter - self.begin <= self.window:
             return
         # Here no step of the window had masks.

@@ -16,6 +16,7 @@ from mmlapp.core.cost import COSTS
 from mmlapp.core.methods import METHODS
 from mmlapp.core.methods.min_keep import MIN_KEEPS
 from mmlapp.core.progress import Progress
+from mmlapp.core.pruner.shrinking import SHRINKS
 from mmlapp.core.score import SCORES
 from mmlapp.core.units.base import UNITS
 
@@ -40,6 +41,7 @@ CHOICES: Mapping[str, Choices[Any]] = {
     'method': METHODS,
     'score': SCORES,
     'min_keep': MIN_KEEPS,
+    'shrink': SHRINKS,
 }
 BEGUN = (
     'the pruning phase of the checkpoint has begun with that. Resume with the '
@@ -135,6 +137,8 @@ def spelled_out(name: str, value: Any) -> Any:
         value = [value] if isinstance(value, str) else value
     elif name in CHOICES and isinstance(value, str):
         value = {'type': value}
+    elif name == 'shrink' and isinstance(value, int):
+        value = {'type': 'linear', 'steps': value}
     return plain(value)
 
 

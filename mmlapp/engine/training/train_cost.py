@@ -163,10 +163,15 @@ class TrainCost:
             f'{" with its teacher" if teacher else ""} '
             f'(train_cost={self.asked!r})'
         )
-        # A phase has one iteration at the least, however short it was asked.
-        # Within one that is resumed elsewhere, epochs may have other lengths.
-        beyond = share > self.share + 1 / dense
-        if beyond and pruner.phase == Phase.DENSE:
+        # Within a phase that is resumed elsewhere, epochs may have other
+        # lengths.
+        if pruner.phase == Phase.DENSE:
+            self._check_share(share, dense)
+
+    def _check_share(self, share: float, dense: float) -> None:
+        """Refuses a run that costs more than asked, but for an iteration."""
+        # A phase has one at the least, however short it was asked.
+        if share > self.share + 1 / dense:
             raise PruningError(
                 f'train_cost={self.asked!r}, but the run costs {share:.4g} of '
                 f'dense training, of {self.dense} {self.unit}: its config was '

@@ -10,7 +10,7 @@ from accuracy.build import build
 from accuracy.cost import flops
 from accuracy.data import Images, load_split
 from accuracy.lessons import Taught
-from accuracy.network import classifier
+from accuracy.network import DEPTH, classifier, save
 from accuracy.rows import TABLES, Row, lapp
 from accuracy.steps import Eager
 from accuracy.training import Recipe, Training
@@ -19,6 +19,8 @@ from mmlapp.core.distillation import freeze
 
 RECIPE = Recipe(epochs=5, batch=16)
 CPU = torch.device('cpu')
+# A forward for every channel.
+CURL = pytest.param('curl', marks=pytest.mark.slow)
 
 
 def trained(row, noise, **options):
@@ -92,3 +94,18 @@ def test_methods_with_a_loss_of_their_own_are_trained(noise, name):
     dense = flops(classifier(8, 0))
     assert 0.4 * dense < flops(model) <= 0.5 * dense
     assert sum(training.widths.values()) > 0
+
+
+@pytest.mark.parametrize('name', [CURL, 'cpmc', 'functionality'])
+def test_a_trained_network_is_ranked_once_by_a_score(noise, tmp_path, name):
+    """Before the second step, which has the small network."""
+    save(start := classifier(DEPTH, 1), None, tmp_path / 'dense.pt')
+    row, recipe = TABLES['family'][name], replace(RECIPE, epochs=1)
+    images = Images(*load_split(noise, 'train'), 16, CPU)
+    built = build(row, 1, 0, start=tmp_path / 'dense.pt')
+    assert torch.equal(built.model.fc.weight, start.fc.weight)
+    training = Training(row, built, recipe, images, 0)
+    model = training.run()
+    left = flops(model) / built.dense
+    assert 0.48 < left <= 0.5
+    assert training.cost == pytest.approx(1 + 3 * left)

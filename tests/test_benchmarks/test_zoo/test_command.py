@@ -1,6 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,14 +50,27 @@ def test_documents_of_lists_are_of_their_results(name, monkeypatch):
     assert text == out.with_suffix('.md').read_text()
 
 
-def test_the_folder_is_a_script():
+def test_the_folder_is_a_script(tmp_path):
+    """It finds the package that it is; to import all of it takes long."""
+    folder = tmp_path / 'zoo'
+    folder.mkdir()
+    shutil.copy(ROOT / 'benchmarks' / 'zoo' / '__main__.py', folder)
+    (folder / '__init__.py').touch()
+    command = 'def main():\n    print(__name__, __package__)\n'
+    (folder / 'command.py').write_text(command)
     result = subprocess.run(
-        [sys.executable, str(ROOT / 'benchmarks' / 'zoo'), '--help'],
+        [sys.executable, '-S', str(folder)],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert result.stdout.startswith('usage: python benchmarks/zoo ')
+    assert result.stdout == 'zoo.command zoo\n'
+
+
+def test_the_usage_names_the_folder(capsys):
+    with pytest.raises(SystemExit):
+        parse_args(['--help'])
+    assert capsys.readouterr().out.startswith('usage: python benchmarks/zoo ')
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
 """Pull, projection and dual update against their definitions."""
 
 import itertools
+import warnings
 
 import pytest
 import torch
 from pruning_steps import train
 
-from mmlapp.core import Phase, PruningError, attach, narrow
+from mmlapp.core import Phase, PruningError, PruningWarning, attach, narrow
 from mmlapp.core.methods.admm import HalfEnergy
 from mmlapp.core.methods.channel_costs import COST_TERMS
 
@@ -322,6 +323,33 @@ def test_a_pull_that_reaches_no_weight_is_named(model, images, begun, how):
     assert all(map(torch.equal, before, now))
     train(model, images, 1)
     assert pruner.progress.done == 1
+
+
+@pytest.mark.parametrize(
+    ('known', 'rate', 'still'), [(10, 0.1, 0), (5, 0.1, 2), (10, 0.0, 6)]
+)
+def test_an_optimizer_that_does_not_follow_the_pull(
+    model, images, begun, known, rate, still
+):
+    """It has the first weights alone, or a rate of zero.
+
+    The shift of the norm is zero, to which nothing has to pull it.
+    """
+    pruner = begun(steps=4, rounds=1, updates=2)
+    chosen = list(model.parameters())[:known]
+    optimizer = torch.optim.SGD(chosen, rate)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter('always')
+        for _ in range(4):
+            loss = model(images).square().mean() + pruner.loss()
+            loss.backward()
+            optimizer.step()
+            pruner.step()
+    texts = [str(w.message) for w in found if w.category is PruningWarning]
+    said = [t for t in texts if f'{still} of 7 parameters' in t]
+    assert bool(said) == bool(still)
+    assert not any('did not move' in t for t in texts if t not in said)
+    assert pruner.phase == Phase.FINISHED
 
 
 def test_an_optimizer_that_asks_for_the_loss_again(model, images, begun):

@@ -125,7 +125,7 @@ def test_an_answer_that_is_no_number_per_channel(
         pruner.finish()
 
     with pytest.raises(
-        PruningError, match=rf'method Odd: {call} returned.*shape \(36,\)'
+        PruningError, match=rf'{call} of method Odd: exp.* shape \(36,\)'
     ):
         prune()
     assert pruner.gate.isfinite().all()

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ranked to the target at once, with gates that fall faster and faster."""
 
-import math
-
 import pytest
 import torch
 from pruning_steps import train
@@ -14,19 +12,20 @@ from mmlapp.core.methods.channel_costs import COST_TERMS
 from mmlapp.core.pruner.stability import NEAR
 
 TARGET = {'flops': 0.4}
+SLOW = dict(type='growing', gone=1.0)
 
 
 @pytest.fixture
 def begun(model, images):
     """Makes a phase."""
 
-    def make(steps, end=None, score='l2', **settings):
+    def make(steps, end=None, shrink=None, **settings):
         pruner = attach(
             model,
             images,
             method=dict(type='one_cycle', **settings),
-            score=score,
             normalisation='mean',
+            shrink=shrink,
         )
         pruner.begin(TARGET, steps, end=end)
         return pruner
@@ -50,7 +49,7 @@ def expected_mask(pruner, gate, cost):
 
 @pytest.mark.parametrize('cost', ['softmax', 'divide', None])
 def test_it_ranks_what_is_left_down_to_the_target(model, images, begun, cost):
-    pruner = begun(90, interval=3, cost=cost, gone=1.0)
+    pruner = begun(90, shrink=SLOW, interval=3, cost=cost)
     kept, changes = torch.ones(36).bool(), 0
     for step in range(1, 20):
         gate = pruner.gate.detach().clone()
@@ -66,22 +65,8 @@ def test_it_ranks_what_is_left_down_to_the_target(model, images, begun, cost):
     assert changes > 1
 
 
-@pytest.mark.parametrize(('gone', 'first'), [(0.5, 1), (0.5, 7), (1.0, 3)])
-def test_gates_fall_by_a_decay_that_grows(begun, gone, first):
-    """Weights rest, so that the first ranking is the last that matters."""
-    pruner = begun(40, interval=first, gone=gone)
-    for step in range(1, 40):
-        pruner.step()
-        summed = sum(range(first, step + 1))
-        left = math.exp(-2 * math.log(100) * summed / (40 * gone) ** 2)
-        left = left if left >= 0.01 else 0
-        found = pruner.gate[~pruner.mask]
-        torch.testing.assert_close(found, torch.full_like(found, left))
-        assert (pruner.gate[pruner.mask] == 1).all()
-
-
 def test_what_is_condemned_first_is_gone_after_its_share(begun):
-    pruner = begun(100, interval=1, gone=0.3)
+    pruner = begun(100, shrink=dict(type='growing', gone=0.3))
     for _ in range(29):
         pruner.step()
     assert ((pruner.gate > 0) & (pruner.gate < 1)).any()
@@ -121,8 +106,6 @@ def test_the_phase_ends_when_rankings_agree_and_all_is_gone(begun):
     [
         (dict(interval=0), 'one_cycle interval=0: expected a whole number'),
         (dict(interval=2.5), r'one_cycle interval=2\.5: expected a whole'),
-        (dict(gone=0), 'one_cycle gone=0: expected a number above 0 to 1'),
-        (dict(gone=1.5), r'one_cycle gone=1\.5: expected a number above 0'),
         (dict(cost='linear'), "cost='linear' is unknown"),
         (dict(steps=3), "steps=3: method='one_cycle' has no such argument"),
     ],
@@ -146,10 +129,3 @@ def test_a_phase_that_is_too_short_to_be_ranked(model, images):
         pruner.begin(TARGET, 8)
     assert pruner.phase == Phase.DENSE
     pruner.begin(TARGET, 9)
-
-
-def test_two_ways_of_shrinking(model, images):
-    text = 'shrink_steps=4: method OneCycle shrinks channels itself'
-    with pytest.raises(PruningError, match=text):
-        attach(model, images, method='one_cycle', shrink_steps=4)
-    assert not hasattr(model, 'pruner')

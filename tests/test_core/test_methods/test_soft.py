@@ -383,7 +383,7 @@ def test_settings_outside_their_range(model, images, name, value):
             dict(normalisation='mean'),
             "normalisation='mean': .*'rank' or 'none'",
         ),
-        (dict(shrink_steps=3), 'shrink_steps=3: .*Leave shrink_steps out'),
+        (dict(shrink=3), 'shrink=3: .*Leave shrink out'),
     ],
 )
 def test_what_does_not_go_with_it(model, images, arguments, text):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from every_method import EVERY_METHOD
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS, DefaultScope
@@ -27,6 +28,7 @@ DETECTOR = ROOT / (
     'configs/digits/lapp-flops50_atss_r18-w16_fpn_b16_digits-detection.py'
 )
 Distil = Callable[..., Runner]
+SLOW = pytest.mark.slow
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -240,6 +242,38 @@ def test_a_teacher_of_other_classes_is_refused(
 def test_a_module_whose_width_is_pruned_is_refused(distil: Distil) -> None:
     with pytest.raises(PruningError, match=r"losses='neck'.*narrower.*behind"):
         distil(losses=dict(neck='mse')).train()
+
+
+@pytest.mark.parametrize(
+    'name',
+    # Its loss joins those of the teacher and of the task.
+    [n if n == 'soft' else pytest.param(n, marks=SLOW) for n in EVERY_METHOD],
+)
+def test_every_method_learns_from_a_teacher_and_narrows(
+    distil: Distil, name: str
+) -> None:
+    """In one run, which ends with other weights than without."""
+    ends = []
+    for teacher in (None, 'without'):
+
+        def change(config: dict[str, Any], teacher: Any = teacher) -> None:
+            config['model'].update(EVERY_METHOD[name])
+            if teacher == 'without':
+                config['custom_hooks'].pop()
+
+        runner = distil(change, kwargs=dict(narrow=True))
+        runner.train()
+        hub = runner.message_hub
+        term = 'train/loss_distillation_head' in hub.log_scalars
+        assert term == (teacher is None)
+        assert not hasattr(runner.model, 'pruner')
+        ends.append(runner.model.state_dict())
+    assert any(
+        ends[0][key].shape != value.shape
+        or not torch.equal(ends[0][key], value)
+        for key, value in ends[1].items()
+        if key.endswith('weight')
+    )
 
 
 @pytest.mark.slow

@@ -147,6 +147,21 @@ def test_names_of_compiled_models(kind: str) -> None:
     assert left == expected.keys()
 
 
+@pytest.mark.parametrize(
+    ('weights', 'text'),
+    [
+        ([], 'is a list: expected tensors by name'),
+        (torch.ones(1), 'is a Tensor: expected tensors by name'),
+        ({}, 'is empty: give one with weights'),
+    ],
+)
+def test_a_checkpoint_without_weights_is_refused(
+    weights: Any, text: str
+) -> None:
+    with pytest.raises(PruningError, match=f'the checkpoint {text}'):
+        weights_of({'state_dict': weights})
+
+
 def test_what_torch_calls_a_compiled_model() -> None:
     # As torch.compile makes it, which would import the compiler.
     weights = OptimizedModule(net(), lambda function: function).state_dict()

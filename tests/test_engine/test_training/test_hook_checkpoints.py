@@ -84,7 +84,7 @@ def test_a_resumed_phase_ends_early_at_the_same_step(
     """
 
     def change(config: dict[str, Any]) -> None:
-        config['model'].update(method='uniform', shrink_steps=2)
+        config['model'].update(method='uniform', shrink=2)
         config['custom_hooks'][0].update(
             prune_epochs=5,
             end=dict(type='stable', epoch=1, similarity=0.8),

@@ -82,6 +82,8 @@ def attend(tracer: Tracer, module: Any, args: Sequence[Any], out: Any) -> None:
         [_project(tracer, module, i, *args[:3]) for i in range(3)]
     )
     parts = rows.view(3, heads, -1)
+    # [1, H, 1] against [3, H, d]: one label for all rows of a head, that of
+    # its first value.
     tracer.graph.unite(parts[-1:, :, :1], parts, INPUT_REASON)
     tracer.heads.rows.append(rows[:2].flatten())
     tracer.heads.whole.append(parts[2])
@@ -108,6 +110,7 @@ def _project(
 ) -> Tensor:
     """Reads one of query, key and value; returns the rows that it makes."""
     inner, x = _inner(module), inputs[part]
+    # A packed weight is [3 H d, E]: queries, keys, values.
     span = slice(part * inner, (part + 1) * inner)
     packed = module.in_proj_weight is not None
     name = 'in' if packed else 'qkv'[part]
@@ -185,9 +188,11 @@ def _products(
     if not steps:
         length, keys = query.shape[0], key.shape[0]
     batch = query.numel() // (length * query.shape[-1])
+    # Each of them is one more token among keys and values.
     keys += (module.bias_k is not None) + bool(module.add_zero_attn)
     heads, width = int(module.num_heads), int(module.head_dim)
     blank, name = query.new_empty(1), tracer.modules[id(module)]
+    # Shapes alone are noted: expanded, one number has any of them.
     q = blank.expand(batch, heads, length, width)
     k = blank.expand(batch, heads, keys, width)
     scores = blank.expand(batch, heads, length, keys)
