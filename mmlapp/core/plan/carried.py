@@ -43,12 +43,40 @@ def from_entry(entry: Any) -> Any:
     Raises:
         PruningError: If it cannot be read.
     """
+    fault = tensor_fault(entry)
+    if fault is not None:
+        raise PruningError(f'it is {fault}, expected text as bytes')
     try:
         # Who halves all weights halves it, too: float16 holds every byte.
         text = bytes(entry.to(torch.uint8).tolist()).decode()
-    except (AttributeError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise PruningError(f'it is no text as bytes ({error})') from error
     return parse_json(text)
+
+
+def tensor_fault(value: Any) -> str | None:
+    """Tells what a value of a file is, unless it is a dense, whole tensor.
+
+    Args:
+        value (Any): What a state dict has.
+
+    Returns:
+        str or None: None if its storage holds each of its elements.
+
+    Examples:
+        >>> tensor_fault(torch.zeros(2)), tensor_fault(1)
+        (None, 'of type int')
+    """
+    if not isinstance(value, Tensor):
+        return f'of type {type(value).__name__}'
+    if value.layout is not torch.strided or value.is_quantized:
+        return 'a sparse or quantized tensor'
+    if value.device.type == 'meta':
+        return 'a tensor without values'
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        # An expanded tensor may be of any size, whatever that of the file.
+        return f'{tuple(value.shape)} elements of a smaller storage'
+    return None
 
 
 def plans_entry(plans: Sequence[ChannelPlan]) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmlapp.core import PruningError
 from mmlapp.core.errors import misfits
+from mmlapp.core.plan.carried import tensor_fault
 
 
 def check_state_dict(entries: Any, where: str) -> None:
@@ -33,26 +34,12 @@ def check_state_dict(entries: Any, where: str) -> None:
             raise PruningError(
                 f'{where} has an entry named {name!r:.80}: expected a text'
             )
-        fault = _fault(value)
+        fault = tensor_fault(value)
         if fault is not None:
             raise PruningError(
                 f'{where}: {name} is {fault}, expected a dense tensor. Save '
                 'it again with torch.save'
             )
-
-
-def _fault(value: Any) -> str | None:
-    """What a value is, unless it is a tensor with memory for each element."""
-    if not isinstance(value, Tensor):
-        return f'of type {type(value).__name__}'
-    if value.layout is not torch.strided or value.is_quantized:
-        return 'a sparse or quantized tensor'
-    if value.device.type == 'meta':
-        return 'a tensor without values'
-    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        # An expanded tensor may be of any size, whatever that of the file.
-        return f'{tuple(value.shape)} elements of a smaller storage'
-    return None
 
 
 def check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

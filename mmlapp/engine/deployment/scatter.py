@@ -85,7 +85,7 @@ def _put(
     shape = None if wide is None else list(wide.shape)
     for dim, kept in dims.items():
         if shape is not None and dim < len(shape):
-            shape[dim] = len(kept.index)
+            shape[dim] = kept.count
     if wide is None or list(value.shape) != shape:
         raise _misfit(name, value)
     index = [
@@ -151,7 +151,7 @@ def _scatter_conv(
 ) -> None:
     """Writes one; nothing of it is left where nothing runs through."""
     weight = f'{prefix}conv.weight'
-    whole = all(len(k.index) == k.size for k in (entry.inputs, entry.outputs))
+    whole = entry.inputs.whole and entry.outputs.whole
     for name, value in branch.items():
         own = name.removeprefix(f'{prefix}conv.')
         if whole or name.startswith(f'{prefix}norm.'):

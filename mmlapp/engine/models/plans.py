@@ -196,7 +196,7 @@ def _read_plans(
     # Of several plans the last one says how wide a dimension of the weights
     # is. All are checked before the first change.
     widths = {
-        (name, dim): len(kept.index)
+        (name, dim): kept.count
         for plan in missing
         for name, dims in plan.slices.items()
         for dim, kept in dims.items()

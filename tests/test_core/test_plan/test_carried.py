@@ -30,7 +30,11 @@ def test_plans_come_back_in_order():
 @pytest.mark.parametrize(
     ('entry', 'text'),
     [
-        ('text', 'no text as bytes'),
+        ('text', 'of type str, expected text as bytes'),
+        # One byte of a file may be as many as one likes.
+        (torch.zeros(1, dtype=torch.uint8).expand(10**5), 'smaller storage'),
+        (torch.zeros(9, device='meta'), 'a tensor without values'),
+        (torch.eye(3).to_sparse(), 'a sparse or quantized'),
         (torch.tensor([255]), 'no text as bytes'),
         (torch.tensor([91]), 'no complete JSON'),
         (to_entry({'a': 1}), 'it is a dict, expected a list'),

@@ -4,7 +4,9 @@
 
 import copy
 import pickle
+import tracemalloc
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,8 @@ from mmengine.runner.checkpoint import (
 from torch import nn
 
 from mmlapp.core import PruningError
+from mmlapp.core.plan.carried import plans_entry
+from mmlapp.core.plan.kept import Kept
 from mmlapp.engine.models.plans import (
     KEY,
     carry_plans,
@@ -241,6 +245,26 @@ def test_a_plan_is_no_buffer(slim):
     halves = {k: v.half() for k, v in slim.state_dict().items()}
     assert plans_in(halves) == plans_of(slim)
     assert KEY not in build().state_dict()
+
+
+def test_a_plan_takes_the_memory_of_its_text(slim):
+    """Ranges are not written out before they are known to fit."""
+    (plan,) = plans_of(slim)
+    name, size = 'backbone.conv1.weight', 10**6
+    huge = {0: Kept.parse(size, f'0-{size - 1}')}
+    forged = replace(
+        plan,
+        slices={**plan.slices, name: huge},
+        shapes={**plan.shapes, name: (size, 3, 3, 3)},
+    )
+    weights = {**slim.state_dict(), KEY: plans_entry([forged])}
+    model = build()
+    tracemalloc.start()
+    with pytest.raises(PruningError, match=f'the model {size} in dimension 0'):
+        model.load_state_dict(weights)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < size
 
 
 def test_a_narrow_model_can_be_pickled(slim):
