@@ -27,6 +27,8 @@ REMEDY = (
     'tools/deploy.py'
 )
 Plans = tuple[ChannelPlan, ...]
+# What a module of MMEngine has as long as ``init_weights`` runs.
+INITIALISING = '_params_init_info'
 
 
 def plans_of(model: nn.Module) -> Plans:
@@ -193,6 +195,8 @@ def _read_plans(
     # No tensor of the model has this name: loading would report it.
     state_dict.pop(f'{prefix}{KEY}', None)
     missing = missing_plans(module, found) if found else ()
+    if missing and hasattr(module, INITIALISING):
+        raise _in_init_weights(module)
     # Of several plans the last one says how wide a dimension of the weights
     # is. All are checked before the first change.
     widths = {
@@ -205,6 +209,22 @@ def _read_plans(
         _check_width(name, dim, width, state_dict.get(f'{prefix}{name}'))
     for plan in missing:
         narrow_model(module, plan)
+
+
+def _in_init_weights(module: nn.Module) -> PruningError:
+    """Of an ``init_cfg``, where no parameter may be a new one.
+
+    MMEngine keeps count of them as long as it initialises a model, which ends
+    here.
+    """
+    for part in module.modules():
+        vars(part).pop(INITIALISING, None)
+    return PruningError(
+        "init_cfg=dict(type='Pretrained'): the weights are of a narrowed "
+        f'model, and init_weights cannot give {type(module).__name__} new '
+        'parameters. Name the checkpoint in load_from instead, or load it '
+        'once the model is initialised'
+    )
 
 
 class _WidthCheck:

@@ -221,6 +221,17 @@ def test_stripes_without_their_plan_are_refused():
         narrow.load_state_dict(dense, strict=False)
 
 
+def test_init_weights_gives_no_new_parameters(slim, tmp_path):
+    """MMEngine counts them, and would fail once the model is narrow."""
+    model, path = build(), saved(slim.state_dict(), tmp_path)
+    model.init_cfg = dict(type='Pretrained', checkpoint=path)
+    with pytest.raises(PruningError, match=r'init_weights cannot .* load_fro'):
+        model.init_weights()
+    assert model.backbone.conv1.out_channels == 16
+    load_checkpoint(model, path)
+    assert torch.equal(outputs(model), outputs(slim))
+
+
 def test_the_averaged_model_becomes_narrow(slim):
     average = ExponentialMovingAverage(build())
     narrow = ExponentialMovingAverage(slim)
