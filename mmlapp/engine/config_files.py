@@ -13,8 +13,7 @@ from typing import Any
 from mmengine.config import Config, DictAction
 
 from mmlapp.core import PruningError
-
-from .checkpoints.archive import describe, is_archive, is_legacy
+from mmlapp.core.handover.archive import describe, is_archive, is_legacy
 
 # By name of a setting: what types it may have, and these in words.
 Kinds = Mapping[str, tuple[tuple[type, ...], str]]

@@ -8,7 +8,6 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from ..errors import PruningError, misfits
 from ..narrowing.narrow import narrow
 from ..plan.carried import KEY, from_entry, read_plans_entry
 from ..plan.plan import ChannelPlan
+from .archive import find_damage
 from .fuse import Fold, fold
 from .slim import FOLDS
 
@@ -99,22 +99,23 @@ def _read(path: str | Path) -> Mapping[str, Any]:
         raise PruningError(
             f'{said}: give safetensors.torch.load_file(path) instead'
         )
+    # torch.load compares no checksums, and takes the memory that it is asked
+    # for.
+    damage = find_damage(path)
+    if damage is not None:
+        raise PruningError(
+            f'{said} cannot be read: it is truncated or damaged ({damage}). '
+            'Copy it again, or write it with save_slim'
+        )
     try:
-        with ZipFile(path) as archive:
-            # torch.load compares no checksums.
-            damaged = archive.testzip()
         # Never without weights_only: a pickle may hold code.
         data = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # a forged pickle may raise anything
         raise PruningError(
-            f'{said} cannot be read: it is truncated, damaged, or holds '
-            'objects other than tensors, which could run code '
+            f'{said} cannot be read: it is damaged, or holds objects other '
+            'than tensors, which could run code '
             f'({type(error).__name__}). Copy or write it again'
         ) from error
-    if damaged is not None:
-        raise PruningError(
-            f'{said} is damaged in its record {damaged}; copy it again'
-        )
     found = data.get('state_dict', data) if isinstance(data, dict) else data
     if not isinstance(found, Mapping):
         raise PruningError(

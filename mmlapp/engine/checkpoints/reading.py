@@ -17,13 +17,18 @@ from packaging.version import Version
 from torch import Tensor
 
 from mmlapp.core import PruningError
+from mmlapp.core.handover.archive import (
+    describe,
+    find_damage,
+    is_archive,
+    is_legacy,
+)
+from mmlapp.core.handover.pickled import legacy_asks_for_memory
 from mmlapp.core.progress import Phase
 from mmlapp.core.pruner.saved import PROGRESS, check_gate, read_progress
 
 from ..models.plans import KEY, Plans, plans_in
 from ..models.weight_names import rename_compiled
-from .archive import describe, find_damage, is_archive, is_legacy
-from .pickled import legacy_asks_for_memory
 from .weights import check_state_dict
 
 TORCH = Version(torch.__version__)

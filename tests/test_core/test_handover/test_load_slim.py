@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mutations import compress, entries_of, swap_contents
 from torch import nn
 
 from mmlapp.core import (
@@ -192,7 +194,25 @@ def text(data, weight):
     return b'a text'
 
 
-@pytest.mark.parametrize('damage', [truncated, flipped, text])
+def swapped(data, weight):
+    """Two storages of one size, which checksums by themselves do not tell."""
+    entries = entries_of(data)
+    places = {}
+    for place, (name, content) in enumerate(entries):
+        if '/data/' in name:
+            places.setdefault(len(content), []).append(place)
+    pair = next(found for found in places.values() if len(found) > 1)[:2]
+    return swap_contents(data, SimpleNamespace(sample=lambda *_: pair))
+
+
+def compressed(data, weight):
+    """A few bytes of it may become any number."""
+    return compress(data, None)
+
+
+@pytest.mark.parametrize(
+    'damage', [truncated, flipped, text, swapped, compressed]
+)
 def test_a_damaged_file(slim, make, tmp_path, damage):
     model, plan, _ = slim()
     path = tmp_path / 'slim.pth'

@@ -12,7 +12,7 @@ from mmengine.logging import HistoryBuffer
 from mutations import archive_of, entries_of
 
 from mmlapp.core import PruningError
-from mmlapp.engine.checkpoints.pickled import (
+from mmlapp.core.handover.pickled import (
     asks_for_memory,
     legacy_asks_for_memory,
 )

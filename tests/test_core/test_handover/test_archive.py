@@ -12,8 +12,8 @@ from mutations import (
     swap_names,
 )
 
-from mmlapp.engine.checkpoints import archive
-from mmlapp.engine.checkpoints.archive import describe, find_damage
+from mmlapp.core.handover import archive
+from mmlapp.core.handover.archive import describe, find_damage
 
 
 class Fixed:
