@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ..mask.masked import apply_masks
 from ..methods.budget import Budget, first_fitting, snap
@@ -103,18 +104,27 @@ class Decisions(Signals):
         self.stand_in.value = relaxed
 
     @torch.no_grad()
-    def multiply(self, factor: Tensor) -> None:
+    def multiply(
+        self, factor: Tensor, optimizer: Optimizer | None = None
+    ) -> None:
         """Multiplies all masked parameters as their masks would, for good.
 
         Args:
             factor (Tensor): In place of the gate, ``[channels]``.
+            optimizer (Optimizer, optional): What it keeps of them in their
+                shape, such as momentum, is multiplied as well, like their
+                gradients. Defaults to None.
         """
         self.stand_in.value = factor
+        states = {} if optimizer is None else optimizer.state
         # Each once, however many layers share it.
         for module, name in self.masked:
             stored = module._parameters[name]
             assert stored is not None
-            stored.copy_(apply_masks(module, name, stored))
+            kept = states.get(stored, {}).values()
+            for value in (stored, stored.grad, *kept):
+                if isinstance(value, Tensor) and value.shape == stored.shape:
+                    value.copy_(apply_masks(module, name, value))
         self.stand_in.value = None
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from mmlapp.core.narrowing.narrow import detach
 
 from ..hook_list import averaged_models
 from ..models.plans import narrow_model, plans_of
-from .parts import find_pruner
+from .parts import find_pruner, run_optimizer
 
 
 def check_averages(runner: Runner) -> None:
@@ -49,6 +49,23 @@ def mask_averages(runner: Runner, pruner: Pruner) -> None:
     for averaged in averaged_models(runner):
         # Averaged gates would be fractions; the decision is that of the model.
         find_pruner(averaged.module).take_over(pruner)
+
+
+def empty_removed(runner: Runner, pruner: Pruner) -> None:
+    """Makes zero what masks hide, in the model and in its averaged copies.
+
+    Outputs stay, and so do the zeros: they have no gradient, and the optimizer
+    forgets what they had. Who reads the weights without masks, as a plain
+    config does, gets the same network.
+
+    Args:
+        runner (Runner): The runner of the training process.
+        pruner (Pruner): Of the model, after its phase.
+    """
+    pruner.multiply(pruner.gate, run_optimizer(runner))
+    for averaged in averaged_models(runner):
+        own = find_pruner(averaged.module)
+        own.multiply(own.gate)
 
 
 def narrow_averages(runner: Runner, plan: ChannelPlan) -> None:

@@ -13,7 +13,7 @@ from mmlapp.core import Pruner
 from mmlapp.core.progress import Phase
 
 from ..models.prunable import LOSS
-from .averages import mask_averages
+from .averages import empty_removed, mask_averages
 from .batch_shape import compare_shapes
 from .best_scores import forget_entry, hold, start_anew
 from .calibration import prepare_score
@@ -125,8 +125,11 @@ class HookPhase(HookCheckpoints):
 
     def _end(self, runner: Runner, pruner: Pruner) -> None:
         """Narrows, if that was asked for and can be done."""
-        if not self.narrow:
-            return
+        if not self.narrow or not self._becomes_narrow(runner, pruner):
+            empty_removed(runner, pruner)
+
+    def _becomes_narrow(self, runner: Runner, pruner: Pruner) -> bool:
+        """Narrows, or says why that cannot be done."""
         plan, model = pruner.plan(), unwrap(runner.model)
         obstacle = find_obstacle(runner, plan, pruner.input_shape)
         if obstacle is not None:
@@ -136,12 +139,13 @@ class HookPhase(HookCheckpoints):
             )
             # A runner that trains once more does not try again.
             self.narrow = False
-            return
+            return False
         # Of this narrowing leaves nothing.
         before = count_parameters(model)
         self._step_time.narrowed(runner)
         self._narrow(runner, plan)
         report_narrowing(runner.logger, plan, before, count_parameters(model))
+        return True
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Writes the groups' state to the log while the phase lasts.

@@ -11,6 +11,7 @@ import torch
 from pruning_steps import train
 
 from mmlapp.core import attach
+from mmlapp.core.mask.masked import apply_masks
 
 
 @pytest.mark.parametrize('target', [1.0, 0.8, 0.45, 0.2])
@@ -42,3 +43,26 @@ def test_parameters_multiplied_for_good_are_what_masks_show(model, images):
         assert not torch.allclose(model(images), expected)
     pruner.multiply(factor)
     torch.testing.assert_close(model(images), expected)
+
+
+def test_what_the_optimizer_keeps_is_multiplied_as_well(model, images):
+    """Then what was removed is zero, and stays so."""
+    pruner = attach(model, images)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.1, weight_decay=0.1)
+    pruner.begin({'flops': 0.5}, 2)
+    for _ in range(2):
+        model(images).square().sum().backward()
+        optimizer.step()
+        pruner.step()
+    dead = [
+        module._parameters[name].detach() != apply_masks(module, name, value)
+        for module, name in pruner.masked
+        if (value := module._parameters[name]) is not None
+    ]
+    assert sum(int(each.sum()) for each in dead) > 100
+    pruner.multiply(pruner.gate, optimizer)
+    model(images).square().sum().backward()
+    optimizer.step()
+    for each, (module, name) in zip(dead, pruner.masked, strict=True):
+        assert (module._parameters[name][each] == 0).all()
+        assert (module._parameters[name][~each] != 0).any()

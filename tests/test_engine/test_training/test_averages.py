@@ -4,9 +4,11 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import FlexibleRunner
+from resumed_runs import averaged
 
 from mmlapp.core import Phase, PruningError
 from mmlapp.engine.hook_list import averaged_models
+from mmlapp.engine.models.weight_names import unwrapped
 
 
 class Watch(Hook):
@@ -48,6 +50,34 @@ def test_averages_are_masked_like_the_model(
     # The weights are averages all the same.
     weight = saved['state_dict']['backbone.conv1.weight']
     assert not torch.equal(weight, runner.model.backbone.conv1.weight)
+
+
+def test_where_masks_stay_weights_mean_the_same_without_them(
+    make_runner, tmp_path
+):
+    """Whoever loads them into the model of a plain config."""
+
+    def change(config):
+        config['custom_hooks'].append(dict(type='EMAHook', momentum=0.1))
+        config['optim_wrapper']['optimizer']['weight_decay'] = 0.01
+
+    runner = make_runner(change)
+    runner.train()
+    assert not runner.model.pruner.mask.all()
+    plain = make_runner(plain=True, work_dir=tmp_path / 'plain').model.eval()
+    image = torch.rand(4, 3, 8, 8)
+    saved = torch.load(tmp_path / 'epoch_3.pth', weights_only=False)
+    # Both are saved, by swapped names.
+    for key, masked in (
+        ('state_dict', averaged(runner)),
+        ('ema_state_dict', runner.model),
+    ):
+        weights = unwrapped(saved[key])
+        found = plain.load_state_dict(weights, strict=False)
+        assert not found.missing_keys
+        torch.testing.assert_close(
+            plain(image), masked.eval()(image), rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize('resume', [False, True])
