@@ -228,7 +228,10 @@ def loop(model, images, steps, accumulated=1):
     model(images)
 
 
-def test_a_forgotten_step_is_said(model, images, pruner):
+@pytest.mark.parametrize('training', [True, False])
+def test_a_forgotten_step_is_said(model, images, pruner, training):
+    """Also where norms are in evaluation mode, as in fine-tuning."""
+    model.train(training)
     pruner.begin({'flops': 0.5}, 40)
     loop(model, images, 29)
     with pytest.warns(PruningWarning, match='changed 30 times .*every optim'):

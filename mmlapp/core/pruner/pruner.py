@@ -287,7 +287,9 @@ class Pruner(Decisions):
         Args:
             training (bool): Whether in training mode.
         """
-        if training and self.phase == Phase.PRUNING:
+        # Training may also be in evaluation mode, whose norms stay.
+        learns = training or torch.is_grad_enabled()
+        if learns and self.phase == Phase.PRUNING:
             self.watch.before_forward()
             self._follow_weights()
 
