@@ -221,6 +221,14 @@ def _check_details(model: nn.Module, plan: ChannelPlan) -> None:
         unit = UNITS.build(plan.unit)
     except PruningError as error:
         raise _misfit(str(error)) from error
+    for name, dims in plan.slices.items():
+        if any(
+            kept.size > 0 and kept.count < unit.floor for kept in dims.values()
+        ):
+            raise _misfit(
+                f'of {name} it keeps nothing, and a network of '
+                f'unit={plan.unit!r} does not run so'
+            )
     for name, details in plan.details.items():
         layer = module_at(model, name, name)
         slices = {

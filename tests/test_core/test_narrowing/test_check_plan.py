@@ -136,6 +136,10 @@ MISFITS = {
         ),
         'it takes norm',
     ),
+    'nothing of a layer': (
+        lambda p: changed(p, slices={'a.weight': {0: kept(8)}}),
+        r"of a\.weight it keeps nothing, .* unit='channels' does not run so",
+    ),
     'an unknown unit': (
         lambda p: changed(p, unit='blocks'),
         "unit='blocks' is unknown",
