@@ -21,6 +21,7 @@ from pathlib import Path
 from mmengine.config import Config
 from rich.progress import Progress
 
+from mmlapp.core.methods.budget import check_divisor
 from mmlapp.engine.config_files import (
     add_config_arguments,
     add_pruning_arguments,
@@ -87,7 +88,7 @@ def divisor_of(args: Namespace, cfg: Config) -> int:
     if args.divisor is not None:
         return args.divisor
     own = own_settings(cfg.model)['divisor']
-    return own if own > 1 else usual_divisor(args.device)
+    return own if check_divisor(own) > 1 else usual_divisor(args.device)
 
 
 @known_notes_hidden()

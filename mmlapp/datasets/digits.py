@@ -12,6 +12,7 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 from numpy.typing import NDArray
 
+from mmlapp.core import PruningError
 from mmlapp.registry import DATASETS
 
 from .scans import CLASSES, load_scans
@@ -37,7 +38,7 @@ class Digits(BaseDataset):
         **kwargs: Further arguments of :class:`mmengine.dataset.BaseDataset`.
 
     Raises:
-        ValueError: If an argument is out of its domain.
+        PruningError: If an argument is out of its domain.
         ImportError: If scikit-learn is not installed.
 
     Examples:
@@ -57,7 +58,7 @@ class Digits(BaseDataset):
         **kwargs: Any,
     ) -> None:
         if img_size < SCAN_SIZE:
-            raise ValueError(
+            raise PruningError(
                 f'img_size={img_size}: expected at least {SCAN_SIZE}, the '
                 'size of the scans'
             )

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from mmengine.dataset import BaseDataset
 
+from mmlapp.core import PruningError
 from mmlapp.registry import DATASETS
 
 from .scans import CLASSES, SPLITS, load_scans
@@ -46,7 +47,7 @@ class DigitsDetection(BaseDataset):
         **kwargs: Further arguments of :class:`mmengine.dataset.BaseDataset`.
 
     Raises:
-        ValueError: If an argument is out of its domain.
+        PruningError: If an argument is out of its domain.
         ImportError: If scikit-learn is not installed.
 
     Examples:
@@ -73,9 +74,9 @@ class DigitsDetection(BaseDataset):
         **kwargs: Any,
     ) -> None:
         if num_images < 1:
-            raise ValueError(f'num_images={num_images}: expected at least 1')
+            raise PruningError(f'num_images={num_images}: expected at least 1')
         if seed < 0:
-            raise ValueError(f'seed={seed}: expected 0 or more')
+            raise PruningError(f'seed={seed}: expected 0 or more')
         self.num_images = num_images
         self.seed = seed
         self.split = split

@@ -9,6 +9,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from mmlapp.core import PruningError
+
 SPLITS = ('train', 'test')
 CLASSES = tuple(str(digit) for digit in range(10))
 BRIGHTEST = 16  # the scans have 17 levels of grey
@@ -29,7 +31,7 @@ def load_scans(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         is ``[N, 8, 8]``, and labels, shape is ``[N]``.
 
     Raises:
-        ValueError: If there is no such split.
+        PruningError: If there is no such split.
         ImportError: If scikit-learn is not installed.
 
     Examples:
@@ -39,7 +41,7 @@ def load_scans(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         ((359, 8, 8), [0, 1, 2, 3, 4])
     """
     if split not in SPLITS:
-        raise ValueError(f'split={split!r}: expected one of {SPLITS}')
+        raise PruningError(f'split={split!r}: expected one of {SPLITS}')
     scans, labels = _all_scans()
     in_test = is_test_scan(labels)
     chosen = in_test if split == 'test' else ~in_test

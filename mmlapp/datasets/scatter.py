@@ -12,6 +12,8 @@ import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
 
+from mmlapp.core import PruningError
+
 Box = tuple[float, float, float, float]
 
 PAPER = (0, 80)  # levels of the background, per channel
@@ -50,7 +52,7 @@ class Scatter:
         noise (float): Standard deviation of the noise.
 
     Raises:
-        ValueError: If an argument is out of its domain.
+        PruningError: If an argument is out of its domain.
     """
 
     scans: NDArray[np.uint8]
@@ -65,11 +67,11 @@ class Scatter:
         check_range('num_digits', self.num_digits, 1, None)
         check_range('digit_size', self.digit_size, 8, self.img_size)
         if not 0 <= self.max_overlap <= 1:
-            raise ValueError(
+            raise PruningError(
                 f'max_overlap={self.max_overlap}: expected a part from 0 to 1'
             )
         if self.noise < 0:
-            raise ValueError(f'noise={self.noise}: expected 0 or more')
+            raise PruningError(f'noise={self.noise}: expected 0 or more')
 
     def draw(self, key: Sequence[int]) -> Scene:
         """Draws the scene of a key.
@@ -128,7 +130,7 @@ def check_range(
     ordered = len(limits) == 2 and low <= limits[0] <= limits[1]
     if not ordered or (high is not None and limits[1] > high):
         upper = '' if high is None else f' and at most {high}'
-        raise ValueError(
+        raise PruningError(
             f'{name}={tuple(limits)}: expected (smallest, largest), '
             f'at least {low}{upper}'
         )

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmlapp.core import PruningError
 from mmlapp.registry import MODELS
 
 from .stages import (
@@ -37,7 +38,7 @@ class PadShortcut(nn.Module):
             Defaults to 1.
 
     Raises:
-        ValueError: If ``out_channels`` is smaller than ``in_channels``.
+        PruningError: If ``out_channels`` is smaller than ``in_channels``.
 
     Examples:
         >>> import torch
@@ -51,7 +52,7 @@ class PadShortcut(nn.Module):
     ) -> None:
         super().__init__()
         if out_channels < in_channels:
-            raise ValueError(
+            raise PruningError(
                 f'out_channels={out_channels}: padding cannot remove '
                 f'channels; expected at least in_channels={in_channels}'
             )
@@ -153,7 +154,7 @@ class CIFARResNet(BaseModule):
             norms.
 
     Raises:
-        ValueError: If an argument is out of its domain.
+        PruningError: If an argument is out of its domain.
 
     Examples:
         >>> import torch
@@ -176,7 +177,7 @@ class CIFARResNet(BaseModule):
         super().__init__(init_cfg or kaiming_init_cfg())
         self.num_blocks = blocks_per_stage(depth)
         if shortcut not in SHORTCUTS:
-            raise ValueError(
+            raise PruningError(
                 f'shortcut={shortcut!r}: expected one of '
                 f"{sorted(SHORTCUTS)}; 'A' pads with zeros, 'B' projects"
             )
@@ -243,12 +244,12 @@ def blocks_per_stage(depth: int) -> int:
         int: The n of depth = 6n + 2.
 
     Raises:
-        ValueError: If no whole number of blocks gives this depth.
+        PruningError: If no whole number of blocks gives this depth.
     """
     # Two layers lie outside of the stages: the stem and the classifier.
     blocks, rest = divmod(depth - 2, NUM_STAGES * CONVS_PER_BLOCK)
     if blocks < 1 or rest:
-        raise ValueError(
+        raise PruningError(
             f'depth={depth}: expected 6n + 2 with n >= 1, such as 20, 32, '
             '44, 56 or 110'
         )

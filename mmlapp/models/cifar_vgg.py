@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmlapp.core import PruningError
 from mmlapp.registry import MODELS
 
 from .stages import check_out_indices, kaiming_init_cfg, spread_widths
@@ -47,7 +48,7 @@ class CIFARVGG(BaseModule):
             norms.
 
     Raises:
-        ValueError: If an argument is out of its domain.
+        PruningError: If an argument is out of its domain.
 
     Examples:
         >>> import torch
@@ -67,7 +68,7 @@ class CIFARVGG(BaseModule):
     ) -> None:
         super().__init__(init_cfg or kaiming_init_cfg())
         if depth not in CONVS_PER_STAGE:
-            raise ValueError(
+            raise PruningError(
                 f'depth={depth}: expected one of {sorted(CONVS_PER_STAGE)}'
             )
         check_out_indices(out_indices, NUM_STAGES)

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mmlapp.core import PruningError
+
 
 def spread_widths(
     name: str, widths: int | Sequence[int], layers: Sequence[int]
@@ -22,7 +24,7 @@ def spread_widths(
         list[list[int]]: Widths of the layers of each stage.
 
     Raises:
-        ValueError: If the numbers are not positive or fit no reading.
+        PruningError: If the numbers are not positive or fit no reading.
 
     Examples:
         >>> from mmlapp.models.stages import spread_widths
@@ -34,7 +36,7 @@ def spread_widths(
     if len(flat) == len(layers):
         flat = [w for w, n in zip(flat, layers, strict=True) for _ in range(n)]
     if len(flat) != total:
-        raise ValueError(
+        raise PruningError(
             f'{name}={widths}: expected one number, {len(layers)} (one per '
             f'stage) or {total} (one per layer), got {len(flat)}'
         )
@@ -52,10 +54,10 @@ def check_positive(name: str, value: int) -> None:
         value (int): The number.
 
     Raises:
-        ValueError: If it is not a positive integer.
+        PruningError: If it is not a positive integer.
     """
     if not isinstance(value, int) or value < 1:
-        raise ValueError(
+        raise PruningError(
             f'{name}={value!r}: expected a positive number of channels'
         )
 
@@ -68,10 +70,10 @@ def check_out_indices(out_indices: Sequence[int], num_stages: int) -> None:
         num_stages (int): Stages that exist.
 
     Raises:
-        ValueError: If none is asked for or one does not exist.
+        PruningError: If none is asked for or one does not exist.
     """
     if not out_indices or not set(out_indices) <= set(range(num_stages)):
-        raise ValueError(
+        raise PruningError(
             f'out_indices={out_indices}: expected stages from 0 to '
             f'{num_stages - 1}, at least one'
         )

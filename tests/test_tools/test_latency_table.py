@@ -71,6 +71,9 @@ def test_the_divisor_of_the_config(tool, classifier_run, tmp_path):
         (['--divisor', '0'], 'divisor=0'),
         (['--device', 'cuda'], "device='cuda'"),
         (['--scope', 'nowhere'], 'nowhere'),
+        (['--cfg-options', 'model.divisor=eight'], "divisor='eight'"),
+        (['--cfg-options', 'model.divsor=8'], 'did you mean divisor?'),
+        (['--cfg-options', 'model.backbone.depth=9'], 'depth=9: expected 6n'),
     ],
 )
 def test_bad_arguments(

@@ -13,6 +13,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmlapp.core import ChannelPlan, PruningError
 
+from ..models.arguments import check_unknown
 from ..models.deployed import deployed_model, read_plans
 from ..models.inputs import InputShape
 from ..models.prunable import prunable_model
@@ -132,9 +133,11 @@ def inner_config(model: Mapping[str, Any]) -> dict[str, Any]:
         dict: With the type of that model as ``type``.
 
     Raises:
-        PruningError: If it does not say which model is inside.
+        PruningError: If it does not say which model is inside, or has an
+            argument that nobody takes.
     """
-    ours = {'type', *_arguments(model)} - {'data_preprocessor'}
+    names = _arguments(model)
+    ours = {'type', *names} - {'data_preprocessor'}
     rest = {key: value for key, value in model.items() if key not in ours}
     architecture = model.get('architecture')
     if architecture is None:
@@ -144,6 +147,8 @@ def inner_config(model: Mapping[str, Any]) -> dict[str, Any]:
         )
     if isinstance(architecture, Mapping):
         return {**rest, **architecture}
+    kind = 'DeployedModel' if is_deployed(model) else 'PrunableModel'
+    check_unknown(architecture, rest, kind, names)
     return {'type': architecture, **rest}
 
 
