@@ -29,6 +29,7 @@ from ..trace.blocks.registry import adjust_attributes
 from ..units import UNITS
 from .check_plan import check_plan, module_at, stored
 from .follow_layers import follow_layers, widths
+from .inheritance import hand_on_the_rest
 from .optimizer_state import (
     check_optimizer,
     check_states,
@@ -104,6 +105,7 @@ def narrow(
     heirs = apply_plan(model, plan, missing)
     remember(model, {p: names[p] for p in heirs if p in names})
     move_gradients(heirs)
+    hand_on_the_rest(heirs)
     if optimizer is not None:
         move_optimizer_state(optimizer, heirs)
     return model
