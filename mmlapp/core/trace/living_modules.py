@@ -70,37 +70,23 @@ class LivingModules:
             if caller is not None:
                 self._calling.add(id(caller))
 
-    def over_weight(self, of: Labels, ids: Tensor, reason: str) -> None:
+    def over(self, of: Labels, ids: Tensor, reason: str) -> None:
         """Freezes, unless the running module can see living channels alone.
 
         It can where removed channels would count in a weight that it
-        computes.
+        computes, or in what it computes of its input.
 
         Args:
             of (Labels): Of what is computed with.
             ids (Tensor): Those of its labels that would count.
             reason (str): Why they are frozen if the module cannot.
         """
-        if of.parameter:
-            self._note(_Over(ids, reason, weight=True))
-        else:
-            self.tracer.graph.freeze(ids, reason)
-
-    def over_input(self, ids: Tensor, reason: str) -> None:
-        """The same where removed channels of the input would count.
-
-        Args:
-            ids (Tensor): Labels of the input.
-            reason (str): Why they are frozen if the module cannot.
-        """
-        self._note(_Over(ids, reason, weight=False))
-
-    def _note(self, over: _Over) -> None:
         owner = self._owner()
         if owner is None or id(owner) in self._calling:
-            self.tracer.graph.freeze(over.ids, over.reason)
-        else:
-            self._pending.setdefault(id(owner), []).append(over)
+            self.tracer.graph.freeze(ids, reason)
+            return
+        over = _Over(ids, reason, weight=of.parameter)
+        self._pending.setdefault(id(owner), []).append(over)
 
     @property
     def alone(self) -> bool:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..attention.fitted import VIEWS
 from .graph import NO_CHANNEL
@@ -419,6 +420,15 @@ def _split(
             yield size, piece, dim
 
 
+def _normalised(
+    args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
+) -> Iterator[Sized]:
+    """layer_norm, rms_norm: sizes of the last dimensions."""
+    shape = args[1] if len(args) > 1 else kwargs['normalized_shape']
+    for dim, size in enumerate(shape, out.dim() - len(shape)):
+        yield size, out, dim
+
+
 # What C++ calls them.
 SIZES_OF_SPLIT = 'split_size', 'split_sizes'
 # What is empty is not read before it is filled.
@@ -439,6 +449,8 @@ SIZES: dict[Any, Callable[..., Iterator[Sized]]] = {
     Tensor.split_with_sizes: _split,
     Tensor.unflatten: _unflattened,
     Tensor.view: _reshaped,
+    functional.layer_norm: _normalised,
+    functional.rms_norm: _normalised,
     torch.empty: _filled,
     torch.full: _filled,
     torch.ones: _filled,

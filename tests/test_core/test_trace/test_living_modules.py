@@ -130,6 +130,69 @@ def test_weights_computed_over_their_inputs(
     torch.testing.assert_close(result.slim.b(x), expected)
 
 
+class Own(nn.Module):
+    """A function of all channels, with a scale and a shift."""
+
+    function = None
+
+    def __init__(self, channels):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(channels) + 0.5)
+        self.shift = nn.Parameter(torch.rand(channels))
+        self.shape = (channels,)
+
+    def forward(self, x):
+        y = type(self).function(x, self.shape)
+        return y * self.scale[:, None, None] + self.shift[:, None, None]
+
+
+def last(function):
+    """Of channels that come last."""
+    return lambda x, shape: function(x.movedim(1, -1), shape).movedim(-1, 1)
+
+
+OF_THE_INPUT = {
+    'pixel norm': lambda x, _: (
+        x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+    ),
+    'without bias': last(lambda x, _: x / x.var(-1, keepdim=True).sqrt()),
+    'centred': lambda x, _: x - x.mean((1, 2, 3), keepdim=True),
+    'softmax': lambda x, _: x.softmax(1),
+    'largest': lambda x, _: x / (1 + x.abs().amax(1, keepdim=True)),
+    'normalised exponents': lambda x, _: x - x.logsumexp(1, keepdim=True),
+    'sums': lambda x, _: x.cumsum(1),
+    'layer norm of a shape': last(functional.layer_norm),
+    'layer norm of the input': last(
+        lambda x, _: functional.layer_norm(x, x.shape[-1:])
+    ),
+    'rms norm': last(functional.rms_norm),
+    'group norm': lambda x, _: functional.group_norm(x, 1),
+    'of space': lambda x, _: functional.layer_norm(x, x.shape[2:]),
+}
+
+
+@pytest.mark.parametrize('name', OF_THE_INPUT)
+def test_modules_that_compute_over_their_channels(
+    net, conv, image, agree, name
+):
+    """Whatever it is called, it sees the living channels alone."""
+    function = staticmethod(OF_THE_INPUT[name])
+    kind = type('Own', (Own,), {'function': function})
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x))), a=conv(3, 8), b=kind(8), c=conv(8, 5)
+    )
+    assert agree(model, image).groups == {'a': 8}
+
+
+def test_groups_of_a_norm_stay_equally_large(net, conv, image, agree):
+    function = staticmethod(lambda x, _: functional.group_norm(x, 2))
+    kind = type('Own', (Own,), {'function': function})
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x))), a=conv(3, 8), b=kind(8), c=conv(8, 5)
+    )
+    assert agree(model, image).groups == {'a': 4}
+
+
 @pytest.mark.parametrize('groups', [1, 2])
 @pytest.mark.parametrize('kind', [ConvWS2d, ConvAWS2d])
 def test_standardised_weights(net, conv, image, agree, kind, groups):

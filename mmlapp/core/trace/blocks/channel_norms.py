@@ -28,7 +28,7 @@ OVER_THE_LAST = nn.LayerNorm.forward, nn.RMSNorm.forward
 
 
 def adjust_layer_norm(module: Any) -> None:
-    """One without a weight has nothing that tells its new shape."""
+    """One without a weight is told its new shape by the plan."""
     if module._parameters.get('weight') is None:
         return
     module.normalized_shape = shape_of(module, 'weight')
@@ -74,6 +74,8 @@ def normalise_channels(
     ids = labels.axes[dims[0]].ids
     for tensor in (*module._parameters.values(), *module._buffers.values()):
         tie_own(tracer, tensor, ids)
+    if _is_told_by_shape(module):
+        _tie_attribute(tracer, f'{name}.normalized_shape', ids)
     _tie_groups(tracer, module, name, ids)
     living = LivingModule(name, dims[0], ids, ids, tuple(x.shape))
     tracer.trace.note_living(living)
@@ -92,13 +94,14 @@ def _each_alone(module: Any, x: Tensor, labels: Labels) -> bool:
 def _width(module: nn.Module) -> int:
     """Number of channels; 0 if it cannot follow them.
 
-    It cannot over several dimensions, or if it has the shape without weights
-    that tell a narrowed one.
+    It cannot over several dimensions.
     """
     shape = getattr(module, 'normalized_shape', None)
     if shape is not None:
         weight = module._parameters.get('weight')
-        return 0 if weight is None or weight.dim() > 1 else weight.numel()
+        if weight is None:
+            return shape[0] if _is_told_by_shape(module) else 0
+        return 0 if weight.dim() > 1 else weight.numel()
     width = getattr(module, 'num_channels', None)
     if width is not None:
         return int(width)
@@ -128,9 +131,21 @@ def _tie_groups(
     # Row by row: [g, 1] with [g, C/g], then one node of the attribute for
     # each row, [g] with [g].
     tracer.graph.unite(pieces[:, :1], pieces, INPUT_REASON)
-    site = tracer.site(f'{name}.num_groups', 0, groups, attribute=True)
-    nodes = torch.arange(site.start, site.start + groups)
-    tracer.graph.unite(pieces[:, 0], nodes, INPUT_REASON)
+    _tie_attribute(tracer, f'{name}.num_groups', pieces[:, 0])
+
+
+def _tie_attribute(tracer: Tracer, name: str, ids: Tensor) -> None:
+    """Lets a number of a module follow what it counts."""
+    site = tracer.site(name, 0, len(ids), attribute=True)
+    nodes = torch.arange(site.start, site.start + len(ids))
+    tracer.graph.unite(ids, nodes, INPUT_REASON)
+
+
+def _is_told_by_shape(module: nn.Module) -> bool:
+    """Whether its one size is in no weight, but in an attribute alone."""
+    shape = vars(module).get('normalized_shape')
+    weight = module._parameters.get('weight')
+    return weight is None and type(shape) in (tuple, list) and len(shape) == 1
 
 
 def holds_no_other_tensors(module: nn.Module) -> bool:

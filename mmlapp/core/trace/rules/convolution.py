@@ -110,7 +110,7 @@ def convolve(
     # Channels in a row, [batch, 1, C]: of any number as many come out.
     for dim, axis in read.axes.items():
         if dim > 1 and _keeps_size(x, out, dim, geometry):
-            tracer.living.over_input(axis.ids, ALONG)
+            tracer.living.over(read, axis.ids, ALONG)
             passed.axes[dim] = axis
             dims['rows'] = axis.ids
         elif dim > 1:

@@ -38,7 +38,7 @@ def check_zero(
         readers = record.trusting if left.zero else record.readers
         readers.update(tracer.sites_of(other.ids))
     elif not left.zero:
-        tracer.living.over_weight(right, other.ids, NOT_ZERO)
+        tracer.living.over(right, other.ids, NOT_ZERO)
 
 
 def ids_of(labels: Labels, dim: int, size: int) -> Tensor:

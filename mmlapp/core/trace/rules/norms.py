@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Sequence
+
+from torch import Tensor, nn
 
 from ..call import Call
-from ..labels import Axis, Labels, without_zero
+from ..labels import Axis, Labels, tie_pieces, without_zero
 from ..record import INPUT_REASON
 from ..rule import rules_of_aten
 from ..tracer import Tracer
@@ -58,7 +60,7 @@ def standardised(tracer: Tracer, call: Call) -> None:
             own = ids_of(tracer.labels(tensor), 0, len(ids))
             tracer.graph.unite(ids, own, INPUT_REASON)
     for axis in all_but(labels, 1).axes.values():
-        tracer.living.over_weight(labels, axis.ids, OVER_CHANNELS)
+        tracer.living.over(labels, axis.ids, OVER_CHANNELS)
     tracer.set(call.outputs()[0], without_zero(labels))
 
 
@@ -67,14 +69,42 @@ def has_own_scale(call: Call) -> bool:
     return isinstance(call.args[1], nn.Parameter)
 
 
-def over_channels(tracer: Tracer, call: Call) -> None:
-    """LayerNorm, GroupNorm: removal would change what they compute."""
-    name = call.op.removeprefix('aten::native_')
-    labels = tracer.labels(call.args[0])
-    for tensor in call.tensors():
-        for axis in tracer.labels(tensor).axes.values():
-            reason = f'normalised by {name}'
-            tracer.living.over_weight(labels, axis.ids, reason)
+def over_the_last(tracer: Tracer, call: Call) -> None:
+    """layer_norm, rms_norm: over as many dimensions as their shape has."""
+    first = call.args[0].dim() - len(call.args[1])
+    _over(tracer, call, first, call.tensors()[1:])
+
+
+def over_groups(tracer: Tracer, call: Call) -> None:
+    """group_norm: the number of groups is a constant of the code."""
+    x, groups = call.args[0], int(call.args[6])
+    axis = tracer.labels(x).axes.get(1)
+    if axis is not None and groups > 1:
+        tie_pieces(tracer.graph, axis, x.shape[1] // groups)
+    _over(tracer, call, 1, [t for t in call.args[1:3] if t is not None])
+
+
+def _over(
+    tracer: Tracer, call: Call, first: int, affine: Sequence[Tensor]
+) -> None:
+    """Removal would change what is computed over dimensions of channels.
+
+    Args:
+        tracer (Tracer): Receives ties, and what is frozen.
+        call (Call): The operator.
+        first (int): First dimension that it is computed over.
+        affine (Sequence[Tensor]): Scale and shift, if there are any, whose
+            dimensions are those from the first one on.
+    """
+    reason = f'normalised by {call.op.removeprefix("aten::native_")}'
+    x, labels = call.args[0], tracer.labels(call.args[0])
+    for dim, axis in labels.axes.items():
+        if dim >= first:
+            tracer.living.over(labels, axis.ids, reason)
+    for tensor in affine:
+        for dim, axis in tracer.labels(tensor).axes.items():
+            ids = ids_of(labels, first + dim, x.shape[first + dim])
+            tracer.graph.unite(ids, axis.ids, INPUT_REASON)
     tracer.set(call.outputs()[0], without_zero(labels))
 
 
@@ -93,7 +123,7 @@ def weight_norm(tracer: Tracer, call: Call) -> None:
             tracer.trace.readers.update(tracer.sites_of(axis.ids))
         else:
             reason = 'measured by weight_norm'
-            tracer.living.over_weight(direction, axis.ids, reason)
+            tracer.living.over(direction, axis.ids, reason)
     # v [out, in, ..] and g [out, 1, ..] along the same dimension. Of the
     # labels those of g go on: v masked would be divided by its norm, zero.
     ids = ids_of(length, dim, size[dim])
@@ -116,7 +146,8 @@ RULES = {
     ),
     **rules_of_aten(
         {
-            over_channels: 'native_layer_norm native_group_norm',
+            over_the_last: 'native_layer_norm _fused_rms_norm',
+            over_groups: 'native_group_norm',
             weight_norm: '_weight_norm_interface',
         }
     ),

@@ -115,7 +115,7 @@ def _combine(
         labelled = [entry for _, entry in operands if entry.axes]
         of = Labels(parameter=all(entry.parameter for entry in labelled))
         reason = f'{call.op} of zero is not finite'
-        tracer.living.over_weight(of, ids, reason)
+        tracer.living.over(of, ids, reason)
     return Axis(ids, value == 0)
 
 
@@ -201,6 +201,7 @@ _WHERE_REMOVED: dict[
 # Operators that torch does not tag as pointwise although they are.
 _UNTAGGED = (
     'hardtanh leaky_relu hardswish hardsigmoid elu selu celu relu6 '
-    'softplus log_sigmoid_forward mish silu gelu dropout fill _prelu_kernel'
+    'softplus log_sigmoid_forward mish silu gelu dropout fill _prelu_kernel '
+    'complex polar'
 )
 RULES = rules_of_aten({pointwise: _UNTAGGED, gated: 'glu'})

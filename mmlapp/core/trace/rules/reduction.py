@@ -72,7 +72,7 @@ def reduced(tracer: Tracer, call: Call) -> None:
             result.axes[dim - shift] = axis
         elif not _zeros_add_nothing(call) or not labels.masks_to_zero(dim):
             reason = f'reduced over channels by {call.op}'
-            tracer.living.over_weight(labels, axis.ids, reason)
+            tracer.living.over(labels, axis.ids, reason)
             rest = [source.shape[d] for d in over - {dim}]
             if _is_deviation(call) and math.prod(rest) == 1:
                 # A single number has none: it is zero, or 0 / 0.
@@ -87,7 +87,7 @@ def reduced(tracer: Tracer, call: Call) -> None:
         # Usually divided by: the norm of a masked filter is zero.
         for axis in result.axes.values():
             reason = f'measured by {call.op}'
-            tracer.living.over_weight(labels, axis.ids, reason)
+            tracer.living.over(labels, axis.ids, reason)
     for output in call.outputs():
         tracer.set(output, result)
 
@@ -99,7 +99,7 @@ def _zeros_add_nothing(call: Call) -> bool:
         name = call.func._schema.arguments[1].name  # p or ord
         order = call.argument(1, name)
         return float(2 if order is None else order) >= 0
-    return call.op == 'aten::sum'
+    return call.op in ('aten::sum', 'aten::nansum')
 
 
 def _is_deviation(call: Call) -> bool:
@@ -125,10 +125,9 @@ def normalised(tracer: Tracer, call: Call) -> None:
     for dim, axis in labels.axes.items():
         if dim == over:
             reason = f'{call.op} over channels'
-            tracer.living.over_weight(labels, axis.ids, reason)
-        if dim != over or labels.parameter:
-            # exp(0) / sum: a removed channel is not zero behind it.
-            result.axes[dim] = replace(axis, zero=False)
+            tracer.living.over(labels, axis.ids, reason)
+        # exp(0) / sum: a removed channel is not zero behind it.
+        result.axes[dim] = replace(axis, zero=False)
     tracer.set(call.outputs()[0], result)
 
 
@@ -146,7 +145,7 @@ _POOL = (
     'adaptive_max_pool3d upsample_nearest3d _upsample_nearest_exact3d '
     'upsample_trilinear3d reflection_pad3d replication_pad3d'
 )
-_REDUCE = 'mean sum amax amin max min prod var std var_mean std_mean norm '
+_REDUCE = 'mean sum nansum amax amin max min prod var std var_mean std_mean norm '
 RULES = rules_of_aten(
     {
         pooled: _POOL,

@@ -115,14 +115,18 @@ def test_a_norm_that_two_layers_share(net, conv, image, agree):
     assert agree(model, image).groups == {'a': 8}
 
 
-def test_a_shape_without_weights_is_frozen(net, conv, image, frozen):
+@pytest.mark.parametrize('kind', [nn.LayerNorm, nn.RMSNorm])
+def test_a_shape_without_weights_follows(net, conv, image, agree, kind):
+    """As in DiT (arXiv 2212.09748), whose norms have no parameters."""
     model = net(
         lambda m, x: m.b(last(m.norm, m.a(x))),
         a=conv(3, 8),
-        norm=nn.LayerNorm(8, elementwise_affine=False),
+        norm=kind(8, elementwise_affine=False),
         b=conv(8, 5),
     )
-    assert frozen(model, image)['a'] == 'normalised by LayerNorm'
+    result = agree(model, image)
+    assert result.groups == {'a': 8}
+    assert result.slim.norm.normalized_shape == (4,)
 
 
 def test_gradients_reach_norm_and_thresholds(conv, image):
