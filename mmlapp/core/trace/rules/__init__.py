@@ -11,6 +11,7 @@ from ..rule import Rule
 from ..torch_functions import VALUE
 from ..tracer import Tracer
 from . import (
+    along,
     convolution,
     deformable,
     movement,
@@ -23,6 +24,7 @@ from . import (
 )
 
 RULES: dict[str, Rule] = {
+    **along.RULES,
     **convolution.RULES,
     **deformable.RULES,
     **movement.RULES,

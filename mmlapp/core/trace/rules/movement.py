@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate, pairwise
@@ -223,6 +224,22 @@ def _dim(call: Call, source: Tensor) -> int:
     return int(dim) % max(source.dim(), 1)
 
 
+def folded(tracer: Tracer, call: Call) -> None:
+    """col2im: pixels of the windows are added up, channel by channel."""
+    axis = tracer.labels(call.args[0]).axes
+    # [N, C * kh * kw, L] or without N; what comes out is [N, C, H, W].
+    dim = call.args[0].dim() - 2
+    tracer.freeze(Labels({d: a for d, a in axis.items() if d > dim}), LOST)
+    kept = {d: a for d, a in axis.items() if d < dim}
+    if dim in axis:
+        # All pixels of channel 0, then of channel 1: [C, kh * kw].
+        pixels = math.prod(call.argument(2, 'kernel_size'))
+        rows = axis[dim].ids.view(-1, pixels)
+        tracer.graph.unite(rows[:, :1], rows, INPUT_REASON)
+        kept[dim] = Axis(rows.amax(1), axis[dim].zero)
+    tracer.set(call.outputs()[0], Labels(kept))
+
+
 def packed(tracer: Tracer, call: Call) -> None:
     """_pack_padded_sequence: steps of all sequences become one dimension."""
     source = call.args[0]
@@ -316,16 +333,6 @@ def indexed(tracer: Tracer, call: Call) -> None:
         axis = tracer.labels(source).axes.get(dim)
         if pick is not None and axis is not None:
             tracer.graph.freeze(axis.ids, CUT)
-    moved(tracer, call)
-
-
-def picked(tracer: Tracer, call: Call) -> None:
-    """index_select, gather: free but along the dimension picked from."""
-    source, dim, index = call.args[:3]
-    labels, dim = tracer.labels(source), int(dim) % max(source.dim(), 1)
-    if dim in labels.axes:
-        tracer.graph.freeze(labels.axes[dim].ids, CUT)
-    tracer.freeze(tracer.labels(index), 'tells what is picked')
     moved(tracer, call)
 
 
@@ -454,7 +461,7 @@ RULES = rules_of_aten(
             'view _unsafe_view reshape _reshape_alias permute transpose t '
             'expand unsqueeze clone alias contiguous flip repeat '
             'detach lift_fresh pixel_shuffle pixel_unshuffle movedim '
-            'swapaxes flatten unflatten'
+            'swapaxes flatten unflatten diagonal rot90'
         ),
         squeezed: 'squeeze',
         shuffled: 'channel_shuffle native_channel_shuffle',
@@ -466,12 +473,12 @@ RULES = rules_of_aten(
         ),
         selected: 'select unbind',
         patched: 'im2col',
+        folded: 'col2im',
         packed: '_pack_padded_sequence',
         padded: 'constant_pad_nd',
         concatenated: 'cat',
         stacked: 'stack',
         indexed: 'index _unsafe_index',
-        picked: 'index_select gather',
         put: 'index_put',
         written: 'copy',
         restrided: 'as_strided',

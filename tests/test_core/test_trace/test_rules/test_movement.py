@@ -153,6 +153,20 @@ def test_windows_of_pixels_repeat_a_channel(net, conv, image, agree):
     assert result.slim.fc.in_features == 16
 
 
+def test_windows_of_pixels_are_added_up_again(net, conv, image, agree):
+    """As outlook attention does (VOLO, arXiv 2106.13112)."""
+
+    def forward(m, x):
+        windows = functional.unfold(m.a(x), 3, padding=1)  # [N, 9 C, L]
+        heads = windows.view(len(x), 2, -1, 9, 64).softmax(3)
+        whole = functional.fold(heads.flatten(1, 3), (8, 8), 3, padding=1)
+        one = functional.fold(windows[0], (8, 8), 3, padding=1)
+        return m.b(whole * one)
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5))
+    assert agree(model, image).groups == {'a': 4}
+
+
 def test_flatten_before_linear(net, conv, image, agree):
     model = net(
         lambda m, x: m.fc(m.a(x).flatten(1)),
