@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -68,3 +69,24 @@ class Standardising(nn.GroupNorm):
         if self.weight is not None:
             y = y * self.weight + self.bias
         return y.movedim(-1, 1)
+
+
+class Own(nn.Module):
+    """A function of all channels, with a scale and a shift.
+
+    Args:
+        channels (int): Number of channels.
+        function (Callable): Is given the input and its shape, ``(channels,)``.
+    """
+
+    def __init__(
+        self, channels: int, function: Callable[[Tensor, Any], Tensor]
+    ) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.shape, self.function = (channels,), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns as many channels."""
+        return self.function(x, self.shape) * self.scale + self.shift

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from .blocks import BLOCKS
-from .modules import Computed, Holding, Standardising
+from .modules import Computed, Holding, Own, Standardising
 from .writer import MAP, TOKENS, VECTOR, Writer
 
 MOST_BLOCKS = 8
@@ -28,6 +28,7 @@ NAMES = {
     'checkpoint': checkpoint,
     'Computed': Computed,
     'Holding': Holding,
+    'Own': Own,
     'Standardising': Standardising,
 }
 

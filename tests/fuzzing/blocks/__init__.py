@@ -11,6 +11,7 @@ from . import (  # noqa: F401
     gates,
     joins,
     known,
+    lines,
     movement,
     norms,
     parameters,

@@ -171,3 +171,37 @@ def norm_at_one_position(w: Writer) -> None:
     a, b = w.conv(w.c, middle, 1), w.conv(middle, w.c, 1)
     w(f'y = {a}(x.mean({w.space}, keepdim=True))')
     w(f'x = x * {b}({norm}(y).relu()).sigmoid()')
+
+
+# Of an input whose channels come last.
+OWN = (
+    'x / (x.square().mean(-1, keepdim=True) + 1e-3).sqrt()',
+    'x - x.mean(-1, keepdim=True)',
+    'x.softmax(-1)',
+    'x / (1 + x.abs().amax(-1, keepdim=True))',
+    'x - x.logsumexp(-1, keepdim=True)',
+    'x.cumsum(-1) * 0.3',
+    'functional.layer_norm(x, shape)',
+    'functional.layer_norm(x, x.shape[-1:])',
+    'functional.rms_norm(x, shape)',
+)
+
+
+@block(since=4400)
+def norm_of_their_own(w: Writer) -> None:
+    """A module that computes over its channels, whatever its class."""
+    _after_layer(w)
+    norm = w.part(f'Own({w.c}, lambda x, shape: {w.one_of(*OWN)})')
+    if w.kind == MAP:
+        w(f'x = {norm}(x.movedim(1, -1)).movedim(-1, 1)')
+    else:
+        w(f'x = {norm}(x)')
+
+
+@block(TOKENS, since=4400)
+def modulated_norm(w: Writer) -> None:
+    """As DiT: a norm without parameters, scaled and shifted from outside."""
+    a, both = w.linear(w.c, w.c), w.linear(w.c, 3 * w.c)
+    norm = w.part(f'nn.LayerNorm({w.c}, elementwise_affine=False)')
+    w(f's, b, g = {both}(x.mean(1, keepdim=True)).chunk(3, -1)')
+    w(f'x = x + g * {a}({norm}(x) * (1 + s) + b)')
