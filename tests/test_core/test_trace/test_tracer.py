@@ -101,7 +101,9 @@ def test_an_object_that_holds_itself_ends(net, conv, image):
 
 def test_unknown_operators_are_counted(net, conv, image):
     model = net(
-        lambda m, x: sum(y.renorm(2, 1, 1.0).sum() for y in (m.a(x), m.b(x), x)),
+        lambda m, x: sum(
+            y.renorm(2, 1, 1.0).sum() for y in (m.a(x), m.b(x), x)
+        ),
         a=conv(3, 8),
         b=conv(3, 8),
     )

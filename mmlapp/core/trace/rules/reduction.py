@@ -145,7 +145,9 @@ _POOL = (
     'adaptive_max_pool3d upsample_nearest3d _upsample_nearest_exact3d '
     'upsample_trilinear3d reflection_pad3d replication_pad3d'
 )
-_REDUCE = 'mean sum nansum amax amin max min prod var std var_mean std_mean norm '
+_REDUCE = (
+    'mean sum nansum amax amin max min prod var std var_mean std_mean norm '
+)
 RULES = rules_of_aten(
     {
         pooled: _POOL,
