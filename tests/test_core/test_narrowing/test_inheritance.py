@@ -29,7 +29,8 @@ def test_marks_for_the_optimizer_stay(conv, image):
     old.table = torch.arange(3)
     plan = model.pruner.plan()
     new = narrow(model, plan)[0].weight
-    assert new.no_decay and new._optim == {'lr': 0.5}
+    assert new.no_decay
+    assert new._optim == {'lr': 0.5}
     torch.testing.assert_close(new.average, new.detach())
     assert new.average.shape[0] == mask.sum()
     assert new.table is old.table
@@ -63,4 +64,5 @@ def test_steps_that_are_taken_in_the_backward_go_on(conv, image):
     model[0].weight.register_post_accumulate_grad_hook(seen.append)
     new = narrow(model, model.pruner.plan())[0].weight
     model(image).sum().backward()
-    assert len(seen) == 1 and seen[0] is new
+    assert len(seen) == 1
+    assert seen[0] is new
