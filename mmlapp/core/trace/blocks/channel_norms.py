@@ -143,7 +143,7 @@ def _tie_attribute(tracer: Tracer, name: str, ids: Tensor) -> None:
 
 def _is_told_by_shape(module: nn.Module) -> bool:
     """Whether its one size is in no weight, but in an attribute alone."""
-    shape = vars(module).get('normalized_shape')
+    shape: Any = vars(module).get('normalized_shape', ())
     weight = module._parameters.get('weight')
     return weight is None and type(shape) in (tuple, list) and len(shape) == 1
 
