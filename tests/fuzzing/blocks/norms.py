@@ -170,7 +170,9 @@ def norm_at_one_position(w: Writer) -> None:
     )
     a, b = w.conv(w.c, middle, 1), w.conv(middle, w.c, 1)
     w(f'y = {a}(x.mean({w.space}, keepdim=True))')
-    w(f'x = x * {b}({norm}(y).relu()).sigmoid()')
+    # Of a single image PyTorch refuses a single number.
+    y = w.one_of(f'{norm}(y)', f'torch.cat([{norm}(z) for z in y.split(1)])')
+    w(f'x = x * {b}({y}.relu()).sigmoid()')
 
 
 # Of an input whose channels come last.
