@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -70,24 +71,42 @@ class Search:
         near = _below(groups.prunable, failure.module)
         if not self._fails(groups, near, check, failure):
             near = groups.prunable
-        found = self._search(groups, near, check, failure)
+        parts = self._search(groups, near, check, failure)
+        # Equal blocks of a network make one mistake: one of them tells why.
+        known: dict[tuple[type, ...], tuple[str, bool]] = {}
+        found = []
+        for part in islice(parts, 1 if failure.error else None):
+            kind = tuple(self._lineage(part[0].members[0].site.module))
+            if kind not in known:
+                known[kind] = self._reason(groups, part, check, failure)
+            reason, alone = known[kind]
+            block = self._block(failure.module) if failure.error else ''
+            found += [
+                Culprit(group, reason, alone and group.floor < 2 < group.size)
+                for group in (
+                    self._alike(groups, part, block) if block else part
+                )
+            ]
+        return found
+
+    def _reason(
+        self,
+        groups: Groups,
+        found: list[ChannelGroup],
+        check: Check,
+        failure: Failure,
+    ) -> tuple[str, bool]:
+        """Why it fails for some groups, and whether for one channel alone."""
         count = self._count(groups, found, check, failure)
         stops = bool(failure.error) or self._breaks(groups, found, check)
         left = _left(count, found)
         if failure.error:
-            block = self._block(failure.module)
-            if block:
-                found = self._alike(groups, found, block)
-            reason = f'{self._name(block)} does not run with {left}'
+            name = self._name(self._block(failure.module))
+            reason = f'{name} does not run with {left}'
         else:
             name = self._name(self._block(self._differs(groups, found, check)))
             reason = f'with {left}, {name} would compute something else'
-        reason += self._where(check)
-        alone = stops and count is not Count.SOME
-        return [
-            Culprit(group, reason, alone and group.floor < 2 < group.size)
-            for group in found
-        ]
+        return reason + self._where(check), stops and count is not Count.SOME
 
     def _breaks(
         self, groups: Groups, chosen: Sequence[ChannelGroup], check: Check
@@ -171,19 +190,25 @@ class Search:
         suspects: Sequence[ChannelGroup],
         check: Check,
         failure: Failure,
-    ) -> list[ChannelGroup]:
-        """Halves the suspects as long as one half fails alone."""
-        # As a bisection, while one half is enough to make it fail.
+    ) -> Iterator[list[ChannelGroup]]:
+        """Halves the suspects as long as a half fails alone.
+
+        Yields all that do, one after the other: what fails alone fails
+        whatever else is frozen.
+        """
         # A single suspect has middle 0 and is returned as it is.
         middle = len(suspects) // 2
+        together = True
         for half in (suspects[:middle], suspects[middle:]):
             if (
                 middle
                 and self.left > 0
                 and self._fails(groups, half, check, failure)
             ):
-                return self._search(groups, half, check, failure)
-        return list(suspects)
+                together = False
+                yield from self._search(groups, half, check, failure)
+        if together:
+            yield list(suspects)
 
     def _alike(
         self, groups: Groups, found: list[ChannelGroup], name: str

@@ -35,6 +35,8 @@ class Differences(Runs, ABC):
         super().__init__(request, unit)
         # Largest relative change of every output that rounding alone makes.
         self._rounding: dict[tuple[Check, Stage], list[float]] = {}
+        # In which it was seen to give the same twice.
+        self._steady: set[tuple[Check, Stage]] = set()
 
     @abstractmethod
     def stage(self, check: Check) -> Stage:
@@ -64,9 +66,11 @@ class Differences(Runs, ABC):
         """
         stage = self.stage(check)
         # Twice the same network: if even that differs, nothing can be said.
-        again, _ = self.masked(removal, check, stage, seed=1)
-        if not agree(masked, again, stage.tolerance):
-            return self._unlike_itself(masked, narrowed, check)
+        if (check, stage) not in self._steady:
+            again, _ = self.masked(removal, check, stage, seed=1)
+            if not agree(masked, again, stage.tolerance):
+                return self._unlike_itself(masked, narrowed, check)
+            self._steady.add((check, stage))
         if stage.screen:
             return self._look_again(masked, narrowed, removal, check)
         if agree(masked, narrowed) and self.runner.is_rough(

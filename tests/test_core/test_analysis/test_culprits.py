@@ -118,6 +118,22 @@ def test_two_mistakes_are_found_one_after_the_other(conv, frozen):
     assert set(found) == {'1.a', '2.a', '3'}
 
 
+def test_equal_mistakes_are_found_in_one_search(conv, frozen):
+    """In a few runs for each; once it was a search, and all checks, each."""
+    runs = []
+
+    class First(nn.Conv2d):
+        def forward(self, x):
+            runs.append(len(self.weight))
+            return super().forward(x)
+
+    gates = [Gate(conv, shares) for _ in range(8)]
+    model = nn.Sequential(First(3, 6, 1), *gates, conv(6, 5))
+    found = frozen(model, torch.rand(2, 3, 8, 8))
+    assert set(found) == {*(f'{n}.a' for n in range(1, 9)), '9'}
+    assert len(runs) < 120
+
+
 def test_what_hides_behind_one_channel_alone_is_seen(conv, frozen):
     """Each layer of a chain has one channel left, and none is silenced."""
     layers = [layer for _ in range(12) for layer in (conv(6, 6), nn.ReLU())]
