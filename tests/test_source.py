@@ -37,6 +37,7 @@ ORDER = {
         'mixins',
         'attention',
         'held',
+        'derived',
         'snapshot',
         'compare',
         'progress',

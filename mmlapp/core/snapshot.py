@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from .derived import contents_kept, forget_derived
 from .held import STORES, Place, holders_in, place_of, replace_held
 
 # Where a module keeps hooks that run before it, and which take keywords, by
@@ -42,8 +43,10 @@ def restored(model: nn.Module) -> Iterator[list[nn.Module]]:
         (module, type(module), dict(vars(module)), _stores_of(module))
         for module in model.modules()
     ]
+    modules = [module for module, *_ in before]
     try:
-        yield [module for module, *_ in before]
+        with contents_kept(modules):
+            yield modules
     finally:
         for module, cls, attributes, stores in before:
             if type(module) is not cls:
@@ -136,12 +139,15 @@ def computing(
     cast = _Cast(dtype)
 
     def recast(dtype: torch.dtype) -> None:
-        _replace(list(model.modules()), values_of(model, dtype))
+        modules = list(model.modules())
+        _replace(modules, values_of(model, dtype))
+        forget_derived(modules)
         cast.dtype = dtype
         torch.set_default_dtype(dtype)
 
     with restored(model) as modules, ExitStack() as stack:
         _replace(modules, twins)
+        forget_derived(modules)
         # What a forward makes by itself, such as torch.zeros(...), has the
         # default precision.
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())

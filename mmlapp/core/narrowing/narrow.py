@@ -16,6 +16,7 @@ from ..attention.unfused import fuse_again
 from ..bypass.beside import Bypassed, add_bypass
 from ..bypass.branch import Branch, start_branches
 from ..bypass.kernels import add_bias
+from ..derived import forget_derived
 from ..heirs import Heir, Heirs, handed_on
 from ..held import Place, holders_in, place_of, replace_held
 from ..mask.living import release
@@ -158,6 +159,7 @@ def apply_plan(
     for name, entry in plan.branches.items():
         heirs.update(_narrow_branch(model.get_submodule(name), entry))
     unit = UNITS.build(plan.unit)
+    forget_derived(modules)
     finished: dict[nn.Parameter, Sequence[Heir]] = {}
     for name, details in plan.details.items():
         layer = model.get_submodule(name)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..derived import contents_kept, forget_derived
 from .attributes import counted_attributes, uncounted
 from .autograd_functions import watch_functions
 from .call import tensors_in
@@ -88,12 +89,14 @@ def _pass(
 ) -> Tracer:
     """Runs a network once, in all ways."""
     modes = {module: module.training for module in model.modules()}
+    forget_derived(modes)
     tracer = Tracer(model, RULES, FALLBACK, heads)
     try:
         for module in modes:
             module.training = False
         with (
             torch.no_grad(),
+            contents_kept(modes),
             watch_functions(tracer),
             watch_modules(tracer, model),
             counting(tracer, model),

@@ -1,0 +1,66 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What modules compute from their tensors and keep for the next call.
+
+In evaluation some keep a table of biases, laid out, in a dictionary. It is
+good as long as the parameters are what they were. PyTorch tells a module that
+they are not by ``_apply``, as it does where a network moves to a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from .held import DICTIONARIES, OWN
+
+
+def forget_derived(modules: Iterable[nn.Module]) -> None:
+    """Tells modules that keep something that their tensors have changed.
+
+    Those that have an ``_apply`` of their own; PyTorch's have nothing to
+    forget.
+
+    Args:
+        modules (Iterable[nn.Module]): All modules of a network.
+    """
+    for module in modules:
+        method = type(module)._apply
+        if method is not nn.Module._apply and not _is_library(module):
+            module._apply(_same)
+
+
+@contextmanager
+def contents_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Puts dictionaries of modules back as they were.
+
+    Args:
+        modules (Iterable[nn.Module]): All modules of a network.
+    """
+    before = [
+        (value, value.copy())
+        for module in modules
+        for key, value in vars(module).items()
+        if type(value) in DICTIONARIES and key not in OWN
+    ]
+    try:
+        yield
+    finally:
+        for value, content in before:
+            known = zip(value.values(), content.values(), strict=False)
+            same = len(value) == len(content)
+            if not same or any(a is not b for a, b in known):
+                value.clear()
+                value.update(content)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _is_library(module: nn.Module) -> bool:
+    """Whether PyTorch's own ``_apply`` is the nearest one."""
+    owner = next(c for c in type(module).__mro__ if '_apply' in vars(c))
+    return owner.__module__.startswith('torch.')
