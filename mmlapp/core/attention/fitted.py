@@ -40,6 +40,49 @@ def sizes_of(args: Sequence[Any]) -> Sequence[Any] | None:
 VIEWS: frozenset[Any] = frozenset({Tensor.reshape, Tensor.view, torch.reshape})
 
 
+# Ways in which a size is divided that is a tensor.
+DIVISIONS: frozenset[Any] = frozenset(
+    {Tensor.__floordiv__, torch.floor_divide}
+)
+
+
+class HeadCount(int):
+    """A number of heads; what is divided by it gives the width of one.
+
+    ``C // num_heads`` with the ``C`` of the input is as wide as a head where
+    all heads together are as wide as that, which fewer are not.
+
+    Args:
+        value (int): The number.
+        width (int): Channels of a head.
+
+    Examples:
+        >>> heads = HeadCount(3, width=32)
+        >>> heads + 1, 80 // heads, 80 / heads, 80 % heads
+        (4, 32, 32.0, 0)
+    """
+
+    width: int
+
+    def __new__(cls, value: int, width: int) -> HeadCount:
+        """Makes the number; arguments as above."""
+        count = super().__new__(cls, value)
+        count.width = width
+        return count
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return self.width
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return float(self.width)
+
+    def __rmod__(self, other: Any) -> Any:
+        return 0
+
+    def __reduce__(self) -> Any:
+        return HeadCount, (int(self), self.width)
+
+
 class FitsHeads:
     """Mixin of a module with fewer heads than its code is written for."""
 
@@ -50,16 +93,22 @@ class FitsHeads:
             return super().forward(*args, **kwargs)  # type: ignore[misc]
 
 
-def fit_heads(module: nn.Module, heads: int, width: int) -> None:
+def fit_heads(
+    module: nn.Module, heads: int, width: int, divisors: Sequence[str] = ()
+) -> None:
     """Lets the views of a module fit its heads, in place.
 
     Args:
         module (nn.Module): The module; its class becomes a subclass.
         heads (int): Number of its heads.
         width (int): Channels of a head.
+        divisors (Sequence[str]): Attributes that count heads, by which its
+            forward divides to compute with their width. Defaults to none.
     """
     mix_in(module, FitsHeads)
     module.__dict__['_heads'] = heads, width
+    for name in divisors:
+        setattr(module, name, HeadCount(getattr(module, name), width))
 
 
 class _Fitting(TorchFunctionMode):
@@ -77,6 +126,8 @@ class _Fitting(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Calls a function, views with sizes that fit."""
+        if func in DIVISIONS and isinstance(args[1], HeadCount):
+            return args[1].width
         if func in VIEWS and not kwargs:
             sizes = sizes_of(args)
             if sizes is not None:

@@ -80,6 +80,7 @@ def _counted(tracer: Tracer, module: nn.Module, name: str, value: Any) -> Any:
             tracer.graph,
             partial(_nodes, tracer, f'{full}{place}', count),
             f'{full}{place}',
+            tracer.heads.divisors,
         )
         value = _replaced(value, place, Width(count, source))
     return value

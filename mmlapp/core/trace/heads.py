@@ -94,6 +94,8 @@ class Heads:
             whose scale is computed from their width, which stays.
         fitted (dict[str, Tensor]): Modules that take the width of heads
             from a shape, and the labels ``[heads, width]`` of a part.
+        divisors (set[str]): Attributes by which a width was divided to
+            compute with the quotient, as the scale of queries.
     """
 
     chosen: Mapping[Place, int] = field(default_factory=dict)
@@ -105,6 +107,7 @@ class Heads:
     whole: list[Tensor] = field(default_factory=list)
     single: list[Tensor] = field(default_factory=list)
     fitted: dict[str, Tensor] = field(default_factory=dict)
+    divisors: set[str] = field(default_factory=set)
     # Sizes that the view which runs at the moment was asked for, if known,
     # and whether it cuts channels into heads.
     sizes: Sequence[Any] | None = None

@@ -45,17 +45,19 @@ def seen(
         return old
     axes = (*new.axes.values(), *old.axes.values())
     heads = any(axis.grid is not None for axis in axes)
-    if heads or old.parameter or old.stale or old.once_read is not None:
+    if heads or old.stale or old.once_read is not None:
         return None
     whole = bool(covered.all())
     come = _moved(graph, target, new, tensor)
-    result = Labels()
+    # Of a copy of parameters all of it is masked, but for what was written.
+    result = Labels(parameter=old.parameter and new.parameter)
     for dim, axis in old.axes.items():
         now = come.pop(dim, None)
         if now is not None:
             here = now.ids != NO_CHANNEL
             graph.unite(axis.ids[here], now.ids[here], PART)
-        zero = now is not None and now.zero and (axis.zero or whole)
+        masked = old.masks_to_zero(dim) or whole
+        zero = now is not None and now.zero and masked
         result.axes[dim] = Axis(axis.ids, zero)
     for dim, axis in come.items():
         if whole:

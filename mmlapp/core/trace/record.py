@@ -159,6 +159,8 @@ class Trace:
         fitted (dict[str, Tensor]): Modules that take the width of heads from
             that of their input, and the labels of one part of their heads,
             head by head: ``[heads, width]``.
+        divisors (set[str]): Qualified names of attributes by which they
+            divide to compute with that width.
     """
 
     graph: ChannelGraph = field(default_factory=ChannelGraph)
@@ -183,6 +185,7 @@ class Trace:
     compared: Tensor = field(default_factory=no_nodes)
     heads: list[Tensor] = field(default_factory=list)
     fitted: dict[str, Tensor] = field(default_factory=dict)
+    divisors: set[str] = field(default_factory=set)
 
     def note_living(self, living: LivingModule) -> None:
         """Notes a module that computes over channels, at each of its calls.

@@ -43,11 +43,14 @@ class Source:
         labels (Callable): Returns the labels of all that it counts.
         attribute (str): Name of the attribute of a module that it is, which
             may count something else as well. Defaults to none.
+        divisors (set[str], optional): Receives that name if a quotient by it
+            is computed with. Defaults to None: nobody asks.
     """
 
     graph: object
     labels: Callable[[], Tensor]
     attribute: str = ''
+    divisors: set[str] | None = None
 
 
 class Width(int):
@@ -76,6 +79,8 @@ class Width(int):
     times: int
     parts: int
     other: Width | None
+    # What a quotient was divided by, if it is a number that is followed.
+    divisor: Source | None = None
 
     def __new__(
         cls,
@@ -107,7 +112,26 @@ class Width(int):
         # 7 // 2 is not proportional to the 7.
         if not isinstance(other, int) or other < 1 or value * other != self:
             return value
-        return self._scaled(value, 1, int(other))
+        found = self._scaled(value, 1, int(other))
+        found.divisor = other.source if isinstance(other, Width) else None
+        return found
+
+    def __pow__(self, other: Any, modulus: Any = None) -> Any:
+        self._computed()
+        return int.__pow__(self, other, modulus)
+
+    def __float__(self) -> float:
+        # As a square root asks for it.
+        self._computed()
+        return int.__float__(self)
+
+    def __truediv__(self, other: Any) -> Any:
+        self._computed()
+        return int.__truediv__(self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        self._computed()
+        return int.__rtruediv__(self, other)
 
     def __add__(self, other: Any) -> Any:
         return _added(int.__add__(self, other), self, other)
@@ -124,6 +148,12 @@ class Width(int):
     def __reduce__(self) -> Any:
         # A module may keep it: in copies and files it is a number.
         return int, (int(self),)
+
+    def _computed(self) -> None:
+        """Tells that more than sizes is computed with a quotient."""
+        by = self.divisor
+        if by is not None and by.divisors is not None and by.attribute:
+            by.divisors.add(by.attribute)
 
     def _scaled(
         self, value: int, times: int, parts: int, other: Width | None = None

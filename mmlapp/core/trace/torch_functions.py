@@ -105,6 +105,13 @@ def read_shape(tracer: Tracer, out: Any, tensor: Tensor, *_: Any) -> Any:
     return tracer.sizes.read(tensor, out)
 
 
+def read_count(tracer: Tracer, out: Any, tensor: Tensor) -> Any:
+    """How many there are, of a row: as many as its dimension has."""
+    if tensor.dim() != 1:
+        return out
+    return tracer.sizes.read(tensor, tensor.shape)[0]
+
+
 def read_size(
     tracer: Tracer, out: Any, tensor: Tensor, dim: int | None = None
 ) -> Any:
@@ -118,6 +125,8 @@ def read_size(
 SHAPES: dict[Any, Callable[..., Any]] = {
     Tensor.shape.__get__: read_shape,  # type: ignore[attr-defined]
     Tensor.size: read_size,
+    Tensor.nelement: read_count,
+    Tensor.numel: read_count,
 }
 # What takes the place of a function while its operators are followed: it
 # returns the same by other operators.

@@ -58,6 +58,8 @@ class Tracer(TorchDispatchMode):
         # By identity: a weight that two layers share is one tensor with one
         # name, and its nodes are shared with it.
         self._names = {id(t): name for name, t in _named_tensors(model)}
+        # Where parameters and buffers lie; not what was computed from them.
+        self._own = {_storage(t) for _, t in _named_tensors(model)}
         # Ids are used again after a tensor has died: the weak reference tells
         # whether an entry is still that of the tensor asked for.
         self._labels: dict[int, tuple[ref[Tensor], Labels]] = {}
@@ -183,7 +185,8 @@ class Tracer(TorchDispatchMode):
             for labels in masks:
                 self.freeze(labels, OUTSIDE)
         for target in call.written():
-            if (labels := self.labels(target)).maskable:
+            labels = self.labels(target)
+            if labels.maskable and _storage(target) in self._own:
                 self.freeze(labels, WRITTEN)
 
     def note_reader(self, labels: Labels, carries_mask: bool = False) -> None:
@@ -210,11 +213,16 @@ class Tracer(TorchDispatchMode):
             # y = x.flatten(2); x.exp_() changes y as well, whose labels were
             # made from the old x: what they say of zeros may be wrong.
             labels = self.labels(target)
+            own = _storage(target) in self._own
             for tensor in self._on_storage_of(target):
                 if tensor is target:
                     continue
                 before = self.labels(tensor)
-                found = seen(self.graph, (target, labels), (tensor, before))
+                found = (
+                    None
+                    if own and before.parameter
+                    else seen(self.graph, (target, labels), (tensor, before))
+                )
                 if found is None:
                     before.stale = True
                 elif found is not before:
@@ -395,6 +403,7 @@ class Tracer(TorchDispatchMode):
         self.trace.compared = self._compared()
         self.trace.heads = list(self.heads.all())
         self.trace.fitted = self.heads.fitted
+        self.trace.divisors = self.heads.divisors
         self.trace.irregular = self.own_calls.irregular()
 
     def _compared(self) -> Tensor:

@@ -25,11 +25,15 @@ from ..mask.masking import (
 )
 from ..plan.kept import Kept
 from ..plan.layout import Layout
+from ..trace import Trace
 from .base import Found, Request, Unit, Verify, register_unit, unit_name
 from .branches import plan_branches
 
 if TYPE_CHECKING:
     from ..analysis.result import Analysis
+
+# Before the name of an attribute in what a plan notes of a layer.
+DIVISOR = '/'
 
 
 @register_unit('channels')
@@ -112,6 +116,10 @@ class Channels(Unit):
             name: {
                 'heads': groups.channels_at(nodes[:, 0]),
                 'inner': groups.channels_at(nodes.flatten()),
+                **{
+                    f'{DIVISOR}{attribute}': groups.channels_at(nodes[:, 0])
+                    for attribute in divisors_of(analysis.trace, name)
+                },
             }
             for name, nodes in analysis.trace.fitted.items()
         }
@@ -130,7 +138,10 @@ class Channels(Unit):
         slices: Mapping[str, Mapping[int, Kept]],
     ) -> None:
         """Heads are as wide as ever, and one of them stays."""
-        if set(details) != {'heads', 'inner'}:
+        divisors = {key for key in details if key.startswith(DIVISOR)}
+        if set(details) - divisors != {'heads', 'inner'} or not all(
+            hasattr(layer, key.removeprefix(DIVISOR)) for key in divisors
+        ):
             super().check_layer(layer, details, slices)
         heads, inner = details['heads'], details['inner']
         # inner / heads, the width of a head, is what it was before.
@@ -147,5 +158,22 @@ class Channels(Unit):
     ) -> Heirs:
         """Lets code that takes the width of heads from its input run."""
         heads, inner = details['heads'], details['inner']
-        fit_heads(layer, heads.count, inner.size // heads.size)
+        divisors = [
+            key.removeprefix(DIVISOR)
+            for key in details
+            if key.startswith(DIVISOR)
+        ]
+        fit_heads(layer, heads.count, inner.size // heads.size, divisors)
         return {}
+
+
+def divisors_of(record: Trace, module: str) -> list[str]:
+    """Attributes of a module by which a width is divided, to compute with it.
+
+    Args:
+        record (Trace): Of the network.
+        module (str): Name of the module.
+    """
+    found = (name.rpartition('.') for name in sorted(record.divisors))
+    # One of several numbers in a list is left alone.
+    return [n for owner, _, n in found if owner == module and n[-1] != ']']

@@ -3,6 +3,9 @@
 """Whole heads of attention, in the ways in which it is written."""
 
 import copy
+import math
+import pickle
+import warnings
 
 import pytest
 import torch
@@ -65,6 +68,39 @@ class OfItsInput(Attention):
         return self.proj(y.transpose(1, 2).reshape(n, length, c))
 
 
+class Scaled(OfItsInput):
+    """The scale of its queries is computed from that size, too."""
+
+    def forward(self, x):
+        n, length, c = x.shape
+        width = c // self.num_heads
+        qkv = self.qkv(x).reshape(n, length, 3, self.num_heads, width)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        y = (self.scaled(q, width) @ k.mT).softmax(-1) @ v
+        return self.proj(y.transpose(1, 2).reshape(n, length, c))
+
+    def scaled(self, q, width):
+        return q * width**-0.5
+
+
+class Rooted(Scaled):
+    def scaled(self, q, width):
+        return q / math.sqrt(width)
+
+
+class KeysWithoutBias(Attention):
+    """A part of a copy of the biases is set to zero (Swin V2)."""
+
+    def cut(self, x):
+        n, length, _ = x.shape
+        bias = self.qkv.bias.clone()
+        third = bias.numel() // 3
+        bias[third : 2 * third].zero_()
+        y = functional.linear(x, self.qkv.weight, bias)
+        shape = n, length, 3, self.num_heads, self.head_dim
+        return y.reshape(shape).permute(2, 0, 3, 1, 4)
+
+
 class Separate(Attention):
     """One projection each; keys and values of fewer, and as many as fit."""
 
@@ -102,6 +138,34 @@ class Biased(Attention):
         a = (q @ k.transpose(-2, -1)) * self.each.exp()
         bias = self.table[self.index.view(-1)].view(LENGTH, LENGTH, -1)
         return (a + bias.permute(2, 0, 1).unsqueeze(0)).softmax(-1) @ v
+
+
+class OwnNorm(nn.LayerNorm):
+    """With a forward of its own, as libraries have."""
+
+    def forward(self, x):
+        shape, eps = self.normalized_shape, self.eps
+        return functional.layer_norm(x, shape, self.weight, self.bias, eps)
+
+
+class Pooled(Attention):
+    """Heads are filtered as images of their own, and normalised (MViT)."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.Conv2d(EACH, EACH, 3, padding=1, groups=EACH)
+        self.norm = OwnNorm(EACH)
+
+    def mix(self, q, k, v):
+        return super().mix(q, *(self.norm(self.filter(y)) for y in (k, v)))
+
+    def filter(self, y):
+        # [N, heads, L, d] -> [N heads, L / 3, 3, d] -> [N heads, d, ..]
+        y = y.reshape(-1, y.shape[2] // 3, 3, EACH).permute(0, 3, 1, 2)
+        y = self.pool(y.contiguous())
+        pixels = y.shape[2] * y.shape[3]
+        y = y.reshape(-1, self.num_heads, y.shape[1], pixels)
+        return y.transpose(2, 3)
 
 
 class Talking(Attention):
@@ -234,8 +298,12 @@ FORMS = (
     Attention,
     Fused,
     OfItsInput,
+    Scaled,
+    Rooted,
+    KeysWithoutBias,
     Separate,
     Biased,
+    Pooled,
     Talking,
     HeadsInFront,
     Padded,
@@ -437,3 +505,32 @@ def test_channels_go_around_a_single_head_whose_width_stays(tokens):
     shapes = [f.weight.shape for f in (part.q, part.k, part.v, part.proj)]
     # Values are not scaled.
     assert shapes == [(WIDTH, 8), (WIDTH, 8), (8, 8), (8, 8)]
+
+
+@pytest.mark.parametrize('form', [Scaled, Rooted])
+@torch.no_grad()
+def test_channels_go_around_heads_whose_width_is_a_quotient(form, tokens):
+    model = build(form)
+    pruner = attach(model, tokens)
+    sizes = {g.name: g.size for g in pruner.groups}
+    assert sizes == {'first': WIDTH, 'attention.qkv': HEADS}
+    masks = {'first': torch.arange(WIDTH) % 3 > 0}
+    masks['attention.qkv'] = torch.arange(HEADS) != 1
+    pruner.set_mask(torch.cat([masks[name] for name in sizes]))
+    masked = model(tokens)
+    plan = ChannelPlan.from_json(pruner.plan().to_json())
+    slim = narrow(build(form), plan)
+    slim.load_state_dict(narrow(model, plan).state_dict())
+    # 8 channels and 3 heads, each as wide as ever.
+    assert slim.attention.qkv.weight.shape == (3 * 3 * WIDTH // HEADS, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # it is deprecated
+        traced = torch.jit.trace(slim, tokens)
+    for other in (
+        slim,
+        copy.deepcopy(slim),
+        pickle.loads(pickle.dumps(slim)),
+        traced,
+        torch.export.export(slim, (tokens,)).module(),
+    ):
+        torch.testing.assert_close(other(tokens), masked)

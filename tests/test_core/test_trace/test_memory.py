@@ -89,7 +89,6 @@ def test_channels_that_end_in_one_place_are_frozen(graph, whole):
 @pytest.mark.parametrize(
     'before',
     [
-        labels(OLD, parameter=True),
         labels(OLD, stale=True),
         labels(OLD, once_read=(OLD, 'a reason')),
         Labels({1: replace(Axis(OLD), grid=OLD[None, :, None])}),

@@ -127,6 +127,10 @@ def convolve(
     check_zero(tracer, read.axes.get(1), kernel, int(not transposed))
     zero = kernel.masks_to_zero(int(transposed))
     emit(tracer, out, 1, Axis(emitted, zero), bias, without_zero(passed))
+    if 0 in read.axes and groups > 1 and bool((entered < 0).all()):
+        # Heads in the batch are filtered alike: what is as wide as one stays,
+        # frozen above, and needs no labels beside those of heads.
+        tracer.set(out, without_zero(passed))
 
 
 def _keeps_size(

@@ -201,7 +201,7 @@ _WHERE_REMOVED: dict[
 # Operators that torch does not tag as pointwise although they are.
 _UNTAGGED = (
     'hardtanh leaky_relu hardswish hardsigmoid elu selu celu relu6 '
-    'softplus log_sigmoid_forward mish silu gelu dropout fill _prelu_kernel '
-    'complex polar'
+    'softplus log_sigmoid_forward mish silu gelu dropout fill zero '
+    '_prelu_kernel complex polar'
 )
 RULES = rules_of_aten({pointwise: _UNTAGGED, gated: 'glu'})
