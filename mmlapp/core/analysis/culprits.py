@@ -73,10 +73,12 @@ class Search:
             near = groups.prunable
         parts = self._search(groups, near, check, failure)
         # Equal blocks of a network make one mistake: one of them tells why.
-        known: dict[tuple[type, ...], tuple[str, bool]] = {}
+        known: dict[tuple[object, ...], tuple[str, bool]] = {}
         found = []
         for part in islice(parts, 1 if failure.error else None):
-            kind = tuple(self._lineage(part[0].members[0].site.module))
+            first = part[0]
+            lineage = self._lineage(first.members[0].site.module)
+            kind = *lineage, first.floor
             if kind not in known:
                 known[kind] = self._reason(groups, part, check, failure)
             reason, alone = known[kind]

@@ -241,11 +241,14 @@ class Runs:
 def _normalised(record: Trace, groups: Groups) -> set[str]:
     """Names of the prunable groups that some norm is computed over."""
     found = set()
-    for module in record.living_modules.values():
+    over = [
+        *(living.ids for living in record.living_modules.values()),
+        *(reduction.ids for reduction in record.reductions.values()),
+    ]
+    for ids in over:
         # Labels at the indices of its input, [size], -1 for none; node_group:
         # [labels] -> prunable group, -1 for none.
-        ids = module.ids[module.ids >= 0]
-        found.update(groups.node_group[ids].unique().tolist())
+        found.update(groups.node_group[ids[ids >= 0]].unique().tolist())
     return {groups.prunable[number].name for number in found if number >= 0}
 
 

@@ -17,6 +17,7 @@ from ..trace.blocks.registry import adjust_attributes
 from ..trace.modules import in_order
 from .gate import GateSource, at_channels
 from .masked import Masked
+from .reducing import ReducesLiving
 
 
 class Living:
@@ -136,8 +137,8 @@ def _write(
 
 
 def _own_class(module: nn.Module) -> type[nn.Module]:
-    """The class of a module below masks and this mixin."""
-    mixins = (RunsOnLiving, Masked)
+    """The class of a module below masks and what sees living channels."""
+    mixins = (ReducesLiving, RunsOnLiving, Masked)
     cls: Any = type(module)
     while issubclass(cls, mixins):
         cls = next(c for c in cls.__bases__ if c not in mixins)
@@ -187,4 +188,5 @@ def release(module: nn.Module) -> None:
     Args:
         module (nn.Module): A module, on living channels or not.
     """
+    take_off(module, ReducesLiving, '_reduced')
     take_off(module, RunsOnLiving, '_living')

@@ -19,6 +19,7 @@ from .attributes import widths_of_groups
 from .gate import GateSource, ParameterMask
 from .living import Living, RunsOnLiving, run_on_living
 from .masked import AppliedMask, add_mask
+from .reducing import LivingAxis, reduce_living
 
 
 def layer_ends(record: Trace, name: str) -> Ends:
@@ -221,4 +222,18 @@ def skip_removed(
     """
     for name, living in living_parts(source, record, groups):
         run_on_living(model.get_submodule(name), living)
+    _skip_in_reductions(model, source, record, groups)
     unfuse(model, RunsOnLiving)
+
+
+def _skip_in_reductions(
+    model: nn.Module, source: GateSource, record: Trace, groups: Groups
+) -> None:
+    """Lets functions that reduce over channels see the living ones alone."""
+    axes: dict[str, dict[str, LivingAxis]] = defaultdict(dict)
+    for (name, place), entry in record.reductions.items():
+        channels = groups.channels_at(entry.ids)
+        if (channels >= 0).any():
+            axes[name][place] = LivingAxis(source, channels, entry.dim)
+    for name, found in axes.items():
+        reduce_living(model.get_submodule(name), found)

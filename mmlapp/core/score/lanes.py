@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from ..mask.gate import ParameterMask
 from ..mask.living import RunsOnLiving
+from ..mask.reducing import ReducesLiving
 
 CONVOLUTIONS = nn.Conv1d, nn.Conv2d, nn.Conv3d
 
@@ -102,6 +103,9 @@ class Lanes:
             living = module.__dict__['_living']
             self._refuse(living.channels)
             self._refuse(living.outputs)
+        if isinstance(module, ReducesLiving):
+            for axis in module.__dict__['_reduced'].values():
+                self._refuse(axis.channels)
 
     def _refuse(self, channels: Tensor) -> None:
         self.possible[channels[channels >= 0].cpu()] = False

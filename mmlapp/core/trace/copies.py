@@ -197,6 +197,10 @@ def _tie(record: Trace, original: str, name: str) -> None:
             other = f'{name}{key.removeprefix(original)}'
             living = replace(entry, name=other)
             record.living_modules.setdefault(other, living)
+    for (key, place), reduction in list(record.reductions.items()):
+        if _inside(key, original):
+            other = f'{name}{key.removeprefix(original)}'
+            record.reductions.setdefault((other, place), reduction)
     for key, calls in list(record.widths.items()):
         if _inside(key, original):
             other = f'{name}{key.removeprefix(original)}'

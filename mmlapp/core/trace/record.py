@@ -107,6 +107,19 @@ class LivingModule:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Reduction:
+    """A mean, maximum or the like over channels, of the living alone.
+
+    Args:
+        dim (int): Dimension of the channels.
+        ids (Tensor): Their labels, shape ``[size]``.
+    """
+
+    dim: int
+    ids: Tensor
+
+
 def no_nodes() -> Tensor:
     """Returns nodes of nothing."""
     return torch.zeros(0, dtype=torch.int64)
@@ -129,8 +142,8 @@ class Trace:
             zero where removed.
         lasting (list[Tensor]): Labels along dimensions that would vanish, or
             say nothing, if one index was left; each ``[size]``.
-        summed (list[Tensor]): Labels that a sum adds up, of each such sum;
-            ``[size]``.
+        summed (list[Tensor]): Labels that a sum adds up, of each such sum or
+            other reduction; ``[size]``.
         added (list[Tensor]): Labels to which others were added, each
             ``[size]``.
         calls (list[LayerCall]): Layers and products, in order.
@@ -161,6 +174,8 @@ class Trace:
             head by head: ``[heads, width]``.
         divisors (set[str]): Qualified names of attributes by which they
             divide to compute with that width.
+        reductions (dict[tuple[str, str], Reduction]): What is reduced over
+            channels, by the module and the place in its code.
     """
 
     graph: ChannelGraph = field(default_factory=ChannelGraph)
@@ -186,6 +201,7 @@ class Trace:
     heads: list[Tensor] = field(default_factory=list)
     fitted: dict[str, Tensor] = field(default_factory=dict)
     divisors: set[str] = field(default_factory=set)
+    reductions: dict[tuple[str, str], Reduction] = field(default_factory=dict)
 
     def note_living(self, living: LivingModule) -> None:
         """Notes a module that computes over channels, at each of its calls.

@@ -8,6 +8,7 @@ functions compute with the width of what they are given.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -160,6 +161,7 @@ class WatchFunctions(TorchFunctionMode):
             self.tracer.given = (*args[1:], *kwargs.values())
         heads = self.tracer.heads
         heads.begin_view(asked_sizes(func, args, kwargs))
+        self.tracer.reductions.begin(func, args, sys._getframe())
         try:
             out = STAND_INS.get(func, func)(*args, **kwargs)
         finally:

@@ -22,6 +22,7 @@ from .living_modules import LivingModules
 from .memory import seen
 from .own_calls import OwnCalls
 from .record import Maker, Site, Trace
+from .reductions import Reductions
 from .rule import Rule
 from .running import in_forward
 from .sizes import Sizes
@@ -69,6 +70,7 @@ class Tracer(TorchDispatchMode):
         self._makers: list[Maker] = []
         self.own_calls = OwnCalls(model)
         self.living = LivingModules(self)
+        self.reductions = Reductions(self)
         self.sizes = Sizes(self)
         self.modules = {id(m): name for name, m in model.named_modules()}
         self.stack: list[nn.Module] = []

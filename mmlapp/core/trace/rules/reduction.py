@@ -71,8 +71,10 @@ def reduced(tracer: Tracer, call: Call) -> None:
                 axis = _masked(tracer, axis)
             result.axes[dim - shift] = axis
         elif not _zeros_add_nothing(call) or not labels.masks_to_zero(dim):
-            reason = f'reduced over channels by {call.op}'
-            tracer.living.over(labels, axis.ids, reason)
+            single = not labels.parameter and len(over & {*labels.axes}) == 1
+            if not (single and tracer.reductions.can_skip(source, dim, axis)):
+                reason = f'reduced over channels by {call.op}'
+                tracer.living.over(labels, axis.ids, reason)
             rest = [source.shape[d] for d in over - {dim}]
             if _is_deviation(call) and math.prod(rest) == 1:
                 # A single number has none: it is zero, or 0 / 0.

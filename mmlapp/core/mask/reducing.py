@@ -1,0 +1,96 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Reductions over channels that see the living ones alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..mixins import mix_in
+from ..trace.reductions import REDUCTIONS, called_at
+from .gate import GateSource, at_channels
+
+
+@dataclass(frozen=True)
+class LivingAxis:
+    """A dimension of channels that something reduces.
+
+    Args:
+        source (GateSource): Holds the gate of all channels.
+        channels (Tensor): Global channel of every index, -1 where none
+            applies; ``[size]``.
+        dim (int): The dimension.
+    """
+
+    source: GateSource
+    channels: Tensor
+    dim: int
+
+    def living(self, x: Any) -> Any:
+        """Returns a tensor without removed channels.
+
+        Args:
+            x (Tensor): What is to be reduced; what has other dimensions, as
+                if it is narrow already, stays as it is.
+        """
+        fits = isinstance(x, Tensor) and x.dim() > self.dim
+        if not fits or x.shape[self.dim] != len(self.channels):
+            return x
+        if not self.source.active:
+            return x
+        gate = at_channels(self.source.factor.detach(), self.channels)
+        alive = gate > 0
+        if alive.all():
+            return x
+        return x.index_select(self.dim, alive.nonzero()[:, 0])
+
+
+class ReducesLiving:
+    """Mixin of a module that reduces over channels."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the module's own forward, whose reductions skip channels."""
+        with _Skipping(self.__dict__['_reduced']):
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+
+class _Skipping(TorchFunctionMode):
+    """Gives reductions living channels, by where they are called."""
+
+    def __init__(self, axes: Mapping[str, LivingAxis]) -> None:
+        super().__init__()
+        self.axes = axes
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Calls a function, of living channels where it reduces them."""
+        if func in REDUCTIONS and args:
+            place, inside = called_at(sys._getframe())
+            # That of a module inside, perhaps of the same class.
+            axis = None if inside else self.axes.get(place)
+            if axis is not None:
+                args = (axis.living(args[0]), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+def reduce_living(module: nn.Module, axes: Mapping[str, LivingAxis]) -> None:
+    """Makes reductions of a module skip removed channels, in place.
+
+    Args:
+        module (nn.Module): The module; its class becomes a subclass.
+        axes (Mapping[str, LivingAxis]): What they reduce, by their places in
+            the code.
+    """
+    mix_in(module, ReducesLiving)
+    module.__dict__['_reduced'] = axes
