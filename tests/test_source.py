@@ -47,6 +47,7 @@ ORDER = {
         'touched',
         'streams',
         'groups',
+        'sole_paths',
         'bypass',
         'mask',
         'plan',

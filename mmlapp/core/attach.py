@@ -30,7 +30,7 @@ from .mask.masked import (
 )
 from .methods import METHODS, Method
 from .methods.budget import check_divisor
-from .methods.min_keep import LeastShare, least_share
+from .methods.min_keep import LeastShare, least_share, warn_of_no_sole_path
 from .misuse import check_same_layers
 from .narrowing.stale import watch
 from .plan.layout import tensor_shapes
@@ -115,9 +115,9 @@ def attach(
             Defaults to 1.
         min_keep (float, str, Mapping or Callable): Least share of every
             group that is kept, in [0, 1], rounded up to whole channels;
-            ``by_width`` or another registered name, with settings, or a
-            function from the width of a group to its share. Defaults to 0:
-            as few as the network runs with.
+            ``by_width``, ``sole_path`` or another registered name, with
+            settings, or a function from the width of a group to its share.
+            Defaults to 0: as few as the network runs with.
         shrink (int, str, Mapping or Shrinking, optional): How the gate of a
             channel falls from one to zero once the method has condemned it:
             in that many equal steps of the optimizer; ``growing``, by a decay
@@ -188,6 +188,8 @@ def attach(
     layout = analysis.unit.layout(model, analysis)
     groups = _infos(model, analysis)
     scorer.check_groups(groups)
+    if not any(group.sole_path for group in groups):
+        warn_of_no_sole_path(least)
     pruner = Pruner(
         groups,
         replace(
@@ -358,6 +360,7 @@ def _warn_of_divisor(costs: Mapping[str, Cost], divisor: int) -> None:
 def _infos(model: nn.Module, analysis: Analysis) -> list[GroupInfo]:
     """What the pruner needs to know of every prunable group, in order."""
     unit = analysis.unit
+    sole = unit.sole_paths(analysis)
     return [
         GroupInfo(
             group.name,
@@ -366,6 +369,7 @@ def _infos(model: nn.Module, analysis: Analysis) -> list[GroupInfo]:
             unit.floor_of(group),
             unit.reading_layers(model, analysis, group),
             group.block,
+            group.name in sole,
         )
         for group in analysis.groups.prunable
     ]

@@ -226,12 +226,22 @@ def _freeze_unread(
     other images, and expect its full width.
     """
     read = torch.zeros(len(root), dtype=torch.bool)  # by component
-    calls = (*trace.calls, *trace.further_calls)
-    for ids in (*(i for c in calls for i in _inputs(c)), *trace.summed):
+    for ids in read_by(trace):
         read[roots(root, ids)] = True
     components = torch.tensor(emitted, dtype=torch.int64)
     for component in components[~read[components]].tolist():
         reasons.setdefault(component, UNREAD)
+
+
+def read_by(trace: Trace) -> Iterator[Tensor]:
+    """Labels of all that is read in some way that was followed.
+
+    Args:
+        trace (Trace): What the forwards recorded.
+    """
+    for call in (*trace.calls, *trace.further_calls):
+        yield from _inputs(call)
+    yield from trace.summed
 
 
 def _inputs(call: LayerCall) -> Iterator[Tensor]:

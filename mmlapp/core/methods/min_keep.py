@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..choices import Choices
+from ..errors import PruningWarning
 from ..numbers import check_number
 
 # From the width of a group to the least share of it, in [0, 1].
@@ -75,6 +77,44 @@ class ByWidth:
         return 1 - self.most * (1 - math.exp(-self.rate * width))
 
 
+@MIN_KEEPS.register('sole_path')
+class SolePath:
+    """A share of the groups that information cannot go around.
+
+    Where a residual block or a branch loses its inner channels, its input
+    still goes on beside them. A stream, the layers of a plain chain and the
+    tower of a head have nothing beside them (``sole_paths.py``).
+
+    Args:
+        share (float): Of these groups. Defaults to 0.5.
+        others (float): Of all others. Defaults to 0.
+
+    Raises:
+        PruningError: If one lies outside [0, 1].
+    """
+
+    def __init__(self, share: float = 0.5, others: float = 0) -> None:
+        check_number('min_keep sole_path share', share, least=0, most=1)
+        check_number('min_keep sole_path others', others, least=0, most=1)
+        self.share, self.others = share, others
+
+    def __call__(self, width: int) -> float:
+        """Returns the share of a group that there is a way around.
+
+        Args:
+            width (int): Channels of the group.
+        """
+        return self.others
+
+    def of_sole_path(self, width: int) -> float:
+        """Returns the share of a group that there is none around.
+
+        Args:
+            width (int): Channels of the group.
+        """
+        return self.share
+
+
 def least_share(
     choice: float | str | Mapping[str, Any] | LeastShare,
 ) -> LeastShare:
@@ -100,13 +140,33 @@ def least_share(
     return Flat(choice)
 
 
-def least_channels(share: LeastShare, width: int, floor: int) -> int:
+def warn_of_no_sole_path(share: LeastShare) -> None:
+    """Says that a share of sole paths is one of nothing.
+
+    Args:
+        share (Callable): See :func:`least_share`.
+    """
+    if isinstance(share, SolePath) and share.share > 0:
+        warnings.warn(
+            "min_keep='sole_path': there is a way around every group that "
+            'can be pruned, so that its share holds nothing. Leave it out, or '
+            'say a share of all groups',
+            PruningWarning,
+            stacklevel=4,
+        )
+
+
+def least_channels(
+    share: LeastShare, width: int, floor: int, sole_path: bool = False
+) -> int:
     """Returns the fewest channels that a group keeps.
 
     Args:
         share (Callable): See :func:`least_share`.
         width (int): Channels of the group.
         floor (int): Without which the network would not run.
+        sole_path (bool): Whether information cannot go around it. Defaults
+            to False.
 
     Raises:
         PruningError: If the function returns no number in [0, 1].
@@ -116,6 +176,8 @@ def least_channels(share: LeastShare, width: int, floor: int) -> int:
         5
     """
     name = f'min_keep of a group of {width} channels'
-    value: float = check_number(name, share(width), least=0, most=1)
+    # One that does not tell them apart treats all groups alike.
+    asked = getattr(share, 'of_sole_path', share) if sole_path else share
+    value: float = check_number(name, asked(width), least=0, most=1)
     # Rounded up; 0.07 * 100 is a little more than 7 in floating point.
     return max(floor, math.ceil(value * width - 1e-9))

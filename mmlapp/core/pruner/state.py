@@ -63,7 +63,10 @@ class PrunerState(nn.Module):
         self.shrink = method.shrink if shrink is None else shrink
         self.shrinking, self.protect = shrinking(self.shrink), protect
         self.divisors = divisors_of(divisor, (g.block for g in self.groups))
-        asked = [least_channels(least, g.size, g.floor) for g in self.groups]
+        asked = [
+            least_channels(least, g.size, g.floor, g.sole_path)
+            for g in self.groups
+        ]
         # Whether `min_keep` holds more than the network needs.
         self.held = asked != [g.floor for g in self.groups]
         # Fewest channels that a method keeps, of every group: in the phase

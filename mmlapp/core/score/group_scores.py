@@ -81,6 +81,8 @@ class GroupInfo:
             dimension of their weight that counts them.
         block (int): Channels of every tensor that each of its channels
             stands for, such as the width of a head. Defaults to 1.
+        sole_path (bool): Whether information cannot go around it. Defaults
+            to False.
     """
 
     name: str
@@ -89,6 +91,7 @@ class GroupInfo:
     floor: int = 1
     readers: list[Layer] = field(default_factory=list)
     block: int = 1
+    sole_path: bool = False
 
 
 def contexts(

@@ -146,6 +146,8 @@ class Trace:
             other reduction; ``[size]``.
         added (list[Tensor]): Labels to which others were added, each
             ``[size]``.
+        returned (list[Tensor]): Labels of what the network returns, each
+            ``[size]``.
         calls (list[LayerCall]): Layers and products, in order.
         further_calls (list[LayerCall]): Those of further ways in which the
             network runs. They read channels, and are not counted.
@@ -187,6 +189,7 @@ class Trace:
     lasting: list[Tensor] = field(default_factory=list)
     summed: list[Tensor] = field(default_factory=list)
     added: list[Tensor] = field(default_factory=list)
+    returned: list[Tensor] = field(default_factory=list)
     calls: list[LayerCall] = field(default_factory=list)
     further_calls: list[LayerCall] = field(default_factory=list)
     norms: dict[str, str] = field(default_factory=dict)

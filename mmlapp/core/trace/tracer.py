@@ -396,6 +396,7 @@ class Tracer(TorchDispatchMode):
             if labels.maker is not None:
                 self._makers[labels.maker].raw = True
             self.freeze(labels, 'output of the network')
+            self.trace.returned += [a.ids for a in labels.axes.values()]
         self.sizes.settle()
         for maker in self._makers:
             # Its norm alone carries the mask if nobody else reads the output:

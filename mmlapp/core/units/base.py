@@ -24,6 +24,7 @@ from ..numbers import check_flag
 from ..plan.kept import Kept
 from ..plan.layout import Layout
 from ..score.group_scores import Layer
+from ..sole_paths import sole_paths
 from ..trace import LayerCall, Trace
 
 if TYPE_CHECKING:
@@ -117,6 +118,14 @@ class Unit(ABC):
             group (ChannelGroup): One of its prunable groups.
         """
         return max(self.floor, group.floor)
+
+    def sole_paths(self, analysis: Analysis) -> set[str]:
+        """Returns the names of groups that information cannot go around.
+
+        Args:
+            analysis (Analysis): What was found.
+        """
+        return sole_paths(analysis.trace, analysis.groups)
 
     def scored_layers(
         self, model: nn.Module, analysis: Analysis, group: ChannelGroup

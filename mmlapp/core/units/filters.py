@@ -79,6 +79,10 @@ class Filters(Unit):
         reasons = {**dict.fromkeys(branches), **without}
         return Found(_groups(request, reasons), branches, without)
 
+    def sole_paths(self, analysis: Analysis) -> set[str]:
+        """None: the branch beside every layer goes around it."""
+        return set()
+
     def calls(self, analysis: Analysis) -> list[LayerCall]:
         """A layer computes fewer filters; what reads them reads them all."""
         return [

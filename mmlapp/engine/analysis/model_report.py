@@ -221,8 +221,10 @@ def _floors(
 ) -> dict[str, int]:
     """Fewest channels that every group keeps, in whole multiples."""
     share, groups = least_share(min_keep), found.groups.prunable
+    sole = found.unit.sole_paths(found)
     asked = [
-        least_channels(share, g.size, found.unit.floor_of(g)) for g in groups
+        least_channels(share, g.size, found.unit.floor_of(g), g.name in sole)
+        for g in groups
     ]
     least = whole_chunks(asked, [g.size for g in groups], divisors)
     return dict(zip((g.name for g in groups), least, strict=True))

@@ -79,8 +79,8 @@ def prunable_model(
         divisor (int): What the number of kept channels of a group is a
             multiple of, unless all are kept. Defaults to 1.
         min_keep (float, str or Mapping): Least share of every group that is
-            kept, in [0, 1], or ``by_width``. Defaults to 0: as few channels
-            as the network runs with.
+            kept, in [0, 1], ``by_width`` or ``sole_path``. Defaults to 0: as
+            few channels as the network runs with.
         shrink (int, str or Mapping, optional): How a condemned channel
             shrinks to nothing: equal steps of the optimizer, or ``growing``.
             Defaults to None: as the method wants it.

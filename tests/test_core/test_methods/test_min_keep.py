@@ -10,7 +10,7 @@ import pytest
 import torch
 from pruning_steps import at_step, decide, kept_by_group, train
 
-from mmlapp.core import PruningError, attach
+from mmlapp.core import PruningError, PruningWarning, attach
 from mmlapp.core.methods.min_keep import (
     ByWidth,
     least_channels,
@@ -63,6 +63,8 @@ def test_shares_by_width_are_those_of_ocspruner():
         (dict(type='by_width', most=2), 'min_keep by_width most=2: expected'),
         (dict(type='by_width', rate=0), 'min_keep by_width rate=0: expected'),
         (dict(type='by_width', limit=1), 'limit=1: .* no such argument'),
+        (dict(type='sole_path', share=2), 'min_keep sole_path share=2: exp'),
+        (dict(type='sole_path', others=-1), 'sole_path others=-1: expected'),
         (lambda width: width, 'min_keep of a group of 8 channels=8: expect'),
         (lambda width: None, 'min_keep of a group of 8 channels=None: exp'),
     ],
@@ -188,3 +190,27 @@ def test_a_mask_from_outside_needs_what_runs(model, images):
     mask[0] = False
     with pytest.raises(PruningError, match='keeps 0 channels of a, which n'):
         pruner.set_mask(mask)
+
+
+def test_a_share_of_sole_paths_alone(net, conv, image):
+    """A block adds to its input: what is inside of it may go."""
+
+    def forward(m, x):
+        x = m.stem(x).relu()
+        return m.head(x + m.b(m.a(x).relu()))
+
+    def floors(choice, **settings):
+        model = net(
+            forward,
+            stem=conv(3, 12), a=conv(12, 9), b=conv(9, 12), head=conv(12, 5),
+        )  # fmt: skip
+        pruner = attach(model, image, min_keep=choice, **settings)
+        return dict(zip(pruner.keep_ratios(), pruner.floors, strict=True))
+
+    assert floors('sole_path') == {'stem': 6, 'a': 1}
+    choice = dict(type='sole_path', share=0.25, others=0.2)
+    assert floors(choice) == {'stem': 3, 'a': 2}
+    # Others tell no groups apart.
+    assert floors(0.5) == floors(lambda width: 0.5) == {'stem': 6, 'a': 5}
+    with pytest.warns(PruningWarning, match='a way around every group'):
+        assert floors('sole_path', keep_streams=True) == {'a': 1}
