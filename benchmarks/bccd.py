@@ -5,11 +5,13 @@
     unzip bccd_coco.zip -d data/bccd
     python benchmarks/bccd.py --seeds 0 1 2
     python benchmarks/bccd.py --report
+    python benchmarks/bccd.py --images digits --seeds 0 1 2
 
 ``data/bccd`` holds ``images/`` and ``annotations/{train,test}.json`` of BCCD,
-photos of blood smears. Every row is trained, deployed and evaluated on the
-test split by the tools that a user takes; a run that was stopped goes on, and
-what the file of results has is not run again.
+photos of blood smears; ``--images digits`` takes the scattered digits of the
+demo, its detector and schedule, and no data. Every row is trained, deployed
+and evaluated on the test split by the tools that a user takes; a run that was
+stopped goes on, and what the file of results has is not run again.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -32,16 +34,41 @@ from accuracy.table import (  # noqa: E402
     markdown,
     with_spread,
 )
-from demo import call, score  # noqa: E402
+from demo import TASKS, call, score  # noqa: E402
 from former import CURVATURE  # noqa: E402
 
 from mmlapp.core import ChannelPlan  # noqa: E402
 
-RESULTS = Path(__file__).parent / 'results' / 'bccd.json'
-CONFIG = Path(__file__).with_name('bccd_atss.py')
+RESULTS = Path(__file__).parent / 'results'
 METRIC = 'coco/bbox_mAP'
 BACKBONE = 'backbone'
 WHOLE = ('backbone', 'neck', 'bbox_head')
+
+
+@dataclass(frozen=True)
+class Images:
+    """What is detected in, and by which network.
+
+    Args:
+        config (Path): Of the dense detector.
+        shape (tuple[int, int, int]): Of an image.
+        steps (int): Of an epoch.
+        phase (float): Epochs in which LAPP decides.
+    """
+
+    config: Path
+    shape: tuple[int, int, int]
+    steps: int
+    phase: float
+
+
+DEMO = TASKS['detection']
+IMAGES = {
+    'bccd': Images(
+        Path(__file__).with_name('bccd_atss.py'), (3, 160, 224), 26, 4
+    ),
+    'digits': Images(ROOT / DEMO.dense, DEMO.shape, 50, 3),
+}
 
 
 @dataclass(frozen=True)
@@ -51,13 +78,14 @@ class Row:
     Args:
         method (dict, optional): Of the pruned model. Defaults to None, dense.
         scope (str or Sequence[str]): What may be pruned.
-        epochs (float): Length of the phase; a control is narrow at once.
+        phases (float): How many phases of the images it decides in; 0 for a
+            control, which is narrow after one step.
         settings (dict): More of the pruned model.
     """
 
     method: dict[str, Any] | None = None
     scope: str | Sequence[str] = BACKBONE
-    epochs: float = 4
+    phases: float = 1
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -74,30 +102,53 @@ class Recipe:
     epochs: int
 
 
-AT_ONCE = 1 / 25  # of an epoch of 26 steps: one step
 LAPP, UNIFORM = {'type': 'lapp'}, {'type': 'uniform'}
 RANDOM = {'type': 'random', 'spread': 0.5}
 # All groups but residual streams.
 INNER = {'keep_streams': True}
+LAPP_WEAK = {'type': 'lapp', 'update': {'type': 'balance', 'task_weight': 0.1}}
+# Half, and a quarter, of the groups that nothing goes around.
+PATHS = {'min_keep': 'sole_path'}
+LESS = {'min_keep': {'type': 'sole_path', 'share': 0.25}}
+FLOOR = {'min_keep': 0.25}
 ROWS = {
     'dense': Row(),
-    'uniform': Row(UNIFORM, epochs=AT_ONCE),
-    'random': Row(RANDOM, epochs=AT_ONCE),
+    'uniform': Row(UNIFORM, phases=0),
+    'random': Row(RANDOM, phases=0),
     'lapp': Row(LAPP),
     'lapp-inner': Row(LAPP, settings=INNER),
     'curvature': Row(CURVATURE),
-    'curvature-floor': Row(CURVATURE, settings={'min_keep': 0.25}),
-    'uniform-whole': Row(UNIFORM, WHOLE, AT_ONCE),
-    'random-whole': Row(RANDOM, WHOLE, AT_ONCE),
+    'curvature-floor': Row(CURVATURE, settings=FLOOR),
+    'uniform-whole': Row(UNIFORM, WHOLE, 0),
+    'random-whole': Row(RANDOM, WHOLE, 0),
     'lapp-whole': Row(LAPP, WHOLE),
     'lapp-whole-inner': Row(LAPP, WHOLE, settings=INNER),
     'curvature-whole': Row(CURVATURE, WHOLE),
+    'lapp-whole-paths': Row(LAPP, WHOLE, settings=PATHS),
+    'lapp-whole-paths-quarter': Row(LAPP, WHOLE, settings=LESS),
+    'lapp-whole-floor': Row(LAPP, WHOLE, settings=FLOOR),
+    'lapp-whole-weak': Row(LAPP_WEAK, WHOLE),
+    'lapp-whole-long': Row(LAPP, WHOLE, 2),
+}
+# In multiples of eight channels, as the recipe of the demo.
+EIGHTS = (
+    'lapp', 'uniform-whole', 'lapp-whole', 'lapp-whole-paths',
+    'lapp-whole-floor', 'lapp-whole-weak',
+)  # fmt: skip
+ROWS |= {
+    f'{name}-8': replace(
+        ROWS[name], settings={**ROWS[name].settings, 'divisor': 8}
+    )
+    for name in EIGHTS
 }
 
 
-def config_of(row: Row, seed: int, target: float, epochs: int) -> str:
+def config_of(
+    row: Row, seed: int, target: float, epochs: int, images: str = 'bccd'
+) -> str:
     """The config of a row, as text."""
-    lines = [f"_base_ = '{CONFIG}'", f'randomness = dict(seed={seed})']
+    seen = IMAGES[images]
+    lines = [f"_base_ = '{seen.config}'", f'randomness = dict(seed={seed})']
     if epochs:
         lines += [
             f'train_cfg = dict(max_epochs={epochs}, val_interval={epochs})'
@@ -109,15 +160,16 @@ def config_of(row: Row, seed: int, target: float, epochs: int) -> str:
         method['seed'] = seed
     model = {
         'type': 'mmlapp.PrunableModel',
-        'input_shape': (3, 160, 224),
+        'input_shape': seen.shape,
         'scope': row.scope,
         'method': method,
         **row.settings,
     }
+    steps = round(row.phases * seen.phase * seen.steps)
     hook = {
         'type': 'mmlapp.PruningHook',
         'target': {'flops': target},
-        'prune_epochs': row.epochs,
+        'prune_iters': max(steps, 1),
     }
     lines += [
         "custom_imports = dict(imports=['mmlapp'])",
@@ -134,7 +186,8 @@ def run(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     folder = (args.work_dir / f'{name}-s{seed}').resolve()
     config = folder.with_suffix('.py')
     config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(config_of(row, seed, args.target, args.epochs))
+    text = config_of(row, seed, args.target, args.epochs, args.images)
+    config.write_text(text)
     call(
         'train.py', config, '--work-dir', folder, '--resume',
         log=folder / 'train.log',
@@ -187,10 +240,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add('--seeds', nargs='+', type=int, default=[0, 1, 2])
     add('--target', type=float, default=0.5)
     add('--epochs', type=int, default=0, help='other than the config says')
-    add('--work-dir', type=Path, default=ROOT / 'work_dirs' / 'bccd')
-    add('--out', type=Path, default=RESULTS, help='file of the results')
+    add('--images', choices=IMAGES, default='bccd')
+    add('--work-dir', type=Path)
+    add('--out', type=Path, help='file of the results')
     add('--report', action='store_true', help='only tell what there is')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    # Each kind of images has its own.
+    args.work_dir = args.work_dir or ROOT / 'work_dirs' / args.images
+    args.out = args.out or RESULTS / f'{args.images}.json'
+    return args
 
 
 def main() -> None:

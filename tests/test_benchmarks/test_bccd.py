@@ -1,11 +1,20 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Configs of the rows on photos, and their table."""
+"""Configs of the rows on photos and on digits, and their table."""
 
 import bccd
 import pytest
 from accuracy.jobs import Store
-from bccd import ROWS, Recipe, config_of, parse_args, report
+from bccd import (
+    DEMO,
+    IMAGES,
+    ROOT,
+    ROWS,
+    Recipe,
+    config_of,
+    parse_args,
+    report,
+)
 from mmengine.config import Config
 
 # Rows that do not begin with the name of their method.
@@ -34,12 +43,38 @@ def test_a_row_is_a_config_that_differs_in_pruning_alone(name, tmp_path):
     whole = tuple(config.model.scope) == ('backbone', 'neck', 'bbox_head')
     assert whole == ('whole' in name)
     assert config.model.get('keep_streams', False) == ('inner' in name)
+    assert config.model.get('divisor', 1) == (8 if name[-2:] == '-8' else 1)
 
 
-def test_controls_are_narrow_after_a_step():
-    steps = -(-205 // 8)
-    assert round(ROWS['uniform'].epochs * steps) == 1
-    assert ROWS['lapp'].epochs * steps > 50
+@pytest.mark.parametrize('images', IMAGES)
+def test_steps_are_those_of_the_images(images, tmp_path):
+    """Controls are narrow after one, LAPP as the demo or four epochs."""
+
+    def steps(name):
+        path = tmp_path / 'a.py'
+        path.write_text(config_of(ROWS[name], 0, 0.5, 0, images))
+        return Config.fromfile(path).custom_hooks[0].prune_iters
+
+    epoch = {'bccd': -(-205 // 8), 'digits': 800 // 16}[images]
+    pruned = Config.fromfile(ROOT / DEMO.pruned)
+    demo = pruned.custom_hooks[0].prune_epochs
+    phase = {'bccd': 4, 'digits': demo}[images] * epoch
+    assert steps('uniform') == steps('random-whole') == 1
+    assert steps('lapp') == steps('lapp-whole-paths') == phase
+    assert steps('lapp-whole-long') == 2 * phase
+
+
+def test_the_digits_are_those_of_the_demo(tmp_path):
+    path = tmp_path / 'a.py'
+    path.write_text(config_of(ROWS['lapp-whole'], 0, 0.5, 0, 'digits'))
+    config = Config.fromfile(path)
+    pruned = Config.fromfile(ROOT / DEMO.pruned)
+    assert config.train_dataloader == pruned.train_dataloader
+    assert config.model.backbone == pruned.model.backbone
+    assert config.model.input_shape == pruned.model.input_shape
+    args = parse_args(['--images', 'digits'])
+    assert args.out.name == 'digits.json'
+    assert args.work_dir.name == 'digits'
 
 
 def test_a_table_has_differences_seed_by_seed(tmp_path):
