@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import zip_longest
 from typing import Any
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 from ..bypass.beside import Bypassed
 from ..errors import PruningError
 from ..snapshot import evaluated
-from ..trace import running_modules, tensors_in
+from ..trace import leaves_in, running_modules, tensors_in
 from ..units.striped import Striped
 from .corner import Corner
 from .inputs import varied
@@ -144,6 +144,7 @@ def checked(forward: Callable[[], Any]) -> Callable[[], Any]:
                 'trained on, a tuple of its arguments, or a function without '
                 'arguments that runs it'
             ) from error
+        _refuse_iterators(outputs)
         if not any(True for _ in tensors_in(outputs)):
             raise PruningError(
                 'the network returns no tensor on the example but '
@@ -154,6 +155,17 @@ def checked(forward: Callable[[], Any]) -> Callable[[], Any]:
         return outputs
 
     return run
+
+
+def _refuse_iterators(outputs: Any) -> None:
+    """What comes out of them is made when somebody asks for it."""
+    for leaf in leaves_in(outputs):
+        if isinstance(leaf, Iterator):
+            raise PruningError(
+                f'the network returns a {type(leaf).__name__} on the example: '
+                'what comes out of it, and must stay, cannot be known before '
+                'it runs. Give a function that returns a list of it'
+            )
 
 
 def check_repeats(

@@ -14,7 +14,7 @@ from torch import nn
 from ..derived import contents_kept, forget_derived
 from .attributes import counted_attributes, uncounted
 from .autograd_functions import watch_functions
-from .call import tensors_in
+from .call import leaves_in, tensors_in
 from .heads import Heads
 from .modules import running_modules, watch_modules
 from .record import LayerCall, LivingModule, Site, Trace
@@ -27,6 +27,7 @@ __all__ = [
     'LivingModule',
     'Site',
     'Trace',
+    'leaves_in',
     'running_modules',
     'tensors_in',
     'trace',

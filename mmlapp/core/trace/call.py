@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -85,6 +86,21 @@ def operands(
 
 def tensors_in(outputs: Any) -> Iterator[Tensor]:
     """Tensors in nested containers and in the attributes of objects."""
+    return (leaf for leaf in leaves_in(outputs) if isinstance(leaf, Tensor))
+
+
+def leaves_in(outputs: Any) -> Iterator[Any]:
+    """What is in nested containers and objects, which are leaves as well.
+
+    Args:
+        outputs (Any): Of a network; containers of any class.
+
+    Examples:
+        >>> class Features(dict):
+        ...     pass
+        >>> [leaf for leaf in leaves_in([1, Features(a=2)]) if leaf in (1, 2)]
+        [1, 2]
+    """
     pending, seen = [outputs], set()
     while pending:
         for leaf in tree_leaves(pending.pop()):
@@ -92,4 +108,21 @@ def tensors_in(outputs: Any) -> Iterator[Tensor]:
                 yield leaf
             elif id(leaf) not in seen and not isinstance(leaf, type):
                 seen.add(id(leaf))
-                pending.extend(getattr(leaf, '__dict__', {}).values())
+                yield leaf
+                pending.append(list(_parts(leaf)))
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """What an object holds: PyTorch looks into its own containers alone.
+
+    Not into heirs of them, nor into sets and what has slots for attributes.
+    """
+    if isinstance(value, Mapping):
+        yield from value.values()
+    elif isinstance(value, (list, tuple, deque, Set)):
+        yield from value
+    yield from getattr(value, '__dict__', {}).values()
+    for kind in type(value).__mro__:
+        slots = vars(kind).get('__slots__', ())
+        for name in [slots] if isinstance(slots, str) else slots:
+            yield getattr(value, name, None)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from .labels import Axis, Labels, blank
@@ -172,6 +173,8 @@ class LivingModules:
         ):
             return None
         entered = read.get(dim) or blank(x.shape[dim])
+        if not all(_is_input(over, entered.ids) for over in pending):
+            return None
         return LivingModule(
             name, dim, entered.ids, made[dim].ids, tuple(x.shape)
         )
@@ -184,6 +187,14 @@ class LivingModules:
             if over.weight
             for site in self.tracer.sites_of(over.ids)
         )
+
+
+def _is_input(over: _Over, entered: Tensor) -> bool:
+    """Whether it is computed over the input: what is made inside may count.
+
+    Such as a queue of features, whose places the code numbers itself.
+    """
+    return over.weight or bool(torch.isin(over.ids, entered).all())
 
 
 def _has_tensors(module: nn.Module) -> bool:

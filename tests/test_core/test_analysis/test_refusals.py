@@ -48,6 +48,10 @@ RUNS = {
         lambda m, x: len(m.c(m.b(m.a(x)))),
         'returns no tensor on the example but int: which channels must stay',
     ),
+    'not made yet': (
+        lambda m, x: (m.a(x), (m.b(y) for y in [m.a(x)])),
+        'returns a generator on the example: .* returns a list of it',
+    ),
     'nothing': (
         lambda m, x: [m.a(x), None][1],
         'returns no tensor on the example but NoneType',

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """An operator call as a rule sees it, and tensors in nested outputs."""
 
-from types import SimpleNamespace
+from collections import deque
+from dataclasses import dataclass
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import torch
@@ -59,3 +61,42 @@ def test_an_object_is_looked_through_once():
     output = SimpleNamespace(maps=[A], scale=2.0, kind=kind)
     output.itself = output
     assert same(tensors_in({'x': [output, output], 'y': B}), [B, A])
+
+
+class Attributes(dict):
+    """As those of many libraries."""
+
+
+class Levels(list):
+    """As what a backbone may return."""
+
+
+@dataclass
+class Slotted:
+    maps: list
+    __slots__ = ('maps',)
+
+
+class Below(Slotted):
+    __slots__ = 'more'
+
+
+below = Below([A])
+below.more = B
+CONTAINERS = {
+    'heir of a dictionary': (Attributes(x=A, y=[B]), [A, B]),
+    'heir of a list': (Levels([A, {'x': B}]), [A, B]),
+    'in an heir': (Attributes(x=Levels([A])), [A]),
+    'view of a dictionary': (MappingProxyType({'x': A}), [A]),
+    'set': ({A}, [A]),
+    'frozen set': (frozenset([B]), [B]),
+    'row': (deque([A, B]), [A, B]),
+    'slots': (Slotted([A, B]), [A, B]),
+    'slots of a base': (below, [B, A]),
+}
+
+
+@pytest.mark.parametrize('name', CONTAINERS)
+def test_containers_that_pytorch_does_not_look_into(name):
+    output, expected = CONTAINERS[name]
+    assert same(tensors_in((C, output)), [C, *expected])

@@ -184,6 +184,26 @@ def test_modules_that_compute_over_their_channels(
     assert agree(model, image).groups == {'a': 8}
 
 
+def test_what_a_module_makes_inside_is_frozen(net, conv, image, frozen):
+    """Places of a queue are numbered by code that knows how many."""
+
+    class Queue(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer('queue', torch.randn(8, 6))
+
+        def forward(self, x):
+            like = (x.mean((2, 3)) @ self.queue).softmax(-1)
+            return x + (like @ self.queue.T)[..., None, None]
+
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x))), a=conv(3, 8), b=Queue(), c=conv(8, 5)
+    )
+    reasons = frozen(model, image)
+    assert reasons.keys() == {'b', 'c'}
+    assert reasons['b'] == 'aten::_softmax over channels'
+
+
 def test_groups_of_a_norm_stay_equally_large(net, conv, image, agree):
     function = staticmethod(lambda x, _: functional.group_norm(x, 2))
     kind = type('Own', (Own,), {'function': function})

@@ -188,3 +188,17 @@ def test_a_parameter_that_the_forward_writes(net, conv, image):
     model = net(forward, a=conv(3, 8), b=conv(8, 6), c=conv(6, 5))
     record = trace(model, lambda: model(image))
     assert emitted(record, 'a') == emitted(record, 'b') == {WRITTEN}
+
+
+def test_features_that_leave_in_an_heir_of_a_dictionary_stay(
+    net, conv, image, frozen
+):
+    class Outputs(dict):
+        """As those of many libraries."""
+
+    def forward(m, x):
+        features = m.b(m.a(x))
+        return m.c(features), Outputs(features=features)
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 6), c=conv(6, 5))
+    assert frozen(model, image)['b'] == 'output of the network'
