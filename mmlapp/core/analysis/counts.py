@@ -33,8 +33,10 @@ def kept_count(size: int, number: int, count: Count) -> int:
     """Returns how many channels a group keeps.
 
     Some: a quarter to three quarters, spread by the golden ratio, for equal
-    widths would hide that code relies on them, and an odd prime: code that
-    divides channels into equal parts fails as if one channel were gone.
+    widths would hide that code relies on them, and a number that has nothing
+    in common with the size: code that divides channels into equal parts fails
+    as if one channel were gone. Of an even size that is an odd prime. Of an
+    odd one it is even, for code that asks for that has said no by then.
 
     Args:
         size (int): Channels of the group.
@@ -45,17 +47,21 @@ def kept_count(size: int, number: int, count: Count) -> int:
         >>> [kept_count(64, number, Count.SOME) for number in range(4)]
         [47, 29, 41, 19]
         >>> [kept_count(size, 0, Count.SOME) for size in range(2, 10)]
-        [1, 2, 3, 3, 3, 5, 5, 7]
+        [1, 2, 3, 4, 3, 4, 5, 8]
     """
     if count is not Count.SOME:
         return 1
     # Of groups 0 1 2 3: 0.75, 0.44, 0.63, 0.32.
     target = round((0.75 - 0.5 * (number * GOLDEN % 1)) * size)
     near = (k for step in range(size) for k in (target - step, target + step))
-    return next((k for k in near if 2 < k < size and _is_prime(k)), size - 1)
+    told = (k for k in near if 2 < k < size and _is_unlike(k, size))
+    return next(told, size - 1)
 
 
-def _is_prime(number: int) -> bool:
+def _is_unlike(number: int, size: int) -> bool:
+    """Whether nothing that divides channels of a size divides a number."""
+    if size % 2:
+        return number % 2 == 0 and math.gcd(number, size) == 1
     return all(number % d for d in range(2, math.isqrt(number) + 1))
 
 

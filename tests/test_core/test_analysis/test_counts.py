@@ -12,11 +12,30 @@ from mmlapp.core.analysis.counts import Count, kept_count, trial_mask
 PRIMES = {3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61}
 
 
-@pytest.mark.parametrize('size', range(4, 65))
-def test_some_are_an_odd_prime(size):
+@pytest.mark.parametrize('size', range(4, 65, 2))
+def test_some_of_an_even_number_are_an_odd_prime(size):
     counts = {kept_count(size, number, Count.SOME) for number in range(40)}
     assert counts <= PRIMES
     assert max(counts) < size
+
+
+@pytest.mark.parametrize('size', range(5, 65, 2))
+def test_some_of_an_odd_number_are_even_and_divided_by_nothing_of_it(size):
+    counts = {kept_count(size, number, Count.SOME) for number in range(40)}
+    assert min(counts) > 2
+    assert max(counts) < size
+    assert all(count % 2 == 0 for count in counts)
+    parts = [part for part in range(2, size) if size % part == 0]
+    assert all(count % part for count in counts for part in parts)
+
+
+def test_an_odd_width_that_must_not_become_even(net, conv, image, frozen):
+    def forward(m, x):
+        y = m.a(x)
+        return m.b(y if y.shape[1] % 2 else y.relu())
+
+    reason = frozen(net(forward, a=conv(3, 9), b=conv(9, 5)), image)['a']
+    assert 'would compute something else' in reason
 
 
 @pytest.mark.parametrize('size', [2, 3])
