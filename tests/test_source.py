@@ -33,6 +33,7 @@ ORDER = {
         'choices',
         'files',
         'forward_names',
+        'hiding',
         'heirs',
         'mixins',
         'attention',

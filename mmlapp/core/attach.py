@@ -20,6 +20,7 @@ from .bypass.beside import add_bypass
 from .bypass.branch import start_branches
 from .cost import COSTS, Cost, CostContext
 from .errors import PruningError, PruningWarning
+from .hiding import goes_over_children, hide_in_forward
 from .mask.living import RunsOnLiving
 from .mask.masked import (
     Masked,
@@ -242,6 +243,8 @@ def _put_on(model: nn.Module, pruner: Pruner, analysis: Analysis) -> None:
         model._register_load_state_dict_pre_hook(_check_loaded, True),
     ):
         pruner.hook_ids.append(handle.id)
+    if goes_over_children(model):
+        pruner.hook_ids += hide_in_forward(model)
     watch(model)
 
 

@@ -1,0 +1,83 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Networks that go over their children compute what they did before."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core import attach, narrow
+
+
+class ByName(nn.Module):
+    """Its last child is no layer before an activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 3)
+
+    def forward(self, x):
+        for name, layer in self.named_children():
+            x = layer(x) if name == 'b' else layer(x).relu()
+        return x
+
+
+class ByPlace(nn.Sequential):
+    """Its last child is a head."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 3))
+
+    def forward(self, x):
+        for layer in list(self)[:-1]:
+            x = layer(x)
+        return self[-1](x) / len(self)
+
+
+class Listed(nn.ModuleList):
+    """A list that is called."""
+
+    def __init__(self):
+        super().__init__([nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 3)])
+
+    def forward(self, x):
+        for number, layer in enumerate(self):
+            x = layer(x) if number + 1 == len(self) else layer(x).relu()
+        return x
+
+
+class Stored(ByName):
+    """Children as PyTorch keeps them."""
+
+    def forward(self, x):
+        first, *others, last = self._modules.values()
+        return last(first(x).relu()).sigmoid() + len(others)
+
+
+@pytest.mark.parametrize('kind', [ByName, ByPlace, Listed, Stored])
+def test_no_forward_meets_the_pruner(kind, image):
+    model = kind().double()
+    expected = model(image)
+    pruner = attach(model, image)
+    torch.testing.assert_close(model(image), expected)
+    assert model.pruner is pruner
+    assert 'pruner.gate' in model.state_dict()
+    pruner.set_mask(torch.arange(8) % 2 == 0)
+    masked = model(image)
+    torch.testing.assert_close(copy.deepcopy(model)(image), masked)
+    narrow(model, pruner.plan())
+    torch.testing.assert_close(model(image), masked)
+    assert not model._forward_hooks
+    assert not model._forward_hooks_always_called
+
+
+def test_it_is_back_when_a_forward_fails(image):
+    model = ByName().double()
+    pruner = attach(model, image)
+    with pytest.raises(RuntimeError, match='channels'):
+        model(image[:, :2])
+    assert model.pruner is pruner
+    assert '_hidden' not in vars(model)
+    assert model(image).shape[1] == 5
