@@ -40,6 +40,13 @@ def by_hand(function):
     return type('Own', (ByHand,), {'function': staticmethod(function)})(8)
 
 
+class Deviation(nn.Module):
+    """Without a name that anybody knows."""
+
+    def forward(self, x):
+        return x / x.std(1, keepdim=True)
+
+
 class LayerNorm2d(nn.LayerNorm):
     """Channels first."""
 
@@ -64,6 +71,8 @@ NORMS = {
     'instance norm': (nn.InstanceNorm2d(8, affine=True), False, 8, 1),
     # 0 / 0 of one number, nothing at all, and its sign.
     'deviation': (by_hand(lambda x: x / x.std(1, keepdim=True)), False, 8, 2),
+    'of no known class': (Deviation(), False, 8, 2),
+    'softmax': (nn.Softmax(1), False, 8, 2),
     'centred': (by_hand(lambda x: x - x.mean(1, keepdim=True)), False, 8, 2),
     'length': (by_hand(functional.normalize), False, 8, 1),
     'root mean square': (
