@@ -77,7 +77,7 @@ def _watched(
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         tracer.note_read(tree_leaves((args, kwargs)))
-        with tracer.sizes.blank_constants():
+        with tracer.sizes.blank_constants(), tracer.reductions.none():
             out = forward(*args, **kwargs)
         outputs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         # Followed code leaves labels on its outputs. None there: a kernel ran

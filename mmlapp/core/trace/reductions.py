@@ -10,7 +10,8 @@ as it will when the network is narrowed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,20 @@ class Reductions:
         # Of the function that runs: where, and what it reduces.
         self._place = ''
         self._given: Any = None
+        # Whether autograd knows what follows a reduction backwards.
+        self._derived = True
+
+    @contextmanager
+    def none(self) -> Iterator[None]:
+        """Lets no reduction skip: somebody has written its gradient.
+
+        What is computed backwards then, over all channels, nobody sees.
+        """
+        before, self._derived = self._derived, False
+        try:
+            yield
+        finally:
+            self._derived = before
 
     def begin(self, func: Any, args: Sequence[Any], frame: FrameType) -> None:
         """Is told of a function before it runs.
@@ -119,6 +134,7 @@ class Reductions:
             module is None
             or not name
             or tensor is not self._given
+            or not self._derived
             or axis.grid is not None
             or 'forward' in vars(module)
         ):

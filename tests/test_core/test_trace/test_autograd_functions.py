@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Custom autograd functions, visible and hidden ones."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils._python_dispatch import _disable_current_modes
 
+from mmlapp.core import attach, narrow
 from mmlapp.core.groups import Groups, find_groups
 from mmlapp.core.trace import trace
 from mmlapp.core.trace.blocks import registry
@@ -115,3 +117,41 @@ def test_the_kernel_of_rotated_regions_is_hidden() -> None:
     groups, unknown = groups_of(Rois())
     assert not groups.prunable
     assert any('RoIAlignRotated' in name for name in unknown)
+
+
+class Centred(Function):
+    """With a gradient that is written by hand, over channels as well."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x - x.mean(1, keepdim=True)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad - grad.mean(1, keepdim=True)
+
+
+class Norm(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return Centred.apply(x)
+
+
+@pytest.mark.parametrize('function', [Norm(), Centred.apply])
+def test_gradients_over_channels_are_those_of_the_narrow_network(
+    function: Any,
+) -> None:
+    """What is computed backwards sees the living channels, or they stay."""
+    model = Net(function).double()
+    x = torch.rand(2, 3, 9, 9, dtype=torch.float64)
+    if not isinstance(function, nn.Module):
+        with pytest.raises(Exception, match='reduced over channels by'):
+            attach(model, x)
+        return
+    pruner = attach(model, x)
+    pruner.set_mask(torch.arange(8) % 2 == 0)
+    slim = narrow(copy.deepcopy(model), pruner.plan())
+    for network in (model, slim):
+        network(x).square().sum().backward()
+    torch.testing.assert_close(
+        model.conv.weight.grad[::2], slim.conv.weight.grad
+    )
