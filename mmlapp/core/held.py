@@ -12,6 +12,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -34,6 +35,8 @@ def place_of(tensor: Tensor) -> Place:
     Args:
         tensor (Tensor): A whole parameter or buffer.
     """
+    if tensor.layout is not torch.strided:
+        return id(tensor), 0, tuple(tensor.shape)
     storage = tensor.untyped_storage()._cdata
     return storage, int(tensor.storage_offset()), tuple(tensor.shape)
 

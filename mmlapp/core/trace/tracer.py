@@ -265,7 +265,8 @@ class Tracer(TorchDispatchMode):
                 self.graph.freeze(*entry[1].once_read)
             return entry[1]
         name = self._names.get(id(tensor))
-        if name is None:
+        # A sparse one is a constant: a matrix of a graph, between positions.
+        if name is None or tensor.layout is not torch.strided:
             return Labels()
         labels = Labels(
             {
@@ -422,6 +423,8 @@ class Tracer(TorchDispatchMode):
 
 
 def _storage(tensor: Tensor) -> int:
+    if tensor.layout is not torch.strided:
+        return id(tensor)  # several of them, and no views
     return int(tensor.untyped_storage()._cdata)
 
 

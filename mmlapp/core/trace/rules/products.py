@@ -24,6 +24,21 @@ def product_with_bias(tracer: Tracer, call: Call) -> None:
     _product(tracer, call, call.args[1], call.args[2], call.args[0])
 
 
+def sparse_product(tracer: Tracer, call: Call) -> None:
+    """A sparse matrix between positions, times ``[positions, C]``.
+
+    As the neighbours in a graph are summed up: each channel by itself.
+    """
+    added, _, dense = call.args[:3]
+    labels = tracer.labels(dense)
+    tracer.freeze(all_but(labels, 1), 'mixed by a sparse matrix')
+    if call.kwargs.get('beta', 1):
+        tracer.freeze(labels, 'added to a product')
+        tracer.freeze(tracer.labels(added), 'added to a product')
+    axes = {1: labels.axes[1]} if 1 in labels.axes else {}
+    tracer.set(call.outputs()[0], Labels(axes))
+
+
 def of_weights(tracer: Tracer, call: Call) -> None:
     """mv, dot: what weights are measured by, as by their spectral norm."""
     first, second = call.args[:2]
@@ -201,6 +216,7 @@ RULES = rules_of_aten(
     {
         product: 'mm bmm',
         product_with_bias: 'addmm baddbmm',
+        sparse_product: '_sparse_addmm',
         of_weights: 'mv dot vdot',
         attention: (
             '_scaled_dot_product_flash_attention_for_cpu '

@@ -156,3 +156,20 @@ def test_vectors_that_are_no_weights_are_frozen(net, frozen, function):
     )
     x = torch.randn(1, 3, dtype=torch.float64)
     assert frozen(model, x)['a'].endswith('unknown here')
+
+
+@pytest.mark.parametrize('function', [torch.sparse.mm, torch.matmul])
+def test_neighbours_in_a_sparse_graph(net, agree, function):
+    """Each channel of the nodes is summed up by itself."""
+    edges = torch.randint(12, (2, 40))
+    graph = torch.sparse_coo_tensor(edges, torch.rand(40), (12, 12))
+    model = net(
+        lambda m, x: m.b(function(m.graph, m.a(x)).relu()),
+        a=nn.Linear(3, 8),
+        b=nn.Linear(8, 5),
+        graph=graph.coalesce(),
+    )
+    nodes = torch.randn(12, 3, dtype=torch.float64)
+    result = agree(model, nodes)
+    assert result.groups == {'a': 8}
+    assert result.slim.graph.layout is torch.sparse_coo
