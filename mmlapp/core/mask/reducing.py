@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.overrides import TorchFunctionMode
 
 from ..mixins import mix_in
@@ -54,6 +55,9 @@ class LivingAxis:
 class ReducesLiving:
     """Mixin of a module that reduces over channels."""
 
+    # The compiler would run other code, in which nothing is at its place. It
+    # is not imported before it runs, as by the optimizers of PyTorch.
+    @_disable_dynamo
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the module's own forward, whose reductions skip channels."""
         with _Skipping(self.__dict__['_reduced']):

@@ -84,3 +84,17 @@ def test_gradients_go_to_living_channels(source):
     module(x).sum().backward()
     assert (x.grad[:, ALIVE] != 0).all()
     assert (x.grad[:, [1, 3]] == 0).all()
+
+
+def test_a_compiled_network_sees_the_living_ones_too(source):
+    """The compiler runs other code, where calls are at other places."""
+    x, function = torch.rand(2, 6, 3, 3), FUNCTIONS['mean']
+    module = Measured(function)
+    place = place_in(function, x)
+    axis = LivingAxis(source, torch.arange(6), 1)
+    reduce_living(module, {place: axis})
+    compiled = torch.compile(nn.Sequential(module), backend='eager')
+    wanted = function((x.sum((2, 3), keepdim=True) + x)[:, ALIVE])
+    for _ in range(2):
+        torch.testing.assert_close(compiled(x), wanted)
+    torch.compiler.reset()
