@@ -220,7 +220,8 @@ class Trial(Differences):
             # Small ones are nearly as fast in float64. The corner tells. Norms
             # over two channels give a sign, and make rounding large.
             large = self.runner.corner.large or not self.corner
-            fast = stage.screen and (loose or alone or not large)
+            signs = alone and not self.corner
+            fast = stage.screen and (loose or signs or not large)
             # Some operators of losses and predictions do not know it.
             exact = loose and stage.dtype is torch.float64
             if not (apart or fast or exact):

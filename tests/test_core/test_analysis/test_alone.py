@@ -138,6 +138,14 @@ def test_the_smallest_of_all_maps_counts(net, conv, image):
     assert group.floor == 2
 
 
+def test_positions_are_those_of_the_whole_image(conv):
+    """At the corner that is tried there is but one."""
+    norm = nn.GroupNorm(1, 8)
+    model = nn.Sequential(nn.AvgPool2d(64), conv(3, 8), norm, conv(8, 5))
+    (group,) = attach(model, torch.rand(1, 3, 128, 128)).groups
+    assert group.floor == 1
+
+
 def test_what_others_are_beside_may_be_one(net, conv, image, agree):
     """Each keeps one, and of two there is a deviation."""
     model = net(
