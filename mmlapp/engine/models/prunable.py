@@ -187,9 +187,10 @@ def check_removable(pruner: Pruner) -> None:
             f'divisor={pruner.divisor}: every group keeps all its channels. '
             'Choose a smaller one'
         )
+    widest = max(group.size * group.block for group in pruner.groups)
     raise PruningError(
         f'divisor={pruner.divisor}: no group has more than '
-        f'{max(pruner.sizes)} channels, so that nothing could be removed. '
+        f'{widest} channels, so that nothing could be removed. '
         'Choose a smaller one'
     )
 

@@ -332,6 +332,16 @@ def test_a_divisor_of_channels_lets_heads_go():
     check_removable(pruner)
 
 
+def test_a_divisor_that_is_too_large_names_all_channels():
+    """Four groups of three of a norm are twelve channels."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 12, 1), nn.GroupNorm(4, 12), nn.Conv2d(12, 5, 1)
+    )
+    pruner = attach(model, torch.rand(1, 3, 4, 4), divisor=12)
+    with pytest.raises(PruningError, match='no group has more than 12 chann'):
+        check_removable(pruner)
+
+
 CODE = """
 import sys
 from mmengine.config import Config
