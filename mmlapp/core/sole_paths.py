@@ -107,7 +107,8 @@ def _ends(trace: Trace, groups: Groups, owner: Tensor) -> set[int]:
         {number for ids in labels for number in _numbers(owner, ids)}
         for labels in (trace.returned, read_by(trace))
     )
-    return returned | set(range(len(groups.items))) - read
+    unread = set(range(len(groups.items))) - read
+    return returned | unread
 
 
 def _numbers(owner: Tensor, ids: Tensor) -> set[int]:

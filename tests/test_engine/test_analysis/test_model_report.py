@@ -125,6 +125,16 @@ def test_a_floor_raises_the_minimum(config):
     assert report.minimum == pytest.approx(lowest / report.flops)
 
 
+def test_a_floor_of_what_nothing_goes_around(config):
+    """Of a ResNet those are the streams, and no inner width."""
+    report = analyse_config(config, {**SHAPE, 'min_keep': 'sole_path'})
+    inner = {n: f for n, f in report.floors.items() if n.endswith('.conv1')}
+    inner.pop('backbone.conv1')
+    assert set(inner.values()) == {1}
+    streams = [f for n, f in report.floors.items() if n not in inner]
+    assert sorted(streams) == [8, 16, 32]
+
+
 def test_channels_that_would_be_squeezed_away_keep_two():
     """As in the phase, whatever the unit needs."""
 
