@@ -72,12 +72,16 @@ def _trace(
     """Once, or where attention cuts channels into heads once more."""
     first = _pass(model, forward, also, counting, Heads())
     chosen = first.heads.choose(first.graph)
+    tried = set(chosen)
     while chosen:
         found = _pass(model, forward, also, counting, Heads(chosen))
-        lost = found.heads.lost(found.graph)
-        if not lost:
+        met = found.heads.more(found.graph)
+        more = {p: d for p, d in met.items() if p not in tried}
+        tried |= more.keys()
+        lost = set() if more else found.heads.lost(found.graph)
+        if not more and not lost:
             return found.trace
-        chosen = {p: d for p, d in chosen.items() if p not in lost}
+        chosen = {p: d for p, d in {**chosen, **more}.items() if p not in lost}
     return first.trace
 
 

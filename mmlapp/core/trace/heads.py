@@ -86,6 +86,8 @@ class Heads:
         over (list[Tensor]): Labels over which activations are compared.
         beside (list[Tensor]): Labels for each of which they are.
         values (list[Tensor]): Labels of what is mixed by what they give.
+        unpaired (list[Tensor]): Labels of what meets heads and is not known
+            to have some.
         rows (list[Tensor]): Nodes of queries and keys in modules that are
             followed as a whole.
         whole (list[Tensor]): Labels of the heads of these, each ``[heads,
@@ -103,6 +105,7 @@ class Heads:
     over: list[Tensor] = field(default_factory=list)
     beside: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
+    unpaired: list[Tensor] = field(default_factory=list)
     rows: list[Tensor] = field(default_factory=list)
     whole: list[Tensor] = field(default_factory=list)
     single: list[Tensor] = field(default_factory=list)
@@ -239,6 +242,24 @@ class Heads:
             elif kept & over:
                 found[place] = cut.neighbour()
         return found
+
+    def more(self, graph: ChannelGraph) -> dict[Place, int]:
+        """Returns views that cut into heads as well, for they meet some.
+
+        Values that are wider than there are heads, of a layer of their own.
+
+        Args:
+            graph (ChannelGraph): Of this pass.
+        """
+        if not self.unpaired:
+            return {}
+        root = graph.resolve()
+        met = _components(root, self.unpaired)
+        return {
+            place: cut.neighbour()
+            for place, cut in self.cuts.items()
+            if not cut.heads and _of(root, cut.labels) & met
+        }
 
     def lost(self, graph: ChannelGraph) -> set[Place]:
         """Returns the views whose heads are none: no product goes by them.

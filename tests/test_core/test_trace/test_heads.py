@@ -120,6 +120,40 @@ class Separate(Attention):
         return self.proj(y.transpose(1, 2).reshape(n, length, c))
 
 
+class WideValues(Attention):
+    """Three layers, and values that are twice as wide as queries."""
+
+    def __init__(self):
+        super().__init__(2 * INNER)
+        self.qkv, self.head_dim = None, 2 * EACH
+        self.q, self.k = (nn.Linear(WIDTH, INNER) for _ in range(2))
+        self.v = nn.Linear(WIDTH, 2 * INNER)
+
+    def forward(self, x):
+        n, length, _ = x.shape
+        shape = n, length, self.num_heads, -1
+        q, k, v = (
+            f(x).reshape(shape).transpose(1, 2)
+            for f in (self.q, self.k, self.v)
+        )
+        y = self.mixed(q, k).softmax(-1) @ v
+        return self.proj(y.transpose(1, 2).reshape(n, length, self.inner))
+
+    def mixed(self, q, k):
+        return (q * self.scale) @ k.mT
+
+
+class TalkingValues(WideValues):
+    """A convolution mixes heads, whose outputs meet those of the values."""
+
+    def __init__(self):
+        super().__init__()
+        self.talk = nn.Conv2d(HEADS, HEADS, 1)
+
+    def mixed(self, q, k):
+        return self.talk(super().mixed(q, k))
+
+
 class Biased(Attention):
     """A table of biases, a scale for each head and normalised queries."""
 
@@ -302,6 +336,8 @@ FORMS = (
     Rooted,
     KeysWithoutBias,
     Separate,
+    WideValues,
+    TalkingValues,
     Biased,
     Pooled,
     Talking,

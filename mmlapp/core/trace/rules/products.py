@@ -132,6 +132,9 @@ def _head_by_head(
     where both sides would be, they are compared, and need not be zero.
     """
     ids = [ids_of(labels, 0, x.shape[0]) for x, labels in (left, right)]
+    for _, labels in (left, right):
+        if 0 not in labels.axes:
+            tracer.heads.unpaired += [a.ids for a in labels.axes.values()]
     tracer.graph.unite(ids[0], ids[1], INPUT_REASON)
     axes = left[1].axes.get(0), right[1].axes.get(0)
     zeros = [i for i, a in zip(ids, axes, strict=True) if a and a.zero]
