@@ -459,6 +459,27 @@ def _normalised(
         yield size, out, dim
 
 
+def _grouped(
+    args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
+) -> Iterator[Sized]:
+    """conv2d, ...: as many groups as the input has channels."""
+    names = (
+        'input',
+        'weight',
+        'bias',
+        'stride',
+        'padding',
+        'dilation',
+        'groups',
+    )
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    groups, x = given.get('groups', 1), given['input']
+    # [N, C, ..] or [C, ..]; without a batch there is one dimension less.
+    channels = x.dim() - given['weight'].dim() + 1
+    if 1 < groups == x.shape[channels]:
+        yield groups, x, channels
+
+
 # What C++ calls them.
 SIZES_OF_SPLIT = 'split_size', 'split_sizes'
 # What is empty is not read before it is filled.
@@ -481,6 +502,9 @@ SIZES: dict[Any, Callable[..., Iterator[Sized]]] = {
     Tensor.view: _reshaped,
     functional.layer_norm: _normalised,
     functional.rms_norm: _normalised,
+    torch.conv1d: _grouped,
+    torch.conv2d: _grouped,
+    torch.conv3d: _grouped,
     torch.empty: _filled,
     torch.full: _filled,
     torch.ones: _filled,

@@ -152,3 +152,30 @@ def test_a_reason_is_told(net, conv, image, frozen):
     parts = {'a': conv(3, 6), 'b': conv(3, 8), 'c': conv(8, 5)}
     reasons = frozen(net(forward, **parts, d=conv(8, 5)), image)
     assert reasons['b'] == SIZED
+
+
+class Blur(nn.Module):
+    """Filters of a buffer, as many as an attribute says (BlurPool)."""
+
+    def __init__(self):
+        super().__init__()
+        self.channels = 8
+        self.register_buffer('filters', torch.rand(8, 1, 3, 3))
+
+    def forward(self, x):
+        return torch.conv2d(x, self.filters, groups=self.channels)
+
+
+@pytest.mark.parametrize('batched', [True, False])
+def test_groups_of_a_call_follow_the_channels(
+    net, conv, image, agree, batched
+):
+    model = net(
+        lambda m, x: m.b(m.blur(m.a(x).relu())),
+        a=conv(3, 8),
+        blur=Blur(),
+        b=conv(8, 5),
+    )
+    found = agree(model, image if batched else image[0])
+    assert found.groups == {'a': 8}
+    assert found.slim.blur.channels == 4
