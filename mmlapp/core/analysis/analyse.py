@@ -14,10 +14,15 @@ from ..bypass import check_bypass
 from ..groups import Groups
 from ..patterns import as_patterns
 from ..streams import leave_streams
-from ..trace import trace
 from ..units import UNITS, Request, Unit
 from ..units.base import check_keep_streams
-from .refusals import check_network, check_repeats, checked, example_of
+from .refusals import (
+    check_network,
+    check_repeats,
+    checked,
+    example_of,
+    followed,
+)
 from .result import Analysis
 from .unreached import (
     check_branches,
@@ -98,7 +103,7 @@ def analyse(
     # Noise of the network is not taken from what the user draws later.
     with torch.random.fork_rng(cards):
         forward = example_of(model, example)
-        record = trace(model, checked(forward))
+        record = followed(model, forward)
         corner = check_repeats(model, forward, record.order)
         record, reach = follow(model, checked(forward), record, ways, unused)
     if keep_streams:

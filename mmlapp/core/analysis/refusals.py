@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 from ..bypass.beside import Bypassed
 from ..errors import PruningError
 from ..snapshot import evaluated
-from ..trace import leaves_in, running_modules, tensors_in
+from ..trace import Trace, leaves_in, running_modules, tensors_in, trace
 from ..units.striped import Striped
 from .corner import Corner
 from .inputs import varied
@@ -155,6 +155,40 @@ def checked(forward: Callable[[], Any]) -> Callable[[], Any]:
         return outputs
 
     return run
+
+
+def followed(model: nn.Module, forward: Callable[[], Any]) -> Trace:
+    """Traces a network on its example, or says what it is that fails.
+
+    Args:
+        model (nn.Module): The network.
+        forward (Callable): Runs it on an example.
+
+    Raises:
+        PruningError: If it does not run, or runs and cannot be followed.
+    """
+    try:
+        return trace(model, checked(forward))
+    except PruningError as error:
+        cause = error.__cause__
+        if cause is None or not _runs(model, forward):
+            raise
+        raise PruningError(
+            'the network runs on the example, and its channels cannot be '
+            f'followed there ({type(cause).__name__}: {cause}). Let it do '
+            'without nested tensors, torch.cond and the like where it is '
+            'analysed: give an example, or a function that runs it, in which '
+            'it does not come to them'
+        ) from cause
+
+
+def _runs(model: nn.Module, forward: Callable[[], Any]) -> bool:
+    try:
+        with evaluated(model):
+            forward()
+    except Exception:
+        return False
+    return True
 
 
 def _refuse_iterators(outputs: Any) -> None:

@@ -69,6 +69,20 @@ def test_a_forward_that_cannot_be_used(parts, image, name):
     assert not hasattr(model, 'pruner')
 
 
+def test_a_network_that_runs_and_cannot_be_followed(parts, image):
+    """Nested tensors have shapes that no operator may ask for."""
+
+    def forward(m, x):
+        rows = list(m.c(m.b(m.a(x))).flatten(2).mT)
+        nested = torch.nested.nested_tensor(rows, layout=torch.jagged)
+        return nested.sin().to_padded_tensor(0.0)
+
+    match = 'runs on the example, and its channels cannot be followed there'
+    with pytest.raises(PruningError, match=match) as caught:
+        attach(parts(forward), image)
+    assert caught.value.__cause__ is not None
+
+
 def turns(m, x):
     m.turn = not getattr(m, 'turn', False)
     x = m.a(x)
