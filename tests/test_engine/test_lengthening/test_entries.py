@@ -13,6 +13,7 @@ from mmlapp.engine.lengthening.entries import (
     class_of,
     defaults_of,
     may_be_time,
+    roles_of,
     stretch_entry,
     times_within,
 )
@@ -43,6 +44,15 @@ def test_defaults_are_stretched_too() -> None:
     entry: dict[str, Any] = dict(type='Known', tail=2)
     assert stretch_entry(HALF_MORE, entry, Known, TABLE) == []
     assert entry == dict(type='Known', start=3, tail=3)
+
+
+def test_a_row_of_a_class_overrides_those_of_its_bases() -> None:
+    table = {**TABLE, 'Derived': {'tail': point, 'warmup_iters': point}}
+    assert roles_of(Derived, table) == {
+        'start': point,
+        'tail': point,
+        'warmup_iters': point,
+    }
 
 
 def test_what_becomes_of_itself_is_not_written() -> None:

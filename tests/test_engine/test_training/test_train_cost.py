@@ -72,6 +72,16 @@ def test_a_phase_that_is_resumed_elsewhere_may_cost_more() -> None:
     ]
 
 
+def test_a_phase_may_end_an_iteration_late() -> None:
+    """It lasts for one at the least, however short it was asked."""
+    runner, pruner, _ = prepared([])
+    cost, target = TrainCost('dense', dict(epochs=6)), {'flops': 0.5}
+    # 13 + 23 / 2 = 24.5 of 24 dense steps; 16 + 20 / 2 = 26.
+    cost.check(runner, pruner, target, 0, end=13)
+    with pytest.raises(PruningError, match=r'the run costs 1\.083 of dense'):
+        cost.check(runner, pruner, target, 0, end=16)
+
+
 class Teaching:
     """A hook with a teacher that costs as much as the dense network."""
 
