@@ -62,9 +62,9 @@ def retinanet_backbone():
 NETWORKS = {
     'resnet20': (lambda: Classifier(CIFARResNet(20), 64), 32),
     'vgg16': (lambda: Classifier(CIFARVGG(), 512), 32),
-    'resnet50': (torchvision.models.resnet50, 64),
-    'mobilenet_v2': (torchvision.models.mobilenet_v2, 64),
-    'retinanet_r50': (retinanet_backbone, 64),
+    'resnet50': (torchvision.models.resnet50, 32),
+    'mobilenet_v2': (torchvision.models.mobilenet_v2, 32),
+    'retinanet_r50': (retinanet_backbone, 32),
 }
 
 
@@ -97,7 +97,7 @@ KINDS = ('depthwise', 'pointwise', 'grouped')
 CASES = [(None, 'channels'), *product(KINDS, ('channels', 'filters'))]
 BUDGETED = {
     'resnet20': (lambda: Classifier(CIFARResNet(20), 64), 32),
-    'resnet18': (torchvision.models.resnet18, 64),
+    'resnet18': (torchvision.models.resnet18, 32),
 }
 
 

@@ -22,8 +22,9 @@ def test_masks_are_scores_above_thresholds(model, images, pruner):
 
 @pytest.mark.parametrize('normalisation', list(NORMALISATIONS))
 @pytest.mark.parametrize('surrogate', list(SURROGATES))
-@pytest.mark.parametrize('value', [100.0, -100.0])
-@pytest.mark.parametrize('scale', [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize(
+    ('value', 'scale'), [(100.0, 1e-3), (-100.0, 1.0), (100.0, 1e3)]
+)
 def test_a_threshold_far_outside_comes_back(
     model, images, surrogate, value, normalisation, scale
 ):
