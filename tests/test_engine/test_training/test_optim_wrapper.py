@@ -13,7 +13,7 @@ from mmlapp.engine import AmpPruningOptimWrapper, PruningOptimWrapper
 from mmlapp.engine.training.optim_wrapper import attend
 
 
-def build(steps: int = 10) -> tuple[nn.Module, LAPP]:
+def build(steps: int = 10, update: str = 'balance') -> tuple[nn.Module, LAPP]:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3),
@@ -22,7 +22,7 @@ def build(steps: int = 10) -> tuple[nn.Module, LAPP]:
         nn.Flatten(),
         nn.Linear(32, 2),
     )
-    pruner = attach(model, torch.rand(1, 3, 6, 6))
+    pruner = attach(model, torch.rand(1, 3, 6, 6), method=LAPP(update))
     pruner.begin({'flops': 0.5}, steps)
     return model, pruner
 
@@ -61,7 +61,8 @@ def test_thresholds_are_no_parameters_of_the_optimizer() -> None:
 def test_the_loss_scale_is_taken_out_of_the_thresholds_gradient() -> None:
     thresholds = []
     for last in (1.0, 1024.0):
-        model, pruner = build(steps=100)
+        # Balanced ones follow no gradient.
+        model, pruner = build(100, 'gradient')
         wrapper = PruningOptimWrapper(
             torch.optim.SGD(model.parameters(), lr=0.0)
         )
@@ -74,6 +75,25 @@ def test_the_loss_scale_is_taken_out_of_the_thresholds_gradient() -> None:
             wrapper.update_params(loss * scale)
         thresholds.append(pruner.method.threshold.detach().clone())
     torch.testing.assert_close(*thresholds, rtol=1e-4, atol=1e-5)
+
+
+def test_the_scale_is_that_of_the_gradients_and_not_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """AMP's optimizer step ends with a new factor."""
+    model, pruner = build()
+    wrapper = PruningOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    wrapper.pruner, wrapper.loss_scaler = pruner, Scaler(8.0)
+    heard: list[float] = []
+    monkeypatch.setattr(pruner, 'step', heard.append)
+    monkeypatch.setattr(
+        wrapper.optimizer,
+        'step',
+        lambda: setattr(wrapper.loss_scaler, 'scale', 16.0),
+    )
+    wrapper.step()
+    wrapper.step()
+    assert heard == [8.0, 16.0]
 
 
 def test_without_a_pruner_it_steps_the_optimizer_alone() -> None:
