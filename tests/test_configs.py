@@ -73,6 +73,7 @@ def name_of(path: Path) -> str:
     return path.stem
 
 
+@cache
 def parent_of(path: Path) -> tuple[str, Config]:
     """Name and content of the dense config that a config inherits."""
     found = re.search(r"^_base_ = '(.+)'$", path.read_text(), re.MULTILINE)
@@ -112,9 +113,10 @@ def parts(path: Path, cfg: Config) -> set[str]:
     """All of a config on which what is built, and asked of it, depends."""
     hook, model = cfg.get('custom_hooks', [{}])[-1], cfg.model.to_dict()
     how = {name: model.pop(name, None) for name in SETTINGS}
-    shape = how.pop('input_shape')
+    # These two suit the network, whatever prunes it.
+    size = how.pop('input_shape'), how.pop('divisor')
     return {
-        repr([cfg.default_scope, model, shape, cfg.get('data_preprocessor')]),
+        repr([cfg.default_scope, model, size, cfg.get('data_preprocessor')]),
         repr([path in PRUNED, hook.get('target'), how]),
         repr(cfg.optim_wrapper),
     }
