@@ -73,8 +73,8 @@ def _top(study: Study) -> Iterator[str]:
     yield (
         f'<p class="soft">Config <code>{escape(study.config)}</code>, weights '
         f'<code>{weights}</code>, {len(groups)} groups with '
-        f'{sum(groups.values())} channels, {study.batches} calibration '
-        'batches.</p>'
+        f'{sum(groups.values())} channels, calibration batches: '
+        f'{study.batches}.</p>'
     )
     yield warnings_list(study.warnings)
 

@@ -33,6 +33,7 @@ def test_what_a_reader_must_know_is_said(parsed, study):
     assert 'it wants <batches>' in shown
     assert 'How much do scores differ? <net>' in shown
     assert '50% of the FLOPs' in shown
+    assert f'calibration batches: {study.batches}.' in shown
 
 
 def test_counts_of_disputed_channels_add_up(study):
