@@ -352,6 +352,16 @@ def test_an_optimizer_that_does_not_follow_the_pull(
     assert pruner.phase == Phase.FINISHED
 
 
+def test_a_new_phase_knows_nothing_of_what_moved_before(model, images, begun):
+    pruner = begun(steps=4, rounds=1, updates=2)
+    train(model, images, 4)
+    pruner.reset()
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter('always')
+        pruner.begin({'flops': 0.5}, 12)
+    assert not [w for w in found if 'did not move' in str(w.message)]
+
+
 def test_an_optimizer_that_asks_for_the_loss_again(model, images, begun):
     """A closure has the pull in it, too."""
     pruner = begun(steps=4, rounds=1, updates=2, rho=0.01)
