@@ -24,6 +24,8 @@ from torch.utils._pytree import tree_leaves
 from mmlapp.engine.models.prunable import prunable_model
 
 SHAPE = 3, 32, 32
+# Of two images the last maps have two values, and rounding grows behind norms.
+BATCH = 4, *SHAPE
 STEPS, TARGET = 8, 0.6
 CLASSES = dict(type='LinearClsHead', num_classes=10)
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -80,7 +82,13 @@ def build(network: str, name: str) -> Any:
     settings = {k: v for k, v in config.model.items() if k != 'type'}
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope(config.default_scope):
-        return prunable_model(**settings).double()
+        model = prunable_model(**settings).double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # Statistics of few steps are to be those of the images: outputs
+            # would hardly depend on them.
+            module.momentum = 0.5
+    return model
 
 
 def outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
@@ -99,7 +107,7 @@ def train(model: Any, steps: range, wrapped: Any = None, rank: int = 0) -> Any:
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
     for step in steps:
         dice = torch.Generator().manual_seed(step + 1000 * rank)
-        images = torch.rand(2, *SHAPE, generator=dice).double()
+        images = torch.rand(BATCH, generator=dice).double()
         found = outputs(wrapped or model, images)
         loss = sum((out - 1).square().mean() for out in found)
         optimizer.zero_grad()
@@ -113,7 +121,7 @@ def states_of(network: str, name: str, rank: int) -> list[dict[str, Tensor]]:
     """The pruner's state after every step of a phase in one process."""
     model = build(network, name)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False)
-    begin(model, torch.rand(2, *SHAPE).double() + rank)
+    begin(model, torch.rand(BATCH).double() + rank)
     return [
         {k: v.clone() for k, v in model.pruner.state_dict().items()}
         for _ in train(model, range(STEPS), wrapped, rank)
