@@ -110,7 +110,7 @@ def test_a_plain_config_is_studied_alike(cfg, dense):
         plain.model.pop(name)
     plain.model.type = plain.model.pop('architecture')
     # What could be no phase decides nothing here: two ways to shrink at once.
-    settings = dict(input_shape=(3, 16, 16), method='soft', shrink_steps=3)
+    settings = dict(input_shape=(3, 16, 16), method='soft', shrink=3)
     found = study_config(plain, dense[0], scores=['l2'], settings=settings)
     assert found.to_dict() == prunable.to_dict()
 
