@@ -26,7 +26,11 @@ NAMES = [
     'out_features',
     'num_features',
 ]
+# Those that count channels: one of another name is not a number of groups.
+COUNTS = [name for name in NAMES if name != 'groups']
 LAYERS = _ConvNd, nn.Linear, _NormBase
+# What a number of channels is called by blocks, alone or with more around it.
+WORDS = 'channels', 'features', 'planes', 'width', 'dim', 'filters'
 
 Widths = Mapping[nn.Module, Mapping[str, int]]
 
@@ -40,19 +44,23 @@ def widths(model: nn.Module) -> Widths:
     return {
         module: {
             name: value
-            for name in NAMES
-            if type(value := module.__dict__.get(name)) is int
+            for name, value in module.__dict__.items()
+            if type(value) is int and _is_number(name)
         }
         for module in model.modules()
     }
+
+
+def _is_number(name: str) -> bool:
+    return name in NAMES or any(word in name for word in WORDS)
 
 
 def follow_layers(dense: Widths) -> None:
     """Lets blocks repeat the numbers of their layers, in place.
 
     A block had the number v under a name. If all layers below it that had v
-    under this name have the same number now, it gets that one. What has
-    changed already is left alone.
+    under this name, or where no layer has such a name under any, have the
+    same number now, it gets that one. What has changed already is left alone.
 
     Args:
         dense (Mapping): What :func:`widths` returned before.
@@ -67,10 +75,11 @@ def follow_layers(dense: Widths) -> None:
             if changed or name in forward_names(block):
                 continue
             now = {
-                getattr(layer, name)
+                getattr(layer, own)
                 for layer in block.modules()
                 if isinstance(layer, LAYERS)
-                and dense.get(layer, {}).get(name) == value
+                for own in ([name] if name in NAMES else COUNTS)
+                if dense.get(layer, {}).get(own) == value
             }
             if len(now) == 1:
                 setattr(block, name, now.pop())

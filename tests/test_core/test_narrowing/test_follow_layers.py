@@ -71,3 +71,24 @@ def test_new_layers_inside_are_not_asked():
     block.layers.append(depthwise(8))
     follow_layers(dense)
     assert block.groups == 5
+
+
+@pytest.mark.parametrize('name', ['width', 'mid_channels', 'embed_dims'])
+def test_a_number_of_another_name_follows_all_layers(name):
+    block = Block(8, [depthwise(8), nn.BatchNorm2d(8)], name)
+    dense = widths(block)
+    conv, norm = block.layers
+    conv.in_channels = conv.out_channels = conv.groups = 5
+    follow_layers(dense)
+    assert getattr(block, name) == 8  # the norm has still as many
+    norm.num_features = 5
+    follow_layers(dense)
+    assert getattr(block, name) == 5
+
+
+def test_a_number_that_counts_something_else_stays():
+    block = Block(8, [nn.Linear(8, 8)], 'num_heads')
+    dense = widths(block)
+    block.layers[0].in_features = block.layers[0].out_features = 5
+    follow_layers(dense)
+    assert block.num_heads == 8
