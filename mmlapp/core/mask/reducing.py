@@ -7,15 +7,26 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import unwrap
+from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
 
+from ..errors import PruningError
 from ..mixins import mix_in
 from ..trace.reductions import REDUCTIONS, called_at
 from .gate import GateSource, at_channels
+
+AGAIN = (
+    '{} reduces over channels in a part of its forward that is checkpointed, '
+    'and that the backward runs again without masks. Switch that off there, '
+    'as with with_cp=False, or leave what it reads alone with ignore'
+)
 
 
 @dataclass(frozen=True)
@@ -60,16 +71,25 @@ class ReducesLiving:
     @_disable_dynamo
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the module's own forward, whose reductions skip channels."""
-        with _Skipping(self.__dict__['_reduced']):
+        axes: Mapping[str, LivingAxis] = self.__dict__['_reduced']
+        with _Skipping(axes, type(self).__name__, torch.is_grad_enabled()):
             return super().forward(*args, **kwargs)  # type: ignore[misc]
 
 
 class _Skipping(TorchFunctionMode):
-    """Gives reductions living channels, by where they are called."""
+    """Gives reductions living channels, by where they are called.
 
-    def __init__(self, axes: Mapping[str, LivingAxis]) -> None:
+    Args:
+        axes (Mapping[str, LivingAxis]): What they reduce, by places.
+        owner (str): What the module is called in messages.
+        learns (bool): Whether a backward may follow.
+    """
+
+    def __init__(
+        self, axes: Mapping[str, LivingAxis], owner: str, learns: bool
+    ) -> None:
         super().__init__()
-        self.axes = axes
+        self.axes, self.owner, self.learns = axes, owner, learns
 
     def __torch_function__(
         self,
@@ -80,12 +100,31 @@ class _Skipping(TorchFunctionMode):
     ) -> Any:
         """Calls a function, of living channels where it reduces them."""
         if func in REDUCTIONS and args:
-            place, inside = called_at(sys._getframe())
+            frame = sys._getframe()
+            place, inside = called_at(frame)
             # That of a module inside, perhaps of the same class.
             axis = None if inside else self.axes.get(place)
             if axis is not None:
+                if self.learns and _runs_again(frame):
+                    raise PruningError(AGAIN.format(self.owner))
                 args = (axis.living(args[0]), *args[1:])
         return func(*args, **(kwargs or {}))
+
+
+def _runs_again(frame: FrameType | None) -> bool:
+    """Whether a part of a module that is checkpointed calls something.
+
+    A backward would run it without the module, and see removed channels.
+    """
+    while frame is not None and frame.f_code is not FORWARD:
+        if frame.f_code.co_filename == checkpoint.__file__:
+            return True
+        frame = frame.f_back
+    return False
+
+
+# The frame of a module that reduces; above it all may run again.
+FORWARD = unwrap(ReducesLiving.forward).__code__
 
 
 def reduce_living(module: nn.Module, axes: Mapping[str, LivingAxis]) -> None:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import unwrap
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .labels import Axis
 from .record import INPUT_REASON, Reduction
@@ -50,6 +52,8 @@ REDUCTIONS: frozenset[Any] = frozenset(
 )
 
 
+# What saves no activations of a function that it runs.
+NAME = 'checkpoint'
 # What a handler of functions is called, and where PyTorch's code lies.
 HANDLER, TORCH = (
     '__torch_function__',
@@ -78,6 +82,28 @@ def called_at(frame: FrameType) -> tuple[str, bool]:
         if code.co_name != HANDLER and not code.co_filename.startswith(TORCH):
             break
     return f'{code.co_name}:{code.co_firstlineno}:{frame.f_lasti}', before
+
+
+def checkpoints(module: nn.Module) -> bool:
+    """Whether the forward of a module asks for activation checkpointing.
+
+    A function that it lets run once more in the backward would then see
+    removed channels.
+
+    Args:
+        module (nn.Module): The module.
+
+    Examples:
+        >>> checkpoints(nn.Linear(2, 1))
+        False
+    """
+    forward: Any = unwrap(type(module).forward)
+    code = getattr(forward, '__code__', None)
+    if code is None:
+        return False
+    # By its own name, as in `cp.checkpoint`, or by another one.
+    used = [forward.__globals__.get(name) for name in code.co_names]
+    return NAME in code.co_names or any(v is checkpoint for v in used)
 
 
 class Reductions:
@@ -137,6 +163,7 @@ class Reductions:
             or not self._derived
             or axis.grid is not None
             or 'forward' in vars(module)
+            or checkpoints(module)
         ):
             return False
         key = name, self._place

@@ -2,14 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reductions over channels that see the living ones alone."""
 
+import gc
 import sys
+import warnings
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
+from mmlapp.core import PruningError
 from mmlapp.core.mask.living import release
 from mmlapp.core.mask.reducing import LivingAxis, reduce_living
 from mmlapp.core.trace.reductions import REDUCTIONS, called_at
@@ -98,3 +102,36 @@ def test_a_compiled_network_sees_the_living_ones_too(source):
     for _ in range(2):
         torch.testing.assert_close(compiled(x), wanted)
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize('reentrant', [True, False])
+def test_what_the_backward_runs_again_is_refused(source, reentrant):
+    """There the whole module runs again, or it would see all channels."""
+    function = FUNCTIONS['mean']
+    x = torch.rand(2, 6, 3, 3, requires_grad=True)
+    axes = {place_in(function, x): LivingAxis(source, torch.arange(6), 1)}
+    part = Measured(lambda y: checkpoint(function, y, use_reentrant=reentrant))
+    reduce_living(part, axes)
+    with pytest.raises(PruningError, match='with_cp=False'):
+        part(x)
+    gc.collect()  # PyTorch's hooks go with the frames of the error
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # nothing requires a gradient
+        part(x)
+
+
+@pytest.mark.parametrize('reentrant', [True, False])
+def test_a_module_that_runs_again_sees_the_living_ones(source, reentrant):
+    whole, function = Measured(FUNCTIONS['mean']), FUNCTIONS['mean']
+    x = torch.rand(2, 6, 3, 3)
+    axes = {place_in(function, x): LivingAxis(source, torch.arange(6), 1)}
+    reduce_living(whole, axes)
+    gradients = []
+    for run in (
+        whole,
+        lambda x: checkpoint(whole, x, use_reentrant=reentrant),
+    ):
+        leaf = x.clone().requires_grad_()
+        run(leaf).sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients)

@@ -7,8 +7,10 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils import checkpoint as cp
+from torch.utils.checkpoint import checkpoint
 
-from mmlapp.core import attach, narrow
+from mmlapp.core import PruningError, attach, narrow
 
 
 class Spatial(nn.Module):
@@ -152,3 +154,27 @@ def test_a_copy_skips_what_its_original_does(conv, image):
     slim = narrow(model, pruner.plan())
     torch.testing.assert_close(slim.twin(image), masked, rtol=1e-11, atol=0)
     assert slim.twin[0].out_channels == 4
+
+
+class Again(Spatial):
+    """Lets the backward compute its statistics once more."""
+
+    def forward(self, x):
+        run = super().forward
+        if x.requires_grad:
+            return checkpoint(run, x, use_reentrant=False)
+        return run(x)
+
+
+class Imported(Spatial):
+    def forward(self, x):
+        run = super().forward
+        return cp.checkpoint(run, x) if x.requires_grad else run(x)
+
+
+def test_what_is_checkpointed_in_a_forward_keeps_its_channels(conv, image):
+    """Its second run, in a backward, would see those that are masked."""
+    for kind in (Again, Imported):
+        model = nn.Sequential(conv(3, 8), kind(), conv(8, 4)).double()
+        with pytest.raises(PruningError, match='reduced over channels'):
+            attach(model, image)
