@@ -127,13 +127,14 @@ ROWS = {
     'lapp-whole-paths': Row(LAPP, WHOLE, settings=PATHS),
     'lapp-whole-paths-quarter': Row(LAPP, WHOLE, settings=LESS),
     'lapp-whole-floor': Row(LAPP, WHOLE, settings=FLOOR),
+    'lapp-whole-floor-half': Row(LAPP, WHOLE, settings={'min_keep': 0.5}),
     'lapp-whole-weak': Row(LAPP_WEAK, WHOLE),
     'lapp-whole-long': Row(LAPP, WHOLE, 2),
 }
 # In multiples of eight channels, as the recipe of the demo.
 EIGHTS = (
     'lapp', 'uniform-whole', 'lapp-whole', 'lapp-whole-paths',
-    'lapp-whole-floor', 'lapp-whole-weak',
+    'lapp-whole-floor', 'lapp-whole-floor-half', 'lapp-whole-weak',
 )  # fmt: skip
 ROWS |= {
     f'{name}-8': replace(
