@@ -69,9 +69,16 @@ class PrunerState(nn.Module):
         ]
         # Whether `min_keep` holds more than the network needs.
         self.held = asked != [g.floor for g in self.groups]
-        # Fewest channels that a method keeps, of every group: in the phase
-        # as at its end, where they are multiples of the divisor.
-        self.floors = whole_chunks(asked, self.sizes, self.divisors)
+        # Fewest channels that a method keeps, of every group. The end keeps
+        # multiples of the divisor. What nothing goes around does so in the
+        # phase, too: what came back at the end would not be trained.
+        whole = whole_chunks(asked, self.sizes, self.divisors)
+        self.floors = [
+            multiple if group.sole_path else fewest
+            for multiple, fewest, group in zip(
+                whole, asked, self.groups, strict=True
+            )
+        ]
         self._set_up_costs(costs)
         self._set_up_phase()
         self._set_up_masks()

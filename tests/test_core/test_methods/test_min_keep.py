@@ -92,7 +92,7 @@ def test_no_network_of_the_phase_keeps_less(model, images, method):
 def test_no_network_of_the_phase_keeps_less_than_its_end_can(
     make, images, method
 ):
-    """Of 8, 12 and 16 channels five and ten, by a divisor of five."""
+    """Of 8, 12 and 16 channels five and ten: nothing goes around them."""
     assert attach(make(), images, divisor=5).floors == [5, 5, 5]
     model = make()
     pruner = attach(model, images, method=method, divisor=5, min_keep=0.5)
@@ -208,6 +208,8 @@ def test_a_share_of_sole_paths_alone(net, conv, image):
         return dict(zip(pruner.keep_ratios(), pruner.floors, strict=True))
 
     assert floors('sole_path') == {'stem': 6, 'a': 1}
+    # The multiple of a divisor holds in the phase, too.
+    assert floors(0, divisor=5) == {'stem': 5, 'a': 1}
     choice = dict(type='sole_path', share=0.25, others=0.2)
     assert floors(choice) == {'stem': 3, 'a': 2}
     # Others tell no groups apart.
