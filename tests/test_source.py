@@ -46,6 +46,7 @@ ORDER = {
         'distillation',
         'trace',
         'touched',
+        'floors',
         'streams',
         'groups',
         'sole_paths',

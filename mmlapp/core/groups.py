@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import PruningError, PruningWarning
+from .floors import least_counts, small_counts
 from .patterns import matches
 from .touched import alike, roots, touched_sites
 from .trace import LayerCall, Site, Trace
@@ -24,6 +25,7 @@ OUT_OF_SCOPE = 'outside the scope'
 UNREAD = 'nothing that ran reads them'
 SINGLE = 'a single channel'
 PAIR = 'two channels, of which one alone would vanish or say nothing'
+ALL = 'as many as the code of the network asks for'
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class ChannelGroup:
         members (tuple[Member, ...]): Everything that shrinks with them.
         frozen (str, optional): Why no channel may be removed. Defaults to
             None: prunable.
-        floor (int): Fewest channels without which the network would not run;
-            a unit may ask for more. Defaults to 0.
+        floor (int): Fewest channels without which the network would not run,
+            or would branch otherwise; a unit may ask for more. Defaults to 0.
         block (int): Channels of every tensor that each of its channels
             stands for, such as the width of a head, or of the groups of a
             norm where these go as a whole. Defaults to 1.
@@ -140,6 +142,11 @@ class Groups:
     def prunable(self) -> list[ChannelGroup]:
         """The groups that are not frozen, in order."""
         return [g for g in self.items if g.frozen is None]
+
+    @property
+    def sizes(self) -> dict[int, int]:
+        """Channels of every prunable group, by their numbers."""
+        return {k: group.size for k, group in enumerate(self.prunable)}
 
     @property
     def heads(self) -> dict[str, int]:
@@ -256,24 +263,24 @@ def _inputs(call: LayerCall) -> Iterator[Tensor]:
 def _raise_floors(
     trace: Trace, items: list[ChannelGroup], owner: Tensor
 ) -> None:
-    """Keeps two channels where one alone would vanish or say nothing."""
-    for nodes in trace.lasting:
-        # Group of every index; what has none or a frozen one stays, [size].
-        found = [
-            number
-            for number in torch.where(nodes < 0, -1, owner[nodes]).tolist()
-            if number >= 0 and items[number].frozen is None
-        ]
-        numbers = set(found)
-        # Each group keeps one at least, so that two are enough, as is what
-        # stays beside one, or one that stands at several indices.
-        if len(numbers) != 1 or len(found) < len(nodes):
-            continue
-        number = numbers.pop()
-        size = items[number].size
-        if size == len(found):
-            frozen = PAIR if size == 2 else None
-            items[number] = replace(items[number], floor=2, frozen=frozen)
+    """Keeps what would not run with fewer, or would compute otherwise."""
+    # Frozen ones stay.
+    sizes = {k: g.size for k, g in enumerate(items) if g.frozen is None}
+    wanted = [
+        *(least_counts(*lasting, owner, sizes) for lasting in trace.lasting),
+        *small_counts(trace, owner, sizes),
+    ]
+    for counts in wanted:
+        for number, count in counts.items():
+            items[number] = _raised(items[number], count)
+
+
+def _raised(group: ChannelGroup, floor: int) -> ChannelGroup:
+    """The group with a floor, of which nothing is left if it keeps all."""
+    if floor >= group.size:
+        reason = PAIR if floor == 2 else ALL
+        return replace(group, floor=floor, frozen=reason)
+    return replace(group, floor=max(group.floor, floor))
 
 
 def _note_heads(

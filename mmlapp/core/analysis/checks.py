@@ -22,11 +22,14 @@ class Check:
             Defaults to 0.
         train (bool): Whether in training mode, in which it only has to run.
             Defaults to False.
+        kept (tuple[tuple[str, int], ...]): How many channels groups keep,
+            by their names, whatever ``count`` says. Defaults to nothing.
     """
 
     count: Count = Count.SOME
     way: int = 0
     train: bool = False
+    kept: tuple[tuple[str, int], ...] = ()
 
 
 def checks_of(ways: Sequence[Way]) -> Iterator[Check]:

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from enum import Enum
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from ..groups import Groups
 GOLDEN = (5**0.5 - 1) / 2
 # Channels that a norm is computed over where others have one left.
 NORMALISED = 3
+NO_COUNTS: Mapping[str, int] = MappingProxyType({})
 
 
 class Count(Enum):
@@ -71,6 +73,7 @@ def trial_mask(
     count: Count,
     floor: int,
     normalised: Collection[str] = (),
+    kept: Mapping[str, int] = NO_COUNTS,
 ) -> Tensor:
     """Returns which channels are kept, bool in global order, [channels].
 
@@ -81,6 +84,8 @@ def trial_mask(
         floor (int): Fewest channels that any group keeps.
         normalised (Collection[str]): Groups that some norm is computed over.
             Defaults to none.
+        kept (Mapping[str, int]): How much of some is left all the same, by
+            their names. Defaults to none.
     """
     generator = torch.Generator().manual_seed(0)
     parts = []
@@ -88,11 +93,11 @@ def trial_mask(
         order = torch.randperm(group.size, generator=generator)
         part = torch.ones(group.size, dtype=torch.bool)
         if group.name in names:
-            kept = kept_count(group.size, number, count)
+            left = kept_count(group.size, number, count)
             if count is Count.ONE and group.name in normalised:
-                kept = min(group.size, NORMALISED)
-            kept = max(floor, group.floor, kept)
-            part[order[kept:]] = False
+                left = min(group.size, NORMALISED)
+            left = max(floor, group.floor, kept.get(group.name, left))
+            part[order[left:]] = False
         parts.append(part)
     # Group by group is the global order.
     return torch.cat(parts)

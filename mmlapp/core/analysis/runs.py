@@ -72,7 +72,11 @@ class Runs:
         self._whole: dict[tuple[int, bool, Stage], tuple[bool, bool]] = {}
 
     def removal(
-        self, groups: Groups, chosen: Sequence[ChannelGroup], count: Count
+        self,
+        groups: Groups,
+        chosen: Sequence[ChannelGroup],
+        count: Count,
+        kept: tuple[tuple[str, int], ...] = (),
     ) -> Removal:
         """Returns what is removed, made once for each count.
 
@@ -80,6 +84,8 @@ class Runs:
             groups (Groups): All groups.
             chosen (Sequence[ChannelGroup]): Which ones lose channels.
             count (Count): How many of them are left.
+            kept (tuple[tuple[str, int], ...]): How many of some are left all
+                the same. Defaults to none.
         """
         if groups is not self._groups:
             # As it is without branches, which are added after the trial.
@@ -94,15 +100,18 @@ class Runs:
         if count is Count.ALONE and not self.normalised:
             count = Count.ONE  # which is the same then
         names = frozenset(group.name for group in chosen)
-        if (count, names) not in self._removals:
+        key = count, names, kept
+        if key not in self._removals:
             floor = max(1, self.unit.floor)
-            mask = trial_mask(groups, names, count, floor, self.normalised)
+            mask = trial_mask(
+                groups, names, count, floor, self.normalised, dict(kept)
+            )
             plan = self._layout.plan(mask, {}, {})
             if not self._removals:  # of all groups; others remove less
                 check_plan(self.model, plan)
             device = next(self.model.parameters()).device
-            self._removals[count, names] = Removal(mask.to(device), plan)
-        return self._removals[count, names]
+            self._removals[key] = Removal(mask.to(device), plan)
+        return self._removals[key]
 
     def narrowed(
         self,

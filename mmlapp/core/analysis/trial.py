@@ -83,7 +83,7 @@ class Trial(Differences):
         """
         if not chosen:
             return None
-        removal = self.removal(groups, chosen, check.count)
+        removal = self.removal(groups, chosen, check.count, check.kept)
         # What else has to run without all of them; not without some alone.
         complete = len(chosen) == len(groups.prunable)
         beside = self._beside(removal, check) if complete else []

@@ -17,6 +17,7 @@ from ..trace import Trace
 from ..units import Request, Unit
 from .alone import lone_groups
 from .culprits import Culprit, Search
+from .thresholds import decide_thresholds
 from .trial import Trial
 
 
@@ -36,7 +37,8 @@ def verify_groups(
     """
     trial = Trial(request, unit)
     search = Search(trial)
-    record, groups = request.record, gather()
+    record = request.record
+    groups = decide_thresholds(trial, record, gather)
     if _leave_two(record, lone_groups(request.model, record, groups)):
         groups = gather()
     passed = turn = 0
@@ -61,9 +63,9 @@ def _leave_two(record: Trace, groups: Sequence[ChannelGroup]) -> bool:
     """Lets groups keep two channels; False if that was asked of all before."""
     nodes = [group.nodes for group in groups]
     fresh = [
-        ids
+        (ids, 2)
         for ids in nodes
-        if not any(torch.equal(ids, known) for known in record.lasting)
+        if not any(torch.equal(ids, known) for known, _ in record.lasting)
     ]
     record.lasting += fresh
     return bool(fresh)

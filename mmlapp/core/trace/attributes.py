@@ -81,6 +81,7 @@ def _counted(tracer: Tracer, module: nn.Module, name: str, value: Any) -> Any:
             partial(_nodes, tracer, f'{full}{place}', count),
             f'{full}{place}',
             tracer.heads.divisors,
+            tracer.sizes.compared,
         )
         value = _replaced(value, place, Width(count, source))
     return value

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .graph import ChannelGraph
+from .thresholds import Threshold
 
 INPUT_REASON = 'meets a value that is no channel, such as the input image'
 
@@ -140,8 +141,11 @@ class Trace:
             are not zero where removed, and must be masked there.
         trusting (set[Site]): Those that need no mask, for what they read is
             zero where removed.
-        lasting (list[Tensor]): Labels along dimensions that would vanish, or
-            say nothing, if one index was left; each ``[size]``.
+        lasting (list[tuple[Tensor, int]]): Labels along dimensions, each
+            ``[size]``, and how many indices must be left: two where a single
+            one would vanish or say nothing.
+        thresholds (list[Threshold]): How many indices must be left for code
+            to branch as it did.
         summed (list[Tensor]): Labels that a sum adds up, of each such sum or
             other reduction; ``[size]``.
         added (list[Tensor]): Labels to which others were added, each
@@ -186,7 +190,8 @@ class Trace:
     masked: set[Site] = field(default_factory=set)
     readers: set[Site] = field(default_factory=set)
     trusting: set[Site] = field(default_factory=set)
-    lasting: list[Tensor] = field(default_factory=list)
+    lasting: list[tuple[Tensor, int]] = field(default_factory=list)
+    thresholds: list[Threshold] = field(default_factory=list)
     summed: list[Tensor] = field(default_factory=list)
     added: list[Tensor] = field(default_factory=list)
     returned: list[Tensor] = field(default_factory=list)

@@ -25,6 +25,7 @@ from ..attention.fitted import VIEWS
 from .graph import NO_CHANNEL
 from .labels import Axis, Labels
 from .record import no_nodes
+from .thresholds import MIRRORED, Threshold, comparison, least_value
 
 if TYPE_CHECKING:
     from .tracer import Tracer
@@ -45,15 +46,59 @@ class Source:
             may count something else as well. Defaults to none.
         divisors (set[str], optional): Receives that name if a quotient by it
             is computed with. Defaults to None: nobody asks.
+        compared (list[Compared], optional): Receives comparisons of what is
+            computed from it. Defaults to None: nobody asks.
     """
 
     graph: object
     labels: Callable[[], Tensor]
     attribute: str = ''
     divisors: set[str] | None = None
+    compared: list[Compared] | None = None
 
 
-class Width(int):
+class Counted(int):
+    """A number of channels that tells with what code compares it."""
+
+    @property
+    def terms(self) -> tuple[Width, ...]:
+        """Of what it is the sum."""
+        raise NotImplementedError
+
+    def compared(self, name: str, other: float) -> None:
+        """Notes a comparison.
+
+        Args:
+            name (str): As :mod:`operator` calls it.
+            other (float): With what.
+        """
+        self._note(name, other)
+        if isinstance(other, Counted):
+            other._note(MIRRORED[name], self)
+
+    def _note(self, name: str, other: float) -> None:
+        plain = int(other) if isinstance(other, Counted) else other
+        least = least_value(name, int(self), plain)
+        notes = self.terms[0].source.compared
+        if least is not None and notes is not None:
+            against = other if isinstance(other, Counted) else None
+            notes.append((self, least, against))
+
+    __eq__ = comparison('eq')
+    __ge__ = comparison('ge')
+    __gt__ = comparison('gt')
+    __le__ = comparison('le')
+    __lt__ = comparison('lt')
+    __ne__ = comparison('ne')
+    __hash__ = int.__hash__
+
+
+# A number, the least one that would have compared so, and the number of
+# channels that it was compared with, if it was one.
+Compared = tuple[Counted, int, 'Counted | None']
+
+
+class Width(Counted):
     """A number of channels that knows which ones it counts.
 
     It is ``times / parts`` as many as its source has. Products with and
@@ -81,6 +126,11 @@ class Width(int):
     other: Width | None
     # What a quotient was divided by, if it is a number that is followed.
     divisor: Source | None = None
+
+    @property
+    def terms(self) -> tuple[Width, ...]:
+        """Itself."""
+        return (self,)
 
     def __new__(
         cls,
@@ -165,7 +215,7 @@ class Width(int):
         )
 
 
-class Sum(int):
+class Sum(Counted):
     """A sum or difference of numbers of channels, which follows them all.
 
     Args:
@@ -179,13 +229,18 @@ class Sum(int):
         ((12, 5), 'Sum', 'int')
     """
 
-    terms: tuple[Width, ...]
+    _terms: tuple[Width, ...]
 
     def __new__(cls, value: int, terms: tuple[Width, ...]) -> Sum:
         """Makes the number; arguments as above."""
         found = super().__new__(cls, value)
-        found.terms = terms
+        found._terms = terms
         return found
+
+    @property
+    def terms(self) -> tuple[Width, ...]:
+        """Of what it is the sum."""
+        return self._terms
 
     def __add__(self, other: Any) -> Any:
         return _added(int.__add__(self, other), self, other)
@@ -201,14 +256,10 @@ class Sum(int):
 
 def _added(value: Any, first: Width | Sum, second: Any) -> Any:
     """A sum or difference, which follows channels if both numbers do."""
-    if isinstance(second, (Width, Sum)):
-        return Sum(value, (*_terms(first), *_terms(second)))
+    if isinstance(second, Counted):
+        return Sum(value, (*first.terms, *second.terms))
     # Of anything else than numbers it is NotImplemented.
     return first if type(second) is int and second == 0 else value
-
-
-def _terms(number: Width | Sum) -> tuple[Width, ...]:
-    return (number,) if isinstance(number, Width) else number.terms
 
 
 class Sizes:
@@ -226,6 +277,7 @@ class Sizes:
         # Numbers, labels of the dimensions that they are the size of, and the
         # module whose view could be given another one, if any.
         self._used: list[tuple[Width, Tensor, str]] = []
+        self.compared: list[Compared] = []
         self.counting = True
         self._blank = False
 
@@ -241,7 +293,8 @@ class Sizes:
             return size
         numbers = list(size)
         for dim, axis in axes.items():
-            source = Source(self.tracer.graph, partial(getattr, axis, 'ids'))
+            ids = partial(getattr, axis, 'ids')
+            source = Source(self.tracer.graph, ids, compared=self.compared)
             numbers[dim] = Width(numbers[dim], source)
         return torch.Size(numbers)
 
@@ -310,14 +363,14 @@ class Sizes:
         Args:
             size (Any): What a function was given.
         """
-        terms = size.terms if isinstance(size, Sum) else (size,)
+        terms = size.terms if isinstance(size, Counted) else (size,)
         return all(map(self._is_own, terms))
 
     def _counted(self, size: Any) -> Tensor | None:
         """Labels of all that a size counts; None if it is not as many."""
-        if not isinstance(size, (Width, Sum)) or not self.knows(size):
+        if not isinstance(size, Counted) or not self.knows(size):
             return None
-        terms = _terms(size)
+        terms = size.terms
         # A quotient leaves it open which ones, a difference is no sum.
         if sum(terms) != size or any(term.parts > 1 for term in terms):
             return None
@@ -331,9 +384,7 @@ class Sizes:
 
     def settle(self) -> None:
         """Ties what must be as many, unless it is so already."""
-        sure = {
-            size.source.attribute for size, *_ in self._used if not size.other
-        }
+        sure = self._sure()
         fits = self.tracer.heads.fits_single(self.tracer.graph)
         pending = []
         for size, ids, module in self._used:
@@ -351,6 +402,43 @@ class Sizes:
             for chosen, counted, ids in group:
                 if not _alike(root, ids, counted, chosen):
                     self._tie(_repeats(root, ids, chosen), counted, chosen)
+
+    def thresholds(self) -> Iterator[Threshold]:
+        """Yields what code asked for and got, each once."""
+        sure = self._sure()
+        met = set()
+        for number, least, other in self.compared:
+            terms = () if other is None else other.terms
+            if not self.knows(number) or not all(map(self._is_own, terms)):
+                continue
+            ids, least = self._asked(number, least, sure)
+            against = [no_nodes(), *(term.source.labels() for term in terms)]
+            found = Threshold(ids, least, torch.cat(against))
+            # Code in loops asks the same again and again.
+            key = least, *map(tuple, (ids.tolist(), found.against.tolist()))
+            # Where any number but all is too little, and that is not one, it
+            # shows when fewer are tried.
+            if 1 < least < max(len(ids), 3) and key not in met:
+                met.add(key)
+                yield found
+
+    def _asked(
+        self, number: Counted, least: int, sure: set[str]
+    ) -> tuple[Tensor, int]:
+        """Labels of what a number counts, and how many of them it asks for."""
+        if isinstance(number, Width):
+            chosen = _chosen(number, sure)
+            # 2 C / 3 >= 4: of the channels, twice each, 12 at least.
+            labels = chosen.source.labels().repeat(chosen.times)
+            return labels, least * chosen.parts
+        counted = self._counted(number)
+        return (no_nodes(), 0) if counted is None else (counted, least)
+
+    def _sure(self) -> set[str]:
+        """Names of attributes that count channels for certain."""
+        return {
+            size.source.attribute for size, *_ in self._used if not size.other
+        }
 
     def _tie(self, repeats: Tensor, counted: Tensor, size: Width) -> None:
         graph = self.tracer.graph

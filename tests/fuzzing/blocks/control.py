@@ -133,3 +133,21 @@ def mapped(w: Writer) -> None:
     layer = w.layer(w.c, width)
     w(f'x = torch.vmap({layer})(x[None])[0]')
     w.c = width
+
+
+@block(since=5000)
+def by_few_channels(w: Writer) -> None:
+    """Another branch where few are left, alike where all are positive."""
+    width = w.width()
+    w(f'x = {w.layer(w.c, width)}(x)')
+    w.c = width
+    few, size = w.rng.randint(1, 4), f'x.shape[{w.dim}]'
+    asked = w.one_of(
+        f'{size} > {few}',
+        f'{size} not in (1, {few})',
+        f'not {size} < {few}',
+        f'min({size}, {few}) == {few}',
+        f'{size} + {size} >= {few}',
+        f'max({size}, {few}) != {few}',
+    )
+    w(f'x = (x.abs() if {asked} else x.relu()) - 0.5 * x')

@@ -89,3 +89,14 @@ def test_what_a_norm_is_computed_over_is_not_left_alone(model, images):
 
 def names_of(groups):
     return [group.name for group in groups.prunable]
+
+
+def test_how_many_are_kept_can_be_said(model, images):
+    groups = analyse(model, images).groups
+    names = [group.name for group in groups.prunable]
+    mask = trial_mask(groups, names, Count.ONE, 1, kept={'a': 3})
+    left = [
+        int(part.sum())
+        for part in mask.split([group.size for group in groups.prunable])
+    ]
+    assert dict(zip(names, left, strict=True)) == {'a': 3, 'b': 1, 'c': 1}

@@ -26,7 +26,7 @@ class Other(Gate):
 
 def at_least(number):
     def function(y):
-        if y.shape[1] < number:
+        if int(y.shape[1]) < number:
             raise RuntimeError('needs more')
         return y
 
@@ -34,11 +34,11 @@ def at_least(number):
 
 
 def no_number(y):
-    return y / (0 if y.shape[1] == 1 else 1)
+    return y / (0 if int(y.shape[1]) == 1 else 1)
 
 
 def broadcast(y):
-    return y * (2 if y.shape[1] == 1 else 1)
+    return y * (2 if int(y.shape[1]) == 1 else 1)
 
 
 def constant(y):
@@ -97,7 +97,7 @@ def test_of_two_channels_none_can_go_where_one_is_not_enough(conv, frozen):
 @pytest.mark.parametrize('width', [2, 8])
 def test_with_how_many_in_training(conv, frozen, width):
     def function(y):
-        if model[1].training and y.shape[1] <= min(width, 7):
+        if model[1].training and int(y.shape[1]) <= min(width, 7):
             raise RuntimeError('too narrow')
         return y
 

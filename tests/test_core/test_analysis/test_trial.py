@@ -489,7 +489,7 @@ def rounded(y):
 
 
 def first_half(y):
-    return y * (1 if y.shape[1] > 1 else 2)
+    return y * (1 if int(y.shape[1]) > 1 else 2)
 
 
 # Network -> layers of the block that may be pruned, at any initial weights.
@@ -577,7 +577,7 @@ class Hidden(nn.Module):
 
     def forward(self, x):
         x = self.a(x)
-        x = x.relu() if x.shape[-1] > 5 else -x
+        x = x.relu() if int(x.shape[-1]) > 5 else -x
         return self.c(self.norm(self.b(x)).sigmoid())
 
 
@@ -598,7 +598,7 @@ class Stream(nn.Module):
 
     def forward(self, x):
         x = self.a(x)
-        x = x.relu() if x.shape[-1] > self.few else -x
+        x = x.relu() if int(x.shape[-1]) > self.few else -x
         return self.c(x + self.b(self.norm(x)))
 
 

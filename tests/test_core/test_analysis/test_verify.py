@@ -29,7 +29,7 @@ def test_all_checks_pass_with_the_same_groups(conv, monkeypatch):
 
         def forward(self, x):
             y = self.a(self.first(x))
-            return self.b(y * (2 if y.shape[1] == 1 else 1))
+            return self.b(y * (2 if int(y.shape[1]) == 1 else 1))
 
     model = Net()
     groups = analyse(model, torch.rand(2, 3, 8, 8)).groups

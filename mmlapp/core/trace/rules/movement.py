@@ -86,7 +86,7 @@ def squeezed(tracer: Tracer, call: Call) -> None:
     rank = max(len(call.shape), 1)
     over = range(rank) if dims is None else [d % rank for d in dims]
     axes = tracer.labels(call.args[0]).axes
-    tracer.trace.lasting += [axes[d].ids for d in over if d in axes]
+    tracer.trace.lasting += [(axes[d].ids, 2) for d in over if d in axes]
     moved(tracer, call)
 
 

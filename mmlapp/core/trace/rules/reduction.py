@@ -78,7 +78,7 @@ def reduced(tracer: Tracer, call: Call) -> None:
             rest = [source.shape[d] for d in over - {dim}]
             if _is_deviation(call) and math.prod(rest) == 1:
                 # A single number has none: it is zero, or 0 / 0.
-                tracer.trace.lasting.append(axis.ids)
+                tracer.trace.lasting.append((axis.ids, 2))
         elif labels.maskable:
             tracer.trace.readers.update(tracer.sites_of(axis.ids))
         elif len(over) < rank:

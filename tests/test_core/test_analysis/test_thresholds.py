@@ -1,0 +1,172 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Code that branches on how many channels there are."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core import analyse
+from mmlapp.core.analysis import thresholds
+from mmlapp.core.analysis.ways import Way
+from mmlapp.core.groups import PAIR
+
+
+class Attribute(nn.Module):
+    """Branches on attributes that follow the channels that they count."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.width, self.sizes, self.limit = 16, [16, 1], limit
+
+    def forward(self, x):
+        x = x.flatten(2).view(len(x), self.width, -1)
+        x = x.view(len(x), self.sizes[0], 8, 8)
+        few = self.width <= self.limit or self.sizes[0] <= self.limit
+        return x.relu() if few else x.exp()
+
+
+class Untied(nn.Module):
+    """Branches on an attribute that counts nothing, and never changes."""
+
+    width = 16
+
+    def __init__(self):
+        super().__init__()
+        self.width = 16
+
+    def forward(self, x):
+        return x.tanh() if self.width > 1 else x.relu()
+
+
+def chosen(x, first, second):
+    return x.tanh() if first > second else x.relu()
+
+
+def harmless(x, many):
+    """The same in two ways, one for many channels."""
+    return x + x if x.shape[1] > many else 2 * x
+
+
+# Of 16 channels: what is computed, and how many of them must be left.
+CODE = {
+    'one left': (lambda m, x: m.f(x) if x.shape[1] > 1 else x.relu(), 2),
+    'one equal': (lambda m, x: x.relu() if x.shape[1] == 1 else m.f(x), 2),
+    'size': (lambda m, x: x.relu() if x.size(1) < 3 else m.f(x), 3),
+    'from 4 on': (lambda m, x: m.f(x) if x.shape[1] >= 4 else x.relu(), 4),
+    'neither': (lambda m, x: x.relu() if x.shape[1] in (1, 3) else m.f(x), 4),
+    'as many': (lambda m, x: m.f(x) * min(x.shape[1], 3), 4),
+    'a part': (
+        lambda m, x: chosen(m.f(x), x.shape[1] // 2, 1),
+        4,
+    ),
+    # More than a quarter: tried.
+    'many': (lambda m, x: chosen(m.f(x), x.shape[1], 11), 12),
+    'many, as many': (lambda m, x: m.f(x) * min(x.shape[1], 7), 8),
+    'many, no harm': (lambda m, x: harmless(m.f(x), 11), 0),
+    'two, one of them no harm': (
+        lambda m, x: chosen(m.f(x), x.shape[1], (x.shape[1] > 13) * 0 + 6),
+        7,
+    ),
+    'two, the larger one harms': (
+        lambda m, x: chosen(m.f(x), x.shape[1], (x.shape[1] > 5) * 0 + 9),
+        10,
+    ),
+    # Nothing that ever comes out otherwise.
+    'never': (lambda m, x: chosen(m.f(x), 17, x.shape[1]), 0),
+}
+
+
+def made(net, conv, code, **parts):
+    return net(
+        lambda m, x: m.c(code(m, m.a(x))),
+        a=conv(3, 16),
+        c=conv(16, 5),
+        **parts,
+    )
+
+
+@pytest.mark.parametrize('name', CODE)
+def test_code_that_branches_goes_on_as_it_did(net, conv, image, agree, name):
+    """With as many as its floor; the floors are counted by hand."""
+    code, floor = CODE[name]
+    # Depthwise, so that both branches have the channels of `a`.
+    model = made(net, conv, code, f=conv(16, 16, groups=16))
+    result = agree(model, image, keep=0.0)
+    (group,) = result.pruner.groups
+    assert group.floor == max(1, floor)
+
+
+def test_branches_alike_where_all_is_positive(net, conv, image, agree):
+    """As a trial with positive weights finds them, with one channel left."""
+    model = net(
+        lambda m, x: m.c(y.abs() if (y := m.a(x)).shape[1] > 1 else y.relu()),
+        a=conv(3, 16),
+        c=conv(16, 5),
+    )
+    model.a.bias = None
+    torch.manual_seed(1)
+    (group,) = agree(model, image.abs(), keep=0.0).pruner.groups
+    assert group.floor == 2
+
+
+@pytest.mark.parametrize('limit', [2, 5])
+def test_attributes_that_follow(net, conv, image, agree, limit):
+    model = made(net, conv, lambda m, x: m.f(x), f=Attribute(limit))
+    (group,) = agree(model, image, keep=0.0).pruner.groups
+    assert group.floor == limit + 1
+
+
+def test_attributes_that_stay(net, conv, image, agree):
+    model = made(net, conv, lambda m, x: m.f(x), f=Untied())
+    (group,) = agree(model, image, keep=0.0).pruner.groups
+    assert group.floor == 1
+
+
+def test_several_groups_share_what_is_asked_for(net, conv, image, agree):
+    """8 and 4 of 12: with 2 and 1 three are left, one more is asked for."""
+    model = net(
+        lambda m, x: m.c(m.joined(torch.cat([m.a(x), m.b(x)], 1))),
+        a=conv(3, 8),
+        b=conv(3, 4),
+        c=conv(12, 5),
+    )
+    model.joined = lambda y: chosen(y, y.shape[1], 3)
+    result = agree(model, image, keep=0.0)
+    floors = {group.name: group.floor for group in result.pruner.groups}
+    assert floors == {'a': 3, 'b': 2}
+
+
+def test_of_two_none_can_go(net, conv, image, frozen):
+    model = net(
+        lambda m, x: m.c(chosen(m.a(x), m.a(x).shape[1], 1)),
+        a=conv(3, 2),
+        c=conv(2, 5),
+    )
+    assert frozen(model, image)['a'] == PAIR
+
+
+def test_what_cannot_be_compared_keeps_what_is_asked_for(net, conv, image):
+    """The loss may be what the branch changes."""
+    model = made(net, conv, lambda m, x: harmless(x, 11))
+
+    def loss():
+        return model(image).sum()
+
+    for also, floor in (([], 0), ([Way(loss, 'the loss', compare=False)], 12)):
+        (group,) = analyse(model, image, also=also).groups.prunable
+        assert group.floor == floor
+
+
+def test_networks_without_such_code_are_not_run_for_it(
+    net, conv, image, monkeypatch
+):
+    """A norm of torch checks a number of channels itself."""
+    monkeypatch.setattr(thresholds, '_matters', None)
+    model = net(
+        lambda m, x: m.c(m.norm(m.a(x)).relu()),
+        a=conv(3, 16),
+        norm=nn.GroupNorm(4, 16),
+        c=conv(16, 5),
+    )
+    assert len(analyse(model, image).groups.prunable) == 1
