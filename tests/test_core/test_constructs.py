@@ -182,7 +182,7 @@ FUNCTIONS = {
             functional.unfold(x, 2, stride=2), 8, 2, stride=2
         ),
         8,
-        'col2im',
+        8,
     ),
     'unshuffled pixels': (lambda x: functional.pixel_unshuffle(x, 2), 32, 8),
     'unit length': (
