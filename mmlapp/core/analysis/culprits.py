@@ -72,6 +72,7 @@ class Search:
         if not self._fails(groups, near, check, failure):
             near = groups.prunable
         parts = self._search(groups, near, check, failure)
+        block = self._block(failure.module) if failure.error else ''
         # Equal blocks of a network make one mistake: one of them tells why.
         known: dict[tuple[object, ...], tuple[str, bool]] = {}
         found = []
@@ -82,12 +83,10 @@ class Search:
             if kind not in known:
                 known[kind] = self._reason(groups, part, check, failure)
             reason, alone = known[kind]
-            block = self._block(failure.module) if failure.error else ''
+            alike = self._alike(groups, part, block) if block else part
             found += [
                 Culprit(group, reason, alone and group.floor < 2 < group.size)
-                for group in (
-                    self._alike(groups, part, block) if block else part
-                )
+                for group in alike
             ]
         return found
 

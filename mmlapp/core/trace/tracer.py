@@ -59,8 +59,8 @@ class Tracer(TorchDispatchMode):
         # By identity: a weight that two layers share is one tensor with one
         # name, and its nodes are shared with it.
         self._names = {id(t): name for name, t in _named_tensors(model)}
-        # Where parameters and buffers lie; not what was computed from them.
-        self._own = {_storage(t) for _, t in _named_tensors(model)}
+        # Not of what was computed from parameters and buffers.
+        self._own = _storages(model)
         # Ids are used again after a tensor has died: the weak reference tells
         # whether an entry is still that of the tensor asked for.
         self._labels: dict[int, tuple[ref[Tensor], Labels]] = {}
@@ -385,9 +385,8 @@ class Tracer(TorchDispatchMode):
         Args:
             model (nn.Module): The network.
         """
-        self.updated = {
-            _storage(tensor) for _, tensor in _named_tensors(model)
-        }
+        # Some may be others than at first.
+        self.updated = _storages(model)
 
     def finish(self, outputs: Any) -> None:
         """Freezes what leaves the network and decides where masks go."""
@@ -427,6 +426,11 @@ def _storage(tensor: Tensor) -> int:
     if tensor.layout is not torch.strided:
         return id(tensor)  # several of them, and no views
     return int(tensor.untyped_storage()._cdata)
+
+
+def _storages(model: nn.Module) -> set[int]:
+    """Where parameters and buffers lie."""
+    return {_storage(tensor) for _, tensor in _named_tensors(model)}
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
