@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .graph import NO_CHANNEL, ChannelGraph
 from .labels import Axis
-from .sizes import Width
+from .sizes import Divisor, Width
 
 # Module that runs, number of a view in it, and which dimension of its input
 # has the channels.
@@ -96,7 +96,7 @@ class Heads:
             whose scale is computed from their width, which stays.
         fitted (dict[str, Tensor]): Modules that take the width of heads
             from a shape, and the labels ``[heads, width]`` of a part.
-        divisors (set[str]): Attributes by which a width was divided to
+        divisors (list[Divisor]): Attributes by which a width was divided to
             compute with the quotient, as the scale of queries.
     """
 
@@ -110,7 +110,7 @@ class Heads:
     whole: list[Tensor] = field(default_factory=list)
     single: list[Tensor] = field(default_factory=list)
     fitted: dict[str, Tensor] = field(default_factory=dict)
-    divisors: set[str] = field(default_factory=set)
+    divisors: list[Divisor] = field(default_factory=list)
     # Sizes that the view which runs at the moment was asked for, if known,
     # and whether it cuts channels into heads.
     sizes: Sequence[Any] | None = None
@@ -279,6 +279,29 @@ class Heads:
         yield from self.whole
         yield from (c.whole() for c in self.cuts.values() if c.heads)
 
+    def dividing(self, graph: ChannelGraph) -> set[str]:
+        """Returns attributes whose quotients are always the width of a head.
+
+        Those by which something is divided that does not shrink with heads,
+        and nothing of which a head has more or fewer than its width: what
+        shrinks with them is divided right by fewer.
+
+        Args:
+            graph (ChannelGraph): Of this pass.
+        """
+        numbers = [
+            (n, size.source.labels(), size) for n, size in self.divisors
+        ]
+        root = graph.resolve() if numbers else _NONE
+        other, wider = set(), set()
+        for name, ids, size in numbers:
+            heads = self.fitted.get(name.rpartition('.')[0], _NO_HEADS)
+            if not _of(root, ids) <= _of(root, heads):
+                other.add(name)
+            elif int(size) != heads.shape[1]:
+                wider.add(name)
+        return other - wider
+
     def compared(self, graph: ChannelGraph) -> Tensor:
         """Nodes of queries and keys, which nothing but comparisons read.
 
@@ -310,6 +333,7 @@ class Heads:
 
 
 _NONE = torch.zeros(0, dtype=torch.int64)
+_NO_HEADS = _NONE.view(0, 1)
 
 
 def _of(root: Tensor, labels: Tensor) -> set[int]:

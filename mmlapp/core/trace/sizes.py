@@ -44,8 +44,8 @@ class Source:
         labels (Callable): Returns the labels of all that it counts.
         attribute (str): Name of the attribute of a module that it is, which
             may count something else as well. Defaults to none.
-        divisors (set[str], optional): Receives that name if a quotient by it
-            is computed with. Defaults to None: nobody asks.
+        divisors (list[Divisor], optional): Receives that name if a quotient
+            by it is computed with. Defaults to None: nobody asks.
         compared (list[Compared], optional): Receives comparisons of what is
             computed from it. Defaults to None: nobody asks.
     """
@@ -53,7 +53,7 @@ class Source:
     graph: object
     labels: Callable[[], Tensor]
     attribute: str = ''
-    divisors: set[str] | None = None
+    divisors: list[Divisor] | None = None
     compared: list[Compared] | None = None
 
 
@@ -80,8 +80,9 @@ class Counted(int):
         plain = int(other) if isinstance(other, Counted) else other
         least = least_value(name, int(self), plain)
         notes = self.terms[0].source.compared
-        if least is not None and notes is not None:
-            against = other if isinstance(other, Counted) else None
+        against = other if isinstance(other, Counted) else None
+        equal = name in EQUALITIES and int(self) == plain
+        if notes is not None and (equal or least is not None):
             notes.append((self, least, against))
 
     __eq__ = comparison('eq')
@@ -93,9 +94,13 @@ class Counted(int):
     __hash__ = int.__hash__
 
 
-# A number, the least one that would have compared so, and the number of
-# channels that it was compared with, if it was one.
-Compared = tuple[Counted, int, 'Counted | None']
+# A number, the least one that would have compared so, None where both are
+# equal, and the number of channels that it was compared with, if it was one.
+Compared = tuple[Counted, int | None, 'Counted | None']
+# Comparisons that tell that two numbers are the same, or are not.
+EQUALITIES = 'eq', 'ne'
+# Name of an attribute, and a quotient by it that more is computed with.
+Divisor = tuple[str, 'Width']
 
 
 class Width(Counted):
@@ -203,7 +208,7 @@ class Width(Counted):
         """Tells that more than sizes is computed with a quotient."""
         by = self.divisor
         if by is not None and by.divisors is not None and by.attribute:
-            by.divisors.add(by.attribute)
+            by.divisors.append((by.attribute, self))
 
     def _scaled(
         self, value: int, times: int, parts: int, other: Width | None = None
@@ -384,6 +389,7 @@ class Sizes:
 
     def settle(self) -> None:
         """Ties what must be as many, unless it is so already."""
+        self._used += self._found_equal()
         sure = self._sure()
         fits = self.tracer.heads.fits_single(self.tracer.graph)
         pending = []
@@ -403,11 +409,30 @@ class Sizes:
                 if not _alike(root, ids, counted, chosen):
                     self._tie(_repeats(root, ids, chosen), counted, chosen)
 
+    def _found_equal(self) -> Iterator[tuple[Width, Tensor, str]]:
+        """Attributes that code found as large as a dimension of channels.
+
+        ``assert x.shape[1] == self.channels`` holds as long as both are.
+        """
+        for number, least, other in self.compared:
+            if (
+                least is None
+                and isinstance(number, Width)
+                and isinstance(other, Width)
+                and self._is_own(number)
+                and self._is_own(other)
+                and _is_whole(number)
+                and other.source.attribute
+            ):
+                yield other, number.source.labels(), ''
+
     def thresholds(self) -> Iterator[Threshold]:
         """Yields what code asked for and got, each once."""
         sure = self._sure()
         met = set()
         for number, least, other in self.compared:
+            if least is None:
+                continue
             terms = () if other is None else other.terms
             if not self.knows(number) or not all(map(self._is_own, terms)):
                 continue
@@ -448,6 +473,11 @@ class Sizes:
         rows = counted.view(size.parts, -1)
         graph.unite(rows, rows[:1], SIZED)
         graph.unite(repeats, rows[:1], SIZED)
+
+
+def _is_whole(number: Width) -> bool:
+    """Whether a number is the size of a dimension, and nothing else."""
+    return not number.source.attribute and number.times == number.parts == 1
 
 
 def _chosen(size: Width, sure: set[str]) -> Width:

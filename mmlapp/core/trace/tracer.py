@@ -407,7 +407,7 @@ class Tracer(TorchDispatchMode):
         self.trace.compared = self._compared()
         self.trace.heads = list(self.heads.all())
         self.trace.fitted = self.heads.fitted
-        self.trace.divisors = self.heads.divisors
+        self.trace.divisors = self.heads.dividing(self.graph)
         self.trace.irregular = self.own_calls.irregular()
 
     def _compared(self) -> Tensor:

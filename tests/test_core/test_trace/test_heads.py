@@ -328,6 +328,38 @@ class Factorised(Attention):
         return self.scale * found + self.positions(q, v)
 
 
+class Checked(Attention):
+    """Each head compares content and place; widths are checked first."""
+
+    def __init__(self):
+        super().__init__()
+        self.place, self.scale = nn.Linear(WIDTH, 2 * INNER), None
+
+    def forward(self, x):
+        n, length, _ = x.shape
+        q, k, v = self.qkv(x).chunk(3, -1)
+        q, k = (
+            self.beside(*ys)
+            for ys in zip((q, k), self.place(x).chunk(2, -1), strict=True)
+        )
+        assert v.size(2) == self.inner
+        width, wide = self.inner // self.num_heads, q.size(2) // self.num_heads
+        q, k, v = (
+            y.view(n, length, self.num_heads, each).transpose(1, 2)
+            for y, each in ((q, wide), (k, wide), (v.contiguous(), width))
+        )
+        y = ((q * float(wide) ** -0.5) @ k.mT).softmax(-1) @ v
+        y = y.transpose(1, 2).reshape(n, length, self.num_heads, width)
+        return self.proj(y.flatten(2))
+
+    def beside(self, *parts):
+        """[N, L, C] and another -> [N, L, heads, 2 C / heads] in one."""
+        n, length, c = parts[0].shape
+        shape = n, length, self.num_heads, c // self.num_heads
+        y = torch.cat([y.reshape(shape) for y in parts], 3)
+        return y.view(n, length, 2 * c)
+
+
 FORMS = (
     Attention,
     Fused,
@@ -348,6 +380,7 @@ FORMS = (
     StepsInFront,
     Covariance,
     Factorised,
+    Checked,
 )
 
 

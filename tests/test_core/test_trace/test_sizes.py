@@ -179,3 +179,44 @@ def test_groups_of_a_call_follow_the_channels(
     found = agree(model, image if batched else image[0])
     assert found.groups == {'a': 8}
     assert found.slim.blur.channels == 4
+
+
+def refuse(wrong):
+    if wrong:
+        raise ValueError('this is not what it was built for')
+
+
+CHECKS = {
+    'is': lambda m, y: y.shape[1] == m.channels or refuse(True),
+    'is not': lambda m, y: refuse(y.size(1) != m.channels),
+    'mirrored': lambda m, y: refuse(m.channels != y.shape[1]),
+    'in a list': lambda m, y: refuse(list(y.shape) != [2, m.channels, 8, 8]),
+    'a shape': lambda m, y: refuse(y.shape[1:] != (m.channels, 8, 8)),
+    'kept in a shape': lambda m, y: refuse(y.shape != m.shape),
+    'halves': lambda m, y: refuse(y.shape[1] != m.half * 2),
+}
+
+
+class Checked(nn.Module):
+    """Compares what it is given with numbers that it keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.channels, self.half, self.shape = 8, 4, (2, 8, 8, 8)
+
+    def forward(self, y):
+        self.check(y)
+        return y.relu()
+
+
+@pytest.mark.parametrize('name', CHECKS)
+def test_what_is_checked_to_be_as_many_follows(net, conv, image, agree, name):
+    # As a method, which the forward calls.
+    block = type('Block', (Checked,), {'check': CHECKS[name]})()
+    model = net(
+        lambda m, x: m.b(m.block(m.a(x))),
+        a=conv(3, 8),
+        block=block,
+        b=conv(8, 5),
+    )
+    assert agree(model, image).groups == {'a': 4 if name == 'halves' else 8}
