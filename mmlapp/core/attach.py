@@ -20,7 +20,7 @@ from .bypass.beside import add_bypass
 from .bypass.branch import start_branches
 from .cost import COSTS, Cost, CostContext
 from .errors import PruningError, PruningWarning
-from .hiding import goes_over_children, hide_in_forward
+from .hiding import goes_over_children, hide_in_forward, pruner_in_forward
 from .mask.living import RunsOnLiving
 from .mask.masked import (
     Masked,
@@ -273,7 +273,7 @@ def _check_loaded(
 
 def _activate(module: nn.Module, args: object) -> None:
     """Masks apply from the first forward on; before it, weights are set."""
-    pruner: Any = module._modules.get('pruner')
+    pruner: Any = pruner_in_forward(module)
     if pruner is None:
         raise PruningError(
             'the child pruner was deleted, and masks that read it are still '

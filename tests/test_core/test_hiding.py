@@ -79,5 +79,58 @@ def test_it_is_back_when_a_forward_fails(image):
     with pytest.raises(RuntimeError, match='channels'):
         model(image[:, :2])
     assert model.pruner is pruner
-    assert '_hidden' not in vars(model)
+    assert '_hidden_pruner' not in vars(model)
     assert model(image).shape[1] == 5
+
+
+class Again(nn.Module):
+    """Runs itself, on a smaller image first, and goes over its children."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 3)
+        self.fails = False
+
+    def forward(self, x, depth=2):
+        inner = self(x[..., 1:, 1:], depth - 1).mean() if depth else 0
+        if self.fails:
+            raise self.fails
+        *_, last = self.children()
+        return last(self.a(x).relu()) + inner
+
+
+def test_a_network_that_runs_itself(image):
+    model = Again().double()
+    expected = model(image)
+    pruner = attach(model, image)
+    torch.testing.assert_close(model(image), expected)
+    assert model.pruner is pruner
+    pruner.begin({'flops': 0.5}, 1)
+    model(image).square().mean().backward()
+    pruner.step()
+    masked = model(image)
+    narrow(model, pruner.plan())
+    torch.testing.assert_close(model(image), masked)
+
+
+@pytest.mark.parametrize('fault', [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize('after', ['forward', 'state_dict', 'narrow'])
+def test_it_is_back_when_one_that_runs_itself_ends_early(image, fault, after):
+    """Hooks behind a forward do not run for Ctrl-C."""
+    model = Again().double()
+    pruner = attach(model, image)
+    pruner.begin({'flops': 0.5}, 1)
+    pruner.step()
+    masked, state = model(image), list(model.state_dict())
+    model.fails = fault()
+    with pytest.raises(fault):
+        model(image)
+    model.fails = False
+    if after == 'state_dict':
+        assert list(model.state_dict()) == state
+    if after == 'narrow':
+        narrow(model, pruner.plan())
+        assert not hasattr(model, 'pruner')
+        assert not model._state_dict_pre_hooks
+    torch.testing.assert_close(model(image), masked)
+    assert after == 'narrow' or model.pruner is pruner

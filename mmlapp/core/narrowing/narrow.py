@@ -18,6 +18,7 @@ from ..bypass.branch import Branch, start_branches
 from ..bypass.kernels import add_bias
 from ..derived import forget_derived
 from ..heirs import Heir, Heirs, handed_on
+from ..hiding import show_again
 from ..held import Place, holders_in, place_of, replace_held
 from ..mask.living import release
 from ..mask.masked import remove_masks
@@ -46,6 +47,7 @@ HOOK_STORES = (
     '_forward_hooks',
     '_forward_hooks_with_kwargs',
     '_forward_hooks_always_called',
+    '_state_dict_pre_hooks',
 )
 LOAD_HOOKS = '_load_state_dict_pre_hooks'
 
@@ -93,6 +95,7 @@ def narrow(
           (1): Conv2d(4, 4, kernel_size=(3, 3), stride=(1, 1))
         )
     """
+    show_again(model)
     # Plan and states are checked before the first change: a refusal leaves
     # all as it was.
     if optimizer is not None:
