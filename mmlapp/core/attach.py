@@ -34,6 +34,7 @@ from .methods.budget import check_divisor
 from .methods.min_keep import LeastShare, least_share, warn_of_no_sole_path
 from .misuse import check_same_layers
 from .narrowing.stale import watch
+from .plan.kinds import layer_kinds
 from .plan.layout import tensor_shapes
 from .pruner import Pruner
 from .pruner.protection import check_protect
@@ -194,7 +195,10 @@ def attach(
     pruner = Pruner(
         groups,
         replace(
-            layout, shapes=tensor_shapes(model), heads=analysis.groups.heads
+            layout,
+            shapes=tensor_shapes(model),
+            heads=analysis.groups.heads,
+            kinds=layer_kinds(model),
         ),
         counted,
         decides,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from torch import nn
@@ -107,18 +108,20 @@ def _show_to_save(module: nn.Module, *_: Any) -> None:
 
 def _forwards(model: nn.Module) -> int:
     """How many calls of a network run at the moment."""
-    frame, found = sys._getframe(1), 0
+    frame: FrameType | None = sys._getframe(1)
+    found = 0
     while frame is not None:
-        # Its own name for itself; a compiled call has no such frame.
+        # What every call of a module passes through.
         if frame.f_code is nn.Module._call_impl.__code__:
             found += frame.f_locals.get('self') is model
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return found
 
 
 def _hide(module: nn.Module, args: Any) -> None:
     if HIDDEN not in vars(module):
-        vars(module)[HIDDEN] = Hidden(module._modules.pop(CHILD))
+        pruner: Any = module._modules.pop(CHILD)
+        vars(module)[HIDDEN] = Hidden(pruner)
     vars(module)[HIDDEN].forwards += 1
 
 

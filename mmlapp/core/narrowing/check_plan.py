@@ -16,6 +16,7 @@ from ..bypass.branch import BRANCHES, Branch
 from ..errors import PruningError
 from ..plan.entries import BranchPlan
 from ..plan.kept import Kept
+from ..plan.kinds import layer_kinds
 from ..plan.layout import tensor_shapes
 from ..plan.plan import ChannelPlan
 from ..pruner import Pruner
@@ -27,10 +28,11 @@ from .agreement import find_disagreement
 def check_plan(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
     """Compares every entry of a plan with a network, and the other way.
 
-    The network must have the tensors that the plan knows, no others, and of
-    the same shapes. One difference does no harm: another number of outputs
-    where the plan removes nothing, since a layer that read them would have
-    another number of inputs. So a head may have another number of classes.
+    The network must have the tensors that the plan knows, no others, of the
+    same shapes and in layers of the same kind. One difference does no harm:
+    another number of outputs where the plan removes nothing, since a layer
+    that read them would have another number of inputs. So a head may have
+    another number of classes.
 
     Args:
         model (nn.Module): A network, prunable or plain.
@@ -50,6 +52,7 @@ def check_plan(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
         )
     # Names and shapes first: what follows looks tensors up by them.
     _check_tensors(model, plan)
+    _check_kinds(model, plan)
     _check_slices(model, plan)
     _check_attributes(model, plan)
     missing = _check_branches(model, plan)
@@ -85,6 +88,18 @@ def _check_tensors(model: nn.Module, plan: ChannelPlan) -> None:
     for name in found:
         if name not in plan.shapes:
             raise _misfit(f'the plan does not know {name}')
+
+
+def _check_kinds(model: nn.Module, plan: ChannelPlan) -> None:
+    """Layers with tensors of the same shapes may be others."""
+    found = layer_kinds(model, _additions(model))
+    for name, kind in plan.kinds.items():
+        # One of a kind that is not known is what its own code makes of it.
+        if found.get(name, kind) != kind:
+            raise _misfit(
+                f'{name} is of another kind: {found[name]}, the plan expects '
+                f'{kind}'
+            )
 
 
 def _check_slices(model: nn.Module, plan: ChannelPlan) -> None:

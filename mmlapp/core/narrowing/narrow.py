@@ -18,8 +18,8 @@ from ..bypass.branch import Branch, start_branches
 from ..bypass.kernels import add_bias
 from ..derived import forget_derived
 from ..heirs import Heir, Heirs, handed_on
-from ..hiding import show_again
 from ..held import Place, holders_in, place_of, replace_held
+from ..hiding import show_again
 from ..mask.living import release
 from ..mask.masked import remove_masks
 from ..plan.entries import BranchPlan

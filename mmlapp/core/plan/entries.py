@@ -108,9 +108,10 @@ def _reader(data: Mapping[str, Any]) -> Reader[dict[str, Any]]:
             'details': mapping(mapping(kept)),
             'biases': sequence(text),
             'heads': mapping(SIZE),
+            'kinds': mapping(text),
             'costs': mapping(record(COST, optional=['target'])),
         },
-        optional=['heads'],
+        optional=['heads', 'kinds'],
     )
 
 

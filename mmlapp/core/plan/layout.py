@@ -34,6 +34,7 @@ class Layout:
         shapes (Mapping[str, tuple[int, ...]]): Of the dense network, see
             :func:`tensor_shapes`. A plan without them fits no network.
         heads (Mapping[str, int]): See :class:`ChannelPlan`.
+        kinds (Mapping[str, str]): Likewise.
     """
 
     unit: str
@@ -43,6 +44,7 @@ class Layout:
     details: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     heads: Mapping[str, int] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     def plan(
         self,
@@ -93,6 +95,7 @@ class Layout:
             },
             shapes=self.shapes,
             heads={n: w for n, w in self.heads.items() if n in groups},
+            kinds=self.kinds,
         )
 
 

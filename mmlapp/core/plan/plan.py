@@ -43,6 +43,8 @@ class ChannelPlan:
             do not have, from the norms of merged branches.
         heads (Mapping[str, int]): Width of the heads of attention that a
             group consists of, by its name; groups of channels have none.
+        kinds (Mapping[str, str]): What each layer of the dense network is,
+            see :func:`layer_kinds`: the plan fits no network with others.
 
     Examples:
         >>> half = Kept(4, (0, 1))
@@ -65,6 +67,7 @@ class ChannelPlan:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     biases: Sequence[str] = ()
     heads: Mapping[str, int] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain numbers, strings, lists and dicts.
@@ -186,7 +189,7 @@ class ChannelPlan:
         names = 'groups', 'heads', 'slices', 'attributes', 'branches'
         part: dict[str, Any] = {
             name: own(getattr(self, name))
-            for name in (*names, 'details', 'shapes')
+            for name in (*names, 'details', 'shapes', 'kinds')
         }
         if not part['shapes']:
             parts = sorted({name.partition('.')[0] for name in self.shapes})
@@ -204,10 +207,11 @@ class ChannelPlan:
         Args:
             other (ChannelPlan): The other plan.
         """
-        # Groups are told for the reader: what is sliced says it all.
-        return self == replace(
-            other, costs=self.costs, groups=self.groups, heads=self.heads
-        )
+        # Groups are told for the reader: what is sliced says it all. Kinds are
+        # those of the network that both fit.
+        told = 'costs', 'groups', 'heads', 'kinds'
+        mine: dict[str, Any] = {name: getattr(self, name) for name in told}
+        return self == replace(other, **mine)
 
     def ratios(self) -> dict[str, float]:
         """Returns the fraction of each cost that is left, by name."""

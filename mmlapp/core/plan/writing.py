@@ -86,6 +86,7 @@ def write_entries(plan: ChannelPlan) -> dict[str, Any]:
         },
         'biases': list(plan.biases),
         'heads': dict(plan.heads),
+        'kinds': dict(plan.kinds),
         'tensors': shapes.by_name(
             {name: tuple(shape) for name, shape in plan.shapes.items()}
         ),

@@ -242,6 +242,104 @@ def test_a_plan_fits_its_own_network_alone():
     assert fits == {(name, name) for name in NETWORKS}
 
 
+class Gathered(nn.Module):
+    """Reads one layer, in another way for each kind of it."""
+
+    def __init__(self, layer, width=8):
+        super().__init__()
+        self.layer, self.width = layer, width
+        self.stem, self.out = nn.Conv2d(3, 8, 1), nn.Conv2d(width, 2, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        if isinstance(self.layer, nn.Embedding):
+            x = torch.einsum('nchw,ck->nkhw', x, self.layer.weight)
+        elif isinstance(self.layer, (nn.Linear, nn.LayerNorm)):
+            x = self.layer(x.movedim(1, -1)).movedim(-1, 1)
+        elif getattr(self.layer, 'in_channels', 8) == 4:
+            x = self.layer(x[:, :4])
+        else:
+            x = self.layer(x)
+        return self.out(x)
+
+
+# Tensors of the same names and shapes, which mean other things.
+LOOKALIKES = {
+    'transposed': (
+        lambda: nn.Conv2d(8, 8, 3),
+        lambda: nn.ConvTranspose2d(8, 8, 3),
+        'layer is of another kind: transposed conv.*, .* expects convolution$',
+    ),
+    'convolution': (
+        lambda: nn.ConvTranspose2d(8, 8, 3, bias=False),
+        lambda: nn.Conv2d(8, 8, 3, bias=False),
+        'kind: convolution, the plan expects transposed convolution$',
+    ),
+    'groups': (
+        lambda: nn.Conv2d(8, 8, 3, groups=2),
+        lambda: nn.Conv2d(4, 8, 3),
+        'kind: convolution, the plan expects convolution in 2 groups',
+    ),
+    'embedding': (
+        lambda: nn.Linear(8, 8, bias=False),
+        lambda: nn.Embedding(8, 8),
+        'kind: embedding, the plan expects linear layer',
+    ),
+    'groups of a norm': (
+        lambda: nn.GroupNorm(4, 8),
+        lambda: nn.GroupNorm(2, 8),
+        'group norm in 2 groups, the plan expects group norm in 4 groups',
+    ),
+    'norm': (
+        lambda: nn.LayerNorm(8),
+        lambda: nn.GroupNorm(1, 8),
+        'kind: group norm, the plan expects layer norm',
+    ),
+}
+
+
+def gathered_plan(model):
+    pruner = attach(model, torch.rand(1, 3, 8, 8))
+    pruner.begin({'parameters': 0.8}, 1)
+    pruner.step()
+    return ChannelPlan.from_json(pruner.plan().to_json())
+
+
+@pytest.mark.parametrize('name', LOOKALIKES)
+def test_layers_whose_dimensions_mean_something_else(name):
+    make, other, match = LOOKALIKES[name]
+    plan = gathered_plan(Gathered(make()))
+    model = Gathered(other())
+    before = picture(model)
+    with pytest.raises(PruningError, match=match):
+        narrow(model, plan)
+    assert_same(before, picture(model))
+    narrow(Gathered(make()), plan)
+
+
+class Own(nn.Conv2d):
+    """A convolution of somebody else."""
+
+
+@pytest.mark.parametrize(
+    ('have', 'want'),
+    [
+        (lambda: nn.SyncBatchNorm(8), lambda: nn.BatchNorm2d(8)),
+        (lambda: nn.BatchNorm2d(8), lambda: nn.SyncBatchNorm(8)),
+        (lambda: Own(8, 8, 3), lambda: nn.Conv2d(8, 8, 3, 2, 4)),
+        (
+            lambda: nn.utils.parametrizations.spectral_norm(
+                nn.Conv2d(8, 8, 3)
+            ),
+            None,
+        ),
+    ],
+)
+def test_layers_that_mean_the_same(have, want):
+    plan = gathered_plan(Gathered(have()).eval())
+    narrow(Gathered((want or have)()), plan)
+
+
 def fitting(model, plan):
     before = picture(model)
     try:

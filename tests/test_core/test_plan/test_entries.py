@@ -16,6 +16,7 @@ PLAN = ChannelPlan(
     costs={'flops': {'dense': 2.0, 'pruned': 1.0, 'target': 0.5}},
     shapes={'a.weight': (4, 3)},
     heads={'a': 3},
+    kinds={'a': 'linear layer'},
 )
 BRANCH = {'settings': {'type': 'grouped'}, 'inputs': 0, 'outputs': 0}
 
@@ -24,10 +25,11 @@ def test_what_was_written_is_read():
     assert ChannelPlan(**read_entries(PLAN.to_dict())) == PLAN
 
 
-def test_plans_that_tell_no_heads_are_read():
-    data = {k: v for k, v in PLAN.to_dict().items() if k != 'heads'}
+@pytest.mark.parametrize('name', ['heads', 'kinds'])
+def test_plans_that_do_not_tell_all_are_read(name):
+    data = {k: v for k, v in PLAN.to_dict().items() if k != name}
     data['digest'] = digest({k: v for k, v in data.items() if k != 'digest'})
-    assert ChannelPlan.from_dict(data) == replace(PLAN, heads={})
+    assert ChannelPlan.from_dict(data) == replace(PLAN, **{name: {}})
 
 
 def costs(**entries):
@@ -140,6 +142,8 @@ DAMAGE = {
     'other kernel': (lambda d: d.update(shapes=[[4, 5]]), 'its digest'),
     'no slices': (lambda d: d.update(slices={}), 'its digest'),
     'other heads': (lambda d: d['heads'].update(a=2), 'its digest'),
+    'other kinds': (lambda d: d['kinds'].update(a='PReLU'), 'its digest'),
+    'kinds of numbers': (lambda d: d['kinds'].update(a=2), 'is 2: expected'),
     'other cost': (lambda d: d['costs']['flops'].update(pruned=1.5), 'digest'),
 }
 

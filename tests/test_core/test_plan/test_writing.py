@@ -29,6 +29,7 @@ def test_equal_entries_are_written_once():
         shapes={'a.weight': (4, 3), 'b.weight': (3, 4), 'c.weight': (4, 3)},
         biases=('b',),
         heads={'b': 2},
+        kinds={'a': 'linear layer'},
     )
     assert write_entries(plan) == {
         'costs': {'flops': {'dense': 8.0, 'pruned': 2.0}},
@@ -46,6 +47,7 @@ def test_equal_entries_are_written_once():
         'slices': {'a.weight': {'0': 0}, 'b.weight': {'1': 0}},
         'biases': ['b'],
         'heads': {'b': 2},
+        'kinds': {'a': 'linear layer'},
         'tensors': {'a.weight': 0, 'b.weight': 1, 'c.weight': 0},
         'kept': [[4, '0,2'], [3, '0-1']],
         'shapes': [[4, 3], [3, 4]],
