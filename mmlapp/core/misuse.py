@@ -187,11 +187,13 @@ def check_same_layers(model: nn.Module, groups: Sequence[GroupInfo]) -> None:
 
 
 class StepWatch:
-    """Notices an optimizer that steps while the pruner does not.
+    """Notices optimizer and pruner of which one steps and the other does not.
 
     Weights change between two forwards if the optimizer stepped; with
     gradient accumulation they do not. What changes them otherwise, such as
-    loading or averaging, does so seldom.
+    loading or averaging, does so seldom. Between two steps of the pruner they
+    change, too, unless nothing is trained at all, or a gradient scaler skips
+    a step, which is seldom.
 
     Args:
         groups (Sequence[GroupInfo]): All groups.
@@ -199,17 +201,49 @@ class StepWatch:
 
     def __init__(self, groups: Sequence[GroupInfo]) -> None:
         self.groups = groups
+        self.begin()
+
+    def begin(self) -> None:
+        """A phase begins."""
         self.stepped()
+        self.warned = False
+        # Steps of the pruner before which weights changed, and others.
+        self.moved = self.idle = 0
+
+    def before_step(self) -> None:
+        """The pruner is about to step."""
+        if self._versions() == self.after_step:
+            self.idle += 1
+        else:
+            self.moved += 1
+        # Twice, for what is not trained may be loaded once.
+        often = self.idle >= FORGOTTEN and self.idle * 3 > self.moved
+        if often and self.moved > 1 and not self.warned:
+            self.warned = True
+            warnings.warn(
+                f'before {self.idle} of {self.idle + self.moved} steps of the '
+                'pruner in this phase no weight changed, so that the phase '
+                'ends before the network was trained for as long: call '
+                'pruner.step() once after every optimizer.step(), and not '
+                'where gradients are accumulated',
+                PruningWarning,
+                stacklevel=3,
+            )
 
     def stepped(self) -> None:
         """The pruner was stepped."""
         self.versions: list[int] | None = None
         self.forgotten = 0
+        # Afterwards: a method of somebody may change weights itself.
+        self.after_step = self._versions()
+
+    def _versions(self) -> list[int]:
+        # Counted up by every change in place, whatever the optimizer is.
+        return [w._version for g in self.groups for w in _weights(g)]
 
     def before_forward(self) -> None:
         """The network is about to run in training mode, in the phase."""
-        # Counted up by every change in place, whatever the optimizer is.
-        versions = [w._version for g in self.groups for w in _weights(g)]
+        versions = self._versions()
         changed = self.versions not in (None, versions)
         self.versions = versions
         self.forgotten += changed

@@ -323,3 +323,75 @@ def test_an_optimizer_from_before_the_branches_were_added(
     told = [str(w.message) for w in recwarn if 'bypass of' in str(w.message)]
     assert len(told) == (not late)
     assert all('in 10 steps no optimizer changed it' in text for text in told)
+
+
+def loop_of_steps(model, images, count, often=1, every=1, optimizer=None):
+    """Steps the pruner a number of times after each of the optimizer."""
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), 0.01)
+    for batch in range(count):
+        task_loss(model, images).backward()
+        if batch % every == every - 1:
+            optimizer.step()
+            optimizer.zero_grad()
+        for _ in range(often):
+            model.pruner.step()
+
+
+@pytest.mark.parametrize(
+    ('often', 'every'), [(2, 1), (5, 1), (1, 2), (1, 4), (2, 8)]
+)
+@pytest.mark.parametrize('method', ['lapp', 'uniform'])
+def test_more_steps_than_the_optimizer_takes(
+    model, images, method, often, every
+):
+    """Twice in a loop, or at every batch of which several accumulate."""
+    pruner = attach(model, images, method=method)
+    pruner.begin({'flops': 0.5}, 60)
+    text = r'before \d+ of \d+ steps .* no weight changed, .* once after every'
+    with pytest.warns(PruningWarning, match=text) as told:
+        loop_of_steps(model, images, 60 // often, often, every)
+    assert len(told) == 1
+    assert pruner.phase == Phase.FINISHED
+
+
+@pytest.mark.parametrize('optimizer', ['SGD', 'AdamW', 'Adagrad', 'NAdam'])
+@pytest.mark.parametrize(
+    'settings', [{}, {'foreach': True}, {'foreach': False}, {'fused': True}]
+)
+def test_steps_of_both_are_as_they_should_be(
+    model, images, pruner, settings, optimizer
+):
+    if optimizer == 'NAdam' and 'fused' in settings:
+        pytest.skip('torch has none')
+    kind = getattr(torch.optim, optimizer)
+    pruner.begin({'flops': 0.5}, 40)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        loop_of_steps(
+            model, images, 40, optimizer=kind(model.parameters(), **settings)
+        )
+
+
+def test_steps_that_a_scaler_skips_are_no_mistake(model, images):
+    """Nor is a network that is not trained at all."""
+    pruner = attach(model, images, method='uniform')
+    pruner.begin({'flops': 0.5}, 120)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        loop_of_steps(model, images, 9, every=100)
+        loop_of_steps(model, images, 40)
+        for _ in range(10):
+            loop_of_steps(model, images, 3)
+            pruner.step()  # the optimizer did not
+        pruner.finish()
+        pruner.reset()
+        pruner.begin({'flops': 0.5}, 40)
+        for _ in range(40):
+            pruner.step()
+
+
+def test_a_new_phase_counts_anew(model, images, pruner):
+    for _ in range(2):
+        pruner.begin({'flops': 1.0}, 30)
+        with pytest.warns(PruningWarning, match='no weight changed'):
+            loop_of_steps(model, images, 15, often=2)

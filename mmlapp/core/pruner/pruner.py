@@ -110,7 +110,7 @@ class Pruner(Decisions):
         self._set_gate(gate)
         self.stability = stability
         self.active, self.given = True, False
-        self.watch.stepped()
+        self.watch.begin()
         self.branch_watch = BranchWatch(self.groups)
         self.gate.requires_grad_(self.uses_gradient)
 
@@ -178,7 +178,7 @@ class Pruner(Decisions):
             return
         check_on_network('step', self.taken_off)
         before = self.progress
-        self.watch.stepped()
+        self.watch.before_step()
         self.loss_scale = loss_scale
         after = replace(before, done=before.done + 1)
         self._look(after.done)
@@ -198,6 +198,7 @@ class Pruner(Decisions):
             raise
         finally:
             self._forget()
+            self.watch.stepped()
         if self._ends_early() or self.progress.done >= self.progress.steps:
             self.finish()
 
