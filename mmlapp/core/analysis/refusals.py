@@ -22,6 +22,31 @@ from ..units.striped import Striped
 from .corner import Corner
 from .inputs import varied
 
+# Modules that no network may have: how to tell one, and what is said of it.
+UNFIT: tuple[tuple[Callable[[nn.Module], bool], str], ...] = (
+    (
+        lambda module: hasattr(module, '_orig_mod'),
+        'was made by torch.compile: prune it first and compile it afterwards',
+    ),
+    (
+        lambda module: isinstance(module, Bypassed),
+        'has a bypass from an earlier pruning, which would not be narrowed: '
+        'call merge_bypasses(model) before. Where a bypass fills removed '
+        'filters, the model cannot be pruned again',
+    ),
+    (
+        lambda module: isinstance(module, Striped),
+        'has lost stripes in an earlier pruning, and channels cannot be '
+        'followed through what is left. Prune the dense network to both '
+        'targets at once',
+    ),
+    (
+        lambda module: isinstance(module, torch.jit.ScriptModule),
+        'is a TorchScript module, whose parts cannot be changed: prune the '
+        'module that it was made of',
+    ),
+)
+
 
 def check_network(model: nn.Module) -> None:
     """Refuses what is wrapped, compiled, bypassed or not yet initialised.
@@ -44,29 +69,9 @@ def check_network(model: nn.Module) -> None:
         )
     for name, module in model.named_modules():
         where = f'{name} of the model' if name else 'the model'
-        if hasattr(module, '_orig_mod'):
-            raise PruningError(
-                f'{where} was made by torch.compile: prune it first and '
-                'compile it afterwards'
-            )
-        if isinstance(module, Bypassed):
-            raise PruningError(
-                f'{where} has a bypass from an earlier pruning, which would '
-                'not be narrowed: call merge_bypasses(model) before. Where a '
-                'bypass fills removed filters, the model cannot be pruned '
-                'again'
-            )
-        if isinstance(module, Striped):
-            raise PruningError(
-                f'{where} has lost stripes in an earlier pruning, and '
-                'channels cannot be followed through what is left. Prune the '
-                'dense network to both targets at once'
-            )
-        if isinstance(module, torch.jit.ScriptModule):
-            raise PruningError(
-                f'{where} is a TorchScript module, whose parts cannot be '
-                'changed: prune the module that it was made of'
-            )
+        for is_such, reason in UNFIT:
+            if is_such(module):
+                raise PruningError(f'{where} {reason}')
         for key, value in {**module._parameters, **module._buffers}.items():
             if value is not None:
                 _check_tensor(f'{key} of {where}', value)
