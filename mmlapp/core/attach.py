@@ -35,7 +35,7 @@ from .methods.min_keep import LeastShare, least_share, warn_of_no_sole_path
 from .misuse import check_same_layers
 from .narrowing.stale import watch
 from .plan.kinds import layer_kinds
-from .plan.layout import tensor_shapes
+from .plan.layout import Layout, tensor_shapes
 from .pruner import Pruner
 from .pruner.protection import check_protect
 from .pruner.shrinking import Shrink, shrinking
@@ -175,38 +175,32 @@ def attach(
         analysis = analyse(
             model,
             example,
-            scope,
-            ignore,
-            bypass,
-            unit,
-            also,
-            unused,
-            keep_streams,
+            scope=scope,
+            ignore=ignore,
+            bypass=bypass,
+            unit=unit,
+            also=also,
+            unused=unused,
+            keep_streams=keep_streams,
         )
     _check_prunable(analysis, scope)
     # All read before the branches are added: own layers and parameters.
     counted = build_costs(model, analysis, costs)
     _warn_of_divisor(counted, divisor)
-    layout = analysis.unit.layout(model, analysis)
     groups = _infos(model, analysis)
     scorer.check_groups(groups)
     if not any(group.sole_path for group in groups):
         warn_of_no_sole_path(least)
     pruner = Pruner(
         groups,
-        replace(
-            layout,
-            shapes=tensor_shapes(model),
-            heads=analysis.groups.heads,
-            kinds=layer_kinds(model),
-        ),
+        _layout(model, analysis),
         counted,
         decides,
         scorer,
-        divisor,
-        least,
-        shrink,
-        protect,
+        divisor=divisor,
+        least=least,
+        shrink=shrink,
+        protect=protect,
     )
     pruner.frozen = analysis.groups.frozen
     _put_on(model, pruner, analysis)
@@ -342,12 +336,13 @@ def cost_context(model: nn.Module, analysis: Analysis) -> CostContext:
         model (nn.Module): The network as it was analysed.
         analysis (Analysis): What :func:`analyse` found.
     """
+    unit = analysis.unit
     return CostContext(
-        analysis.unit.calls(analysis),
-        analysis.unit.branch_calls(analysis),
-        analysis.unit.tensors(model, analysis),
-        analysis.groups,
-        analysis.unit.idle_calls(model, analysis),
+        calls=unit.calls(analysis),
+        branch_calls=unit.branch_calls(analysis),
+        tensors=unit.tensors(model, analysis),
+        groups=analysis.groups,
+        idle_calls=unit.idle_calls(model, analysis),
     )
 
 
@@ -364,19 +359,29 @@ def _warn_of_divisor(costs: Mapping[str, Cost], divisor: int) -> None:
             )
 
 
+def _layout(model: nn.Module, analysis: Analysis) -> Layout:
+    """Where every part lives, and what the dense network is known by."""
+    return replace(
+        analysis.unit.layout(model, analysis),
+        shapes=tensor_shapes(model),
+        heads=analysis.groups.heads,
+        kinds=layer_kinds(model),
+    )
+
+
 def _infos(model: nn.Module, analysis: Analysis) -> list[GroupInfo]:
     """What the pruner needs to know of every prunable group, in order."""
     unit = analysis.unit
     sole = unit.sole_paths(analysis)
     return [
         GroupInfo(
-            group.name,
-            group.size,
-            unit.scored_layers(model, analysis, group),
-            unit.floor_of(group),
-            unit.reading_layers(model, analysis, group),
-            group.block,
-            group.name in sole,
+            name=group.name,
+            size=group.size,
+            layers=unit.scored_layers(model, analysis, group),
+            floor=unit.floor_of(group),
+            readers=unit.reading_layers(model, analysis, group),
+            block=group.block,
+            sole_path=group.name in sole,
         )
         for group in analysis.groups.prunable
     ]
