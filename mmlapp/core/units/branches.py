@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
 from ..bypass.branch import BRANCHES, Branch
 from ..errors import LayerRefusedError, PruningWarning
 from ..mask.masking import owners
+from ..trace import Site
 from .base import Request
 
 # Who freezes a layer freezes all in it, again at every call of train().
@@ -40,26 +42,18 @@ def plan_branches(
     without: dict[str, str] = {}
     if request.bypass is None:
         return built, dict.fromkeys(wanted, 'no bypass was asked for')
-    record, model = request.record, request.model
-    sharers = owners(model)
+    record = request.record
+    sharers = owners(request.model)
     for site in record.sites:
         name = site.module
         if site not in record.producers or name not in wanted:
             continue
-        layer = model.get_submodule(name)
-        weight = layer._parameters.get(site.name.rpartition('.')[2])
-        reason = refuse(name, layer)
-        if name in record.living_modules:
-            reason = 'it computes over its channels'
-        elif len(sharers[id(weight)]) > 1:
-            reason = 'it shares its weight with another layer'
-        elif weight is not None and not weight.requires_grad:
-            reason = FROZEN
-        elif reason is None:
-            reason = record.irregular.get(name)
+        reason = _reason_against(request, site, sharers, refuse)
+        if reason is not None:
+            without[name] = reason
+            continue
+        layer = request.model.get_submodule(name)
         try:
-            if reason is not None:
-                raise LayerRefusedError(reason)
             built[name] = BRANCHES.build(request.bypass, layer)
         except LayerRefusedError as error:
             without[name] = str(error)
@@ -71,3 +65,23 @@ def plan_branches(
             stacklevel=5,
         )
     return built, without
+
+
+def _reason_against(
+    request: Request,
+    site: Site,
+    sharers: Mapping[int, Sequence[Any]],
+    refuse: Refusal,
+) -> str | None:
+    """Why a layer gets no branch whatever the branch is, or None."""
+    record, name = request.record, site.module
+    layer = request.model.get_submodule(name)
+    # 'backbone.conv1.weight' -> 'weight', of the layer itself.
+    weight = layer._parameters.get(site.name.rpartition('.')[2])
+    if name in record.living_modules:
+        return 'it computes over its channels'
+    if len(sharers[id(weight)]) > 1:
+        return 'it shares its weight with another layer'
+    if weight is not None and not weight.requires_grad:
+        return FROZEN
+    return refuse(name, layer) or record.irregular.get(name)
