@@ -16,6 +16,9 @@ from torch import Tensor
 from ..errors import PruningError
 from ..numbers import check_number
 
+# Where the penalty of a cost is quadratic, in logarithms: 5 % of its target.
+BAND = 0.05
+
 
 def check_targets(
     target: Mapping[str, float], costs: Sequence[str] | None = None
@@ -101,24 +104,23 @@ class Schedule:
         return math.exp(progress * math.log(self.target))
 
 
-def penalty(ratio: Tensor, target: float, band: float = 0.05) -> Tensor:
+def penalty(ratio: Tensor, target: float) -> Tensor:
     r"""Distance of a cost from its target, in logarithms.
 
     Huber's function of :math:`d = \log(r / r^*)`: :math:`d^2 / 2b` inside
-    the band b and :math:`|d| - b/2` outside, so that the pull is constant
-    far away and vanishes at the target.
+    the band b = 0.05 and :math:`|d| - b/2` outside, so that the pull is
+    constant far away and vanishes at the target.
 
     Args:
         ratio (Tensor): Current fraction of the dense cost, scalar.
         target (float): Wanted fraction.
-        band (float): Width of the quadratic part. Defaults to 0.05.
 
     Returns:
         Tensor: Scalar.
     """
-    # Both pieces and their slopes meet at |d| = band: d^2 / 2b = b / 2 and
+    # Values and slopes of both pieces meet at |d| = b: d^2 / 2b = b / 2 and
     # d / b = 1.
     d = torch.log(ratio / target)
     return torch.where(
-        d.abs() < band, d.square() / (2 * band), d.abs() - band / 2
+        d.abs() < BAND, d.square() / (2 * BAND), d.abs() - BAND / 2
     )
