@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..groups import Groups
 from .base import Cost
-from .multilinear import Factor, counts_of, doubles, owners
+from .multilinear import Factor, counts_of, doubles, group_of_channel
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class GridCost(Cost):
         axes = [_at_least_two(a) for term in terms for a in term.axes]
         points = max(map(len, axes), default=2)
         buffers = {
-            'group': owners(groups),
+            'group': group_of_channel(groups),
             'offset': doubles([f.offset for f in flat]).view(count, 2),
             'counts': counts_of(flat, groups).view(count, 2, number),
             'axes': _table(axes, points).view(count, 2, points),

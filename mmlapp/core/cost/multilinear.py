@@ -115,7 +115,7 @@ class MultilinearCost(Cost):
             # [most factors of a term, terms], and [.., .., groups].
             'offset': doubles([f.offset for f in factors])[index.T],
             'counts': counts[index.T],
-            'group': owners(groups),
+            'group': group_of_channel(groups),
             **_pair_buffers(pairs, groups),
         }
         for name, value in buffers.items():
@@ -178,7 +178,7 @@ def doubles(values: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def owners(groups: Groups) -> Tensor:
+def group_of_channel(groups: Groups) -> Tensor:
     """Returns the number of the group of every channel, ``[channels]``.
 
     Args:

@@ -68,7 +68,9 @@ def _is_stored(model: nn.Module, site: Site) -> bool:
     return hasattr(model.get_submodule(module), name.partition('[')[0])
 
 
-def owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+def sharing_modules(
+    model: nn.Module,
+) -> dict[int, list[tuple[nn.Module, str]]]:
     """All modules that have a parameter, by its id, and its name there."""
     found: dict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
     for module in model.modules():
@@ -102,7 +104,7 @@ def mask_parameters(
     """
     layers = dict(model.named_modules(remove_duplicate=False))
     names = {module: name for name, module in model.named_modules()}
-    sharers = owners(model)
+    sharing = sharing_modules(model)
     masks: list[AppliedMask] = []
     for site in record.sites:
         learns = emits(site)
@@ -117,7 +119,7 @@ def mask_parameters(
         layer = layers[site.module]
         parameter = layer._parameters.get(site.name.rpartition('.')[2])
         # A shared parameter is read through every module that has it.
-        for module, name in sharers[id(parameter)]:
+        for module, name in sharing[id(parameter)]:
             mask = ParameterMask(source, mine, site.dim, learns)
             add_mask(module, name, mask)
             masks.append(AppliedMask(names[module], name, mask))

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..bypass.branch import BRANCHES, Branch
 from ..errors import LayerRefusedError, PruningWarning
-from ..mask.masking import owners
+from ..mask.masking import sharing_modules
 from ..trace import Site
 from .base import Request
 
@@ -43,12 +43,12 @@ def plan_branches(
     if request.bypass is None:
         return built, dict.fromkeys(wanted, 'no bypass was asked for')
     record = request.record
-    sharers = owners(request.model)
+    sharing = sharing_modules(request.model)
     for site in record.sites:
         name = site.module
         if site not in record.producers or name not in wanted:
             continue
-        reason = _reason_against(request, site, sharers, refuse)
+        reason = _reason_against(request, site, sharing, refuse)
         if reason is not None:
             without[name] = reason
             continue
@@ -70,7 +70,7 @@ def plan_branches(
 def _reason_against(
     request: Request,
     site: Site,
-    sharers: Mapping[int, Sequence[Any]],
+    sharing: Mapping[int, Sequence[Any]],
     refuse: Refusal,
 ) -> str | None:
     """Why a layer gets no branch whatever the branch is, or None."""
@@ -80,7 +80,7 @@ def _reason_against(
     weight = layer._parameters.get(site.name.rpartition('.')[2])
     if name in record.living_modules:
         return 'it computes over its channels'
-    if len(sharers[id(weight)]) > 1:
+    if len(sharing[id(weight)]) > 1:
         return 'it shares its weight with another layer'
     if weight is not None and not weight.requires_grad:
         return FROZEN

@@ -16,7 +16,7 @@ from torch import nn
 from mmlapp.core import Analysis
 from mmlapp.core.attach import build_costs
 from mmlapp.core.cost.flops import multiply_adds
-from mmlapp.core.cost.multilinear import owners
+from mmlapp.core.cost.multilinear import group_of_channel
 from mmlapp.core.methods.budget import (
     check_divisor,
     divisors_of,
@@ -238,7 +238,7 @@ def _limits(
 ) -> tuple[float, float]:
     """Multiply-adds with all channels and with as few as possible."""
     flops = build_costs(model, found, ['flops'])['flops']
-    group = owners(found.groups)
+    group = group_of_channel(found.groups)
     # Equal scores keep the first ones: a cost asks how many, not which.
     # float64: sums of 1e11 multiply-adds stay whole.
     every = torch.ones(len(group), dtype=torch.float64)

@@ -12,7 +12,7 @@ from mmlapp.core import analyse
 from mmlapp.core.mask.masking import (
     layer_ends,
     mask_parameters,
-    owners,
+    sharing_modules,
     sites_of_groups,
 )
 
@@ -72,6 +72,6 @@ def test_both_ends_of_a_layer(found):
 def test_everyone_who_has_a_parameter():
     one, two = nn.Linear(2, 2), nn.Linear(2, 2, bias=False)
     two.weight = one.weight
-    found = owners(nn.Sequential(one, two))
+    found = sharing_modules(nn.Sequential(one, two))
     assert found[id(one.weight)] == [(one, 'weight'), (two, 'weight')]
     assert found[id(one.bias)] == [(one, 'bias')]
