@@ -194,14 +194,7 @@ def find_groups(
     _freeze_unread(trace, root, reasons, emitted)
     touched = touched_sites(trace, root)
     found = alike(touched, emitted, reasons)
-    # By component: number of its group, and its place in it; [nodes].
-    position, owner = torch.full_like(root, -1), torch.full_like(root, -1)
-    for number, components in enumerate(found):
-        index = torch.tensor(components)
-        position[index] = torch.arange(len(components))
-        owner[index] = number
-    # By node, through the component that it belongs to.
-    position, owner = position[root], owner[root]
+    position, owner = _places(root, found)
     items: list[ChannelGroup] = []
     names: Counter[str] = Counter()
     for number, components in enumerate(found):
@@ -222,6 +215,27 @@ def find_groups(
     _raise_floors(trace, items, owner)
     _note_heads(trace, items, owner)
     return Groups(tuple(items), *_numbered(items, position, owner))
+
+
+def _places(
+    root: Tensor, found: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor]:
+    """Place in its group, and number of its group, of every node.
+
+    Args:
+        root (Tensor): Component of every node, ``[nodes]``.
+        found (Sequence): Components of every group, in order.
+
+    Returns:
+        tuple[Tensor, Tensor]: Both ``[nodes]``, -1 for nodes of no group.
+    """
+    # First by component, that is by the node that names it, then by node.
+    position, owner = torch.full_like(root, -1), torch.full_like(root, -1)
+    for number, components in enumerate(found):
+        index = torch.tensor(components)
+        position[index] = torch.arange(len(components))
+        owner[index] = number
+    return position[root], owner[root]
 
 
 def _freeze_unread(
