@@ -96,6 +96,23 @@ class Trial(Differences):
             return failure
         if check.count is Count.ALONE and not self.normalised:
             return None  # as with one of them left
+        return self._compared(removal, check, beside, compare)
+
+    def _compared(
+        self,
+        removal: Removal,
+        check: Check,
+        beside: Sequence[Check],
+        compare: bool,
+    ) -> Failure | None:
+        """Runs the narrowed network, and holds it against the masked one.
+
+        Args:
+            removal (Removal): What is removed.
+            check (Check): What is tried.
+            beside (Sequence[Check]): What else has to run without it.
+            compare (bool): As for :meth:`run`.
+        """
         masked = self._settle(removal, check)
         stage = STAGES[self._settled[check]]
         # With masks only where outputs are compared: they cost another run.
