@@ -13,7 +13,11 @@ from torch import Tensor
 
 
 class Phase(IntEnum):
-    """Before, in and after the pruning phase."""
+    """Before, in and after the pruning phase.
+
+    In the order in which a run passes them; stored as numbers in the state
+    dict of the pruner, so that names may change and values must not.
+    """
 
     DENSE = 0
     PRUNING = 1

@@ -29,6 +29,16 @@ class Analysis:
         bypass (Mapping, optional): What the branches were built from.
         reach (Reach): Which modules ran in which way. Defaults to all on
             the example.
+
+    Examples:
+        >>> from torch import nn, rand
+        >>> from mmlapp.core import analyse
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+        >>> found = analyse(net, rand(1, 3, 9, 9))
+        >>> found.flops == 7 * 7 * 8 * 3 * 9 + 5 * 5 * 4 * 8 * 9
+        True
+        >>> [(group.name, group.frozen) for group in found.groups.items]
+        [('0', None), ('1', 'output of the network')]
     """
 
     trace: Trace

@@ -40,6 +40,16 @@ class ConvBranch(NormedConv):
 
     Raises:
         LayerRefusedError: If the layer can have none; with the reason.
+
+    Examples:
+        >>> import torch
+        >>> class Halves(ConvBranch):
+        ...     def make(self, layer):
+        ...         return self.beside(layer, groups=2)
+        >>> layer = nn.Conv2d(8, 6, 3, stride=2, padding=1)
+        >>> branch = Halves(layer, norm=True)
+        >>> branch(torch.rand(2, 8, 9, 9)).shape  # that of the layer
+        torch.Size([2, 6, 5, 5])
     """
 
     def __init__(

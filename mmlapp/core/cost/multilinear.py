@@ -55,6 +55,15 @@ def term_of(
         dense (float): Its cost with all channels.
         dims (Collection[str], optional): Which dimensions. Defaults to None:
             all of them, or the pairs of channels of a grouped layer.
+
+    Examples:
+        >>> from torch import nn
+        >>> from mmlapp.core import analyse
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+        >>> call = analyse(net, torch.rand(1, 3, 9, 9)).trace.calls[0]
+        >>> outputs = 8 * 7 * 7  # [channels, height, width]
+        >>> term_of(call, outputs, dims=['out']).constant  # of one channel
+        49.0
     """
     if dims is None and call.pairs is not None:
         return Term(call.name, dense, pairs=call.pairs)
@@ -85,6 +94,20 @@ class MultilinearCost(Cost):
         terms (Sequence[Term]): Of the network and its branches.
         groups (Groups): Which label belongs to which prunable group.
         dense (float): Of the user's own network.
+
+    Examples:
+        >>> from torch import nn
+        >>> from mmlapp.core import analyse
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+        >>> found = analyse(net, torch.rand(1, 3, 9, 9))
+        >>> terms = [
+        ...     term_of(call, math.prod(call.outputs), dims=['out'])
+        ...     for call in found.trace.calls
+        ... ]
+        >>> dense = 8 * 7 * 7 + 4 * 5 * 5  # the last 4 channels stay
+        >>> activations = MultilinearCost(terms, found.groups, dense)
+        >>> float(activations(torch.tensor([1.0, 0.0] * 4)))
+        296.0
     """
 
     constant: Tensor

@@ -109,6 +109,16 @@ def save_slim(
     Raises:
         PruningError: If the plan is not that of the network, or the file
             cannot be written.
+
+    Examples:
+        >>> import tempfile
+        >>> from mmlapp.core import load_slim
+        >>> model = nn.Linear(3, 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_slim(model, f'{folder}/slim.pth')
+        ...     same = load_slim(nn.Linear(3, 2), f'{folder}/slim.pth')
+        >>> torch.equal(same.weight, model.weight)
+        True
     """
     plans = [plans] if isinstance(plans, ChannelPlan) else plans
     content = slim_bytes(model, plans, folds)

@@ -174,6 +174,11 @@ def register_method(name: str) -> Callable[[type[Method]], type[Method]]:
     """Adds a method under a name that configs can use.
 
     Args:
-        name (str): The name.
+        name (str): The name. The class gets the settings of the config, and
+            its :meth:`Method.setup` the pruner; see :class:`Method` for an
+            example.
+
+    Raises:
+        PruningError: If the name is taken.
     """
     return METHODS.register(name)

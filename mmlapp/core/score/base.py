@@ -91,6 +91,21 @@ class Score(ABC):
         by_channel (bool): Whether it knows whole channels alone, such as by
             what a layer puts out, and nothing of stripes of a filter.
             Defaults to False.
+
+    Examples:
+        >>> import torch
+        >>> from mmlapp.core import Score, attach
+        >>> class Spread(Score):
+        ...     refresh = 100  # the weights of a layer change slowly
+        ...
+        ...     def __call__(self, context):
+        ...         return context.filters.std(dim=1)  # [channels]
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+        >>> pruner = attach(net, torch.rand(1, 3, 9, 9), score=Spread())
+        >>> pruner.begin({'flops': 0.5}, steps=1)
+        >>> pruner.step()
+        >>> int(pruner.mask.sum())
+        4
     """
 
     batches = 0
