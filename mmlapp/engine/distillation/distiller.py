@@ -60,6 +60,18 @@ class Distiller(Hook):
 
     Raises:
         PruningError: If an argument lies outside its range.
+
+    Examples:
+        >>> from mmlapp.registry import HOOKS
+        >>> hook = HOOKS.build(
+        ...     dict(
+        ...         type='mmlapp.Distiller',
+        ...         teacher='dense',
+        ...         losses=dict(neck=dict(type='channel_wise', weight=2.0)),
+        ...     )
+        ... )
+        >>> sorted(hook.losses)
+        ['neck']
     """
 
     # Before PruningHook, ABOVE_NORMAL, begins its phase.

@@ -47,6 +47,14 @@ class LabelRefiner(Distiller):
 
     Raises:
         PruningError: If an argument lies outside its range.
+
+    Examples:
+        >>> from mmlapp.registry import HOOKS
+        >>> hook = HOOKS.build(
+        ...     dict(type='mmlapp.LabelRefiner', teacher='dense', alpha=0.5)
+        ... )
+        >>> hook.rates['alpha'], hook.losses['head'].task_weight
+        (0.5, 0.5)
     """
 
     def __init__(

@@ -67,6 +67,19 @@ def deployed_model(
     Raises:
         PruningError: For unknown arguments, and if the plan is damaged, does
             not fit the model or has no part of that name.
+
+    Examples:
+        >>> import torch
+        >>> from mmlapp.core import attach
+        >>> from mmlapp.engine import deployed_model
+        >>> from mmlapp.models import CIFARResNet
+        >>> pruner = attach(CIFARResNet(20), torch.rand(1, 3, 32, 32))
+        >>> pruner.begin({'flops': 0.5}, steps=1)
+        >>> pruner.step()
+        >>> plan = pruner.plan().to_json()
+        >>> model = deployed_model('mmlapp.CIFARResNet', plan, depth=20)
+        >>> type(model).__name__, hasattr(model, 'pruner')
+        ('CIFARResNet', False)
     """
     ours = signature(deployed_model).parameters
     # All but the last one, which takes the arguments of the architecture.

@@ -68,9 +68,11 @@ def prunable_model(
         unit (str or Mapping): What is removed: ``channels``, ``filters``
             beside a bypass, or ``stripes``. Defaults to ``channels``.
         bypass (str or Mapping, optional): Branch beside every pruned layer,
-            such as ``depthwise``. Defaults to none.
-        method (str or Mapping): Who decides: ``lapp``, ``ranking``,
-            ``uniform``, ``random`` or a registered one. Defaults to ``lapp``.
+            such as ``depthwise``; all names are in :func:`mmlapp.core.attach`.
+            Defaults to none.
+        method (str or Mapping): Who decides which channels live: a name of
+            :func:`mmlapp.core.attach`, or a registered one. Defaults to
+            ``lapp``.
         score (str or Mapping): Importance score. Defaults to ``l2``.
         normalisation (str): How scores of different layers become
             comparable. Defaults to ``rank``.
@@ -108,6 +110,22 @@ def prunable_model(
             kind, a scope that matches nothing, a divisor or floor with which
             nothing can be removed, or a model that does not run on
             ``input_shape``.
+
+    Examples:
+        >>> from mmlapp.engine import prunable_model
+        >>> model = prunable_model(
+        ...     'mmpretrain.ImageClassifier',
+        ...     backbone=dict(type='mmlapp.CIFARResNet', depth=20),
+        ...     neck=dict(type='mmpretrain.GlobalAveragePooling'),
+        ...     head=dict(
+        ...         type='mmpretrain.LinearClsHead',
+        ...         num_classes=10,
+        ...         in_channels=64,
+        ...     ),
+        ...     input_shape=(3, 32, 32),
+        ... )
+        >>> type(model).__name__, len(model.pruner.groups)
+        ('ImageClassifier', 10)
     """
     # Named as in `attach`, to which they are passed on.
     own: dict[str, Any] = dict(

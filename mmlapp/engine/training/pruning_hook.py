@@ -84,6 +84,18 @@ class PruningHook(HookPhase):
 
     Raises:
         PruningError: If an argument lies outside its range.
+
+    Examples:
+        >>> from mmlapp.registry import HOOKS
+        >>> hook = HOOKS.build(
+        ...     dict(
+        ...         type='mmlapp.PruningHook',
+        ...         target=dict(flops=0.5, parameters=0.6),
+        ...         prune_epochs=2,
+        ...     )
+        ... )
+        >>> hook.target, hook.narrow
+        ({'flops': 0.5, 'parameters': 0.6}, True)
     """
 
     def before_run(self, runner: Runner) -> None:
