@@ -213,13 +213,13 @@ class Example:
             return analyse(
                 self.forward.model,
                 self.forward,
-                settings['scope'],
-                settings['ignore'],
-                settings['bypass'],
-                settings['unit'],
-                self.also,
-                self.unused,
-                settings.get('keep_streams', False),
+                scope=settings['scope'],
+                ignore=settings['ignore'],
+                bypass=settings['bypass'],
+                unit=settings['unit'],
+                also=self.also,
+                unused=self.unused,
+                keep_streams=settings.get('keep_streams', False),
             )
 
     @contextmanager
