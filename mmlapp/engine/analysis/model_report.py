@@ -174,7 +174,9 @@ def analyse_model(
         heads=found.groups.heads,
         flops=found.flops,
         mmengine_flops=counted,
-        # The cost is summed in floats, the trace in whole numbers.
+        # Multiply-adds of branches alone: total has them, found.flops does
+        # not. Rounded, for the cost is summed in floats, the trace in whole
+        # numbers.
         bypass_flops=round(total) - found.flops,
         prunable_share=_prunable_flops(found) / max(found.flops, 1),
         minimum=lowest / max(found.flops, 1),

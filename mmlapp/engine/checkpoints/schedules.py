@@ -48,6 +48,8 @@ def other_schedules(schedulers: Any, saved: Any) -> list[str]:
 def _others(scheduler: Any, state: Any) -> list[str]:
     """Compares what the constructors of a scheduler are given."""
     own = vars(scheduler)
+    # A state holds counters too, which differ in any run that goes on. What
+    # some constructor of the class takes is a setting, and nothing else is.
     given = {
         name
         for kind in type(scheduler).mro()

@@ -54,6 +54,8 @@ def check_complete(model: nn.Module, weights: Any) -> None:
         PruningError: With the first tensor that is missing or another one.
     """
     for name, own in model.state_dict().items():
+        # The pruner and the plans are read before any weight, with errors of
+        # their own.
         if name.startswith('pruner.') or name == PLANS:
             continue
         found = weights.get(name)

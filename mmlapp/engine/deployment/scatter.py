@@ -88,6 +88,8 @@ def _put(
             shape[dim] = kept.count
     if wide is None or list(value.shape) != shape:
         raise _misfit(name, value)
+    # One index for each dimension, as numpy.ix_ makes them: where pruned the
+    # kept positions, elsewhere all.
     index = [
         torch.tensor(dims[d].index if d in dims else range(size))
         # [size of d] among [1, ..., 1]: together they broadcast to `value`.
@@ -149,7 +151,11 @@ def _scatter_conv(
     prefix: str,
     entry: BranchPlan,
 ) -> None:
-    """Writes one; nothing of it is left where nothing runs through."""
+    """Writes one convolution of a branch, and the norm behind it.
+
+    A branch through which nothing runs any more has no weights: the wide one
+    keeps its random numbers, which the masks must hide.
+    """
     weight = f'{prefix}conv.weight'
     whole = entry.inputs.whole and entry.outputs.whole
     for name, value in branch.items():
@@ -198,11 +204,12 @@ def _put_groups(
     # Every output reads all inputs of its group: [rows, columns].
     reads = inputs.view(groups, columns)
     reads = reads.repeat_interleave(len(outputs) // groups, dim=0)
-    # In the wide layer -> inside its group of that layer.
+    # In the wide layer -> inside its group of that layer: the weight has
+    # in / groups columns, and groups of inputs lie one after the other.
     wide[outputs[:, None], reads % wide.shape[1]] = value
 
 
 def _misfit(name: str, value: Tensor) -> PruningError:
     return PruningError(
-        f'the plan says no place for {name} of shape {tuple(value.shape)}'
+        f'the plan has no place for {name} of shape {tuple(value.shape)}'
     )

@@ -36,6 +36,7 @@ def teacher_cost(source: TeacherSource, cfg: Mapping[str, Any]) -> TeacherCost:
         run = cfg if isinstance(cfg, Config) else Config(dict(cfg))
         shape = run.model.input_shape
         other = config_of(source, run)
+        # Both at the shape of the run: a teacher sees the images of the run.
         share = _flops(other, run, shape) / _flops(run, run, shape)
     return TeacherCost(FORWARD * share, late=source.is_dense)
 

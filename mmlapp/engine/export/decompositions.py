@@ -34,6 +34,8 @@ def adaptive_max_pool2d(
     height, width = x.shape[-2:]
     if height % size[0] or width % size[1]:
         return NotImplemented
+    # Windows of adaptive pooling are equal, and do not overlap, only if the
+    # output divides the image: kernel = stride = [h / out_h, w / out_w].
     window = height // size[0], width // size[1]
     found: tuple[Tensor, Tensor] = (
         torch.ops.aten.max_pool2d_with_indices.default(x, window, window)

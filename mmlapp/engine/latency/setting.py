@@ -116,7 +116,8 @@ def device_name(device: str) -> str:
     """
     if device == 'cuda':
         return torch.cuda.get_device_name()
-    # Where Linux tells it; elsewhere what Python knows.
+    # Where Linux tells it, a line `model name : AMD EPYC` for every core, of
+    # which the first is taken; elsewhere what Python knows.
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.exists() else []
     names = [x.partition(':')[2] for x in lines if x.startswith('model name')]

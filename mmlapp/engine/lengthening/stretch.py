@@ -42,7 +42,9 @@ class Stretch:
             return value
         if not isinstance(value, int):
             return value * self.new / self.old
-        # Whole numbers: exact where the new length is concerned.
+        # value * new / old, rounded to the nearest, halves up:
+        # floor(v n / o + 1 / 2) = floor((2 v n + o) / 2 o). In whole numbers,
+        # so that the old length becomes the new one exactly.
         return (2 * value * self.new + self.old) // (2 * self.old)
 
     def span(self, length: Any, begin: Any = 0) -> Any:

@@ -49,4 +49,6 @@ def in_turn(rois: Tensor, num_levels: int) -> Tensor:
         >>> in_turn(torch.rand(5, 5), 3).tolist()
         [0, 1, 2, 0, 1]
     """
+    # Box i gets level i mod num_levels, [n]: every level is read as soon as
+    # there are as many boxes as levels.
     return torch.arange(len(rois), device=rois.device) % num_levels

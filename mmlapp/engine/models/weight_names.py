@@ -108,6 +108,9 @@ def refuse_misfits(module: nn.Module, incompatible: Any) -> None:
     own = _counted(n for n, v in state.items() if getattr(v, 'ndim', 0))
     missing = own & set(incompatible.missing_keys)
     others = _counted(incompatible.unexpected_keys)
+    # The file has the names that were taken and the unexpected ones. Of the
+    # smaller of file and model a good part fits if one is a part of the other
+    # or a head differs; where next to none does, all names are other ones.
     taken = len(own) - len(missing)
     if not others or taken > LEAST * min(len(own), taken + len(others)):
         return
@@ -199,6 +202,8 @@ def _prefix(longer: set[str], shorter: set[str]) -> str:
         start: {n.removeprefix(start) for n in longer if n.startswith(start)}
         for start in sorted(starts)
     }
+    # Names that the others have, too, once a start is taken off; the best
+    # start is the answer if it explains more than half of them.
     common = {start: len(names & shorter) for start, names in cut.items()}
     best = max(common, key=lambda start: common[start], default='')
     return best if 2 * common.get(best, 0) > len(shorter) else ''

@@ -45,6 +45,8 @@ def section(run: Run) -> Iterator[str]:
         yield '<p>What the method shows of every group, first and last.</p>'
         yield table(
             ['group', *others],
+            # others: by name of the quantity, a pair for each group, in the
+            # order of `groups`.
             (
                 row(name, (_first_last(pairs[i]) for pairs in others.values()))
                 for i, name in enumerate(groups)

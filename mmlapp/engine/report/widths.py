@@ -59,7 +59,8 @@ def section(run: Run) -> Iterator[str]:
 
 def _all_layers(run: Run, found: Sequence[LayerWidths]) -> Iterator[str]:
     """Those that were cut; folded away, the others and the plain numbers."""
-    # Whatever was cut at any time, even if it came back.
+    # over: pairs of an iteration and the share of the outputs that lived then.
+    # Whatever was cut at any time counts as cut, even if it came back.
     cut = [la for la in found if min(y for _, y in la.over) < 1]
     whole = [la for la in found if min(y for _, y in la.over) == 1]
     if cut:
@@ -94,6 +95,8 @@ def _layer_rows(
 
 
 def _layer_item(run: Run, layer: LayerWidths, widest: int, what: str) -> str:
+    # Widths of the dense layer and now; both bars are drawn over the widest
+    # layer of the table, so that lengths of different rows can be compared.
     dense, now = layer.outputs
     least = min(y for _, y in layer.over)
     over = (
