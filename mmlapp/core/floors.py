@@ -46,8 +46,7 @@ def least_counts(
         >>> least_counts(torch.arange(12), 2, owner, {0: 8, 1: 4})
         {}
     """
-    numbers = torch.where(ids < 0, -1, owner[ids]).tolist()
-    counts = Counter(number for number in numbers if number in sizes)
+    counts = _count(ids, owner, sizes)
     total = sum(counts.values())
     needed = least - (len(ids) - total)  # beside what stays
     if any(count % sizes[number] for number, count in counts.items()):
@@ -70,11 +69,49 @@ def asked_counts(
         sizes (Mapping[int, int]): Channels of each group that can lose some.
     """
     for threshold in trace.thresholds:
-        against = owner[threshold.against[threshold.against >= 0]]
         # A number of other channels shrinks as well.
-        if not any(number in sizes for number in against.tolist()):
+        if not _count(threshold.against, owner, sizes):
             wanted = threshold.ids, threshold.least
             yield wanted, least_counts(*wanted, owner, sizes)
+
+
+def compared_counts(
+    trace: Trace, owner: Tensor, sizes: Mapping[int, int]
+) -> Iterator[tuple[tuple[Tensor, int], dict[int, int]]]:
+    """Yields what groups keep to stay more than others are at first.
+
+    Code that compares two numbers of channels goes on as it did as long as
+    the larger one exceeds all that the smaller one can be. Arguments are
+    those of :func:`asked_counts`.
+    """
+    for threshold in trace.thresholds:
+        against = _count(threshold.against, owner, sizes)
+        if against:
+            wanted = _without(threshold.ids, threshold.least, owner, against)
+            yield wanted, least_counts(*wanted, owner, sizes)
+
+
+def _without(
+    ids: Tensor, least: int, owner: Tensor, against: Mapping[int, int]
+) -> tuple[Tensor, int]:
+    """What one side must have beside what both sides of a comparison have.
+
+    Groups of both shrink on both alike: of 8 + 6 against 6 it is 8 against
+    none.
+    """
+    numbers = torch.where(ids < 0, -1, owner[ids])
+    kept = torch.ones_like(ids, dtype=torch.bool)
+    for number, count in against.items():
+        kept[(numbers == number).nonzero()[:count, 0]] = False
+    return ids[kept], least - int((~kept).sum())
+
+
+def _count(
+    ids: Tensor, owner: Tensor, sizes: Mapping[int, int]
+) -> Counter[int]:
+    """How many indices of a dimension belong to each group in ``sizes``."""
+    numbers = torch.where(ids < 0, -1, owner[ids]).tolist()
+    return Counter(number for number in numbers if number in sizes)
 
 
 def small_counts(

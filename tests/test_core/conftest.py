@@ -4,6 +4,7 @@
 
 import copy
 import warnings
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -301,3 +302,35 @@ def normed(net, conv):
         )
 
     return make
+
+
+def counts_of(pruner):
+    """Every number of channels of every group, the first ones of each."""
+    ranges = [range(g.floor, g.size + 1) for g in pruner.groups]
+    for counts in product(*ranges):
+        masks = [
+            torch.arange(group.size) < count
+            for group, count in zip(pruner.groups, counts, strict=True)
+        ]
+        yield counts, torch.cat(masks)
+
+
+@pytest.fixture
+def agree_everywhere():
+    """Masked and narrowed with every number of channels of every group.
+
+    Returns the floors, for further questions.
+    """
+
+    def check(model, x):
+        pruner = attach(random_statistics(model).eval(), x)
+        for counts, mask in counts_of(pruner):
+            pruner.set_mask(mask)
+            with torch.no_grad():
+                masked = model(x)
+                slim = narrow(copy.deepcopy(model), pruner.plan())(x)
+            assert slim.shape == masked.shape
+            assert relative_error(slim, masked) < 1e-10, counts
+        return {group.name: group.floor for group in pruner.groups}
+
+    return check

@@ -10,11 +10,12 @@ where there are many channels: one and two less are tried.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from itertools import chain
 from typing import Any
 
 from torch import Tensor
 
-from ..floors import asked_counts
+from ..floors import asked_counts, compared_counts
 from ..groups import Groups
 from ..trace import Trace
 from .checks import Check
@@ -50,11 +51,11 @@ def _open(
     record: Trace, groups: Groups, tried: Collection[frozenset[Any]]
 ) -> list[tuple[tuple[Tensor, int], dict[str, int]]]:
     """What code asks for that no floor grants, with channels by group."""
-    items = groups.prunable
+    items, known = groups.prunable, (groups.node_group, groups.sizes)
     found = [
         (wanted, {items[n].name: count for n, count in counts.items()})
-        for wanted, counts in asked_counts(
-            record, groups.node_group, groups.sizes
+        for wanted, counts in chain(
+            asked_counts(record, *known), compared_counts(record, *known)
         )
         if any(count > items[n].floor for n, count in counts.items())
     ]

@@ -4,21 +4,26 @@
 
 Where one of them is the size of a dimension of channels it follows these, see
 :mod:`sizes`; the trial of the network tells whether all else agrees with it.
+Of a layer it is known which dimension of its weight each of them is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
 from ..forward_names import forward_names
 from .blocks.registry import is_known
-from .sizes import Source, Sum, Width
+from .sizes import Sum, Width
 from .tracer import Tracer
 
 
@@ -35,13 +40,19 @@ def counted_attributes(tracer: Tracer, model: nn.Module) -> Iterator[None]:
     """
     modules = [m for m in model.modules() if not _sets_its_own(m)]
     names = frozenset().union(*(forward_names(m) for m in modules))
+    found = chain(
+        (
+            (module, name, _counted(tracer, module, name, value))
+            for module in modules
+            for name, value in module.__dict__.items()
+            if name in names and counts_in(value)
+        ),
+        _counted_by_weights(tracer, model),
+    )
     kept: list[tuple[nn.Module, str, Any, Any]] = []
-    for module in modules:
-        for name, value in list(module.__dict__.items()):
-            if name in names and counts_in(value):
-                counted = _counted(tracer, module, name, value)
-                kept.append((module, name, value, counted))
-                module.__dict__[name] = counted
+    for module, name, counted in list(found):
+        kept.append((module, name, module.__dict__[name], counted))
+        module.__dict__[name] = counted
     try:
         yield
     finally:
@@ -76,15 +87,48 @@ def _counted(tracer: Tracer, module: nn.Module, name: str, value: Any) -> Any:
     """The value of an attribute, with numbers that know its name."""
     full = f'{tracer.modules[id(module)]}.{name}'.lstrip('.')
     for place, count in counts_in(value).items():
-        source = Source(
-            tracer.graph,
-            partial(_nodes, tracer, f'{full}{place}', count),
-            f'{full}{place}',
-            tracer.heads.divisors,
-            tracer.sizes.compared,
+        labels = partial(_nodes, tracer, f'{full}{place}', count)
+        source = replace(
+            tracer.sizes.source(labels),
+            attribute=f'{full}{place}',
+            divisors=tracer.heads.divisors,
         )
         value = _replaced(value, place, Width(count, source))
     return value
+
+
+def _counted_by_weights(
+    tracer: Tracer, model: nn.Module
+) -> Iterator[tuple[nn.Module, str, Width]]:
+    """Numbers of channels of layers, which any code may read."""
+    for layer in model.modules():
+        weight = layer._parameters.get('weight')
+        dims = {} if weight is None else _dimensions(layer)
+        for name, dim in dims.items():
+            count = layer.__dict__.get(name)
+            # Of several groups [out, in/g, ...] does not have all inputs.
+            if 1 < weight.shape[dim] == count:
+                yield layer, name, _of_weight(tracer, weight, dim)
+
+
+def _dimensions(layer: nn.Module) -> dict[str, int]:
+    """Which dimension of its weight each number of channels of a layer is."""
+    if isinstance(layer, _ConvNd):
+        # [out, in/g, ...], of a transposed one [in, out/g, ...].
+        turned = layer.transposed
+        return {'out_channels': int(turned), 'in_channels': 1 - int(turned)}
+    if isinstance(layer, nn.Linear):
+        return {'out_features': 0, 'in_features': 1}
+    return {'num_features': 0} if isinstance(layer, _NormBase) else {}
+
+
+def _of_weight(tracer: Tracer, weight: Tensor, dim: int) -> Width:
+    """The size of a dimension of a weight, as its shape would say it."""
+
+    def labels() -> Tensor:
+        return tracer.labels(weight).axes[dim].ids
+
+    return Width(weight.shape[dim], tracer.sizes.source(labels))
 
 
 def _nodes(tracer: Tracer, name: str, count: int) -> Tensor:

@@ -299,9 +299,16 @@ class Sizes:
         numbers = list(size)
         for dim, axis in axes.items():
             ids = partial(getattr, axis, 'ids')
-            source = Source(self.tracer.graph, ids, compared=self.compared)
-            numbers[dim] = Width(numbers[dim], source)
+            numbers[dim] = Width(numbers[dim], self.source(ids))
         return torch.Size(numbers)
+
+    def source(self, labels: Callable[[], Tensor]) -> Source:
+        """Returns the source of a number of channels.
+
+        Args:
+            labels (Callable): Returns the labels of all that it counts.
+        """
+        return Source(self.tracer.graph, labels, compared=self.compared)
 
     def note(
         self,
@@ -442,8 +449,9 @@ class Sizes:
             # Code in loops asks the same again and again.
             key = least, *map(tuple, (ids.tolist(), found.against.tolist()))
             # Where any number but all is too little, and that is not one, it
-            # shows when fewer are tried.
-            if 1 < least < max(len(ids), 3) and key not in met:
+            # shows when fewer are tried, unless others are fewer as well.
+            shown = not terms and least >= max(len(ids), 3)
+            if least > 1 and not shown and key not in met:
                 met.add(key)
                 yield found
 

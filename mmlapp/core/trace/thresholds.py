@@ -51,8 +51,8 @@ class Threshold:
         least (int): Of so many indices that are left the code goes on as it
             did.
         against (Tensor): Labels of what the number was compared with: if
-            these are channels too, nothing is known. Shape ``[other size]``,
-            empty for a plain number.
+            these are channels too, it can only be fewer than it was then.
+            Shape ``[other size]``, empty for a plain number.
     """
 
     ids: Tensor

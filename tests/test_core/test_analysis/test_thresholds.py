@@ -170,3 +170,96 @@ def test_networks_without_such_code_are_not_run_for_it(
         c=conv(16, 5),
     )
     assert len(analyse(model, image).groups.prunable) == 1
+
+
+def doubled(x, whether):
+    return 2 * x.relu() if whether else x
+
+
+# Nothing of it can go.
+ALL = 0
+# Of y with 6 channels and z with 4: what decides, and how many must be left
+# of them, counted by hand.
+PAIRS = {
+    'more': (lambda m, y, z: y.shape[1] > z.shape[1], 5, 1),
+    'no fewer': (lambda m, y, z: not y.shape[1] < z.shape[1], 4, 1),
+    'mirrored': (lambda m, y, z: z.shape[1] <= y.shape[1], 4, 1),
+    'not as many': (lambda m, y, z: y.shape[1] != z.shape[1], 5, 1),
+    'other shapes': (lambda m, y, z: y.shape != z.shape, 5, 1),
+    'twice as many': (lambda m, y, z: 2 * z.shape[1] > y.shape[1], 1, ALL),
+    'joined with it': (
+        lambda m, y, z: torch.cat([y, z], 1).shape[1] > z.shape[1],
+        1,
+        1,
+    ),
+    'both joined': (
+        lambda m, y, z: torch.cat([y, y], 1).size(1) > y.size(1) + z.size(1),
+        5,
+        1,
+    ),
+    'of a layer': (
+        lambda m, y, z: m.b.in_channels != m.b.out_channels,
+        5,
+        1,
+    ),
+    'kept': (lambda m, y, z: m.widths[0] > m.widths[1], 5, 1),
+}
+
+
+@pytest.mark.parametrize('name', PAIRS)
+def test_numbers_of_two_groups_compare_as_they_did(
+    net, conv, image, agree_everywhere, name
+):
+    decides, *floors = PAIRS[name]
+
+    def forward(m, x):
+        y = m.a(x)
+        z = m.b(y)
+        assert [y.shape[1], z.shape[1]] == m.widths
+        return m.c(doubled(z, decides(m, y, z)))
+
+    kind = type('Compares', (nn.Module,), {'forward': forward})
+    model = kind()
+    model.a, model.b, model.c = conv(3, 6), conv(6, 4), conv(4, 5)
+    model.widths = [6, 4]
+    found = agree_everywhere(model.double(), image)
+    wanted = zip('ab', floors, strict=True)
+    assert found == {group: floor for group, floor in wanted if floor != ALL}
+
+
+def test_two_groups_that_compare_without_harm_keep_no_more(
+    net, conv, image, agree_everywhere
+):
+    def forward(m, x):
+        y = m.a(x)
+        z = m.b(y)
+        return m.c(z + z if y.shape[1] > z.shape[1] else 2 * z)
+
+    model = net(forward, a=conv(3, 6), b=conv(6, 4), c=conv(4, 5))
+    assert agree_everywhere(model, image) == {'a': 1, 'b': 1}
+
+
+def test_a_projection_where_numbers_differ_stays(
+    net, conv, image, agree_everywhere
+):
+    def forward(m, x):
+        y, z = m.a(x), m.b(x)
+        return m.c(y + (m.p(z) if y.shape[1] != z.shape[1] else z))
+
+    model = net(
+        forward, a=conv(3, 6), b=conv(3, 4), p=conv(4, 6), c=conv(6, 5)
+    )
+    assert agree_everywhere(model, image) == {'a': 5, 'b': 1}
+
+
+@pytest.mark.parametrize('turned', [False, True])
+def test_numbers_of_layers_are_those_of_their_weights(
+    net, conv, image, agree_everywhere, turned
+):
+    layer = nn.ConvTranspose2d if turned else nn.Conv2d
+    model = net(
+        lambda m, x: m.c(doubled(m.a(x), m.c.in_channels > 3)),
+        a=layer(3, 6, 3),
+        c=layer(6, 5, 3),
+    )
+    assert agree_everywhere(model, image) == {'a': 4}
