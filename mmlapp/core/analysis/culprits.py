@@ -114,7 +114,7 @@ class Search:
     ) -> bool:
         """Whether what the narrowed network gives is no number."""
         trial = self.trial
-        removal = trial.removal(groups, chosen, check.count)
+        removal = trial.removal(groups, chosen, check.count, check.kept)
         outputs, _ = trial.narrowed(removal, check, trial.stage(check))
         return not all_finite(outputs)
 
@@ -146,7 +146,7 @@ class Search:
     ) -> str:
         """The first module that does not do the same; empty if none."""
         trial = self.trial
-        removal = trial.removal(groups, chosen, check.count)
+        removal = trial.removal(groups, chosen, check.count, check.kept)
         stage = trial.stage(check)
         calls: list[list[_Call]] = [[], []]
         trial.masked(removal, check, stage, left=_noting(calls[0]))

@@ -17,6 +17,7 @@ from ..trace import Trace
 from ..units import Request, Unit
 from .alone import lone_groups
 from .culprits import Culprit, Search
+from .remainders import remainder_checks
 from .thresholds import decide_thresholds
 from .trial import Trial
 
@@ -41,6 +42,7 @@ def verify_groups(
     groups = decide_thresholds(trial, record, gather)
     if _leave_two(record, lone_groups(request.model, record, groups)):
         groups = gather()
+    trial.checks += remainder_checks(record, groups)
     passed = turn = 0
     # All checks have to pass one after the other with the same groups. Each
     # failure freezes at least one prunable group, or leaves it two channels

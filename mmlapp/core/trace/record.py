@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .graph import ChannelGraph
-from .thresholds import Threshold
+from .thresholds import Remainder, Threshold
 
 INPUT_REASON = 'meets a value that is no channel, such as the input image'
 
@@ -146,6 +146,8 @@ class Trace:
             one would vanish or say nothing.
         thresholds (list[Threshold]): How many indices must be left for code
             to branch as it did.
+        remainders (list[Remainder]): What code divides and looks at what is
+            left over.
         summed (list[Tensor]): Labels that a sum adds up, of each such sum or
             other reduction; ``[size]``.
         added (list[Tensor]): Labels to which others were added, each
@@ -192,6 +194,7 @@ class Trace:
     trusting: set[Site] = field(default_factory=set)
     lasting: list[tuple[Tensor, int]] = field(default_factory=list)
     thresholds: list[Threshold] = field(default_factory=list)
+    remainders: list[Remainder] = field(default_factory=list)
     summed: list[Tensor] = field(default_factory=list)
     added: list[Tensor] = field(default_factory=list)
     returned: list[Tensor] = field(default_factory=list)

@@ -25,7 +25,14 @@ from ..attention.fitted import VIEWS
 from .graph import NO_CHANNEL
 from .labels import Axis, Labels
 from .record import no_nodes
-from .thresholds import MIRRORED, Threshold, comparison, least_value
+from .thresholds import (
+    MIRRORED,
+    Remainder,
+    Threshold,
+    comparison,
+    in_own_code,
+    least_value,
+)
 
 if TYPE_CHECKING:
     from .tracer import Tracer
@@ -48,6 +55,8 @@ class Source:
             by it is computed with. Defaults to None: nobody asks.
         compared (list[Compared], optional): Receives comparisons of what is
             computed from it. Defaults to None: nobody asks.
+        remainders (list[Divided], optional): Receives what remainders are
+            computed of, and by what. Defaults to None: nobody asks.
     """
 
     graph: object
@@ -55,6 +64,7 @@ class Source:
     attribute: str = ''
     divisors: list[Divisor] | None = None
     compared: list[Compared] | None = None
+    remainders: list[Divided] | None = None
 
 
 class Counted(int):
@@ -99,6 +109,8 @@ class Counted(int):
 Compared = tuple[Counted, int | None, 'Counted | None']
 # Comparisons that tell that two numbers are the same, or are not.
 EQUALITIES = 'eq', 'ne'
+# A number, and by what it is divided with a remainder.
+Divided = tuple['Width', int]
 # Name of an attribute, and a quotient by it that more is computed with.
 Divisor = tuple[str, 'Width']
 
@@ -171,6 +183,16 @@ class Width(Counted):
         found.divisor = other.source if isinstance(other, Width) else None
         return found
 
+    def __mod__(self, other: Any) -> Any:
+        if not in_own_code():
+            self._divided(other)
+        return int.__mod__(self, other)
+
+    def __divmod__(self, other: Any) -> Any:
+        if not in_own_code():
+            self._divided(other)
+        return int.__divmod__(self, other)
+
     def __pow__(self, other: Any, modulus: Any = None) -> Any:
         self._computed()
         return int.__pow__(self, other, modulus)
@@ -203,6 +225,12 @@ class Width(Counted):
     def __reduce__(self) -> Any:
         # A module may keep it: in copies and files it is a number.
         return int, (int(self),)
+
+    def _divided(self, by: Any) -> None:
+        """Notes that code looks at the remainder."""
+        notes = self.source.remainders
+        if isinstance(by, int) and notes is not None:
+            notes.append((self, int(by)))
 
     def _computed(self) -> None:
         """Tells that more than sizes is computed with a quotient."""
@@ -283,6 +311,7 @@ class Sizes:
         # module whose view could be given another one, if any.
         self._used: list[tuple[Width, Tensor, str]] = []
         self.compared: list[Compared] = []
+        self._divided: list[Divided] = []
         self.counting = True
         self._blank = False
 
@@ -308,7 +337,12 @@ class Sizes:
         Args:
             labels (Callable): Returns the labels of all that it counts.
         """
-        return Source(self.tracer.graph, labels, compared=self.compared)
+        return Source(
+            self.tracer.graph,
+            labels,
+            compared=self.compared,
+            remainders=self._divided,
+        )
 
     def note(
         self,
@@ -454,6 +488,20 @@ class Sizes:
             if least > 1 and not shown and key not in met:
                 met.add(key)
                 yield found
+
+    def remainders(self) -> Iterator[Remainder]:
+        """Yields what code divided with something left over, each once.
+
+        Where nothing is left over, something is when fewer are tried.
+        """
+        sure, met = self._sure(), set()
+        for number, divisor in self._divided:
+            if self._is_own(number) and number % divisor:
+                ids, divisor = self._asked(number, divisor, sure)
+                key = divisor, tuple(ids.tolist())
+                if 1 < divisor < len(ids) and key not in met:
+                    met.add(key)
+                    yield Remainder(ids, divisor)
 
     def _asked(
         self, number: Counted, least: int, sure: set[str]

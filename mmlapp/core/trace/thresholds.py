@@ -60,6 +60,19 @@ class Threshold:
     against: Tensor
 
 
+@dataclass(frozen=True)
+class Remainder:
+    """What code of the network divides and looks at what is left over.
+
+    Args:
+        ids (Tensor): Labels of what was counted, ``[size]``.
+        divisor (int): By what, between 1 and the size.
+    """
+
+    ids: Tensor
+    divisor: int
+
+
 def least_value(name: str, value: int, other: float) -> int | None:
     """Returns the least number that compares as a larger one did.
 
@@ -85,6 +98,14 @@ def least_value(name: str, value: int, other: float) -> int | None:
     return math.ceil(other) if outcome in AT_LEAST else None
 
 
+def in_own_code() -> bool:
+    """Whether the caller of the method that asks is no code of a network.
+
+    It is the code that compares, or calls ``min``, ``sorted``, ``in``, ...
+    """
+    return sys._getframe(2).f_code.co_filename.startswith(OWN)
+
+
 def comparison(name: str) -> Callable[[Any, Any], Any]:
     """Returns a comparison of an integer that notes how it comes out.
 
@@ -98,8 +119,7 @@ def comparison(name: str) -> Callable[[Any, Any], Any]:
     def compared(self: Any, other: Any) -> Any:
         if not isinstance(other, (int, float)):
             return of_int(self, other)
-        # Caller: the code that compares, or calls min, sorted, `in`, ...
-        if not sys._getframe(1).f_code.co_filename.startswith(OWN):
+        if not in_own_code():
             self.compared(name, other)
         plain = other if isinstance(other, float) else int(other)
         return compare(int(self), plain)

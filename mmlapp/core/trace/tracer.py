@@ -399,6 +399,7 @@ class Tracer(TorchDispatchMode):
             self.trace.returned += [a.ids for a in labels.axes.values()]
         self.sizes.settle()
         self.trace.thresholds += self.sizes.thresholds()
+        self.trace.remainders += self.sizes.remainders()
         for maker in self._makers:
             # Its norm alone carries the mask if nobody else reads the output:
             # then scale and shift are zero there, and the layer need not be.

@@ -1,0 +1,58 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""What to try of networks whose code looks at remainders of numbers.
+
+``f(x) if x.shape[1] % 4 == 0 else x`` computes something else at some numbers
+of channels between those that are tried of every network.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from ..groups import Groups
+from ..trace import Trace
+from .checks import Check
+
+# Of large divisors not every remainder is tried; none at all always is.
+MOST = 8
+
+
+def remainder_checks(record: Trace, groups: Groups) -> Iterator[Check]:
+    """Yields what is tried of the example beside all else.
+
+    One number of channels of each group for every remainder, with all
+    channels of other groups in the same dimension.
+
+    Args:
+        record (Trace): The trace of the network.
+        groups (Groups): Its groups.
+    """
+    for asked in record.remainders:
+        owners = groups.node_group[asked.ids[asked.ids >= 0]].tolist()
+        counts = Counter(number for number in owners if number >= 0)
+        whole = {groups.prunable[n].name: groups.sizes[n] for n in counts}
+        for number, often in counts.items():
+            group = groups.prunable[number]
+            kept = _counts(
+                group.size, len(asked.ids), often // group.size, asked.divisor
+            )
+            for count in kept:
+                yield Check(kept=(*{**whole, group.name: count}.items(),))
+
+
+def _counts(size: int, whole: int, often: int, divisor: int) -> list[int]:
+    """How many channels of a group to keep, one for each remainder.
+
+    Args:
+        size (int): Channels of the group.
+        whole (int): Indices of the dimension that is counted.
+        often (int): How many of them each channel has.
+        divisor (int): By what their number is divided.
+    """
+    found: dict[int, int] = {}
+    for gone in range(1, size):
+        found.setdefault((whole - gone * often) % divisor, size - gone)
+    found.pop(whole % divisor, None)  # as with all of them
+    return [found[remainder] for remainder in sorted(found)[:MOST]]

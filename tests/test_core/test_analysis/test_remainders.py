@@ -1,0 +1,62 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Code that looks at what numbers of channels leave over."""
+
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+
+from mmlapp.core import analyse
+
+
+def made(net, conv, asks, width):
+    """Doubles what is positive, or not."""
+    return net(
+        lambda m, x: m.c(2 * y.relu() if asks((y := m.a(x)).shape[1]) else y),
+        a=conv(3, width),
+        c=conv(width, 5),
+    )
+
+
+@pytest.mark.parametrize(
+    ('width', 'divisor'), [*product((8, 9, 10), (3, 4, 5))]
+)
+def test_no_number_may_come_out_otherwise(
+    net, conv, image, frozen, width, divisor
+):
+    """At some number of channels each of them does."""
+    model = made(net, conv, lambda number: number % divisor == 0, width)
+    assert 'compute something else' in frozen(model, image)['a']
+
+
+@pytest.mark.parametrize('left', range(5))
+def test_every_remainder_is_tried(net, conv, image, frozen, left):
+    model = made(net, conv, lambda n: divmod(n, 5)[1] == left, 11)
+    assert 'compute something else' in frozen(model, image)['a']
+
+
+def test_joined_channels(net, conv, image, agree_everywhere, frozen):
+    """Five and four: with all of one the other one leads to a multiple."""
+
+    def forward(m, x):
+        y = torch.cat([m.a(x), m.b(x)], 1)
+        return m.c(2 * y.relu() if y.shape[1] % 6 == 0 else y)
+
+    model = net(forward, a=conv(3, 5), b=conv(3, 4), c=conv(9, 5))
+    assert {'a', 'b'} <= set(frozen(model, image))
+
+
+def test_what_does_no_harm(net, conv, image, agree_everywhere):
+    model = net(
+        lambda m, x: m.c(y + y if (y := m.a(x)).shape[1] % 4 else 2 * y),
+        a=conv(3, 10),
+        c=conv(10, 5),
+    )
+    assert agree_everywhere(model, image) == {'a': 1}
+
+
+def test_norms_of_torch_divide_numbers_themselves(conv, image):
+    model = nn.Sequential(conv(3, 9), nn.GroupNorm(3, 9), conv(9, 5)).double()
+    assert analyse(model, image).trace.remainders == []
