@@ -103,10 +103,11 @@ def _counted_by_weights(
     """Numbers of channels of layers, which any code may read."""
     for layer in model.modules():
         weight = layer._parameters.get('weight')
-        dims = {} if weight is None else _dimensions(layer)
-        for name, dim in dims.items():
+        if weight is None:
+            continue
+        for name, dim in _dimensions(layer).items():
             count = layer.__dict__.get(name)
-            # Of several groups [out, in/g, ...] does not have all inputs.
+            # Of several groups, [out, in/g, ...] does not have all inputs.
             if 1 < weight.shape[dim] == count:
                 yield layer, name, _of_weight(tracer, weight, dim)
 
