@@ -34,17 +34,28 @@ def _names_of(kind: Any, forward: str) -> frozenset[str]:
     found: set[str] = set()
     pending = [forward]
     while pending:
-        method = getattr(kind, pending.pop(), None)
+        for code in _codes(kind, pending.pop()):
+            new = set(_names(code)) - found
+            found |= new
+            pending += new
+    return frozenset(found)
+
+
+def _codes(kind: Any, name: str) -> Iterator[CodeType]:
+    """Code of a method, and of those that it goes on with by ``super()``."""
+    for owner in kind.__mro__:
+        method = vars(owner).get(name)
         if isinstance(method, property):
             method = method.fget
+        elif isinstance(method, (classmethod, staticmethod)):
+            method = method.__func__
         # Decorators such as mmcv's of mixed precision wrap the forward.
         method = inspect.unwrap(method) if callable(method) else None
         code = getattr(method, '__code__', None)
-        for name in _names(code) if isinstance(code, CodeType) else ():
-            if name not in found:
-                found.add(name)
-                pending.append(name)
-    return frozenset(found)
+        if isinstance(code, CodeType):
+            yield code
+        if name in vars(owner) and 'super' not in getattr(code, 'co_names', ()):
+            return
 
 
 def _names(code: CodeType) -> Iterator[str]:

@@ -47,6 +47,19 @@ def test_what_other_methods_read_is_not():
     assert 'elsewhere' not in forward_names(Block())
 
 
+def test_what_a_method_goes_on_with_is_read_too():
+    class Heir(Block):
+        def forward(self, x):
+            return super().forward(x) + self.added
+
+        def helper(self, x):
+            return x * self.instead
+
+    names = forward_names(Heir())
+    assert {'added', 'direct', 'inside', 'instead'} <= names
+    assert 'through_helper' not in names
+
+
 def test_recursion_ends():
     class Loop(nn.Module):
         def forward(self, x):
