@@ -11,10 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
 from .held import DICTIONARIES, OWN
+
+# Dictionaries, and what was in each.
+Contents = list[tuple[dict[Any, Any], dict[Any, Any]]]
 
 
 def forget_derived(modules: Iterable[nn.Module]) -> None:
@@ -39,21 +43,39 @@ def contents_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
     Args:
         modules (Iterable[nn.Module]): All modules of a network.
     """
-    before = [
+    before = contents_of(modules)
+    try:
+        yield
+    finally:
+        put_contents_back(before)
+
+
+def contents_of(modules: Iterable[nn.Module]) -> Contents:
+    """Returns what is in dictionaries that modules keep.
+
+    Args:
+        modules (Iterable[nn.Module]): All modules of a network.
+    """
+    return [
         (value, value.copy())
         for module in modules
         for key, value in vars(module).items()
         if type(value) in DICTIONARIES and key not in OWN
     ]
-    try:
-        yield
-    finally:
-        for value, content in before:
-            known = zip(value.values(), content.values(), strict=False)
-            same = len(value) == len(content)
-            if not same or any(a is not b for a, b in known):
-                value.clear()
-                value.update(content)
+
+
+def put_contents_back(before: Contents) -> None:
+    """Puts back what was in dictionaries.
+
+    Args:
+        before (list): From :func:`contents_of`.
+    """
+    for value, content in before:
+        known = zip(value.values(), content.values(), strict=False)
+        same = len(value) == len(content)
+        if not same or any(a is not b for a, b in known):
+            value.clear()
+            value.update(content)
 
 
 def _same(tensor: Tensor) -> Tensor:

@@ -54,7 +54,9 @@ def _codes(kind: Any, name: str) -> Iterator[CodeType]:
         code = getattr(method, '__code__', None)
         if isinstance(code, CodeType):
             yield code
-        if name in vars(owner) and 'super' not in getattr(code, 'co_names', ()):
+        if name in vars(owner) and 'super' not in getattr(
+            code, 'co_names', ()
+        ):
             return
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from .derived import contents_kept, forget_derived
+from .derived import contents_of, forget_derived, put_contents_back
 from .held import STORES, Place, holders_in, place_of, replace_held
 
 # Where a module keeps hooks that run before it, and which take keywords, by
@@ -29,26 +29,36 @@ Twins = dict[int, Tensor]
 Recast = Callable[[torch.dtype], None]
 
 
-@contextmanager
-def restored(model: nn.Module) -> Iterator[list[nn.Module]]:
-    """Puts a network back as it was: classes, tensors and attributes.
+class Before:
+    """A network as it is: classes, tensors and attributes.
 
-    No tensor is copied, so whatever happens inside must replace tensors and
-    not change them. Yields its modules.
+    No tensor is copied, so whatever happens must replace tensors and not
+    change them.
 
     Args:
         model (nn.Module): The network.
+
+    Examples:
+        >>> model = nn.Linear(2, 1)
+        >>> before = Before(model)
+        >>> model.seen = 3
+        >>> before.put_back()
+        >>> hasattr(model, 'seen')
+        False
     """
-    before = [
-        (module, type(module), dict(vars(module)), _stores_of(module))
-        for module in model.modules()
-    ]
-    modules = [module for module, *_ in before]
-    try:
-        with contents_kept(modules):
-            yield modules
-    finally:
-        for module, cls, attributes, stores in before:
+
+    def __init__(self, model: nn.Module) -> None:
+        self._known = [
+            (module, type(module), dict(vars(module)), _stores_of(module))
+            for module in model.modules()
+        ]
+        self.modules = [module for module, *_ in self._known]
+        self._contents = contents_of(self.modules)
+
+    def put_back(self) -> None:
+        """Puts the network back, as often as it is asked to."""
+        put_contents_back(self._contents)
+        for module, cls, attributes, stores in self._known:
             if type(module) is not cls:
                 module.__class__ = cls
             module.__dict__.clear()
@@ -57,6 +67,20 @@ def restored(model: nn.Module) -> Iterator[list[nn.Module]]:
             for name, store in zip(STORES, stores, strict=True):
                 module.__dict__[name].clear()
                 module.__dict__[name].update(store)
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """Puts a network back as it was; yields its modules.
+
+    Args:
+        model (nn.Module): The network, see :class:`Before`.
+    """
+    before = Before(model)
+    try:
+        yield before.modules
+    finally:
+        before.put_back()
 
 
 def _stores_of(module: nn.Module) -> list[Mapping[str, Any]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..bypass import check_bypass
 from ..groups import Groups
 from ..patterns import as_patterns
+from ..snapshot import restored
 from ..streams import leave_streams
 from ..units import UNITS, Request, Unit
 from ..units.base import check_keep_streams
@@ -101,7 +102,7 @@ def analyse(
     devices = {p.device for p in model.parameters()}
     cards = [device for device in devices if device.type == 'cuda']
     # Noise of the network is not taken from what the user draws later.
-    with torch.random.fork_rng(cards):
+    with torch.random.fork_rng(cards), restored(model):
         forward = example_of(model, example)
         record = followed(model, forward)
         corner = check_repeats(model, forward, record.order)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..derived import contents_kept, forget_derived
+from ..snapshot import Before
 from .attributes import counted_attributes, uncounted
 from .autograd_functions import watch_functions
 from .call import leaves_in, tensors_in
@@ -69,11 +70,17 @@ def _trace(
     also: Sequence[Callable[[], Any]],
     counting: Counting,
 ) -> Trace:
-    """Once, or where attention cuts channels into heads once more."""
+    """Once, or where attention cuts channels into heads once more.
+
+    What a forward keeps for the next one would let that run otherwise: every
+    pass starts from the same network.
+    """
+    before = Before(model)
     first = _pass(model, forward, also, counting, Heads())
     chosen = first.heads.choose(first.graph)
     tried = set(chosen)
     while chosen:
+        before.put_back()
         found = _pass(model, forward, also, counting, Heads(chosen))
         met = found.heads.more(found.graph)
         more = {p: d for p, d in met.items() if p not in tried}

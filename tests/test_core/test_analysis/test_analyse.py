@@ -67,3 +67,16 @@ def test_noise_of_a_network_does_not_change_what_the_user_draws(net, conv):
         model, torch.rand(1, 3, 8, 8, generator=torch.Generator()).double()
     )
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_a_forward_keeps_is_put_back(net, conv, image):
+    def forward(m, x):
+        m.shape, m.seen = x.shape, torch.ones(x.shape[2])
+        return m.b(m.a(x))
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5))
+    model.register_buffer('seen', torch.zeros(1))
+    before = model.seen
+    analyse(model, image)
+    assert model.seen is before
+    assert not hasattr(model, 'shape')

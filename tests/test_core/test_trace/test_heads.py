@@ -360,6 +360,32 @@ class Checked(Attention):
         return y.view(n, length, 2 * c)
 
 
+class Gated(OfItsInput):
+    """Heads by content and by place, which the first forward lays out."""
+
+    def __init__(self):
+        super().__init__()
+        self.place = nn.Linear(2, HEADS)
+        self.gate = nn.Parameter(torch.randn(HEADS))
+        self.register_buffer('grid', torch.zeros(1, 1, 2), persistent=False)
+
+    def laid_out(self, like):
+        step = torch.arange(like.shape[1]).to(like) / like.shape[1]
+        apart = step.view(1, -1) - step.view(-1, 1)
+        return torch.stack([apart, apart**2], -1)
+
+    def forward(self, x):
+        if self.grid.shape[1] != x.shape[1]:
+            self.grid = self.laid_out(x)
+        return super().forward(x)
+
+    def mix(self, q, k, v):
+        content = (q @ k.mT * self.scale).softmax(-1)
+        place = self.place(self.grid).permute(2, 0, 1).softmax(-1)
+        gate = self.gate.view(1, -1, 1, 1).sigmoid()
+        return ((1 - gate) * content + gate * place) @ v
+
+
 FORMS = (
     Attention,
     Fused,
@@ -381,6 +407,7 @@ FORMS = (
     Covariance,
     Factorised,
     Checked,
+    Gated,
 )
 
 
@@ -443,6 +470,16 @@ def test_masked_and_narrowed_heads_agree(form, kept, tokens, count_all_macs):
     more = torch.randn(3, 2 * LENGTH, 3, dtype=torch.float64)
     if form is not Biased:
         assert slim(more).shape == (3, 2 * LENGTH, 4)
+
+
+def test_a_first_forward_may_lay_out_what_others_read(tokens):
+    model = build(Gated)
+    (first, second) = (
+        [g.size for g in analyse(model, tokens).groups.prunable if g.heads]
+        for _ in range(2)
+    )
+    assert first == second == [HEADS]
+    assert model.attention.grid.shape == (1, 1, 2)
 
 
 def reasons(model, x):
