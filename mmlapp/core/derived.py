@@ -4,7 +4,9 @@
 
 In evaluation some keep a table of biases, laid out, in a dictionary. It is
 good as long as the parameters are what they were. PyTorch tells a module that
-they are not by ``_apply``, as it does where a network moves to a GPU.
+they are not by ``_apply``, as it does where a network moves to a GPU. Others
+lay such a table out when they are told, by ``train(False)``, that evaluation
+begins.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .forward_names import names_read
 from .held import DICTIONARIES, OWN
 
 # Dictionaries, and what was in each.
@@ -25,7 +28,7 @@ def forget_derived(modules: Iterable[nn.Module]) -> None:
     """Tells modules that keep something that their tensors have changed.
 
     Those that have an ``_apply`` of their own; PyTorch's have nothing to
-    forget.
+    forget. In evaluation others lay out again what they keep.
 
     Args:
         modules (Iterable[nn.Module]): All modules of a network.
@@ -34,6 +37,33 @@ def forget_derived(modules: Iterable[nn.Module]) -> None:
         method = type(module)._apply
         if method is not nn.Module._apply and not _is_library(module):
             module._apply(_same)
+        _lay_out(module)
+
+
+def lay_out(modules: Iterable[nn.Module]) -> None:
+    """Lets modules compute what they compute when evaluation begins.
+
+    For modes that were set one by one; they stay what they are.
+
+    Args:
+        modules (Iterable[nn.Module]): All modules of a network.
+    """
+    for module in modules:
+        _lay_out(module)
+
+
+def _lay_out(module: nn.Module) -> None:
+    kind: Any = type(module)
+    if module.training or kind.train is nn.Module.train:
+        return
+    # Other methods of that name freeze stages and the like.
+    read = names_read(kind, 'train')
+    if read.isdisjoint((*module._parameters, *module._buffers)):
+        return
+    modes = [(part, part.training) for part in module.modules()]
+    module.train(False)
+    for part, mode in modes:
+        part.training = mode
 
 
 @contextmanager

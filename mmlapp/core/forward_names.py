@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Which attributes of a module its forward reads, told from its code."""
+"""Which attributes methods of a module read, told from their code."""
 
 from __future__ import annotations
 
@@ -26,13 +26,23 @@ def forward_names(module: nn.Module) -> frozenset[str]:
     kind: Any = type(module)
     # Some choose one of several methods when they are built.
     own = vars(module).get('forward')
-    return _names_of(kind, getattr(own, '__name__', 'forward'))
+    return names_read(kind, getattr(own, '__name__', 'forward'))
 
 
 @cache
-def _names_of(kind: Any, forward: str) -> frozenset[str]:
+def names_read(kind: Any, method: str) -> frozenset[str]:
+    """Returns all names in a method and what it calls of its class.
+
+    Args:
+        kind (type): The class.
+        method (str): Name of the method.
+
+    Examples:
+        >>> 'training' in names_read(nn.Linear, 'train')
+        True
+    """
     found: set[str] = set()
-    pending = [forward]
+    pending = [method]
     while pending:
         for code in _codes(kind, pending.pop()):
             new = set(_names(code)) - found

@@ -15,7 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from .derived import contents_of, forget_derived, put_contents_back
+from .derived import (
+    contents_of,
+    forget_derived,
+    lay_out,
+    put_contents_back,
+)
 from .held import STORES, Place, holders_in, place_of, replace_held
 
 # Where a module keeps hooks that run before it, and which take keywords, by
@@ -99,6 +104,7 @@ def evaluated(model: nn.Module) -> Iterator[None]:
     with restored(model) as modules, torch.no_grad():
         for module in modules:
             module.training = False
+        lay_out(modules)
         yield
 
 

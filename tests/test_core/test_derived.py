@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mmlapp.core import attach, narrow
-from mmlapp.core.derived import contents_kept, forget_derived
+from mmlapp.core.derived import contents_kept, forget_derived, lay_out
 
 
 class Cached(nn.Module):
@@ -38,6 +38,28 @@ class Cached(nn.Module):
 
     def forward(self, x):
         return x + self.laid_out()[:, :, None]
+
+
+class LaidOut(nn.Module):
+    """Lays its biases out when evaluation begins (MMPretrain's LeViT)."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.rand(8, 3))
+        self.register_buffer('places', torch.tensor([2, 0, 1, 2]))
+
+    @torch.no_grad()
+    def train(self, mode=True):
+        super().train(mode)
+        if mode:
+            self.__dict__.pop('biases', None)
+        else:
+            self.biases = self.table[:, self.places]
+        return self
+
+    def forward(self, x):
+        biases = self.table[:, self.places] if self.training else self.biases
+        return x + biases[:, :, None]
 
 
 @pytest.fixture
@@ -71,6 +93,49 @@ def test_a_table_that_is_kept_follows_its_parameter(cached, evaluated):
 def test_an_analysis_leaves_nothing_behind(cached, image):
     attach(cached, image[..., :4, :4])
     assert cached.cached.kept == {}
+
+
+@pytest.mark.parametrize('mode', [False, True])
+@torch.no_grad()
+def test_a_table_that_is_laid_out_for_evaluation(net, conv, mode):
+    model = net(
+        lambda m, x: m.b(m.laid_out(m.a(x))),
+        a=conv(3, 8),
+        laid_out=LaidOut(),
+        b=conv(8, 5),
+    ).train(mode)
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    pruner = attach(model, x)
+    assert {g.name: g.size for g in pruner.groups} == {'a': 8}
+    assert hasattr(model.laid_out, 'biases') is not mode
+    pruner.set_mask(torch.arange(8) % 3 > 0)
+    masked = model(x)
+    slim = narrow(model, pruner.plan())
+    torch.testing.assert_close(slim(x), masked, rtol=1e-11, atol=1e-11)
+    slim.eval()
+    torch.testing.assert_close(slim(x), masked, rtol=1e-11, atol=1e-11)
+    assert slim.laid_out.biases.shape == (5, 4)
+
+
+def test_only_who_lays_something_out_is_told():
+    told = []
+
+    class Freezing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+            self.part = LaidOut()
+
+        def train(self, mode=True):
+            told.append(self)
+            self.part.eval()
+            return super().train(mode)
+
+    module = Freezing()
+    module.training = module.part.training = False
+    lay_out(module.modules())
+    assert not told
+    assert module.part.biases.shape == (8, 4)
 
 
 def test_contents_come_back():

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..compare import ROUGH_TOLERANCE, SCREEN_TOLERANCE, TRIAL_TOLERANCE
+from ..derived import lay_out
 from ..plan.kept import Kept
 from ..snapshot import Recast, Twins, computing, values_of
 from ..trace import running_modules, tensors_in
@@ -228,6 +229,7 @@ class Runner:
                 if value is not None:
                     twin = twins.setdefault(id(value), value.clone())
                     module._buffers[name] = twin
+        lay_out(self.names)
 
     def is_rough(self, forward: Callable[[], Any], stage: Stage) -> bool:
         """Whether the network itself computes something in less than float64.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from ..derived import lay_out
 from ..errors import PruningError
 from ..segments import Segments
 from .base import SCORES, Score
@@ -178,6 +179,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             tensor.grad = None
         for module in modes:
             module.training = False
+        lay_out(modes)
         yield
     finally:
         for module, mode in modes.items():

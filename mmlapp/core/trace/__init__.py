@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..derived import contents_kept, forget_derived
+from ..derived import contents_kept, forget_derived, lay_out
 from ..snapshot import Before
 from .attributes import counted_attributes, uncounted
 from .autograd_functions import watch_functions
@@ -115,6 +115,8 @@ def _pass(
             WatchFunctions(tracer),
             tracer,
         ):
+            with tracer.unmasked():
+                lay_out(modes)
             outputs = [forward()]
             own, order = len(tracer.trace.calls), list(tracer.trace.order)
             if also:

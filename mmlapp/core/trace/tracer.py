@@ -85,6 +85,8 @@ class Tracer(TorchDispatchMode):
         self.quiet = 0
         # What the function was given that cuts at the moment.
         self.given: Sequence[Any] = ()
+        # Whether masks reach parameters that are read now.
+        self._masks = True
         # How many rules are running: their operators are not the network's.
         self._ruling = 0
 
@@ -151,6 +153,21 @@ class Tracer(TorchDispatchMode):
         finally:
             self.quiet -= 1
             self._ruling -= 1
+
+    @contextmanager
+    def unmasked(self) -> Iterator[None]:
+        """Lets parameters be read where no mask reaches them.
+
+        What is computed of them shrinks with them, and is not zero at removed
+        channels. In a forward they are read through masks again.
+        """
+        self._masks = False
+        try:
+            yield
+        finally:
+            self._masks = True
+            for known in self._names:
+                self._labels.pop(known, None)
 
     def running(self) -> str:
         """Returns the name of the innermost module that runs."""
@@ -278,7 +295,7 @@ class Tracer(TorchDispatchMode):
                 if size > 1
             },
             parameter=True,
-            maskable=isinstance(tensor, nn.Parameter),
+            maskable=self._masks and isinstance(tensor, nn.Parameter),
         )
         self.set(tensor, labels)
         return labels

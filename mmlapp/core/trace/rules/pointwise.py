@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..call import Call
@@ -65,7 +65,7 @@ def _operand(tracer: Tracer, tensor: Tensor) -> Operand:
     """
     labels = tracer.labels(tensor)
     name = tracer.name(tensor)
-    if name is None or not isinstance(tensor, nn.Parameter):
+    if name is None or not labels.maskable:
         return tensor, labels
     if tracer.living.alone and len(labels.axes) > 1:
         # No mask is needed; a gate would count twice, at its reader as well.
