@@ -54,6 +54,9 @@ def normalise_channels(
     if _each_alone(module, x, labels, out):
         tracer.set(out, without_zero(labels))
         return
+    places = _places(module, x, labels, out)
+    if places:
+        labels = Labels({x.dim() - 1: labels.axes[x.dim() - 1]})
     name = tracer.modules.get(id(module))
     dims = list(labels.axes)
     known = tracer.trace.living_modules.get(name or '')
@@ -66,9 +69,10 @@ def normalise_channels(
         or (known is not None and known.dim != dims[0])
     ):
         tracer.freeze(labels, f'normalised by {type(module).__name__}')
+        axes = {**labels.axes, **places}
         tracer.set(
             out,
-            Labels({d: Axis(a.ids, False) for d, a in labels.axes.items()}),
+            Labels({d: Axis(a.ids, False) for d, a in axes.items()}),
         )
         return
     ids = labels.axes[dims[0]].ids
@@ -80,22 +84,49 @@ def normalise_channels(
     living = LivingModule(name, dims[0], ids, ids, tuple(x.shape))
     tracer.trace.note_living(living)
     # What it computes for the living is put in their places between zeros.
-    tracer.set(out, Labels({dims[0]: Axis(ids, zero=True)}))
+    tracer.set(out, Labels({dims[0]: Axis(ids, zero=True), **places}))
+
+
+def _places(
+    module: Any, x: Tensor, labels: Labels, out: Tensor
+) -> dict[int, Axis]:
+    """Labels of what is normalised place by place, beside the channels."""
+    others = {d: a for d, a in labels.axes.items() if d != x.dim() - 1}
+    kind = _over_the_last(module)
+    if kind is None or len(others) in (0, len(labels.axes)):
+        return {}
+    if tuple(module.normalized_shape) != x.shape[-1:] or x.shape != out.shape:
+        return {}
+    if not _is_as(kind, module, x, out):
+        return {}
+    return without_zero(Labels(others)).axes
+
+
+def _over_the_last(module: Any) -> Any:
+    """Which norm over the last dimensions a module is, if any."""
+    return next((k for k in OVER_THE_LAST if isinstance(module, k)), None)
+
+
+def _is_as(kind: Any, module: Any, x: Tensor, out: Tensor) -> bool:
+    """Whether a norm gave what the norm of PyTorch gives.
+
+    A forward of its own may permute first: what it gave tells.
+    """
+    return type(module).forward is kind.forward or torch.allclose(
+        kind.forward(module, x), out, rtol=1e-3, atol=1e-4
+    )
 
 
 def _each_alone(module: Any, x: Tensor, labels: Labels, out: Tensor) -> bool:
     """Whether every channel is normalised by itself, as heads may be."""
-    kind = next((k for k in OVER_THE_LAST if isinstance(module, k)), None)
+    kind = _over_the_last(module)
     if kind is None or not labels.axes:
         return False
     shape = tuple(module.normalized_shape)
     last = x.dim() - len(shape)
     if max(labels.axes) >= last or x.shape[last:] != shape:
         return False
-    # A forward of its own may permute first: what it gave tells.
-    return type(module).forward is kind.forward or torch.allclose(
-        kind.forward(module, x), out, rtol=1e-3, atol=1e-4
-    )
+    return _is_as(kind, module, x, out)
 
 
 def _width(module: nn.Module) -> int:

@@ -68,6 +68,35 @@ def test_masked_equals_narrowed(net, conv, image, agree, name):
     assert type(result.slim.norm) is type(make())
 
 
+class OwnLayerNorm(nn.LayerNorm):
+    """As timm writes it."""
+
+    def forward(self, x):
+        shape, eps = self.normalized_shape, self.eps
+        return functional.layer_norm(x, shape, self.weight, self.bias, eps)
+
+
+@pytest.mark.parametrize('kind', [nn.LayerNorm, OwnLayerNorm, nn.RMSNorm])
+def test_states_are_normalised_one_by_one(net, agree, kind):
+    """States [N, S, C] of channels may go as the channels may."""
+
+    def forward(m, x):
+        states = m.states(x).mT @ m.channels(x)  # [N, S, C]
+        return m.last(m.read(x) @ m.norm(states).sigmoid())
+
+    model = net(
+        forward,
+        states=nn.Linear(3, 6),
+        channels=nn.Linear(3, 8),
+        read=nn.Linear(3, 6),
+        norm=kind(8, eps=1e-6),
+        last=nn.Linear(8, 5),
+    )
+    result = agree(model, torch.randn(2, 7, 3, dtype=torch.float64))
+    assert result.groups == {'states': 6, 'channels': 8}
+    assert result.slim.norm.normalized_shape == (4,)
+
+
 def test_statistics_are_those_of_the_living(conv, image):
     """The definition, computed without any of our code."""
     model = nn.Sequential(
