@@ -24,11 +24,12 @@ from .compiled import leave_uncompiled
 from .hook_phase import LOGGED_LOSS, HookPhase
 from .limits import check_run, check_wrapper
 from .optim_wrapper import attend
-from .parts import find_pruner, unwrap
+from .parts import find_pruner, run_optimizer, unwrap
 from .ranks import RankCheckHook
 from .report import channels_text, groups_text, ratios_text, report_groups
 from .run_settings import check_finished, check_resumed
 from .unfinished import start_afresh
+from .untrained import warn_of_untrained
 
 
 @HOOKS.register_module()
@@ -194,6 +195,7 @@ class PruningHook(HookPhase):
     def _check(self, runner: Runner, pruner: Pruner) -> None:
         check_wrapper(runner)
         warn_of_others(runner)
+        warn_of_untrained(pruner, run_optimizer(runner))
         settings, steps = self._settings(pruner), self.length.steps(runner)
         if pruner.phase == Phase.PRUNING:
             check_resumed(self._loaded, settings, pruner.progress, steps)
