@@ -105,10 +105,11 @@ def check_parameters(
     """
     own, state = _named(optimizer, model), checkpoint['optimizer']
     noted = _noted_groups(checkpoint.get(KEY))
-    difference = _other_sizes(own, _saved_groups(state), noted) or (
-        _other_shape(optimizer, state)
-        if noted is None
-        else _other_name(own, noted)
+    difference = (
+        _other_sizes(own, _saved_groups(state), noted)
+        or (noted is not None and _other_name(own, noted))
+        # Also of the same names: a state of other widths.
+        or _other_shape(optimizer, state)
     )
     if difference:
         raise PruningError(

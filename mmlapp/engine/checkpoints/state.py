@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,9 +15,12 @@ from torch.optim import Optimizer
 from mmlapp.core import PruningError
 from mmlapp.core.plan.carried import KEY as PLANS
 
+from ..hook_list import has_hook
 from .optimizers import check_optimizer, check_parameters, other_settings
 from .schedules import other_schedules
 
+# Where EMAHook saves the weights that it has averaged.
+AVERAGED = 'ema_state_dict'
 # What MMEngine asks the state of its log for.
 HUB = 'log_scalars', 'runtime_info', 'resumed_keys'
 
@@ -94,6 +98,7 @@ def check_resumable(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         )
     _check_state(checkpoint)
     _warn_of_the_end(runner, checkpoint['meta']['iter'])
+    _warn_of_averages(runner, checkpoint)
     if 'optimizer' not in checkpoint:
         runner.logger.warning(
             'resume: the checkpoint has no state of the optimizer, as those '
@@ -113,6 +118,17 @@ def _warn_of_the_end(runner: Runner, done: int) -> None:
             f'resume: the checkpoint is from iteration {done}, and training '
             f'ends at {iters}: nothing is left to train. To train on, raise '
             'train_cfg.max_epochs or max_iters'
+        )
+
+
+def _warn_of_averages(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+    """``EMAHook`` saves averages in the place of the weights themselves."""
+    if AVERAGED in checkpoint and not has_hook(runner, EMAHook):
+        runner.logger.warning(
+            'resume: the weights of the checkpoint are averages of EMAHook, '
+            'and this run, which has no such hook, trains on from them with '
+            'the optimizer of the weights themselves. Add the hook of that '
+            'run to custom_hooks to go on as it would have'
         )
 
 

@@ -160,6 +160,19 @@ def test_states_of_other_parameters(
 
 
 @pytest.mark.parametrize('noted', [True, False])
+def test_states_of_other_widths(noted: bool) -> None:
+    """Parameters of the same names, as of a network before narrowing."""
+    model, wide = net(), nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 5))
+    model = model[:2]
+    checkpoint = stepped(all_at_once(wide), wide, noted)
+    text = (
+        r'a parameter of shape \(2, 3\), .* its momentum_buffer has \(5, 3\)'
+    )
+    with pytest.raises(PruningError, match=text):
+        check_parameters(all_at_once(model), model, checkpoint)
+
+
+@pytest.mark.parametrize('noted', [True, False])
 @pytest.mark.parametrize('kind', ['SGD', 'Adam', 'Adafactor', 'LBFGS'])
 def test_states_of_the_same_parameters(kind: str, noted: bool) -> None:
     """Some are of other shapes than their parameters."""

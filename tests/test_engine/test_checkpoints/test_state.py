@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.hooks import EMAHook
 from torch import nn
 
 from mmlapp.core import PruningError
@@ -78,4 +79,19 @@ def test_weights_alone_are_no_training_to_go_on_with() -> None:
         told.clear()
     new: Any = SimpleNamespace(_resume=False, logger=logger)
     check_resumable(new, {'state_dict': {}})
+    assert not told
+
+
+def test_averages_that_nobody_follows_are_told() -> None:
+    """EMAHook saves them in the place of the weights."""
+    told: list[str] = []
+    logger = SimpleNamespace(warning=told.append)
+    checkpoint = {**STATE, 'optimizer': {}, 'ema_state_dict': {}}
+    run: Any = SimpleNamespace(_resume=True, logger=logger, hooks=[])
+    check_resumable(run, checkpoint)
+    assert 'are averages of EMAHook' in told.pop()
+    run.hooks = [EMAHook()]
+    check_resumable(run, checkpoint)
+    run._resume, run.hooks = False, []
+    check_resumable(run, checkpoint)
     assert not told
