@@ -62,6 +62,13 @@ def describe(path: str | Path) -> str:
     head = _head(path)
     if not head:
         return 'it is empty'
+    # The length of a table in eight bytes, then the table as JSON.
+    length = int.from_bytes(head[:8], 'little')
+    if head[8:9] == b'{' and length <= Path(path).stat().st_size - 8:
+        return (
+            'it is a file of safetensors, which load_slim reads as '
+            'safetensors.torch.load_file(path)'
+        )
     if is_legacy(path):
         return 'it is a pickle, as torch before 1.6 wrote it'
     try:

@@ -29,11 +29,22 @@ from .modes import (
     fixed_chance,
     repeated,
     run_once,
+    takes_mode,
 )
 from .proposals import chosen_proposals
 from .roi_levels import levels_in_turn
 from .suppression import suppression_in_float64
 
+SHAPE = (
+    'Set input_shape to what it is trained on: a shape, a dictionary of '
+    'shapes for inputs with names, or dict(type=NAME) of a function in '
+    'mmlapp.registry.FUNCTIONS that returns the arguments of its forward'
+)
+WHOLE = (
+    'Its forward takes no mode, as those of whole models of MMEngine do and '
+    'those of backbones do not. Make the whole model the architecture of '
+    "mmlapp.PrunableModel, and name its part: scope='backbone'"
+)
 TENSOR, PREDICT = "mode='tensor'", "mode='predict'"
 FEATURES = 'extract_feat'
 # Behind an assertion that failed in C++.
@@ -125,10 +136,7 @@ class ExampleForward:
             return
         raise PruningError(
             f'the model does not run on input_shape={check_shape(input_shape)}'
-            f' ({errors[0]}). Set input_shape to what it is trained on: a '
-            'shape, a dictionary of shapes for inputs with names, or '
-            'dict(type=NAME) of a function in mmlapp.registry.FUNCTIONS that '
-            'returns the arguments of its forward'
+            f' ({errors[0]}). {SHAPE if takes_mode(model) else WHOLE}'
         ) from cause
 
     def __call__(self, *tensors: Tensor) -> Any:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,20 @@ def mode_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """
     # forward(inputs, data_samples, mode): the third, if it has no name.
     return kwargs.get('mode', args[2] if len(args) > 2 else None)
+
+
+def takes_mode(model: nn.Module) -> bool:
+    """Whether the forward of a model has an argument ``mode``.
+
+    Args:
+        model (nn.Module): Any network.
+
+    Examples:
+        >>> takes_mode(nn.Conv2d(3, 8, 3))
+        False
+    """
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(p.name == 'mode' or p.kind == p.VAR_KEYWORD for p in parameters)
 
 
 @dataclass

@@ -135,6 +135,9 @@ def test_a_pickle_that_asks_for_memory(path, module):
     [
         (b'', 'it is empty'),
         (b'model = dict(', 'it is a text'),
+        (b'model = {"type": 1}', 'it is a text'),
+        (b'\x02' + bytes(7) + b'{}', 'of safetensors, which load_slim reads'),
+        (b'\x03' + bytes(7) + b'{}', 'it is a text'),
         (b'{"version": 3', 'it is a text'),
         (b'\x80\x02\x8a', 'it is a pickle'),
         (b'\xff\xd8\xff\xe0', 'does not begin as'),

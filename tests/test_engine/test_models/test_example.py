@@ -54,6 +54,13 @@ def test_a_batch_of_two():
     assert torch.equal(found, torch.cat([image, image.flip(3)]))
 
 
+def test_a_part_of_a_model_is_named_as_such():
+    """As a backbone in the place of the whole model."""
+    text = r"\(TypeError: .*takes no mode, .*the whole model.*scope='backbone'"
+    with pytest.raises(PruningError, match=text):
+        ExampleForward(nn.Conv2d(3, 2, 1), SHAPE)
+
+
 def test_a_model_that_does_not_run_says_on_what():
     text = r'input_shape=\(1, 4, 5\) \(RuntimeError: .*Set input_shape to'
     with pytest.raises(PruningError, match=text) as info:
