@@ -101,11 +101,7 @@ def follow(
         if way.proven and not reach.left:
             continue  # there is nothing that it could reach
         run = in_its_mode(model, way)
-        try:
-            with kept(model):
-                ran, found = _runs(model, run)
-        except Exception as error:
-            raise _does_not_run(way, error) from error
+        ran, found = _tried(model, way, run)
         order, read = [*order, *ran], read | found
         left = _unread(model, order, read, unused)
         new = [name for name in reach.left if name not in left]
@@ -119,14 +115,37 @@ def follow(
             traced.append(run)
         except Exception as error:
             reach.untraced[way.name] = f'{type(error).__name__}: {error}'
+    _follow_copies(model, record, reach, read, unused)
+    return record, reach
+
+
+def _tried(
+    model: nn.Module, way: Way, run: Callable[[], Any]
+) -> tuple[list[str], set[str]]:
+    """Modules that run in a way, and the parameters that they read."""
+    try:
+        with kept(model):
+            return _runs(model, run)
+    except Exception as error:
+        raise _does_not_run(way, error) from error
+
+
+def _follow_copies(
+    model: nn.Module,
+    record: Trace,
+    reach: Reach,
+    read: set[str],
+    unused: Sequence[str],
+) -> None:
+    """Ties copies, such as averages, to modules that were reached."""
     names = [name for name, _ in model.named_modules() if name]
     reach.copies = find_copies(
         model, record.order, [n for n in names if matches(n, unused)]
     )
     tie_copies(record, reach.copies)
-    read |= {twin for copy in reach.copies for twin in copy.twins(read)}
-    reach.left = [name for name in reach.left if name not in read]
-    return record, reach
+    # What a module reads its copy would read, too.
+    twins = {twin for copy in reach.copies for twin in copy.twins(read)}
+    reach.left = [name for name in reach.left if name not in read | twins]
 
 
 def _as_far_as_it_goes(forward: Callable[[], Any]) -> Callable[[], Any]:
