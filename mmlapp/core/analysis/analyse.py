@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -99,10 +100,7 @@ def analyse(
     unused = as_patterns('unused', unused)
     warn_of_idle_patterns(model, unused)
     ways = as_ways(also)
-    devices = {p.device for p in model.parameters()}
-    cards = [device for device in devices if device.type == 'cuda']
-    # Noise of the network is not taken from what the user draws later.
-    with torch.random.fork_rng(cards), restored(model):
+    with _undisturbed(model):
         forward = example_of(model, example)
         record = followed(model, forward)
         corner = check_repeats(model, forward, record.order)
@@ -122,11 +120,21 @@ def analyse(
     check_branches(found.branches, reach)
     check_reshaped(found.reshaped, reach)
     return Analysis(
-        record,
-        found.groups,
-        found.branches,
-        found.without,
-        kind,
-        chosen,
-        reach,
+        trace=record,
+        groups=found.groups,
+        branches=found.branches,
+        without=found.without,
+        unit=kind,
+        bypass=chosen,
+        reach=reach,
     )
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Puts back random numbers, and what forwards keep in a network."""
+    devices = {p.device for p in model.parameters()}
+    cards = [device for device in devices if device.type == 'cuda']
+    # Noise of the network is not taken from what the user draws later.
+    with torch.random.fork_rng(cards), restored(model):
+        yield
