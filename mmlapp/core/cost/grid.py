@@ -136,14 +136,7 @@ class GridCost(Cost):
         # Share of the way through the cell, [terms, 2]; at both ends of it
         # the gradient is that of the cell.
         share = ((widths - low) / (high - low)).clamp(0, 1)
-        row, column = cell.unbind(1)
-        down, right = share.unbind(1)
-        term = torch.arange(len(cell), device=cell.device)
-        total = torch.zeros_like(down)
-        for i, by_row in enumerate((1 - down, down)):
-            for j, by_column in enumerate((1 - right, right)):
-                corner = self.values[term, row + i, column + j]
-                total = total + by_row * by_column * corner
+        total = _bilinear(self.values, cell, share)
         # [most further dimensions, terms]: not prod(), whose gradient asks a
         # GPU whether one is zero.
         rest = self.rest_offset + self.rest_counts @ kept
@@ -156,6 +149,28 @@ class GridCost(Cost):
         for name, value in zip(self.names, costs, strict=True):
             total[name] += value
         return total
+
+
+def _bilinear(values: Tensor, cell: Tensor, share: Tensor) -> Tensor:
+    """Weighted mean of the four corners of one cell in each grid.
+
+    Args:
+        values (Tensor): Of the grids, ``[terms, points, points]``.
+        cell (Tensor): Row and column of the lower corner, ``[terms, 2]``.
+        share (Tensor): How far through the cell, in [0, 1], ``[terms, 2]``.
+
+    Returns:
+        Tensor: ``[terms]``.
+    """
+    row, column = cell.unbind(1)
+    down, right = share.unbind(1)
+    term = torch.arange(len(cell), device=cell.device)
+    total = torch.zeros_like(down)
+    for i, by_row in enumerate((1 - down, down)):
+        for j, by_column in enumerate((1 - right, right)):
+            corner = values[term, row + i, column + j]
+            total = total + by_row * by_column * corner
+    return total
 
 
 def _at_least_two(axis: Tensor) -> Tensor:
