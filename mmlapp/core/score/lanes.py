@@ -22,7 +22,7 @@ CONVOLUTIONS = nn.Conv1d, nn.Conv2d, nn.Conv3d
 
 
 @dataclass(frozen=True)
-class Place:
+class MaskedMap:
     """A map whose channels are zero where a mask is.
 
     Args:
@@ -39,22 +39,21 @@ class Place:
     channels: Tensor
 
 
-def place_of(module: nn.Module, name: str, mask: Any) -> Place | None:
+def map_of(module: nn.Module, mask: Any) -> MaskedMap | None:
     """Returns the map on which a mask does what it does to a parameter.
 
     Args:
         module (nn.Module): Owner of the parameter.
-        name (str): Name of the parameter.
         mask (ParameterMask): The mask.
 
     Returns:
-        Place or None: None if there may be no such map.
+        MaskedMap or None: None if there may be no such map.
     """
     # Other masks multiply in other ways.
     if type(mask) is not ParameterMask or isinstance(module, _ConvTransposeNd):
         return None
     if isinstance(module, _BatchNorm):
-        return Place(module, False, 1, mask.channels)
+        return MaskedMap(module, False, 1, mask.channels)
     linear = isinstance(module, nn.Linear)
     if not linear and not isinstance(module, CONVOLUTIONS):
         return None
@@ -62,7 +61,7 @@ def place_of(module: nn.Module, name: str, mask: Any) -> Place | None:
     reads = mask.dim == 1
     if reads and getattr(module, 'groups', 1) > 1:
         return None
-    return Place(module, reads, -1 if linear else 1, mask.channels)
+    return MaskedMap(module, reads, -1 if linear else 1, mask.channels)
 
 
 class Lanes:
@@ -84,20 +83,20 @@ class Lanes:
 
     def __init__(self, model: nn.Module, count: int) -> None:
         self.model = model
-        self.places: list[Place] = []
+        self.maps: list[MaskedMap] = []
         self.possible = torch.ones(count, dtype=torch.bool)
         self.compared = False
         for module in model.modules():
             self._find(module)
 
     def _find(self, module: nn.Module) -> None:
-        for name, masks in module.__dict__.get('_masks', {}).items():
+        for masks in module.__dict__.get('_masks', {}).values():
             for mask in masks:
-                place = place_of(module, name, mask)
-                if place is None:
+                found = map_of(module, mask)
+                if found is None:
                     self._refuse(mask.channels)
                 else:
-                    self.places.append(place)
+                    self.maps.append(found)
         if isinstance(module, RunsOnLiving):
             # It computes over the channels that are left.
             living = module.__dict__['_living']
@@ -130,16 +129,16 @@ class Lanes:
                 return repeated((args, kwargs), images, lanes)
 
             put(self.model.register_forward_pre_hook(widen, with_kwargs=True))
-            for place in self.places:
+            for each in self.maps:
                 # [lanes, size]
-                hit = place.channels.to(channels) == channels[:, None]
+                hit = each.channels.to(channels) == channels[:, None]
                 if hit.any():
                     register = (
-                        place.module.register_forward_pre_hook
-                        if place.reads
-                        else place.module.register_forward_hook
+                        each.module.register_forward_pre_hook
+                        if each.reads
+                        else each.module.register_forward_hook
                     )
-                    put(register(_zeroing(hit, place.dim)))
+                    put(register(_zeroing(hit, each.dim)))
             yield
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from mmlapp.core import attach
 from mmlapp.core.mask.gate import ParameterMask
 from mmlapp.core.mask.masked import add_mask
-from mmlapp.core.score.lanes import Lanes, place_of, repeated, zeroed
+from mmlapp.core.score.lanes import Lanes, map_of, repeated, zeroed
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_what_has_an_entry_per_image_is_repeated():
 def test_where_a_mask_is_on_a_map(module, dim, expected):
     source = SimpleNamespace(active=True, factor=torch.ones(4))
     mask = ParameterMask(source, torch.arange(4), dim)
-    place = place_of(module, 'weight', mask)
+    place = map_of(module, mask)
     found = place and (place.reads, place.dim)
     assert found == expected
 
     class Other(ParameterMask):
         pass
 
-    assert place_of(module, 'weight', Other(source, mask.channels, 0)) is None
+    assert map_of(module, Other(source, mask.channels, 0)) is None
 
 
 def test_hooks_go_when_the_forward_fails(normed):
