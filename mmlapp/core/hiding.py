@@ -54,7 +54,7 @@ def hide_in_forward(model: nn.Module) -> list[int]:
         list[int]: Numbers of the hooks.
     """
     before = model.register_forward_pre_hook(_hide)
-    # Whatever happens in between.
+    # Always called, so that a forward that raises leaves no pruner hidden.
     behind = model.register_forward_hook(_show, always_call=True)
     # A state dict without the pruner would say nothing of what is pruned.
     saved = model.register_state_dict_pre_hook(_show_to_save)

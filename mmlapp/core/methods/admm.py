@@ -226,7 +226,7 @@ class ADMM(Method):
         """Returns the parameters W past any mask, float32."""
         return [part.stored().float() for part in self.parts]
 
-    # Projection.
+    # The projection of W + U on the networks within the budget.
 
     def importance(
         self, pruner: Pruner, tensors: Sequence[Tensor], living: Tensor
@@ -281,7 +281,7 @@ class ADMM(Method):
         # Where nothing else fits it would fill up with what was cut.
         return kept & living
 
-    # Parts of a step.
+    # What a step consists of: norms of channels, and which update is due.
 
     def _energies(self, tensors: Sequence[Tensor], pruner: Pruner) -> Tensor:
         return energies(self.parts, tensors, len(pruner.gate)).detach()

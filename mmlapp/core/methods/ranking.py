@@ -65,7 +65,7 @@ class Ranking(FixedOrder):
     """
 
     order: Tensor
-    # In error texts.
+    # What error texts call the method; `one_cycle` inherits the rest.
     name = 'ranking'
 
     def __init__(

@@ -165,7 +165,7 @@ class PrunerState(nn.Module):
         """Returns its input: an ``nn.Sequential`` runs its new child too."""
         return x
 
-    # What there is.
+    # What methods and masks read in every step.
 
     @property
     def uses_gradient(self) -> bool:
