@@ -9,11 +9,13 @@ of channels between those that are tried of every network.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from ..groups import Groups
+from ..groups import ChannelGroup, Groups
 from ..trace import Trace
+from ..trace.thresholds import Remainder
 from .checks import Check
+from .counts import Count, kept_count
 
 # Of large divisors not every remainder is tried; none at all always is.
 MOST = 8
@@ -32,6 +34,8 @@ def remainder_checks(record: Trace, groups: Groups) -> Iterator[Check]:
     for asked in record.remainders:
         owners = groups.node_group[asked.ids[asked.ids >= 0]].tolist()
         counts = Counter(number for number in owners if number >= 0)
+        if _is_tried(asked, groups, counts):
+            continue
         whole = {groups.prunable[n].name: groups.sizes[n] for n in counts}
         for number, often in counts.items():
             group = groups.prunable[number]
@@ -40,6 +44,25 @@ def remainder_checks(record: Trace, groups: Groups) -> Iterator[Check]:
             )
             for count in kept:
                 yield Check(kept=(*{**whole, group.name: count}.items(),))
+
+
+def _is_tried(
+    asked: Remainder, groups: Groups, counts: Mapping[int, int]
+) -> bool:
+    """Whether all that was left over is nothing, and with some it is more.
+
+    Code asks whether it can divide; that is what every network is tried for.
+    """
+    gone = sum(
+        often - often // groups.sizes[n] * _some(groups.prunable[n], n)
+        for n, often in counts.items()
+    )
+    return not len(asked.ids) % asked.divisor and bool(gone % asked.divisor)
+
+
+def _some(group: ChannelGroup, number: int) -> int:
+    """How many channels a group keeps where every one loses some."""
+    return max(group.floor, kept_count(group.size, number, Count.SOME))
 
 
 def _counts(size: int, whole: int, often: int, divisor: int) -> list[int]:

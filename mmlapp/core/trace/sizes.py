@@ -490,13 +490,10 @@ class Sizes:
                 yield found
 
     def remainders(self) -> Iterator[Remainder]:
-        """Yields what code divided with something left over, each once.
-
-        Where nothing is left over, something is when fewer are tried.
-        """
+        """Yields what code divided and looked at what is left over, once."""
         sure, met = self._sure(), set()
         for number, divisor in self._divided:
-            if self._is_own(number) and number % divisor:
+            if self._is_own(number):
                 ids, divisor = self._asked(number, divisor, sure)
                 key = divisor, tuple(ids.tolist())
                 if 1 < divisor < len(ids) and key not in met:

@@ -31,6 +31,17 @@ def test_no_number_may_come_out_otherwise(
     assert 'compute something else' in frozen(model, image)['a']
 
 
+def test_what_can_be_divided_where_it_seems_tried(net, conv, image, frozen):
+    """Of six channels three are tried, and one where all is positive."""
+    model = net(
+        lambda m, x: m.c(y if (y := m.b(m.a(x))).shape[1] % 3 else y.relu()),
+        a=conv(3, 10),
+        b=conv(10, 6),
+        c=conv(6, 5),
+    )
+    assert 'compute something else' in frozen(model, image)['b']
+
+
 @pytest.mark.parametrize('left', range(5))
 def test_every_remainder_is_tried(net, conv, image, frozen, left):
     model = made(net, conv, lambda n: divmod(n, 5)[1] == left, 11)
