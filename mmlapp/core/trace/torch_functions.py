@@ -129,6 +129,11 @@ SHAPES: dict[Any, Callable[..., Any]] = {
     Tensor.nelement: read_count,
     Tensor.numel: read_count,
 }
+# Functions that take their sizes from another tensor, and what they do then.
+LIKE: dict[Any, Callable[..., Any]] = {
+    Tensor.reshape_as: Tensor.reshape,
+    Tensor.view_as: Tensor.view,
+}
 # What takes the place of a function while its operators are followed: it
 # returns the same by other operators.
 STAND_INS: dict[Any, Callable[..., Any]] = {functional.pad: pad}
@@ -153,6 +158,8 @@ class WatchFunctions(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if func in LIKE and not self.tracer.quiet:
+            func, args, kwargs = self._in_sizes(func, *args, **kwargs)
         rule = FUNCTIONS.get(func)
         if rule is not None and not self.tracer.quiet:
             with self.tracer.silence():
@@ -174,3 +181,10 @@ class WatchFunctions(TorchFunctionMode):
             with self.tracer.silence():
                 self.tracer.sizes.note(func, args, kwargs, out)
         return out
+
+    def _in_sizes(
+        self, func: Any, tensor: Tensor, other: Tensor
+    ) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """Writes down the sizes that a function takes from another tensor."""
+        sizes = self.tracer.sizes.read(other, other.shape)
+        return LIKE[func], (tensor, sizes), {}

@@ -220,3 +220,19 @@ def test_what_is_checked_to_be_as_many_follows(net, conv, image, agree, name):
         b=conv(8, 5),
     )
     assert agree(model, image).groups == {'a': 4 if name == 'halves' else 8}
+
+
+@pytest.mark.parametrize('width', [3, 8])
+def test_what_is_viewed_as_another_one_has_as_many(
+    net, conv, image, agree, width
+):
+    model = net(
+        lambda m, x: (
+            m.c(m.a(x).relu().flatten(2).view_as(m.b(x))) + m.d(m.b(x))
+        ),
+        a=conv(3, width),
+        b=conv(3, width),
+        c=conv(width, 5),
+        d=conv(width, 5),
+    )
+    assert agree(model, image).groups == {'a': width}
