@@ -17,6 +17,7 @@ from ..trace import Trace
 from ..units import Request, Unit
 from .alone import lone_groups
 from .culprits import Culprit, Search
+from .equal_widths import unequal_checks
 from .remainders import remainder_checks
 from .thresholds import decide_thresholds
 from .trial import Trial
@@ -42,6 +43,7 @@ def verify_groups(
     groups = decide_thresholds(trial, record, gather)
     if _leave_two(record, lone_groups(request.model, record, groups)):
         groups = gather()
+    trial.checks += unequal_checks(groups)
     trial.checks += remainder_checks(record, groups)
     passed = turn = 0
     # All checks have to pass one after the other with the same groups. Each
