@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 
 from mmlapp.core import PruningError
 from mmlapp.engine.config_files import check_checkpoint
+from mmlapp.engine.deployment.recipe import short_name
 from mmlapp.engine.failures import tells_failures
 from mmlapp.engine.known_notes import known_notes_hidden
 from mmlapp.engine.launch import (
@@ -87,8 +88,9 @@ def show_predictions(cfg: Config, args: Namespace) -> None:
         PruningError: If the config has no such hook, or one with other
             settings.
     """
-    hook = cfg.get('default_hooks', {}).get('visualization', {})
-    name = hook.get('type', '').rpartition('.')[-1]
+    # None is how a config takes a hook out.
+    hook = (cfg.get('default_hooks') or {}).get('visualization') or {}
+    name = short_name(hook.get('type', ''))
     if name not in VISUALIZATION:
         raise PruningError(
             '--show and --show-dir: the config has default_hooks.visualization'

@@ -18,6 +18,7 @@ from mmengine.runner import find_latest_checkpoint
 from mmlapp.core import PruningError
 from mmlapp.engine import equal_cost
 from mmlapp.engine.config_files import check_checkpoint
+from mmlapp.engine.deployment.recipe import short_name
 from mmlapp.engine.failures import tells_failures
 from mmlapp.engine.known_notes import known_notes_hidden
 from mmlapp.engine.launch import (
@@ -30,8 +31,7 @@ from mmlapp.engine.run_config import check_run
 # Optimizer wrapper: its twin for mixed precision.
 AMP_WRAPPERS = {
     'OptimWrapper': 'AmpOptimWrapper',
-    'mmengine.OptimWrapper': 'AmpOptimWrapper',
-    'mmlapp.PruningOptimWrapper': 'mmlapp.AmpPruningOptimWrapper',
+    'PruningOptimWrapper': 'mmlapp.AmpPruningOptimWrapper',
 }
 
 
@@ -71,14 +71,16 @@ def use_amp(cfg: Config) -> None:
         PruningError: If no such twin is known.
     """
     wrapper = cfg.optim_wrapper
-    name = wrapper.get('type', 'OptimWrapper')
-    if name not in {*AMP_WRAPPERS, *AMP_WRAPPERS.values()}:
+    kind = wrapper.get('type', 'OptimWrapper')
+    # Text, or a class in a config that is written in pure Python.
+    name = short_name(kind)
+    if name not in {*AMP_WRAPPERS, *map(short_name, AMP_WRAPPERS.values())}:
         raise PruningError(
             f'--amp: the config has optim_wrapper.type={name!r}, and a twin '
             f'for mixed precision is known for {", ".join(AMP_WRAPPERS)} '
             'only. Write the type that you want into the config instead'
         )
-    wrapper.type = AMP_WRAPPERS.get(name, name)
+    wrapper.type = AMP_WRAPPERS.get(name, kind)
     wrapper.setdefault('loss_scale', 'dynamic')
 
 

@@ -11,6 +11,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from mmpretrain.engine import VisualizationHook
 
 CONFIG = """
 default_hooks = dict(visualization=dict(type='{hook}'))
@@ -77,6 +78,21 @@ def test_show(configure):
     assert hook.show is True
     assert hook.wait_time == 1
     assert 'out_dir' not in hook
+
+
+def test_show_of_a_config_in_pure_python(tool):
+    """It names classes, not texts."""
+    hook = dict(type=VisualizationHook)
+    cfg = Config(dict(default_hooks=dict(visualization=hook)))
+    tool.show_predictions(cfg, tool.parse_args(['a.py', 'a.pth', '--show']))
+    assert cfg.default_hooks.visualization.show is True
+
+
+@pytest.mark.parametrize('hooks', [None, {}, dict(visualization=None)])
+def test_show_needs_a_hook(tool, hooks):
+    args = tool.parse_args(['a.py', 'a.pth', '--show'])
+    with pytest.raises(ValueError, match="type=''; expected Vis"):
+        tool.show_predictions(Config(dict(default_hooks=hooks)), args)
 
 
 def test_show_needs_a_known_hook(configure):

@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
 from mmlapp.core import PruningError
+from mmlapp.engine import AmpPruningOptimWrapper, PruningOptimWrapper
 
 CONFIG = """
 model = dict(type='Net')
@@ -52,6 +54,8 @@ def test_without_arguments_the_config_is_kept(configure):
         ('AmpOptimWrapper', 'AmpOptimWrapper'),
         ('mmlapp.PruningOptimWrapper', 'mmlapp.AmpPruningOptimWrapper'),
         ('mmlapp.AmpPruningOptimWrapper', 'mmlapp.AmpPruningOptimWrapper'),
+        # As Config writes the class of a config in pure Python.
+        ('mmengine.optim.OptimWrapper', 'AmpOptimWrapper'),
     ],
 )
 def test_amp_takes_the_twin(configure, wrapper, twin):
@@ -59,6 +63,22 @@ def test_amp_takes_the_twin(configure, wrapper, twin):
     assert cfg.optim_wrapper.type == twin
     assert cfg.optim_wrapper.loss_scale == 'dynamic'
     assert cfg.optim_wrapper.optimizer.lr == 0.1
+
+
+@pytest.mark.parametrize(
+    ('wrapper', 'twin'),
+    [
+        (OptimWrapper, 'AmpOptimWrapper'),
+        (AmpOptimWrapper, AmpOptimWrapper),
+        (PruningOptimWrapper, 'mmlapp.AmpPruningOptimWrapper'),
+        (AmpPruningOptimWrapper, AmpPruningOptimWrapper),
+    ],
+)
+def test_amp_takes_the_twin_of_a_class(train, wrapper, twin):
+    """As configs in pure Python name it."""
+    cfg = Config(dict(optim_wrapper=dict(type=wrapper)))
+    train.use_amp(cfg)
+    assert cfg.optim_wrapper.type == twin
 
 
 def test_amp_takes_the_default_type_and_keeps_a_loss_scale(train):
@@ -71,7 +91,7 @@ def test_amp_takes_the_default_type_and_keeps_a_loss_scale(train):
 def test_amp_refuses_other_types(configure):
     with pytest.raises(ValueError, match="type='ApexOptimWrapper'") as info:
         configure('--amp', wrapper='ApexOptimWrapper')
-    assert 'mmlapp.PruningOptimWrapper' in str(info.value)
+    assert 'OptimWrapper, PruningOptimWrapper only' in str(info.value)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from mmlapp.core.files import replace_file
 from mmlapp.core.narrowing.narrow import detach
 from mmlapp.core.progress import Phase
 
+from ..checkpoints.pretrained import KINDS
 from ..checkpoints.reading import PREFIX, load_checkpoint
 from ..checkpoints.weights import load_weights
 from ..training.parts import unwrap
@@ -86,7 +87,7 @@ def _refused(reason: str, remedy: str = REMEDY) -> PruningError:
 def _is_pretrained(runner: Runner) -> bool:
     """Whether the whole model has its weights from ``init_cfg``."""
     config = getattr(unwrap(runner.model), 'init_cfg', None)
-    return isinstance(config, Mapping) and config['type'] == 'Pretrained'
+    return isinstance(config, Mapping) and config.get('type') in KINDS
 
 
 def keep_dense(runner: Runner) -> Teacher:

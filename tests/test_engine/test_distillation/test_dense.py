@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.model import PretrainedInit
 from mmengine.runner import Runner
 
 from mmlapp.core import Pruner, PruningError
@@ -76,8 +77,10 @@ def test_random_weights_teach_nothing(distil: Distil) -> None:
     with pytest.raises(PruningError, match=r'iteration 0.*begin_iters'):
         check_dense(runner, loaded=False)
     assert check_dense(runner, loaded=True) == 0
-    runner.model.init_cfg = dict(type='Pretrained', checkpoint='a.pth')
-    assert check_dense(runner, loaded=False) == 0
+    # By its name, or by the class, as a config in pure Python has it.
+    for kind in ('Pretrained', PretrainedInit):
+        runner.model.init_cfg = dict(type=kind, checkpoint='a.pth')
+        assert check_dense(runner, loaded=False) == 0
     assert check_dense(distil(later), loaded=False) == 2
 
 
