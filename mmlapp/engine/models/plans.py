@@ -9,13 +9,15 @@ them take.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmlapp.core import ChannelPlan, PruningError, narrow
+from mmlapp.core import ChannelPlan, Pruner, PruningError, narrow
 from mmlapp.core.narrowing.check_plan import stored
 from mmlapp.core.plan.carried import KEY, plans_entry, read_plans_entry
 
@@ -207,8 +209,30 @@ def _read_plans(
     }
     for (name, dim), width in widths.items():
         _check_width(name, dim, width, state_dict.get(f'{prefix}{name}'))
-    for plan in missing:
-        narrow_model(module, plan)
+    with _masks_aside(module):
+        for plan in missing:
+            narrow_model(module, plan)
+
+
+@contextmanager
+def _masks_aside(model: nn.Module) -> Iterator[None]:
+    """Lets a model become what its new weights are, whatever it masks now.
+
+    A plan must keep what masks keep, for the weights that they belong to:
+    those are about to go. Where the plan is refused they stay.
+    """
+    pruner = model._modules.get('pruner')
+    if not isinstance(pruner, Pruner):
+        yield
+        return
+    gate = pruner.gate.detach().clone()
+    with torch.no_grad():
+        pruner.gate.fill_(1)
+        try:
+            yield
+        except PruningError:
+            pruner.gate.copy_(gate)
+            raise
 
 
 def _in_init_weights(module: nn.Module) -> PruningError:

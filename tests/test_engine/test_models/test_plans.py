@@ -402,6 +402,39 @@ def test_other_weights_are_refused(slim, tmp_path, into, weights, text):
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
+def masked():
+    """A model in its phase, whose masks keep others than any plan."""
+    model = build()
+    model.pruner.begin({'flops': 0.5}, steps=10)
+    gate = torch.arange(len(model.pruner.gate)) % 3 > 0
+    model.pruner.set_mask(gate)
+    return model
+
+
+@pytest.mark.parametrize('road', [by_torch, by_mmengine, by_wrapper])
+def test_masks_go_with_the_weights_that_they_are_of(slim, tmp_path, road):
+    model = masked()
+    road(model, slim.state_dict(), tmp_path)
+    assert not hasattr(model, 'pruner')
+    assert torch.equal(outputs(model), outputs(slim))
+
+
+def test_masks_stay_where_a_plan_is_refused(slim):
+    (plan,) = plans_of(slim)
+    shapes = {**plan.shapes, 'head.fc.bias': (10, 1)}
+    state = {
+        **slim.state_dict(),
+        KEY: plans_entry([replace(plan, shapes=shapes)]),
+    }
+    model = masked()
+    before, gate = outputs(model), model.pruner.gate.clone()
+    with pytest.raises(PruningError, match=r'does not fit .*head\.fc\.bias'):
+        model.load_state_dict(state)
+    assert torch.equal(model.pruner.gate, gate)
+    assert torch.equal(outputs(model), before)
+    model.pruner.step()
+
+
 def test_a_part_that_is_narrow_is_refused(slim, tmp_path):
     """Weights of the backbone alone have lost the plan."""
     path = saved(slim.state_dict(), tmp_path)
