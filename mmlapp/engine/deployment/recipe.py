@@ -12,7 +12,9 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from mmlapp.core import ChannelPlan, PruningError
+from mmlapp.registry import HOOKS
 
+from ..lengthening.entries import class_of
 from ..models.arguments import check_unknown
 from ..models.deployed import deployed_model, read_plans
 from ..models.inputs import InputShape
@@ -23,7 +25,9 @@ PLAIN_WRAPPERS = {
     'PruningOptimWrapper': 'OptimWrapper',
     'AmpPruningOptimWrapper': 'AmpOptimWrapper',
 }
-HOOKS = 'PruningHook', 'RankCheckHook', 'Distiller', 'LabelRefiner'
+# Hooks that a plain run has no use for, and all that are derived from them. By
+# name, as Distiller lies above this folder.
+RUN_HOOKS = {'PruningHook', 'RankCheckHook', 'Distiller', 'LabelRefiner'}
 # What belongs to the run, not to the model.
 RUN_KEYS = 'work_dir', 'launcher', 'load_from', 'resume'
 
@@ -266,7 +270,13 @@ def _imports(imports: Any) -> dict[str, Any]:
 
 
 def _is_ours(hook: Any) -> bool:
-    return isinstance(hook, dict) and short_name(hook.get('type', '')) in HOOKS
+    """Whether a hook of a config is one of those, or of a derived class."""
+    if not isinstance(hook, dict):
+        return False
+    kind = class_of(hook, HOOKS)
+    bases = [] if kind is None else [base.__name__ for base in kind.mro()]
+    # A name that nobody has registered is compared as it stands.
+    return not RUN_HOOKS.isdisjoint([short_name(hook.get('type', '')), *bases])
 
 
 def without_pretrained(model: Any) -> Any:

@@ -5,6 +5,7 @@ from mmengine.config import Config
 
 from mmlapp.core import ChannelPlan, PruningError
 from mmlapp.core.plan.kept import Kept
+from mmlapp.engine import Distiller, PruningHook
 from mmlapp.engine.deployment import recipe
 
 PLAN = ChannelPlan({'a': Kept(4, (0, 2))}, {'a.weight': {0: Kept(4, (0, 2))}})
@@ -238,3 +239,26 @@ def test_what_costs_are_counted_at_may_not_be_known():
 def test_other_configs_are_refused(model):
     with pytest.raises(PruningError, match=r"expected type='mmlapp\.Prun"):
         recipe.check_prunable(Config(dict(model=model)))
+
+
+class OwnPruning(PruningHook):
+    """A hook of a user, derived from ours."""
+
+
+class OwnDistiller(Distiller):
+    """Likewise."""
+
+
+def test_hooks_derived_from_ours_stay_behind():
+    cfg = config()
+    cfg.custom_hooks = [
+        dict(type='EMAHook'),
+        dict(type=OwnPruning, target=dict(flops=0.5)),
+        dict(type=OwnDistiller, teacher='dense'),
+        dict(type='HookThatNobodyRegistered'),
+    ]
+    cfg.default_hooks = dict(pruner=dict(type=OwnPruning), timer=dict())
+    found = recipe.deployed_config(cfg, PLAN)
+    names = [hook['type'] for hook in found.custom_hooks]
+    assert names == ['EMAHook', 'HookThatNobodyRegistered']
+    assert list(found.default_hooks) == ['timer']
