@@ -248,9 +248,15 @@ class Tracer(TorchDispatchMode):
                     self.set(tensor, found)
 
     def _on_storage_of(self, tensor: Tensor) -> list[Tensor]:
-        """All tensors known on a storage that are still alive."""
-        known = self._by_storage.get(_storage(tensor), {}).values()
-        return [t for entry in known if (t := entry()) is not None]
+        """All tensors known on a storage that are still alive, and there.
+
+        What was given other memory (``x.data = y``) has left a storage behind
+        that is freed, and in whose place another one may lie since.
+        """
+        storage = _storage(tensor)
+        known = self._by_storage.get(storage, {}).values()
+        alive = [t for entry in known if (t := entry()) is not None]
+        return [t for t in alive if _storage(t) == storage]
 
     def knows_whole(self, tensor: Tensor) -> bool:
         """Whether somebody known has all of what a tensor is a part of.

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from mmlapp.core import attach
 from mmlapp.core.trace import trace
-from mmlapp.core.trace.tracer import OUTSIDE, WRITTEN
+from mmlapp.core.trace.rules import FALLBACK, RULES
+from mmlapp.core.trace.tracer import OUTSIDE, WRITTEN, Tracer
 
 
 def emitted(record, name):
@@ -202,3 +203,25 @@ def test_features_that_leave_in_an_heir_of_a_dictionary_stay(
 
     model = net(forward, a=conv(3, 8), b=conv(8, 6), c=conv(6, 5))
     assert frozen(model, image)['b'] == 'output of the network'
+
+
+def test_memory_that_a_tensor_has_left_is_that_of_others():
+    """``x.data = y`` leaves a storage, and allocators give its place again."""
+    tracer = Tracer(nn.Module(), RULES, FALLBACK)
+    moved = torch.zeros(100)
+    tracer.know(moved)
+    left = moved.untyped_storage()._cdata
+    moved.data = torch.zeros(100)
+    others = (torch.zeros(2, 6, 4) for _ in range(100_000))
+    # All of them are kept: each lies in another place.
+    kept = []
+    for other in others:
+        kept.append(other)
+        if other.untyped_storage()._cdata == left:
+            break
+    else:
+        pytest.skip('its place is not given again')
+    # The moved one is longer, and has nothing of the other.
+    assert not tracer.knows_whole(other[:, :2])
+    tracer.know(other)
+    assert tracer.knows_whole(other[:, :2])
