@@ -52,6 +52,7 @@ class Tracer(TorchDispatchMode):
         heads: Heads | None = None,
     ) -> None:
         super().__init__()
+        self._model = model
         self.trace = Trace()
         self.heads = Heads() if heads is None else heads
         self.graph = self.trace.graph
@@ -332,6 +333,15 @@ class Tracer(TorchDispatchMode):
             self._sites[key] = Site(name, dim, start, size, attribute)
             self.trace.sites.append(self._sites[key])
         return self._sites[key]
+
+    def attribute(self, name: str) -> Any:
+        """Returns what a module keeps; None if it has no such attribute.
+
+        Args:
+            name (str): Qualified name of the attribute.
+        """
+        owner, _, leaf = name.rpartition('.')
+        return getattr(self._model.get_submodule(owner), leaf, None)
 
     def sites_of(self, ids: Tensor) -> list[Site]:
         """Returns the sites that labels come from directly."""

@@ -225,3 +225,13 @@ def test_memory_that_a_tensor_has_left_is_that_of_others():
     assert not tracer.knows_whole(other[:, :2])
     tracer.know(other)
     assert tracer.knows_whole(other[:, :2])
+
+
+def test_what_takes_the_place_of_a_buffer_does_not_take_its_name():
+    """Python gives the identity of an object that has died to others."""
+    model = nn.Module()
+    model.register_buffer('mean', torch.zeros(8))
+    tracer = Tracer(model, RULES, FALLBACK)
+    model.mean = None
+    others = [torch.zeros(8) for _ in range(1000)]
+    assert {tracer.name(other) for other in others} == {None}

@@ -175,9 +175,12 @@ def _whole_groups(
     tracer.graph.unite(heads, outputs, INPUT_REASON)
     tracer.graph.unite(heads, inputs, INPUT_REASON)
     # An attribute has no tensor to be narrowed by. It gets g nodes as if it
-    # had one: how many of them live is its value afterwards.
+    # had one: how many of them live is its value afterwards. Where code gives
+    # the number itself, the attribute of its module may be that of others.
     for site in tracer.sites_of(emitted):
         name = f'{site.module}.groups'
+        if tracer.attribute(name) not in (None, groups):
+            continue
         site = tracer.site(name, 0, groups, attribute=True)
         nodes = torch.arange(site.start, site.start + groups)
         tracer.graph.unite(heads[:, 0], nodes, INPUT_REASON)
