@@ -209,9 +209,10 @@ def _read_plans(
     }
     for (name, dim), width in widths.items():
         _check_width(name, dim, width, state_dict.get(f'{prefix}{name}'))
-    with _masks_aside(module):
-        for plan in missing:
-            narrow_model(module, plan)
+    if missing:
+        with _masks_aside(module):
+            for plan in missing:
+                narrow_model(module, plan)
 
 
 @contextmanager

@@ -419,6 +419,13 @@ def test_masks_go_with_the_weights_that_they_are_of(slim, tmp_path, road):
     assert torch.equal(outputs(model), outputs(slim))
 
 
+def test_masks_stay_where_weights_come_without_a_plan():
+    model = masked()
+    gate = model.pruner.gate.clone()
+    model.load_state_dict(dense().state_dict(), strict=False)
+    assert torch.equal(model.pruner.gate, gate)
+
+
 def test_masks_stay_where_a_plan_is_refused(slim):
     (plan,) = plans_of(slim)
     shapes = {**plan.shapes, 'head.fc.bias': (10, 1)}
