@@ -59,7 +59,10 @@ class Tracer(TorchDispatchMode):
         self._rules, self._fallback = rules, fallback
         # By identity: a weight that two layers share is one tensor with one
         # name, and its nodes are shared with it.
-        self._names = {id(t): name for name, t in _named_tensors(model)}
+        named = list(_named_tensors(model))
+        self._names = {id(t): name for name, t in named}
+        # A forward may replace them: no other tensor is to get their ids.
+        self._held = [tensor for _, tensor in named]
         # Not of what was computed from parameters and buffers.
         self._own = _storages(model)
         # Ids are used again after a tensor has died: the weak reference tells
