@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from mmlapp.core import analyse
 from mmlapp.core.trace.sizes import SIZED, Source, Width
@@ -146,7 +147,7 @@ def test_a_reason_is_told(net, conv, image, frozen):
     """Six of a padded map are channels, the others are not."""
 
     def forward(m, x):
-        y = nn.functional.pad(m.a(x), (0, 0, 0, 0, 0, 2))
+        y = functional.pad(m.a(x), (0, 0, 0, 0, 0, 2))
         return m.c(m.b(x).view(2, y.shape[1], 8, 8)) + m.d(y)
 
     parts = {'a': conv(3, 6), 'b': conv(3, 8), 'c': conv(8, 5)}
@@ -236,3 +237,47 @@ def test_what_is_viewed_as_another_one_has_as_many(
         d=conv(width, 5),
     )
     assert agree(model, image).groups == {'a': width}
+
+
+class Grouped(nn.Module):
+    """Its ``groups`` are not those of the call."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width, 1, 3, 3))
+        self.groups = 2
+
+    def forward(self, x):
+        x = x.unflatten(1, (self.groups, -1)).flip(1).flatten(1, 2)
+        return functional.conv2d(x, self.weight, groups=x.shape[1])
+
+
+def test_groups_of_a_call_need_not_be_those_of_the_module(
+    net, conv, image, agree
+):
+    model = net(
+        lambda m, x: m.b(m.grouped(m.a(x))),
+        a=conv(3, 8),
+        grouped=Grouped(8),
+        b=conv(8, 5),
+    )
+    found = agree(model, image)
+    assert found.groups == {'a': 4}
+    assert found.slim.grouped.groups == 2
+
+
+def test_a_layer_may_lend_its_weight_to_a_call_with_groups(
+    net, conv, image, agree
+):
+    model = net(
+        lambda m, x: m.b(
+            functional.conv2d(
+                y := m.a(x), m.a.weight[:, :1], groups=y.shape[1]
+            )
+        ),
+        a=conv(3, 8),
+        b=conv(8, 5),
+    )
+    found = agree(model, image)
+    assert found.groups == {'a': 8}
+    assert found.slim.a.groups == 1
