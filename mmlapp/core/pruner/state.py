@@ -63,6 +63,18 @@ class PrunerState(nn.Module):
         self.shrink = method.shrink if shrink is None else shrink
         self.shrinking, self.protect = shrinking(self.shrink), protect
         self.divisors = divisors_of(divisor, (g.block for g in self.groups))
+        self._set_up_floors(least)
+        self._set_up_costs(costs)
+        self._set_up_phase()
+        self._set_up_masks()
+        self._set_up_origin()
+        self._set_up_buffers()
+        self._set_up_signals()
+        self.method = method
+        # Last: a method makes its buffers from all of the above.
+        method.setup(self._whole)
+
+    def _set_up_floors(self, least: LeastShare) -> None:
         asked = [
             least_channels(least, g.size, g.floor, g.sole_path)
             for g in self.groups
@@ -79,15 +91,6 @@ class PrunerState(nn.Module):
                 whole, asked, self.groups, strict=True
             )
         ]
-        self._set_up_costs(costs)
-        self._set_up_phase()
-        self._set_up_masks()
-        self._set_up_origin()
-        self._set_up_buffers()
-        self._set_up_signals()
-        self.method = method
-        # Last: a method makes its buffers from all of the above.
-        method.setup(self._whole)
 
     def _set_up_costs(self, costs: Mapping[str, Cost]) -> None:
         # No ModuleDict, which takes no child named `parameters`.
