@@ -144,10 +144,21 @@ class PhaseLength:
             raise PruningError(
                 f'the pruning phase ends at iteration {last}, but training '
                 f'at {runner.max_iters}: train longer, or shorten '
-                f'prune_epochs={self.prune_epochs} or '
-                f'prune_iters={self.prune_iters} in a new run, or '
-                f'begin_iters={self.begin_iters}'
+                f'{self._shortened(pruner)}'
             )
+
+    def _shortened(self, pruner: Pruner) -> str:
+        """The settings by which the phase would end earlier, in words."""
+        length = (
+            f'prune_epochs={self.prune_epochs}'
+            if self.prune_iters is None
+            else f'prune_iters={self.prune_iters}'
+        )
+        # A phase that has begun keeps its length and its beginning.
+        if pruner.progress.phase == Phase.PRUNING:
+            return f'{length} in a new run'
+        later = f' or begin_iters={self.begin_iters}'
+        return length + (later if self.begin_iters else '')
 
 
 class BoundedLength(PhaseLength):

@@ -120,3 +120,27 @@ def test_an_epoch_is_that_of_the_loader() -> None:
 def test_a_phase_of_three_epochs_cannot_end_earlier() -> None:
     with pytest.raises(PruningError, match=r'4 steps: a phase of 12 steps c'):
         PhaseLength(3, None, 0).end_rule(run(), check_end('stable'))
+
+
+@pytest.mark.parametrize(
+    ('length', 'own', 'text'),
+    [
+        ((4, None, 0), pruner(), 'longer, or shorten prune_epochs=4$'),
+        ((4, 16, 0), pruner(), 'longer, or shorten prune_iters=16$'),
+        (
+            (2, None, 6),
+            pruner(),
+            'longer, or shorten prune_epochs=2 or begin_iters=6$',
+        ),
+        (
+            (2, None, 0),
+            pruner(Phase.PRUNING, 1, 16),
+            'longer, or shorten prune_epochs=2 in a new run$',
+        ),
+    ],
+)
+def test_a_phase_that_is_too_long_names_the_setting_that_counts(
+    length: tuple[Any, ...], own: Any, text: str
+) -> None:
+    with pytest.raises(PruningError, match=text):
+        PhaseLength(*length).check(run(), own)
