@@ -182,6 +182,7 @@ def stable(config: dict[str, Any]) -> None:
     )
 
 
+@pytest.mark.filterwarnings('ignore:.*pruned like all others')
 def test_a_phase_ends_with_kept_channels_that_stay(
     make_runner: MakeRunner,
 ) -> None:
@@ -199,6 +200,7 @@ def test_a_phase_ends_with_kept_channels_that_stay(
     assert not hasattr(runner.model, 'pruner')
 
 
+@pytest.mark.filterwarnings('ignore:.*pruned like all others')
 def test_a_phase_that_could_have_ended_early_says_so(
     make_runner: MakeRunner,
 ) -> None:
