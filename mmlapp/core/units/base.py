@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a network.
+    """What a unit is given to find its parts: a network and its trace.
 
     Args:
         model (nn.Module): The network, not changed.
@@ -85,6 +85,15 @@ class Found:
 class Unit(ABC):
     """A kind of part that is removed: it groups, counts, masks, narrows.
 
+    In the order in which its methods are called: :meth:`find` gathers parts
+    into groups; :meth:`calls`, :meth:`branch_calls`, :meth:`idle_calls` and
+    :meth:`tensors` say what costs are counted from; :meth:`scored_layers` and
+    :meth:`reading_layers` where scores come from; :meth:`add_masks` masks what
+    is condemned; :meth:`layout` says what a plan cuts; and
+    :meth:`check_layer` and :meth:`narrow_layer` act on single layers when a
+    network is narrowed. Most units derive from
+    :class:`~mmlapp.core.units.Channels` and replace some of them.
+
     Attributes:
         floor (int): Fewest parts that a group keeps. Defaults to 1.
         keeps_streams (bool): Whether the widths of residual streams stay in
@@ -100,10 +109,11 @@ class Unit(ABC):
 
         Args:
             request (Request): The network and what may be pruned.
-            verify (Callable): Narrows the network on trial, compares it with
-                its masked twin, and freezes what it does not run or agree
-                without. Is given a function that gathers groups, which it
-                calls again after it froze some, and returns the last ones.
+            verify (Callable): Takes a function that gathers groups. Narrows
+                the network on trial, compares it with the masked one, and
+                freezes channels without which it does not run or does not
+                agree; then gathers again, until both agree. Returns the last
+                groups.
 
         Returns:
             Found: Groups whose nodes are numbered as the trace numbers
@@ -218,7 +228,9 @@ class Unit(ABC):
     ) -> list[LayerCall]:
         """Returns calls of branches that the example does not run.
 
-        As of a head that training alone wakes up: they are given nothing.
+        They belong to layers such as those of a head that runs in training
+        alone. Their inputs are empty, so that what they store counts and
+        their multiply-adds do not.
 
         Args:
             model (nn.Module): The network without branches.
@@ -327,7 +339,7 @@ class Unit(ABC):
     def narrow_layer(
         self, layer: nn.Module, details: Mapping[str, Kept]
     ) -> Heirs:
-        """Finishes a layer whose tensors were sliced; not much, as a rule.
+        """Finishes a layer whose tensors were sliced. Does nothing by default.
 
         Args:
             layer (nn.Module): The layer, changed in place.
