@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -121,6 +122,9 @@ def small_counts(
 
     Arguments are those of :func:`asked_counts`.
     """
-    for _, counts in asked_counts(trace, owner, sizes):
+    for _, counts in chain(
+        asked_counts(trace, owner, sizes),
+        compared_counts(trace, owner, sizes),
+    ):
         if all(c <= max(FEW, SMALL * sizes[n]) for n, c in counts.items()):
             yield counts
