@@ -24,19 +24,19 @@ MOST = 8
 def remainder_checks(record: Trace, groups: Groups) -> Iterator[Check]:
     """Yields what is tried of the example beside all else.
 
-    One number of channels of each group for every remainder, with all
-    channels of other groups in the same dimension.
+    One number of channels of each group for every remainder. All others are
+    whole: where little is left a rectifier may change nothing.
 
     Args:
         record (Trace): The trace of the network.
         groups (Groups): Its groups.
     """
+    whole = {group.name: group.size for group in groups.prunable}
     for asked in record.remainders:
         owners = groups.node_group[asked.ids[asked.ids >= 0]].tolist()
         counts = Counter(number for number in owners if number >= 0)
         if _is_tried(asked, groups, counts):
             continue
-        whole = {groups.prunable[n].name: groups.sizes[n] for n in counts}
         for number, often in counts.items():
             group = groups.prunable[number]
             kept = _counts(
