@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.runner import find_latest_checkpoint
 
 from mmlapp.core import PruningError
 from mmlapp.engine import equal_cost
+from mmlapp.engine.checkpoints.latest import latest_checkpoint
 from mmlapp.engine.config_files import check_checkpoint
 from mmlapp.engine.deployment.recipe import short_name
 from mmlapp.engine.failures import tells_failures
@@ -91,9 +91,10 @@ def set_resume(cfg: Config, checkpoint: str) -> None:
     of its ``load_from``: MMEngine would drop them.
     """
     if checkpoint == 'auto':
-        checkpoint = find_latest_checkpoint(cfg.work_dir)
-        if checkpoint is None:
+        found = latest_checkpoint(cfg.work_dir)
+        if found is None:
             return
+        checkpoint = found
         print_log(f'--resume: from {checkpoint}')
     cfg.resume, cfg.load_from = True, checkpoint
 
@@ -127,12 +128,15 @@ def configure(args: Namespace) -> Config:
     check_run(cfg, 'train', also='val')
     if args.amp:
         use_amp(cfg)
-    if args.resume is not None:
-        set_resume(cfg, args.resume)
+    resume = args.resume
+    if resume is None and cfg.get('resume') and not cfg.get('load_from'):
+        resume = 'auto'  # as MMEngine takes it
+    if resume is not None:
+        set_resume(cfg, resume)
     if args.auto_scale_lr:
         scale_lr(cfg)
     if cfg.get('load_from'):
-        name = 'load_from' if args.resume is None else '--resume'
+        name = 'load_from' if resume is None else '--resume'
         check_checkpoint(name, cfg.load_from)
     return equal_cost(cfg)
 

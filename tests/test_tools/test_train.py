@@ -109,6 +109,20 @@ def test_resume(configure, tmp_path, argv, load_from):
     assert cfg.load_from == load_from
 
 
+def test_resume_of_the_config(train, tmp_path):
+    """As MMEngine takes it: from the latest one where it names none."""
+    (tmp_path / 'epoch_3.pth').write_text('')
+    path = tmp_path / 'recipe.py'
+    text = CONFIG.format(wrapper='OptimWrapper') + '\nresume = True\n'
+    args = train.parse_args([str(path), '--work-dir', str(tmp_path)])
+    path.write_text(f"{text}load_from = 's3://a.pth'\n")
+    assert train.configure(args).load_from == 's3://a.pth'
+    path.write_text(f'{text}load_from = None\n')
+    # It is found, and empty.
+    with pytest.raises(PruningError, match=r'^--resume=.*epoch_3'):
+        train.configure(args)
+
+
 def test_the_first_start_has_nothing_to_go_on_from(configure, tmp_path):
     """As a job that is started again and again until it is done."""
     cfg = configure('--resume', '--work-dir', str(tmp_path))
