@@ -14,6 +14,7 @@ from . import (  # noqa: F401
     lines,
     movement,
     norms,
+    numbers,
     parameters,
     plain,
     sharing,
