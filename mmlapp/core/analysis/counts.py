@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping
 from enum import Enum
 from types import MappingProxyType
@@ -17,6 +18,9 @@ from ..groups import Groups
 GOLDEN = (5**0.5 - 1) / 2
 # Channels that a norm is computed over where others have one left.
 NORMALISED = 3
+# Sizes of which all groups would keep the same number, and another one for
+# every second of them.
+OTHERWISE = {3: 1, 4: 2, 5: 2, 6: 5, 7: 6}
 NO_COUNTS: Mapping[str, int] = MappingProxyType({})
 
 
@@ -31,10 +35,10 @@ class Count(Enum):
     ALONE = 'only one of them left'
 
 
-def kept_count(size: int, number: int, count: Count) -> int:
-    """Returns how many channels a group keeps.
+def kept_count(size: int, number: int) -> int:
+    """Returns how many channels a group keeps of some.
 
-    Some: a quarter to three quarters, spread by the golden ratio, for equal
+    A quarter to three quarters, spread by the golden ratio, for equal
     widths would hide that code relies on them, and a number that has nothing
     in common with the size: code that divides channels into equal parts fails
     as if one channel were gone. Of an even size that is an odd prime. Of an
@@ -43,21 +47,38 @@ def kept_count(size: int, number: int, count: Count) -> int:
     Args:
         size (int): Channels of the group.
         number (int): Which group it is.
-        count (Count): How much is left.
 
     Examples:
-        >>> [kept_count(64, number, Count.SOME) for number in range(4)]
+        >>> [kept_count(64, number) for number in range(4)]
         [47, 29, 41, 19]
-        >>> [kept_count(size, 0, Count.SOME) for size in range(2, 10)]
+        >>> [kept_count(size, 0) for size in range(2, 10)]
         [1, 2, 3, 4, 3, 4, 5, 8]
     """
-    if count is not Count.SOME:
-        return 1
     # Of groups 0 1 2 3: 0.75, 0.44, 0.63, 0.32.
     target = round((0.75 - 0.5 * (number * GOLDEN % 1)) * size)
     near = (k for step in range(size) for k in (target - step, target + step))
     told = (k for k in near if 2 < k < size and _is_unlike(k, size))
     return next(told, size - 1)
+
+
+def some_counts(groups: Groups, normalised: Collection[str]) -> list[int]:
+    """Returns how many channels each prunable group keeps of some.
+
+    Args:
+        groups (Groups): All groups.
+        normalised (Collection[str]): Names of those that some norm is
+            computed over: over two channels it hides what happened before.
+    """
+    found: list[int] = []
+    met: Counter[int] = Counter()
+    for number, group in enumerate(groups.prunable):
+        count = kept_count(group.size, number)
+        if group.size in OTHERWISE and group.name not in normalised:
+            met[group.size] += 1
+            if met[group.size] % 2 == 0:
+                count = OTHERWISE[group.size]
+        found.append(count)
+    return found
 
 
 def _is_unlike(number: int, size: int) -> bool:
@@ -88,12 +109,13 @@ def trial_mask(
             their names. Defaults to none.
     """
     generator = torch.Generator().manual_seed(0)
+    some = some_counts(groups, normalised)
     parts = []
     for number, group in enumerate(groups.prunable):
         order = torch.randperm(group.size, generator=generator)
         part = torch.ones(group.size, dtype=torch.bool)
         if group.name in names:
-            left = kept_count(group.size, number, count)
+            left = some[number] if count is Count.SOME else 1
             if count is Count.ONE and group.name in normalised:
                 left = min(group.size, NORMALISED)
             left = max(floor, group.floor, kept.get(group.name, left))

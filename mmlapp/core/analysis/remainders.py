@@ -9,13 +9,14 @@ of channels between those that are tried of every network.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from ..groups import ChannelGroup, Groups
+from ..groups import Groups
 from ..trace import Trace
 from ..trace.thresholds import Remainder
 from .checks import Check
-from .counts import Count, kept_count
+from .counts import some_counts
+from .runs import normalised_groups
 
 # Of large divisors not every remainder is tried; none at all always is.
 MOST = 8
@@ -32,10 +33,11 @@ def remainder_checks(record: Trace, groups: Groups) -> Iterator[Check]:
         groups (Groups): Its groups.
     """
     whole = {group.name: group.size for group in groups.prunable}
+    some = some_counts(groups, normalised_groups(record, groups))
     for asked in record.remainders:
         owners = groups.node_group[asked.ids[asked.ids >= 0]].tolist()
         counts = Counter(number for number in owners if number >= 0)
-        if _is_tried(asked, groups, counts):
+        if _is_tried(asked, groups, counts, some):
             continue
         for number, often in counts.items():
             group = groups.prunable[number]
@@ -47,22 +49,21 @@ def remainder_checks(record: Trace, groups: Groups) -> Iterator[Check]:
 
 
 def _is_tried(
-    asked: Remainder, groups: Groups, counts: Mapping[int, int]
+    asked: Remainder,
+    groups: Groups,
+    counts: Mapping[int, int],
+    some: Sequence[int],
 ) -> bool:
     """Whether all that was left over is nothing, and with some it is more.
 
     Code asks whether it can divide; that is what every network is tried for.
     """
     gone = sum(
-        often - often // groups.sizes[n] * _some(groups.prunable[n], n)
+        often
+        - often // groups.sizes[n] * max(groups.prunable[n].floor, some[n])
         for n, often in counts.items()
     )
     return not len(asked.ids) % asked.divisor and bool(gone % asked.divisor)
-
-
-def _some(group: ChannelGroup, number: int) -> int:
-    """How many channels a group keeps where every one loses some."""
-    return max(group.floor, kept_count(group.size, number, Count.SOME))
 
 
 def _counts(size: int, whole: int, often: int, divisor: int) -> list[int]:

@@ -95,7 +95,7 @@ class Runs:
                 shapes=tensor_shapes(self.model),
             )
             self._groups, self._analysis = groups, found
-            self.normalised = _normalised(self.record, groups)
+            self.normalised = normalised_groups(self.record, groups)
             self._removals: dict[tuple[object, ...], Removal] = {}
         if count is Count.ALONE and not self.normalised:
             count = Count.ONE  # which is the same then
@@ -247,8 +247,13 @@ class Runs:
         )
 
 
-def _normalised(record: Trace, groups: Groups) -> set[str]:
-    """Names of the prunable groups that some norm is computed over."""
+def normalised_groups(record: Trace, groups: Groups) -> set[str]:
+    """Returns names of the prunable groups that some norm is computed over.
+
+    Args:
+        record (Trace): The trace of the network.
+        groups (Groups): Its groups.
+    """
     found = set()
     over = [
         *(living.ids for living in record.living_modules.values()),

@@ -43,7 +43,7 @@ def verify_groups(
     groups = decide_thresholds(trial, record, gather)
     if _leave_two(record, lone_groups(request.model, record, groups)):
         groups = gather()
-    trial.checks += unequal_checks(groups)
+    trial.checks += unequal_checks(record, groups)
     trial.checks += remainder_checks(record, groups)
     passed = turn = 0
     # All checks have to pass one after the other with the same groups. Each

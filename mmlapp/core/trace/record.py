@@ -148,6 +148,8 @@ class Trace:
             to branch as it did.
         remainders (list[Remainder]): What code divides and looks at what is
             left over.
+        elements_counted (bool): Whether code asked how many elements a tensor
+            with channels has, in a number that follows none of them.
         summed (list[Tensor]): Labels that a sum adds up, of each such sum or
             other reduction; ``[size]``.
         added (list[Tensor]): Labels to which others were added, each
@@ -195,6 +197,7 @@ class Trace:
     lasting: list[tuple[Tensor, int]] = field(default_factory=list)
     thresholds: list[Threshold] = field(default_factory=list)
     remainders: list[Remainder] = field(default_factory=list)
+    elements_counted: bool = False
     summed: list[Tensor] = field(default_factory=list)
     added: list[Tensor] = field(default_factory=list)
     returned: list[Tensor] = field(default_factory=list)

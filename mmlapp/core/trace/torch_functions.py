@@ -109,6 +109,8 @@ def read_shape(tracer: Tracer, out: Any, tensor: Tensor, *_: Any) -> Any:
 def read_count(tracer: Tracer, out: Any, tensor: Tensor) -> Any:
     """How many there are, of a row: as many as its dimension has."""
     if tensor.dim() != 1:
+        # Of several dimensions the number is no multiple of one of them.
+        tracer.trace.elements_counted |= bool(tracer.labels(tensor).axes)
         return out
     return tracer.sizes.read(tensor, tensor.shape)[0]
 

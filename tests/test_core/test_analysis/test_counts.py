@@ -7,21 +7,27 @@ import pytest
 import torch
 
 from mmlapp.core import analyse
-from mmlapp.core.analysis.counts import Count, kept_count, trial_mask
+from mmlapp.core.analysis.counts import (
+    OTHERWISE,
+    Count,
+    kept_count,
+    some_counts,
+    trial_mask,
+)
 
 PRIMES = {3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61}
 
 
 @pytest.mark.parametrize('size', range(4, 65, 2))
 def test_some_of_an_even_number_are_an_odd_prime(size):
-    counts = {kept_count(size, number, Count.SOME) for number in range(40)}
+    counts = {kept_count(size, number) for number in range(40)}
     assert counts <= PRIMES
     assert max(counts) < size
 
 
 @pytest.mark.parametrize('size', range(5, 65, 2))
 def test_some_of_an_odd_number_are_even_and_divided_by_nothing_of_it(size):
-    counts = {kept_count(size, number, Count.SOME) for number in range(40)}
+    counts = {kept_count(size, number) for number in range(40)}
     assert min(counts) > 2
     assert max(counts) < size
     assert all(count % 2 == 0 for count in counts)
@@ -40,13 +46,28 @@ def test_an_odd_width_that_must_not_become_even(net, conv, image, frozen):
 
 @pytest.mark.parametrize('size', [2, 3])
 def test_what_has_no_odd_prime_loses_one(size):
-    assert kept_count(size, 0, Count.SOME) == size - 1
+    assert kept_count(size, 0) == size - 1
 
 
 def test_neighbours_of_one_size_keep_different_numbers():
-    counts = [kept_count(64, number, Count.SOME) for number in range(20)]
+    counts = [kept_count(64, number) for number in range(20)]
     assert all(a != b for a, b in itertools.pairwise(counts))
     assert len(set(counts)) > 6
+
+
+def test_small_groups_have_one_number_and_every_second_another(model, images):
+    """Of three groups of four 3, 2 and 3, unless a norm hides what two do."""
+    for size in range(2, 8):
+        numbers = {kept_count(size, number) for number in range(40)}
+        assert len(numbers) == 1
+        assert numbers != {OTHERWISE.get(size)}
+        assert OTHERWISE.get(size, 1) < size
+    groups = analyse(model, images).groups
+    items = tuple(replace(group, size=4) for group in groups.items)
+    groups = replace(groups, items=items)
+    names = names_of(groups)
+    assert some_counts(groups, ()) == [3, 2, 3]
+    assert some_counts(groups, names[:1]) == [3, 3, 2]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,9 @@
 
 import pytest
 
+from mmlapp.core import analyse
+from mmlapp.core.analysis.equal_widths import unequal_checks
+
 
 @pytest.mark.parametrize('turned', [False, True])
 @pytest.mark.parametrize('width', [2, 3, 4, 5])
@@ -26,3 +29,19 @@ def test_small_groups_are_tried_apart(
         d=conv(width, 5),
     )
     agree_everywhere(model, image)
+
+
+def test_nothing_more_is_tried_where_two_numbers_are(net, conv, image):
+    """Of four channels three are left and two, of which code asks no sum."""
+    model = net(
+        lambda m, x: m.c(m.a(x)) + m.d(m.b(x)),
+        a=conv(3, 4),
+        b=conv(3, 4),
+        c=conv(4, 5),
+        d=conv(4, 5),
+    ).eval()
+    found = analyse(model, image)
+    assert list(unequal_checks(found.trace, found.groups)) == []
+    found.trace.elements_counted = True
+    kept = [c.kept for c in unequal_checks(found.trace, found.groups)]
+    assert kept == [(('a', 4),), (('b', 4),)]
