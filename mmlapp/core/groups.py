@@ -20,6 +20,7 @@ from .patterns import matches
 from .touched import alike, roots, touched_sites
 from .trace import LayerCall, Site, Trace
 from .trace.graph import BASE
+from .trace.record import no_nodes
 
 OUT_OF_SCOPE = 'outside the scope'
 UNREAD = 'nothing that ran reads them'
@@ -198,12 +199,13 @@ def find_groups(
     items: list[ChannelGroup] = []
     names: Counter[str] = Counter()
     for number, components in enumerate(found):
-        frozen = reasons.get(components[0])
+        first = int(components[0])
+        frozen = reasons.get(first)
         if frozen is None and len(components) == 1:
             frozen = SINGLE
         # Keys below the number of sites are sites, the others are dimensions
         # of calls, which only tell groups apart.
-        met = [key // BASE for key in touched.keys(components[0])]
+        met = [key // BASE for key in touched.keys(first)]
         sites = [trace.sites[k] for k in met if k < len(trace.sites)]
         members = tuple(_member(s, position, owner, number) for s in sites)
         name = next(s.module for s in sites if s in trace.producers)
@@ -217,14 +219,12 @@ def find_groups(
     return Groups(tuple(items), *_numbered(items, position, owner))
 
 
-def _places(
-    root: Tensor, found: Sequence[Sequence[int]]
-) -> tuple[Tensor, Tensor]:
+def _places(root: Tensor, found: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Place in its group, and number of its group, of every node.
 
     Args:
         root (Tensor): Component of every node, ``[nodes]``.
-        found (Sequence): Components of every group, in order.
+        found (Sequence[Tensor]): Components of every group, in order.
 
     Returns:
         tuple[Tensor, Tensor]: Both ``[nodes]``, -1 for nodes of no group.
@@ -232,14 +232,13 @@ def _places(
     # First by component, that is by the node that names it, then by node.
     position, owner = torch.full_like(root, -1), torch.full_like(root, -1)
     for number, components in enumerate(found):
-        index = torch.tensor(components)
-        position[index] = torch.arange(len(components))
-        owner[index] = number
+        position[components] = torch.arange(len(components))
+        owner[components] = number
     return position[root], owner[root]
 
 
 def _freeze_unread(
-    trace: Trace, root: Tensor, reasons: dict[int, str], emitted: Sequence[int]
+    trace: Trace, root: Tensor, reasons: dict[int, str], emitted: Tensor
 ) -> None:
     """Leaves alone what nothing reads in any way that was followed.
 
@@ -249,8 +248,7 @@ def _freeze_unread(
     read = torch.zeros(len(root), dtype=torch.bool)  # by component
     for ids in read_by(trace):
         read[roots(root, ids)] = True
-    components = torch.tensor(emitted, dtype=torch.int64)
-    for component in components[~read[components]].tolist():
+    for component in emitted[~read[emitted]].tolist():
         reasons.setdefault(component, UNREAD)
 
 
@@ -363,14 +361,16 @@ def _rename(group: ChannelGroup, names: Counter[str]) -> ChannelGroup:
     return replace(group, name=f'{group.name}#{number}')
 
 
-def _emitted(trace: Trace, root: Tensor) -> list[int]:
-    """Components that a layer emits, in order of the forward."""
+def _emitted(trace: Trace, root: Tensor) -> Tensor:
+    """Components that a layer emits, in order of the forward, ``[size]``."""
     spans = [
         root[site.start : site.start + site.size]
         for site in trace.sites
         if site in trace.producers
     ]
-    return list(dict.fromkeys(torch.cat(spans).tolist())) if spans else []
+    # Each once: a dictionary keeps the order.
+    every = torch.cat([no_nodes(), *spans]).tolist()
+    return torch.tensor(list(dict.fromkeys(every)), dtype=torch.int64)
 
 
 def _freeze_by_name(

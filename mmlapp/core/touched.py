@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,8 @@ from .trace.graph import BASE
 
 # Odd: a product with it, modulo 2**64, loses nothing.
 MIXER = 0x1E3779B97F4A7C15
+# What a reason counts for in such a number.
+REASON = 0x3C6EF372FE94F82B
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,18 @@ class Touched:
     sizes: Tensor
     all: Tensor
 
-    def marks(self, components: Sequence[int]) -> list[int]:
+    def marks(self, components: Tensor) -> Tensor:
         """One number for what each touches; of others rarely the same.
 
         Args:
-            components (Sequence[int]): Which ones.
+            components (Tensor): Which ones, ``[size]``.
         """
         mixed = self.all * MIXER
         mixed = (mixed ^ (mixed >> 29)) * MIXER  # modulo 2**64
         # Sums over each part of all, as differences of sums from the start.
         sums = torch.cat([mixed.new_zeros(1), mixed.cumsum(0)])
         marks = sums[self.starts + self.sizes] - sums[self.starts]
-        found: list[int] = marks[self._places(components)].tolist()
-        return found
+        return marks[self._places(components)]
 
     def keys(self, component: int) -> list[int]:
         """What one touches.
@@ -58,16 +58,16 @@ class Touched:
         Args:
             component (int): Which one.
         """
-        place = int(self._places([component]))
+        place = int(self._places(torch.tensor([component])))
         start = int(self.starts[place])
         found: list[int] = self.all[start : start + self.sizes[place]].tolist()
         return found
 
-    def same(self, components: Sequence[int]) -> bool:
+    def same(self, components: Tensor) -> bool:
         """Whether all of them touch exactly the same.
 
         Args:
-            components (Sequence[int]): Which ones.
+            components (Tensor): Which ones, ``[size]``.
         """
         places = self._places(components)
         sizes, starts = self.sizes[places], self.starts[places]
@@ -77,15 +77,13 @@ class Touched:
         keys = self.all[starts[:, None] + torch.arange(int(sizes[0]))]
         return bool((keys == keys[0]).all())
 
-    def _places(self, components: Sequence[int]) -> Tensor:
-        return torch.searchsorted(
-            self.components, torch.tensor(components, dtype=torch.int64)
-        )
+    def _places(self, components: Tensor) -> Tensor:
+        return torch.searchsorted(self.components, components)
 
 
 def alike(
-    touched: Touched, emitted: Sequence[int], reasons: Mapping[int, str]
-) -> list[list[int]]:
+    touched: Touched, emitted: Tensor, reasons: Mapping[int, str]
+) -> list[Tensor]:
     """Components that make a group.
 
     Channels that touch the same dimensions equally often, and are frozen for
@@ -93,19 +91,30 @@ def alike(
 
     Args:
         touched (Touched): What each component touches.
-        emitted (Sequence[int]): Components that a layer emits.
+        emitted (Tensor): Components that a layer emits, ``[size]``.
         reasons (Mapping[int, str]): Why some of them are frozen.
 
     Returns:
-        list[list[int]]: In order of the first of each.
+        list[Tensor]: In order of the first of each.
     """
-    by_mark: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    marks = touched.marks(emitted)
-    for component, mark in zip(emitted, marks, strict=True):
-        by_mark[mark, reasons.get(component)].append(component)
+    # Reasons as numbers, 0 for none, and both in one number, modulo 2**64.
+    numbers: dict[str | None, int] = {None: 0}
+    given = [
+        numbers.setdefault(reasons.get(component), len(numbers))
+        for component in emitted.tolist()
+    ]
+    marks = (
+        touched.marks(emitted)
+        + torch.tensor(given, dtype=torch.int64) * REASON
+    )
+    # Those of a mark follow each other, each in the order of `emitted`.
+    _, owner, counts = marks.unique(return_inverse=True, return_counts=True)
+    order = owner.argsort(stable=True)
+    parts = sorted(order.split(counts.tolist()), key=lambda part: int(part[0]))
+    found = [emitted[part] for part in parts]
     # One number for others comes once in 2**64.
-    assert all(map(touched.same, by_mark.values()))
-    return list(by_mark.values())
+    assert all(map(touched.same, found))
+    return found
 
 
 def touched_sites(trace: Trace, root: Tensor) -> Touched:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -52,24 +53,35 @@ class SteadyDraws(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        name = func._schema.name
+        name = _name_of(func)
         if name in INSTEAD:
             return INSTEAD[name](_by_name(func, args, kwargs))
-        name = name.removesuffix('_')
         out = func(*args, **(kwargs or {}))
-        if name in DRAWS and out.is_floating_point():
-            out.fill_(self._next())
-        elif name in WHOLE:
+        if not name:
+            return out
+        if name in WHOLE:
             given = _by_name(func, args, kwargs)
             out.fill_(_between(given, self._next()))
         elif name == ORDER:
             # [n]: n - 1, 0, 1, 2, ...
             out.copy_(torch.arange(len(out)).roll(1))
+        elif out.is_floating_point():
+            out.fill_(self._next())
         return out
 
     def _next(self) -> float:
         self._count += 1
         return self._count * GOLDEN % 1
+
+
+@cache
+def _name_of(func: Any) -> str:
+    """Name of an operator that draws; empty of all others, of most."""
+    name: str = func._schema.name
+    if name in INSTEAD:
+        return name
+    name = name.removesuffix('_')
+    return name if name in DRAWS | WHOLE | {ORDER} else ''
 
 
 def _by_name(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:

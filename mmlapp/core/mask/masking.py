@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..attention.unfused import unfuse
 from ..bypass.beside import Bypassed
@@ -50,12 +51,18 @@ def sites_of_groups(
         record (Trace): Its trace.
         groups (Groups): Its groups.
     """
-    found = []
+    # How many nodes with a channel lie before each, [nodes + 1]: 0 0 1 2 2
+    # where the second and the third have one.
+    before = functional.pad((groups.node_channel >= 0).cumsum(0), (1, 0))
     # The nodes of a site follow each other, one per index.
-    for site in record.sites:
-        mine = groups.node_channel[site.start : site.start + site.size]
-        if (mine >= 0).any() and _is_stored(model, site):
-            found.append((site, mine))
+    spans = [(site.start, site.start + site.size) for site in record.sites]
+    first, last = torch.tensor(spans).view(-1, 2).T
+    shrinks = (before[last] > before[first]).tolist()
+    found = [
+        (site, groups.node_channel[slice(*span)])
+        for site, span, some in zip(record.sites, spans, shrinks, strict=True)
+        if some and _is_stored(model, site)
+    ]
     return found + widths_of_groups(record, groups)
 
 
