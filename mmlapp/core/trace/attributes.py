@@ -23,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..forward_names import forward_names
 from .blocks.registry import is_known
-from .sizes import Sum, Width
+from .counted import Sum, Width
 from .tracer import Tracer
 
 

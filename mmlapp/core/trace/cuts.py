@@ -3,7 +3,7 @@
 """Cuts at positions that follow channels.
 
 ``x.split(self.sizes, 1)`` or ``x[:, : self.width]``: where all positions of a
-cut are numbers that know what they count, see :mod:`sizes`, the pieces need
+cut are numbers that know what they count, see :mod:`counted`, the pieces need
 not stay equally wide.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .sizes import Sum, Width
+from .counted import Sum, Width
 
 if TYPE_CHECKING:
     from .tracer import Tracer

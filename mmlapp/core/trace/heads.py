@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .counted import Divisor, Width
 from .graph import NO_CHANNEL, ChannelGraph
 from .labels import Axis
-from .sizes import Divisor, Width
 
 # Module that runs, number of a view in it, and which dimension of its input
 # has the channels.

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..attention.fitted import VIEWS, sizes_of
 from .cuts import CUTTING
-from .sizes import SIZES
+from .sized_functions import SIZES
 from .tracer import Tracer
 
 VALUE = 'made a Python value by {}'

@@ -2,42 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sizes that a forward takes from one tensor and gives to another."""
 
-import pickle
-
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from mmlapp.core import analyse
-from mmlapp.core.trace.sizes import SIZED, Source, Width
-
-
-def width(value, attribute=''):
-    return Width(value, Source(None, lambda: torch.arange(value), attribute))
-
-
-def test_products_and_quotients_know_what_they_count():
-    number = width(12)
-    for made, value, times, parts in (
-        (number * 2, 24, 2, 1),
-        (2 * number, 24, 2, 1),
-        (number // 4, 3, 1, 4),
-        (number // 4 * 6, 18, 3, 2),
-    ):
-        assert (made, made.times, made.parts) == (value, times, parts)
-    for made in (number + 1, number - 1, number // 5, number * 0):
-        assert type(made) is int
-    assert number * 0.5 == 6.0
-    for made in (-number, number + number // 2, sum([number] * 2)):
-        assert {type(term) for term in made.terms} == {Width}
-    # Of two any may be the one; what is the other's multiple is kept.
-    both = number * width(2)
-    assert (both, both.times, both.other, both.other.times) == (24, 2, 24, 12)
-
-
-def test_a_width_is_a_number_in_files():
-    assert type(pickle.loads(pickle.dumps(width(3)))) is int
+from mmlapp.core.trace.sizes import SIZED
 
 
 def heads_of_the_input(m, x):
@@ -60,32 +31,6 @@ def test_heads_as_wide_as_the_input_shrink_with_it(net, conv, image, agree):
         b=conv(12, 5),
     )
     # 12 channels in 2 heads; those that attention adds are the same.
-    assert agree(model, image).groups == {'a': 6}
-
-
-SIZES = {
-    'view': lambda y, z: z.view(len(z), y.shape[1], -1),
-    'reshape by name': lambda y, z: z.reshape(shape=(2, y.size(1), 64)),
-    'function': lambda y, z: torch.reshape(z, (2, *y.shape[1:2], 64)),
-    'unflatten': lambda y, z: z.flatten().unflatten(0, (2, y.size()[1], 64)),
-    'from the end': lambda y, z: z.flatten(1).unflatten(-1, (y.shape[1], 64)),
-    'split': lambda y, z: z.flatten(2).split(y.shape[1], dim=1)[0],
-    'a twin': lambda y, z: z.view(2, 2 * y.shape[1] // 2, 64),
-}
-
-
-@pytest.mark.parametrize('name', SIZES)
-def test_what_one_tensor_is_as_wide_as_shrinks_with_another(
-    net, conv, image, agree, name
-):
-    """Two convolutions of which one is reshaped by the width of the other."""
-
-    def forward(m, x):
-        y = SIZES[name](m.a(x), m.b(x))
-        return m.c(y.reshape(x.shape[0], -1, 8, 8)) + m.d(m.a(x))
-
-    parts = {'a': conv(3, 6), 'b': conv(3, 6), 'c': conv(6, 5)}
-    model = net(forward, **parts, d=conv(6, 5))
     assert agree(model, image).groups == {'a': 6}
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from mmlapp.core.trace import trace
-from mmlapp.core.trace.sizes import Source, Sum, Width
+from mmlapp.core.trace.counted import Source, Sum, Width
 from mmlapp.core.trace.thresholds import MIRRORED, least_value
 
 NAMES = list(MIRRORED)

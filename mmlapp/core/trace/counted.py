@@ -1,0 +1,271 @@
+# Copyright (c) mmlapp authors. All rights reserved.
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers that know which channels they count.
+
+They compute as plain ones do, and tell who compares them and what is left over
+when they are divided.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .thresholds import MIRRORED, comparison, in_own_code, least_value
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a number counts.
+
+    Args:
+        graph (object): Of the trace in which it was read.
+        labels (Callable): Returns the labels of all that it counts.
+        attribute (str): Name of the attribute of a module that it is, which
+            may count something else as well. Defaults to none.
+        divisors (list[Divisor], optional): Receives that name if a quotient
+            by it is computed with. Defaults to None: nobody asks.
+        compared (list[Compared], optional): Receives comparisons of what is
+            computed from it. Defaults to None: nobody asks.
+        remainders (list[Divided], optional): Receives what remainders are
+            computed of, and by what. Defaults to None: nobody asks.
+    """
+
+    graph: object
+    labels: Callable[[], Tensor]
+    attribute: str = ''
+    divisors: list[Divisor] | None = None
+    compared: list[Compared] | None = None
+    remainders: list[Divided] | None = None
+
+
+class Counted(int):
+    """A number of channels that tells with what code compares it."""
+
+    @property
+    def terms(self) -> tuple[Width, ...]:
+        """Of what it is the sum."""
+        raise NotImplementedError
+
+    def compared(self, name: str, other: float) -> None:
+        """Notes a comparison.
+
+        Args:
+            name (str): As :mod:`operator` calls it.
+            other (float): With what.
+        """
+        self._note(name, other)
+        if isinstance(other, Counted):
+            other._note(MIRRORED[name], self)
+
+    def _note(self, name: str, other: float) -> None:
+        plain = int(other) if isinstance(other, Counted) else other
+        least = least_value(name, int(self), plain)
+        notes = self.terms[0].source.compared
+        against = other if isinstance(other, Counted) else None
+        equal = name in EQUALITIES and int(self) == plain
+        if notes is not None and (equal or least is not None):
+            notes.append((self, least, against))
+
+    __eq__ = comparison('eq')
+    __ge__ = comparison('ge')
+    __gt__ = comparison('gt')
+    __le__ = comparison('le')
+    __lt__ = comparison('lt')
+    __ne__ = comparison('ne')
+    __hash__ = int.__hash__
+
+
+# A number, the least one that would have compared so, None where both are
+# equal, and the number of channels that it was compared with, if it was one.
+Compared = tuple[Counted, int | None, 'Counted | None']
+# Comparisons that tell that two numbers are the same, or are not.
+EQUALITIES = 'eq', 'ne'
+# A number, and by what it is divided with a remainder.
+Divided = tuple['Width', int]
+# Name of an attribute, and a quotient by it that more is computed with.
+Divisor = tuple[str, 'Width']
+
+
+class Width(Counted):
+    """A number of channels that knows which ones it counts.
+
+    It is ``times / parts`` as many as its source has. Products with and
+    quotients by numbers know it too; sums with others of its kind are a
+    :class:`Sum`, and all else gives plain numbers.
+
+    Args:
+        value (int): The number.
+        source (Source): What it counts.
+        times (int): See above. Defaults to 1.
+        parts (int): See above. Defaults to 1.
+        other (Width, optional): The same as a multiple of something else, of
+            which one is known by the end. Defaults to none.
+
+    Examples:
+        >>> width = Width(12, Source(None, lambda: torch.arange(12)))
+        >>> half = width // 2
+        >>> half, half.times, half.parts, type(width + 1).__name__
+        (6, 1, 2, 'int')
+    """
+
+    source: Source
+    times: int
+    parts: int
+    other: Width | None
+    # What a quotient was divided by, if it is a number that is followed.
+    divisor: Source | None = None
+
+    @property
+    def terms(self) -> tuple[Width, ...]:
+        """Itself."""
+        return (self,)
+
+    def __new__(
+        cls,
+        value: int,
+        source: Source,
+        times: int = 1,
+        parts: int = 1,
+        other: Width | None = None,
+    ) -> Width:
+        """Makes the number; arguments as above."""
+        width = super().__new__(cls, value)
+        width.source, width.other = source, other
+        width.times, width.parts = times, parts
+        return width
+
+    def __mul__(self, other: Any) -> Any:
+        value = int.__mul__(self, other)
+        if not isinstance(other, int) or other < 1:
+            return value
+        other_way = None
+        if isinstance(other, Width):
+            other_way = other._scaled(value, int(self), 1)
+        return self._scaled(value, int(other), 1, other_way)
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Any) -> Any:
+        value = int.__floordiv__(self, other)
+        # 7 // 2 is not proportional to the 7.
+        if not isinstance(other, int) or other < 1 or value * other != self:
+            return value
+        found = self._scaled(value, 1, int(other))
+        found.divisor = other.source if isinstance(other, Width) else None
+        return found
+
+    def __mod__(self, other: Any) -> Any:
+        if not in_own_code():
+            self._divided(other)
+        return int.__mod__(self, other)
+
+    def __divmod__(self, other: Any) -> Any:
+        if not in_own_code():
+            self._divided(other)
+        return int.__divmod__(self, other)
+
+    def __pow__(self, other: Any, modulus: Any = None) -> Any:
+        self._computed()
+        return int.__pow__(self, other, modulus)
+
+    def __float__(self) -> float:
+        # As a square root asks for it.
+        self._computed()
+        return int.__float__(self)
+
+    def __truediv__(self, other: Any) -> Any:
+        self._computed()
+        return int.__truediv__(self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        self._computed()
+        return int.__rtruediv__(self, other)
+
+    def __add__(self, other: Any) -> Any:
+        return _added(int.__add__(self, other), self, other)
+
+    # sum() begins with 0.
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        return _added(int.__sub__(self, other), self, other)
+
+    def __neg__(self) -> Sum:
+        return Sum(-int(self), (self,))
+
+    def __reduce__(self) -> Any:
+        # A module may keep it: in copies and files it is a number.
+        return int, (int(self),)
+
+    def _divided(self, by: Any) -> None:
+        """Notes that code looks at the remainder."""
+        notes = self.source.remainders
+        if isinstance(by, int) and notes is not None:
+            notes.append((self, int(by)))
+
+    def _computed(self) -> None:
+        """Tells that more than sizes is computed with a quotient."""
+        by = self.divisor
+        if by is not None and by.divisors is not None and by.attribute:
+            by.divisors.append((by.attribute, self))
+
+    def _scaled(
+        self, value: int, times: int, parts: int, other: Width | None = None
+    ) -> Width:
+        times, parts = self.times * times, self.parts * parts
+        common = math.gcd(times, parts)
+        return Width(
+            value, self.source, times // common, parts // common, other
+        )
+
+
+class Sum(Counted):
+    """A sum or difference of numbers of channels, which follows them all.
+
+    Args:
+        value (int): The number.
+        terms (tuple[Width, ...]): Of what.
+
+    Examples:
+        >>> source = Source(None, lambda: torch.arange(12))
+        >>> a, b = Width(12, source), Width(5, source)
+        >>> (a + b).terms, type(sum([a, b])).__name__, type(a - 1).__name__
+        ((12, 5), 'Sum', 'int')
+    """
+
+    _terms: tuple[Width, ...]
+
+    def __new__(cls, value: int, terms: tuple[Width, ...]) -> Sum:
+        """Makes the number; arguments as above."""
+        found = super().__new__(cls, value)
+        found._terms = terms
+        return found
+
+    @property
+    def terms(self) -> tuple[Width, ...]:
+        """Of what it is the sum."""
+        return self._terms
+
+    def __add__(self, other: Any) -> Any:
+        return _added(int.__add__(self, other), self, other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        return _added(int.__sub__(self, other), self, other)
+
+    def __reduce__(self) -> Any:
+        return int, (int(self),)
+
+
+def _added(value: Any, first: Width | Sum, second: Any) -> Any:
+    """A sum or difference, which follows channels if both numbers do."""
+    if isinstance(second, Counted):
+        return Sum(value, (*first.terms, *second.terms))
+    # Of anything else than numbers it is NotImplemented.
+    return first if type(second) is int and second == 0 else value
