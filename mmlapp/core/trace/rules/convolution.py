@@ -71,50 +71,26 @@ def convolve(
     if not kernel.parameter:
         for labels in (read, kernel):
             tracer.freeze(labels, DYNAMIC)
-    # The weight is [out, in/g, ..], of a transposed one [in, out/g, ..].
-    sides = _sides(tracer, weight, kernel, transposed)
-    # The output has ``count`` channels. The second size of a grouped
-    # transposed weight repeats for every group: blank labels emit there.
-    count = weight.shape[1] * groups if transposed else weight.shape[0]
-    emitted, consumed = (
-        sides
-        if not transposed or groups == 1
-        else (torch.full((count,), -1), sides[1])
-    )
     entered = ids_of(read, 1, x.shape[1])
-    # Channels [in] are seen as [g, in/g], one row for each group. Tied groups
-    # (the same columns of every row go) leave in/g choices and keep g; whole
-    # groups (a row goes, with its outputs) leave g choices and keep in/g.
-    per_group = x.shape[1] // groups
+    emitted, consumed = _sides(weight, kernel, groups, transposed)
+    dims = {'out': emitted}
     if groups == 1:
         tracer.graph.unite(entered, consumed, INPUT_REASON)
-        dims = {'out': emitted, 'in': consumed}
+        dims['in'] = consumed
     elif transposed:
         tracer.freeze(read, 'read by a grouped transposed convolution')
         tracer.freeze(kernel, 'grouped transposed convolution')
         dims = {}
-    elif groups > per_group or _uniform(entered, groups):
-        # More rows than columns: the finer choice is by rows. So is the only
-        # one where each row is one channel, perhaps all its pixels.
+    elif _goes_by_groups(entered, groups):
         _whole_groups(tracer, weight, entered, emitted, groups)
         # in/g stays: out alone may shrink.
-        dims = {'out': emitted}
     else:
         _tied_groups(tracer, entered, emitted, consumed, groups)
         # [out] times [in/g], as many as the second dimension is long.
-        dims = {'out': emitted, 'in': consumed}
-    # Channels that were moved into the batch, [batch * C, 1, ..].
-    if 0 in read.axes:
-        dims['batch'] = read.axes[0].ids
-    passed = Labels({d: a for d, a in read.axes.items() if d == 0})
-    # Channels in a row, [batch, 1, C]: of any number as many come out.
-    for dim, axis in read.axes.items():
-        if dim > 1 and _keeps_size(x, out, dim, geometry):
-            tracer.living.over(read, axis.ids, ALONG)
-            passed.axes[dim] = axis
-            dims['rows'] = axis.ids
-        elif dim > 1:
-            tracer.graph.freeze(axis.ids, ALONG)
+        dims['in'] = consumed
+    passed = _passed(tracer, x, out, geometry)
+    for dim, axis in passed.axes.items():
+        dims['rows' if dim else 'batch'] = axis.ids
     note_call(
         tracer,
         'convolution',
@@ -133,6 +109,42 @@ def convolve(
         tracer.set(out, without_zero(passed))
 
 
+def _sides(
+    weight: Tensor, kernel: Labels, groups: int, transposed: bool
+) -> tuple[Tensor, Tensor]:
+    """Labels of what a weight emits, ``[out]``, and of its input side.
+
+    It is ``[out, in/g, ..]``, of a transposed convolution ``[in, out/g, ..]``.
+    """
+    first = ids_of(kernel, 0, weight.shape[0])
+    second = ids_of(kernel, 1, weight.shape[1])
+    if not transposed:
+        return first, second
+    # Each of out/g is there for every group: blank labels emit then.
+    blank = torch.full((weight.shape[1] * groups,), NO_CHANNEL)
+    return second if groups == 1 else blank, first
+
+
+def _passed(
+    tracer: Tracer, x: Tensor, out: Tensor, geometry: Mapping[str, Any]
+) -> Labels:
+    """Labels of channels beside those of the layer, which it leaves free.
+
+    Such as were moved into the batch, ``[batch * C, 1, ..]``, and such as lie
+    in a row, ``[batch, 1, C]``: of any number as many come out.
+    """
+    read, passed = tracer.labels(x), Labels()
+    for dim, axis in read.axes.items():
+        if dim == 0:
+            passed.axes[dim] = axis
+        elif dim > 1 and _keeps_size(x, out, dim, geometry):
+            tracer.living.over(read, axis.ids, ALONG)
+            passed.axes[dim] = axis
+        elif dim > 1:
+            tracer.graph.freeze(axis.ids, ALONG)
+    return passed
+
+
 def _keeps_size(
     x: Tensor, out: Tensor, dim: int, geometry: Mapping[str, Any]
 ) -> bool:
@@ -141,13 +153,16 @@ def _keeps_size(
     return x.shape[dim] == out.shape[dim] and stride[dim - 2] == 1
 
 
-def _sides(
-    tracer: Tracer, weight: Tensor, kernel: Labels, transposed: bool
-) -> tuple[Tensor, Tensor]:
-    """Labels of the weight's output and input dimension."""
-    first = ids_of(kernel, 0, weight.shape[0])
-    second = ids_of(kernel, 1, weight.shape[1])
-    return (second, first) if transposed else (first, second)
+def _goes_by_groups(entered: Tensor, groups: int) -> bool:
+    """Whether whole groups go, and not the same positions of every group.
+
+    Channels ``[in]`` are seen as ``[g, in/g]``, one row for each group. Tied
+    groups (the same columns of every row go) leave in/g choices and keep g;
+    whole groups (a row goes, with its outputs) leave g choices and keep in/g.
+    With more rows than columns the finer choice is by rows. So is the only one
+    where each row is one channel, perhaps all its pixels.
+    """
+    return groups > len(entered) // groups or _uniform(entered, groups)
 
 
 def _uniform(entered: Tensor, groups: int) -> bool:
