@@ -37,7 +37,10 @@ def find_disagreement(model: nn.Module, plan: ChannelPlan) -> str | None:
 def _against_groups(model: nn.Module, plan: ChannelPlan) -> Iterator[str]:
     """Entries that are not those that follow from the groups."""
     pruner = model._modules.get('pruner')
-    if not isinstance(pruner, Pruner) or not _is_own(pruner, plan):
+    if not isinstance(pruner, Pruner) or plan.unit != pruner.layout.unit:
+        return
+    if not _is_own(pruner, plan):
+        yield from _within_groups(pruner, plan)
         return
     kept = [plan.groups[group.name].mask() for group in pruner.groups]
     # [size of the group] each -> [channels], in global order
@@ -62,7 +65,38 @@ def _is_own(pruner: Pruner, plan: ChannelPlan) -> bool:
     """Whether a plan has the groups of a pruner: others have another scope."""
     mine = {group.name: group.size for group in pruner.groups}
     theirs = {name: kept.size for name, kept in plan.groups.items()}
-    return mine == theirs and plan.unit == pruner.layout.unit
+    return mine == theirs
+
+
+def _within_groups(pruner: Pruner, plan: ChannelPlan) -> Iterator[str]:
+    """Entries that do not keep the same channels of a group as others do.
+
+    Whatever the scope of a plan was, channels that meet in the network go
+    together, or it was made for one of another wiring.
+    """
+    # Whether the plan keeps it, of every channel: 1 or 0, -1 if not known yet.
+    kept = torch.full((sum(group.size for group in pruner.groups),), -1)
+    for site, channels in pruner.layout.sites:
+        found = (
+            plan.attributes.get(site.name)
+            if site.attribute
+            else plan.slices.get(site.name, {}).get(site.dim)
+        )
+        # What the plan does not name stays whole.
+        mask = torch.ones_like(channels) if found is None else found.mask()
+        # [size] -> indices with a channel, of which one may have several.
+        owner = channels[channels >= 0]
+        mine, known = mask[channels >= 0].to(kept), kept[owner]
+        kept[owner] = mine
+        wrong = ((known >= 0) & (known != mine)) | (kept[owner] != mine)
+        if bool(wrong.any()):
+            names = [g.name for g in pruner.groups for _ in range(g.size)]
+            group = names[int(owner[wrong][0])]
+            yield (
+                f'it keeps others of {site.name} than of {group}, with which '
+                'they go together in this network'
+            )
+            return
 
 
 def _between_names(model: nn.Module, plan: ChannelPlan) -> Iterator[str]:

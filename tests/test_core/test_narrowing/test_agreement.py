@@ -101,3 +101,49 @@ def test_plans_of_another_scope_are_not_compared(make, image, some):
     narrow(model, plan)
     assert model.a.out_channels == plan.groups['a'].count == 6
     assert model.b.out_channels == 8
+
+
+class Wired(nn.Module):
+    """Four layers in a chain, of which two may be added."""
+
+    def __init__(self, residual):
+        super().__init__()
+        widths = 8, 8, 8, 4
+        self.a, self.b, self.c, self.d = (
+            nn.Conv2d(8, n, 3, padding=1) for n in widths
+        )
+        self.residual = residual
+
+    def forward(self, x):
+        a = self.a(x).relu()
+        c = self.c(self.b(a).relu()).relu()
+        return self.d(a + c if self.residual else c)
+
+
+@pytest.mark.parametrize(
+    'gone',
+    [
+        # As many of each, which a sum would take for the same.
+        [*range(4), *range(12, 16), *range(20, 24)],
+        [*range(4)],
+    ],
+)
+def test_plans_of_another_wiring_are_refused(gone):
+    """They have the same tensors, and other channels go together."""
+    x = torch.rand(2, 8, 8, 8)
+    pruner = attach(Wired(residual=False), x)
+    mask = torch.ones(24, dtype=torch.bool)
+    mask[gone] = False
+    pruner.set_mask(mask)
+    model = Wired(residual=True)
+    attach(model, x)
+    with pytest.raises(PruningError, match=r'others of c\.\w+ than of a'):
+        narrow(model, pruner.plan())
+    assert model.a.out_channels == 8
+    # The chain takes the plan of the sum, in which all of a group go.
+    pruner = attach(Wired(residual=True), x)
+    pruner.set_mask(torch.arange(16) % 3 > 0)
+    chain = Wired(residual=False)
+    attach(chain, x)
+    narrow(chain, pruner.plan())
+    assert chain.a.out_channels == chain.c.out_channels
