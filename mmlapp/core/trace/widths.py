@@ -20,14 +20,24 @@ from .tracer import Tracer
 
 # Names that say on which side the channels are that they count.
 READ = [
+    'c1',
+    'c_in',
+    'cin',
+    'in_c',
+    'in_ch',
+    'in_channel',
     'in_channels',
     'in_chs',
     'in_features',
     'in_dim',
     'in_dims',
     'in_planes',
+    'inp',
     'inplanes',
+    'input_channels',
     'input_dim',
+    'n_in',
+    'nin',
     'channels',
     'dim',
     'dims',
@@ -35,11 +45,22 @@ READ = [
     'embed_dims',
 ]
 RETURNED = [
+    'c2',
+    'c_out',
+    'cout',
+    'out_c',
+    'out_ch',
+    'out_channel',
     'out_channels',
     'out_chs',
     'out_features',
     'out_dim',
     'out_dims',
+    'oup',
+    'output_channels',
+    'output_dim',
+    'n_out',
+    'nout',
     'planes',
 ]
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attributes that count channels, noted with the labels of those."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -41,6 +42,22 @@ def test_what_comes_in_and_what_goes_out():
     assert set(found) == {'1.in_channels', '1.out_chs'}
     assert found['1.in_channels'][0].tolist() == entered.tolist()
     assert found['1.out_chs'][0].tolist() == left.tolist()
+
+
+@pytest.mark.parametrize(
+    ('entering', 'leaving'),
+    [
+        ('c1', 'c2'),
+        ('inp', 'oup'),
+        ('in_ch', 'out_ch'),
+        ('c_in', 'c_out'),
+        ('n_in', 'n_out'),
+    ],
+)
+def test_short_names_say_a_side_too(entering, leaving):
+    found, (entered, left) = widths(Block(**{entering: 4, leaving: 6}))
+    assert found[f'1.{entering}'][0].tolist() == entered.tolist()
+    assert found[f'1.{leaving}'][0].tolist() == left.tolist()
 
 
 def test_a_number_of_something_else_is_not_noted():
