@@ -280,7 +280,7 @@ def check_reach(model: nn.Module, groups: Groups, reach: Reach) -> None:
             f'no forward reaches {_listed(places)} (such as {first}): what '
             'they read cannot be known, and it may be pruned',
             f'unused={places[:1]!r}, patterns of names, if they read nothing '
-            'that is pruned',
+            'that is pruned: what feeds them stays whole with ignore=[...]',
         )
     if shapes:
         places = _places(model, list(shapes), reach.left)

@@ -62,8 +62,9 @@ def check_plan(model: nn.Module, plan: ChannelPlan) -> dict[str, Branch]:
     disagreement = find_disagreement(model, plan)
     if disagreement is not None:
         raise _misfit(
-            f'{disagreement}. It is damaged: write it again with '
-            'pruner.plan().save(path)'
+            f'{disagreement}. It is damaged, or of a network that is wired '
+            'otherwise: take the plan of this one, which '
+            'pruner.plan().save(path) writes'
         )
     return missing
 

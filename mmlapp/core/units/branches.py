@@ -21,6 +21,8 @@ FROZEN = (
     'its weight is frozen (requires_grad=False), and so would be what runs '
     'beside it'
 )
+# Where there is no layer that could have one.
+UNPRUNED = 'none is pruned that emits channels of its own'
 Refusal = Callable[[str, nn.Module], str | None]
 
 
@@ -58,9 +60,10 @@ def plan_branches(
         except LayerRefusedError as error:
             without[name] = str(error)
     if not built:
+        reasons = sorted(set(without.values())) or [UNPRUNED]
         warnings.warn(
             f'bypass={request.bypass["type"]!r} was added to no layer: '
-            + '; '.join(sorted(set(without.values()))),
+            + '; '.join(reasons),
             PruningWarning,
             stacklevel=5,
         )

@@ -134,7 +134,7 @@ def warn_of_others(runner: Runner) -> None:
         for keeper in _keepers(runner)
         if not isinstance(keeper, tuple(KINDS))
         and not hasattr(keeper, EVENT)
-        and _remembers(vars(keeper))
+        and _remembers({**_defaults(type(keeper)), **vars(keeper)})
     ]
     if names:
         runner.logger.warning(
@@ -142,6 +142,17 @@ def warn_of_others(runner: Runner) -> None:
             'network before the end of the phase, which the small one never '
             f'reaches. Give it a method {EVENT}(runner) that starts anew'
         )
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    """What a class of somebody keeps for all, as a first best value of 0."""
+    return {
+        name: value
+        for owner in kind.__mro__
+        if not owner.__module__.startswith('mmengine.')
+        for name, value in vars(owner).items()
+        if isinstance(value, (int, float, dict))
+    }
 
 
 def _remembers(values: Mapping[str, Any]) -> bool:

@@ -125,6 +125,18 @@ def test_other_hooks_are_asked_or_named() -> None:
     assert told._best_loss == math.inf
 
 
+class Shared(Hook):
+    """Keeps a first score for all hooks of its class."""
+
+    best = 0.0
+
+
+def test_scores_of_a_class_are_seen() -> None:
+    runner = run(Shared())
+    warn_of_others(runner)
+    assert runner.logger.text.startswith('Pruning: Shared may keep')
+
+
 class Inside(Hook):
     """Keeps its score in what it holds."""
 
