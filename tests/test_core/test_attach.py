@@ -370,6 +370,16 @@ def test_attaching_works_without_values():
     assert {b.device.type for b in pruner.buffers()} == {'meta'}
 
 
+@pytest.mark.parametrize('size', [8, 9])
+@pytest.mark.parametrize('part', ['all', 'one'])
+def test_weights_on_meta_and_an_example_with_values(size, part):
+    model = Small()
+    layer = model if part == 'all' else next(model.children())
+    layer.to('meta')
+    with pytest.raises(PruningError, match='weight of the model lies on the'):
+        attach(model, torch.rand(2, 3, size, size))
+
+
 def test_a_slim_network_can_be_pickled(model, images):
     pruner = attach(model, images)
     train(model, images)

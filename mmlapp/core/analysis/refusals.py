@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import zip_longest
 from typing import Any
@@ -121,8 +121,23 @@ def example_of(
             'Give an input as it is trained on, a tuple of its arguments, or '
             'a function without arguments that runs it'
         )
+    _check_meta(model, found)
     args = varied(model, tree_map_only(Tensor, _usual, args))
     return lambda: model(*args)
+
+
+def _check_meta(model: nn.Module, given: Sequence[Tensor]) -> None:
+    """Refuses a network without values with an example that has some."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    bare = [name for name, tensor in named if tensor.is_meta]
+    if not bare or (len(bare) == len(named) and all(t.is_meta for t in given)):
+        return
+    raise PruningError(
+        f'{bare[0]} of the model lies on the device meta, where it has no '
+        'values, and the example does not: what they give has none either. '
+        "Load the weights before (model.to_empty(device='cpu'), then "
+        "load_state_dict), or move the example to 'meta' with all of the model"
+    )
 
 
 def _usual(tensor: Tensor) -> Tensor:
