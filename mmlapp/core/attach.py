@@ -221,6 +221,8 @@ def _check_prunable(analysis: Analysis, scope: str | Sequence[str]) -> None:
         raise PruningError(
             f'no channel can be pruned in scope={scope!r}; reasons: '
             + '; '.join(reasons)
+            + '. Give another scope, or change what the reasons name: '
+            'analyse(model, example).groups.items says of which layer each is'
         )
 
 

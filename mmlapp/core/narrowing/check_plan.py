@@ -79,7 +79,7 @@ def _check_tensors(model: nn.Module, plan: ChannelPlan) -> None:
         # A head of other classes: outputs that nothing removes.
         free = 0 not in plan.slices.get(name, {})
         if not _same_shape(found[name], shape, free):
-            raise _misfit(
+            raise _other_network(
                 f'{name} has shape {found[name]}, the plan expects {shape}'
             )
     pruner = model._modules.get('pruner')
@@ -88,7 +88,7 @@ def _check_tensors(model: nn.Module, plan: ChannelPlan) -> None:
         return
     for name in found:
         if name not in plan.shapes:
-            raise _misfit(f'the plan does not know {name}')
+            raise _other_network(f'the plan does not know {name}')
 
 
 def _check_kinds(model: nn.Module, plan: ChannelPlan) -> None:
@@ -97,7 +97,7 @@ def _check_kinds(model: nn.Module, plan: ChannelPlan) -> None:
     for name, kind in plan.kinds.items():
         # One of a kind that is not known is what its own code makes of it.
         if found.get(name, kind) != kind:
-            raise _misfit(
+            raise _other_network(
                 f'{name} is of another kind: {found[name]}, the plan expects '
                 f'{kind}'
             )
@@ -109,7 +109,7 @@ def _check_slices(model: nn.Module, plan: ChannelPlan) -> None:
         shape = stored(model, name).shape
         for dim, kept in dims.items():
             if dim >= len(shape) or shape[dim] != kept.size:
-                raise _misfit(
+                raise _other_network(
                     f'{name} has shape {tuple(shape)}, the plan expects '
                     f'{kept.size} in dimension {dim}'
                 )
@@ -127,7 +127,7 @@ def _check_attributes(model: nn.Module, plan: ChannelPlan) -> None:
         if count_at(module, leaf) != kept.size:
             whole, bracket, place = name.partition('[')
             where = f' at [{place}' * bool(bracket)
-            raise _misfit(
+            raise _other_network(
                 f'{whole} is {value}, the plan expects {kept.size}{where}'
             )
 
@@ -335,3 +335,10 @@ def module_at(model: nn.Module, owner: str, name: str) -> nn.Module:
 
 def _misfit(reason: str) -> PruningError:
     return PruningError(f'the plan does not fit the model: {reason}')
+
+
+def _other_network(reason: str) -> PruningError:
+    return _misfit(
+        f'{reason}. Give the plan of this network, or build the one that the '
+        'plan was made of'
+    )

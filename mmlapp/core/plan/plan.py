@@ -108,7 +108,8 @@ class ChannelPlan:
             return cls(**read_entries(data))
         except RecursionError:
             raise PruningError(
-                'the channel plan is damaged: it is nested too deeply'
+                'the channel plan is damaged: it is nested too deeply; '
+                'write it again'
             ) from None
         except PruningError as error:
             raise PruningError(

@@ -195,7 +195,7 @@ def parse_json(content: str, what: str = 'the channel plan') -> Any:
         raise PruningError(f'{what} is damaged: {error}') from None
     except RecursionError:
         raise PruningError(
-            f'{what} is damaged: it is nested too deeply'
+            f'{what} is damaged: it is nested too deeply; write it again'
         ) from None
     # A number of too many digits is another ValueError.
     except ValueError as error:

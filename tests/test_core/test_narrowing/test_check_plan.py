@@ -268,12 +268,12 @@ LOOKALIKES = {
     'transposed': (
         lambda: nn.Conv2d(8, 8, 3),
         lambda: nn.ConvTranspose2d(8, 8, 3),
-        'layer is of another kind: transposed conv.*, .* expects convolution$',
+        r'layer is of another kind: transposed conv.*, .* expects convolution\.',
     ),
     'convolution': (
         lambda: nn.ConvTranspose2d(8, 8, 3, bias=False),
         lambda: nn.Conv2d(8, 8, 3, bias=False),
-        'kind: convolution, the plan expects transposed convolution$',
+        r'kind: convolution, the plan expects transposed convolution\.',
     ),
     'groups': (
         lambda: nn.Conv2d(8, 8, 3, groups=2),
