@@ -268,7 +268,7 @@ LOOKALIKES = {
     'transposed': (
         lambda: nn.Conv2d(8, 8, 3),
         lambda: nn.ConvTranspose2d(8, 8, 3),
-        r'layer is of another kind: transposed conv.*, .* expects convolution\.',
+        r'of another kind: transposed conv.*, .* expects convolution\.',
     ),
     'convolution': (
         lambda: nn.ConvTranspose2d(8, 8, 3, bias=False),
