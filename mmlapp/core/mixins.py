@@ -19,11 +19,13 @@ def mix_in(module: nn.Module, mixin: type) -> None:
     """Makes the class of a module a subclass with a mixin before it.
 
     Args:
-        module (nn.Module): The module, changed in place.
+        module (nn.Module): The module, changed in place. One that has the
+            mixin, as what is narrowed again has, keeps its class.
         mixin (type): The mixin.
     """
     cls: type = type(module)
-    module.__class__ = _mixed(mixin, cls)
+    if mixin not in cls.__mro__:
+        module.__class__ = _mixed(mixin, cls)
 
 
 def take_off(module: nn.Module, mixin: type, state: str | None = None) -> None:

@@ -17,6 +17,10 @@ class Loud:
         return super().forward(x) + 1
 
 
+class Other:
+    pass
+
+
 def test_a_mixin_comes_before_the_class_and_goes_again():
     layer = nn.Identity()
     mix_in(layer, Loud)
@@ -28,6 +32,17 @@ def test_a_mixin_comes_before_the_class_and_goes_again():
     assert type(layer) is nn.Identity
     assert layer(1) == 1
     assert '_noise' not in layer.__dict__
+
+
+def test_what_has_a_mixin_keeps_its_class():
+    """Also below another one: what is narrowed again has it."""
+    layer = nn.Identity()
+    mix_in(layer, Loud)
+    mix_in(layer, Other)
+    before = type(layer)
+    mix_in(layer, Loud)
+    assert type(layer) is before
+    assert layer(1) == 2
 
 
 def test_other_modules_keep_their_class():

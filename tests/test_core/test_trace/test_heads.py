@@ -640,3 +640,16 @@ def test_channels_go_around_heads_whose_width_is_a_quotient(form, tokens):
         torch.export.export(slim, (tokens,)).module(),
     ):
         torch.testing.assert_close(other(tokens), masked)
+
+
+@pytest.mark.parametrize('form', [Attention, OfItsInput, Scaled, Separate])
+@torch.no_grad()
+def test_what_has_lost_heads_can_be_pruned_again(form, tokens):
+    model = build(form)
+    for removed in (1, 2):
+        pruner = attach(model, tokens)
+        masks = [torch.arange(g.size) != removed for g in pruner.groups]
+        pruner.set_mask(torch.cat(masks))
+        masked = model(tokens)
+        narrow(model, pruner.plan())
+        torch.testing.assert_close(model(tokens), masked)
