@@ -22,6 +22,7 @@ from mmlapp.core.analysis.corner import cut_images, is_large
 from mmlapp.core.analysis.ways import in_its_mode, kept
 from mmlapp.core.trace import running_modules
 
+from .few_samples import few_samples
 from .ground_truth import annotations
 from .inputs import Batch, fresh
 
@@ -193,7 +194,7 @@ def _call(
 ) -> Callable[[], Any]:
     def run() -> Any:
         args, kwargs = fresh(arguments)
-        with fixed_chance(), running_steps():
+        with fixed_chance(), running_steps(), few_samples(model):
             return model(*args, **kwargs, mode=mode)
 
     return run
