@@ -28,9 +28,14 @@ def is_resettable():
 def test_the_peak_is_that_of_the_block(before):
     """Also of what is given back inside, and not of what was before."""
     touch(before)
-    with peak_memory() as found:
-        touch(SIZE)
-    assert found[0] == pytest.approx(SIZE, abs=SIZE / 4)
+    peaks = []
+    # Where memory is short the system takes idle pages meanwhile, which makes
+    # it less; it never becomes more than that.
+    for _ in range(3):
+        with peak_memory() as found:
+            touch(SIZE)
+        peaks += found
+    assert max(peaks) == pytest.approx(SIZE, abs=SIZE / 4)
 
 
 @pytest.mark.skipif(not is_resettable(), reason='no peak that can be reset')
