@@ -71,6 +71,19 @@ class Counted(int):
         if notes is not None and (equal or least is not None):
             notes.append((self, least, against))
 
+    def __add__(self, other: Any) -> Any:
+        return _added(int.__add__(self, other), self, other)
+
+    # sum() begins with 0.
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        return _added(int.__sub__(self, other), self, other)
+
+    def __reduce__(self) -> Any:
+        # A module may keep it: in copies and files it is a number.
+        return int, (int(self),)
+
     __eq__ = comparison('eq')
     __ge__ = comparison('ge')
     __gt__ = comparison('gt')
@@ -186,21 +199,8 @@ class Width(Counted):
         self._computed()
         return int.__rtruediv__(self, other)
 
-    def __add__(self, other: Any) -> Any:
-        return _added(int.__add__(self, other), self, other)
-
-    # sum() begins with 0.
-    __radd__ = __add__
-
-    def __sub__(self, other: Any) -> Any:
-        return _added(int.__sub__(self, other), self, other)
-
     def __neg__(self) -> Sum:
         return Sum(-int(self), (self,))
-
-    def __reduce__(self) -> Any:
-        # A module may keep it: in copies and files it is a number.
-        return int, (int(self),)
 
     def _divided(self, by: Any) -> None:
         """Notes that code looks at the remainder."""
@@ -251,19 +251,8 @@ class Sum(Counted):
         """Of what it is the sum."""
         return self._terms
 
-    def __add__(self, other: Any) -> Any:
-        return _added(int.__add__(self, other), self, other)
 
-    __radd__ = __add__
-
-    def __sub__(self, other: Any) -> Any:
-        return _added(int.__sub__(self, other), self, other)
-
-    def __reduce__(self) -> Any:
-        return int, (int(self),)
-
-
-def _added(value: Any, first: Width | Sum, second: Any) -> Any:
+def _added(value: Any, first: Counted, second: Any) -> Any:
     """A sum or difference, which follows channels if both numbers do."""
     if isinstance(second, Counted):
         return Sum(value, (*first.terms, *second.terms))
