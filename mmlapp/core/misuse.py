@@ -65,7 +65,7 @@ def warn_of_frozen(groups: Sequence[GroupInfo]) -> None:
         group.name
         for group in groups
         # None where a weight is computed from others, by a parametrization.
-        if (weights := _weights(group))
+        if (weights := group.weights())
         and not any(weight.requires_grad for weight in weights)
     ]
     if frozen:
@@ -239,7 +239,7 @@ class StepWatch:
 
     def _versions(self) -> list[int]:
         # Counted up by every change in place, whatever the optimizer is.
-        return [w._version for g in self.groups for w in _weights(g)]
+        return [w._version for g in self.groups for w in g.weights()]
 
     def before_forward(self) -> None:
         """The network is about to run in training mode, in the phase."""
@@ -257,14 +257,6 @@ class StepWatch:
             )
 
 
-def _weights(group: GroupInfo) -> list[Tensor]:
-    """What the layers of a group learn."""
-    found = [
-        layer.module._parameters.get(layer.weight) for layer in group.layers
-    ]
-    return [weight for weight in found if weight is not None]
-
-
 class BranchWatch:
     """Notices an optimizer that was made before branches were added.
 
@@ -273,7 +265,7 @@ class BranchWatch:
     """
 
     def __init__(self, groups: Sequence[GroupInfo]) -> None:
-        self.weights = [(w, w._version) for g in groups for w in _weights(g)]
+        self.weights = [(w, w._version) for g in groups for w in g.weights()]
         self.branches = [
             (layer.name, parameter, parameter._version)
             for group in groups

@@ -93,6 +93,11 @@ class GroupInfo:
     block: int = 1
     sole_path: bool = False
 
+    def weights(self) -> list[Tensor]:
+        """Returns what its layers learn, of those that have a weight."""
+        found = [la.module._parameters.get(la.weight) for la in self.layers]
+        return [weight for weight in found if weight is not None]
+
 
 def contexts(
     group: GroupInfo,

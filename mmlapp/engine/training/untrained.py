@@ -8,11 +8,9 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
 from torch.optim import Optimizer
 
 from mmlapp.core import Pruner, PruningWarning
-from mmlapp.core.score.group_scores import GroupInfo
 
 
 def warn_of_untrained(pruner: Pruner, optimizer: Optimizer | None) -> None:
@@ -37,7 +35,7 @@ def warn_of_untrained(pruner: Pruner, optimizer: Optimizer | None) -> None:
     left = [
         group.name
         for group in pruner.groups
-        if (weights := _weights(group))
+        if (weights := [w for w in group.weights() if w.requires_grad])
         and not any(id(weight) in trained for weight in weights)
     ]
     if left:
@@ -54,11 +52,3 @@ def warn_of_untrained(pruner: Pruner, optimizer: Optimizer | None) -> None:
 def _rate(group: Mapping[str, Any]) -> Any:
     """The rate of a group before schedulers, which may begin at zero."""
     return group.get('initial_lr', group.get('lr'))
-
-
-def _weights(group: GroupInfo) -> list[Tensor]:
-    """What the layers of a group learn, where they may."""
-    found = [
-        layer.module._parameters.get(layer.weight) for layer in group.layers
-    ]
-    return [w for w in found if w is not None and w.requires_grad]
