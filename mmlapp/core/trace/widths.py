@@ -63,6 +63,8 @@ RETURNED = [
     'nout',
     'planes',
 ]
+GROUPS = 'groups'
+NAMES = frozenset([*READ, *RETURNED, GROUPS])
 
 
 def note_widths(
@@ -77,14 +79,15 @@ def note_widths(
         inputs (Sequence): Its positional arguments.
         output (Any): What it returned.
     """
-    if is_known(module):
+    # Most modules keep none.
+    if NAMES.isdisjoint(vars(module)) or is_known(module):
         return
     taken = forward_names(module)
     first = inputs[0] if inputs else None
-    read = READ if _has_grouped(module) else [*READ, 'groups']
+    read = READ if _has_grouped(module) else [*READ, GROUPS]
     for names, value in ((read, first), (RETURNED, output)):
         for name in names:
-            width = None if name in taken else module.__dict__.get(name)
+            width = None if name in taken else vars(module).get(name)
             ids = _channels(tracer, value, width)
             if ids is not None:
                 full = f'{tracer.modules[id(module)]}.{name}'.lstrip('.')
@@ -97,9 +100,9 @@ def _has_grouped(block: nn.Module) -> bool:
     If not, as where a norm is all that is left of a depthwise block, the
     groups are as many as the channels that it reads.
     """
-    wanted = block.__dict__.get('groups')
+    wanted = vars(block).get(GROUPS)
     return any(
-        layer.__dict__.get('groups') == wanted
+        vars(layer).get(GROUPS) == wanted
         for layer in block.modules()
         if layer is not block
     )
@@ -107,10 +110,12 @@ def _has_grouped(block: nn.Module) -> bool:
 
 def _channels(tracer: Tracer, value: Any, width: Any) -> Tensor | None:
     """Labels of the only dimension of a tensor that has this width."""
+    if not isinstance(width, int):
+        return None
     # Backbones return a tuple of features; of several, none is meant.
     if isinstance(value, (tuple, list)) and len(value) == 1:
         value = value[0]
-    if not isinstance(value, Tensor) or not isinstance(width, int):
+    if not isinstance(value, Tensor):
         return None
     axes = tracer.labels(value).axes
     found = [axis.ids for d, axis in axes.items() if value.shape[d] == width]
