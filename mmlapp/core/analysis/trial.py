@@ -309,7 +309,8 @@ class Trial(Differences):
 
     def _beside(self, removal: Removal, check: Check) -> list[Check]:
         """What else has to run with the same channels and numbers."""
-        if check.way and not self._only_runs(check):
+        # Numbers that the example asks for concern it alone.
+        if check.kept or (check.way and not self._only_runs(check)):
             return []
         counts = {check.count}
         if not self.normalised and check.count is not Count.SOME:

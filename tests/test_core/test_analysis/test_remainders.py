@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import analyse
+from mmlapp.core import Way, analyse
 
 
 def made(net, conv, asks, width):
@@ -71,3 +71,25 @@ def test_what_does_no_harm(net, conv, image, agree_everywhere):
 def test_norms_of_torch_divide_numbers_themselves(conv, image):
     model = nn.Sequential(conv(3, 9), nn.GroupNorm(3, 9), conv(9, 5)).double()
     assert analyse(model, image).trace.remainders == []
+
+
+def test_other_ways_are_not_tried_at_every_remainder(net, conv, image):
+    example, loss = [], []
+    model = net(
+        lambda m, x: m.c(y + y if (y := m.a(x)).shape[1] % 4 else 2 * y),
+        a=conv(3, 10),
+        c=conv(10, 5),
+    ).float()
+
+    def noting(widths):
+        def run():
+            widths.append(len(model.a.weight))
+            return model(image.float())
+
+        return run
+
+    way = Way(noting(loss), 'loss', train=True, compare=False, proven=True)
+    analyse(model, noting(example), also=[way])
+    assert {n % 4 for n in example} == {0, 1, 2, 3}
+    # Narrowed for some and for one of them, and masked.
+    assert len(loss) == 3
