@@ -6,10 +6,12 @@ import warnings
 
 import pytest
 import torch
+from mmengine.registry import MODELS, DefaultScope
+from three_networks import NETWORKS
 from zoo import Entry
 from zoo.measure import build
 
-from mmlapp.core import attach, narrow
+from mmlapp.core import analyse, attach, narrow
 from mmlapp.engine.models.example import ExampleForward
 
 SHAPE = (3, 128, 128)
@@ -95,3 +97,24 @@ def test_training_goes_on_narrowed(name):
                 assert sizes[key].shape[dim] == len(kept.index)
     grads = [p.grad for n, p in sizes.items() if n in plan.slices]
     assert any(g is not None and g.abs().sum() > 0 for g in grads)
+
+
+def test_a_detector_is_tried_on_a_corner():
+    """With samples that tell its size; what is counted is the whole."""
+    config = dict(NETWORKS['RetinaNet'])
+    config['type'] = config.pop('architecture')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(config)
+    edges = []
+    model.backbone.register_forward_pre_hook(
+        lambda module, args: edges.append(args[0].shape[-1])
+    )
+    example = ExampleForward(model, (3, 160, 160))
+    edges.clear()
+    found = analyse(model, example)
+    assert len(found.groups.prunable) > 5
+    assert found.trace.calls[0].outputs == (1, 8, 80, 80)
+    # Followed on the whole, tried on the corner alone.
+    assert edges[0] == 160
+    assert set(edges[1:]) == {64}
+    assert len(edges) >= 5

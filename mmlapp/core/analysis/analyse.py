@@ -57,7 +57,9 @@ def analyse(
         example (Tensor, tuple or Callable): An input, a tuple of all
             positional arguments, or a function without arguments that runs
             the network on whatever else it reads. Tensors that hold one value
-            alone are given random numbers, if the network takes them.
+            alone are given random numbers, if the network takes them. Where
+            more than large images is read, an attribute ``on_corner`` of the
+            function may run the network on a corner of them, which is faster.
         scope (str or Sequence[str]): Patterns of module names that may be
             pruned. Defaults to all.
         ignore (str or Sequence[str]): Patterns to leave alone. Defaults to

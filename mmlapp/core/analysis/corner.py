@@ -1,10 +1,15 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Large images cut to a corner, on which a network runs much faster."""
+"""Large images cut to a corner, on which a network runs much faster.
+
+What a network is given is cut where it can be. What else comes with images
+may tell their size, such as the samples of a detector: who made it up can
+make it for a corner, too, and says how by an attribute of the example.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import NoneType
 from typing import Any
@@ -18,6 +23,9 @@ CORNER, LARGE = 64, 96
 # What can go with images without telling where things are in them.
 PLAIN = Tensor, str, int, float, NoneType
 TOLD = 'what goes with the images may tell their size'
+# Attribute of an example: a function without arguments that runs the network
+# on a corner of large images; None where there is none.
+ON_CORNER = 'on_corner'
 
 
 class Corner:
@@ -31,6 +39,16 @@ class Corner:
         self.model = model
         # Whether any were large so far.
         self.large = False
+
+    def of(self, forward: Callable[[], Any]) -> Callable[[], Any]:
+        """Returns how an example runs on a corner by itself, or itself.
+
+        Args:
+            forward (Callable): Runs the network on an example.
+        """
+        own: Callable[[], Any] | None = getattr(forward, ON_CORNER, None)
+        self.large |= own is not None
+        return forward if own is None else own
 
     @contextmanager
     def cutting(self, running: Sequence[nn.Module]) -> Iterator[None]:
@@ -65,9 +83,18 @@ class Corner:
         leaves = tree_leaves(arguments)
         large = any(is_large(leaf, LARGE) for leaf in leaves)
         self.large |= large
-        if large and not all(isinstance(a, PLAIN) for a in leaves):
+        if large and not is_plain(leaves):
             raise RuntimeError(TOLD)
         return cut_images(arguments, CORNER, LARGE)
+
+
+def is_plain(leaves: Sequence[Any]) -> bool:
+    """Whether none of what goes with images can tell where things are.
+
+    Args:
+        leaves (Sequence): What is given, without containers.
+    """
+    return all(isinstance(leaf, PLAIN) for leaf in leaves)
 
 
 def is_large(value: Any, above: int) -> bool:

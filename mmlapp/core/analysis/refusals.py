@@ -278,7 +278,7 @@ def _calls(
         running_modules(model, lambda m: found.append(names[m])) as running,
         corner.cutting(running) if corner else nullcontext(),
     ):
-        forward()
+        (corner.of(forward) if corner else forward)()
     return found
 
 

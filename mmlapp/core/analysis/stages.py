@@ -201,6 +201,7 @@ class Runner:
                 )
             )
             if stage.corner:
+                forward = self.corner.of(forward)
                 stack.enter_context(self.corner.cutting(running))
             try:
                 found = list(tensors_in(forward()))

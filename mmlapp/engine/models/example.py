@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from mmengine.logging import print_log
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mmlapp.core import Analysis, PruningError, Way, analyse
+from mmlapp.core.analysis.corner import CORNER, LARGE, is_plain
 from mmlapp.core.analysis.unreached import UnreachedError
 from mmlapp.core.trace import tensors_in
 
@@ -25,13 +29,14 @@ from .inputs import Batch, InputShape, example_batch, fresh
 from .modes import (
     Modes,
     candidates,
+    corner,
     find_modes,
     fixed_chance,
     repeated,
     run_once,
     takes_mode,
 )
-from .proposals import chosen_proposals
+from .proposals import chosen_proposals, few_proposals
 from .roi_levels import levels_in_turn
 from .suppression import suppression_in_float64
 
@@ -115,13 +120,15 @@ class ExampleForward:
     def __init__(
         self, model: nn.Module, input_shape: InputShape, count: int = 1
     ) -> None:
-        self.model = model
+        self.model, self.count = model, count
         self.batch = example_batch(model, input_shape)
+        # Whether a few of the proposals are enough, where FLOPs do not count.
+        self._few = False
         self._proposals: list[Any] = []
         errors: list[str] = []
         cause = None
-        for attempt in _attempts(model, self.batch, count):
-            self.attempt = attempt
+        for number, attempt in enumerate(_attempts(model, self.batch, count)):
+            self.attempt, self._number = attempt, number
             try:
                 self.ran = self._try()
             except Exception as error:
@@ -148,7 +155,8 @@ class ExampleForward:
 
         def first(proposals: Any) -> Any:
             if not self._proposals:
-                self._proposals.append(proposals)
+                chosen = few_proposals(proposals) if self._few else proposals
+                self._proposals.append(chosen)
             return self._proposals[0]
 
         with (
@@ -158,6 +166,22 @@ class ExampleForward:
             chosen_proposals(self.model, first) as raw,
         ):
             return [self.attempt.run(tensors or self.attempt.tensors), *raw]
+
+    @cached_property
+    def on_corner(self) -> ExampleForward | None:
+        """Runs it on a corner of large images, with samples made for that.
+
+        None where images are small, or can be cut as they are.
+        """
+        small = corner(self.batch, CORNER, LARGE)
+        given = tree_leaves((self.attempt.args, self.attempt.kwargs))
+        if small is self.batch or is_plain(given):
+            return None
+        found = copy.copy(self)
+        attempts = _attempts(self.model, small, self.count)
+        found.attempt = next(islice(attempts, self._number, None))
+        found.batch, found._few, found._proposals = small, True, []
+        return found
 
     def _try(self) -> set[str]:
         outputs, ran = run_once(self.model, Way(self, ''))

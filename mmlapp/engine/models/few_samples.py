@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import nn
 
-# More than there are levels of features, with some positive ones among them.
-FEW = 32
+# More than there are levels of features, some positive ones among them.
+FEW = 5
 
 
 @contextmanager

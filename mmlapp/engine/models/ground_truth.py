@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -151,12 +152,47 @@ def class_sample(size: tuple[int, int], device: Any) -> Any:
     return sample.to(device)
 
 
-# Package: how one sample of it is made, and those with ground truth.
+# Makes one sample, of the height and width of its image.
 Make = Callable[[tuple[int, int], Any], Any]
-SAMPLES: dict[str, tuple[Make | None, list[Make]]] = {
-    'mmdet': (detection_sample, [annotated_sample, proposed_sample]),
-    'mmpretrain': (None, [class_sample]),
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What stands beside the images of models of a package.
+
+    Args:
+        plain (Callable, optional): Makes one where nothing is known of the
+            image; None if nothing is wanted then.
+        annotated (Sequence[Callable]): Make one with ground truth, the
+            likeliest first.
+        edge (int): Of images that a loss is computed of, in pixels.
+    """
+
+    plain: Make | None
+    annotated: Sequence[Make]
+    edge: int
+
+
+# A detector's five levels of features have 16 x 16 to 1 x 1 pixels in images
+# of 128, and boxes for each; the last features of a classifier 2 x 2 of 64.
+SAMPLES = {
+    'mmdet': Samples(
+        detection_sample, [annotated_sample, proposed_sample], 128
+    ),
+    'mmpretrain': Samples(None, [class_sample], 64),
 }
+# Of models of other packages.
+EDGE = 128
+
+
+def loss_edge(model: nn.Module) -> int:
+    """Edge of images that are enough for a loss of a model, in pixels.
+
+    Args:
+        model (nn.Module): Any model.
+    """
+    edges = [s.edge for p, s in SAMPLES.items() if belongs_to(model, p)]
+    return max(edges, default=EDGE)
 
 
 def plain_samples(model: nn.Module, inputs: Any) -> list[Any] | None:
@@ -167,9 +203,9 @@ def plain_samples(model: nn.Module, inputs: Any) -> list[Any] | None:
         inputs (Any): What it reads.
     """
     size = image_size(inputs)
-    for package, (make, _) in SAMPLES.items():
-        if make is not None and size and belongs_to(model, package):
-            return [make(size, None)]
+    for package, samples in SAMPLES.items():
+        if samples.plain and size and belongs_to(model, package):
+            return [samples.plain(size, None)]
     return None
 
 
@@ -192,7 +228,7 @@ def annotations(
     device = next(model.parameters()).device
     own = [p for p in SAMPLES if belongs_to(model, p)]
     for package in own or [p for p in SAMPLES if p in sys.modules]:
-        for make in SAMPLES[package][1]:
+        for make in SAMPLES[package].annotated:
             yield ([make(size, device) for _ in range(count)],)
     if not own:
         yield (torch.zeros(count, dtype=torch.long, device=device),)

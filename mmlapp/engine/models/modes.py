@@ -23,12 +23,10 @@ from mmlapp.core.analysis.ways import in_its_mode, kept
 from mmlapp.core.trace import running_modules
 
 from .few_samples import few_samples
-from .ground_truth import annotations
+from .ground_truth import annotations, loss_edge
 from .inputs import Batch, fresh
+from .proposals import chosen_proposals, few_proposals
 
-# Edge of the images for a loss or predictions: a detector's five levels of
-# features have 16 x 16 to 1 x 1 pixels there.
-CORNER = 128
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 # Steps of a run that a schedule inside of the model may ask for.
 STEPS = dict(max_iters=1000, max_epochs=10, iter=0, epoch=0)
@@ -82,10 +80,11 @@ def find_modes(model: nn.Module, batch: Batch) -> Modes:
         batch (Batch): What it is run on.
     """
     found = Modes()
+    edge = loss_edge(model)
     # Samples that are drawn need two images; one is enough to predict.
     for mode, count in (('loss', 2), ('predict', 1)):
         # What does not run on a corner may run on the whole image.
-        small = corner(batch)
+        small = corner(batch, edge, edge)
         for part in [small] if small is batch else [small, batch]:
             try:
                 way = first_way(model, part, mode, count, found.ran)
@@ -99,18 +98,20 @@ def find_modes(model: nn.Module, batch: Batch) -> Modes:
     return found
 
 
-def corner(batch: Batch) -> Batch:
+def corner(batch: Batch, edge: int, above: int) -> Batch:
     """Cuts large images: what a mode reaches does not depend on their size.
 
     Args:
         batch (Batch): Inputs; a user's own, and small ones, stay as they are.
+        edge (int): Edge of the corner, in pixels.
+        above (int): What both edges of large images exceed.
     """
     arguments = batch.args, batch.kwargs
     if batch.own or not any(
-        is_large(leaf, CORNER) for leaf in tree_leaves(arguments)
+        is_large(leaf, above) for leaf in tree_leaves(arguments)
     ):
         return batch
-    return Batch(*cut_images(arguments, CORNER, CORNER))
+    return Batch(*cut_images(arguments, edge, above))
 
 
 def _name(mode: str) -> str:
@@ -194,7 +195,12 @@ def _call(
 ) -> Callable[[], Any]:
     def run() -> Any:
         args, kwargs = fresh(arguments)
-        with fixed_chance(), running_steps(), few_samples(model):
+        with (
+            fixed_chance(),
+            running_steps(),
+            few_samples(model),
+            chosen_proposals(model, few_proposals),
+        ):
             return model(*args, **kwargs, mode=mode)
 
     return run

@@ -15,6 +15,7 @@ from mmlapp.engine.models.example import (
     example_of,
     notes_of,
 )
+from mmlapp.engine.models.few_samples import FEW
 from mmlapp.engine.models.modes import Modes
 
 SHAPE = (3, 4, 4)
@@ -105,6 +106,40 @@ def test_every_call_gets_the_proposals_of_the_first():
     assert not torch.equal(
         model.rpn_head.predict(raw.repeat(1, 3, 1, 1))[0].scores, first
     )
+
+
+class Sampled(TwoStage):
+    """Wants samples that tell the size of the image."""
+
+    def forward(self, image, samples, mode):
+        assert samples[0].img_shape == tuple(image.shape[2:])
+        return super().forward(image, samples, mode)
+
+
+@torch.no_grad()
+def test_samples_of_a_corner_are_made_for_it(monkeypatch):
+    monkeypatch.setattr(
+        'mmlapp.engine.models.example.plain_samples',
+        lambda model, inputs: [SimpleNamespace(img_shape=inputs.shape[2:])],
+    )
+    forward = ExampleForward(Sampled(), (3, 100, 120))
+    whole, raw = forward()
+    assert whole.shape == (100 * 120,)
+    corner = forward.on_corner
+    assert corner is forward.on_corner
+    few, part = corner()
+    # A few of the proposals, the same ones at every call.
+    assert few.shape == (FEW,)
+    assert torch.equal(corner()[0], few)
+    torch.testing.assert_close(part, raw[..., :64, :64])
+    assert corner.on_corner is None
+    # Its own go on as they were.
+    assert torch.equal(forward()[0], whole)
+    assert ExampleForward(Sampled(), (3, 90, 90)).on_corner is None
+
+
+def test_images_alone_are_cut_by_the_core():
+    assert ExampleForward(Plain(), (3, 100, 100)).on_corner is None
 
 
 class Behind(nn.Module):

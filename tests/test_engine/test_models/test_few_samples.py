@@ -26,7 +26,7 @@ class Stages(nn.Module):
         self.conv = nn.Conv2d(3, 4, 1)
         parts = dict(type='RandomSampler')
         self.first = random_sampler(256)
-        self.stages = [random_sampler(512), random_sampler(8)]
+        self.stages = [random_sampler(512), random_sampler(4)]
         self.pseudo, self.num = PseudoSampler(), 100
         self.both = CombinedSampler(
             parts, parts, num=128, pos_fraction=0.25, neg_pos_ub=-1
@@ -46,9 +46,9 @@ class Stages(nn.Module):
 def test_few_are_chosen_for_a_while():
     model = Stages()
     before = model.numbers()
-    assert before == [256, 512, 8, 128, before[-1]]
+    assert before == [256, 512, 4, 128, before[-1]]
     with suppress(KeyError), few_samples(model):
-        assert model.numbers() == [FEW, FEW, 8, FEW, min(before[-1], FEW)]
+        assert model.numbers() == [FEW, FEW, 4, FEW, min(before[-1], FEW)]
         # A module that counts something is none.
         assert model.num == 100
         raise KeyError

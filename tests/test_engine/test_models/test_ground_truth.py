@@ -10,6 +10,7 @@ from mmlapp.engine.models.ground_truth import (
     belongs_to,
     class_sample,
     image_size,
+    loss_edge,
     plain_samples,
     proposed_sample,
     spread_boxes,
@@ -87,11 +88,19 @@ def test_a_detector_is_told_the_size_of_the_image():
     assert [len(s.gt_instances) for s in first[0]] == [4, 4]
     assert ['proposals' in s[0][0] for s in (first, second)] == [False, True]
     assert others == [(None,), ()]
+    # Five levels of features, of strides up to 128.
+    assert loss_edge(Detector()) == 128
 
 
 def test_a_class_is_one_that_every_head_has():
     pytest.importorskip('mmpretrain')
     assert class_sample((2, 2), 'cpu').gt_label.tolist() == [0]
+
+
+def test_a_loss_of_a_class_needs_less_than_one_of_boxes():
+    models = pytest.importorskip('mmpretrain.models')
+    assert loss_edge(models.LinearClsHead(2, 3)) == 64
+    assert loss_edge(nn.Conv2d(3, 2, 1)) == 128
 
 
 def test_a_model_of_nobody_is_offered_everything():

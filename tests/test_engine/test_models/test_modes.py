@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import MessageHub
+from mmengine.structures import InstanceData
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from mmlapp.engine.models.few_samples import FEW
 from mmlapp.engine.models.inputs import Batch
 from mmlapp.engine.models.modes import (
     find_modes,
+    first_way,
     fixed_chance,
     repeated,
+    run_once,
     running_steps,
 )
 
@@ -142,6 +146,35 @@ def test_large_images_are_cut():
     model = Sized()
     assert find_modes(model, Batch((torch.rand(1, 3, 200, 200),))).failed == {}
     assert set(model.seen) == {128}
+
+
+class Proposer(nn.Conv2d):
+    def __init__(self):
+        super().__init__(3, 1, 1)
+
+    def predict(self, image):
+        return [InstanceData(scores=self(image).flatten())]
+
+
+class Proposing(nn.Module):
+    """Predicts by as many boxes as its first stage proposes."""
+
+    def __init__(self):
+        super().__init__()
+        self.rpn_head, self.counts = Proposer(), []
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        boxes = self.rpn_head.predict(inputs)[0].scores
+        self.counts.append(len(boxes))
+        return {'loss': boxes.sum()}
+
+
+def test_few_proposals_are_enough_to_predict():
+    model = Proposing()
+    way = first_way(model, Batch((torch.rand(1, 3, 9, 9),)), 'predict', 1)
+    run_once(model, way)
+    assert set(model.counts) == {FEW}
+    assert len(model.rpn_head.predict(torch.rand(1, 3, 9, 9))[0]) == 81
 
 
 def test_whole_images_are_taken_where_a_corner_does_not_do():

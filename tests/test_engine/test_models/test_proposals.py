@@ -7,8 +7,13 @@ import torch
 from mmengine.structures import InstanceData
 from torch import nn
 
+from mmlapp.engine.models.few_samples import FEW
 from mmlapp.engine.models.ground_truth import spread_boxes
-from mmlapp.engine.models.proposals import chosen_proposals, spread
+from mmlapp.engine.models.proposals import (
+    chosen_proposals,
+    few_proposals,
+    spread,
+)
 
 
 class Head(nn.Module):
@@ -169,3 +174,11 @@ def test_proposals_are_spread_over_their_images():
     assert 'bboxes' not in second
     unmoved = [InstanceData(bboxes=boxes)]
     assert torch.equal(spread(unmoved, ())[0].bboxes, boxes)
+
+
+def test_few_of_each_image_are_the_first():
+    scores = torch.linspace(1, 0, 3 * FEW)
+    images = [InstanceData(scores=scores), InstanceData(scores=scores[:2])]
+    first, second = few_proposals(images)
+    assert torch.equal(first.scores, scores[:FEW])
+    assert torch.equal(second.scores, scores[:2])
