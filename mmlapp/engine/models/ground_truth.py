@@ -106,6 +106,18 @@ def annotated_sample(size: tuple[int, int], device: Any) -> Any:
     return sample.to(device)
 
 
+def boxed_sample(size: tuple[int, int], device: Any) -> Any:
+    """The same without masks, which some assigners take for tensors.
+
+    Args:
+        size (tuple[int, int]): Height and width.
+        device (torch.device): Where the model is.
+    """
+    sample = annotated_sample(size, device)
+    del sample.gt_instances.masks
+    return sample
+
+
 def proposed_sample(size: tuple[int, int], device: Any) -> Any:
     """The same with proposals, for detectors that make none.
 
@@ -177,7 +189,9 @@ class Samples:
 # of 128, and boxes for each; the last features of a classifier 2 x 2 of 64.
 SAMPLES = {
     'mmdet': Samples(
-        detection_sample, [annotated_sample, proposed_sample], 128
+        detection_sample,
+        [annotated_sample, boxed_sample, proposed_sample],
+        128,
     ),
     'mmpretrain': Samples(None, [class_sample], 64),
 }

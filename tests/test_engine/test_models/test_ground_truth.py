@@ -84,9 +84,13 @@ def test_a_detector_is_told_the_size_of_the_image():
     (sample,) = plain_samples(Detector(), image)
     assert sample.img_shape == (32, 64)
     assert 'gt_instances' not in sample
-    first, second, *others = annotations(Detector(), image, 2)
+    first, second, third, *others = annotations(Detector(), image, 2)
     assert [len(s.gt_instances) for s in first[0]] == [4, 4]
-    assert ['proposals' in s[0][0] for s in (first, second)] == [False, True]
+    kinds = [more[0][0] for more in (first, second, third)]
+    assert ['proposals' in sample for sample in kinds] == [False, False, True]
+    # Assigners of detectors without masks take them for tensors.
+    masked = ['masks' in sample.gt_instances for sample in kinds]
+    assert masked == [True, False, True]
     assert others == [(None,), ()]
     # Five levels of features, of strides up to 128.
     assert loss_edge(Detector()) == 128
