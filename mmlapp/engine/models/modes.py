@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,12 @@ from mmlapp.core.trace import running_modules
 from .few_samples import few_samples
 from .ground_truth import annotations, loss_edge
 from .inputs import Batch, fresh
-from .proposals import chosen_proposals, few_proposals
+from .proposals import (
+    all_proposals,
+    chosen_proposals,
+    few_proposals,
+    proposes,
+)
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 # Steps of a run that a schedule inside of the model may ask for.
@@ -137,21 +143,21 @@ def first_way(
     Raises:
         Exception: What the likeliest one raised, if none works.
     """
-    first: Exception | None = None
+    errors: list[Exception] = []
     for arguments in candidates(model, batch, count):
-        run = _call(model, mode, arguments)
-        # Not compared: a loss draws samples, and predictions are ranked.
-        way = Way(run, _name(mode), train=mode == 'loss', compare=False)
-        try:
-            _, called = run_once(model, way)
-        except Exception as error:
-            first = first or error
-            continue
-        if ran is not None:
-            ran |= called
-        return replace(way, proven=True)
-    assert first is not None  # there is always a candidate
-    raise first
+        for run in _calls(model, mode, arguments):
+            # Not compared: a loss draws samples, and predictions are ranked.
+            way = Way(run, _name(mode), train=mode == 'loss', compare=False)
+            try:
+                _, called = run_once(model, way)
+            except Exception as error:
+                failed = error
+                continue
+            if ran is not None:
+                ran |= called
+            return replace(way, proven=True)
+        errors.append(failed)
+    raise errors[0]  # there is always a candidate
 
 
 def candidates(
@@ -190,20 +196,24 @@ def repeated(inputs: Any, count: int) -> Any:
     )
 
 
-def _call(
+def _calls(
     model: nn.Module, mode: str, arguments: Arguments
-) -> Callable[[], Any]:
-    def run() -> Any:
+) -> Iterator[Callable[[], Any]]:
+    """With few proposals, and with all, of which code may know the number."""
+
+    def call(choose: Callable[[Any], Any]) -> Any:
         args, kwargs = fresh(arguments)
         with (
             fixed_chance(),
             running_steps(),
             few_samples(model),
-            chosen_proposals(model, few_proposals),
+            chosen_proposals(model, choose),
         ):
             return model(*args, **kwargs, mode=mode)
 
-    return run
+    if proposes(model):
+        yield partial(call, few_proposals)
+    yield partial(call, all_proposals)
 
 
 def run_once(model: nn.Module, way: Way) -> tuple[Any, set[str]]:

@@ -18,6 +18,9 @@ from mmlapp.core.trace import tensors_in
 from .few_samples import FEW
 from .ground_truth import spread_boxes
 
+# Attribute in which a two-stage detector has its first stage.
+HEAD = 'rpn_head'
+
 
 @contextmanager
 def chosen_proposals(
@@ -39,7 +42,7 @@ def chosen_proposals(
         come. The second stage may look where nothing is; these always
         depend on the whole image.
     """
-    head, raw = getattr(model, 'rpn_head', None), list[Tensor]()
+    head, raw = getattr(model, HEAD, None), list[Tensor]()
     if head is None or 'predict' in vars(head):
         yield raw
         return
@@ -62,6 +65,16 @@ def chosen_proposals(
     finally:
         handle.remove()
         del head.predict
+
+
+def proposes(model: nn.Module) -> bool:
+    """Whether a model has a stage that proposes regions."""
+    return hasattr(model, HEAD)
+
+
+def all_proposals(proposals: Any) -> Any:
+    """Returns the proposals as they are."""
+    return proposals
 
 
 def few_proposals(proposals: Any) -> Any:

@@ -159,13 +159,14 @@ class Proposer(nn.Conv2d):
 class Proposing(nn.Module):
     """Predicts by as many boxes as its first stage proposes."""
 
-    def __init__(self):
+    def __init__(self, wanted=None):
         super().__init__()
-        self.rpn_head, self.counts = Proposer(), []
+        self.rpn_head, self.counts, self.wanted = Proposer(), [], wanted
 
     def forward(self, inputs, data_samples=None, mode='tensor'):
         boxes = self.rpn_head.predict(inputs)[0].scores
         self.counts.append(len(boxes))
+        assert self.wanted in (None, len(boxes)), f'{len(boxes)} boxes'
         return {'loss': boxes.sum()}
 
 
@@ -175,6 +176,18 @@ def test_few_proposals_are_enough_to_predict():
     run_once(model, way)
     assert set(model.counts) == {FEW}
     assert len(model.rpn_head.predict(torch.rand(1, 3, 9, 9))[0]) == 81
+
+
+def test_all_proposals_where_their_number_is_known():
+    """As many as there are learned queries."""
+    model = Proposing(wanted=81)
+    way = first_way(model, Batch((torch.rand(1, 3, 9, 9),)), 'predict', 1)
+    run_once(model, way)
+    assert model.counts == [FEW, 81, 81]
+    # Of what fails with all of them that is the reason.
+    batch = Batch((torch.rand(1, 3, 9, 9),))
+    with pytest.raises(AssertionError, match='81 boxes'):
+        first_way(Proposing(wanted=80), batch, 'predict', 1)
 
 
 def test_whole_images_are_taken_where_a_corner_does_not_do():
