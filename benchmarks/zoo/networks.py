@@ -172,6 +172,7 @@ vision_transformer/vit-base-p32_64xb64_in1k
 deit/deit-tiny_4xb256_in1k
 swin_transformer/swin-tiny_16xb64_in1k
 twins/twins-svt-small_8xb128_in1k
+davit/davit-tiny_4xb256_in1k
 """
 BACKBONES = """
 retinanet/retinanet_r50_fpn_1x_coco

@@ -3,12 +3,14 @@
 """Groups with which a narrowed network runs and computes the same.
 
 What does not run with a single channel, or gives no numbers, keeps two, if it
-does with two; what fails otherwise keeps all.
+does with two. What runs with even numbers of channels alone, or with multiples
+of four or eight, loses that many at a time. What fails otherwise keeps all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -16,11 +18,18 @@ from ..groups import ChannelGroup, Groups
 from ..trace import Trace
 from ..units import Request, Unit
 from .alone import lone_groups
+from .checks import Check
+from .counts import Count, kept_count
 from .culprits import Culprit, Search
 from .equal_widths import unequal_checks
 from .remainders import remainder_checks
+from .stages import Failure
 from .thresholds import decide_thresholds
 from .trial import Trial
+
+# Of what code may ask the number of channels to be a multiple.
+BUNDLES = 2, 4, 8
+BUNDLED = 'goes with channels that must stay'
 
 
 def verify_groups(
@@ -57,7 +66,9 @@ def verify_groups(
             continue
         found = search.culprits(groups, check, failure)
         lone = [culprit.group for culprit in found if culprit.alone]
-        if not _leave_two(record, lone):
+        if not _leave_two(record, lone) and not _bundle(
+            trial, groups, [culprit.group for culprit in found], check, failure
+        ):
             _freeze(record, found)
         groups, passed = gather(), 0
     return groups
@@ -73,6 +84,41 @@ def _leave_two(record: Trace, groups: Sequence[ChannelGroup]) -> bool:
     ]
     record.lasting += fresh
     return bool(fresh)
+
+
+def _bundle(
+    trial: Trial,
+    groups: Groups,
+    chosen: Sequence[ChannelGroup],
+    check: Check,
+    failure: Failure,
+) -> bool:
+    """Ties channels that go together, if that is all it takes.
+
+    Args:
+        trial (Trial): Runs the network.
+        groups (Groups): All groups.
+        chosen (Sequence[ChannelGroup]): Without channels of which it fails.
+        check (Check): What failed.
+        failure (Failure): How.
+    """
+    again = any(group.block > 1 for group in chosen)
+    if not failure.error or check.count is not Count.SOME or again:
+        return False
+    for number in BUNDLES:
+        if any(g.size % number or g.size == number for g in chosen):
+            break
+        kept = tuple(
+            (group.name, number * kept_count(group.size // number, place))
+            for place, group in enumerate(chosen)
+        )
+        if trial.run(groups, chosen, replace(check, kept=kept)) is None:
+            for group in chosen:
+                # Nodes of channels [size] -> [bundles, number].
+                nodes = group.nodes.view(-1, number)
+                trial.record.graph.unite(nodes, nodes[:, :1], BUNDLED)
+            return True
+    return False
 
 
 def _freeze(record: Trace, culprits: Sequence[Culprit]) -> None:
