@@ -65,6 +65,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     ),
     'Twins-PCPVT (mmpretrain)': partial(mmpretrain, 'PCPVT', arch='small'),
     'Twins-SVT (mmpretrain)': partial(mmpretrain, 'SVT', arch='small'),
+    'DaViT (mmpretrain)': partial(
+        mmpretrain, 'DaViT', arch='tiny', window_size=2
+    ),
     'PVT (mmdet)': partial(
         mmdet,
         'PyramidVisionTransformer',
