@@ -152,7 +152,7 @@ def _objects(size: tuple[int, int], count: int) -> Any:
 
 
 def class_sample(size: tuple[int, int], device: Any) -> Any:
-    """An image of mmpretrain with a class and a mask of its patches.
+    """An image of mmpretrain with a class.
 
     Args:
         size (tuple[int, int]): Height and width; unused.
