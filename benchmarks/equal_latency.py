@@ -74,6 +74,7 @@ class Asked:
         depth (int): Of the network.
         width (int): Of its first stage.
         backend (str): What runs the network where time counts.
+        keep_streams (bool): Whether residual streams stay whole.
     """
 
     target: float = 0.6
@@ -82,6 +83,7 @@ class Asked:
     depth: int = DEPTH
     width: int = WIDTH
     backend: str = 'torch'
+    keep_streams: bool = False
 
     def network(self, seed: int = 0) -> nn.Module:
         """The dense network with the weights of a seed."""
@@ -110,7 +112,9 @@ class Run:
         self.asked, self.seed, self.images = asked, seed, images
         self.model = asked.network(seed)
         self.model.to(memory_format=torch.channels_last)
-        self.pruner = prunable(self.model, table) if target else None
+        self.pruner = None
+        if target:
+            self.pruner = prunable(self.model, table, asked.keep_streams)
         self.optimizer = asked.recipe.optimizer(self.model)
         steps = asked.recipe.epochs * images.steps
         self.schedule = asked.recipe.schedule(self.optimizer, steps)
@@ -149,10 +153,16 @@ class Run:
         return Eager(self.model, self.optimizer, lesson, False, self.pruner)
 
 
-def prunable(model: nn.Module, table: LatencyTable) -> Any:
+def prunable(model: nn.Module, table: LatencyTable, keep_streams: bool) -> Any:
     """The pruner of a network whose time is known."""
-    costs = ['flops', {'type': 'latency', 'table': table}]
-    return attach(model, EXAMPLE, scope=SCOPE, costs=costs, divisor=DIVISOR)
+    return attach(
+        model,
+        EXAMPLE,
+        scope=SCOPE,
+        costs=['flops', {'type': 'latency', 'table': table}],
+        divisor=DIVISOR,
+        keep_streams=keep_streams,
+    )
 
 
 def run(
@@ -256,7 +266,8 @@ def small(asked: Asked, widths: Mapping[str, int]) -> nn.Module:
     model = asked.network().eval()
     if widths:
         masked = copy.deepcopy(model)
-        pruner = attach(masked, EXAMPLE, scope=SCOPE)
+        streams = asked.keep_streams
+        pruner = attach(masked, EXAMPLE, scope=SCOPE, keep_streams=streams)
         pruner.set_mask(first_channels(pruner, widths))
         narrow(model, pruner.plan())
     return model
@@ -365,6 +376,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add('--rows', nargs='+', choices=ROWS, default=list(ROWS))
     add('--seeds', type=int, nargs='+', default=[0, 1, 2])
     add('--target', type=float, default=Asked.target)
+    add('--keep-streams', action='store_true', help='residual streams stay')
     add('--phase', type=float, default=Asked.phase, help='share of the run')
     add('--epochs', type=int, default=10)
     add('--batch', type=int, default=64)
@@ -414,6 +426,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 recipe,
                 width=args.width,
                 backend=args.backend,
+                keep_streams=args.keep_streams,
             )
             store = Store(args.out, asked)
             train_all(args, asked, store)

@@ -14,8 +14,9 @@ from latency_tables import made_up
 PAGE = Path(__file__).parents[2] / 'docs' / 'latency.md'
 
 
+@pytest.mark.parametrize('streams', [(), ('--keep-streams',)])
 def test_rows_are_trained_and_measured_once(
-    noise, tmp_path, monkeypatch, capsys
+    noise, tmp_path, monkeypatch, capsys, streams
 ):
     """By a table in which time follows FLOPs both budgets are the same."""
 
@@ -29,7 +30,7 @@ def test_rows_are_trained_and_measured_once(
     argv = [
         *(str(noise), '--out', str(out), '--seeds', '1', '--width', '16'),
         *('--epochs', '2', '--batch', '32', '--rounds', '1'),
-        *('--phase', '0.5', '--target', '0.7'),
+        *('--phase', '0.5', '--target', '0.7', *streams),
     ]
     with pytest.raises(SystemExit, match=r'--rows flops: .*seed 1\. Run'):
         equal_latency.main([*argv, '--rows', 'flops'])
@@ -40,6 +41,8 @@ def test_rows_are_trained_and_measured_once(
         assert result['predicted'] == pytest.approx(result['flops'])
         assert 0.4 < result['predicted'] <= 0.7
         assert 0 <= result['accuracy'] <= 100
+        # The stem begins the stream of the first stage.
+        assert ('backbone.conv1' in result['widths']) is not bool(streams)
     assert flops['predicted'] == pytest.approx(latency['predicted'], rel=NEAR)
     rows = json.loads(times_file(out).read_text())['rows']
     assert list(rows) == ['dense', 'latency, seed 1', 'flops, seed 1']
