@@ -19,7 +19,7 @@ from ..errors import PruningError
 from ..snapshot import evaluated
 from ..trace import Trace, leaves_in, running_modules, tensors_in, trace
 from ..units.striped import Striped
-from .corner import Corner
+from .corner import ON_CORNER, Corner
 from .inputs import varied
 
 # Modules that no network may have: how to tell one, and what is said of it.
@@ -102,9 +102,11 @@ def example_of(
             arguments, or the function.
 
     Raises:
-        PruningError: If there is no tensor in it, or no element in any.
+        PruningError: If there is no tensor in it, or no element in any, or
+            its attribute ``on_corner`` is no function.
     """
     if callable(example) and not isinstance(example, Tensor):
+        _check_corner(getattr(example, ON_CORNER, None))
         return example
     args = example if isinstance(example, tuple) else (example,)
     found = list(tensors_in(args))
@@ -124,6 +126,15 @@ def example_of(
     _check_meta(model, found)
     args = varied(model, tree_map_only(Tensor, _usual, args))
     return lambda: model(*args)
+
+
+def _check_corner(own: Any) -> None:
+    """Refuses what cannot run the network on a corner of its images."""
+    if own is not None and not callable(own):
+        raise PruningError(
+            f'example.{ON_CORNER}={type(own).__name__}: expected a function '
+            'without arguments that runs the network on a corner of its images'
+        )
 
 
 def _check_meta(model: nn.Module, given: Sequence[Tensor]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import analyse
+from mmlapp.core import PruningError, analyse
 from mmlapp.core.analysis.corner import TOLD, Corner
 from mmlapp.core.trace import running_modules
 
@@ -141,3 +141,12 @@ def test_an_example_without_a_corner_of_its_own():
     example.on_corner, example.run = None, lambda edge: model(image)
     assert len(analyse(model, example).groups.prunable) == 1
     assert {*model.met} == {98, 49, 64, 32}
+
+
+def test_a_corner_that_is_no_function_is_refused():
+    example = Example(Sized())
+    example.on_corner = torch.rand(1, 3, 64, 64)
+    with pytest.raises(
+        PruningError, match=r'example\.on_corner=Tensor: expected'
+    ):
+        analyse(example.model, example)
