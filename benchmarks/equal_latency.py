@@ -89,6 +89,13 @@ class Asked:
         """The dense network with the weights of a seed."""
         return classifier(self.depth, seed, self.width)
 
+    def attach(self, model: nn.Module, **settings: Any) -> Any:
+        """The pruner of such a network, with the groups of all of them."""
+        streams = self.keep_streams
+        return attach(
+            model, EXAMPLE, scope=SCOPE, keep_streams=streams, **settings
+        )
+
 
 class Run:
     """A training, which stops when its network is small.
@@ -112,9 +119,7 @@ class Run:
         self.asked, self.seed, self.images = asked, seed, images
         self.model = asked.network(seed)
         self.model.to(memory_format=torch.channels_last)
-        self.pruner = None
-        if target:
-            self.pruner = prunable(self.model, table, asked.keep_streams)
+        self.pruner = prunable(asked, self.model, table) if target else None
         self.optimizer = asked.recipe.optimizer(self.model)
         steps = asked.recipe.epochs * images.steps
         self.schedule = asked.recipe.schedule(self.optimizer, steps)
@@ -153,16 +158,10 @@ class Run:
         return Eager(self.model, self.optimizer, lesson, False, self.pruner)
 
 
-def prunable(model: nn.Module, table: LatencyTable, keep_streams: bool) -> Any:
+def prunable(asked: Asked, model: nn.Module, table: LatencyTable) -> Any:
     """The pruner of a network whose time is known."""
-    return attach(
-        model,
-        EXAMPLE,
-        scope=SCOPE,
-        costs=['flops', {'type': 'latency', 'table': table}],
-        divisor=DIVISOR,
-        keep_streams=keep_streams,
-    )
+    costs = ['flops', {'type': 'latency', 'table': table}]
+    return asked.attach(model, costs=costs, divisor=DIVISOR)
 
 
 def run(
@@ -266,8 +265,7 @@ def small(asked: Asked, widths: Mapping[str, int]) -> nn.Module:
     model = asked.network().eval()
     if widths:
         masked = copy.deepcopy(model)
-        streams = asked.keep_streams
-        pruner = attach(masked, EXAMPLE, scope=SCOPE, keep_streams=streams)
+        pruner = asked.attach(masked)
         pruner.set_mask(first_channels(pruner, widths))
         narrow(model, pruner.plan())
     return model

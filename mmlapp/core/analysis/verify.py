@@ -66,8 +66,9 @@ def verify_groups(
             continue
         found = search.culprits(groups, check, failure)
         lone = [culprit.group for culprit in found if culprit.alone]
-        if not _leave_two(record, lone) and not _bundle(
-            trial, groups, [culprit.group for culprit in found], check, failure
+        if not (
+            _leave_two(record, lone)
+            or _bundle(trial, groups, found, check, failure)
         ):
             _freeze(record, found)
         groups, passed = gather(), 0
@@ -89,7 +90,7 @@ def _leave_two(record: Trace, groups: Sequence[ChannelGroup]) -> bool:
 def _bundle(
     trial: Trial,
     groups: Groups,
-    chosen: Sequence[ChannelGroup],
+    culprits: Sequence[Culprit],
     check: Check,
     failure: Failure,
 ) -> bool:
@@ -98,10 +99,11 @@ def _bundle(
     Args:
         trial (Trial): Runs the network.
         groups (Groups): All groups.
-        chosen (Sequence[ChannelGroup]): Without channels of which it fails.
+        culprits (Sequence[Culprit]): Without channels of which it fails.
         check (Check): What failed.
         failure (Failure): How.
     """
+    chosen = [culprit.group for culprit in culprits]
     again = any(group.block > 1 for group in chosen)
     if not failure.error or check.count is not Count.SOME or again:
         return False
