@@ -51,7 +51,9 @@ def test_names_of_rows_tell_what_the_thresholds_go_by(key):
 )
 def test_every_result_has_a_row_that_runs_again(path):
     results = json.loads(path.read_text())['results']
-    assert {run['row'] for run in results} <= set(TABLES[path.stem])
+    # `headline_50_epochs` are rows of `headline`, in another recipe.
+    table = path.stem.partition('_')[0]
+    assert {run['row'] for run in results} <= set(TABLES[table])
 
 
 def test_rows_of_two_tables_are_one_if_they_have_one_name():
