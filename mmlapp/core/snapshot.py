@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -118,25 +118,26 @@ def exact(model: nn.Module) -> Iterator[None]:
     Args:
         model (nn.Module): The network.
     """
-    with computing(model, values_of(model, torch.float64), torch.float64):
+    values = values_of(model.modules(), torch.float64)
+    with computing(model, values, torch.float64):
         yield
 
 
 def values_of(
-    model: nn.Module,
+    modules: Iterable[nn.Module],
     dtype: torch.dtype | None,
     known: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> Twins:
     """Copies all parameters and buffers; shared ones stay shared.
 
     Args:
-        model (nn.Module): The network.
+        modules (Iterable[nn.Module]): All modules of a network.
         dtype (torch.dtype, optional): Of the copies of floating tensors;
             None keeps that of each.
         known (Mapping): What needs no copy. Defaults to nothing.
     """
     twins = dict(known)
-    for module in model.modules():
+    for module in modules:
         for value in (*module._parameters.values(), *module._buffers.values()):
             # By identity: what several modules share gets one twin.
             if value is not None and id(value) not in twins:
@@ -170,7 +171,7 @@ def computing(
 
     def recast(dtype: torch.dtype) -> None:
         modules = list(model.modules())
-        _replace(modules, values_of(model, dtype))
+        _replace(modules, values_of(modules, dtype))
         forget_derived(modules)
         cast.dtype = dtype
         torch.set_default_dtype(dtype)

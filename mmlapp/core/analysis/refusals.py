@@ -286,7 +286,7 @@ def _calls(
     found: list[str] = []
     with (
         evaluated(model),
-        running_modules(model, lambda m: found.append(names[m])) as running,
+        running_modules(names, lambda m: found.append(names[m])) as running,
         corner.cutting(running) if corner else nullcontext(),
     ):
         (corner.of(forward) if corner else forward)()

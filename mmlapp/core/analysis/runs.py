@@ -26,8 +26,8 @@ from .result import Analysis
 from .stages import WHOLE, Left, Outcome, Runner, Stage
 from .ways import Way
 
-# What else to do with a network that is narrow: with its outputs, and with
-# what gives it another precision.
+# What else to do with a network as it is: with its outputs, and with what
+# gives it another precision.
 Then = Callable[[list[Tensor], Recast], None]
 
 
@@ -147,6 +147,7 @@ class Runs:
         left: Left | None = None,
         seed: int = 0,
         shake: int = 0,
+        then: Then | None = None,
     ) -> Outcome:
         """Runs the masked network; arguments as for the narrowed one.
 
@@ -159,8 +160,10 @@ class Runs:
             seed (int): Of random numbers that it draws. Defaults to 0.
             shake (int): Number of a change of the channels' scales that is
                 as small as rounding. Defaults to 0, which is none.
+            then (Callable): Called while it has masks, if it runs, with its
+                outputs. Defaults to nothing.
         """
-        with self._computing(removal, check, stage):
+        with self._computing(removal, check, stage) as recast:
             # [channels] of 0 and 1.
             gate = removal.mask.to(stage.dtype or torch.float32)
             if shake:
@@ -170,7 +173,10 @@ class Runs:
                 gate = gate * (1 + 16 * torch.finfo(gate.dtype).eps * step)
             source = FixedGate(gate)
             self.unit.add_masks(self.model, source, self._analysis)
-            return self.outputs(check, stage, left, seed, removal.mask)
+            outcome = self.outputs(check, stage, left, seed, removal.mask)
+            if outcome[1] is None and then is not None:
+                then(outcome[0], recast)
+            return outcome
 
     def whole(self, check: Check, stage: Stage) -> tuple[bool, bool]:
         """Whether the whole network runs, and gives finite numbers.

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..compare import ROUGH_TOLERANCE, SCREEN_TOLERANCE, TRIAL_TOLERANCE
 from ..derived import lay_out
+from ..forward_names import forward_names
 from ..plan.kept import Kept
 from ..snapshot import Recast, Twins, computing, values_of
 from ..trace import running_modules, tensors_in
@@ -146,7 +147,7 @@ class Runner:
         if alone or self._made_for != wanted:
             self._values = {}  # before the next ones: memory for one set
             if not stage.random or stage.dtype is None:
-                values = values_of(self.model, stage.dtype)
+                values = values_of(self.names, stage.dtype)
             else:
                 values = random_values(
                     self.model, stage.dtype, kept, positive, alone
@@ -197,7 +198,7 @@ class Runner:
                 stack.enter_context(SteadyDraws())
             running = stack.enter_context(
                 running_modules(
-                    self.model, lambda m: called.append(self.names[m]), left
+                    self.names, lambda m: called.append(self.names[m]), left
                 )
             )
             if stage.corner:
@@ -218,12 +219,7 @@ class Runner:
         """Sets the mode, and buffers that may be changed in place."""
         twins: Twins = {}
         for module in self.names:
-            # The example may be too small for statistics of a batch. Dropout
-            # leaves zeros, and need not run, unless it fills in other values.
-            mode = train and (
-                not isinstance(module, (_NormBase, _DropoutNd))
-                or isinstance(module, FILLED)
-            )
+            mode = train and not _is_still(module)
             if module.training is not mode:
                 module.training = mode
             for name, value in module._buffers.items():
@@ -272,6 +268,36 @@ class _Precision(TorchDispatchMode):
             for t in tree_leaves(out)
         )
         return out
+
+
+def _is_still(module: nn.Module) -> bool:
+    """Whether a module stays in evaluation mode.
+
+    The example may be too small for statistics of a batch. Dropout leaves
+    zeros, and need not run, unless it fills in other values.
+    """
+    still = isinstance(module, (_NormBase, _DropoutNd))
+    return still and not isinstance(module, FILLED)
+
+
+def makes_noise(module: nn.Module) -> bool:
+    """Whether a module looks as if training did something else with it.
+
+    Its forward asks for the mode, and it has a probability. That others do
+    so as well is seen when they run, which takes longer.
+
+    Args:
+        module (nn.Module): The module.
+
+    Examples:
+        >>> from torchvision.ops import StochasticDepth
+        >>> [makes_noise(StochasticDepth(p, 'row')) for p in (0.0, 0.1)]
+        [False, True]
+    """
+    if _is_still(module) or 'training' not in forward_names(module):
+        return False
+    values = vars(module).values()
+    return any(isinstance(v, float) and 0 < v <= 1 for v in values)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from .counts import Count
 from .differences import Differences
 from .reading import Reading
 from .runs import Removal, all_finite
-from .stages import STAGES, Failure, Outcome, Stage
+from .stages import STAGES, Failure, Outcome, Stage, makes_noise
 
 
 class Trial(Differences):
@@ -63,6 +63,10 @@ class Trial(Differences):
         # it returned; None if the same as evaluation.
         self._trained: tuple[Removal, Stage, list[Tensor] | None] | None
         self._trained = None
+        # What the masked one returned by the way, and without what.
+        self._by_the_way: dict[tuple[Check, Stage], tuple[Removal, Outcome]]
+        self._by_the_way = {}
+        self._noisy = any(map(makes_noise, self.model.modules()))
         self.checks = list(checks_of(self.ways))
 
     def run(
@@ -113,7 +117,7 @@ class Trial(Differences):
             beside (Sequence[Check]): What else has to run without it.
             compare (bool): As for :meth:`run`.
         """
-        masked = self._settle(removal, check)
+        masked = self._settle(removal, check, beside)
         stage = STAGES[self._settled[check]]
         # With masks only where outputs are compared: they cost another run.
         narrowed, failure = self._narrowed(removal, check, stage, beside)
@@ -124,7 +128,7 @@ class Trial(Differences):
         if failure is not None or not compare or check.way in self._silent:
             return failure
         if masked is None:
-            masked, failure = self.masked(removal, check, stage)
+            masked, failure = self._masked(removal, check, stage, beside)
         if failure is not None or agree(masked, narrowed, stage.tolerance):
             return failure
         if check.count is Count.ALONE and self._chooses(removal, check, stage):
@@ -151,7 +155,7 @@ class Trial(Differences):
         masked = self._settle(removal, check)
         stage = self.stage(check)
         if masked is None:
-            masked, failure = self.masked(removal, check, stage)
+            masked, failure = self._masked(removal, check, stage)
             if failure is not None:
                 return None  # nor is that due to narrowing
         if seen is not removal or at is not stage or narrowed is None:
@@ -199,7 +203,33 @@ class Trial(Differences):
         """Returns what the network computes with in a check that has run."""
         return STAGES[self._settled[check]]
 
-    def _settle(self, removal: Removal, check: Check) -> list[Tensor] | None:
+    def _masked(
+        self,
+        removal: Removal,
+        check: Check,
+        stage: Stage,
+        beside: Sequence[Check] = (),
+    ) -> Outcome:
+        """Runs the masked network, and in training mode where that is due.
+
+        Masks are made once for both.
+        """
+        seen, outcome = self._by_the_way.pop((check, stage), (None, None))
+        if seen is removal and outcome is not None:
+            return outcome
+
+        def then(found: list[Tensor], recast: Recast) -> None:
+            del found, recast
+            for other in filter(compares_modes, beside):
+                trained = self.outputs(other, stage, mask=removal.mask)
+                self._by_the_way[other, stage] = removal, trained
+
+        beside = beside if self._noisy else ()
+        return self.masked(removal, check, stage, then=then)
+
+    def _settle(
+        self, removal: Removal, check: Check, beside: Sequence[Check] = ()
+    ) -> list[Tensor] | None:
         """Finds the stage of a check; returns the outputs by the way."""
         if check in self._settled:
             return None
@@ -208,7 +238,9 @@ class Trial(Differences):
             self._settled[check] = self._settled[some]
             return []
         for number in self._stages(check):
-            masked, failure = self.masked(removal, check, STAGES[number])
+            masked, failure = self._masked(
+                removal, check, STAGES[number], beside
+            )
             if failure is None and all_finite(masked):
                 self._settled[check] = number
                 if not masked:

@@ -194,7 +194,7 @@ def _runs(
     order: list[str] = []
     reads = _Reads()
     with (
-        running_modules(model, lambda module: order.append(names[module])),
+        running_modules(names, lambda module: order.append(names[module])),
         reads,
     ):
         run()

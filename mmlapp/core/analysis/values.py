@@ -59,11 +59,13 @@ def random_values(
             Defaults to False.
     """
     twins: Twins = {}
-    linear = {id(m.weight) for m in model.modules() if type(m) is nn.Linear}
+    # Once, for all that goes over them: there may be many.
+    modules = dict(model.named_modules())
+    linear = {id(m.weight) for m in modules.values() if type(m) is nn.Linear}
     # (scale, device, signed) -> what shares random numbers: (tensor, first).
     wanted: dict[tuple[float, torch.device, bool], list[tuple[Tensor, int]]]
     wanted = defaultdict(list)
-    for number, (name, value) in enumerate(_varied(model)):
+    for number, (name, value) in enumerate(_varied(modules)):
         dims = kept.get(name, {})
         fan_in = math.prod(
             dims[dim].count if dim in dims else size
@@ -87,7 +89,7 @@ def random_values(
             # A view: parameters of one scale share their memory.
             part = pool.as_strided(value.shape, strides, first)
             twins[id(value)] = twin_of(value, part.clone() if alone else part)
-    return values_of(model, dtype, twins)
+    return values_of(modules.values(), dtype, twins)
 
 
 def _strides(shape: Sequence[int], linear: bool) -> list[int]:
@@ -104,12 +106,18 @@ def _span(shape: Sequence[int], strides: Sequence[int]) -> int:
     return 1 + sum((size - 1) * stride for size, stride in steps)
 
 
-def _varied(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _varied(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
     """Parameters, and buffers of norms that keep statistics, by name."""
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point():
-            yield name, parameter
-    for name, module in model.named_modules():
+    seen = set()
+    for name, module in modules.items():
+        for key, parameter in module._parameters.items():
+            # Of several modules that share one the first gives its name.
+            if parameter is None or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            if parameter.is_floating_point():
+                yield f'{name}.{key}'.lstrip('.'), parameter
+    for name, module in modules.items():
         variance = module._buffers.get('running_var')
         if variance is None:
             continue

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -76,11 +76,11 @@ def _is_stored(model: nn.Module, site: Site) -> bool:
 
 
 def sharing_modules(
-    model: nn.Module,
+    modules: Iterable[nn.Module],
 ) -> dict[int, list[tuple[nn.Module, str]]]:
-    """All modules that have a parameter, by its id, and its name there."""
+    """Which modules have a parameter, by its id, and its name there."""
     found: dict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
-    for module in model.modules():
+    for module in modules:
         for key, value in module._parameters.items():
             if value is not None:
                 found[id(value)].append((module, key))
@@ -110,8 +110,10 @@ def mask_parameters(
         list[AppliedMask]: Where the masks are.
     """
     layers = dict(model.named_modules(remove_duplicate=False))
-    names = {module: name for name, module in model.named_modules()}
-    sharing = sharing_modules(model)
+    names: dict[nn.Module, str] = {}
+    for name, module in layers.items():
+        names.setdefault(module, name)
+    sharing = sharing_modules(names)
     masks: list[AppliedMask] = []
     for site in record.sites:
         learns = emits(site)

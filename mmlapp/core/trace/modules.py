@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from inspect import signature
 from typing import Any
@@ -20,19 +20,19 @@ from .widths import note_widths
 
 @contextmanager
 def running_modules(
-    model: nn.Module,
+    modules: Iterable[nn.Module],
     entered: Callable[[nn.Module], None] = lambda module: None,
     left: Callable[[nn.Module, Any, Any], None] | None = None,
 ) -> Iterator[list[nn.Module]]:
     """Yields the stack of a network's running modules, innermost last.
 
     Args:
-        model (nn.Module): The network.
+        modules (Iterable[nn.Module]): All modules of the network.
         entered (Callable): Called with a module that begins to run.
         left (Callable): Called with a module that has run, its arguments in
             the order of its forward and what it returned.
     """
-    known = set(map(id, model.modules()))
+    known = set(map(id, modules))
     running: list[nn.Module] = []
 
     def enter(module: nn.Module, args: Any) -> None:
@@ -134,5 +134,5 @@ def watch_modules(tracer: Tracer, model: nn.Module) -> Iterator[None]:
             with tracer.silence():
                 rule(tracer, module, args, out)
 
-    with running_modules(model, entered, left) as tracer.stack:
+    with running_modules(model.modules(), entered, left) as tracer.stack:
         yield

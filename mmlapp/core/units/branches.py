@@ -45,7 +45,7 @@ def plan_branches(
     if request.bypass is None:
         return built, dict.fromkeys(wanted, 'no bypass was asked for')
     record = request.record
-    sharing = sharing_modules(request.model)
+    sharing = sharing_modules(request.model.modules())
     for site in record.sites:
         name = site.module
         if site not in record.producers or name not in wanted:

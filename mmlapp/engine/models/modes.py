@@ -227,7 +227,7 @@ def run_once(model: nn.Module, way: Way) -> tuple[Any, set[str]]:
     ran: set[str] = set()
     with (
         kept(model),
-        running_modules(model, lambda module: ran.add(names[module])),
+        running_modules(names, lambda module: ran.add(names[module])),
     ):
         torch.manual_seed(0)
         return in_its_mode(model, way)(), ran

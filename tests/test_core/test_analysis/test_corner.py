@@ -33,7 +33,8 @@ class Detector(nn.Module):
 
 def run(model, function):
     corner = Corner(model)
-    with running_modules(model) as running, corner.cutting(running):
+    modules = model.modules()
+    with running_modules(modules) as running, corner.cutting(running):
         function()
     return corner.large
 

@@ -44,8 +44,8 @@ def settled(model, image):
     found = []
     original = Trial._settle
 
-    def settle(self, removal, check):
-        outputs = original(self, removal, check)
+    def settle(self, removal, check, beside=()):
+        outputs = original(self, removal, check, beside)
         found.append(STAGES[self._settled[check]])
         return outputs
 

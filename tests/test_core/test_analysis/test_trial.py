@@ -266,6 +266,59 @@ def test_training_as_in_evaluation_is_never_masked(conv, image, monkeypatch):
     assert masked == [False, False]
 
 
+class Noise(nn.Module):
+    """Draws, and computes something else of what it draws if it is told."""
+
+    def __init__(self, rate, function=lambda y: y):
+        super().__init__()
+        self.rate, self.function = rate, function
+
+    def forward(self, x):
+        if not self.training or not self.rate:
+            return x
+        return self.function(x * torch.rand(len(x), 1, 1, 1))
+
+
+@pytest.mark.parametrize('rate', [0, 0.5])
+def test_both_modes_share_a_masked_network(conv, image, monkeypatch, rate):
+    """Where training looks as if it did something else, as noise does."""
+    masked, outputs = [], Runs.outputs
+    made = Runs.masked
+
+    def note(trial, removal, check, *args, **kwargs):
+        masked.append([])
+        return made(trial, removal, check, *args, **kwargs)
+
+    def run(trial, check, stage, left=None, seed=0, mask=None):
+        if mask is not None:
+            masked[-1].append(check.train)
+        return outputs(trial, check, stage, left, seed, mask)
+
+    monkeypatch.setattr(Runs, 'masked', note)
+    monkeypatch.setattr(Runs, 'outputs', run)
+    model = nn.Sequential(conv(3, 8), Noise(rate), conv(8, 4)).double()
+    found = analyse(model, image)
+    assert [group.name for group in found.groups.prunable] == ['0']
+    # Some channels, in both modes at once, and one.
+    assert masked == [[False, True] if rate else [False], [False]]
+
+
+@pytest.mark.parametrize(
+    ('function', 'otherwise'), [(centred, True), (torch.relu, False)]
+)
+def test_noise_that_counts_channels_is_frozen(
+    conv, image, frozen, agree, function, otherwise
+):
+    noise = Noise(0.5, function)
+    model = nn.Sequential(conv(3, 8), noise, conv(8, 6), conv(6, 4))
+    expected = {'3': 'output of the network'}
+    if otherwise:
+        expected = {'0': f'{OTHER} in training', **expected}
+    assert frozen(model.double(), image) == expected
+    pruned = {'2': 6} if otherwise else {'0': 8, '2': 6}
+    assert agree(model, image).groups == pruned
+
+
 def test_both_modes_share_a_narrowed_network(conv, image, monkeypatch):
     """Some channels, and one: that one runs in both modes."""
     widths = []

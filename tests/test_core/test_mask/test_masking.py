@@ -72,6 +72,6 @@ def test_both_ends_of_a_layer(found):
 def test_everyone_who_has_a_parameter():
     one, two = nn.Linear(2, 2), nn.Linear(2, 2, bias=False)
     two.weight = one.weight
-    found = sharing_modules(nn.Sequential(one, two))
+    found = sharing_modules(nn.Sequential(one, two).modules())
     assert found[id(one.weight)] == [(one, 'weight'), (two, 'weight')]
     assert found[id(one.bias)] == [(one, 'bias')]

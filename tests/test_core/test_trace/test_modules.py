@@ -37,7 +37,9 @@ def test_the_innermost_module_is_last():
     leaf = nn.ReLU()
     model = Outer(leaf)
     seen = []
-    with running_modules(model, lambda m: seen.append(list(stack))) as stack:
+    with running_modules(
+        model.modules(), lambda m: seen.append(list(stack))
+    ) as stack:
         model(torch.rand(2))
     assert seen == [[model], [model, leaf]]
     assert stack == []
@@ -51,7 +53,7 @@ def test_modules_leave_from_the_inside():
     def left(module, args, out):
         seen.append((module, args[0].tolist(), out.tolist()))
 
-    with running_modules(model, left=left):
+    with running_modules(model.modules(), left=left):
         model(torch.tensor([-1.0]))
     assert seen == [(leaf, [-1.0], [0.0]), (model, [-1.0], [0.0])]
 
@@ -59,14 +61,16 @@ def test_modules_leave_from_the_inside():
 def test_arguments_by_name_come_in_the_order_of_the_forward():
     model = nn.Bilinear(1, 2, 3)
     a, b, seen = torch.rand(4, 1), torch.rand(4, 2), []
-    with running_modules(model, left=lambda m, args, out: seen.append(args)):
+    with running_modules(
+        model.modules(), left=lambda m, args, out: seen.append(args)
+    ):
         model(input2=b, input1=a)
         model(a, input2=b)
     assert all(x is a and y is b for x, y in seen)
 
 
 def test_modules_of_others_are_not_seen():
-    with running_modules(nn.ReLU(), lambda m: pytest.fail('seen')) as stack:
+    with running_modules([nn.ReLU()], lambda m: pytest.fail('seen')) as stack:
         nn.Tanh()(torch.rand(2))
         assert stack == []
 
@@ -76,9 +80,9 @@ def test_a_module_left_by_an_exception_does_not_stay():
     tail = nn.ReLU()
     model = nn.Sequential(Tolerant(Failing()), tail)
     seen = {}
-    with running_modules(model, lambda m: seen.update({m: list(stack)})) as (
-        stack
-    ):
+    with running_modules(
+        model.modules(), lambda m: seen.update({m: list(stack)})
+    ) as (stack):
         model(torch.rand(2))
     assert seen[tail] == [model, tail]
 
@@ -86,7 +90,7 @@ def test_a_module_left_by_an_exception_does_not_stay():
 def test_hooks_are_gone_afterwards():
     model = nn.ReLU()
     seen = []
-    with running_modules(model, seen.append):
+    with running_modules(model.modules(), seen.append):
         model(torch.rand(2))
     model(torch.rand(2))
     assert seen == [model]
@@ -121,7 +125,7 @@ def test_fused_attention_calls_its_modules():
     layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).eval()
     seen = []
     before = torch.backends.mha.get_fastpath_enabled()
-    with torch.no_grad(), running_modules(layer, seen.append):
+    with torch.no_grad(), running_modules(layer.modules(), seen.append):
         layer(torch.rand(1, 3, 4))
     # All but those that take turns with nothing in evaluation mode.
     assert {layer.self_attn, layer.linear1, layer.norm2} <= set(seen)
