@@ -4,13 +4,14 @@
 
     unzip cifar10_jpeg.zip -d data/cifar10
     python benchmarks/equal_latency.py data/cifar10
+    python benchmarks/equal_latency.py data/cifar10 --depth 18 --out FILE
     python benchmarks/equal_latency.py --report docs/latency.md
 
-A small ResNet is pruned by LAPP while it is trained, once to a share of its
-latency, and once to the share of its FLOPs at which the same table predicts
-the same latency. Then all networks are measured in turns, in seconds of the
-processor, which one thread takes however much else runs. What the file of
-results has is not run again; `--measure` measures anew.
+A small ResNet, or ResNet-18, is pruned by LAPP while it is trained, once to a
+share of its latency, and once to the share of its FLOPs at which the same
+table predicts the same latency. Then all networks are measured in turns, in
+seconds of the processor, which one thread takes however much else runs. What
+the file of results has is not run again; `--measure` measures anew.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ from mmlapp.engine.latency.whole_networks import untrained
 RESULTS = Path(__file__).parent / 'results' / 'equal_latency.json'
 ROWS = 'latency', 'flops', 'dense'
 BASE = 'flops'
-DEPTH, WIDTH = 8, 32
+# Depth of the network -> its kind, and the width of its first stage.
+NETWORKS = {8: ('resnet', 32), 18: ('imagenet_resnet', 64)}
 # All widths of the table are measured: with AVX-512 time grows in steps of
 # 16 channels, which a budget of time is to see and one of FLOPs is not.
 DIVISOR, POINTS = 8, 16
@@ -71,7 +73,7 @@ class Asked:
         target (float): Share of the dense network's latency.
         phase (float): Share of the run in which channels are removed.
         recipe (Recipe): Of the training.
-        depth (int): Of the network.
+        depth (int): Of the network, one of ``NETWORKS``.
         width (int): Of its first stage.
         backend (str): What runs the network where time counts.
         keep_streams (bool): Whether residual streams stay whole.
@@ -80,14 +82,15 @@ class Asked:
     target: float = 0.6
     phase: float = 0.2
     recipe: Recipe = field(default_factory=lambda: Recipe(10))
-    depth: int = DEPTH
-    width: int = WIDTH
+    depth: int = 8
+    width: int = 32
     backend: str = 'torch'
     keep_streams: bool = False
 
     def network(self, seed: int = 0) -> nn.Module:
         """The dense network with the weights of a seed."""
-        return classifier(self.depth, seed, self.width)
+        kind, _ = NETWORKS[self.depth]
+        return classifier(self.depth, seed, self.width, kind)
 
     def attach(self, model: nn.Module, **settings: Any) -> Any:
         """The pruner of such a network, with the groups of all of them."""
@@ -370,7 +373,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add('data', type=Path, nargs='?', help='folder of CIFAR-10; none: report')
     add('--backend', choices=list(BACKENDS), default=Asked.backend)
-    add('--width', type=int, default=Asked.width, help='of the first stage')
+    add('--depth', type=int, choices=NETWORKS, default=Asked.depth)
+    add('--width', type=int, help='of the first stage; none: the usual one')
     add('--rows', nargs='+', choices=ROWS, default=list(ROWS))
     add('--seeds', type=int, nargs='+', default=[0, 1, 2])
     add('--target', type=float, default=Asked.target)
@@ -422,9 +426,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 args.target,
                 args.phase,
                 recipe,
-                width=args.width,
-                backend=args.backend,
-                keep_streams=args.keep_streams,
+                args.depth,
+                args.width or NETWORKS[args.depth][1],
+                args.backend,
+                args.keep_streams,
             )
             store = Store(args.out, asked)
             train_all(args, asked, store)

@@ -61,9 +61,19 @@ def vgg(depth: int, width: int) -> Classifier:
     return Classifier(CIFARVGG(depth, channels=widths), widths[-1])
 
 
+def imagenet_resnet(depth: int, width: int) -> Classifier:
+    """A ResNet as for ImageNet, with four stages and a stem of stride 4."""
+    # No table needs it, and it takes seconds.
+    from mmpretrain.models import ResNet
+
+    backbone = ResNet(depth, stem_channels=width, base_channels=width)
+    return Classifier(backbone, 8 * width)
+
+
 KINDS: dict[str, Callable[[int, int], Classifier]] = {
     'resnet': resnet,
     'vgg': vgg,
+    'imagenet_resnet': imagenet_resnet,
 }
 
 

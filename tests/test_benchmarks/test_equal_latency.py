@@ -14,9 +14,11 @@ from latency_tables import made_up
 PAGE = Path(__file__).parents[2] / 'docs' / 'latency.md'
 
 
-@pytest.mark.parametrize('streams', [(), ('--keep-streams',)])
+@pytest.mark.parametrize(
+    ('depth', 'streams'), [(8, ()), (8, ('--keep-streams',)), (18, ())]
+)
 def test_rows_are_trained_and_measured_once(
-    noise, tmp_path, monkeypatch, capsys, streams
+    noise, tmp_path, monkeypatch, capsys, depth, streams
 ):
     """By a table in which time follows FLOPs both budgets are the same."""
 
@@ -31,6 +33,7 @@ def test_rows_are_trained_and_measured_once(
         *(str(noise), '--out', str(out), '--seeds', '1', '--width', '16'),
         *('--epochs', '2', '--batch', '32', '--rounds', '1'),
         *('--phase', '0.5', '--target', '0.7', *streams),
+        *('--depth', str(depth)),
     ]
     with pytest.raises(SystemExit, match=r'--rows flops: .*seed 1\. Run'):
         equal_latency.main([*argv, '--rows', 'flops'])
