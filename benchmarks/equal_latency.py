@@ -5,7 +5,7 @@
     unzip cifar10_jpeg.zip -d data/cifar10
     python benchmarks/equal_latency.py data/cifar10
     python benchmarks/equal_latency.py data/cifar10 --depth 18 --out FILE
-    python benchmarks/equal_latency.py --report docs/latency.md
+    python benchmarks/equal_latency.py --out FILE --report docs/latency.md
 
 A small ResNet, or ResNet-18, is pruned by LAPP while it is trained, once to a
 share of its latency, and once to the share of its FLOPs at which the same
@@ -60,7 +60,6 @@ DIVISOR, POINTS = 8, 16
 # Predicted latencies that are taken for equal, relative, and how often a share
 # of the FLOPs is tried for that: what is removed depends on it as on chance.
 NEAR, ATTEMPTS = 0.02, 6
-MARKS = '<!-- equal latency -->', '<!-- end of equal latency -->'
 COLUMNS = 'FLOPs', 'predicted', 'measured', 'p90 / median', 'seeds', 'top-1'
 Result = dict[str, Any]
 
@@ -326,6 +325,11 @@ def all_measured(path: Path, results: Sequence[Result]) -> bool:
     return all(key_of(result) in rows for result in results)
 
 
+def marks_of(path: Path) -> tuple[str, str]:
+    """Between which a page has the table of some results."""
+    return f'<!-- {path.stem} -->', f'<!-- end of {path.stem} -->'
+
+
 def report(path: Path) -> str:
     """A Markdown table, and where it was measured."""
     times = times_file(path)
@@ -439,7 +443,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 text = json.dumps(found, indent=1) + '\n'
                 replace_text(times_file(args.out), text)
         if args.report:
-            put_between(args.report, MARKS, report(args.out))
+            put_between(args.report, marks_of(args.out), report(args.out))
     except PruningError as error:
         raise SystemExit(f'error: {error}') from error
     print(report(args.out))

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import equal_latency
 import pytest
-from equal_latency import ATTEMPTS, NEAR, as_fast, between, report, times_file
+from equal_latency import (
+    ATTEMPTS,
+    NEAR,
+    as_fast,
+    between,
+    marks_of,
+    report,
+    times_file,
+)
 from latency import measured_part
 from latency_tables import made_up
 
@@ -157,6 +165,8 @@ def test_a_report(results):
     ]
 
 
-def test_docs_have_the_results():
-    found = measured_part(PAGE.read_text('utf-8'), equal_latency.MARKS)
-    assert found == report(equal_latency.RESULTS)
+@pytest.mark.parametrize('name', ['equal_latency', 'equal_latency_resnet18'])
+def test_docs_have_the_results(name):
+    path = equal_latency.RESULTS.with_stem(name)
+    found = measured_part(PAGE.read_text('utf-8'), marks_of(path))
+    assert found == report(path)
