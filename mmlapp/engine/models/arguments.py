@@ -190,8 +190,9 @@ def check_unknown(
     """
     taken = _parameters(architecture)
     for name, value in settings.items():
-        # First what the architecture takes: its names may look like ours.
-        if name in (taken or ()) or name in OF_BUILD:
+        # First what the architecture takes: its names may look like ours. One
+        # that is ours is no mistake: both may take it.
+        if name in (taken or ()) or name in ours or name in OF_BUILD:
             continue
         hint = meant(name, ours)
         if hint:

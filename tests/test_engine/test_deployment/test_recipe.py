@@ -151,6 +151,21 @@ def test_the_dense_config():
     assert recipe.dense_config(deployed) == expected
 
 
+@pytest.mark.parametrize('architecture', ['RetinaNet', 'mmdet.NotYet'])
+def test_what_both_take_is_the_models(architecture):
+    """Also of one that nobody has registered so far."""
+    cfg = config()
+    preprocessor = dict(type='DetDataPreprocessor', mean=[0.0])
+    cfg.model.update(architecture=architecture, data_preprocessor=preprocessor)
+    for found in (cfg, recipe.deployed_config(cfg, PLAN)):
+        dense = recipe.dense_config(found)
+        assert dense.type == architecture
+        assert dense.data_preprocessor == preprocessor
+    cfg.model.data_preprocesor = {}
+    with pytest.raises(PruningError, match='did you mean data_preprocessor'):
+        recipe.dense_config(cfg)
+
+
 def test_a_model_that_is_pruned_again_has_both_plans(tmp_path):
     """Flat, since stock tools look for the backbone beside the name."""
     first = recipe.deployed_config(config(), PLAN)
