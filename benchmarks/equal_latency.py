@@ -82,7 +82,7 @@ class Asked:
     phase: float = 0.2
     recipe: Recipe = field(default_factory=lambda: Recipe(10))
     depth: int = 8
-    width: int = 32
+    width: int = NETWORKS[8][1]
     backend: str = 'torch'
     keep_streams: bool = False
 

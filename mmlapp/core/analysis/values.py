@@ -65,7 +65,7 @@ def random_values(
     # (scale, device, signed) -> what shares random numbers: (tensor, first).
     wanted: dict[tuple[float, torch.device, bool], list[tuple[Tensor, int]]]
     wanted = defaultdict(list)
-    for number, (name, value) in enumerate(_varied(modules)):
+    for number, (name, value) in enumerate(_varied(model, modules)):
         dims = kept.get(name, {})
         fan_in = math.prod(
             dims[dim].count if dim in dims else size
@@ -106,17 +106,13 @@ def _span(shape: Sequence[int], strides: Sequence[int]) -> int:
     return 1 + sum((size - 1) * stride for size, stride in steps)
 
 
-def _varied(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+def _varied(
+    model: nn.Module, modules: Mapping[str, nn.Module]
+) -> Iterator[tuple[str, Tensor]]:
     """Parameters, and buffers of norms that keep statistics, by name."""
-    seen = set()
-    for name, module in modules.items():
-        for key, parameter in module._parameters.items():
-            # Of several modules that share one the first gives its name.
-            if parameter is None or id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            if parameter.is_floating_point():
-                yield f'{name}.{key}'.lstrip('.'), parameter
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point():
+            yield name, parameter
     for name, module in modules.items():
         variance = module._buffers.get('running_var')
         if variance is None:

@@ -82,7 +82,7 @@ def test_a_module_left_by_an_exception_does_not_stay():
     seen = {}
     with running_modules(
         model.modules(), lambda m: seen.update({m: list(stack)})
-    ) as (stack):
+    ) as stack:
         model(torch.rand(2))
     assert seen[tail] == [model, tail]
 
