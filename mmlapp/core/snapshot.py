@@ -118,8 +118,9 @@ def exact(model: nn.Module) -> Iterator[None]:
     Args:
         model (nn.Module): The network.
     """
-    values = values_of(model.modules(), torch.float64)
-    with computing(model, values, torch.float64):
+    before = Before(model)
+    values = values_of(before.modules, torch.float64)
+    with computing(before, values, torch.float64):
         yield
 
 
@@ -154,7 +155,7 @@ def twin_of(value: Tensor, twin: Tensor) -> Tensor:
 
 @contextmanager
 def computing(
-    model: nn.Module, twins: Twins, dtype: torch.dtype | None
+    before: Before, twins: Twins, dtype: torch.dtype | None
 ) -> Iterator[Recast]:
     """Lets a network compute with other values for a while.
 
@@ -162,7 +163,7 @@ def computing(
     in another precision.
 
     Args:
-        model (nn.Module): The network.
+        before (Before): The network as it is, to which it is put back.
         twins (Twins): What takes the place of each tensor.
         dtype (torch.dtype, optional): What floating arguments of modules are
             cast to, and what new tensors get. Defaults to None: as they are.
@@ -170,13 +171,16 @@ def computing(
     cast = _Cast(dtype)
 
     def recast(dtype: torch.dtype) -> None:
-        modules = list(model.modules())
+        # It may have other modules by then.
+        modules = list(before.modules[0].modules())
         _replace(modules, values_of(modules, dtype))
         forget_derived(modules)
         cast.dtype = dtype
         torch.set_default_dtype(dtype)
 
-    with restored(model) as modules, ExitStack() as stack:
+    modules = before.modules
+    with ExitStack() as stack:
+        stack.callback(before.put_back)
         _replace(modules, twins)
         forget_derived(modules)
         # What a forward makes by itself, such as torch.zeros(...), has the

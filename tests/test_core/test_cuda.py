@@ -181,6 +181,8 @@ def test_a_phase_keeps_what_it_keeps_on_the_cpu(make, card, method, unit):
     assert kept[0].ratios() == pytest.approx(kept[1].ratios())
 
 
+# PyTorch's advice on what is not captured.
+@pytest.mark.filterwarnings('ignore:.*capturable=True:UserWarning')
 @pytest.mark.parametrize('name', OPTIMIZERS)
 def test_states_on_a_gpu_are_narrowed(make, card, name):
     """Ten narrow steps equal ten masked ones."""

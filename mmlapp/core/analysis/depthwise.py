@@ -8,7 +8,10 @@ channel, which takes half of the time of a network on trial.
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from itertools import product
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,8 @@ from ..mixins import mix_in
 
 # Most numbers in all windows together: beyond, copying them takes longer.
 LARGEST = 2**22
+# Columns from which on it is faster not to copy windows at all.
+WIDE = 16
 
 
 def is_depthwise(module: nn.Module) -> bool:
@@ -84,14 +89,51 @@ def _is_known(
 def _product(
     layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    padding: Any = layer.padding
-    (down, right), (kh, kw) = padding, weight.shape[2:]
-    padded = functional.pad(x, (right, right, down, down))
-    # [n, c, h, w] -> [n, c, h', w', kh, kw]
-    rows = padded.unfold(2, kh, layer.stride[0])
-    windows = rows.unfold(3, kw, layer.stride[1])
-    n, c, high, wide = windows.shape[:4]
-    # [n, c, h' w', kh kw] @ [c, kh kw, 1] -> [n, c, h' w', 1]
-    flat = windows.reshape(n, c, high * wide, kh * kw)
-    out = (flat @ weight.reshape(c, kh * kw, 1)).view(n, c, high, wide)
+    stride, padding = layer.stride, cast('tuple[int, int]', layer.padding)
+    size = [
+        (edge + 2 * pad - kernel) // step + 1
+        for edge, pad, kernel, step in zip(
+            x.shape[2:], padding, weight.shape[2:], stride, strict=True
+        )
+    ]
+    if size[1] >= WIDE:
+        out = _by_taps(x, weight, stride, padding, size)
+    else:
+        n, c = x.shape[:2]
+        # [n, c kh kw, h' w'] -> [n, c, kh kw, h' w']
+        windows = functional.unfold(
+            x, weight.shape[2:], padding=padding, stride=stride
+        ).view(n, c, -1, math.prod(size))
+        # [c, 1, kh kw] @ [n, c, kh kw, h' w'] -> [n, c, 1, h' w']
+        out = (weight.flatten(2) @ windows).view(n, c, *size)
     return out if bias is None else out + bias.view(-1, 1, 1)
+
+
+def _by_taps(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    size: Sequence[int],
+) -> Tensor:
+    """Adds up the image, shifted, for each number of a filter.
+
+    Args:
+        x (Tensor): The image, ``[n, c, h, w]``.
+        weight (Tensor): ``[c, 1, kh, kw]``.
+        stride (Sequence[int]): Of rows and columns.
+        padding (Sequence[int]): Of rows and columns.
+        size (Sequence[int]): Rows and columns of what it gives.
+    """
+    (down, right), (high, wide) = padding, size
+    padded = functional.pad(x, (right, right, down, down))
+    out = x.new_zeros(*x.shape[:2], high, wide)
+    for i, j in product(*map(range, weight.shape[2:])):
+        # Row i, i + s, .. of the padded image for row 0, 1, .. of the output.
+        rows = slice(i, i + stride[0] * (high - 1) + 1, stride[0])
+        columns = slice(j, j + stride[1] * (wide - 1) + 1, stride[1])
+        # [n, c, h', w'] * [c, 1, 1]
+        out.addcmul_(
+            padded[..., rows, columns], weight[:, 0, i, j, None, None]
+        )
+    return out

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -71,8 +72,9 @@ class Given:
 
     def __init__(self, kept: Mapping[nn.Module, Tensor | None]) -> None:
         self.kept = kept
-        # What is looked at of each layer that ran: [positions, channels].
-        self.found: dict[nn.Module, Tensor] = {}
+        # What is looked at of each layer that ran, [*, channels, *], and
+        # which dimension the channels are.
+        self.found: dict[nn.Module, tuple[int, Tensor]] = {}
 
     def left(self, module: nn.Module, args: Any, out: Any) -> None:
         """Measures what a module gave.
@@ -84,36 +86,29 @@ class Given:
         """
         if module not in self.kept or not _has_values(out):
             return
-        # Without a batch there may be no dimension to reduce.
-        out = out.unsqueeze(0)
-        # [1, .., C, *positions]: of linear layers C is last.
-        last = out.dim() - 1
-        dim = last - len(getattr(module, 'kernel_size', ()))
-        # Some positions of an even grid: what is wrong of a channel is so
-        # nearly everywhere, and to look at all of them takes long.
-        grid = [slice(None, None, -(-n // SEEN)) for n in out.shape]
-        grid[dim] = slice(None)
-        seen = out[tuple(grid)].movedim(dim, -1)
-        # A copy, for what runs next may write into it: [positions, channels].
-        seen = seen.to(
-            torch.float64, copy=True, memory_format=torch.contiguous_format
-        )
-        self.found[module] = seen.view(-1, out.shape[dim])
+        # [*, C, *positions]: of linear layers C is last.
+        dim = out.dim() - 1 - len(getattr(module, 'kernel_size', ()))
+        # A copy, for what runs next may write into it.
+        seen = out[_grid(out.shape, dim)].to(torch.float64, copy=True)
+        self.found[module] = dim, seen
 
     def sizes(self) -> Tensor:
         """Returns the mean over positions of all channels that count."""
         # Layers of as many positions at once: they are small, and many.
-        alike: dict[int, list[nn.Module]] = defaultdict(list)
+        alike: dict[tuple[int, ...], list[nn.Module]] = defaultdict(list)
         for module in self.kept:
             if module in self.found:
-                alike[len(self.found[module])].append(module)
+                dim, seen = self.found[module]
+                shape = seen.shape[:dim] + seen.shape[dim + 1 :]
+                alike[(dim, *shape)].append(module)
         found = [torch.zeros(0, dtype=torch.float64)]
-        for modules in alike.values():
-            # [positions, channels of all]
-            y = torch.cat([self.found[m].cpu() for m in modules], 1)
+        for (dim, *_), modules in alike.items():
+            # [*, channels of all, *] -> [channels, positions]
+            y = torch.cat([self.found[m][1].cpu() for m in modules], dim)
+            y = y.movedim(dim, 0).flatten(1) if y.dim() > 1 else y[:, None]
             kept = torch.cat([self._mask(m) for m in modules])
             # mean(|y| + y / 2): nothing cancels, and signs count.
-            found.append((y.abs() + y / 2).mean(0)[kept])
+            found.append((y.abs() + y / 2).mean(1)[kept])
         # Finite, for the outputs are what tells whether a network explodes.
         return torch.cat(found).nan_to_num(0.0, 0.0, 0.0)
 
@@ -121,7 +116,21 @@ class Given:
         mask = self.kept[module]
         if mask is not None:
             return mask.cpu()
-        return torch.ones(self.found[module].shape[1], dtype=torch.bool)
+        dim, seen = self.found[module]
+        return torch.ones(seen.shape[dim], dtype=torch.bool)
+
+
+@cache
+def _grid(shape: tuple[int, ...], dim: int) -> tuple[slice, ...]:
+    """Some positions of an even grid along all dimensions but channels.
+
+    What is wrong of a channel is so nearly everywhere, and to look at all
+    positions takes long.
+    """
+    return tuple(
+        slice(None, None, 1 if place == dim else -(-size // SEEN) or 1)
+        for place, size in enumerate(shape)
+    )
 
 
 def _is_plain(module: nn.Module | None) -> bool:

@@ -25,7 +25,7 @@ from ..compare import ROUGH_TOLERANCE, SCREEN_TOLERANCE, TRIAL_TOLERANCE
 from ..derived import lay_out
 from ..forward_names import forward_names
 from ..plan.kept import Kept
-from ..snapshot import Recast, Twins, computing, values_of
+from ..snapshot import Before, Recast, Twins, computing, values_of
 from ..trace import running_modules, tensors_in
 from .corner import Corner
 from .depthwise import is_depthwise, use_products
@@ -116,6 +116,7 @@ class Runner:
         }
         self.devices = {p.device for p in model.parameters()}
         self.corner = Corner(model)
+        self._before = Before(model)
         self.depthwise = list(filter(is_depthwise, self.names))
         # Of the last stage and plan: masked and narrowed network share them.
         self._values: Twins = {}
@@ -154,7 +155,7 @@ class Runner:
                 )
             self._values, self._made_for = values, wanted
         self._shared = True
-        with computing(self.model, self._values, stage.dtype) as recast:
+        with computing(self._before, self._values, stage.dtype) as recast:
 
             def copied(dtype: torch.dtype) -> None:
                 recast(dtype)

@@ -6,7 +6,7 @@ from torch import nn
 
 from mmlapp.core.analysis.values import random_values
 from mmlapp.core.plan.kept import Kept
-from mmlapp.core.snapshot import computing
+from mmlapp.core.snapshot import Before, computing
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def small():
 def named(model, **arguments):
     """Values by name, as the network sees them."""
     twins = random_values(model, torch.float64, {}, **arguments)
-    with computing(model, twins, torch.float64):
+    with computing(Before(model), twins, torch.float64):
         return model.state_dict()
 
 
@@ -128,7 +128,7 @@ def test_memory_may_be_shared_or_not(small, alone):
 def test_a_shared_parameter_stays_shared(small):
     small[2] = small[0]
     twins = random_values(small, torch.float64, {})
-    with computing(small, twins, torch.float64):
+    with computing(Before(small), twins, torch.float64):
         assert small[2].weight is small[0].weight
 
 
