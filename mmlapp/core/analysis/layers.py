@@ -99,8 +99,9 @@ class Given:
         for module in self.kept:
             if module in self.found:
                 dim, seen = self.found[module]
-                shape = seen.shape[:dim] + seen.shape[dim + 1 :]
-                alike[(dim, *shape)].append(module)
+                others = seen.shape[:dim] + seen.shape[dim + 1 :]
+                key = dim, *others
+                alike[key].append(module)
         found = [torch.zeros(0, dtype=torch.float64)]
         for (dim, *_), modules in alike.items():
             # [*, channels of all, *] -> [channels, positions]

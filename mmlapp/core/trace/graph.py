@@ -32,6 +32,8 @@ class ChannelGraph:
         self.size = 0
         self._edges: list[Tensor] = []
         self._frozen: list[tuple[Tensor, str]] = []
+        # Roots as they were found last, and of how many edges.
+        self._roots, self._joined = torch.arange(0), 0
 
     def new(self, count: int) -> Tensor:
         """Makes fresh nodes.
@@ -79,9 +81,21 @@ class ChannelGraph:
 
     def resolve(self) -> Tensor:
         """Returns for every node the smallest node it is connected with."""
+        # Nodes and edges are only added: what was connected stays connected.
         root = torch.arange(self.size)
-        if not self._edges:
-            return root
+        root[: len(self._roots)] = self._roots
+        if len(self._edges) > self._joined:
+            root = self._join(root)
+        self._roots, self._joined = root, len(self._edges)
+        return root.clone()
+
+    def _join(self, root: Tensor) -> Tensor:
+        """Connects roots by all edges.
+
+        Args:
+            root (Tensor): Of every node, a smaller one that it is known to
+                be connected with, or itself.
+        """
         # [2, edges]. Every round hooks the roots of both ends of an edge under
         # the smaller of the two, for all edges at once, and then shortens the
         # chains. Roots only fall, so that it ends when a round changes

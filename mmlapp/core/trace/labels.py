@@ -125,11 +125,13 @@ def gather_axis(
     # the first is kept: g labels stay, and a whole row goes at once. Among
     # equals the shorter dimension wins (repeated labels tell no more), then
     # the later one.
-    keep = max(
-        varying, key=lambda d: (_distinct(labels, d), -labels.shape[d], d)
-    )
+    keep, *others = varying
+    if others:
+        keep = max(
+            varying, key=lambda d: (_distinct(labels, d), -labels.shape[d], d)
+        )
     grid = None
-    if choose is not None and len(varying) > 1:
+    if choose is not None and others:
         keep, heads = choose(labels, varying, keep)
         grid = labels if heads else None
     # [kept, all others]: one row for each index that stays. Its largest label
@@ -153,11 +155,26 @@ def _reduced(labels: Tensor) -> tuple[Tensor, list[int]]:
         # index stands for all, which keeps images cheap.
         if labels.stride(d) == 0:
             labels = labels.narrow(d, 0, 1)
+    if labels.amin() != NO_CHANNEL:
+        return _without_repeats(labels)
     varying = [d for d in range(labels.dim()) if _varies(labels, d)]
     for d in range(labels.dim()):
         if d not in varying:
             # Constant along d but for padding, which is below every label.
             labels = labels.amax(dim=d, keepdim=True)
+    return labels, varying
+
+
+def _without_repeats(labels: Tensor) -> tuple[Tensor, list[int]]:
+    """As :func:`_reduced`, of labels without padding: one look at most."""
+    varying = []
+    for d in range(labels.dim()):
+        # [.., 1, ..]: where all are equal to it, it stands for all.
+        first = labels.narrow(d, 0, 1)
+        if torch.equal(first.expand_as(labels), labels):
+            labels = first
+        else:
+            varying.append(d)
     return labels, varying
 
 

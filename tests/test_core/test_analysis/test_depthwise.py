@@ -74,6 +74,16 @@ def test_everything_else_is_left_to_pytorch(settings):
     assert torch.equal(out, conv(x))
 
 
+@pytest.mark.parametrize('stride', [1, (3, 2)])
+def test_wide_images_need_no_copies_of_windows(stride):
+    """Adding up shifted images gives what a product of windows gives."""
+    conv = layer(kernel_size=(2, 5), stride=stride, padding=(1, 2))
+    x = torch.rand(2, 6, 4, 40, dtype=torch.double)
+    out, convolution = own(conv, x)
+    assert not convolution
+    torch.testing.assert_close(out, conv(x), rtol=1e-14, atol=1e-14)
+
+
 def test_large_windows_are_left_to_pytorch(monkeypatch):
     monkeypatch.setattr(depthwise, 'LARGEST', 6 * 9 * 8 * 2 * 9 - 1)
     assert own(layer(kernel_size=3), image())[1]

@@ -31,6 +31,20 @@ def test_resolve_finds_connected_components(edge_count):
     assert graph.resolve().tolist() == expected
 
 
+def test_resolve_goes_on_where_it_was():
+    """Asked between, it finds what it finds at the end."""
+    graph, known = ChannelGraph(), []
+    for _ in range(12):
+        graph.new(5)
+        edges = torch.randint(0, graph.size, (3, 2))
+        graph.unite(edges[:, 0], edges[:, 1], 'test')
+        known += edges.tolist()
+        found = graph.resolve()
+        assert found.tolist() == components_by_search(graph.size, known)
+        assert graph.resolve().tolist() == found.tolist()
+        found.zero_()  # which is the caller's
+
+
 def test_resolve_follows_a_long_chain_in_any_order():
     graph = ChannelGraph()
     nodes = graph.new(500)[torch.randperm(500)]

@@ -51,6 +51,32 @@ def test_a_cut_of_channels_in_two_dimensions_ties_across_the_smaller(graph):
     assert graph.resolve()[:6].tolist() == [0, 1, 2, 0, 1, 2]
 
 
+def test_what_is_the_same_along_a_dimension_is_read_off_any_index():
+    """Repeats of every kind, as padding beside them is looked for."""
+    for number in range(200):
+        generator = torch.Generator().manual_seed(number)
+        shape = torch.randint(1, 4, (4,), generator=generator)
+        repeated = torch.rand(4, generator=generator) < 0.5
+        part = torch.where(repeated, 1, shape).tolist()
+        labels = torch.randint(0, 30, part, generator=generator)
+        labels = labels.expand(shape.tolist()).contiguous()
+        # Beside every label padding, which is no channel.
+        padded = torch.stack([labels, torch.full_like(labels, -1)], -1)
+        found = []
+        for tensor in labels, padded:
+            graph = ChannelGraph()
+            graph.new(30)
+            axis = gather_axis(graph, tensor, zero=True)
+            found.append((axis, graph.resolve().tolist()))
+        (plain, tied), (beside, same) = found
+        assert tied == same
+        assert (plain is None) == (beside is None)
+        if plain is not None:
+            dim, axis = plain
+            assert beside[0] == dim
+            assert beside[1].ids.tolist() == axis.ids.tolist()
+
+
 def test_constants_between_channels_tie_nothing(graph):
     """Zero padding in space leaves the channels apart."""
     labels = torch.tensor([[-1, 3, -1], [-1, 4, -1]])
