@@ -42,7 +42,7 @@ def test_resolve_goes_on_where_it_was():
         found = graph.resolve()
         assert found.tolist() == components_by_search(graph.size, known)
         assert graph.resolve().tolist() == found.tolist()
-        found.zero_()  # which is the caller's
+        graph.resolve().zero_()  # which is the caller's
 
 
 def test_resolve_follows_a_long_chain_in_any_order():
