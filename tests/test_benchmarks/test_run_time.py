@@ -31,25 +31,30 @@ def configs(data, tmp_path, *more):
         path = tmp_path / f'{name}.py'
         path.write_text(run_time.config_of(name, parse(data, *more)))
         read[name] = Config.fromfile(path)
-    return read['dense'], read['lapp']
+    return read['dense'], read['lapp'], read['lapp-streams']
 
 
-def test_both_see_the_same_images(data, tmp_path):
-    dense, lapp = configs(data, tmp_path, '--steps', '5', '--size', '8')
-    assert dense.train_dataloader == lapp.train_dataloader
+def test_all_see_the_same_images(data, tmp_path):
+    dense, *pruned = configs(data, tmp_path, '--steps', '5', '--size', '8')
+    for lapp in pruned:
+        assert dense.train_dataloader == lapp.train_dataloader
+        assert dense.train_cfg == lapp.train_cfg
     indices = dense.train_dataloader.dataset.indices
     assert len(indices) == 20
     assert {i // 20 for i in indices} == {0, 1}  # both classes
-    assert dense.train_cfg == lapp.train_cfg
 
 
 def test_the_recipe_is_that_of_the_repository(data, tmp_path):
-    dense, lapp = configs(data, tmp_path, '--steps', '5', '--size', '8')
+    found = configs(data, tmp_path, '--steps', '5', '--size', '8')
+    dense, lapp, streams = found
     assert dense.model.type == 'ImageClassifier'
     assert lapp.model.divisor == 16
     assert tuple(lapp.model.input_shape) == (3, 8, 8)
     recipe = Config.fromfile(run_time.CONFIGS['lapp'])
     assert lapp.model.keep_streams == recipe.model.keep_streams
+    assert {**streams.model, 'keep_streams': True} == lapp.model
+    assert not streams.model.keep_streams
+    assert streams.custom_hooks == lapp.custom_hooks
     ours, theirs = lapp.custom_hooks[-1], recipe.custom_hooks[-1]
     assert ours.target == theirs.target
     share = theirs.prune_epochs / recipe.train_cfg.max_epochs
@@ -63,7 +68,7 @@ def test_too_few_images_are_named(data):
 
 
 def test_runs_take_turns(data, tmp_path, monkeypatch, capsys):
-    seconds = {'dense': 8.0, 'lapp': 4.0}
+    seconds = {'dense': 8.0, 'lapp': 4.0, 'lapp-streams': 2.0}
     ran = []
 
     def train(name, folder, args):
@@ -76,6 +81,9 @@ def test_runs_take_turns(data, tmp_path, monkeypatch, capsys):
     argv = ['run_time.py', str(data), '--repeats', '2', '--json', str(out)]
     monkeypatch.setattr('sys.argv', argv)
     run_time.main()
-    assert ran == ['dense', 'lapp', 'lapp', 'dense']
-    assert json.loads(out.read_text())['ratios'] == [0.5, 0.5]
-    assert 'takes 0.50 of the dense run' in capsys.readouterr().out
+    assert ran == [*seconds, *reversed(seconds)]
+    ratios = json.loads(out.read_text())['ratios']
+    assert ratios == {'lapp': [0.5, 0.5], 'lapp-streams': [0.25, 0.25]}
+    told = capsys.readouterr().out
+    assert 'lapp, ResNet-18 at 44.4 % of the FLOPs' in told
+    assert 'takes 0.25 of the dense run' in told
