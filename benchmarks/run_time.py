@@ -38,15 +38,14 @@ from mmlapp.core.files import replace_text  # noqa: E402
 RECIPE = str(
     ROOT / 'configs' / 'resnet' / 'lapp-flops44_resnet18_8xb32_in1k.py'
 )
-CONFIGS = {
-    'dense': 'mmpretrain::resnet/resnet18_8xb32_in1k.py',
-    'lapp': RECIPE,
-    'lapp-streams': RECIPE,
-}
-# What is changed of a recipe.
+# What is changed of the recipe, by run.
 SETTINGS: dict[str, dict[str, Any]] = {
     'lapp': {},
     'lapp-streams': {'keep_streams': False},
+}
+CONFIGS = {
+    'dense': 'mmpretrain::resnet/resnet18_8xb32_in1k.py',
+    **dict.fromkeys(SETTINGS, RECIPE),
 }
 EPOCHS = 20
 PHASE = 1  # epoch: 5 of the recipe's 100
