@@ -98,14 +98,11 @@ def alike(
         list[Tensor]: In order of the first of each.
     """
     # Reasons as numbers, 0 for none, and both in one number, modulo 2**64.
-    numbers: dict[str | None, int] = {None: 0}
-    given = [
-        numbers.setdefault(reasons.get(component), len(numbers))
-        for component in emitted.tolist()
-    ]
+    given = list(map(reasons.get, emitted.tolist()))
+    numbers = {r: k for k, r in enumerate(dict.fromkeys([None, *given]))}
     marks = (
         touched.marks(emitted)
-        + torch.tensor(given, dtype=torch.int64) * REASON
+        + torch.tensor([numbers[r] for r in given], dtype=torch.int64) * REASON
     )
     # Those of a mark follow each other, each in the order of `emitted`.
     _, owner, counts = marks.unique(return_inverse=True, return_counts=True)

@@ -23,6 +23,9 @@ from ..trace import Trace
 POSITIONS = {'batch', 'rows'}
 # Positions, along each dimension, that are looked at.
 SEEN = 8
+# Layers, and which of the channels that they give are looked at, bool [out];
+# None for all.
+LookedAt = Mapping[nn.Module, Tensor | None]
 # Whose outputs are known to be [.., C, *positions].
 KINDS = (
     nn.Linear,
@@ -66,11 +69,10 @@ class Given:
     """Measures what layers give in one run.
 
     Args:
-        kept (Mapping[nn.Module, Tensor]): Layers, and which of the channels
-            that they give are looked at, bool ``[out]``; none for all.
+        kept (LookedAt): Layers, and what of theirs is looked at.
     """
 
-    def __init__(self, kept: Mapping[nn.Module, Tensor | None]) -> None:
+    def __init__(self, kept: LookedAt) -> None:
         self.kept = kept
         # What is looked at of each layer that ran, [*, channels, *], and
         # which dimension the channels are.

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..groups import ChannelGroup, Groups
 from ..narrowing.check_plan import check_plan
@@ -21,7 +21,7 @@ from ..trace import Trace
 from ..units import Request, Unit
 from .checks import Check, compares_modes
 from .counts import GOLDEN, Count, trial_mask
-from .layers import Given, comparable_layers
+from .layers import Given, LookedAt, comparable_layers
 from .result import Analysis
 from .stages import WHOLE, Left, Outcome, Runner, Stage
 from .ways import Way
@@ -70,6 +70,8 @@ class Runs:
         self._layers = comparable_layers(self.model, self.record)
         self._groups: Groups | None = None
         self._whole: dict[tuple[int, bool, Stage], tuple[bool, bool]] = {}
+        # Of the last mask, which a network has in several stages.
+        self._looked_at: tuple[Tensor | None, LookedAt] = None, {}
 
     def removal(
         self,
@@ -229,18 +231,21 @@ class Runs:
             found.append(given.sizes())
         return found, failure
 
-    def _kept(self, mask: Tensor | None) -> dict[nn.Module, Tensor | None]:
+    def _kept(self, mask: Tensor | None) -> LookedAt:
         """Which channels of comparable layers to look at; None for all."""
         if mask is None:
             return dict.fromkeys(self._layers)
         if mask.is_meta:  # nothing has values that could be compared
             return {}
-        # [channels] and, last, what is no channel.
-        kept = torch.cat([mask.cpu(), torch.ones(1, dtype=torch.bool)])
-        return {
-            layer: kept[self._analysis.groups.channels_at(labels)]
-            for layer, labels in self._layers.items()
-        }
+        if self._looked_at[0] is not mask:
+            # [channels] and, last, what is no channel.
+            kept = torch.cat([mask.cpu(), torch.ones(1, dtype=torch.bool)])
+            found: LookedAt = {
+                layer: kept[self._analysis.groups.channels_at(labels)]
+                for layer, labels in self._layers.items()
+            }
+            self._looked_at = mask, found
+        return self._looked_at[1]
 
     def _computing(
         self, removal: Removal, check: Check, stage: Stage

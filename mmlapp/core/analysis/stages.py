@@ -30,7 +30,7 @@ from ..trace import running_modules, tensors_in
 from .corner import Corner
 from .depthwise import is_depthwise, use_products
 from .draws import SteadyDraws
-from .values import random_values
+from .values import RandomValues
 
 # What is kept of a network that loses nothing.
 WHOLE: Mapping[str, Mapping[int, Kept]] = MappingProxyType({})
@@ -117,6 +117,7 @@ class Runner:
         self.devices = {p.device for p in model.parameters()}
         self.corner = Corner(model)
         self._before = Before(model)
+        self._random = RandomValues(model)
         self.depthwise = list(filter(is_depthwise, self.names))
         # Of the last stage and plan: masked and narrowed network share them.
         self._values: Twins = {}
@@ -150,9 +151,7 @@ class Runner:
             if not stage.random or stage.dtype is None:
                 values = values_of(self.names, stage.dtype)
             else:
-                values = random_values(
-                    self.model, stage.dtype, kept, positive, alone
-                )
+                values = self._random.draw(stage.dtype, kept, positive, alone)
             self._values, self._made_for = values, wanted
         self._shared = True
         with computing(self._before, self._values, stage.dtype) as recast:

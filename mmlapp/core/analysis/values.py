@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 
 import torch
@@ -30,15 +30,11 @@ STRIDE = 7919
 LARGE, STEP = 2**20, 101
 # Means and biases are this much smaller than scales.
 SHIFT = 0.25
+# Largest typical magnitude, device, whether there are signs.
+Scale = tuple[float, torch.device, bool]
 
 
-def random_values(
-    model: nn.Module,
-    dtype: torch.dtype,
-    kept: Mapping[str, Mapping[int, Kept]],
-    positive: bool = False,
-    alone: bool = False,
-) -> Twins:
+class RandomValues:
     r"""Random parameters and statistics of norms, the same at every call.
 
     Scales are uniform in [0.5, 1.5] and shifts in [0.125, 0.375]. Weights
@@ -48,48 +44,75 @@ def random_values(
     are :math:`u / n`. Other buffers keep their values, which mean something.
 
     Args:
-        model (nn.Module): The network.
-        dtype (torch.dtype): Of floating tensors.
-        kept (Mapping): What a plan keeps of each dimension that shrinks,
-            by name of the tensor.
-        positive (bool): Whether no weight is negative: where few channels
-            are left, rectifiers could silence all of them. Defaults to
-            False.
-        alone (bool): Whether none shares its memory with another one.
-            Defaults to False.
+        model (nn.Module): The network, as it is when they are drawn.
     """
-    twins: Twins = {}
-    # Once, for all that goes over them: there may be many.
-    modules = dict(model.named_modules())
-    linear = {id(m.weight) for m in modules.values() if type(m) is nn.Linear}
-    # (scale, device, signed) -> what shares random numbers: (tensor, first).
-    wanted: dict[tuple[float, torch.device, bool], list[tuple[Tensor, int]]]
-    wanted = defaultdict(list)
-    for number, (name, value) in enumerate(_varied(model, modules)):
-        dims = kept.get(name, {})
-        fan_in = math.prod(
-            dims[dim].count if dim in dims else size
-            for dim, size in enumerate(value.shape)
-            if dim
-        )
-        scale, signed = _scale(name, value, fan_in, positive)
-        first = number * STRIDE % PERIOD
-        wanted[scale, value.device, signed].append((value, first))
-    for (scale, device, signed), values in wanted.items():
-        laid = [
-            (value, first, _strides(value.shape, id(value) in linear))
-            for value, first in values
-        ]
-        length = max(
-            first + _span(v.shape, strides) for v, first, strides in laid
-        )
-        numbers = (_numbers(signed) * scale).to(device, dtype)
-        pool = numbers.repeat(-(-length // PERIOD))
-        for value, first, strides in laid:
-            # A view: parameters of one scale share their memory.
-            part = pool.as_strided(value.shape, strides, first)
-            twins[id(value)] = twin_of(value, part.clone() if alone else part)
-    return values_of(modules.values(), dtype, twins)
+
+    def __init__(self, model: nn.Module) -> None:
+        # Once, for all that goes over them: there may be many.
+        named = dict(model.named_modules())
+        self._modules = list(named.values())
+        self._varied = list(_varied(model, named))
+        self._linear = {
+            id(m.weight) for m in self._modules if type(m) is nn.Linear
+        }
+
+    def draw(
+        self,
+        dtype: torch.dtype,
+        kept: Mapping[str, Mapping[int, Kept]],
+        positive: bool = False,
+        alone: bool = False,
+    ) -> Twins:
+        """Returns a value for every parameter and buffer.
+
+        Args:
+            dtype (torch.dtype): Of floating tensors.
+            kept (Mapping): What a plan keeps of each dimension that shrinks,
+                by name of the tensor.
+            positive (bool): Whether no weight is negative: where few channels
+                are left, rectifiers could silence all of them. Defaults to
+                False.
+            alone (bool): Whether none shares its memory with another one.
+                Defaults to False.
+        """
+        twins: Twins = {}
+        for (scale, device, signed), values in self._by_scale(kept, positive):
+            laid = [
+                (
+                    value,
+                    first,
+                    _strides(value.shape, id(value) in self._linear),
+                )
+                for value, first in values
+            ]
+            length = max(
+                first + _span(v.shape, strides) for v, first, strides in laid
+            )
+            numbers = (_numbers(signed) * scale).to(device, dtype)
+            pool = numbers.repeat(-(-length // PERIOD))
+            for value, first, strides in laid:
+                # A view: parameters of one scale share their memory.
+                part = pool.as_strided(value.shape, strides, first)
+                part = part.clone() if alone else part
+                twins[id(value)] = twin_of(value, part)
+        return values_of(self._modules, dtype, twins)
+
+    def _by_scale(
+        self, kept: Mapping[str, Mapping[int, Kept]], positive: bool
+    ) -> Iterable[tuple[Scale, list[tuple[Tensor, int]]]]:
+        """What shares random numbers: tensors, and where theirs begin."""
+        wanted: dict[Scale, list[tuple[Tensor, int]]] = defaultdict(list)
+        for number, (name, value) in enumerate(self._varied):
+            dims = kept.get(name, {})
+            fan_in = math.prod(
+                dims[dim].count if dim in dims else size
+                for dim, size in enumerate(value.shape)
+                if dim
+            )
+            scale, signed = _scale(name, value, fan_in, positive)
+            first = number * STRIDE % PERIOD
+            wanted[scale, value.device, signed].append((value, first))
+        return wanted.items()
 
 
 def _strides(shape: Sequence[int], linear: bool) -> list[int]:

@@ -110,8 +110,9 @@ def watch_modules(tracer: Tracer, model: nn.Module) -> Iterator[None]:
         tracer (Tracer): The running tracer.
         model (nn.Module): The network.
     """
-    rules = {id(m): rule_of(m) for m in model.modules()}
-    tracer.cutters = {id(m) for m in model.modules() if cuts_follow(m)}
+    modules = list(model.modules())
+    rules = {id(m): rule_of(m) for m in modules}
+    tracer.cutters = {id(m) for m in modules if cuts_follow(m)}
 
     def entered(module: nn.Module) -> None:
         tracer.trace.order.append(tracer.modules[id(module)])
@@ -134,5 +135,5 @@ def watch_modules(tracer: Tracer, model: nn.Module) -> Iterator[None]:
             with tracer.silence():
                 rule(tracer, module, args, out)
 
-    with running_modules(model.modules(), entered, left) as tracer.stack:
+    with running_modules(modules, entered, left) as tracer.stack:
         yield

@@ -10,7 +10,7 @@ input, and nobody else reads its weight.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -36,13 +36,13 @@ class OwnCalls:
     """Watches a forward for who reads the parameters of its convolutions.
 
     Args:
-        model (nn.Module): The network.
+        names (Mapping[nn.Module, str]): All modules of the network, named.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, names: Mapping[nn.Module, str]) -> None:
         self._names = {
             module: name
-            for name, module in model.named_modules()
+            for module, name in names.items()
             if isinstance(module, _ConvNd)
         }
         # By identity: a layer may share a parameter with another one.

@@ -64,7 +64,7 @@ class Tracer(TorchDispatchMode):
         # A forward may replace them: no other tensor is to get their ids.
         self._held = [tensor for _, tensor in named]
         # Not of what was computed from parameters and buffers.
-        self._own = _storages(model)
+        self._own = {_storage(tensor) for _, tensor in named}
         # Ids are used again after a tensor has died: the weak reference tells
         # whether an entry is still that of the tensor asked for.
         self._labels: dict[int, tuple[ref[Tensor], Labels]] = {}
@@ -72,11 +72,13 @@ class Tracer(TorchDispatchMode):
         self._by_storage: dict[int, dict[int, ref[Tensor]]] = {}
         self._sites: dict[tuple[str, int], Site] = {}
         self._makers: list[Maker] = []
-        self.own_calls = OwnCalls(model)
+        # Once, for all that goes over them: there may be many.
+        names = {module: name for name, module in model.named_modules()}
+        self.modules = {id(module): name for module, name in names.items()}
+        self.own_calls = OwnCalls(names)
         self.living = LivingModules(self)
         self.reductions = Reductions(self)
         self.sizes = Sizes(self)
-        self.modules = {id(m): name for name, m in model.named_modules()}
         self.stack: list[nn.Module] = []
         # Storages of parameters and buffers that a loss may update, as a
         # momentum encoder is: no channel goes that way. Empty in the main
@@ -422,7 +424,7 @@ class Tracer(TorchDispatchMode):
             model (nn.Module): The network.
         """
         # Some may be others than at first.
-        self.updated = _storages(model)
+        self.updated = {_storage(t) for _, t in _named_tensors(model)}
 
     def finish(self, outputs: Any) -> None:
         """Freezes what leaves the network and decides where masks go."""
@@ -463,11 +465,6 @@ def _storage(tensor: Tensor) -> int:
     if tensor.layout is not torch.strided:
         return id(tensor)  # several of them, and no views
     return int(tensor.untyped_storage()._cdata)
-
-
-def _storages(model: nn.Module) -> set[int]:
-    """Where parameters and buffers lie."""
-    return {_storage(tensor) for _, tensor in _named_tensors(model)}
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core.analysis.values import random_values
+from mmlapp.core.analysis.values import RandomValues
 from mmlapp.core.plan.kept import Kept
 from mmlapp.core.snapshot import Before, computing
 
@@ -25,7 +25,7 @@ def small():
 
 def named(model, **arguments):
     """Values by name, as the network sees them."""
-    twins = random_values(model, torch.float64, {}, **arguments)
+    twins = RandomValues(model).draw(torch.float64, {}, **arguments)
     with computing(Before(model), twins, torch.float64):
         return model.state_dict()
 
@@ -61,7 +61,7 @@ def test_weights_are_scaled_by_what_they_sum(
 
 def test_what_a_plan_keeps_counts(small):
     kept = {'2.weight': {1: Kept(32, (3, 4))}}
-    twins = random_values(small, torch.float64, kept)
+    twins = RandomValues(small).draw(torch.float64, kept)
     narrow = twins[id(small[2].weight)].detach().abs().mean()
     wide = named(small)['2.weight'].abs().mean()
     assert narrow / wide == pytest.approx(4, rel=0.2)  # (32 / 2) ** 0.5
@@ -98,7 +98,8 @@ def test_large_linear_layers_take_no_memory():
     """Their rows overlap, and are not the same."""
     model = nn.Sequential(nn.Linear(1024, 1024), nn.Linear(1024, 1024))
     found = [
-        v.detach() for v in random_values(model, torch.float64, {}).values()
+        v.detach()
+        for v in RandomValues(model).draw(torch.float64, {}).values()
     ]
     storages = {v.untyped_storage().data_ptr(): v for v in found}
     numbers = sum(v.untyped_storage().nbytes() // 8 for v in storages.values())
@@ -109,7 +110,7 @@ def test_large_linear_layers_take_no_memory():
     # Nearly at right angles, as random ones are.
     cosines = nn.functional.normalize(rows) @ nn.functional.normalize(rows).T
     assert cosines.fill_diagonal_(0).abs().max() < 0.25
-    alone = random_values(model, torch.float64, {}, alone=True)
+    alone = RandomValues(model).draw(torch.float64, {}, alone=True)
     for layer, value in zip(
         model, (v for v in found if v.dim() == 2), strict=True
     ):
@@ -119,7 +120,7 @@ def test_large_linear_layers_take_no_memory():
 
 @pytest.mark.parametrize('alone', [False, True])
 def test_memory_may_be_shared_or_not(small, alone):
-    twins = random_values(small, torch.float64, {}, alone=alone)
+    twins = RandomValues(small).draw(torch.float64, {}, alone=alone)
     first, second = (twins[id(small[i].bias)] for i in (0, 2))
     storages = {t.untyped_storage().data_ptr() for t in (first, second)}
     assert (len(storages) == 2) is alone
@@ -127,7 +128,7 @@ def test_memory_may_be_shared_or_not(small, alone):
 
 def test_a_shared_parameter_stays_shared(small):
     small[2] = small[0]
-    twins = random_values(small, torch.float64, {})
+    twins = RandomValues(small).draw(torch.float64, {})
     with computing(Before(small), twins, torch.float64):
         assert small[2].weight is small[0].weight
 
