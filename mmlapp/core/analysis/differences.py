@@ -65,37 +65,25 @@ class Differences(Runs, ABC):
             Failure or None: None if it need not be due to narrowing.
         """
         stage = self.stage(check)
+        tolerance = stage.tolerance
+        screened = stage.screen
+        if screened:
+            # Tells rounding of float32 from a difference, if float64 runs.
+            exact, failure = self.masked(removal, check, EXACT)
+            tolerance = ROUGH_TOLERANCE
+            if failure is None and all_finite(exact):
+                masked, stage, tolerance = exact, EXACT, EXACT.tolerance
+                narrowed, _ = self.narrowed(removal, check, EXACT)
+            if agree(masked, narrowed, tolerance):
+                return None
         # Twice the same network: if even that differs, nothing can be said.
         if (check, stage) not in self._steady:
             again, _ = self.masked(removal, check, stage, seed=1)
-            if not agree(masked, again, stage.tolerance):
+            if not agree(masked, again, tolerance):
                 return self._unlike_itself(masked, narrowed, check)
             self._steady.add((check, stage))
-        if stage.screen:
-            return self._look_again(masked, narrowed, removal, check)
-        if agree(masked, narrowed) and self.runner.is_rough(
-            self.ways[check.way].run, stage
-        ):
-            return None
-        tolerance = stage.tolerance
-        return self._unless_rounded(
-            masked, narrowed, removal, check, stage, tolerance
-        )
-
-    def _look_again(
-        self,
-        masked: list[Tensor],
-        narrowed: list[Tensor],
-        removal: Removal,
-        check: Check,
-    ) -> Failure | None:
-        """Tells rounding of float32 from a difference, if float64 runs."""
-        stage, tolerance = self.stage(check), ROUGH_TOLERANCE
-        exact, failure = self.masked(removal, check, EXACT)
-        if failure is None and all_finite(exact):
-            masked, stage, tolerance = exact, EXACT, EXACT.tolerance
-            narrowed, _ = self.narrowed(removal, check, EXACT)
-        if agree(masked, narrowed, tolerance):
+        rough = not screened and agree(masked, narrowed)
+        if rough and self.runner.is_rough(self.ways[check.way].run, stage):
             return None
         return self._unless_rounded(
             masked, narrowed, removal, check, stage, tolerance
