@@ -120,8 +120,9 @@ class Run:
     ) -> None:
         self.asked, self.seed, self.images = asked, seed, images
         self.model = asked.network(seed)
-        self.model.to(memory_format=torch.channels_last)
         self.pruner = prunable(asked, self.model, table) if target else None
+        device = images.pixels.device
+        self.model.to(device, memory_format=torch.channels_last)
         self.optimizer = asked.recipe.optimizer(self.model)
         steps = asked.recipe.epochs * images.steps
         self.schedule = asked.recipe.schedule(self.optimizer, steps)
@@ -388,6 +389,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add('--batch', type=int, default=64)
     add('--rate', type=float, default=0.2, help='highest learning rate')
     add('--subset', type=int, default=0, help='images of training; 0: all')
+    add('--device', default='cpu', help='of training; times are of the CPU')
     add('--rounds', type=int, default=200, help='timed runs of each network')
     add('--table', type=Path, default='work_dirs/equal_latency/table.json')
     add('--measure', action='store_true', help='the networks, anew')
@@ -409,8 +411,9 @@ def train_all(args: argparse.Namespace, asked: Asked, store: Store) -> None:
         return
     table = measured_table(asked, args.table)
     pair = part_of(load_split(args.data, 'train'), args.subset)
-    images = Images(*pair, args.batch, torch.device('cpu'))
-    test = load_split(args.data, 'test')
+    images = Images(*pair, args.batch, torch.device(args.device))
+    pixels, labels = load_split(args.data, 'test')
+    test = pixels.to(args.device), labels.to(args.device)
     for name, seed in waiting:
         result = run(name, seed, asked, images, test, table, store)
         store.add(result)
