@@ -22,6 +22,8 @@ from mmlapp.core.progress import Phase
 EVENT = 'after_pruning'
 # Names in the message hub, alone or with the name of a metric behind them.
 BEST_INFO = 'best_score', 'best_ckpt'
+# Where early stopping has its threshold while that does not count.
+HELD = '_held_threshold'
 
 
 def forget_checkpoint(hook: CheckpointHook, runner: Runner) -> None:
@@ -67,6 +69,21 @@ def forget_stopping(hook: EarlyStoppingHook, runner: Runner) -> None:
     # Where the hook itself begins: any score is better.
     hook.best_score = -math.inf if hook.rule == 'greater' else math.inf
     hook.wait_count = 0
+    if HELD in vars(hook):
+        hook.stopping_threshold = vars(hook).pop(HELD)
+
+
+def hold_stopping(hook: EarlyStoppingHook, runner: Runner) -> None:
+    """Lets no score end the training, neither a worse one nor a good one.
+
+    Args:
+        hook (EarlyStoppingHook): The hook; :func:`forget_stopping` gives its
+            threshold back.
+        runner (Runner): The runner.
+    """
+    forget_stopping(hook, runner)
+    vars(hook)[HELD] = hook.stopping_threshold
+    hook.stopping_threshold = None
 
 
 def forget_plateau(
@@ -81,12 +98,20 @@ def forget_plateau(
     scheduler._reset()
 
 
-# What keeps a best value: how it starts anew, and in which phases it does so
-# before every validation, since it would wait for a better score in vain.
-KINDS: dict[type, tuple[Callable[..., None], tuple[Phase, ...]]] = {
-    CheckpointHook: (forget_checkpoint, ()),
-    EarlyStoppingHook: (forget_stopping, (Phase.DENSE, Phase.PRUNING)),
-    ReduceOnPlateauParamScheduler: (forget_plateau, (Phase.PRUNING,)),
+Act = Callable[..., None]
+# What keeps a best value: how it starts anew, and what is done to it before
+# every validation in which phases, since it would act on a network that does
+# not stay.
+KINDS: dict[type, tuple[Act, dict[Phase, Act]]] = {
+    CheckpointHook: (forget_checkpoint, {}),
+    EarlyStoppingHook: (
+        forget_stopping,
+        dict.fromkeys((Phase.DENSE, Phase.PRUNING), hold_stopping),
+    ),
+    ReduceOnPlateauParamScheduler: (
+        forget_plateau,
+        {Phase.PRUNING: forget_plateau},
+    ),
 }
 
 
@@ -118,9 +143,9 @@ def hold(runner: Runner, phase: Phase) -> None:
         phase (Phase): Of its network.
     """
     for keeper in _keepers(runner):
-        for kind, (forget, held) in KINDS.items():
+        for kind, (_, held) in KINDS.items():
             if phase in held and isinstance(keeper, kind):
-                forget(keeper, runner)
+                held[phase](keeper, runner)
 
 
 def warn_of_others(runner: Runner) -> None:

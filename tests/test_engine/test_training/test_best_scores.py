@@ -189,6 +189,23 @@ def test_patience_is_kept_for_the_network_that_stays(
     assert (scheduler.best < 9.0) == rate
 
 
+@pytest.mark.parametrize('phase', [Phase.DENSE, Phase.PRUNING])
+@pytest.mark.parametrize(('rule', 'good'), [('greater', 9.0), ('less', 1.0)])
+def test_a_good_score_of_the_wide_network_ends_no_training(
+    phase: Phase, rule: str, good: float
+) -> None:
+    hook = EarlyStoppingHook('score', rule=rule, stopping_threshold=5.0)
+    runner = run(hook)
+    for _ in range(2):
+        hold(runner, phase)
+        assert not hook._check_stop_condition(good)[0]
+    start_anew(runner)
+    # The small network has to reach it.
+    assert hook.stopping_threshold == 5.0
+    assert not hook._check_stop_condition(10.0 - good)[0]
+    assert hook._check_stop_condition(good)[0]
+
+
 def test_a_scalar_is_forgotten() -> None:
     hub = MessageHub('scalars')
     hub.update_scalar('train/loss_pruning', 1.0)
