@@ -111,12 +111,33 @@ def _combine(
     ids = _largest(operands, axes)
     rule = _WHERE_REMOVED.get(call.op.removesuffix('_'), _evaluated)
     value = rule(call, axes)
+    reason = None
     if value is not None and not math.isfinite(value):
+        reason = f'{call.op} of zero is not finite'
+    elif _is_steep(call, axes):
+        reason = f'the gradient of {call.op} at zero is not finite'
+    if reason is not None:
         labelled = [entry for _, entry in operands if entry.axes]
         of = Labels(parameter=all(entry.parameter for entry in labelled))
-        reason = f'{call.op} of zero is not finite'
         tracer.living.over(of, ids, reason)
     return Axis(ids, value == 0)
+
+
+def _is_steep(call: Call, axes: list[Axis | None]) -> bool:
+    """Whether masks train into NaN: an infinite slope, times their zero."""
+    steep = _STEEP.get(call.op.removesuffix('_'))
+    return steep is not None and steep(call, axes)
+
+
+def _has_small_exponent(call: Call, axes: list[Axis | None]) -> bool:
+    base, exponent = call.args[:2]
+    if not isinstance(base, Tensor) or not _is_zero(axes[0]):
+        return False
+    # The slope of x^p is p x^(p - 1).
+    powers = torch.as_tensor(exponent)
+    if powers.is_complex() or powers.is_meta:
+        return False
+    return bool(((powers > 0) & (powers < 1)).any())
 
 
 def _note_sum(
@@ -196,6 +217,15 @@ _WHERE_REMOVED: dict[
     'aten::mul': _product,
     'aten::div': _quotient,
     'aten::_prelu_kernel': lambda call, axes: _product(call, axes[:1]),
+}
+
+# Whether the slope of an operator is infinite, or 0 / 0, where its channel is
+# removed, although its value is finite.
+_STEEP: dict[str, Callable[[Call, list[Axis | None]], bool]] = {
+    'aten::sqrt': lambda call, axes: _is_zero(axes[0]),
+    'aten::pow': _has_small_exponent,
+    'aten::hypot': lambda call, axes: all(map(_is_zero, axes)),
+    'aten::special_entr': lambda call, axes: _is_zero(axes[0]),
 }
 
 # Operators that torch does not tag as pointwise although they are.

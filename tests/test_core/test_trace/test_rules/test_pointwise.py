@@ -64,7 +64,8 @@ SAFE = {
     'scale by two': lambda x: x * 2,
     'divide by two': lambda x: x / 2,
     'square': lambda x: x**2,
-    'root': lambda x: x.abs().sqrt(),
+    'root': lambda x: (x.abs() + 1e-3).sqrt() - 1e-3**0.5,
+    'power': lambda x: x.abs() ** 1.5,
     'abs': torch.abs,
     'negate': torch.neg,
     'clamp': lambda x: x.clamp(-0.5, 0.5),
@@ -120,6 +121,66 @@ def test_what_is_infinite_at_zero_is_frozen(net, conv, image, frozen, name):
     function = INFINITE[name]
     model = net(lambda m, x: m.b(function(m.a(x))), a=conv(3, 8), b=conv(8, 5))
     assert frozen(model, image)['a'].endswith('of zero is not finite')
+
+
+STEEP = {
+    'root': lambda x: x.abs().sqrt(),
+    'root in place': lambda x: x.square().sqrt_(),
+    'signed root': lambda x: x.sign() * x.abs().sqrt(),
+    'power': lambda x: x.abs() ** 0.5,
+    'learned power': lambda x: x.abs().pow(torch.tensor([0.4])),
+    'standard deviation': lambda x: (
+        x / (x.var((2, 3), keepdim=True).sqrt() + 1)
+    ),
+    'norm': lambda x: x / (x.square().sum((2, 3), True).sqrt() + 1),
+    'generalised mean': lambda x: (
+        x + x.clamp(min=0).pow(3).mean((2, 3), True).pow(1 / 3)
+    ),
+    'hypotenuse': lambda x: torch.hypot(x, x),
+    'entropy': lambda x: torch.special.entr(x.abs()),
+}
+
+
+@pytest.mark.parametrize('name', STEEP)
+def test_what_masks_would_train_into_nan_is_frozen(
+    net, conv, image, frozen, name
+):
+    """Where a removed channel is zero, the gradient is infinity times zero."""
+    function = STEEP[name]
+    x = torch.zeros(2, 8, 3, 3, dtype=torch.float64, requires_grad=True)
+    function(x).sum().backward()
+    assert not x.grad.isfinite().all()
+    model = net(lambda m, x: m.b(function(m.a(x))), a=conv(3, 8), b=conv(8, 5))
+    reason = frozen(model, image)['a']
+    assert reason.endswith('at zero is not finite')
+
+
+class Deviation(nn.Module):
+    """Divides by the standard deviation of each channel, or that of all."""
+
+    def __init__(self, dims):
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x):
+        return x / (x.square().mean(self.dims, keepdim=True).sqrt() + 1e-6)
+
+
+@pytest.mark.parametrize('dims', [(2, 3), (1, 2, 3)])
+def test_roots_of_a_module_train_on_living_channels(
+    net, conv, image, agree, dims
+):
+    model = net(
+        lambda m, x: m.b(m.part(m.a(x))),
+        a=conv(3, 8),
+        part=Deviation(dims),
+        b=conv(8, 5),
+    )
+    result = agree(model, image)
+    assert result.groups == {'a': 8}
+    result.model(image).square().sum().backward()
+    for parameter in result.model.parameters():
+        assert parameter.grad.isfinite().all()
 
 
 def test_sum_ties_its_operands(net, conv, image, agree):
