@@ -75,6 +75,8 @@ class Latency(Cost):
         timed = TimedCalls(found, context.groups, said)
         self.grid = timed.grid([*own, *added])
         self.proportional = timed.proportional([*own, *added])
+        # Last: that something is missing says more.
+        timed.check_whole(own)
         self.elements = MultilinearCost(
             [
                 term_of(call, math.prod(call.outputs), ('out',))

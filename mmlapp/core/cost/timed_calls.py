@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
@@ -22,6 +22,8 @@ from .latency_table import (
 from .multilinear import Factor, MultilinearCost, doubles, factor_of, term_of
 
 MEASURE = 'Measure it again with tools/latency_table.py'
+# What a branch is called in the layer beside which it lies.
+BYPASS = 'bypass'
 
 
 class TimedCalls:
@@ -40,6 +42,30 @@ class TimedCalls:
             for e in table.layers
             for name in e.names
         }
+
+    def check_whole(self, calls: Sequence[LayerCall]) -> None:
+        """Refuses a table of a larger network, such as a deeper one.
+
+        Layers of a shallow network may all be in it, and still the times of
+        whole networks are those of another one.
+
+        Args:
+            calls (Sequence[LayerCall]): All of the network, without branches.
+
+        Raises:
+            PruningError: With a layer that only the table has.
+        """
+        own = {(call.name, key_of_call(call)) for call in calls}
+        names = {name for name, _ in own}
+        for name, key in self.entries:
+            if (name, key) in own or _is_branch(name, names):
+                continue
+            raise PruningError(
+                f"cost='latency': {self.said} was measured on another model: "
+                f'it has {name} with weight '
+                f'{list(self.entries[name, key].weight)}, which this one does '
+                f'not run so. {MEASURE}'
+            )
 
     def grid(self, calls: Sequence[LayerCall]) -> GridCost:
         """Returns what of some calls is interpolated.
@@ -137,6 +163,19 @@ class TimedCalls:
                 counts = {g: n / full for g, n in factor.counts.items()}
                 found.append(Factor(factor.offset / full, counts))
         return found
+
+
+def _is_branch(name: str, layers: Collection[str]) -> bool:
+    """Whether a name is of a branch beside a layer, or of a part of it.
+
+    A table that was measured with branches serves a run without them.
+    """
+    # conv1.bypass, conv1.bypass.0: children of conv1.
+    parts = name.split('.')
+    return any(
+        part == BYPASS and '.'.join(parts[:i]) in layers
+        for i, part in enumerate(parts)
+    )
 
 
 def _widths(entry: TimedLayer) -> list[tuple[int, ...]]:

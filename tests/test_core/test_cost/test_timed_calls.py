@@ -62,6 +62,46 @@ def test_a_table_of_another_model(make, images):
     assert not hasattr(model, 'pruner')
 
 
+def test_a_table_of_a_deeper_model(net, conv, images):
+    """All layers of a shallow one are in it; its times are another's."""
+
+    def of_depth(count):
+        layers = {f'l{i}': conv(3 if i == 0 else 8, 8) for i in range(count)}
+        return net(
+            lambda m, x: nn.Sequential(*m.children())(x), **layers
+        ).float()
+
+    deep, shallow = made_up(of_depth(4), images), of_depth(3)
+    with pytest.raises(PruningError, match=r'another model: it has l3 with w'):
+        with_latency(shallow, images, deep)
+    assert not hasattr(shallow, 'pruner')
+
+
+def test_a_table_of_more_calls_of_a_layer(net, conv, images):
+    """As of a head that runs on more levels of a pyramid."""
+
+    def of_levels(count):
+        return net(
+            lambda m, x: [m.b(m.a(x[..., i:])) for i in range(count)],
+            a=conv(3, 8),
+            b=conv(8, 4),
+        ).float()
+
+    table = made_up(of_levels(3), images)
+    with pytest.raises(PruningError, match='another model: it has a with wei'):
+        with_latency(of_levels(2), images, table)
+
+
+@pytest.mark.parametrize(
+    'bypass', ['depthwise', dict(type='grouped', norm=True)]
+)
+def test_a_table_with_branches_serves_a_run_without(make, images, bypass):
+    table = made_up(make(), images, bypass=bypass)
+    assert any('bypass' in entry.names[0] for entry in table.layers)
+    pruner = with_latency(make(), images, table)
+    assert pruner.ratios()['latency'] == pytest.approx(1)
+
+
 def test_a_table_of_another_input_shape(make, images):
     table = made_up(make(), images)
     with pytest.raises(PruningError, match=r'input shape.*\[3, 16, 16\]'):
