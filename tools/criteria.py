@@ -102,11 +102,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         paths = write_study(study, args.out)
     out = console()
     for text in study.warnings:
-        out.print(f'warning: {text}', markup=False)
+        out.print(f'warning: {text}')
     for name, reason in study.scores.left_out.items():
-        out.print(f'left out: {name}: {reason}', markup=False)
+        out.print(f'left out: {name}: {reason}')
     for path in paths:
-        out.print(f'wrote {path}', soft_wrap=True, markup=False)
+        out.print(f'wrote {path}', soft_wrap=True)
 
 
 if __name__ == '__main__':

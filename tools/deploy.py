@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             latency = latency_text(cfg, args.checkpoint)
     report(result)
     if latency:
-        console().print(latency, soft_wrap=True, markup=False)
+        console().print(latency, soft_wrap=True)
 
 
 if __name__ == '__main__':

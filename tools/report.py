@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = args.out or args.work_dir / NAME
     check_out(out, NAME)
     for path in write_page(out, page_of(run)):
-        console().print(f'wrote {path}', soft_wrap=True, markup=False)
+        console().print(f'wrote {path}', soft_wrap=True)
 
 
 if __name__ == '__main__':

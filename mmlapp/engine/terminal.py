@@ -24,7 +24,11 @@ def console(file: IO[str] | None = None) -> Console:
     file = file or sys.stdout
     width = None if file.isatty() else PIPE_WIDTH
     # Without colours for numbers, which would differ from column to column.
-    return Console(file=file, width=width, highlight=False)
+    # Names of files and layers may have brackets and colons, [a] and :a:, that
+    # are neither colours nor pictures.
+    return Console(
+        file=file, width=width, highlight=False, markup=False, emoji=False
+    )
 
 
 @contextmanager

@@ -3,6 +3,9 @@
 import io
 import sys
 
+import pytest
+from rich.table import Table
+
 from mmlapp.engine import terminal
 from mmlapp.engine.terminal import console, telling
 
@@ -15,8 +18,19 @@ class Terminal(io.StringIO):
 def test_a_pipe_is_wide_enough_for_a_layer():
     file = io.StringIO()
     line = 'x' * 100 + ' 1.5 [a] ' + 'y' * 50
-    console(file).print(line, markup=False)
+    console(file).print(line)
     assert file.getvalue() == f'{line}\n'
+
+
+@pytest.mark.parametrize('name', ['x[red]y', 'a[/b]', 'runs:fire:'])
+def test_a_name_is_shown_as_it_is(name):
+    """Rich would take [red] for a colour, and [/b] for a mistake."""
+    file, table = io.StringIO(), Table()
+    table.add_row(name)
+    console(file).print(f'wrote {name}')
+    console(file).print(table)
+    assert file.getvalue().startswith(f'wrote {name}\n')
+    assert file.getvalue().count(name) == 2
 
 
 def test_a_terminal_has_its_own_width(monkeypatch):
