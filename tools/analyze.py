@@ -35,7 +35,11 @@ from mmlapp.engine.config_files import (
 )
 from mmlapp.engine.failures import tells_failures
 from mmlapp.engine.known_notes import known_notes_hidden
-from mmlapp.engine.output_files import check_output, write_json
+from mmlapp.engine.output_files import (
+    check_apart,
+    check_output,
+    write_json,
+)
 from mmlapp.engine.terminal import console, telling
 
 
@@ -126,6 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.json not in (None, '-'):
         check_output('json', args.json)
+        check_apart('json', args.json, [args.config])
     with telling() as tell:
         cfg = read_model_config(args.config, args.cfg_options)
         report = analyse_config(cfg, settings(args), tell)

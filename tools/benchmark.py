@@ -46,7 +46,11 @@ from mmlapp.engine.failures import tells_failures
 from mmlapp.engine.known_notes import known_notes_hidden
 from mmlapp.engine.latency.backends import BACKENDS
 from mmlapp.engine.latency.setting import Setting
-from mmlapp.engine.output_files import check_output, write_json
+from mmlapp.engine.output_files import (
+    check_apart,
+    check_output,
+    write_json,
+)
 from mmlapp.engine.terminal import console, telling
 
 
@@ -114,10 +118,13 @@ def trained(args: Namespace) -> list[str]:
 
 def check_files(args: Namespace) -> None:
     """Refuses files that cannot be written, before all else."""
+    others = [args.config, args.checkpoint, args.dense]
     for name in ('json', 'plot'):
         path = getattr(args, name)
         if path is not None:
             check_output(name, path)
+            check_apart(name, path, others)
+            others.append(path)
     if args.plot is not None:
         check_picture(args.plot)
 
@@ -207,7 +214,7 @@ def show(found: Measured, out: Console) -> None:
     if found.layers:
         out.print(layers_table(found.layers))
     for text in found.notes:
-        out.print(f'note: {text}', markup=False)
+        out.print(f'note: {text}')
 
 
 def write(found: Measured, args: Namespace, out: Console) -> None:
@@ -221,12 +228,12 @@ def write(found: Measured, args: Namespace, out: Console) -> None:
             found.layers,
         )
         write_json('json', args.json, data)
-        out.print(f'wrote {args.json}', soft_wrap=True, markup=False)
+        out.print(f'wrote {args.json}', soft_wrap=True)
     if args.plot is not None:
         device = found.settings[0].described()['device']
         title = f'{device}, {args.threads} threads, batch {args.batch}'
         draw(found.rows, args.plot, title)
-        out.print(f'wrote {args.plot}', soft_wrap=True, markup=False)
+        out.print(f'wrote {args.plot}', soft_wrap=True)
 
 
 @known_notes_hidden()

@@ -42,6 +42,7 @@ from mmlapp.engine.latency.setting import Setting, usual_divisor
 from mmlapp.engine.latency.subject import Procedure
 from mmlapp.engine.latency.tables import layers_table, networks_table, remarks
 from mmlapp.engine.models.inputs import shape_text
+from mmlapp.engine.output_files import check_apart
 from mmlapp.engine.terminal import console
 
 
@@ -96,6 +97,7 @@ def divisor_of(args: Namespace, cfg: Config) -> int:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures."""
     args = parse_args(argv)
+    check_apart('out', args.out, [args.config])
     with Progress(console=console(sys.stderr)) as progress:
         task = progress.add_task('reading the config', total=None)
 
@@ -124,10 +126,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     out.print(layers_table(table))
     out.print(networks_table(table))
     size = shape_text(table.setting['input_shape'])
-    out.print(f'images of {size}, {origin_of_shape(cfg, asked)}', markup=False)
+    out.print(f'images of {size}, {origin_of_shape(cfg, asked)}')
     for text in remarks(table):
-        out.print(text, markup=False)
-    out.print(f'wrote {args.out}', soft_wrap=True, markup=False)
+        out.print(text)
+    out.print(f'wrote {args.out}', soft_wrap=True)
 
 
 if __name__ == '__main__':

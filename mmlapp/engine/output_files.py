@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,29 @@ def check_output(argument: str, path: str | Path) -> None:
         raise PruningError(f'{said} is a folder; name a file')
     with writing(argument, path):
         try_folder(path.absolute().parent)
+
+
+def check_apart(
+    argument: str, path: str | Path, others: Iterable[str | Path | None]
+) -> None:
+    """Refuses to write over a file that is read, or written for another use.
+
+    Args:
+        argument (str): Name of the argument, for the error text.
+        path (str or Path): The file.
+        others (Iterable[str or Path]): Other files of the command line; None
+            stands for one that was not given.
+
+    Raises:
+        PruningError: With the path.
+    """
+    for other in others:
+        # Links and relative paths name the same file as well.
+        if other is not None and Path(path).resolve() == Path(other).resolve():
+            raise PruningError(
+                f'{argument}={str(path)!r} is {str(other)!r}, which this call '
+                'has another use for; name another file'
+            )
 
 
 def try_folder(folder: str | Path) -> None:

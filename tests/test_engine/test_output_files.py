@@ -9,7 +9,12 @@ import pytest
 
 from mmlapp.core import PruningError
 from mmlapp.engine import output_files
-from mmlapp.engine.output_files import check_output, write_json, write_output
+from mmlapp.engine.output_files import (
+    check_apart,
+    check_output,
+    write_json,
+    write_output,
+)
 
 
 def test_a_file_that_can_be_written(tmp_path):
@@ -30,6 +35,17 @@ def test_a_file_that_can_be_written(tmp_path):
 def test_what_cannot_be_a_file(tmp_path, name, text):
     with pytest.raises(PruningError, match=text):
         check_output('json', tmp_path / name)
+
+
+def test_a_file_that_is_read_is_not_written_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    read = tmp_path / 'run.py'
+    read.touch()
+    (tmp_path / 'link').symlink_to(read)
+    check_apart('json', tmp_path / 'speed.json', [read, None, 'mmdet::a.py'])
+    for path in (read, 'run.py', './run.py', 'link'):
+        with pytest.raises(PruningError, match=r"json='.*' is '.*run.py', wh"):
+            check_apart('json', path, [None, read])
 
 
 def test_a_disk_that_is_read_only(tmp_path, monkeypatch):

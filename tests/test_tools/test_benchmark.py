@@ -73,6 +73,35 @@ def test_a_failed_backend_is_told_and_the_rest_measured(
 
 
 @pytest.mark.parametrize(
+    ('option', 'name'),
+    [
+        ('--json', 'run.py'),
+        ('--json', 'epoch_3.pth'),
+        ('--plot', 'dense.svg'),
+        ('--json', 'speed.svg'),
+    ],
+)
+def test_what_is_read_is_not_written_over(
+    tool, classifier_run, tmp_path, option, name, monkeypatch
+):
+    monkeypatch.delattr(rows, 'interleaved')
+    run = classifier_run()
+    dense = tmp_path / 'dense.svg'
+    dense.write_bytes(run.checkpoint.read_bytes())
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    argv = ['--dense', str(dense), '--plot', str(tmp_path / 'speed.svg')]
+    with pytest.raises(SystemExit) as stop:
+        tool.main(
+            [
+                *(str(run.config), str(run.checkpoint), *argv, *FAST),
+                *(option, str(tmp_path / name)),
+            ]
+        )
+    assert 'another use' in str(stop.value)
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
     ('argv', 'text'),
     [
         (['--threads', '0'], 'threads=0'),

@@ -88,6 +88,16 @@ def test_a_status_for_every_format(tool, run, tmp_path, capsys):
     assert (tmp_path / 'slim.torchscript').exists()
 
 
+def test_the_checkpoint_is_not_written_over(fail, run, tmp_path):
+    before = run.checkpoint.read_bytes()
+    options = ['--formats', 'onnx', 'plain', '--fuse', '--force']
+    out = run.checkpoint.with_suffix('')
+    code = fail(run.config, run.checkpoint, out, *options, folder=tmp_path)
+    assert 'epoch_3.pth' in code
+    assert 'another use' in code
+    assert run.checkpoint.read_bytes() == before
+
+
 def truncated(run):
     data = run.checkpoint.read_bytes()
     run.checkpoint.write_bytes(data[: len(data) // 2])

@@ -55,6 +55,15 @@ def test_a_config_counts_from_the_table(
     assert path.read_bytes() == before
 
 
+def test_the_config_is_not_written_over(tool, classifier_run, capsys):
+    run = classifier_run()
+    before = run.config.read_bytes()
+    argv = [str(run.config), '--out', str(run.config), '--force', *FAST]
+    with pytest.raises(SystemExit, match=r"out='.*run.py' is '.*run.py', whi"):
+        tool.main(argv)
+    assert run.config.read_bytes() == before
+
+
 def test_the_divisor_of_the_config(tool, classifier_run, tmp_path):
     run = classifier_run()
     path = tmp_path / 'table.json'

@@ -17,6 +17,7 @@ from mmlapp.core.arguments import choose_from
 
 from ..models.default_scope import default_scope_of
 from ..models.plans import plans_of
+from ..output_files import check_apart
 from .base import EXPORTERS, Settings
 from .files import Exported, export
 from .handover import HANDOVERS, Slim, hand_over
@@ -120,10 +121,13 @@ def export_checkpoint(
         Report: One status for each format; one that fails stops no other.
 
     Raises:
-        PruningError: If a format is unknown, or before any is written.
+        PruningError: If a format is unknown, a file would be written over
+            what is read, or before any is written.
     """
     # All names first: to build a model may take long.
     paths = {name: path_of(Path(out), name) for name in formats}
+    for path in paths.values():
+        check_apart('out', path, [cfg.filename, checkpoint, *pictures])
     _check_settings(settings, formats)
     with default_scope_of(cfg):
         progress('loading the model')
