@@ -31,9 +31,27 @@ def relative_error(expected: Tensor, found: Tensor) -> float:
         >>> relative_error(torch.tensor([4.0, 1.0]), torch.tensor([3.0, 1.0]))
         0.25
     """
-    wanted = expected.double()
+    wanted = in_double(expected)
     scale = wanted.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-    return float((wanted - found.double()).abs().max() / scale)
+    return float((wanted - in_double(found)).abs().max() / scale)
+
+
+def in_double(values: Tensor) -> Tensor:
+    """Values as differences are taken of them: in 64 bits for each part.
+
+    Args:
+        values (Tensor): Numbers of any kind, or booleans.
+
+    Examples:
+        >>> in_double(torch.tensor([True]))
+        tensor([1.], dtype=torch.float64)
+        >>> in_double(torch.tensor([1j])).dtype
+        torch.complex128
+    """
+    # A complex tensor as float64 would lose its imaginary part.
+    return values.to(
+        torch.complex128 if values.is_complex() else torch.float64
+    )
 
 
 def relative_errors(

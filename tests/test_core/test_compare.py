@@ -21,6 +21,13 @@ def test_relative_to_the_largest_value():
     assert relative_error(a, b) == 1 / 8
 
 
+def test_the_imaginary_part_counts():
+    a = torch.tensor([3 + 4j, 0])
+    assert relative_error(a, torch.tensor([3 + 4j, 1j])) == 1 / 5
+    assert relative_error(a, a.conj()) == 8 / 5
+    assert not agree([a], [a.real + 0j])
+
+
 def test_equal_zeros_agree_and_others_do_not():
     zero = torch.zeros(3)
     assert relative_error(zero, zero) == 0

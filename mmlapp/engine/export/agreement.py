@@ -18,7 +18,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from mmlapp.core.compare import largest_error
+from mmlapp.core.compare import in_double, largest_error
 
 from .outputs import outputs_of
 
@@ -98,10 +98,10 @@ def _compared(
     """Of one output; values of which few are torn between two are spared."""
     error = largest_error([expected], [found]) if expected.numel() else 0.0
     # In double precision: booleans have no difference.
-    wanted = expected.double()
+    wanted = in_double(expected)
     limit = tolerance * wanted.abs().amax() if error else 0.0
-    off = (wanted - found.double()).abs() > limit
-    torn = (wanted - exact.double()).abs() > limit
+    off = (wanted - in_double(found)).abs() > limit
+    torn = (wanted - in_double(exact)).abs() > limit
     most = min(MOST * int(torn.sum()), SHARE * off.numel())
     if not 0 < off.sum() <= most:
         return Agreement(error)
