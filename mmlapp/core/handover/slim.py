@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -40,19 +40,22 @@ def slim_state(
         plans as ``pruning_plans`` and the folds as ``pruning_folds``.
 
     Raises:
-        PruningError: If the network has masks, or is not what the last plan
-            makes of it.
+        PruningError: If the network has masks, is not what the last plan
+            makes of it, or has anything but tensors in its state dict.
     """
     check_unmasked(model)
     state = {
         # Of their own: some formats refuse tensors that share memory.
         name: value.detach().cpu().contiguous().clone()
-        for name, value in model.state_dict().items()
+        for name, value in _tensors(model).items()
     }
+    # Buffers that no state dict has are narrowed, too.
+    shapes = {name: b.shape for name, b in model.named_buffers()}
+    shapes |= {name: value.shape for name, value in state.items()}
     # A norm that was folded has left no tensors.
     gone = tuple(f'{norm}.' for _, norm in folds)
     for name, dims in plans[-1].slices.items() if plans else ():
-        shape = state[name].shape if name in state else None
+        shape = shapes.get(name)
         for dim, kept in dims.items():
             # An empty tuple is no beginning of any name.
             if name.startswith(gone) or (shape and shape[dim] == kept.count):
@@ -67,6 +70,19 @@ def slim_state(
         state[KEY] = plans_entry(plans)
     if folds:
         state[FOLDS] = to_entry([list(pair) for pair in folds])
+    return state
+
+
+def _tensors(model: nn.Module) -> Mapping[str, Tensor]:
+    """The state dict of a network, which must have tensors alone."""
+    state: dict[str, Tensor] = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise PruningError(
+                f'the state dict of the network has {name} of type '
+                f'{type(value).__name__}, and a file can hold tensors alone: '
+                'return a tensor from get_extra_state'
+            )
     return state
 
 

@@ -7,7 +7,13 @@ import resource
 import pytest
 import torch
 
-from mmlapp.core import PruningError, attach, save_slim
+from mmlapp.core import (
+    PruningError,
+    attach,
+    load_slim,
+    narrow,
+    save_slim,
+)
 from mmlapp.core.handover.slim import FOLDS, slim_state
 from mmlapp.core.plan.carried import KEY, from_entry, read_plans_entry
 
@@ -29,6 +35,48 @@ def test_a_plan_of_another_network(slim, make):
     _, plan, _ = slim()
     with pytest.raises(PruningError, match='not that of the network: it ke'):
         slim_state(make(), [plan])
+
+
+def test_buffers_that_no_state_dict_has(net, conv, image, tmp_path):
+    """They are narrowed, and come from the dense network."""
+
+    def build():
+        model = net(
+            lambda m, x: m.b(m.a(x) * m.scale), a=conv(3, 8), b=conv(8, 4)
+        )
+        scale = torch.linspace(1, 2, 8, dtype=torch.float64)
+        model.register_buffer('scale', scale.view(8, 1, 1), persistent=False)
+        return model.eval()
+
+    model = build()
+    pruner = attach(model, image)
+    mask = torch.arange(len(pruner.gate)) % 2 == 0
+    pruner.set_mask(mask)
+    with torch.no_grad():
+        masked = model(image)
+    plan = pruner.plan()
+    assert plan.slices['scale']
+    save_slim(narrow(model, plan), tmp_path / 'slim.pth', plan)
+    found = load_slim(build(), tmp_path / 'slim.pth')
+    assert found.scale.shape == (4, 1, 1)
+    torch.testing.assert_close(found(image), masked)
+    # That of a dense network is still told apart.
+    with pytest.raises(PruningError, match='not that of the network'):
+        slim_state(build(), [plan])
+
+
+def test_what_is_no_tensor_is_named(tmp_path):
+    class Versioned(torch.nn.Linear):
+        def get_extra_state(self):
+            return {'version': 3}
+
+        def set_extra_state(self, state):
+            pass
+
+    model = torch.nn.Sequential(Versioned(3, 2))
+    with pytest.raises(PruningError, match=r'has 0\._extra_state of type dic'):
+        save_slim(model, tmp_path / 'slim.pth')
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk(slim, tmp_path):
