@@ -90,7 +90,8 @@ def fuse(
         (('0', '1'),)
     """
     check_unmasked(model)
-    run = example if callable(example) else lambda net: net(example)
+    # A copy each: some networks normalise what they are given in place.
+    run = example if callable(example) else lambda net: net(example.clone())
     own = copy.deepcopy(model)
     own.eval()
     # On the copy: not even a counter of the network changes.
@@ -103,11 +104,25 @@ def fuse(
     if not error <= DEPLOYED_TOLERANCE:
         raise PruningError(
             f'the fused network differs from the network (relative error '
-            f'{error:.2g}, at most {DEPLOYED_TOLERANCE:g}): it computes '
-            'otherwise at every call, or with values that are not finite. '
-            'Leave it as it is'
+            f'{error:.2g}, at most {DEPLOYED_TOLERANCE:g}): '
+            f'{_cause(own)}'
         )
     return Fused(own, tuple(plans), found, error)
+
+
+def _cause(model: nn.Module) -> str:
+    """Why outputs differ, and what to do."""
+    types = {t.dtype for t in (*model.parameters(), *model.buffers())}
+    rough = sorted(str(t) for t in types & {torch.half, torch.bfloat16})
+    if rough:
+        return (
+            f'weights in {rough[0]} are rounded by more than that. Fuse the '
+            'network in float32, and convert the copy'
+        )
+    return (
+        'it computes otherwise at every call, or with values that are not '
+        'finite. Leave it as it is'
+    )
 
 
 def check_unmasked(model: nn.Module) -> None:

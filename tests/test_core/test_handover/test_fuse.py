@@ -193,6 +193,30 @@ def test_a_network_that_changes_is_refused(image):
         fuse(Rising(), image)
 
 
+@pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16])
+def test_rounding_of_half_precision_is_told(
+    net, conv, image, randomise, dtype
+):
+    model = net(
+        lambda m, x: m.norm(m.conv(x)),
+        conv=conv(3, 16),
+        norm=nn.BatchNorm2d(16),
+    )
+    with pytest.raises(PruningError, match=f'in {dtype} are rounded .*float3'):
+        fuse(randomise(model).to(dtype).eval(), image.to(dtype))
+
+
+def test_a_network_that_changes_its_input(net, conv, image):
+    model = net(
+        lambda m, x: m.norm(m.conv(x.sub_(1).mul_(2))),
+        conv=conv(3, 4),
+        norm=nn.BatchNorm2d(4),
+    )
+    before = image.clone()
+    assert fuse(model.eval(), image).folds == (('conv', 'norm'),)
+    assert torch.equal(image, before)
+
+
 def test_masks_come_off_first(net, conv, image):
     model = net(lambda m, x: m.b(m.a(x)), a=conv(3, 8), b=conv(8, 4))
     attach(model, image)
