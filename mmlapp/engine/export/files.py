@@ -105,17 +105,20 @@ def export(
     exporter = find_exporter(name)
     check_out(out, force)
     _check_network(network)
+    _check_images(images)
     settings.check_taken(exporter.takes, f'format={name!r}')
     own = flat(network, settings.fp16)
     tolerance = HALF_TOLERANCE if settings.fp16 else exporter.tolerance
     checks = _inputs(images, settings.dynamic)
     # Before a file is written: what the network cannot run itself is no fault
     # of a format.
-    expected = [Reference(network, x) for x in checks]
+    expected = _references(network, checks)
     labels = checked_names(names, len(expected[0].outputs))
 
     def write(path: Path) -> Agreement:
-        _write(exporter, name, (own, checks[0], path, labels, settings))
+        _write(
+            exporter, name, (own, checks[0].clone(), path, labels, settings)
+        )
         found = _outputs(exporter, name, path, checks)
         pairs = zip(expected, found, strict=True)
         return worst([r.compared(f, tolerance) for r, f in pairs])
@@ -166,11 +169,45 @@ def keep(
 
 
 def _check_network(network: nn.Module) -> None:
-    if network.training:
+    for name, module in network.named_modules():
+        if module.training:
+            raise PruningError(
+                f'{name or "the network"} is in training mode, where norms '
+                'compute otherwise: call network.eval() first'
+            )
+
+
+def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor):
         raise PruningError(
-            'the network is in training mode, where norms compute otherwise: '
-            'call network.eval() first'
+            f'images is of type {type(images).__name__}: expected one tensor '
+            '[n, c, h, w]'
         )
+    if images.dim() != 4 or not images.numel():
+        raise PruningError(
+            f'images of shape {tuple(images.shape)}: expected [n, c, h, w] '
+            'with an image at least'
+        )
+
+
+def _references(
+    network: nn.Module, checks: Sequence[Tensor]
+) -> list[Reference]:
+    """What a network computes in torch, which a file must compute, too."""
+    try:
+        found = [Reference(network, x) for x in checks]
+    except Exception as error:  # whatever the user's code raises
+        raise PruningError(
+            f'the network does not run on images of shape '
+            f'{tuple(checks[-1].shape)} and type {checks[-1].dtype} '
+            f'({brief(error)}). Give images as it reads them'
+        ) from error
+    if not found[0].outputs:
+        raise PruningError(
+            'the network returns no tensors in lists, tuples or '
+            'dictionaries, and a file can hold nothing else: return such'
+        )
+    return found
 
 
 def load(path: str | Path, threads: int | None = None) -> Run:
@@ -277,7 +314,7 @@ def _outputs(
     """What a file computes on all inputs."""
     try:
         run = exporter.load(path)
-        return [run(x) for x in inputs]
+        return [run(x.clone()) for x in inputs]
     except Exception as error:
         raise PruningError(
             f'format={name!r}: the file that was written does not run '

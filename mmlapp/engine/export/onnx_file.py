@@ -97,7 +97,7 @@ class Onnx(Exporter):
         name = session.get_inputs()[0].name
 
         def run(images: Tensor) -> list[Tensor]:
-            found = session.run(None, {name: images.numpy()})
+            found = session.run(None, {name: images.detach().numpy()})
             return [torch.from_numpy(value) for value in found]
 
         return run

@@ -43,7 +43,11 @@ class _Flat(nn.Module):
         # float32.
         output = self.network(images.half() if self.half_ else images)
         found = output_tensors(output)
-        return tuple(t.float() if self.half_ else t for t in found)
+        # Classes, places and masks stay whole numbers and booleans.
+        return tuple(
+            t.float() if self.half_ and t.dtype == torch.half else t
+            for t in found
+        )
 
 
 def flat(network: nn.Module, half: bool = False) -> nn.Module:
@@ -68,7 +72,8 @@ def outputs_of(network: nn.Module, images: Tensor) -> list[Tensor]:
         network (nn.Module): In evaluation mode.
         images (Tensor): ``[n, c, h, w]``.
     """
-    return output_tensors(network(images))
+    # A copy: some networks normalise what they are given in place.
+    return output_tensors(network(images.clone()))
 
 
 def default_names(count: int) -> list[str]:

@@ -84,6 +84,80 @@ def test_half_precision_is_inside_alone(net, images, tmp_path, suffix):
     assert net.conv.weight.dtype == torch.float32
 
 
+class Classes(nn.Module):
+    """What no half can count to."""
+
+    def forward(self, x):
+        places = x.flatten(1).argmax(1)
+        return x * 2, places + 100_001, x > 0.5
+
+
+@pytest.mark.parametrize(
+    'suffix', [pytest.param('onnx', marks=pytest.mark.slow), *SUFFIXES[1:]]
+)
+def test_whole_numbers_and_booleans_stay_such(images, tmp_path, suffix):
+    path = tmp_path / f'net.{suffix}'
+    export(Classes().eval(), images, path, settings=Settings(fp16=True))
+    types = [t.dtype for t in load(path)(images)]
+    assert types == [torch.float32, torch.int64, torch.bool]
+
+
+class Phases(nn.Module):
+    """A trace computes other imaginary parts, and the same real ones."""
+
+    def forward(self, x):
+        return torch.complex(x, x * (2 if torch.jit.is_tracing() else 3))
+
+
+def test_the_imaginary_part_is_compared(images, tmp_path):
+    with pytest.raises(PruningError, match='does not compute what'):
+        export(Phases().eval(), images, tmp_path / 'net.torchscript')
+    assert left_in(tmp_path) == []
+
+
+class Normalises(nn.Module):
+    def forward(self, x):
+        return x.sub_(1).mul_(2) * 3
+
+
+@pytest.mark.parametrize(
+    'suffix', [pytest.param('onnx', marks=pytest.mark.slow), *SUFFIXES[1:]]
+)
+def test_a_network_that_changes_its_input(images, tmp_path, suffix):
+    before, path = images.clone(), tmp_path / f'net.{suffix}'
+    export(Normalises().eval(), images, path)
+    assert torch.equal(images, before)
+    (found,) = load(path)(images.clone())
+    torch.testing.assert_close(found, (before - 1) * 6)
+
+
+class Silent(nn.Module):
+    def forward(self, x):
+        return {'size': len(x)}
+
+
+@pytest.mark.parametrize(
+    ('network', 'change', 'text'),
+    [
+        (Silent(), lambda x: x, 'returns no tensors in lists, tuples or'),
+        (nn.Conv2d(3, 4, 1), lambda x: x.double(), 'torch.float64 .*Give im'),
+        (nn.Conv2d(3, 4, 1), lambda x: x[:, :2], r'run on images of shape \('),
+        (nn.Conv2d(3, 4, 1), lambda x: [x], 'images is of type list: expect'),
+        (nn.Conv2d(3, 4, 1), lambda x: x[0], r'images of shape \(3, 8, 8\)'),
+        (nn.Conv2d(3, 4, 1), lambda x: x[:0], r'images of shape \(0, 3, 8'),
+    ],
+)
+def test_what_cannot_be_compared(images, tmp_path, network, change, text):
+    with pytest.raises(PruningError, match=text):
+        export(network.eval(), change(images), tmp_path / 'net.torchscript')
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_images_may_have_gradients(net, images, tmp_path):
+    export(net, images.requires_grad_(), tmp_path / 'net.onnx')
+
+
 class Forgetful(nn.Module):
     """What depends on a condition is fixed by a trace, as a constant."""
 
@@ -213,6 +287,10 @@ def test_open_sizes_are_compared_on_another_size(images, tmp_path):
 def test_training_mode_is_refused(net, images, tmp_path):
     with pytest.raises(PruningError, match=r'call network\.eval\(\) first'):
         export(net.train(), images, tmp_path / 'net.pt2')
+    net.eval().norm.train()
+    with pytest.raises(PruningError, match='norm is in training mode'):
+        export(net, images, tmp_path / 'net.pt2')
+    assert net.norm.training
 
 
 @pytest.mark.parametrize('settings', [dict(slim=True), dict(opset=20)])
