@@ -19,6 +19,10 @@ from .records import check_record
 SCALARS = 'vis_data/scalars.json'
 # What MMEngine notes beside what was measured.
 TIMES = 'time', 'data_time', 'step', 'iter', 'epoch'
+# More iterations than a run may have, far from where an axis overflows.
+MOST = 2**53
+# What no axis can show, like infinity: JSON has integers of any length.
+LARGEST = 1e300
 Row = Mapping[str, Any]
 
 
@@ -99,7 +103,7 @@ def read_part(folder: Path) -> Part:
     for row in rows:
         if any(key.startswith('pruning/') for key in row):
             continue  # the records of pruning have more
-        if type(row.get('iter', row.get('step'))) is not int:
+        if not _is_count(row.get('iter', row.get('step'))):
             broken += 1
         elif 'iter' in row:
             training.append(row)
@@ -118,6 +122,11 @@ def read_part(folder: Path) -> Part:
             _check(record, head, path)
         records += own
     return Part(folder.name, training, validation, records, broken)
+
+
+def _is_count(value: object) -> bool:
+    """Whether a value can be the number of an iteration or epoch."""
+    return type(value) is int and 0 <= value < MOST
 
 
 def _lines(path: Path) -> tuple[list[Row], int]:
@@ -170,4 +179,5 @@ def numbers(row: Row) -> Iterator[tuple[str, float]]:
     """
     for name, value in row.items():
         if name not in TIMES and type(value) in (int, float):
-            yield name, value if math.isfinite(value) else math.nan
+            # NaN is not below either.
+            yield name, value if abs(value) < LARGEST else math.nan

@@ -73,13 +73,13 @@ def test_records_that_nobody_wrote_are_refused(work_dir, records, text):
 def test_what_was_measured_are_numbers():
     row = json.loads(
         '{"loss": 1, "a": NaN, "b": Infinity, "c": "x", "d": true, "e": null,'
+        ' "f": 1' + 400 * '0' + ', "g": -1e308,'
         ' "time": 1, "data_time": 1, "iter": 1, "epoch": 1, "step": 1}'
     )
     found = dict(numbers(row))
-    assert list(found) == ['loss', 'a', 'b']
-    assert found['loss'] == 1
-    assert math.isnan(found['a'])
-    assert math.isnan(found['b'])
+    assert found.pop('loss') == 1
+    assert list(found) == ['a', 'b', 'f', 'g']
+    assert all(math.isnan(value) for value in found.values())
 
 
 def test_rows_of_other_tools_are_counted_as_broken(work_dir):
@@ -88,10 +88,13 @@ def test_rows_of_other_tools_are_counted_as_broken(work_dir):
         {'loss': 1.0, 'iter': 'x', 'step': 3},
         {'accuracy': 1.0, 'step': 'x'},
         {'accuracy': 1.0},
+        {'accuracy': 1.0, 'step': 10**400},
+        {'loss': 1.0, 'iter': 10**400, 'step': 3},
+        {'loss': 1.0, 'iter': -1, 'step': 3},
     ]
     start(work_dir, '1', rows)
     (part,) = read_parts(work_dir)
-    assert (len(part.training), part.validation, part.broken) == (1, [], 3)
+    assert (len(part.training), part.validation, part.broken) == (1, [], 6)
 
 
 def test_a_run_that_is_started_twice_within_a_second(work_dir):
