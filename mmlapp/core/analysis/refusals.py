@@ -202,7 +202,12 @@ def followed(model: nn.Module, forward: Callable[[], Any]) -> Trace:
         return trace(model, checked(forward))
     except PruningError as error:
         cause = error.__cause__
-        if cause is None or not _runs(model, forward):
+        if cause is None:
+            raise
+        # torch.cond compiles itself, and keeps that it failed in the trace:
+        # the network would never run again.
+        torch.compiler.reset()
+        if not _runs(model, forward):
             raise
         raise PruningError(
             'the network runs on the example, and its channels cannot be '

@@ -83,6 +83,21 @@ def test_a_network_that_runs_and_cannot_be_followed(parts, image):
     assert caught.value.__cause__ is not None
 
 
+def test_a_network_with_compiled_conditions_runs_on(parts, image):
+    """What failed in the trace is kept by the compiler of torch.cond."""
+
+    def forward(m, x):
+        x = m.b(m.a(x))
+        double, half = (lambda y: 2 * y), (lambda y: y / 2)
+        return m.c(torch.cond(x.sum() > 0, double, half, (x,)))
+
+    model = parts(forward)
+    expected = model(image)
+    with pytest.raises(PruningError, match='runs on the example'):
+        attach(model, image)
+    assert torch.equal(model(image), expected)
+
+
 def turns(m, x):
     m.turn = not getattr(m, 'turn', False)
     x = m.a(x)
