@@ -83,6 +83,8 @@ def test_a_network_that_runs_and_cannot_be_followed(parts, image):
     assert caught.value.__cause__ is not None
 
 
+# Of the compiler itself.
+@pytest.mark.filterwarnings('ignore:The .grad attribute:UserWarning')
 def test_a_network_with_compiled_conditions_runs_on(parts, image):
     """What failed in the trace is kept by the compiler of torch.cond."""
 
