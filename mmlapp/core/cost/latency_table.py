@@ -125,6 +125,7 @@ class LatencyTable:
             found = cls(**_read_table(entries, 'table'))
             for layer in found.layers:
                 _check_layer(layer, found.divisor)
+            _check_dense(found.networks[0])
         except PruningError as error:
             raise PruningError(f'{what} cannot be used: {error}') from error
         return found
@@ -209,6 +210,15 @@ def full_width(
     if op == 'product':
         return weight[-2 if axis == 'in' else -1]
     return weight[int((axis == 'in') != transposed)]
+
+
+def _check_dense(network: TimedNetwork) -> None:
+    if (network.layers, network.elements) != (1, 1):
+        raise PruningError(
+            f"the first of 'networks' has {network.layers:g} of all layers "
+            f'and {network.elements:g} of all elements: expected the dense '
+            'one, with 1 of both'
+        )
 
 
 def _check_layer(layer: TimedLayer, divisor: int) -> None:

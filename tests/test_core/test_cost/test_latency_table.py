@@ -57,6 +57,7 @@ DAMAGES = {
     'order': (reverse, 'not in order'),
     'width': (wider, 'not in order up to'),
     'coarse': (coarse, r'too coarse, \[1, 8\]'),
+    'dense': (lambda d: d['networks'][0].update(layers=0.5), 'the dense one'),
     'weight': (lambda d: d['layers'][0].update(weight=[3]), 'a weight of'),
 }
 
