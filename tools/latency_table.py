@@ -92,6 +92,19 @@ def divisor_of(args: Namespace, cfg: Config) -> int:
     return own if check_divisor(own) > 1 else usual_divisor(args.device)
 
 
+def stamp(path: Path) -> int | None:
+    """Returns what changes whenever a file is written; None without it."""
+    # A file is written under another name first: it is a new one each time.
+    return path.stat().st_ino if path.is_file() else None
+
+
+def written(path: Path, before: int | None) -> str:
+    """Says whether a table is new."""
+    if stamp(path) == before:
+        return f'{path} was there, and was not measured again without --force'
+    return f'wrote {path}'
+
+
 @known_notes_hidden()
 @tells_failures
 def main(argv: Sequence[str] | None = None) -> None:
@@ -119,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             asked = given(args, ('scope', 'input_shape'))
             subject = subject_of(cfg, asked)
             check_batch(subject, args.batch)
+            before = stamp(args.out)
             table = latency_table(
                 subject, procedure, args.out, args.force, tell
             )
@@ -129,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out.print(f'images of {size}, {origin_of_shape(cfg, asked)}')
     for text in remarks(table):
         out.print(text)
-    out.print(f'wrote {args.out}', soft_wrap=True)
+    out.print(written(args.out, before), soft_wrap=True)
 
 
 if __name__ == '__main__':

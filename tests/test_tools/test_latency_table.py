@@ -46,6 +46,9 @@ def test_a_config_counts_from_the_table(
     # Again: nothing to do.
     before = path.read_bytes()
     tool.main([str(run.config), '--out', str(path), *FAST])
+    out = capsys.readouterr().out
+    assert f'{path} was there, and was not measured again' in out
+    assert 'wrote' not in out
     assert path.read_bytes() == before
     with pytest.raises(SystemExit) as stop:
         tool.main([str(run.config), '--out', str(path), '--batch', '2', *FAST])

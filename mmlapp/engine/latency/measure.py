@@ -117,7 +117,7 @@ def latency_table(
     """Measures a table into a file, or returns what is there of it.
 
     What is measured stands in a file beside it until all is; a call that was
-    stopped goes on from there.
+    stopped goes on from there, also one that measures anew what is there.
 
     Args:
         subject (Subject): The network.
@@ -139,11 +139,12 @@ def latency_table(
         partial.unlink(missing_ok=True)
     else:
         found = finished(out, describe(subject, procedure))
-        if found is not None:
+        # Both files: a call that was to replace the table was stopped.
+        if found is not None and not partial.exists():
             return found
     table = measure_table(subject, procedure, partial, progress)
     with writing('out', out):
         table.save(out)
-    # Last: whoever is stopped here has both files.
+    # Last: whoever is stopped here has both files, and nearly all in one.
     partial.unlink(missing_ok=True)
     return table

@@ -17,6 +17,19 @@ from .setting import difference
 from .subject import Procedure
 from .timing import Timing
 
+# Seconds of a call, far beyond any.
+LONGEST = 1e9
+
+
+def _timing(pair: Sequence[float]) -> Timing:
+    """Median and p90; 0 is what a clock says that is too coarse."""
+    median, p90 = pair
+    for value in pair:
+        # By type, not isinstance: True is an int to Python.
+        if type(value) not in (int, float) or not 0 <= value < LONGEST:
+            raise ValueError(f'{value!r} is no time')
+    return Timing(float(median), float(p90))
+
 
 class PartialTable:
     """What is measured so far, by kind of layer.
@@ -52,7 +65,7 @@ class PartialTable:
             data = parse_json(path.read_text('utf-8'), what)
             found = dict(data['setting'])
             times = {
-                str(key): [Timing(*map(float, pair)) for pair in pairs]
+                str(key): [_timing(pair) for pair in pairs]
                 for key, pairs in data['times'].items()
             }
         except (

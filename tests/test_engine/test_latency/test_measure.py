@@ -116,6 +116,26 @@ def test_a_finished_file_is_not_measured_again(
     assert pretend
 
 
+def test_a_table_that_is_measured_anew_goes_on_as_well(
+    subject, procedure, pretend, tmp_path
+):
+    path = tmp_path / 'table.json'
+    latency_table(subject, procedure, path)
+    before = path.read_bytes()
+
+    def stop(done, total, name):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        latency_table(subject, procedure, path, True, stop)
+    assert path.read_bytes() == before
+    pretend.clear()
+    latency_table(subject, procedure, path)
+    assert set(pretend) == {'5', '8'}
+    assert [p.name for p in tmp_path.iterdir()] == ['table.json']
+
+
 def test_a_file_of_something_else(subject, procedure, pretend, tmp_path):
     path = tmp_path / 'table.json'
     latency_table(subject, procedure, path)

@@ -82,7 +82,15 @@ def test_damaged_times_are_measured_again(
     assert '0' in pretend
 
 
-@pytest.mark.parametrize('times', [[], {'a': 5}, {'a': [['x', 1]]}])
+TIMES = [
+    [],
+    {'a': 5},
+    *({'a': [pair]} for pair in (['x', 1], [-1, 1], [1, True], [1, '1'])),
+    *({'a': [pair]} for pair in ([1e308, 1e308], [1], [1, 1, 1])),
+]
+
+
+@pytest.mark.parametrize('times', TIMES)
 def test_times_that_are_none(subject, procedure, pretend, tmp_path, times):
     path = tmp_path / 'table.json.partial'
     begun(subject, procedure, path)
