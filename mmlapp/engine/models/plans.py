@@ -21,6 +21,7 @@ from mmlapp.core import ChannelPlan, Pruner, PruningError, narrow
 from mmlapp.core.narrowing.check_plan import stored
 from mmlapp.core.plan.carried import KEY, plans_entry, read_plans_entry
 
+from .branch_names import refuse_other_branches
 from .weight_names import refuse_misfits, rename_compiled
 
 REMEDY = (
@@ -197,6 +198,8 @@ def _read_plans(
     # No tensor of the model has this name: loading would report it.
     state_dict.pop(f'{prefix}{KEY}', None)
     missing = missing_plans(module, found) if found else ()
+    if not missing:
+        refuse_other_branches(module, state_dict, prefix)
     if missing and hasattr(module, INITIALISING):
         raise _in_init_weights(module)
     # Of several plans the last one says how wide a dimension of the weights

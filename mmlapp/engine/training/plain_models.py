@@ -18,14 +18,12 @@ from ..checkpoints.optimizers import note_optimizer
 from ..checkpoints.reading import PREFIX
 from ..checkpoints.state import check_resumable, check_taken_up
 from ..hook_list import has_hook
+from ..models.branch_names import BRANCH
 from ..models.hook_reminder import NO_HOOK
 from ..models.plans import Plans, carries_plans, missing_plans, plans_in
 from ..models.weight_names import check_shapes, weights_of
 from .hook_state import HookState
 from .parts import run_optimizer, unwrap
-
-# In the name of each weight of a branch.
-BRANCH = '.bypass.'
 
 
 class PlainModelHook(Hook):

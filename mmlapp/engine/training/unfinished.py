@@ -13,6 +13,7 @@ from mmlapp.core import Pruner
 from mmlapp.core.progress import Phase
 from mmlapp.core.pruner.saved import read_progress
 
+from ..models.branch_names import BRANCH
 from .averages import mask_averages
 from .parts import unwrap
 
@@ -90,7 +91,7 @@ def leave_out_branches(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     others = {}
     for part, prefix in PARTS:
         state = checkpoint.get(part, {})
-        for name in [name for name in state if '.bypass.' in name]:
+        for name in [name for name in state if BRANCH in name]:
             own = model.get(name.removeprefix(prefix))
             if own is None or own.shape != state[name].shape:
                 others[name.removeprefix(prefix)] = state.pop(name)

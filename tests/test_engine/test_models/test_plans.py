@@ -411,6 +411,46 @@ def masked():
     return model
 
 
+def state_of(model, finished=True):
+    """The weights of a run that keeps its masks, or has not begun."""
+    if finished:
+        model.pruner.begin({'flops': 0.7}, steps=1)
+        model.pruner.finish()
+    return weights_to_cpu(model.state_dict())
+
+
+@pytest.mark.parametrize('strict', [False, True])
+@pytest.mark.parametrize(
+    ('saved', 'own'),
+    [
+        ('depthwise', None),
+        ('depthwise', 'pointwise'),
+        (None, 'depthwise'),
+    ],
+)
+def test_masks_with_other_branches_are_refused(saved, own, strict):
+    state = state_of(build(bypass=saved))
+    model = build(bypass=own)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(PruningError, match='pruning run with another bypass'):
+        load_state_dict(model, state, strict=strict)
+    # Nothing was loaded, and the same branches are.
+    assert all(v.equal(before[k]) for k, v in model.state_dict().items())
+    same = build(bypass=saved)
+    load_state_dict(same, state, strict=True)
+
+
+def test_before_the_phase_branches_may_be_new():
+    state = state_of(build(), finished=False)
+    model = build(bypass='depthwise')
+    load_state_dict(model, state)
+    torch.testing.assert_close(
+        model.backbone.conv1.weight, state['backbone.conv1.weight']
+    )
+    with pytest.raises(PruningError, match='pruning run with another bypass'):
+        load_state_dict(build(), state_of(model, finished=False))
+
+
 @pytest.mark.parametrize('road', [by_torch, by_mmengine, by_wrapper])
 def test_masks_go_with_the_weights_that_they_are_of(slim, tmp_path, road):
     model = masked()
