@@ -28,7 +28,7 @@ from mmlapp.core.progress import Phase
 from mmlapp.core.pruner.saved import PROGRESS, check_gate, read_progress
 
 from ..models.plans import KEY, Plans, plans_in
-from ..models.weight_names import rename_compiled
+from ..models.weight_names import rename_compiled, weights_of
 from .weights import check_state_dict
 
 TORCH = Version(torch.__version__)
@@ -88,6 +88,8 @@ def read_trained(path: str | Path) -> Trained:
         )
     check_state_dict(tensors, f'state_dict of checkpoint={str(path)!r}')
     meta = _meta(data, path)
+    # By the names of the bare model, as MMEngine would load them.
+    tensors = weights_of(data)
     weights, state = _split(tensors)
     try:
         plans = plans_in(tensors)

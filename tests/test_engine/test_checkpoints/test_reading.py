@@ -241,3 +241,16 @@ def test_weights_and_state_are_told_apart(save):
     assert trained.masked
     assert trained.meta == {'epoch': 3}
     assert not trained.averaged
+
+
+@pytest.mark.parametrize('added', ['module.', '_orig_mod.'])
+def test_names_of_wrappers_are_taken_off(save, added):
+    tensors = {
+        'conv.weight': torch.ones(1),
+        'pruner.gate': torch.ones(2),
+        'pruner.progress': torch.tensor([2, 5, 5, 0.5]),
+    }
+    wrapped = {f'{added}{name}': value for name, value in tensors.items()}
+    trained = read_trained(save(state_dict=wrapped))
+    assert list(trained.weights) == ['conv.weight']
+    assert list(trained.state) == ['gate', 'progress']
