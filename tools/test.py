@@ -28,6 +28,7 @@ from mmlapp.engine.launch import (
     build_runner,
     load_config,
 )
+from mmlapp.engine.output_files import check_output, write_output
 from mmlapp.engine.run_config import check_run
 
 # Visualization hook: how to draw every image, and the name of its folder.
@@ -143,7 +144,9 @@ def evaluate(runner: Runner, out: Path | None) -> None:
         runner.test_evaluator.metrics.append(writer)
     metrics = runner.test()
     if out and out.suffix == '.json':
-        master_only(dump)(metrics, out)
+        master_only(write_output)(
+            'out', out, lambda file: dump(metrics, file, file_format='json')
+        )
 
 
 @known_notes_hidden()
@@ -152,6 +155,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Evaluates the checkpoint."""
     args = parse_args(argv)
     check_checkpoint('checkpoint', args.checkpoint)
+    if args.out:
+        check_output('out', args.out)
     evaluate(build_runner(configure(args)), args.out)
 
 

@@ -3,6 +3,7 @@
 import json
 import pickle
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.engine import VisualizationHook
+
+from mmlapp.core import PruningError
 
 CONFIG = """
 default_hooks = dict(visualization=dict(type='{hook}'))
@@ -205,3 +208,37 @@ def test_swapped_arguments_are_one_line(tool, tmp_path):
         tool.main([str(checkpoint), str(checkpoint)])
     with pytest.raises(SystemExit, match=r'error: checkpoint=.* is a folder'):
         tool.main([str(config), str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ('place', 'said'),
+    [
+        ('a.pth/metrics.json', 'there is no folder'),
+        ('nowhere/predictions.pkl', 'there is no folder'),
+        ('folder.json', 'is a folder'),
+    ],
+)
+def test_what_cannot_be_written_is_not_evaluated(tool, tmp_path, place, said):
+    config, checkpoint = tmp_path / 'a.py', tmp_path / 'a.pth'
+    config.write_text(CONFIG)
+    torch.save({'state_dict': {}}, checkpoint)
+    (tmp_path / 'folder.json').mkdir()
+    before = sorted(tmp_path.rglob('*'))
+    out = str(tmp_path / place)
+    with pytest.raises(SystemExit, match=f'error: out=.*{said}'):
+        tool.main([str(config), str(checkpoint), '--out', out])
+    assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_a_full_disk_leaves_no_half_of_the_metrics(tool, runner, tmp_path):
+    def fill(data, file, **_):
+        Path(file).write_text('{"od')
+        raise OSError(28, 'No space left on device')
+
+    out = tmp_path / 'metrics.json'
+    with (
+        patch.object(tool, 'dump', fill),
+        pytest.raises(PruningError, match=r'out=.*No space left'),
+    ):
+        tool.evaluate(runner, out)
+    assert not list(tmp_path.glob('*metrics*'))
