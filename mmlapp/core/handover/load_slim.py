@@ -21,6 +21,8 @@ from .fuse import Fold, fold
 from .slim import FOLDS
 
 REMEDY = 'Give a file and a network that belong together'
+# An entry that every network with masks has, see Pruner.
+GATE = 'pruner.gate'
 Source = str | Path | Mapping[str, Any]
 
 
@@ -114,7 +116,8 @@ def _read(path: str | Path) -> Mapping[str, Any]:
         raise PruningError(
             f'{said} cannot be read: it is damaged, or holds objects other '
             'than tensors, which could run code '
-            f'({type(error).__name__}). Copy or write it again'
+            f'({type(error).__name__}). Copy or write it again; of a '
+            'checkpoint of training tools/deploy.py makes one without'
         ) from error
     found = data.get('state_dict', data) if isinstance(data, dict) else data
     if not isinstance(found, Mapping):
@@ -130,6 +133,13 @@ def _checked(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
             raise PruningError(
                 f'the state dict has {name!r:.80} of type '
                 f'{type(value).__name__}: expected tensors by name'
+            )
+        # Of a part, too, whose own entries do not tell.
+        if name == GATE or name.endswith(f'.{GATE}'):
+            raise PruningError(
+                f'the state dict has masks ({name}), and its weights are not '
+                'those that the network computed with: narrow(model, '
+                'model.pruner.plan()) and save_slim first, or tools/deploy.py'
             )
     return state
 

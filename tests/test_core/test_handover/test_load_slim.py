@@ -257,6 +257,18 @@ def test_a_plan_of_another_run(slim, make):
         slim_state(make(), [plan])
 
 
+@pytest.mark.parametrize('prefix', ['', 'backbone'])
+@pytest.mark.parametrize('wrapped', ['', 'module.'])
+def test_masks_are_refused_of_a_part_too(make, image, prefix, wrapped):
+    """The part alone would load into a dense one, as if nothing was off."""
+    model = make()
+    attach(model, image)
+    state = {f'{wrapped}{k}': v for k, v in model.state_dict().items()}
+    dense = make().backbone if prefix else make()
+    with pytest.raises(PruningError, match=r'has masks \(.*pruner\.gate\)'):
+        load_slim(dense, state, prefix=f'{wrapped}{prefix}')
+
+
 def test_a_prefix_that_is_not_there(slim, make, tmp_path):
     model, plan, _ = slim()
     state = slim_state(model, [plan])
