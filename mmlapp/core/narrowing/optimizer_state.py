@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..errors import PruningError
 from ..heirs import Heir, Heirs
@@ -47,19 +48,27 @@ def check_states(optimizer: Optimizer, wide: Sequence[Tensor]) -> None:
             not of its parameter's shape.
     """
     for parameter in wide:
-        for key, value in optimizer.state.get(parameter, {}).items():
-            if (
-                isinstance(value, Tensor)
-                and value.numel() > 1
-                and value.shape != parameter.shape
-            ):
-                raise PruningError(
-                    f'state {key!r} of {type(optimizer).__name__} has shape '
-                    f'{tuple(value.shape)}, its parameter '
-                    f'{tuple(parameter.shape)}: it cannot be narrowed. Keep '
-                    'the masks to the end of the run, or use an optimizer '
-                    'whose states have the shape of their parameters'
-                )
+        for key, state in optimizer.state.get(parameter, {}).items():
+            # Several moments, or a history, are a list or a dictionary.
+            for value in tree_leaves(state):
+                _check_state(optimizer, parameter, key, value)
+
+
+def _check_state(
+    optimizer: Optimizer, parameter: Tensor, key: Any, value: Any
+) -> None:
+    if (
+        isinstance(value, Tensor)
+        and value.numel() > 1
+        and value.shape != parameter.shape
+    ):
+        raise PruningError(
+            f'state {key!r} of {type(optimizer).__name__} has shape '
+            f'{tuple(value.shape)}, its parameter '
+            f'{tuple(parameter.shape)}: it cannot be narrowed. Keep '
+            'the masks to the end of the run, or use an optimizer '
+            'whose states have the shape of their parameters'
+        )
 
 
 @torch.no_grad()
@@ -84,7 +93,8 @@ def move_optimizer_state(optimizer: Optimizer, heirs: Heirs) -> None:
     """Narrows the state of an optimizer; groups and their rates stay.
 
     Everything that has the shape of its parameter is narrowed with it:
-    momentum, moments, averages. Steps and other single numbers are copied.
+    momentum, moments, averages, also in lists and dictionaries. Steps and
+    other single numbers are copied.
 
     Args:
         optimizer (Optimizer): An optimizer of the wide parameters.
@@ -108,7 +118,7 @@ def move_optimizer_state(optimizer: Optimizer, heirs: Heirs) -> None:
             continue
         for heir in taken:
             optimizer.state[heir.new] = {
-                key: _move_value(value, old, heir)
+                key: _move_state(value, old, heir)
                 for key, value in state.items()
             }
 
@@ -134,8 +144,10 @@ def _successors(
     return [heir.new for heir in heirs[parameter]]
 
 
-def _move_value(value: Any, old: Tensor, heir: Heir) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    # Heirs must not share a step counter, which is counted up in place.
-    return heir.take(value) if value.shape == old.shape else value.clone()
+def _move_state(state: Any, old: Tensor, heir: Heir) -> Any:
+    def move(value: Tensor) -> Tensor:
+        # Heirs must not share a step counter, which is counted up in place.
+        whole = value.shape != old.shape
+        return value.clone() if whole else heir.take(value)
+
+    return tree_map_only(Tensor, move, state)

@@ -12,7 +12,33 @@ from torch.nn.functional import cross_entropy
 from mmlapp.core import PruningError, attach, narrow
 
 PHASE, AFTER = 6, 20
+
+
+class AggMo(torch.optim.Optimizer):
+    """Several momenta in a dictionary, and the last gradients in a list."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, {'lr': lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group['params']:
+                if p.grad is not None:
+                    self._step(p, self.state[p], group['lr'])
+
+    def _step(self, p, state, rate):
+        if not state:
+            state['momenta'] = {b: torch.zeros_like(p) for b in (0.0, 0.9)}
+            state['last'] = [torch.zeros_like(p)] * 2
+        state['last'] = [p.grad.clone(), state['last'][0]]
+        for beta, momentum in state['momenta'].items():
+            momentum.mul_(beta).add_(sum(state['last']))
+            p.sub_(momentum, alpha=rate / 2)
+
+
 OPTIMIZERS = {
+    'aggmo': lambda p: AggMo(p, 0.02),
     'sgd': lambda p: torch.optim.SGD(
         p, 0.05, momentum=0.9, weight_decay=1e-2, nesterov=True
     ),
@@ -176,14 +202,17 @@ def test_gradients_follow(trained):
         torch.testing.assert_close(p.grad, fresh[name], msg=name)
 
 
-def test_a_state_of_another_shape_is_refused_and_nothing_changes(trained):
+@pytest.mark.parametrize(
+    'row', [torch.zeros(16), [None, torch.zeros(16)], {0: torch.zeros(16)}]
+)
+def test_a_state_of_another_shape_is_refused_and_nothing_changes(trained, row):
     model, optimizer = trained()
     weight = model.a._parameters['weight']
-    optimizer.state[weight]['row'] = torch.zeros(16)
+    optimizer.state[weight]['row'] = row
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(PruningError, match=r"state 'row' of SGD has shape"):
         narrow(model, model.pruner.plan(), optimizer)
-    assert optimizer.state[weight]['row'].shape == (16,)
+    assert optimizer.state[weight]['row'] is row
     assert_close(model.state_dict(), before)
 
 
