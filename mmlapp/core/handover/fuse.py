@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from ..bypass.merging import gained_biases, merge_bypasses
 from ..compare import DEPLOYED_TOLERANCE, largest_error
 from ..errors import PruningError
+from ..mask.masked import masked_parameters
 from ..narrowing.check_plan import module_at
 from ..plan.plan import ChannelPlan
 from ..pruner import Pruner
@@ -134,9 +135,13 @@ def check_unmasked(model: nn.Module) -> None:
     Raises:
         PruningError: If it has masks, with what to do first.
     """
-    if isinstance(model._modules.get('pruner'), Pruner):
+    # Parts of a network have masks and no pruner; one that masks nothing yet
+    # has a pruner alone, and so does what wraps it.
+    pruned = any(isinstance(module, Pruner) for module in model.modules())
+    if pruned or masked_parameters(model):
         raise PruningError(
-            'the network has masks: narrow(model, model.pruner.plan()) first'
+            'the network has masks: narrow(model, model.pruner.plan()) first, '
+            'the whole of it where this is a part'
         )
 
 

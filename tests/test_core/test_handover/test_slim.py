@@ -10,6 +10,7 @@ import torch
 from mmlapp.core import (
     PruningError,
     attach,
+    fuse,
     load_slim,
     narrow,
     save_slim,
@@ -88,6 +89,19 @@ def test_a_full_disk(slim, tmp_path):
             save_slim(model, tmp_path / 'slim.pth', plan)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('take', [lambda m: m.backbone, torch.nn.Sequential])
+def test_masks_of_a_part_or_of_what_is_wrapped(make, image, tmp_path, take):
+    """What a part stores is not what it computes with, and nothing tells."""
+    model = make()
+    pruner = attach(model, image)
+    pruner.set_mask(torch.arange(len(pruner.gate)) % 2 == 0)
+    with pytest.raises(PruningError, match=r'has masks: narrow.* is a part'):
+        save_slim(take(model), tmp_path / 'part.pth')
+    with pytest.raises(PruningError, match='has masks: narrow'):
+        fuse(take(model), image)
     assert not list(tmp_path.iterdir())
 
 
