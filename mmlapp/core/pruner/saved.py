@@ -139,9 +139,12 @@ def _check_real(name: str, value: Any) -> None:
     """Refuses what has no numbers that can be compared."""
     if not isinstance(value, Tensor):
         raise _damaged(name, type(value).__name__)
-    if value.is_complex() or value.is_quantized or value.is_meta:
+    # No operator compares the small ones, such as float8.
+    small = value.is_floating_point() and value.element_size() < 2
+    unreal = value.is_complex() or value.is_quantized or value.is_meta
+    if small or unreal:
         raise _damaged(name, f'a tensor of {value.dtype} on {value.device}')
-    if value.layout is not torch.strided:
+    if value.layout is not torch.strided or value.is_nested:
         raise _damaged(name, f'a tensor of layout {value.layout}')
 
 

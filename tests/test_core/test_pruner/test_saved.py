@@ -78,6 +78,33 @@ def test_what_is_damaged_changes_nothing(begun, model, name, value, whole):
     assert_untouched(model, before)
 
 
+UNREAL = {
+    'sparse': torch.Tensor.to_sparse,
+    'small': lambda value: value.to(torch.float8_e4m3fn),
+    'nested': lambda value: torch.nested.nested_tensor([value]),
+    'quantised': lambda value: torch.quantize_per_tensor(
+        value.float(), 0.1, 0, torch.qint8
+    ),
+}
+
+
+@pytest.mark.parametrize('name', ['gate', 'progress'])
+@pytest.mark.parametrize('kind', UNREAL)
+@pytest.mark.filterwarnings(
+    'ignore::UserWarning', 'ignore::DeprecationWarning'
+)
+def test_numbers_that_nobody_compares_are_refused(begun, model, name, kind):
+    before = state_of(model)
+    state = {
+        **before,
+        f'pruner.{name}': UNREAL[kind](before[f'pruner.{name}']),
+    }
+    match = rf'^pruner.{name} of the state dict is a tensor of '
+    with pytest.raises(PruningError, match=match):
+        begun.read(state, 'pruner.')
+    assert_untouched(model, before)
+
+
 def test_a_state_without_its_other_half(begun, model):
     before, state = state_of(model), state_of(model)
     del state['pruner.kept_sets']
