@@ -25,13 +25,14 @@ def check_output(argument: str, path: str | Path) -> None:
         PruningError: With the path, and what is wrong with it.
     """
     path, said = Path(path), f'{argument}={str(path)!r}'
-    if not path.absolute().parent.is_dir():
-        raise PruningError(
-            f'{said}: there is no folder {path.parent}; make it'
-        )
-    if path.is_dir():
-        raise PruningError(f'{said} is a folder; name a file')
+    # To ask may fail, too: names have a longest length.
     with writing(argument, path):
+        if not path.absolute().parent.is_dir():
+            raise PruningError(
+                f'{said}: there is no folder {path.parent}; make it'
+            )
+        if path.is_dir():
+            raise PruningError(f'{said} is a folder; name a file')
         try_folder(path.absolute().parent)
 
 

@@ -30,6 +30,7 @@ def test_a_file_that_can_be_written(tmp_path):
     [
         ('none/a.json', "json='.*none/a.json': there is no folder .*none; m"),
         ('', "json='.*' is a folder; name a file"),
+        (300 * 'x', r"json='.*x' cannot be written \(File name too long\)"),
     ],
 )
 def test_what_cannot_be_a_file(tmp_path, name, text):
