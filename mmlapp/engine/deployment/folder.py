@@ -28,6 +28,11 @@ def check_folder(out: Path, force: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise PruningError(f'out={str(out)!r} is a file; name a folder')
+    above = next(p for p in out.absolute().parents if p.exists())
+    if not above.is_dir():
+        raise PruningError(
+            f'out={str(out)!r}: {above} is a file; choose another folder'
+        )
     _check_writable(out)
     found = sorted(p.name for p in out.iterdir()) if out.exists() else []
     if not found:

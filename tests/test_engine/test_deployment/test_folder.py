@@ -137,3 +137,9 @@ def test_a_place_that_cannot_be_written(tmp_path, monkeypatch):
     text = f"out='{tmp_path}/a/b': {tmp_path} cannot .*Permission denied"
     with pytest.raises(PruningError, match=text):
         check_folder(tmp_path / 'a' / 'b', force=False)
+
+
+def test_a_file_above_the_folder(tmp_path):
+    (tmp_path / 'a').write_text('')
+    with pytest.raises(PruningError, match=r"out='.*/a/b/c': .*/a is a file"):
+        check_folder(tmp_path / 'a' / 'b' / 'c', force=True)
