@@ -27,6 +27,7 @@ from .report import (
     report_groups,
     report_narrowing,
 )
+from .run_settings import check_target
 from .trial import find_obstacle
 from .unfinished import warn_unfinished
 
@@ -66,6 +67,7 @@ class HookPhase(HookCheckpoints):
                 self.length.end_rule(runner, self.end),
             )
             self._history.note(runner, pruner, runner.iter)
+        check_target(pruner.progress, self.target)
         # The optimizer wrapper steps the pruner between both hooks of an
         # iteration: what the phase was before tells whether it ended in this
         # one.

@@ -15,7 +15,7 @@ from mmlapp.core.choices import Choices
 from mmlapp.core.cost import COSTS
 from mmlapp.core.methods import METHODS
 from mmlapp.core.methods.min_keep import MIN_KEEPS
-from mmlapp.core.progress import Progress
+from mmlapp.core.progress import Phase, Progress
 from mmlapp.core.pruner.shrinking import SHRINKS
 from mmlapp.core.score import SCORES
 from mmlapp.core.units.base import UNITS
@@ -268,6 +268,26 @@ def check_finished(
     """
     old = {'target': dict(found)} if found else {}
     _refuse(_differences(old, {'target': dict(target)}, old), FINISHED)
+
+
+def check_target(progress: Progress, target: Mapping[str, float]) -> None:
+    """Refuses a phase of another target than that of the run.
+
+    Weights that a hook of a user loads while the model is trained bring one.
+
+    Args:
+        progress (Progress): Of the phase.
+        target (Mapping[str, float]): Of the run.
+
+    Raises:
+        PruningError: With both targets.
+    """
+    found = dict(progress.target)
+    if progress.phase == Phase.DENSE or not found or found == dict(target):
+        return
+    reason = FINISHED if progress.phase == Phase.FINISHED else BEGUN
+    now = {'target': dict(target)}
+    _refuse(_differences({'target': found}, now, now), reason)
 
 
 def _differences(

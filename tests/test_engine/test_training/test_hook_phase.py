@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmlapp.core import Phase
+from mmlapp.core import Phase, PruningError
 from mmlapp.engine.latency.part import subject_of
 
 MakeRunner = Callable[..., Runner]
@@ -269,3 +269,29 @@ def test_a_run_with_bypasses_ends_within_the_budget(
     runner = make_runner(add)
     runner.train()
     assert 0.59 <= runner.model.pruner.ratios()['flops'] <= 0.6
+
+
+class Load(Hook):
+    """Takes weights of another run when all other hooks are ready."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self.state = state
+
+    def before_train(self, runner: Runner) -> None:
+        runner.model.load_state_dict(self.state)
+
+
+@pytest.mark.parametrize('done', [1, 4])
+def test_weights_that_a_hook_loads_bring_no_other_target(
+    make_runner: MakeRunner, done: int
+) -> None:
+    other = make_runner().model
+    other.pruner.begin({'flops': 0.8}, steps=4)
+    for _ in range(done):
+        other.pruner.step()
+    runner = make_runner()
+    runner.register_hook(Load(other.state_dict()))
+    with pytest.raises(PruningError, match=r"'flops': 0.5}, in the .*0\.8"):
+        runner.train()
