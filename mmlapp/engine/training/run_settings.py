@@ -266,8 +266,7 @@ def check_finished(
     Raises:
         PruningError: With both targets.
     """
-    old = {'target': dict(found)} if found else {}
-    _refuse(_differences(old, {'target': dict(target)}, old), FINISHED)
+    _compare_targets(found, target, FINISHED)
 
 
 def check_target(progress: Progress, target: Mapping[str, float]) -> None:
@@ -282,12 +281,18 @@ def check_target(progress: Progress, target: Mapping[str, float]) -> None:
     Raises:
         PruningError: With both targets.
     """
-    found = dict(progress.target)
-    if progress.phase == Phase.DENSE or not found or found == dict(target):
-        return
-    reason = FINISHED if progress.phase == Phase.FINISHED else BEGUN
-    now = {'target': dict(target)}
-    _refuse(_differences({'target': found}, now, now), reason)
+    if progress.phase != Phase.DENSE:
+        finished = progress.phase == Phase.FINISHED
+        reason = FINISHED if finished else BEGUN
+        _compare_targets(progress.target, target, reason)
+
+
+def _compare_targets(
+    found: Mapping[str, float], target: Mapping[str, float], reason: str
+) -> None:
+    """Refuses another target than that which was found, if any was."""
+    old = {'target': dict(found)} if found else {}
+    _refuse(_differences(old, {'target': dict(target)}, old), reason)
 
 
 def _differences(
