@@ -15,9 +15,10 @@ from torch import nn
 from mmlapp.core import Pruner, attach, narrow
 from mmlapp.core.bypass import BRANCHES
 from mmlapp.core.bypass.beside import add_bypass
-from mmlapp.engine.training.step_cost import step_cost
+from mmlapp.engine.training.step_cost import TeacherCost, step_cost
 
 from .cost import flops
+from .lessons import FORWARD
 from .network import STREAM, classifier, initialise, load
 from .rows import Row
 
@@ -63,6 +64,7 @@ def build(
     """
     # The row's share of dense training, in whole epochs.
     epochs = max(round(row.epochs * epochs), 1)
+    told = FORWARD if row.teacher else 0.0
     model = classifier(row.depth, seed, kind=row.kind)
     dense = flops(classifier(row.beside, seed) if row.beside else model)
     if start is not None:
@@ -73,9 +75,9 @@ def build(
         pruned_before(model, row, seed, widths)
         share = flops(model) / dense
         if row.equal_cost:
-            # Every step costs the share: E / s epochs cost what E dense ones
-            # do.
-            epochs = int(epochs / share)
+            # Every step costs the share, and what a teacher says: E / (s + t)
+            # epochs cost what E dense ones do.
+            epochs = int(epochs / (share + told))
         return Built(model, None, dense, share, epochs)
     if row.method is None:
         return Built(model, None, dense, 1.0, epochs)
@@ -86,8 +88,10 @@ def build(
     # is to become.
     step = step_cost(model, pruner, {'flops': row.target})
     if row.equal_cost:
-        # In epochs; both are shares of the run, and grow with it.
+        # In epochs; both are shares of the run, and grow with it. A teacher
+        # is asked from the first step on.
         end = (row.begin + row.phase) * epochs
+        step = step.with_teacher(TeacherCost(told, late=False), 0)
         epochs = step.stretched(end, epochs, 1.0)
     return Built(model, pruner, dense, step.wide, epochs)
 

@@ -36,7 +36,8 @@ class Row:
         end (str, optional): What ends the phase earlier, as ``Pruner.begin``
             takes it. Defaults to None.
         equal_cost (bool): Whether training lasts as many epochs as cost what
-            dense training does. Defaults to False.
+            dense training does, a teacher's forward included. Defaults to
+            False.
         average (float): Share by which an average of the weights follows
             them at every step, 0 for none.
         teacher (str): Row whose trained network, of the same seed, teaches
@@ -140,12 +141,21 @@ HEADLINE = {
     'lapp-inner-scratch': Row(
         prune='before', widths_of='lapp-inner', settings=INNER
     ),
+    'lapp-inner-scratch-cost': Row(
+        prune='before',
+        widths_of='lapp-inner-cost',
+        settings=INNER,
+        equal_cost=True,
+    ),
     # Squares or not: nothing is done with them.
     'lapp-no-task': lapp({**BALANCE, 'task_weight': 0}),
     'lapp-cost': lapp(equal_cost=True),
     'lapp-inner-cost': lapp(settings=INNER, equal_cost=True),
     'lapp-inner-distilled': lapp(
         settings=INNER, teacher='dense', lesson='logits'
+    ),
+    'lapp-inner-distilled-cost': lapp(
+        settings=INNER, teacher='dense', lesson='logits', equal_cost=True
     ),
     'curvature': curvature(),
     'curvature-scratch': Row(prune='before', widths_of='curvature'),
@@ -183,6 +193,7 @@ ABLATION = {
     'lapp-1': lapp({**BALANCE, 'task_weight': 1}),
     'lapp-inner': lapp(settings=INNER),
     'lapp-inner-1': lapp({**BALANCE, 'task_weight': 1}, settings=INNER),
+    'lapp-paths': lapp(settings={'min_keep': 'sole_path'}),
     'lapp-long': lapp(phase=0.3),
     'gradient': lapp('gradient'),
     'no-task': lapp({**BALANCE, 'task_weight': 0}),
@@ -222,6 +233,8 @@ COMPARED = {
     'random': RANDOM,
     'lapp': lapp(),
     'lapp-inner': lapp(settings=INNER),
+    # Streams keep half of their channels at least.
+    'lapp-paths': lapp(settings={'min_keep': 'sole_path'}),
 }
 CURVE = {
     'dense': Row(),

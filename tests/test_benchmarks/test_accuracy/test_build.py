@@ -69,13 +69,15 @@ def test_rows_begin_with_the_same_weights():
 
 
 def test_equal_cost_is_longer_by_what_is_saved():
-    plain, spent = (
+    plain, spent, taught = (
         build(TABLES['headline'][name], 20, 0)
-        for name in ('lapp', 'lapp-cost')
+        for name in ('lapp', 'lapp-cost', 'lapp-inner-distilled-cost')
     )
     assert plain.epochs == 20
     # 20 = k (0.1 * 20 + 0.403 * 0.9 * 20), rounded down
     assert spent.epochs == int(20 / (0.1 + 0.9 * 0.403))
+    # A teacher's forward is a third of every dense step.
+    assert taught.epochs == int(20 / (0.1 + 0.9 * 0.403 + 1 / 3))
     assert plain.pruner.phase == Phase.DENSE
 
 
