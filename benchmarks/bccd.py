@@ -35,7 +35,7 @@ from accuracy.table import (  # noqa: E402
     with_spread,
 )
 from demo import TASKS, call, score  # noqa: E402
-from former import CURVATURE  # noqa: E402
+from former import CURVATURE, NO_FLOOR  # noqa: E402
 
 from mmlapp.core import ChannelPlan  # noqa: E402
 
@@ -107,7 +107,9 @@ RANDOM = {'type': 'random', 'spread': 0.5}
 # All groups but residual streams.
 INNER = {'keep_streams': True}
 LAPP_WEAK = {'type': 'lapp', 'update': {'type': 'balance', 'task_weight': 0.1}}
-# Half, and a quarter, of the groups that nothing goes around.
+# Floors of the groups that nothing goes around: as by default, half, and a
+# quarter.
+NEAR = {'min_keep': 'near_uniform'}
 PATHS = {'min_keep': 'sole_path'}
 LESS = {'min_keep': {'type': 'sole_path', 'share': 0.25}}
 FLOOR = {'min_keep': 0.25}
@@ -124,6 +126,7 @@ ROWS = {
     'lapp-whole': Row(LAPP, WHOLE),
     'lapp-whole-inner': Row(LAPP, WHOLE, settings=INNER),
     'curvature-whole': Row(CURVATURE, WHOLE),
+    'lapp-whole-near': Row(LAPP, WHOLE, settings=NEAR),
     'lapp-whole-paths': Row(LAPP, WHOLE, settings=PATHS),
     'lapp-whole-paths-quarter': Row(LAPP, WHOLE, settings=LESS),
     'lapp-whole-floor': Row(LAPP, WHOLE, settings=FLOOR),
@@ -133,8 +136,9 @@ ROWS = {
 }
 # In multiples of eight channels, as the recipe of the demo.
 EIGHTS = (
-    'lapp', 'uniform-whole', 'lapp-whole', 'lapp-whole-paths',
-    'lapp-whole-floor', 'lapp-whole-floor-half', 'lapp-whole-weak',
+    'lapp', 'uniform-whole', 'lapp-whole', 'lapp-whole-near',
+    'lapp-whole-paths', 'lapp-whole-floor', 'lapp-whole-floor-half',
+    'lapp-whole-weak',
 )  # fmt: skip
 ROWS |= {
     f'{name}-8': replace(
@@ -164,6 +168,8 @@ def config_of(
         'input_shape': seen.shape,
         'scope': row.scope,
         'method': method,
+        # Unless the row has another one.
+        **NO_FLOOR,
         **row.settings,
     }
     steps = round(row.phases * seen.phase * seen.steps)

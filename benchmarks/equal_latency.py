@@ -36,6 +36,7 @@ from accuracy.network import classifier, evaluate
 from accuracy.steps import Eager
 from accuracy.table import by_row, deviation, markdown, with_spread
 from accuracy.training import Recipe
+from former import NO_FLOOR
 from latency import put_between, tell
 from torch import Tensor, nn
 
@@ -93,9 +94,13 @@ class Asked:
 
     def attach(self, model: nn.Module, **settings: Any) -> Any:
         """The pruner of such a network, with the groups of all of them."""
-        streams = self.keep_streams
         return attach(
-            model, EXAMPLE, scope=SCOPE, keep_streams=streams, **settings
+            model,
+            EXAMPLE,
+            scope=SCOPE,
+            keep_streams=self.keep_streams,
+            **NO_FLOOR,
+            **settings,
         )
 
 

@@ -14,5 +14,11 @@ CURVATURE: dict[str, Any] = {
     'type': 'lapp',
     'update': {'type': 'balance', 'sensitivity': 'curvature'},
 }
+# LAPP had no floor of its own.
+NO_FLOOR: dict[str, Any] = {'min_keep': 0}
 # Residual streams were pruned in all recipes.
-ALL_GROUPS: dict[str, Any] = {'method': CURVATURE, 'keep_streams': False}
+ALL_GROUPS: dict[str, Any] = {
+    'method': CURVATURE,
+    'keep_streams': False,
+    **NO_FLOOR,
+}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from former import CURVATURE
+from former import CURVATURE, NO_FLOOR
 
 from .network import DEPTH
 
@@ -84,7 +84,11 @@ class Row:
 
 def lapp(update: str | Mapping[str, Any] = 'balance', **changes: Any) -> Row:
     """LAPP while training, with another rule of its thresholds."""
-    return Row(method={'type': 'lapp', 'update': update}, **changes)
+    # Without the floor that is its default, unless the row says something
+    # else: most rows were trained when there was none.
+    settings = {**NO_FLOOR, **changes.pop('settings', {})}
+    method = {'type': 'lapp', 'update': update}
+    return Row(method=method, settings=settings, **changes)
 
 
 def curvature(task_weight: float = 0.3, **changes: Any) -> Row:
@@ -128,6 +132,9 @@ def wide_late(width: int) -> float:
 BALANCE = {'type': 'balance'}
 # All groups but residual streams.
 INNER, ALL = {'keep_streams': True}, {'keep_streams': False}
+# Floors of what information cannot go around, such as streams: half of the
+# channels, and as by default.
+PATHS, NEAR = {'min_keep': 'sole_path'}, {'min_keep': 'near_uniform'}
 RANDOM = Row({'type': 'random', 'spread': 0.5}, 'before', settings=INNER)
 HEADLINE = {
     'dense': Row(),
@@ -136,6 +143,7 @@ HEADLINE = {
     'one-shot': Row(prune='once'),
     'one-shot-alike': Row(prune='once', settings={'alike': True}),
     'lapp': lapp(),
+    'lapp-near': lapp(settings=NEAR),
     'lapp-inner': lapp(settings=INNER),
     'lapp-scratch': Row(prune='before', widths_of='lapp'),
     'lapp-inner-scratch': Row(
@@ -193,7 +201,8 @@ ABLATION = {
     'lapp-1': lapp({**BALANCE, 'task_weight': 1}),
     'lapp-inner': lapp(settings=INNER),
     'lapp-inner-1': lapp({**BALANCE, 'task_weight': 1}, settings=INNER),
-    'lapp-paths': lapp(settings={'min_keep': 'sole_path'}),
+    'lapp-paths': lapp(settings=PATHS),
+    'lapp-near': lapp(settings=NEAR),
     'lapp-long': lapp(phase=0.3),
     'gradient': lapp('gradient'),
     'no-task': lapp({**BALANCE, 'task_weight': 0}),
@@ -233,8 +242,7 @@ COMPARED = {
     'random': RANDOM,
     'lapp': lapp(),
     'lapp-inner': lapp(settings=INNER),
-    # Streams keep half of their channels at least.
-    'lapp-paths': lapp(settings={'min_keep': 'sole_path'}),
+    'lapp-near': lapp(settings=NEAR),
 }
 CURVE = {
     'dense': Row(),

@@ -6,7 +6,6 @@ model = dict(
     type='mmlapp.PrunableModel',
     architecture=_base_.model.type,
     scope=['backbone', 'neck', 'bbox_head'],
-    min_keep='sole_path',  # towers of the head do not run dry
     input_shape=(3, 800, 1280),
     divisor=16,  # faster kernels
     backbone=dict(frozen_stages=-1),  # what stays of a layer must adapt

@@ -62,7 +62,7 @@ def attach(
     normalisation: str = 'rank',
     costs: Sequence[str | Mapping[str, Any]] = COST_NAMES,
     divisor: int = 1,
-    min_keep: float | str | Mapping[str, Any] | LeastShare = 0,
+    min_keep: float | str | Mapping[str, Any] | LeastShare | None = None,
     shrink: Shrink | None = None,
     protect: float = 0,
     also: Sequence[Callable[[], Any] | Way] = (),
@@ -115,11 +115,12 @@ def attach(
             wants it. Heads of attention, and groups of a norm that go as a
             whole, count with all their channels.
             Defaults to 1.
-        min_keep (float, str, Mapping or Callable): Least share of every
-            group that is kept, in [0, 1], rounded up to whole channels;
-            ``by_width``, ``sole_path`` or another registered name, with
-            settings, or a function from the width of a group to its share.
-            Defaults to 0: as few as the network runs with.
+        min_keep (float, str, Mapping or Callable, optional): Least share of
+            every group that is kept, in [0, 1], rounded up to whole channels;
+            ``near_uniform``, ``sole_path``, ``by_width`` or another
+            registered name, with settings, or a function from the width of a
+            group to its share. 0 is as few as the network runs with. Defaults
+            to None: as the method wants it.
         shrink (int, str, Mapping or Shrinking, optional): How the gate of a
             channel falls from one to zero once the method has condemned it:
             in that many equal steps of the optimizer; ``growing``, by a decay
@@ -164,11 +165,11 @@ def attach(
     check_network(model)
     _refuse_second(model)
     check_divisor(divisor)
-    least = least_share(min_keep)
+    decides = METHODS.build(method)
+    least = least_share(decides.min_keep if min_keep is None else min_keep)
     if shrink is not None:
         shrinking(shrink)  # checks it
     check_protect(protect)
-    decides = METHODS.build(method)
     scorer = Scorer(score, normalisation)
     _check_analysis(analysis)
     if analysis is None:
@@ -189,7 +190,8 @@ def attach(
     _warn_of_divisor(counted, divisor)
     groups = _infos(model, analysis)
     scorer.check_groups(groups)
-    if not any(group.sole_path for group in groups):
+    # A method's own floor is no wish that could go unheard.
+    if min_keep is not None and not any(g.sole_path for g in groups):
         warn_of_no_sole_path(least)
     pruner = Pruner(
         groups,

@@ -28,7 +28,7 @@ def test_a_variant_keeps_the_batch_of_the_recipe(tmp_path, name):
     assert found.custom_hooks[0] == base.custom_hooks[0]
     # As when they were run.
     base.model.update(divisor=1, method=ALL_GROUPS['method'])
-    assert found.model == {**base.model, 'keep_streams': False}
+    assert found.model == {**base.model, 'keep_streams': False, 'min_keep': 0}
 
 
 def test_a_run_notes_the_metric_and_the_flops_of_its_plan(

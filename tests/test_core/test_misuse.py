@@ -43,8 +43,9 @@ def test_one_step_prunes_at_once(pruner):
     assert pruner.plan().ratios()['flops'] <= 0.5
 
 
-def test_frozen_weights_are_named_and_pruned(model, images, pruner):
+def test_frozen_weights_are_named_and_pruned(model, images):
     model.b.requires_grad_(False)
+    pruner = attach(model, images, method='uniform')
     with pytest.warns(PruningWarning, match=r"^b: .*ignore=\['b'\]"):
         pruner.begin({'flops': 0.5}, 10)
     train(model, images, 10)

@@ -63,7 +63,7 @@ def test_json_on_standard_output_is_nothing_but_json(analyse):
         unit='channels',
         bypass=None,
         divisor=1,
-        min_keep=0,
+        min_keep=None,
         unused=[],
     )
 

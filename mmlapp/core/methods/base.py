@@ -35,6 +35,8 @@ class Method(nn.Module, ABC):
         shrink (int, str or Mapping): How condemned channels shrink unless
             ``attach`` is told, as its argument of that name. If not at once,
             :meth:`step` decides between 0 and 1 alone.
+        min_keep (float, str or Mapping): Floors of the groups unless
+            ``attach`` is told, as its argument of that name.
         ramp (float): Share of the phase after which it asks for the whole
             target.
 
@@ -54,6 +56,7 @@ class Method(nn.Module, ABC):
     adds_loss = False
     relaxes_evaluation = False
     shrink: int | str | Mapping[str, Any] = 1
+    min_keep: float | str | Mapping[str, Any] = 0
     ramp = Schedule.ramp
 
     @abstractmethod

@@ -115,6 +115,53 @@ class SolePath:
         return self.share
 
 
+@MIN_KEEPS.register('near_uniform')
+class NearUniform:
+    """A share of what uniform widths would keep, where nothing goes around.
+
+    The floor follows the target: groups that information cannot go around
+    (``sole_paths.py``) keep this share of the channels that they have in the
+    network of the same cost whose groups all keep the same share. As that
+    network is within the budget, no target is out of reach for it.
+
+    Args:
+        share (float): Of the uniform network's channels. Defaults to 0.9.
+
+    Raises:
+        PruningError: If it lies outside [0, 1].
+    """
+
+    def __init__(self, share: float = 0.9) -> None:
+        check_number('min_keep near_uniform share', share, least=0, most=1)
+        self.share = share
+
+    def __call__(self, width: int) -> float:
+        """Returns the least share before a target is known, which is none.
+
+        Args:
+            width (int): Channels of the group.
+        """
+        return 0
+
+    def of_uniform(self, count: int, divisor: int) -> int:
+        """Returns the floor of a group that there is no way around.
+
+        Args:
+            count (int): Channels that it has in the uniform network.
+            divisor (int): What its numbers of channels are multiples of.
+
+        Examples:
+            >>> (
+            ...     NearUniform().of_uniform(11, 1),
+            ...     NearUniform().of_uniform(11, 4),
+            ... )
+            (9, 8)
+        """
+        # Rounded down: rounded up, small groups might not fit the budget.
+        least = int(self.share * count + 1e-9)
+        return least - least % divisor
+
+
 def least_share(
     choice: float | str | Mapping[str, Any] | LeastShare,
 ) -> LeastShare:
@@ -144,13 +191,15 @@ def warn_of_no_sole_path(share: LeastShare) -> None:
     """Says that a share of sole paths is one of nothing.
 
     Args:
-        share (Callable): See :func:`least_share`.
+        share (Callable): What somebody asked for, see :func:`least_share`.
     """
-    if isinstance(share, SolePath) and share.share > 0:
+    if isinstance(share, (SolePath, NearUniform)) and share.share > 0:
+        near = isinstance(share, NearUniform)
+        name = 'near_uniform' if near else 'sole_path'
         warnings.warn(
-            "min_keep='sole_path': there is a way around every group that "
-            'can be pruned, so that its share holds nothing. Leave it out, or '
-            'say a share of all groups',
+            f'min_keep={name!r}: there is a way around every '
+            'group that can be pruned, so that its share holds nothing. Leave '
+            'it out, or say a share of all groups',
             PruningWarning,
             stacklevel=4,
         )

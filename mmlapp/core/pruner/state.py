@@ -23,6 +23,7 @@ from ..score import Scorer
 from ..score.group_scores import GroupInfo
 from ..score.harm import Harm
 from ..segments import Segments, segments
+from .floors import Floors
 from .shrinking import Shrink, shrinking
 from .stability import Stability
 from .stand_in import StandIn
@@ -42,7 +43,6 @@ class PrunerState(nn.Module):
     gate: Tensor
     scores: Tensor
     group: Tensor
-    least: Tensor
     method: Method
 
     def __init__(
@@ -75,6 +75,7 @@ class PrunerState(nn.Module):
         method.setup(self._whole)
 
     def _set_up_floors(self, least: LeastShare) -> None:
+        self.min_keep = least
         asked = [
             least_channels(least, g.size, g.floor, g.sole_path)
             for g in self.groups
@@ -85,12 +86,14 @@ class PrunerState(nn.Module):
         # multiples of the divisor. What nothing goes around does so in the
         # phase, too: what came back at the end would not be trained.
         whole = whole_chunks(asked, self.sizes, self.divisors)
-        self.floors = [
+        fixed = [
             multiple if group.sole_path else fewest
             for multiple, fewest, group in zip(
                 whole, asked, self.groups, strict=True
             )
         ]
+        # As long as no phase has a target.
+        self.fixed_floors = self.last_floors = Floors({}, fixed)
 
     def _set_up_costs(self, costs: Mapping[str, Cost]) -> None:
         # No ModuleDict, which takes no child named `parameters`.
@@ -144,8 +147,6 @@ class PrunerState(nn.Module):
         owner = torch.arange(len(sizes)).repeat_interleave(sizes)
         # Not persistent: they follow from the network.
         self.register_buffer('group', owner, persistent=False)
-        least_kept = torch.tensor(self.floors)
-        self.register_buffer('least', least_kept, persistent=False)
         self.register_buffer('gate', torch.ones(len(owner)))
         self.register_buffer('scores', torch.zeros(len(owner)))
         # Values of buffers that lie on the device meta by now, by name: a

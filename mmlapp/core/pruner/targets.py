@@ -8,12 +8,16 @@ import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from torch import Tensor
+
 from ..cost.base import Cost
 from ..errors import PruningError
 from ..groups import FrozenChannels
-from ..methods.budget import Budget, reachable
+from ..methods.budget import Budget, reachable, whole_chunks
+from ..methods.min_keep import NearUniform
 from ..methods.schedule import Schedule, check_targets
 from ..streams import KEPT
+from .floors import Floors, uniform_counts
 from .state_dicts import SavedState
 
 NOT_PRUNABLE = (
@@ -98,6 +102,43 @@ class Targets(SavedState):
             ]
         )
 
+    @property
+    def floors(self) -> list[int]:
+        """Fewest channels that a method keeps, of every group."""
+        return self._floors().counts
+
+    @property
+    def least(self) -> Tensor:
+        """The same where the gate lies, ``[groups]``."""
+        return self._floors().on(self.gate.device)
+
+    def _floors(self) -> Floors:
+        near, target = self.min_keep, self.progress.target
+        if not isinstance(near, NearUniform) or not target:
+            return self.fixed_floors
+        # They follow from costs and target alone, so that a run that is
+        # resumed and all processes have the same.
+        if self.last_floors.target != target:
+            self.last_floors = Floors(dict(target), self._near(near, target))
+        return self.last_floors
+
+    def _near(
+        self, near: NearUniform, target: Mapping[str, float]
+    ) -> list[int]:
+        """Floors of a share of the uniform network at a target."""
+        fixed = self.fixed_floors.counts
+        # The end keeps multiples of the divisor, of all groups.
+        whole = whole_chunks(fixed, self.sizes, self.divisors)
+        counts = uniform_counts(self.budget(target), self.host_parts, whole)
+        return [
+            max(least, near.of_uniform(count, divisor))
+            if group.sole_path
+            else least
+            for group, least, count, divisor in zip(
+                self.groups, fixed, counts, self.divisors, strict=True
+            )
+        ]
+
     def check_reachable(self, target: Mapping[str, float]) -> None:
         """Raises PruningError if a target lies below what must be kept.
 
@@ -112,8 +153,10 @@ class Targets(SavedState):
             )
         for name, value in check_targets(target, self.costs).items():
             cost = self.host_cost(name)
+            # Floors that follow a target are in reach of it.
+            floors = self.fixed_floors.counts
             lowest = reachable(
-                cost, self.scores, self.group, self.floors, self.divisors
+                cost, self.scores, self.group, floors, self.divisors
             )
             # From multiply-adds or elements to a fraction, like the target.
             lowest /= cost.dense

@@ -161,7 +161,7 @@ def analyse_model(
         check_divisor(settings['divisor']),
         (group.block for group in found.groups.prunable),
     )
-    floors = _floors(found, settings.get('min_keep', 0), divisors)
+    floors = _floors(found, settings.get('min_keep'), divisors)
     # With branches: total is the cost of the layers and of what they add.
     total, lowest = _limits(model, found, list(floors.values()), divisors)
     progress('counting operators')
@@ -222,7 +222,9 @@ def _floors(
     found: Analysis, min_keep: Any, divisors: Sequence[int]
 ) -> dict[str, int]:
     """Fewest channels that every group keeps, in whole multiples."""
-    share, groups = least_share(min_keep), found.groups.prunable
+    # What a method has by itself follows a target, which is not known here.
+    share = least_share(0 if min_keep is None else min_keep)
+    groups = found.groups.prunable
     sole = found.unit.sole_paths(found)
     asked = [
         least_channels(share, g.size, found.unit.floor_of(g), g.name in sole)

@@ -148,7 +148,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     'normalisation': check_name,
     'costs': check_costs,
     'divisor': lambda name, value: check_divisor(value),
-    'min_keep': lambda name, value: least_share(value),
+    'min_keep': lambda name, value: value is None or least_share(value),
     'shrink': lambda name, value: value is None or shrinking(value),
     'protect': lambda name, value: check_protect(value),
     'input_shape': lambda name, value: check_shape(value),

@@ -40,7 +40,7 @@ def prunable_model(
     normalisation: str = 'rank',
     costs: Sequence[str | Mapping[str, Any]] = COST_NAMES,
     divisor: int = 1,
-    min_keep: float | str | Mapping[str, Any] = 0,
+    min_keep: float | str | Mapping[str, Any] | None = None,
     shrink: int | str | Mapping[str, Any] | None = None,
     protect: float = 0,
     input_shape: InputShape = INPUT_SHAPE,
@@ -80,9 +80,11 @@ def prunable_model(
             ``flops`` and ``parameters``.
         divisor (int): What the number of kept channels of a group is a
             multiple of, unless all are kept. Defaults to 1.
-        min_keep (float, str or Mapping): Least share of every group that is
-            kept, in [0, 1], ``by_width`` or ``sole_path``. Defaults to 0: as
-            few channels as the network runs with.
+        min_keep (float, str or Mapping, optional): Least share of every
+            group that is kept, in [0, 1], ``near_uniform``, ``sole_path`` or
+            ``by_width``. Defaults to None: as the method wants it, which is
+            ``near_uniform`` for LAPP, and for all others 0, as few channels
+            as the network runs with.
         shrink (int, str or Mapping, optional): How a condemned channel
             shrinks to nothing: equal steps of the optimizer, or ``growing``.
             Defaults to None: as the method wants it.

@@ -48,5 +48,5 @@ def test_tables_of_other_networks_have_all_rows(table, network):
     assert {row.target for row in rows.values()} == {0.5}
     # What adds nothing up has no streams.
     streams = {'lapp-inner'} if table == 'resnet56' else set()
-    named = {'uniform', 'random', 'lapp', 'lapp-paths'}
+    named = {'uniform', 'random', 'lapp', 'lapp-near'}
     assert rows.keys() == named | streams

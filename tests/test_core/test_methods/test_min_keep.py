@@ -11,8 +11,10 @@ import torch
 from pruning_steps import at_step, decide, kept_by_group, train
 
 from mmlapp.core import PruningError, PruningWarning, attach
+from mmlapp.core.methods import METHODS as METHOD_NAMES
 from mmlapp.core.methods.min_keep import (
     ByWidth,
+    NearUniform,
     least_channels,
     least_share,
 )
@@ -56,7 +58,6 @@ def test_shares_by_width_are_those_of_ocspruner():
         (1.5, 'min_keep=1.5: expected a number from 0 to 1'),
         (-0.1, 'min_keep=-0.1: expected'),
         (True, 'min_keep=True: expected'),
-        (None, 'min_keep=None: expected'),
         (float('nan'), 'min_keep=nan: expected'),
         ('wide', "min_keep='wide' is unknown; choose one of: by_width"),
         ('0.3', "min_keep='0.3' is unknown"),
@@ -65,6 +66,7 @@ def test_shares_by_width_are_those_of_ocspruner():
         (dict(type='by_width', limit=1), 'limit=1: .* no such argument'),
         (dict(type='sole_path', share=2), 'min_keep sole_path share=2: exp'),
         (dict(type='sole_path', others=-1), 'sole_path others=-1: expected'),
+        (dict(type='near_uniform', share=1.1), 'near_uniform share=1.1: exp'),
         (lambda width: width, 'min_keep of a group of 8 channels=8: expect'),
         (lambda width: None, 'min_keep of a group of 8 channels=None: exp'),
     ],
@@ -214,5 +216,112 @@ def test_a_share_of_sole_paths_alone(net, conv, image):
     assert floors(choice) == {'stem': 3, 'a': 2}
     # Others tell no groups apart.
     assert floors(0.5) == floors(lambda width: 0.5) == {'stem': 6, 'a': 5}
-    with pytest.warns(PruningWarning, match='a way around every group'):
-        assert floors('sole_path', keep_streams=True) == {'a': 1}
+    for name in 'sole_path', 'near_uniform':
+        said = f"min_keep='{name}': there is a way around every group"
+        with pytest.warns(PruningWarning, match=said):
+            assert floors(name, keep_streams=True) == {'a': 1}
+    # The default of a method holds nothing there, and nobody asked for it.
+    assert floors(None, keep_streams=True) == {'a': 1}
+
+
+def uniform(target):
+    """Counts of the largest uniform network within a target."""
+    places = sorted((i + 0.5) / n for n in WIDTHS for i in range(n))
+    cuts = [
+        [sum((i + 0.5) / n <= place for i in range(n)) for n in WIDTHS]
+        for place in places
+    ]
+    limit = target * flops(WIDTHS)
+    return max(counts for counts in cuts if flops(counts) <= limit)
+
+
+@pytest.mark.parametrize('share', [0.5, 0.75, 1.0])
+@pytest.mark.parametrize('target', [0.3, 0.45, 0.7])
+def test_floors_near_uniform_follow_the_target(make, images, target, share):
+    model = make()
+    choice = dict(type='near_uniform', share=share)
+    pruner = attach(model, images, min_keep=choice)
+    assert pruner.floors == [1, 1, 1]
+    pruner.begin({'flops': target}, 30)
+    # Nothing goes around any group of a chain. Rounded down.
+    expected = [int(Fraction(share) * count) for count in uniform(target)]
+    assert pruner.floors == pruner.least.tolist() == expected
+    for _ in range(30):
+        train(model, images, 1)
+        pairs = zip(kept_by_group(pruner), expected, strict=True)
+        assert all(kept >= floor for kept, floor in pairs)
+    assert target - 0.1 < pruner.ratios()['flops'] <= target
+    pruner.reset()
+    assert pruner.floors == [1, 1, 1]
+
+
+@pytest.mark.parametrize('divisor', [1, 3, 4, 5])
+def test_no_target_is_out_of_reach_for_them(make, images, divisor):
+    """A share of the whole uniform network itself, at every target."""
+    choices = [allowed(width, '0', divisor) for width in WIDTHS]
+    ratios = {
+        flops(counts) / flops(WIDTHS) for counts in itertools.product(*choices)
+    }
+    lowest = min(ratios)
+    for extra in (1e-12, 0.001, 0.01, 0.02, 0.05, 0.1, 0.3, 0.6):
+        pruner = attach(
+            make(),
+            images,
+            method='uniform',
+            divisor=divisor,
+            min_keep=dict(type='near_uniform', share=1),
+        )
+        target = lowest + extra * (1 - lowest)
+        pruner.begin({'flops': target}, 1)
+        pruner.step()
+        assert pruner.ratios()['flops'] <= target
+        for kept, floor in zip(
+            kept_by_group(pruner), pruner.floors, strict=True
+        ):
+            assert floor % divisor == 0 or floor in WIDTHS or floor == 1
+            assert kept >= floor
+
+
+def test_floors_near_uniform_leave_what_is_inside_a_block(net, conv, image):
+    def forward(m, x):
+        x = m.stem(x).relu()
+        return m.head(x + m.b(m.a(x).relu()))
+
+    model = net(
+        forward,
+        stem=conv(3, 12), a=conv(12, 9), b=conv(9, 12), head=conv(12, 5),
+    )  # fmt: skip
+    pruner = attach(model, image)
+    pruner.begin({'flops': 0.5}, 100)
+
+    def cost(stem, a):
+        return 3 * stem + 2 * stem * a + 5 * stem
+
+    # Middles of places: 5.5 / 9 of `a` is 0.61, 7.5 / 12 of the stem 0.62.
+    # So 7 and 6 channels are the uniform network, and the next one too large.
+    assert cost(7, 6) <= cost(12, 9) / 2 < cost(8, 6)
+    floors = dict(zip(pruner.keep_ratios(), pruner.floors, strict=True))
+    # Nine tenths of 7, rounded down.
+    assert floors == {'stem': 6, 'a': 1}
+
+
+def test_lapp_alone_has_a_floor_by_itself(make, images):
+    own = {name: METHOD_NAMES[name].min_keep for name in METHOD_NAMES}
+    assert {name for name, floor in own.items() if floor} == {'lapp'}
+    assert isinstance(attach(make(), images).min_keep, NearUniform)
+    # Said otherwise it is what is said, and of others it is none.
+    pruner = attach(make(), images, min_keep=0.5)
+    assert pruner.floors == [4, 6, 8]
+    for settings in dict(min_keep=0), dict(method='uniform'):
+        pruner = attach(make(), images, **settings)
+        pruner.begin({'flops': 0.5}, 100)
+        assert pruner.floors == [1, 1, 1]
+
+
+def test_floors_near_uniform_are_those_of_a_phase_that_goes_on(make, images):
+    model, other = make(), make()
+    pruner, resumed = (attach(each, images) for each in (model, other))
+    pruner.begin({'flops': 0.4}, 30)
+    train(model, images, 3)
+    other.load_state_dict(model.state_dict())
+    assert resumed.floors == pruner.floors != [1, 1, 1]

@@ -163,7 +163,7 @@ def test_settings_of_a_lapp_config_count(lapp_config):
         unit='channels',
         bypass=None,
         divisor=1,
-        min_keep=0,
+        min_keep=None,
         unused=[],
     )
     layers = {layer.name: layer for layer in report.layers}

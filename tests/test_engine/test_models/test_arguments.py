@@ -70,7 +70,6 @@ def test_settings_of_the_right_kind_pass(setting):
         ('shrink', 2.5),
         ('protect', '0.3'),
         ('protect', 1),
-        ('min_keep', None),
         ('min_keep', [0.3]),
         ('input_shape', 64),
         ('input_shape', (3, 64.0, 64)),

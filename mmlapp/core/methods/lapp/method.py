@@ -69,6 +69,8 @@ class LAPP(Method):
     slope: Tensor
     heard: Tensor
     uses_gradient = True
+    # Early in training streams and chains look worth less than they are.
+    min_keep = 'near_uniform'
     choices: ClassVar = {'update': UPDATES, 'surrogate': SURROGATES}
 
     def __init__(
