@@ -32,6 +32,7 @@ ORDER = {
         'arguments',
         'choices',
         'files',
+        'default_device',
         'forward_names',
         'hiding',
         'heirs',

@@ -19,6 +19,7 @@ from .analysis.ways import Way
 from .bypass.beside import add_bypass
 from .bypass.branch import start_branches
 from .cost import COSTS, Cost, CostContext
+from .default_device import on_cpu
 from .errors import PruningError, PruningWarning
 from .hiding import goes_over_children, hide_in_forward, pruner_in_forward
 from .mask.living import RunsOnLiving
@@ -162,51 +163,52 @@ def attach(
           )
         )
     """
-    check_network(model)
-    _refuse_second(model)
-    check_divisor(divisor)
-    decides = METHODS.build(method)
-    least = least_share(decides.min_keep if min_keep is None else min_keep)
-    if shrink is not None:
-        shrinking(shrink)  # checks it
-    check_protect(protect)
-    scorer = Scorer(score, normalisation)
-    _check_analysis(analysis)
-    if analysis is None:
-        analysis = analyse(
-            model,
-            example,
-            scope=scope,
-            ignore=ignore,
-            bypass=bypass,
-            unit=unit,
-            also=also,
-            unused=unused,
-            keep_streams=keep_streams,
+    with on_cpu():
+        check_network(model)
+        _refuse_second(model)
+        check_divisor(divisor)
+        decides = METHODS.build(method)
+        least = least_share(decides.min_keep if min_keep is None else min_keep)
+        if shrink is not None:
+            shrinking(shrink)  # checks it
+        check_protect(protect)
+        scorer = Scorer(score, normalisation)
+        _check_analysis(analysis)
+        if analysis is None:
+            analysis = analyse(
+                model,
+                example,
+                scope=scope,
+                ignore=ignore,
+                bypass=bypass,
+                unit=unit,
+                also=also,
+                unused=unused,
+                keep_streams=keep_streams,
+            )
+        _check_prunable(analysis, scope)
+        # All read before the branches are added: own layers and parameters.
+        counted = build_costs(model, analysis, costs)
+        _warn_of_divisor(counted, divisor)
+        groups = _infos(model, analysis)
+        scorer.check_groups(groups)
+        # A method's own floor is no wish that could go unheard.
+        if min_keep is not None and not any(g.sole_path for g in groups):
+            warn_of_no_sole_path(least)
+        pruner = Pruner(
+            groups,
+            _layout(model, analysis),
+            counted,
+            decides,
+            scorer,
+            divisor=divisor,
+            least=least,
+            shrink=shrink,
+            protect=protect,
         )
-    _check_prunable(analysis, scope)
-    # All read before the branches are added: own layers and parameters.
-    counted = build_costs(model, analysis, costs)
-    _warn_of_divisor(counted, divisor)
-    groups = _infos(model, analysis)
-    scorer.check_groups(groups)
-    # A method's own floor is no wish that could go unheard.
-    if min_keep is not None and not any(g.sole_path for g in groups):
-        warn_of_no_sole_path(least)
-    pruner = Pruner(
-        groups,
-        _layout(model, analysis),
-        counted,
-        decides,
-        scorer,
-        divisor=divisor,
-        least=least,
-        shrink=shrink,
-        protect=protect,
-    )
-    pruner.frozen = analysis.groups.frozen
-    _put_on(model, pruner, analysis)
-    return pruner
+        pruner.frozen = analysis.groups.frozen
+        _put_on(model, pruner, analysis)
+        return pruner
 
 
 def _check_analysis(analysis: Any) -> None:

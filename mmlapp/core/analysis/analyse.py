@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bypass import check_bypass
+from ..default_device import on_cpu
 from ..groups import Groups
 from ..patterns import as_patterns
 from ..snapshot import restored
@@ -94,42 +95,46 @@ def analyse(
         >>> [(group.name, group.size) for group in found.groups.prunable]
         [('0', 8)]
     """
-    check_network(model)
-    kind: Unit = UNITS.build(unit)
-    check_keep_streams(keep_streams, kind)
-    chosen = None if bypass is None else check_bypass(bypass)
-    scope, ignore = as_patterns('scope', scope), as_patterns('ignore', ignore)
-    unused = as_patterns('unused', unused)
-    warn_of_idle_patterns(model, unused)
-    ways = as_ways(also)
-    with _undisturbed(model):
-        forward = example_of(model, example)
-        record = followed(model, forward)
-        corner = check_repeats(model, forward, record.order)
-        record, reach = follow(model, checked(forward), record, ways, unused)
-    if keep_streams:
-        leave_streams(record)
-    request = Request(
-        model, forward, record, scope, ignore, chosen, ways, corner
-    )
+    with on_cpu():
+        check_network(model)
+        kind: Unit = UNITS.build(unit)
+        check_keep_streams(keep_streams, kind)
+        chosen = None if bypass is None else check_bypass(bypass)
+        scope = as_patterns('scope', scope)
+        ignore = as_patterns('ignore', ignore)
+        unused = as_patterns('unused', unused)
+        warn_of_idle_patterns(model, unused)
+        ways = as_ways(also)
+        with _undisturbed(model):
+            forward = example_of(model, example)
+            record = followed(model, forward)
+            corner = check_repeats(model, forward, record.order)
+            record, reach = follow(
+                model, checked(forward), record, ways, unused
+            )
+        if keep_streams:
+            leave_streams(record)
+        request = Request(
+            model, forward, record, scope, ignore, chosen, ways, corner
+        )
 
-    def verify(gather: Callable[[], Groups]) -> Groups:
-        groups = verify_groups(request, kind, gather)
-        check_reach(model, groups, reach)
-        return groups
+        def verify(gather: Callable[[], Groups]) -> Groups:
+            groups = verify_groups(request, kind, gather)
+            check_reach(model, groups, reach)
+            return groups
 
-    found = kind.find(request, verify)
-    check_branches(found.branches, reach)
-    check_reshaped(found.reshaped, reach)
-    return Analysis(
-        trace=record,
-        groups=found.groups,
-        branches=found.branches,
-        without=found.without,
-        unit=kind,
-        bypass=chosen,
-        reach=reach,
-    )
+        found = kind.find(request, verify)
+        check_branches(found.branches, reach)
+        check_reshaped(found.reshaped, reach)
+        return Analysis(
+            trace=record,
+            groups=found.groups,
+            branches=found.branches,
+            without=found.without,
+            unit=kind,
+            bypass=chosen,
+            reach=reach,
+        )
 
 
 @contextmanager

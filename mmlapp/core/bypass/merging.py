@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..default_device import on_cpu
 from ..errors import PruningError
 from ..mixins import take_off
 from .beside import Bypassed
 
 
+@on_cpu()
 @torch.inference_mode(False)  # a new bias could not be trained
 @torch.no_grad()
 def merge_bypasses(

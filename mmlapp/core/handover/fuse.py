@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..bypass.merging import gained_biases, merge_bypasses
 from ..compare import DEPLOYED_TOLERANCE, largest_error
+from ..default_device import on_cpu
 from ..errors import PruningError
 from ..mask.masked import masked_parameters
 from ..narrowing.check_plan import module_at
@@ -52,11 +53,12 @@ class Fused:
     error: float
 
 
+@on_cpu()
 @torch.no_grad()
 def fuse(
     model: nn.Module,
     example: Tensor | Callable[[nn.Module], Any],
-    plans: Sequence[ChannelPlan] = (),
+    plans: ChannelPlan | Sequence[ChannelPlan] = (),
 ) -> Fused:
     r"""Merges branches and folds norms into convolutions, in a copy.
 
@@ -69,8 +71,8 @@ def fuse(
         model (nn.Module): A network without masks; not changed.
         example (Tensor or Callable): An input, or a function that runs the
             network it is given and returns the outputs.
-        plans (Sequence[ChannelPlan]): What it was narrowed to, in order.
-            Defaults to none: a dense network.
+        plans (ChannelPlan or Sequence[ChannelPlan]): What it was narrowed to,
+            in order. Defaults to none: a dense network.
 
     Returns:
         Fused: The copy, and what was done.
@@ -91,6 +93,7 @@ def fuse(
         (('0', '1'),)
     """
     check_unmasked(model)
+    plans = [plans] if isinstance(plans, ChannelPlan) else plans
     # A copy each: some networks normalise what they are given in place.
     run = example if callable(example) else lambda net: net(example.clone())
     own = copy.deepcopy(model)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..default_device import on_cpu
 from ..errors import PruningError, misfits
 from ..narrowing.narrow import narrow
 from ..plan.carried import KEY, from_entry, read_plans_entry
@@ -26,6 +27,7 @@ GATE = 'pruner.gate'
 Source = str | Path | Mapping[str, Any]
 
 
+@on_cpu()
 def load_slim(
     dense: nn.Module,
     source: Source,

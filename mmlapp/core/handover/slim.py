@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..default_device import on_cpu
 from ..errors import PruningError
 from ..files import replace_file
 from ..plan.carried import KEY, plans_entry, to_entry
@@ -106,6 +107,7 @@ def slim_bytes(
     return file.getvalue()
 
 
+@on_cpu()
 def save_slim(
     model: nn.Module,
     path: str | Path,

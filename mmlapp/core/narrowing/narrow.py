@@ -16,6 +16,7 @@ from ..attention.unfused import fuse_again
 from ..bypass.beside import Bypassed, add_bypass
 from ..bypass.branch import Branch, start_branches
 from ..bypass.kernels import add_bias
+from ..default_device import on_cpu
 from ..derived import forget_derived
 from ..heirs import Heir, Heirs, handed_on
 from ..held import Place, holders_in, place_of, replace_held
@@ -53,6 +54,7 @@ LOAD_HOOKS = '_load_state_dict_pre_hooks'
 
 
 # What is made in inference mode cannot be trained.
+@on_cpu()
 @torch.inference_mode(False)
 def narrow(
     model: nn.Module, plan: ChannelPlan, optimizer: Optimizer | None = None

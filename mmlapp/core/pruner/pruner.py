@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..default_device import on_cpu
 from ..errors import PruningError, PruningWarning
 from ..methods.schedule import Schedule, check_targets
 from ..misuse import (
@@ -67,6 +68,7 @@ class Pruner(Decisions):
 
     # The phase. Costs and scores take gradients, whatever mode it is led in.
 
+    @on_cpu()
     @torch.inference_mode(False)
     def begin(
         self,
@@ -135,6 +137,7 @@ class Pruner(Decisions):
         self.scorer.check_prepared()
         return checked
 
+    @on_cpu()
     @torch.no_grad()
     def reset(self) -> None:
         """Forgets a phase, as if it had never begun: all channels live.
@@ -148,12 +151,14 @@ class Pruner(Decisions):
         self.progress, self.given = Progress(), False
         self.stability = None
 
+    @on_cpu()
     def loss(self) -> Tensor:
         """Returns what the method adds to the task loss; else zero."""
         if self.phase != Phase.PRUNING:
             return torch.zeros((), device=self.gate.device)
         return self.method.loss(self)
 
+    @on_cpu()
     @torch.inference_mode(False)
     @torch.no_grad()
     def step(self, loss_scale: float = 1.0) -> None:
@@ -202,6 +207,7 @@ class Pruner(Decisions):
         if self._ends_early() or self.progress.done >= self.progress.steps:
             self.finish()
 
+    @on_cpu()
     @torch.no_grad()
     def finish(self) -> None:
         """Ends the pruning phase: within the budget, 0 or 1, then fixed.
@@ -227,6 +233,7 @@ class Pruner(Decisions):
         self.method.finish(self)
         self.progress = replace(self.progress, phase=Phase.FINISHED)
 
+    @on_cpu()
     def set_mask(
         self, mask: Tensor, target: Mapping[str, float] | None = None
     ) -> None:
@@ -249,6 +256,7 @@ class Pruner(Decisions):
             self.progress = Progress(Phase.FINISHED, target=dict(target))
             self.stability = None
 
+    @on_cpu()
     def plan(self) -> ChannelPlan:
         """Returns what the gate keeps, ready for ``narrow``.
 
@@ -270,6 +278,7 @@ class Pruner(Decisions):
                 costs[name]['target'] = self.progress.target[name]
         return self.layout.plan(mask, self.by_group(mask), costs)
 
+    @on_cpu()
     @torch.inference_mode(False)
     def prepare(self, model: nn.Module, batches: Iterable[Any]) -> None:
         """Lets the score look at calibration batches, once.

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..default_device import on_cpu
 from ..progress import Phase
 from .saved import PROGRESS, SavedPhase, read_phase
 from .stability import KEPT, RULE
@@ -50,6 +51,7 @@ class SavedState(PrunerState):
         self._host_costs = {}
         return self
 
+    @on_cpu()
     def _save_to_state_dict(
         self, destination: Any, prefix: str, keep_vars: bool
     ) -> None:
@@ -74,6 +76,7 @@ class SavedState(PrunerState):
         """
         return read_phase(state_dict, prefix, self.costs, len(self.gate))
 
+    @on_cpu()
     def _load_from_state_dict(
         self,
         state_dict: Any,
