@@ -253,6 +253,9 @@ def test_floors_near_uniform_follow_the_target(make, images, target, share):
     assert target - 0.1 < pruner.ratios()['flops'] <= target
     pruner.reset()
     assert pruner.floors == [1, 1, 1]
+    # Those of another phase are of its target.
+    pruner.begin({'flops': 0.9}, 30)
+    assert pruner.floors == [int(Fraction(share) * k) for k in uniform(0.9)]
 
 
 @pytest.mark.parametrize('divisor', [1, 3, 4, 5])
