@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..methods.budget import Budget, first_fitting
+from ..score.normalise import by_rank
 from ..segments import Segments
 
 
@@ -56,9 +57,9 @@ def uniform_counts(
         ... )
         [4, 2]
     """
-    # Places from 0 on in groups of N: 1 - (i + 1/2) / N falls from nearly 1
-    # to nearly 0 in each, so that a common cut keeps the same share of all.
-    order = 1 - (parts.place + 0.5) / parts.count[parts.owner]
+    # The first channels of every group the last to go: their rank over its
+    # size, so that a common cut keeps the same share of all.
+    order = by_rank(-parts.place.double(), parts)
     mask = first_fitting(budget, order, parts.owner, floors)
     counts: list[int] = parts.sum(mask.double()).long().tolist()
     return counts
