@@ -45,7 +45,7 @@ def test_one_step_prunes_at_once(pruner):
 
 def test_frozen_weights_are_named_and_pruned(model, images):
     model.b.requires_grad_(False)
-    pruner = attach(model, images, method='uniform')
+    pruner = attach(model, images, min_keep=0)
     with pytest.warns(PruningWarning, match=r"^b: .*ignore=\['b'\]"):
         pruner.begin({'flops': 0.5}, 10)
     train(model, images, 10)
