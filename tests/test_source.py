@@ -50,6 +50,7 @@ ORDER = {
         'floors',
         'streams',
         'groups',
+        'gathering',
         'sole_paths',
         'bypass',
         'mask',

@@ -11,7 +11,8 @@ from operator import and_
 import torch
 from torch import Tensor
 
-from .groups import Groups, read_by
+from .gathering import read_by
+from .groups import Groups
 from .trace import Trace
 
 # What a layer reads that no layer emits: the image, or a constant.

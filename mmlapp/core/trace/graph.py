@@ -79,6 +79,11 @@ class ChannelGraph:
         if labels.numel():
             self._frozen.append((labels.reshape(-1), reason))
 
+    @property
+    def state(self) -> tuple[int, ...]:
+        """Numbers that change when nodes are made, tied or frozen."""
+        return self.size, len(self._edges), len(self._frozen)
+
     def resolve(self) -> Tensor:
         """Returns for every node the smallest node it is connected with."""
         # Nodes and edges are only added: what was connected stays connected.

@@ -12,7 +12,8 @@ from torch import nn
 from ..attention.fitted import fit_heads
 from ..bypass.branch import Ends
 from ..errors import PruningError
-from ..groups import Groups, find_groups
+from ..gathering import Gathering
+from ..groups import Groups
 from ..heirs import Heirs
 from ..mask.gate import GateSource
 from ..mask.masked import AppliedMask
@@ -45,18 +46,19 @@ class Channels(Unit):
 
     floor = 1
 
-    def groups(self, request: Request) -> Groups:
+    def groups(self, gathering: Gathering) -> Groups:
         """Returns the channel groups of the trace as it is now.
 
         Args:
-            request (Request): The network and what may be pruned.
+            gathering (Gathering): Of what may be pruned.
         """
-        return find_groups(request.record, request.scope, request.ignore)
+        return gathering.groups()
 
     def find(self, request: Request, verify: Verify) -> Found:
         """Groups of the trace, without what does not run when narrowed."""
         record = request.record
-        groups = verify(lambda: self.groups(request))
+        gathering = Gathering(record, request.scope, request.ignore)
+        groups = verify(lambda: self.groups(gathering))
         wanted = {
             member.site.module
             for group in groups.prunable

@@ -12,13 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PruningError
-from ..groups import (
-    OUT_OF_SCOPE,
-    ChannelGroup,
-    Groups,
-    Member,
-    find_groups,
-)
+from ..gathering import OUT_OF_SCOPE, Gathering
+from ..groups import ChannelGroup, Groups, Member
 from ..heirs import Heirs
 from ..mask.gate import GateSource
 from ..mask.masked import AppliedMask
@@ -60,7 +55,7 @@ class Filters(Unit):
                 "channels: add bypass='depthwise' or another one"
             )
         # Those of channels tell whether every pattern matches something.
-        find_groups(request.record, request.scope, request.ignore)
+        Gathering(request.record, request.scope, request.ignore).groups()
         wanted = {
             site.module
             for site in request.record.producers

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..cost.base import StoredTensor
 from ..errors import PruningError, PruningWarning
+from ..gathering import Gathering
 from ..groups import ChannelGroup, Groups
 from ..heirs import Heirs
 from ..mask.gate import GateSource, ParameterMask
@@ -76,17 +77,17 @@ class Stripes(Channels):
 
     keeps_streams = True
 
-    def groups(self, request: Request) -> Groups:
+    def groups(self, gathering: Gathering) -> Groups:
         """Returns the channel groups, those frozen that must match.
 
         Args:
-            request (Request): The network and what may be pruned.
+            gathering (Gathering): Of what may be pruned.
         """
-        groups = super().groups(request)
-        matched = list(_matched(request.record, groups))
+        groups, record = super().groups(gathering), gathering.trace
+        matched = list(_matched(record, groups))
         for nodes in matched:
-            request.record.graph.freeze(nodes, MATCHED)
-        return super().groups(request) if matched else groups
+            record.graph.freeze(nodes, MATCHED)
+        return super().groups(gathering) if matched else groups
 
     def find(self, request: Request, verify: Verify) -> Found:
         """Channels as far as they are free, and stripes of other layers.

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmlapp.core import Analysis
 from mmlapp.core.cost.flops import multiply_adds
-from mmlapp.core.groups import SINGLE
+from mmlapp.core.gathering import SINGLE
 
 OPERATOR = 'an operator without parameters'
 FOLLOWS = 'with what it reads'

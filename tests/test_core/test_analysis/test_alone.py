@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from mmlapp.core import PruningError, analyse, attach
 from mmlapp.core.analysis.alone import lone_groups
-from mmlapp.core.groups import PAIR, find_groups
+from mmlapp.core.gathering import PAIR, Gathering
 from mmlapp.core.trace import trace
 
 
@@ -191,7 +191,7 @@ def test_modules_are_left_as_they_were(net, conv, image):
     record = trace(model, lambda: model(image))
     before = copy.deepcopy(model.state_dict())
     held = {name: id(value) for name, value in model.named_parameters()}
-    (group,) = lone_groups(model, record, find_groups(record))
+    (group,) = lone_groups(model, record, Gathering(record).groups())
     assert group.name == 'a'
     after = model.state_dict()
     assert all(torch.equal(after[key], before[key]) for key in before)

@@ -9,7 +9,7 @@ from mmlapp.core.analysis.counts import Count
 from mmlapp.core.analysis.runs import Runs, all_finite
 from mmlapp.core.analysis.stages import EXACT
 from mmlapp.core.compare import agree
-from mmlapp.core.groups import find_groups
+from mmlapp.core.gathering import Gathering
 from mmlapp.core.trace import trace
 from mmlapp.core.units import Channels, Request
 
@@ -26,7 +26,7 @@ def subject(conv, image):
 
     record = trace(model, forward)
     runs = Runs(Request(model, forward, record, (), ()), Channels())
-    return runs, find_groups(record)
+    return runs, Gathering(record).groups()
 
 
 def test_a_mask_and_a_slice_remove_the_same(subject):

@@ -9,7 +9,7 @@ from torch import nn
 from mmlapp.core import analyse
 from mmlapp.core.analysis import thresholds
 from mmlapp.core.analysis.ways import Way
-from mmlapp.core.groups import PAIR
+from mmlapp.core.gathering import PAIR
 
 
 class Attribute(nn.Module):

@@ -13,7 +13,8 @@ from torch.autograd import Function
 from torch.utils._python_dispatch import _disable_current_modes
 
 from mmlapp.core import attach, narrow
-from mmlapp.core.groups import Groups, find_groups
+from mmlapp.core.gathering import Gathering
+from mmlapp.core.groups import Groups
 from mmlapp.core.trace import trace
 from mmlapp.core.trace.blocks import registry
 from mmlapp.core.trace.labels import Labels
@@ -53,7 +54,7 @@ class Net(nn.Module):
 
 def groups_of(model: nn.Module) -> tuple[Groups, dict[str, int]]:
     record = trace(model, lambda: model(torch.rand(1, 3, 9, 9)))
-    return find_groups(record), record.unknown
+    return Gathering(record).groups(), record.unknown
 
 
 def test_what_a_hidden_kernel_reads_is_frozen_with_its_name() -> None:

@@ -5,7 +5,7 @@
 import pytest
 import torch
 
-from mmlapp.core.groups import find_groups
+from mmlapp.core.gathering import Gathering
 from mmlapp.core.trace import trace
 from mmlapp.core.trace.rules.regions import WHERE
 
@@ -50,5 +50,5 @@ def test_channels_that_tell_where_stay(net, conv, image):
 
     parts = {'a': conv(3, 5), 'b': conv(8, 5), 'c': conv(3, 8)}
     model = net(forward, **parts)
-    groups = find_groups(trace(model, lambda: model(image))).items
+    groups = Gathering(trace(model, lambda: model(image))).groups().items
     assert [g.frozen for g in groups if g.name == 'a'] == [WHERE]
