@@ -119,12 +119,13 @@ class _Alone:
 
     def _outputs(self, dice: torch.Generator) -> list[Tensor]:
         """What it gives for random numbers, their negatives, and others."""
-        twin = self.living.narrowed(self.module)
+        alive = self.living.now()
+        twin = self.living.narrowed(self.module, alive)
         for part in twin.modules():
             _fill(part, dice)
         shape = [min(size, MOST) for size in self.shape]
         dim = self.living.dim
-        shape[dim] = len(self.living.index(self.living.channels))
+        shape[dim] = len(alive.index(self.living.channels))
         x, other = torch.randn(
             2, *shape, generator=dice, dtype=torch.float64, device='cpu'
         )

@@ -20,6 +20,41 @@ from .masked import Masked
 from .reducing import ReducesLiving
 
 
+class Alive:
+    """Which channels live at one moment, looked up once for each tensor.
+
+    Args:
+        source (GateSource): Holds the gate of all channels.
+    """
+
+    def __init__(self, source: GateSource) -> None:
+        # [channels], or None where nothing is masked.
+        self._gate = source.factor.detach() if source.active else None
+        self._found: dict[int, Tensor] = {}
+
+    def index(self, channels: Tensor) -> Tensor:
+        """Returns the indices along a dimension that live, ``[living]``.
+
+        Args:
+            channels (Tensor): Global channel of every index, -1 where none
+                applies; ``[size]``.
+        """
+        found = self._found.get(id(channels))
+        if found is None:
+            assert self._gate is not None
+            found = (at_channels(self._gate, channels) > 0).nonzero()[:, 0]
+            self._found[id(channels)] = found
+        return found
+
+    def all(self, channels: Tensor) -> bool:
+        """Whether no index is masked.
+
+        Args:
+            channels (Tensor): As for :meth:`index`.
+        """
+        return self._gate is None or len(self.index(channels)) == len(channels)
+
+
 class Living:
     """What of one module belongs to living channels.
 
@@ -45,26 +80,32 @@ class Living:
         attributes: Sequence[tuple[str, Tensor]],
     ) -> None:
         self.source, self.dim = source, dim
-        self.channels, self.outputs = channels, outputs
-        self.tensors, self.attributes = tensors, attributes
+        # What an input, an output and a scale have is mostly the same: one
+        # object then, which is looked up once.
+        self._known: list[Tensor] = []
+        self.channels, self.outputs = self._once(channels), self._once(outputs)
+        self.tensors = [(n, d, self._once(found)) for n, d, found in tensors]
+        self.attributes = [(n, self._once(found)) for n, found in attributes]
 
-    def index(self, channels: Tensor) -> Tensor:
-        """Returns the indices along a dimension that live."""
-        return self.alive(channels).nonzero()[:, 0]
+    def _once(self, channels: Tensor) -> Tensor:
+        """Returns the tensor that was known to be equal to another one."""
+        for known in self._known:
+            if torch.equal(known, channels):
+                return known
+        self._known.append(channels)
+        return channels
 
-    def alive(self, channels: Tensor) -> Tensor:
-        """Returns which indices along a dimension live, bool ``[size]``."""
-        return at_channels(self.source.factor.detach(), channels) > 0
+    def now(self) -> Alive:
+        """Returns which channels live at the moment."""
+        return Alive(self.source)
 
-    def all(self) -> bool:
-        """Whether nothing is masked."""
-        if not self.source.active:
-            return True
-        ends = torch.cat([self.channels, self.outputs])
-        return bool(self.alive(ends).all())
+    def narrowed(self, module: nn.Module, alive: Alive) -> nn.Module:
+        """Returns a twin of a module as it will be when narrowed.
 
-    def narrowed(self, module: nn.Module) -> nn.Module:
-        """Returns a twin of a module as it will be when narrowed."""
+        Args:
+            module (nn.Module): The module, not changed.
+            alive (Alive): Which channels live.
+        """
         twin = _shallow(module)
         # A weight may lose indices along two dimensions, one after the other.
         values: dict[str, Tensor] = {}
@@ -73,28 +114,31 @@ class Living:
             value = values.get(name)
             if value is None:
                 value = getattr(*_at(module, name))
-            values[name] = value.index_select(dim, self.index(channels))
+            values[name] = value.index_select(dim, alive.index(channels))
         for name, value in values.items():
             owner, leaf = _at(twin, name)
             store: Any = owner._parameters
             (store if leaf in store else owner._buffers)[leaf] = value
         for name, channels in self.attributes:
-            recount(*_at(twin, name), int(self.alive(channels).sum()))
+            recount(*_at(twin, name), len(alive.index(channels)))
         # Parents are listed before their children; reversed, after them.
         for part in reversed(list(twin.modules())):
             adjust_attributes(part)
         return twin
 
-    def keep_buffers(self, module: nn.Module, twin: nn.Module) -> None:
+    def keep_buffers(
+        self, module: nn.Module, twin: nn.Module, alive: Alive
+    ) -> None:
         """Keeps what the forward of a twin has made of sliced buffers.
 
         Args:
             module (nn.Module): What the twin was made from.
             twin (nn.Module): It has run.
+            alive (Alive): Which channels lived.
         """
         slices: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
         for name, dim, channels in self.tensors:
-            slices[name].append((dim, self.index(channels)))
+            slices[name].append((dim, alive.index(channels)))
         for name, parts in slices.items():
             owner, leaf = _at(module, name)
             if owner._buffers.get(leaf) is not None:
@@ -152,22 +196,23 @@ class RunsOnLiving:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Gathers the living channels and puts the results in their places."""
         living: Living = self.__dict__['_living']
-        if living.all():
+        alive = living.now()
+        if alive.all(living.channels) and alive.all(living.outputs):
             return super().forward(*args, **kwargs)  # type: ignore[misc]
         assert isinstance(self, nn.Module)
-        twin, dim = living.narrowed(self), living.dim
+        twin, dim = living.narrowed(self, alive), living.dim
         # The input is the first of its own forward, which the twin has.
         (x, *others), named = in_order(twin, args, kwargs)
         # [.., size, ..] -> [.., living, ..], through the narrow module, and
         # back to full width with zeros where a channel is removed.
-        alive = x.index_select(dim, living.index(living.channels))
-        y: Tensor = twin.forward(alive, *others, **named)
+        narrow = x.index_select(dim, alive.index(living.channels))
+        y: Tensor = twin.forward(narrow, *others, **named)
         if self.training:
             with torch.no_grad():
-                living.keep_buffers(self, twin)
+                living.keep_buffers(self, twin, alive)
         shape = list(y.shape)
         shape[dim] = len(living.outputs)
-        index = living.index(living.outputs)
+        index = alive.index(living.outputs)
         return y.new_zeros(shape).index_copy(dim, index, y)
 
 

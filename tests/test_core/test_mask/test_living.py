@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmlapp.core.mask import gate as gate_module
 from mmlapp.core.mask.living import Living, release, run_on_living
 
 
@@ -40,6 +41,30 @@ def test_the_rest_is_zero_and_does_not_count(source):
     changed = x.clone()
     changed[:, [1, 3]] += 100
     assert torch.equal(norm(changed), y)
+
+
+@pytest.mark.parametrize(('other', 'count'), [(range(6), 1), (range(1, 7), 2)])
+def test_what_is_equal_is_looked_up_once(source, monkeypatch, other, count):
+    """At a GPU each time waits for it: input, output, weight and bias."""
+    looked_up = []
+
+    def at_channels(gate, channels):
+        looked_up.append(channels)
+        return gate_module.at_channels(gate, channels)
+
+    monkeypatch.setattr('mmlapp.core.mask.living.at_channels', at_channels)
+    tensors = [('weight', 0, torch.arange(6)), ('bias', 0, torch.arange(6))]
+    norm = nn.GroupNorm(1, 6)
+    outputs = torch.tensor(list(other)) % 6
+    living = Living(source, torch.arange(6), outputs, 1, tensors, [])
+    run_on_living(norm, living)
+    norm(torch.randn(2, 6, 3, 3))
+    assert len(looked_up) == count
+    # The gate of another step is looked at anew.
+    source.factor = torch.tensor([0.0, 1.0, 1.0, 1.0, 0.0, 1.0])
+    y = norm(torch.randn(2, 6, 3, 3))
+    assert len(looked_up) == 2 * count
+    assert y.abs().sum((0, 2, 3)).nonzero()[:, 0].tolist() != [0, 2, 4, 5]
 
 
 def test_indices_without_a_channel_always_live(source):
