@@ -22,6 +22,7 @@ from ..units import Request, Unit
 from .checks import Check, compares_modes
 from .counts import GOLDEN, Count, trial_mask
 from .layers import Given, LookedAt, comparable_layers
+from .living_rows import skip_zero_rows
 from .result import Analysis
 from .stages import WHOLE, Left, Outcome, Runner, Stage
 from .ways import Way
@@ -175,6 +176,7 @@ class Runs:
                 gate = gate * (1 + 16 * torch.finfo(gate.dtype).eps * step)
             source = FixedGate(gate)
             self.unit.add_masks(self.model, source, self._analysis)
+            skip_zero_rows(self.model)
             outcome = self.outputs(check, stage, left, seed, removal.mask)
             if outcome[1] is None and then is not None:
                 then(outcome[0], recast)

@@ -68,7 +68,7 @@ class ApplyGate(Function):
             gate (Tensor): Factors along ``dim``, shape ``[size]``.
             dim (int): The gated dimension.
         """
-        shaped = _along(parameter, gate, dim)
+        shaped = along(parameter, gate, dim)
         ctx.save_for_backward(parameter, shaped)
         ctx.dim, ctx.dtype = dim, gate.dtype
         return parameter * shaped
@@ -139,9 +139,27 @@ def apply_gate(parameter: Tensor, gate: Tensor, dim: int) -> Tensor:
         dim (int): The gated dimension.
     """
     if _transformed():
-        return parameter * _along(parameter, gate, dim)
+        return parameter * along(parameter, gate, dim)
     product: Tensor = ApplyGate.apply(parameter, gate, dim)
     return product
+
+
+def along(parameter: Tensor, gate: Tensor, dim: int) -> Tensor:
+    """Returns a gate in the shape that multiplies a parameter.
+
+    Args:
+        parameter (Tensor): Any shape.
+        gate (Tensor): Factors along ``dim``, shape ``[size]``.
+        dim (int): The gated dimension.
+
+    Examples:
+        >>> along(torch.rand(2, 3, 1, 1), torch.rand(3), 1).shape
+        torch.Size([1, 3, 1, 1])
+    """
+    view = [1] * parameter.dim()
+    view[dim] = -1
+    # [size] -> [1, ..., size, ..., 1]. Half precision stays what it is.
+    return gate.to(parameter.dtype).view(view)
 
 
 def _transformed() -> bool:
@@ -151,14 +169,6 @@ def _transformed() -> bool:
     """
     active: bool = torch._C._are_functorch_transforms_active()
     return active
-
-
-def _along(parameter: Tensor, gate: Tensor, dim: int) -> Tensor:
-    """The gate, ``[size]``, in the shape that multiplies a parameter."""
-    view = [1] * parameter.dim()
-    view[dim] = -1
-    # [size] -> [1, ..., size, ..., 1]. Half precision stays what it is.
-    return gate.to(parameter.dtype).view(view)
 
 
 def _at_places(gate: Tensor, places: Tensor) -> Tensor:
