@@ -158,6 +158,7 @@ HEADLINE = {
     # Squares or not: nothing is done with them.
     'lapp-no-task': lapp({**BALANCE, 'task_weight': 0}),
     'lapp-cost': lapp(equal_cost=True),
+    'lapp-near-cost': lapp(settings=NEAR, equal_cost=True),
     'lapp-inner-cost': lapp(settings=INNER, equal_cost=True),
     'lapp-inner-distilled': lapp(
         settings=INNER, teacher='dense', lesson='logits'
