@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from mmlapp.core import Analysis
 from mmlapp.core.cost.flops import multiply_adds
-from mmlapp.core.groups import OUT_OF_SCOPE
+from mmlapp.core.gathering import OUT_OF_SCOPE
 from mmlapp.core.patterns import matches
 
 

@@ -79,14 +79,15 @@ def skip_zero_rows(model: nn.Module) -> None:
     Args:
         model (nn.Module): A network with masks whose gate does not change.
     """
+    modules = list(model.modules())
     # What runs on living channels has twins made of it, without masks.
     twins = {
         part
-        for module in model.modules()
+        for module in modules
         if isinstance(module, RunsOnLiving)
         for part in module.modules()
     }
-    for module in model.modules():
+    for module in modules:
         mixin = _mixin_of(module)
         if mixin is None or module in twins:
             continue

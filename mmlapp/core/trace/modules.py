@@ -46,8 +46,10 @@ def running_modules(
         while running and running.pop() is not module:
             pass  # left by an exception that somebody caught
         if left is not None:
-            placed, others = in_order(module, args, kwargs)
-            left(module, (*placed, *others.values()), out)
+            if kwargs:  # of few modules
+                placed, others = in_order(module, args, kwargs)
+                args = *placed, *others.values()
+            left(module, args, out)
 
     with ExitStack() as stack:
         stack.enter_context(_unfused())
