@@ -74,7 +74,11 @@ def _check_tensors(model: nn.Module, plan: ChannelPlan) -> None:
     found = tensor_shapes(model, _additions(model))
     for name, shape in plan.shapes.items():
         if name not in found:
-            remedy = _part_of(plan, found) or _whole_of(plan, found)
+            remedy = (
+                _part_of(plan, found)
+                or _whole_of(plan, found)
+                or _rest_of(plan, found)
+            )
             raise _misfit(f'it has no {name}{remedy}')
         # A head of other classes: outputs that nothing removes.
         free = 0 not in plan.slices.get(name, {})
@@ -177,6 +181,21 @@ def _whole_of(plan: ChannelPlan, found: Collection[str]) -> str:
                 f'that, with narrow(model.{start}, plan), and wrap it anew'
             )
     return ''
+
+
+def _rest_of(plan: ChannelPlan, found: Collection[str]) -> str:
+    """What to do where parts are gone that the network of the plan has."""
+    missing = [name for name in plan.shapes if name not in found]
+    parts = dict.fromkeys(name.partition('.')[0] for name in missing)
+    known = found and all(name in plan.shapes for name in found)
+    if not known or any(name.partition('.')[0] in parts for name in found):
+        return ''
+    gone = ' and '.join(map(repr, parts))
+    return (
+        f'. All that it has is in the plan, and {gone} is gone: build the '
+        'network with that, as in its config, narrow or load it, and take '
+        f'that off it then (model.{next(iter(parts))} = None)'
+    )
 
 
 def _check_masks(model: nn.Module, plan: ChannelPlan) -> None:

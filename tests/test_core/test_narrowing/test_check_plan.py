@@ -474,6 +474,44 @@ def test_the_plan_of_a_whole_network_for_a_part_of_it():
         narrow(other, plan)
 
 
+def test_the_plan_of_a_network_for_one_without_its_head():
+    """As get_model(config, pretrained=..., head=None) builds it."""
+
+    class Classifier(nn.Module):
+        def __init__(self, head):
+            super().__init__()
+            self.backbone = chain(conv(3, 8, 1), conv(8, 6, 1))()
+            self.head = nn.Conv2d(6, 4, 1) if head else None
+
+        def forward(self, x):
+            x = self.backbone(x)
+            return x if self.head is None else self.head(x)
+
+    model, image = Classifier(head=True), torch.rand(1, 3, 9, 9)
+    pruner = attach(model, image, method='uniform')
+    pruner.begin({'flops': 0.6}, 1)
+    pruner.step()
+    plan = pruner.plan()
+    told = r"'head' is gone: .* take that off it then \(model\.head = None\)"
+    with pytest.raises(PruningError, match=told):
+        narrow(Classifier(head=False), plan)
+    # What it says can be done.
+    whole = narrow(Classifier(head=True), plan)
+    expected = whole.backbone(image)
+    whole.head = None
+    assert torch.equal(whole(image), expected)
+    assert expected.shape[1] == plan.slices['head.weight'][1].count
+    # Something else is missing, or there, too.
+    other = Classifier(head=False)
+    del other.backbone[1]
+    with pytest.raises(PruningError, match=r'it has no backbone\.1\.weight$'):
+        narrow(other, plan)
+    other = Classifier(head=False)
+    other.neck = nn.Conv2d(6, 4, 1)
+    with pytest.raises(PruningError, match=r'it has no head\.weight$'):
+        narrow(other, plan)
+
+
 @pytest.mark.parametrize(
     ('layer', 'match'),
     [
