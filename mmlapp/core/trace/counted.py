@@ -9,6 +9,7 @@ when they are divided.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -72,13 +73,23 @@ class Counted(int):
             notes.append((self, least, against))
 
     def __add__(self, other: Any) -> Any:
-        return _added(int.__add__(self, other), self, other)
+        if isinstance(other, Counted):
+            return Sum(int(self) + int(other), (*self.terms, *other.terms))
+        # sum() begins with 0.
+        return self if _is_zero(other) else _computed('add', self, other)
 
-    # sum() begins with 0.
     __radd__ = __add__
 
     def __sub__(self, other: Any) -> Any:
-        return _added(int.__sub__(self, other), self, other)
+        if isinstance(other, Counted):
+            return Sum(int(self) - int(other), (*self.terms, *other.terms))
+        return self if _is_zero(other) else _computed('sub', self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return _computed('sub', other, self)
+
+    def __floordiv__(self, other: Any) -> Any:
+        return _computed('floordiv', self, other)
 
     def __reduce__(self) -> Any:
         # A module may keep it: in copies and files it is a number.
@@ -109,7 +120,8 @@ class Width(Counted):
 
     It is ``times / parts`` as many as its source has. Products with and
     quotients by numbers know it too; sums with others of its kind are a
-    :class:`Sum`, and all else gives plain numbers.
+    :class:`Sum`, what else whole numbers make of it is :class:`Computed`, and
+    all else plain.
 
     Args:
         value (int): The number.
@@ -123,7 +135,7 @@ class Width(Counted):
         >>> width = Width(12, Source(None, lambda: torch.arange(12)))
         >>> half = width // 2
         >>> half, half.times, half.parts, type(width + 1).__name__
-        (6, 1, 2, 'int')
+        (6, 1, 2, 'Computed')
     """
 
     source: Source
@@ -165,9 +177,11 @@ class Width(Counted):
 
     def __floordiv__(self, other: Any) -> Any:
         value = int.__floordiv__(self, other)
-        # 7 // 2 is not proportional to the 7.
-        if not isinstance(other, int) or other < 1 or value * other != self:
+        if not isinstance(other, int) or other < 1:
             return value
+        # 7 // 2 is not proportional to the 7.
+        if value * other != self:
+            return _computed('floordiv', self, other)
         found = self._scaled(value, 1, int(other))
         found.divisor = other.source if isinstance(other, Width) else None
         return found
@@ -235,7 +249,7 @@ class Sum(Counted):
         >>> source = Source(None, lambda: torch.arange(12))
         >>> a, b = Width(12, source), Width(5, source)
         >>> (a + b).terms, type(sum([a, b])).__name__, type(a - 1).__name__
-        ((12, 5), 'Sum', 'int')
+        ((12, 5), 'Sum', 'Computed')
     """
 
     _terms: tuple[Width, ...]
@@ -252,9 +266,127 @@ class Sum(Counted):
         return self._terms
 
 
-def _added(value: Any, first: Counted, second: Any) -> Any:
-    """A sum or difference, which follows channels if both numbers do."""
-    if isinstance(second, Counted):
-        return Sum(value, (*first.terms, *second.terms))
-    # Of anything else than numbers it is NotImplemented.
-    return first if type(second) is int and second == 0 else value
+class Computed(int):
+    """What is no size any more, computed from a number of channels.
+
+    ``C + 1`` and ``C // 3`` of 16 tell with what code compares them, and
+    nothing else.
+
+    Args:
+        value (int): The number.
+        base (Counted): The number of channels.
+        function (Callable): Computes one from the other.
+
+    Examples:
+        >>> width = Width(16, Source(None, lambda: torch.arange(16)))
+        >>> third = width // 3
+        >>> third, third.base, third.function(10)
+        (5, 16, 3)
+    """
+
+    base: Counted
+    function: Callable[[int], int]
+
+    def __new__(
+        cls, value: int, base: Counted, function: Callable[[int], int]
+    ) -> Computed:
+        """Makes the number; arguments as above."""
+        found = super().__new__(cls, value)
+        found.base, found.function = base, function
+        return found
+
+    def compared(self, name: str, other: float) -> None:
+        """Notes a comparison.
+
+        Args:
+            name (str): As :mod:`operator` calls it.
+            other (float): With what.
+        """
+        if isinstance(other, Computed):
+            return  # both may become fewer
+        if isinstance(other, Counted):
+            other.compared(MIRRORED[name], int(self))
+            return
+        compare = getattr(operator, name)
+        outcome, least = compare(int(self), other), int(self.base)
+        while (
+            least > 1 and compare(self.function(least - 1), other) is outcome
+        ):
+            least -= 1
+        notes = self.base.terms[0].source.compared
+        if least > 1 and notes is not None:
+            notes.append((self.base, least, None))
+
+    def __add__(self, other: Any) -> Any:
+        return _computed('add', self, other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        return _computed('sub', self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return _computed('sub', other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        return _computed('mul', self, other)
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Any) -> Any:
+        return _computed('floordiv', self, other)
+
+    def __neg__(self) -> Any:
+        return _computed('mul', self, -1)
+
+    def __reduce__(self) -> Any:
+        return int, (int(self),)
+
+    __eq__ = comparison('eq')
+    __ge__ = comparison('ge')
+    __gt__ = comparison('gt')
+    __le__ = comparison('le')
+    __lt__ = comparison('lt')
+    __ne__ = comparison('ne')
+    __hash__ = int.__hash__
+
+
+def _computed(name: str, first: Any, second: Any) -> Any:
+    """What an operator gives, which knows from what number of channels.
+
+    Args:
+        name (str): The operator, as :mod:`operator` calls it.
+        first (int): Its left side.
+        second (int): Its right side; one of both is a number of channels or
+            computed from one.
+    """
+    left = isinstance(first, (Counted, Computed))
+    known, other = (first, second) if left else (second, first)
+    if not isinstance(other, int):
+        return NotImplemented
+    apply = getattr(operator, name)
+    value = apply(int(first), int(second))
+    if isinstance(other, (Counted, Computed)):
+        return value  # of two that become fewer no number tells when
+    base, inner, fixed = *_origin(known), int(other)
+
+    def function(count: int) -> int:
+        changed = inner(count)
+        return int(apply(*((changed, fixed) if left else (fixed, changed))))
+
+    return Computed(value, base, function)
+
+
+def _origin(known: Any) -> tuple[Counted, Callable[[int], int]]:
+    """The number of channels that one is computed from, and how."""
+    if isinstance(known, Computed):
+        return known.base, known.function
+    # -C, of which -(-C // 8) is C / 8, rounded up.
+    first = known.terms[0]
+    if known.terms == (first,) and int(known) == -int(first):
+        return first, operator.neg
+    return known, int
+
+
+def _is_zero(number: Any) -> bool:
+    return type(number) is int and number == 0

@@ -60,6 +60,18 @@ CODE = {
         lambda m, x: chosen(m.f(x), x.shape[1] // 2, 1),
         4,
     ),
+    'one more': (
+        lambda m, x: m.f(x) if x.shape[1] + 1 > 5 else x.relu(),
+        5,
+    ),
+    'a part with a rest': (
+        lambda m, x: m.f(x) if x.shape[1] // 3 > 1 else x.relu(),
+        6,
+    ),
+    'some less': (
+        lambda m, x: x.relu() if x.shape[1] - 2 <= 1 else m.f(x),
+        4,
+    ),
     # More than a quarter: tried.
     'many': (lambda m, x: chosen(m.f(x), x.shape[1], 11), 12),
     'many, as many': (lambda m, x: m.f(x) * min(x.shape[1], 7), 8),

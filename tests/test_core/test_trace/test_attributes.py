@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mmlapp.core import ChannelPlan, PruningError, analyse, narrow
+from mmlapp.core.trace import trace
 from mmlapp.core.trace.attributes import count_at, counts_in, recount
 
 
@@ -199,4 +200,20 @@ def test_sums_that_a_forward_notes_down_are_numbers(net, conv, image):
     model = net(forward, a=conv(3, 8), b=conv(16, 5)).eval()
     found = analyse(model, image)
     assert [g.size for g in found.groups.prunable] == [8]
+    assert {type(number) for number in noted} == {int}
+
+
+def test_a_trace_leaves_plain_numbers_behind(net, conv, image):
+    """In whatever way a forward has computed what it keeps."""
+
+    def forward(m, x):
+        y = m.a(x)
+        count = y.shape[1]
+        m.noted, m.twice, m.more = count, count + count, count // 3 + 1
+        return m.b(y)
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5)).eval()
+    trace(model, lambda: model(image))
+    noted = model.noted, model.twice, model.more
+    assert noted == (8, 16, 3)
     assert {type(number) for number in noted} == {int}

@@ -81,6 +81,19 @@ BRANCHES = {
     'a multiple': (lambda m, x: 2 * x.shape[1] > 7, 8),
     'a part': (lambda m, x: x.shape[1] // 3 > 1, 6),
     'a sum': (lambda m, x: x.shape[1] + x.shape[1] >= 9, 9),
+    'one more': (lambda m, x: x.shape[1] + 1 > 4, 4),
+    'one more before': (lambda m, x: 1 + x.shape[1] > 4, 4),
+    'some less': (lambda m, x: x.shape[1] - 2 >= 3, 5),
+    'what is missing': (lambda m, x: 20 - x.shape[1] < 17, 4),
+    # 12 // 5 is 2, of 5 to 9 it is 1; by eights, rounded up, 9 have 2.
+    'a part with a rest': (lambda m, x: x.shape[1] // 5 > 0, 5),
+    'just that part': (lambda m, x: x.shape[1] // 5 == 2, 10),
+    'rounded up': (lambda m, x: -(-x.shape[1] // 8) > 1, 9),
+    'in steps': (lambda m, x: (x.shape[1] - 1) // 4 * 2 + 1 > 3, 9),
+    'of half of them': (lambda m, x: x.shape[1] // 2 + 1 > 3, 6),
+    'of a sum': (lambda m, x: x.shape[1] + x.shape[1] - 1 >= 8, 9),
+    'at most so many': (lambda m, x: min(x.shape[1] // 5, 1), 10),
+    'more than none': (lambda m, x: x.shape[1] + 1 > 0, None),
     'an attribute': (lambda m, x: x.shape[1] > m.limit, 4),
     'to an attribute': (lambda m, x: m.limit < x.shape[1], 4),
     'at its width': (lambda m, x: x.shape[1] == 12, None),
@@ -112,7 +125,7 @@ def test_comparisons_of_the_network_are_noted(name):
     assert [t.least for t in found] == ([] if least is None else [least])
     for threshold in found:
         # Every channel as often as the number counts it.
-        often = 2 if name in ('a multiple', 'a sum') else 1
+        often = 2 if name in ('a multiple', 'a sum', 'of a sum') else 1
         counts = threshold.ids.unique(return_counts=True)[1]
         assert counts.tolist() == [often] * 12
         assert len(threshold.against) == (3 if 'attribute' in name else 0)
