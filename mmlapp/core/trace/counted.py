@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -275,7 +276,8 @@ class Computed(int):
     Args:
         value (int): The number.
         base (Counted): The number of channels.
-        function (Callable): Computes one from the other.
+        function (Callable): Computes one from the other; it never falls, or
+            never rises.
 
     Examples:
         >>> width = Width(16, Source(None, lambda: torch.arange(16)))
@@ -302,17 +304,28 @@ class Computed(int):
             name (str): As :mod:`operator` calls it.
             other (float): With what.
         """
-        if isinstance(other, Computed):
-            return  # both may become fewer
+        if isinstance(other, Computed) or int(self.base) < 1:
+            return  # both may become fewer; a difference is no number of them
         if isinstance(other, Counted):
             other.compared(MIRRORED[name], int(self))
             return
-        compare = getattr(operator, name)
-        outcome, least = compare(int(self), other), int(self.base)
-        while (
-            least > 1 and compare(self.function(least - 1), other) is outcome
-        ):
-            least -= 1
+        unlike = name in EQUALITIES and int(self) != other
+        if unlike:
+            # It stays another one as long as it is on the same side.
+            name = 'gt' if int(self) > other else 'lt'
+        compare, most = getattr(operator, name), int(self.base)
+        outcome = compare(int(self), other)
+        # The function never falls, or never rises: of all numbers up to the
+        # base those from some one on compare alike.
+        least = bisect_left(
+            range(most + 1),
+            True,
+            1,
+            most,
+            key=lambda count: compare(self.function(count), other) is outcome,
+        )
+        if unlike and self.function(least - 1) != other:
+            return  # it goes past it
         notes = self.base.terms[0].source.compared
         if least > 1 and notes is not None:
             notes.append((self.base, least, None))

@@ -2,7 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers that know which channels they count."""
 
+import operator
 import pickle
+from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -47,6 +50,8 @@ def test_what_is_computed_knows_from_what():
         assert (type(made), made) == (Computed, value)
         assert made.base is number
         assert (made.function(12), made.function(10)) == (value, less)
+    # Differences of channels, of which there may be less than none.
+    assert (width(3) - number) + 1 < 0 < (number - width(3)) - 1
     # Both are fewer then, or it is no number of channels any more.
     assert type((number + 1) - (number + 2)) is int
     assert type(number + 1.5) is type((number + 1) / 2) is float
@@ -56,6 +61,38 @@ def test_what_is_computed_knows_from_what():
                 made + wrong
             with pytest.raises(TypeError):
                 wrong - made
+
+
+@pytest.mark.parametrize('name', ['eq', 'ge', 'gt', 'le', 'lt', 'ne'])
+def test_the_least_number_of_which_is_computed_what_compares_alike(name):
+    """Of all, tried one by one."""
+    compare = getattr(operator, name)
+    functions = (
+        lambda c: c + 2,
+        lambda c: 9 - c,
+        lambda c: (c - 1) // 5,
+        lambda c: -(-c // 5),
+        lambda c: 3 * (c // 5 - 1),
+    )
+    for function, other in product(functions, (*range(-12, 16), 2.5)):
+        notes = []
+        labels = partial(torch.arange, 12)
+        number = Width(12, Source(None, labels, compared=notes))
+        outcome = compare(function(number), other)
+        alike = [compare(function(c), other) is outcome for c in range(1, 13)]
+        # What begins behind the last one that compares otherwise.
+        unlike = [c for c, same in enumerate(alike, start=1) if not same]
+        least = max(unlike, default=0) + 1
+        assert [found for _, found, _ in notes] == [least] * (least > 1)
+
+
+def test_large_numbers_are_not_tried_one_by_one():
+    notes = []
+    source = Source(None, lambda: torch.arange(2), compared=notes)
+    number = Width(2**40, source)
+    assert number + 1 > 2**20
+    assert number // 3 < 2**40
+    assert [least for _, least, _ in notes] == [2**20]
 
 
 def test_a_width_is_a_number_in_files():
