@@ -113,7 +113,7 @@ def along_space(w: Writer) -> None:
             'x = x + x.amax(-1, keepdim=True)',
             'x = x - x.mean(-1, keepdim=True)',
             f'x = x / (1 + x.std(-1, keepdim=True{_spread(w.size[-1])}))',
-            'x = x + x.flatten(2).topk(2).values.sum(-1).view(*x.shape[:2], *[1] * (x.dim() - 2))',
+            'x = x + x.flatten(2).topk(min(2, x[0, 0].numel())).values.sum(-1).view(*x.shape[:2], *[1] * (x.dim() - 2))',
             'x = x * x.softmax(-1)',
             'x = x.gather(-1, x.argsort(-1))',
             'x = x.index_select(-1, torch.arange(x.shape[-1]).flip(0))',

@@ -38,7 +38,7 @@ def along_two_dimensions(w: Writer) -> None:
         w.one_of(
             'x = x + x.tril()',
             'x = x.triu(-1)',
-            'x = x + x.diagonal(0, -2, -1).mean(-1)[(..., *[None] * (x.dim() - 2))]',
+            'x = x + x.diagonal(0, -2, -1).mean(-1)[..., None, None]',
             'x = x - x.logsumexp((-2, -1), keepdim=True)',
             'x = x - x.flatten(2).median(-1).values[(..., *[None] * (x.dim() - 2))]',
         )
