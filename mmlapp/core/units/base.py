@@ -7,6 +7,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from ..bypass.branch import Branch, Ends
 from ..choices import Choices
 from ..cost.base import StoredTensor
 from ..errors import PruningError
+from ..gathering import Gathering
 from ..groups import ChannelGroup, Groups
 from ..heirs import Heirs
 from ..mask.gate import GateSource
@@ -58,6 +60,11 @@ class Request:
     bypass: Mapping[str, Any] | None = None
     also: Sequence[Way] = ()
     corner: bool = True
+
+    @cached_property
+    def gathering(self) -> Gathering:
+        """Gathers the channel groups of the trace, as it is at any time."""
+        return Gathering(self.record, self.scope, self.ignore)
 
 
 # Narrows on trial what a function gathers, see :meth:`Unit.find`.

@@ -12,7 +12,6 @@ from torch import nn
 from ..attention.fitted import fit_heads
 from ..bypass.branch import Ends
 from ..errors import PruningError
-from ..gathering import Gathering
 from ..groups import Groups
 from ..heirs import Heirs
 from ..mask.gate import GateSource
@@ -46,19 +45,18 @@ class Channels(Unit):
 
     floor = 1
 
-    def groups(self, gathering: Gathering) -> Groups:
+    def groups(self, request: Request) -> Groups:
         """Returns the channel groups of the trace as it is now.
 
         Args:
-            gathering (Gathering): Of what may be pruned.
+            request (Request): The network and what may be pruned.
         """
-        return gathering.groups()
+        return request.gathering.groups()
 
     def find(self, request: Request, verify: Verify) -> Found:
         """Groups of the trace, without what does not run when narrowed."""
         record = request.record
-        gathering = Gathering(record, request.scope, request.ignore)
-        groups = verify(lambda: self.groups(gathering))
+        groups = verify(lambda: self.groups(request))
         wanted = {
             member.site.module
             for group in groups.prunable

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PruningError
-from ..gathering import OUT_OF_SCOPE, Gathering
+from ..gathering import OUT_OF_SCOPE
 from ..groups import ChannelGroup, Groups, Member
 from ..heirs import Heirs
 from ..mask.gate import GateSource
@@ -55,7 +55,7 @@ class Filters(Unit):
                 "channels: add bypass='depthwise' or another one"
             )
         # Those of channels tell whether every pattern matches something.
-        Gathering(request.record, request.scope, request.ignore).groups()
+        request.gathering.groups()
         wanted = {
             site.module
             for site in request.record.producers

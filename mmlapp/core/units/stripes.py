@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from ..cost.base import StoredTensor
 from ..errors import PruningError, PruningWarning
-from ..gathering import Gathering
 from ..groups import ChannelGroup, Groups
 from ..heirs import Heirs
 from ..mask.gate import GateSource, ParameterMask
@@ -77,17 +76,17 @@ class Stripes(Channels):
 
     keeps_streams = True
 
-    def groups(self, gathering: Gathering) -> Groups:
+    def groups(self, request: Request) -> Groups:
         """Returns the channel groups, those frozen that must match.
 
         Args:
-            gathering (Gathering): Of what may be pruned.
+            request (Request): The network and what may be pruned.
         """
-        groups, record = super().groups(gathering), gathering.trace
-        matched = list(_matched(record, groups))
+        groups = super().groups(request)
+        matched = list(_matched(request.record, groups))
         for nodes in matched:
-            record.graph.freeze(nodes, MATCHED)
-        return super().groups(gathering) if matched else groups
+            request.record.graph.freeze(nodes, MATCHED)
+        return super().groups(request) if matched else groups
 
     def find(self, request: Request, verify: Verify) -> Found:
         """Channels as far as they are free, and stripes of other layers.

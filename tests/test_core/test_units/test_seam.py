@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from mmlapp.core import ChannelPlan, attach, narrow
 from mmlapp.core.cost import StoredTensor
-from mmlapp.core.gathering import Gathering
 from mmlapp.core.groups import ChannelGroup, Groups
 from mmlapp.core.heirs import Heir
 from mmlapp.core.mask.gate import ParameterMask
@@ -64,7 +63,7 @@ class Stripes(Unit):
     floor = 1
 
     def find(self, request, verify):
-        Gathering(request.record, request.scope, request.ignore).groups()
+        request.gathering.groups()
         graph, items, starts = request.record.graph, [], {}
         for name, layer in request.model.named_modules():
             if isinstance(layer, nn.Conv2d):
