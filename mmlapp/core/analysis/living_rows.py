@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..mask.gate import ParameterMask, along
-from ..mask.living import RunsOnLiving
+from ..mask.living import RunsOnLiving, among_zeros
 from ..mask.masked import Masked
 from ..mixins import mix_in
 
@@ -53,20 +53,15 @@ class LivingRows:
             found = found * factor
         return found
 
-    def among_zeros(
-        self, part: Tensor, bias: Tensor | None, dim: int
-    ) -> Tensor:
-        """Puts what the rows give into their places.
+    def outputs(self, part: Tensor, bias: Tensor | None, dim: int) -> Tensor:
+        """Puts what the rows give into their places, and adds the bias.
 
         Args:
             part (Tensor): What they give without bias, ``[.., kept, ..]``.
             bias (Tensor, optional): With masks, ``[out]``.
             dim (int): Dimension of the channels, from the end.
         """
-        shape = list(part.shape)
-        shape[dim] = self.size
-        # Of the part's kind: perhaps one of vmap, or of autocast.
-        y = part.new_zeros(shape).index_add_(dim, self.kept, part)
+        y = among_zeros(part, dim, self.kept, self.size)
         if bias is None:
             return y
         # [out] -> [out, 1, ..], ones for what comes behind the channels.
@@ -147,7 +142,7 @@ class LinearOfRows:
         assert isinstance(self, nn.Linear)
         rows: LivingRows = self.__dict__['_rows']
         part = functional.linear(x, rows.weight(self))
-        return rows.among_zeros(part, self.bias, -1)
+        return rows.outputs(part, self.bias, -1)
 
 
 class ConvolutionOfRows:
@@ -163,4 +158,4 @@ class ConvolutionOfRows:
         rows: LivingRows = self.__dict__['_rows']
         weight = rows.weight(self)
         part = self._conv_forward(x, weight, None)
-        return rows.among_zeros(part, self.bias, -1 - len(self.kernel_size))
+        return rows.outputs(part, self.bias, -1 - len(self.kernel_size))

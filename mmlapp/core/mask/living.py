@@ -210,10 +210,27 @@ class RunsOnLiving:
         if self.training:
             with torch.no_grad():
                 living.keep_buffers(self, twin, alive)
-        shape = list(y.shape)
-        shape[dim] = len(living.outputs)
         index = alive.index(living.outputs)
-        return y.new_zeros(shape).index_copy(dim, index, y)
+        return among_zeros(y, dim, index, len(living.outputs))
+
+
+def among_zeros(part: Tensor, dim: int, index: Tensor, size: int) -> Tensor:
+    """Puts what some channels give into their places, zeros into others.
+
+    Args:
+        part (Tensor): What they give, ``[.., kept, ..]``.
+        dim (int): Dimension of the channels.
+        index (Tensor): Their places, ``[kept]``.
+        size (int): How many there are of all.
+
+    Examples:
+        >>> among_zeros(torch.tensor([3.0, 5.0]), 0, torch.tensor([0, 2]), 4)
+        tensor([3., 0., 5., 0.])
+    """
+    shape = list(part.shape)
+    shape[dim] = size
+    # Of the part's kind: perhaps one of vmap, or of autocast.
+    return part.new_zeros(shape).index_copy(dim, index, part)
 
 
 def run_on_living(module: nn.Module, living: Living) -> None:

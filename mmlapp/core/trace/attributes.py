@@ -23,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..forward_names import forward_names
 from .blocks.registry import is_known
-from .counted import Computed, Counted, Width
+from .counted import Followed, Width
 from .tracer import Tracer
 
 
@@ -62,7 +62,7 @@ def counted_attributes(tracer: Tracer, model: nn.Module) -> Iterator[None]:
                 module.__dict__[name] = value
         for module in model.modules():
             for name, value in list(module.__dict__.items()):
-                if isinstance(value, (Counted, Computed)):
+                if isinstance(value, Followed):
                     module.__dict__[name] = int(value)
 
 

@@ -45,7 +45,47 @@ class Source:
     remainders: list[Divided] | None = None
 
 
-class Counted(int):
+class Followed(int):
+    """A number that is computed from channels, and tells who compares it."""
+
+    def compared(self, name: str, other: float) -> None:
+        """Notes a comparison.
+
+        Args:
+            name (str): As :mod:`operator` calls it.
+            other (float): With what.
+        """
+        raise NotImplementedError
+
+    def __add__(self, other: Any) -> Any:
+        return _made('add', self, other)
+
+    # sum() begins with 0.
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        return _made('sub', self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return _made('sub', other, self)
+
+    def __floordiv__(self, other: Any) -> Any:
+        return _made('floordiv', self, other)
+
+    def __reduce__(self) -> Any:
+        # A module may keep it: in copies and files it is a number.
+        return int, (int(self),)
+
+    __eq__ = comparison('eq')
+    __ge__ = comparison('ge')
+    __gt__ = comparison('gt')
+    __le__ = comparison('le')
+    __lt__ = comparison('lt')
+    __ne__ = comparison('ne')
+    __hash__ = int.__hash__
+
+
+class Counted(Followed):
     """A number of channels that tells with what code compares it."""
 
     @property
@@ -73,43 +113,14 @@ class Counted(int):
         if notes is not None and (equal or least is not None):
             notes.append((self, least, against))
 
-    def __add__(self, other: Any) -> Any:
-        if isinstance(other, Counted):
-            return Sum(int(self) + int(other), (*self.terms, *other.terms))
-        # sum() begins with 0.
-        return self if _is_zero(other) else _computed('add', self, other)
-
-    __radd__ = __add__
-
-    def __sub__(self, other: Any) -> Any:
-        if isinstance(other, Counted):
-            return Sum(int(self) - int(other), (*self.terms, *other.terms))
-        return self if _is_zero(other) else _computed('sub', self, other)
-
-    def __rsub__(self, other: Any) -> Any:
-        return _computed('sub', other, self)
-
-    def __floordiv__(self, other: Any) -> Any:
-        return _computed('floordiv', self, other)
-
-    def __reduce__(self) -> Any:
-        # A module may keep it: in copies and files it is a number.
-        return int, (int(self),)
-
-    __eq__ = comparison('eq')
-    __ge__ = comparison('ge')
-    __gt__ = comparison('gt')
-    __le__ = comparison('le')
-    __lt__ = comparison('lt')
-    __ne__ = comparison('ne')
-    __hash__ = int.__hash__
-
 
 # A number, the least one that would have compared so, None where both are
 # equal, and the number of channels that it was compared with, if it was one.
 Compared = tuple[Counted, int | None, 'Counted | None']
 # Comparisons that tell that two numbers are the same, or are not.
 EQUALITIES = 'eq', 'ne'
+# Operators that make a sum of two numbers of channels.
+SUMS = 'add', 'sub'
 # A number, and by what it is divided with a remainder.
 Divided = tuple['Width', int]
 # Name of an attribute, and a quotient by it that more is computed with.
@@ -182,7 +193,7 @@ class Width(Counted):
             return value
         # 7 // 2 is not proportional to the 7.
         if value * other != self:
-            return _computed('floordiv', self, other)
+            return _made('floordiv', self, other)
         found = self._scaled(value, 1, int(other))
         found.divisor = other.source if isinstance(other, Width) else None
         return found
@@ -267,7 +278,7 @@ class Sum(Counted):
         return self._terms
 
 
-class Computed(int):
+class Computed(Followed):
     """What is no size any more, computed from a number of channels.
 
     ``C + 1`` and ``C // 3`` of 16 tell with what code compares them, and
@@ -309,6 +320,9 @@ class Computed(int):
         if isinstance(other, Counted):
             other.compared(MIRRORED[name], int(self))
             return
+        notes = self.base.terms[0].source.compared
+        if notes is None:
+            return
         unlike = name in EQUALITIES and int(self) != other
         if unlike:
             # It stays another one as long as it is on the same side.
@@ -326,60 +340,38 @@ class Computed(int):
         )
         if unlike and self.function(least - 1) != other:
             return  # it goes past it
-        notes = self.base.terms[0].source.compared
-        if least > 1 and notes is not None:
+        if least > 1:
             notes.append((self.base, least, None))
 
-    def __add__(self, other: Any) -> Any:
-        return _computed('add', self, other)
-
-    __radd__ = __add__
-
-    def __sub__(self, other: Any) -> Any:
-        return _computed('sub', self, other)
-
-    def __rsub__(self, other: Any) -> Any:
-        return _computed('sub', other, self)
-
     def __mul__(self, other: Any) -> Any:
-        return _computed('mul', self, other)
+        return _made('mul', self, other)
 
     __rmul__ = __mul__
 
-    def __floordiv__(self, other: Any) -> Any:
-        return _computed('floordiv', self, other)
-
     def __neg__(self) -> Any:
-        return _computed('mul', self, -1)
-
-    def __reduce__(self) -> Any:
-        return int, (int(self),)
-
-    __eq__ = comparison('eq')
-    __ge__ = comparison('ge')
-    __gt__ = comparison('gt')
-    __le__ = comparison('le')
-    __lt__ = comparison('lt')
-    __ne__ = comparison('ne')
-    __hash__ = int.__hash__
+        return _made('mul', self, -1)
 
 
-def _computed(name: str, first: Any, second: Any) -> Any:
-    """What an operator gives, which knows from what number of channels.
+def _made(name: str, first: Any, second: Any) -> Any:
+    """What an operator makes of a number that is followed, and another one.
 
     Args:
         name (str): The operator, as :mod:`operator` calls it.
         first (int): Its left side.
-        second (int): Its right side; one of both is a number of channels or
-            computed from one.
+        second (int): Its right side; one of both is followed.
     """
-    left = isinstance(first, (Counted, Computed))
+    left = isinstance(first, Followed)
     known, other = (first, second) if left else (second, first)
     if not isinstance(other, int):
         return NotImplemented
     apply = getattr(operator, name)
     value = apply(int(first), int(second))
-    if isinstance(other, (Counted, Computed)):
+    if name in SUMS and isinstance(known, Counted):
+        if isinstance(other, Counted):
+            return Sum(value, (*known.terms, *other.terms))
+        if left and type(other) is int and other == 0:
+            return known
+    if isinstance(other, Followed):
         return value  # of two that become fewer no number tells when
     base, inner, fixed = *_origin(known), int(other)
 
@@ -399,7 +391,3 @@ def _origin(known: Any) -> tuple[Counted, Callable[[int], int]]:
     if known.terms == (first,) and int(known) == -int(first):
         return first, operator.neg
     return known, int
-
-
-def _is_zero(number: Any) -> bool:
-    return type(number) is int and number == 0

@@ -50,8 +50,6 @@ def test_what_is_computed_knows_from_what():
         assert (type(made), made) == (Computed, value)
         assert made.base is number
         assert (made.function(12), made.function(10)) == (value, less)
-    # Differences of channels, of which there may be less than none.
-    assert (width(3) - number) + 1 < 0 < (number - width(3)) - 1
     # Both are fewer then, or it is no number of channels any more.
     assert type((number + 1) - (number + 2)) is int
     assert type(number + 1.5) is type((number + 1) / 2) is float
@@ -93,6 +91,17 @@ def test_large_numbers_are_not_tried_one_by_one():
     assert number + 1 > 2**20
     assert number // 3 < 2**40
     assert [least for _, least, _ in notes] == [2**20]
+
+
+def test_a_difference_may_be_less_than_none():
+    notes = []
+    labels = partial(torch.arange, 12)
+    few, many = (
+        Width(count, Source(None, labels, compared=notes)) for count in (3, 12)
+    )
+    assert (few - many) + 1 < 0
+    assert (few - few) + 1 > 0
+    assert notes == []
 
 
 def test_a_width_is_a_number_in_files():
