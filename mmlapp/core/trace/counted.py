@@ -315,8 +315,8 @@ class Computed(Followed):
             name (str): As :mod:`operator` calls it.
             other (float): With what.
         """
-        if isinstance(other, Computed) or int(self.base) < 1:
-            return  # both may become fewer; a difference is no number of them
+        if isinstance(other, Computed):
+            return  # both may become fewer
         if isinstance(other, Counted):
             other.compared(MIRRORED[name], int(self))
             return
