@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -36,6 +37,12 @@ from .values import RandomValues
 WHOLE: Mapping[str, Mapping[int, Kept]] = MappingProxyType({})
 # Dropout that does not put zeros in place of what it drops.
 FILLED = (AlphaDropout, FeatureAlphaDropout)
+# What multiplies whole samples by noise, which no channel is told apart by.
+OF_SAMPLES = {
+    'mmcv.cnn.bricks.drop.DropPath',
+    'timm.layers.drop.DropPath',
+    'torchvision.ops.stochastic_depth.StochasticDepth',
+}
 OTHER_MODULES = 'calls other modules than those that were followed'
 
 
@@ -219,7 +226,7 @@ class Runner:
         """Sets the mode, and buffers that may be changed in place."""
         twins: Twins = {}
         for module in self.names:
-            mode = train and not _is_still(module)
+            mode = train and not _is_still(type(module))
             if module.training is not mode:
                 module.training = mode
             for name, value in module._buffers.items():
@@ -270,14 +277,18 @@ class _Precision(TorchDispatchMode):
         return out
 
 
-def _is_still(module: nn.Module) -> bool:
-    """Whether a module stays in evaluation mode.
+@cache
+def _is_still(cls: type[nn.Module]) -> bool:
+    """Whether modules of a class stay in evaluation mode.
 
     The example may be too small for statistics of a batch. Dropout leaves
     zeros, and need not run, unless it fills in other values.
     """
-    still = isinstance(module, (_NormBase, _DropoutNd))
-    return still and not isinstance(module, FILLED)
+    if f'{cls.__module__}.{cls.__qualname__}' in OF_SAMPLES:
+        return True
+    return issubclass(cls, (_NormBase, _DropoutNd)) and not issubclass(
+        cls, FILLED
+    )
 
 
 def makes_noise(module: nn.Module) -> bool:
@@ -290,11 +301,10 @@ def makes_noise(module: nn.Module) -> bool:
         module (nn.Module): The module.
 
     Examples:
-        >>> from torchvision.ops import StochasticDepth
-        >>> [makes_noise(StochasticDepth(p, 'row')) for p in (0.0, 0.1)]
+        >>> [makes_noise(nn.AlphaDropout(p)) for p in (0.0, 0.5)]
         [False, True]
     """
-    if _is_still(module) or 'training' not in forward_names(module):
+    if _is_still(type(module)) or 'training' not in forward_names(module):
         return False
     values = vars(module).values()
     return any(isinstance(v, float) and 0 < v <= 1 for v in values)

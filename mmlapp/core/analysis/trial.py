@@ -66,7 +66,7 @@ class Trial(Differences):
         # What the masked one returned by the way, and without what.
         self._by_the_way: dict[tuple[Check, Stage], tuple[Removal, Outcome]]
         self._by_the_way = {}
-        self._noisy = any(map(makes_noise, self.model.modules()))
+        self._noisy = any(map(makes_noise, self.runner.names))
         self.checks = list(checks_of(self.ways))
 
     def run(

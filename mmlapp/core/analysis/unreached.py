@@ -239,8 +239,7 @@ def warn_of_idle_patterns(model: nn.Module, unused: Sequence[str]) -> None:
         model (nn.Module): The network.
         unused (Sequence[str]): The patterns.
     """
-    names = [name for name, _ in model.named_parameters()]
-    names += [name for name, _ in model.named_buffers()]
+    names = [name for name, _ in _tensors(model)] if unused else []
     for pattern in unused:
         if not any(matches(name, [pattern]) for name in names):
             roots = dict.fromkeys(name.partition('.')[0] for name in names)
@@ -265,6 +264,8 @@ def check_reach(model: nn.Module, groups: Groups, reach: Reach) -> None:
     Raises:
         PruningError: With the modules and what to do.
     """
+    if not reach.left:
+        return
     shapes = {n: t.shape for n, t in _tensors(model) if n in reach.left}
     largest = max((size for s in shapes.values() for size in s), default=0)
     widths = possible_widths((g.size for g in groups.prunable), largest)
@@ -282,14 +283,13 @@ def check_reach(model: nn.Module, groups: Groups, reach: Reach) -> None:
             f'unused={places[:1]!r}, patterns of names, if they read nothing '
             'that is pruned: what feeds them stays whole with ignore=[...]',
         )
-    if shapes:
-        places = _places(model, list(shapes), reach.left)
-        warnings.warn(
-            f'no forward reaches {_listed(places)}: they stay as they are. '
-            'Their shapes fit nothing that is pruned',
-            PruningWarning,
-            stacklevel=2,
-        )
+    places = _places(model, list(shapes), reach.left)
+    warnings.warn(
+        f'no forward reaches {_listed(places)}: they stay as they are. '
+        'Their shapes fit nothing that is pruned',
+        PruningWarning,
+        stacklevel=2,
+    )
 
 
 def _places(

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmcv.cnn.bricks import DropPath
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from mmlapp.core import analyse
 from mmlapp.core.analysis.stages import (
@@ -16,6 +18,7 @@ from mmlapp.core.analysis.stages import (
     WHOLE,
     Runner,
     Stage,
+    makes_noise,
     seeded,
 )
 from mmlapp.core.analysis.trial import Trial
@@ -251,3 +254,27 @@ def test_noise_may_be_the_same_at_any_width(steady):
         for w in (8, 5)
     )
     assert torch.equal(wide[0][0][:, :5], narrow[0][0]) is steady
+
+
+class OwnDropPath(DropPath):
+    """May do more than to multiply whole samples."""
+
+
+NOISE = {
+    'stochastic depth': (StochasticDepth(0.5, 'row'), False),
+    'drop path': (DropPath(0.5), False),
+    'dropout': (nn.Dropout(0.5), False),
+    'dropout that fills in': (nn.AlphaDropout(0.5), True),
+    'of the user': (OwnDropPath(0.5), True),
+}
+
+
+@pytest.mark.parametrize('name', NOISE)
+def test_noise_of_whole_samples_stays_out_of_training(name):
+    noise, runs = NOISE[name]
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), noise, nn.Conv2d(8, 2, 1))
+    assert makes_noise(noise) is runs
+    met = []
+    noise.register_forward_hook(lambda m, _, __: met.append(m.training))
+    analyse(model, torch.rand(1, 3, 8, 8))
+    assert any(met) is runs
