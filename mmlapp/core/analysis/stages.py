@@ -226,7 +226,7 @@ class Runner:
         """Sets the mode, and buffers that may be changed in place."""
         twins: Twins = {}
         for module in self.names:
-            mode = train and not _is_still(type(module))
+            mode = train and not _is_still(module)
             if module.training is not mode:
                 module.training = mode
             for name, value in module._buffers.items():
@@ -277,13 +277,18 @@ class _Precision(TorchDispatchMode):
         return out
 
 
-@cache
-def _is_still(cls: type[nn.Module]) -> bool:
-    """Whether modules of a class stay in evaluation mode.
+def _is_still(module: nn.Module) -> bool:
+    """Whether a module stays in evaluation mode.
 
     The example may be too small for statistics of a batch. Dropout leaves
     zeros, and need not run, unless it fills in other values.
     """
+    cls: type = type(module)
+    return _of_still_ones(cls)
+
+
+@cache
+def _of_still_ones(cls: type) -> bool:
     if f'{cls.__module__}.{cls.__qualname__}' in OF_SAMPLES:
         return True
     return issubclass(cls, (_NormBase, _DropoutNd)) and not issubclass(
@@ -304,7 +309,7 @@ def makes_noise(module: nn.Module) -> bool:
         >>> [makes_noise(nn.AlphaDropout(p)) for p in (0.0, 0.5)]
         [False, True]
     """
-    if _is_still(type(module)) or 'training' not in forward_names(module):
+    if _is_still(module) or 'training' not in forward_names(module):
         return False
     values = vars(module).values()
     return any(isinstance(v, float) and 0 < v <= 1 for v in values)

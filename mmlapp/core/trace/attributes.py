@@ -23,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..forward_names import forward_names
 from .blocks.registry import is_known
-from .counted import Followed, Width
+from .counted import Followed, Width, plain
 from .tracer import Tracer
 
 
@@ -63,7 +63,7 @@ def counted_attributes(tracer: Tracer, model: nn.Module) -> Iterator[None]:
         for module in model.modules():
             for name, value in list(module.__dict__.items()):
                 if isinstance(value, Followed):
-                    module.__dict__[name] = int(value)
+                    module.__dict__[name] = plain(value)
 
 
 @contextmanager

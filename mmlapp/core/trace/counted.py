@@ -13,6 +13,7 @@ import operator
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -45,8 +46,11 @@ class Source:
     remainders: list[Divided] | None = None
 
 
-class Followed(int):
+class Followed:
     """A number that is computed from channels, and tells who compares it."""
+
+    # Which numbers it is one of.
+    kind: type[int] | type[float] = int
 
     def compared(self, name: str, other: float) -> None:
         """Notes a comparison.
@@ -72,9 +76,17 @@ class Followed(int):
     def __floordiv__(self, other: Any) -> Any:
         return _made('floordiv', self, other)
 
+    def __truediv__(self, other: Any) -> Any:
+        return _made('truediv', self, other)
+
+    def __bool__(self) -> bool:
+        if not in_own_code():
+            self.compared('ne', 0)
+        return bool(plain(self))
+
     def __reduce__(self) -> Any:
         # A module may keep it: in copies and files it is a number.
-        return int, (int(self),)
+        return self.kind, (plain(self),)
 
     __eq__ = comparison('eq')
     __ge__ = comparison('ge')
@@ -82,10 +94,22 @@ class Followed(int):
     __le__ = comparison('le')
     __lt__ = comparison('lt')
     __ne__ = comparison('ne')
-    __hash__ = int.__hash__
+
+    def __hash__(self) -> int:
+        return hash(plain(self))
 
 
-class Counted(Followed):
+def plain(number: Any) -> Any:
+    """Returns a number that nobody follows.
+
+    Args:
+        number (int or float): Any number.
+    """
+    kind: Any = number.kind if isinstance(number, Followed) else None
+    return number if kind is None else kind(number)
+
+
+class Counted(Followed, int):
     """A number of channels that tells with what code compares it."""
 
     @property
@@ -105,11 +129,11 @@ class Counted(Followed):
             other._note(MIRRORED[name], self)
 
     def _note(self, name: str, other: float) -> None:
-        plain = int(other) if isinstance(other, Counted) else other
-        least = least_value(name, int(self), plain)
+        number = plain(other)
+        least = least_value(name, int(self), number)
         notes = self.terms[0].source.compared
         against = other if isinstance(other, Counted) else None
-        equal = name in EQUALITIES and int(self) == plain
+        equal = name in EQUALITIES and int(self) == number
         if notes is not None and (equal or least is not None):
             notes.append((self, least, against))
 
@@ -132,8 +156,8 @@ class Width(Counted):
 
     It is ``times / parts`` as many as its source has. Products with and
     quotients by numbers know it too; sums with others of its kind are a
-    :class:`Sum`, what else whole numbers make of it is :class:`Computed`, and
-    all else plain.
+    :class:`Sum`, what else numbers make of it is :class:`Computed` or a
+    :class:`Fraction`, and all else plain.
 
     Args:
         value (int): The number.
@@ -177,6 +201,8 @@ class Width(Counted):
         return width
 
     def __mul__(self, other: Any) -> Any:
+        if isinstance(other, float):
+            return _made('mul', self, other)
         value = int.__mul__(self, other)
         if not isinstance(other, int) or other < 1:
             return value
@@ -188,6 +214,8 @@ class Width(Counted):
     __rmul__ = __mul__
 
     def __floordiv__(self, other: Any) -> Any:
+        if isinstance(other, float):
+            return _made('floordiv', self, other)
         value = int.__floordiv__(self, other)
         if not isinstance(other, int) or other < 1:
             return value
@@ -219,11 +247,13 @@ class Width(Counted):
 
     def __truediv__(self, other: Any) -> Any:
         self._computed()
-        return int.__truediv__(self, other)
+        return super().__truediv__(other)
 
     def __rtruediv__(self, other: Any) -> Any:
+        # What is computed of it might be zero with fewer, or less: there a
+        # quotient both rises and falls, and nobody follows it.
         self._computed()
-        return int.__rtruediv__(self, other)
+        return _made('truediv', other, self)
 
     def __neg__(self) -> Sum:
         return Sum(-int(self), (self,))
@@ -278,33 +308,28 @@ class Sum(Counted):
         return self._terms
 
 
-class Computed(Followed):
+class Derived(Followed):
     """What is no size any more, computed from a number of channels.
 
-    ``C + 1`` and ``C // 3`` of 16 tell with what code compares them, and
-    nothing else.
+    It tells with what code compares it, and nothing else.
 
     Args:
-        value (int): The number.
+        value (int or float): The number.
         base (Counted): The number of channels.
         function (Callable): Computes one from the other; it never falls, or
             never rises.
-
-    Examples:
-        >>> width = Width(16, Source(None, lambda: torch.arange(16)))
-        >>> third = width // 3
-        >>> third, third.base, third.function(10)
-        (5, 16, 3)
     """
 
     base: Counted
-    function: Callable[[int], int]
+    function: Callable[[int], float]
 
     def __new__(
-        cls, value: int, base: Counted, function: Callable[[int], int]
-    ) -> Computed:
+        cls, value: float, base: Counted, function: Callable[[int], float]
+    ) -> Derived:
         """Makes the number; arguments as above."""
-        found = super().__new__(cls, value)
+        # The class is one of numbers, too: those of its kind.
+        make: Any = cls.kind.__new__
+        found: Derived = make(cls, value)
         found.base, found.function = base, function
         return found
 
@@ -315,20 +340,21 @@ class Computed(Followed):
             name (str): As :mod:`operator` calls it.
             other (float): With what.
         """
-        if isinstance(other, Computed):
+        value = plain(self)
+        if isinstance(other, Derived):
             return  # both may become fewer
         if isinstance(other, Counted):
-            other.compared(MIRRORED[name], int(self))
+            other.compared(MIRRORED[name], value)
             return
         notes = self.base.terms[0].source.compared
         if notes is None:
             return
-        unlike = name in EQUALITIES and int(self) != other
+        unlike = name in EQUALITIES and value != other
         if unlike:
             # It stays another one as long as it is on the same side.
-            name = 'gt' if int(self) > other else 'lt'
+            name = 'gt' if value > other else 'lt'
         compare, most = getattr(operator, name), int(self.base)
-        outcome = compare(int(self), other)
+        outcome = compare(value, other)
         # The function never falls, or never rises: of all numbers up to the
         # base those from some one on compare alike.
         least = bisect_left(
@@ -338,10 +364,8 @@ class Computed(Followed):
             most,
             key=lambda count: compare(self.function(count), other) is outcome,
         )
-        if unlike and self.function(least - 1) != other:
-            return  # it goes past it
-        if least > 1:
-            notes.append((self.base, least, None))
+        if least > 1 and not (unlike and self.function(least - 1) != other):
+            notes.append((self.base, least, None))  # it does not go past it
 
     def __mul__(self, other: Any) -> Any:
         return _made('mul', self, other)
@@ -352,20 +376,68 @@ class Computed(Followed):
         return _made('mul', self, -1)
 
 
+class Computed(Derived, int):
+    """A whole number that is computed from a number of channels.
+
+    Args:
+        value (int): The number, such as ``C + 1`` or ``C // 3``.
+        base (Counted): See :class:`Derived`.
+        function (Callable): See :class:`Derived`.
+
+    Examples:
+        >>> width = Width(16, Source(None, lambda: torch.arange(16)))
+        >>> third = width // 3
+        >>> third, third.base, third.function(10)
+        (5, 16, 3)
+    """
+
+
+class Fraction(Derived, float):
+    """A fraction that is computed from a number of channels.
+
+    Args:
+        value (float): The number, such as ``C / 2`` or ``C * 0.75``.
+        base (Counted): See :class:`Derived`.
+        function (Callable): See :class:`Derived`.
+
+    Examples:
+        >>> width = Width(15, Source(None, lambda: torch.arange(15)))
+        >>> half = width / 2
+        >>> half, half.function(9), type(math.ceil(half)).__name__
+        (7.5, 4.5, 'Computed')
+    """
+
+    kind = float
+
+    def __floor__(self) -> Any:
+        return self._rounded(math.floor)
+
+    def __ceil__(self) -> Any:
+        return self._rounded(math.ceil)
+
+    def __round__(self, digits: Any = None) -> Any:
+        return self._rounded(partial(round, ndigits=digits))
+
+    def _rounded(self, function: Callable[[float], float]) -> Any:
+        inner = self.function
+        value = function(plain(self))
+        return _derived(value, self.base, lambda count: function(inner(count)))
+
+
 def _made(name: str, first: Any, second: Any) -> Any:
     """What an operator makes of a number that is followed, and another one.
 
     Args:
         name (str): The operator, as :mod:`operator` calls it.
-        first (int): Its left side.
-        second (int): Its right side; one of both is followed.
+        first (int or float): Its left side.
+        second (int or float): Its right side; one of both is followed.
     """
     left = isinstance(first, Followed)
     known, other = (first, second) if left else (second, first)
-    if not isinstance(other, int):
+    if not isinstance(other, (int, float)):
         return NotImplemented
     apply = getattr(operator, name)
-    value = apply(int(first), int(second))
+    value = apply(plain(first), plain(second))
     if name in SUMS and isinstance(known, Counted):
         if isinstance(other, Counted):
             return Sum(value, (*known.terms, *other.terms))
@@ -373,18 +445,26 @@ def _made(name: str, first: Any, second: Any) -> Any:
             return known
     if isinstance(other, Followed):
         return value  # of two that become fewer no number tells when
-    base, inner, fixed = *_origin(known), int(other)
+    base, inner = _origin(known)
 
-    def function(count: int) -> int:
+    def function(count: int) -> float:
         changed = inner(count)
-        return int(apply(*((changed, fixed) if left else (fixed, changed))))
+        found: float = apply(*((changed, other) if left else (other, changed)))
+        return found
 
-    return Computed(value, base, function)
+    return _derived(value, base, function)
 
 
-def _origin(known: Any) -> tuple[Counted, Callable[[int], int]]:
+def _derived(
+    value: float, base: Counted, function: Callable[[int], float]
+) -> Derived:
+    cls = Fraction if isinstance(value, float) else Computed
+    return cls(value, base, function)
+
+
+def _origin(known: Any) -> tuple[Counted, Callable[[int], float]]:
     """The number of channels that one is computed from, and how."""
-    if isinstance(known, Computed):
+    if isinstance(known, Derived):
         return known.base, known.function
     # -C, of which -(-C // 8) is C / 8, rounded up.
     first = known.terms[0]

@@ -107,21 +107,22 @@ def in_own_code() -> bool:
 
 
 def comparison(name: str) -> Callable[[Any, Any], Any]:
-    """Returns a comparison of an integer that notes how it comes out.
+    """Returns a comparison of a number that notes how it comes out.
 
-    Its class has a method ``compared(name, other)``, which notes it.
+    Its class has a method ``compared(name, other)``, which notes it, and what
+    type of numbers it is as ``kind``.
 
     Args:
         name (str): The comparison, as :mod:`operator` calls it.
     """
-    compare, of_int = getattr(operator, name), getattr(int, f'__{name}__')
+    compare = getattr(operator, name)
 
     def compared(self: Any, other: Any) -> Any:
         if not isinstance(other, (int, float)):
-            return of_int(self, other)
+            return NotImplemented
         if not in_own_code():
             self.compared(name, other)
-        plain = other if isinstance(other, float) else int(other)
-        return compare(int(self), plain)
+        plain = float if isinstance(other, float) else int
+        return compare(self.kind(self), plain(other))
 
     return compared

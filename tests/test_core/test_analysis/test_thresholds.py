@@ -72,6 +72,14 @@ CODE = {
         lambda m, x: x.relu() if x.shape[1] - 2 <= 1 else m.f(x),
         4,
     ),
+    'half of them': (
+        lambda m, x: m.f(x) if x.shape[1] / 2 > 2 else x.relu(),
+        5,
+    ),
+    'whether a part': (
+        lambda m, x: m.f(x) if x.shape[1] // 3 else x.relu(),
+        3,
+    ),
     # More than a quarter: tried.
     'many': (lambda m, x: chosen(m.f(x), x.shape[1], 11), 12),
     'many, as many': (lambda m, x: m.f(x) * min(x.shape[1], 7), 8),

@@ -210,6 +210,7 @@ def test_a_trace_leaves_plain_numbers_behind(net, conv, image):
         y = m.a(x)
         count = y.shape[1]
         m.noted, m.twice, m.more = count, count + count, count // 3 + 1
+        m.part = count / 5
         return m.b(y)
 
     model = net(forward, a=conv(3, 8), b=conv(8, 5)).eval()
@@ -217,3 +218,4 @@ def test_a_trace_leaves_plain_numbers_behind(net, conv, image):
     noted = model.noted, model.twice, model.more
     assert noted == (8, 16, 3)
     assert {type(number) for number in noted} == {int}
+    assert (type(model.part), model.part) == (float, 1.6)

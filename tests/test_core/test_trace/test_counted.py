@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers that know which channels they count."""
 
+import math
 import operator
 import pickle
 from functools import partial
@@ -10,7 +11,7 @@ from itertools import product
 import pytest
 import torch
 
-from mmlapp.core.trace.counted import Computed, Source, Width
+from mmlapp.core.trace.counted import Computed, Fraction, Source, Width
 
 
 def width(value, attribute=''):
@@ -52,13 +53,48 @@ def test_what_is_computed_knows_from_what():
         assert (made.function(12), made.function(10)) == (value, less)
     # Both are fewer then, or it is no number of channels any more.
     assert type((number + 1) - (number + 2)) is int
-    assert type(number + 1.5) is type((number + 1) / 2) is float
+    assert type((number / 2) / (number + 2)) is float
+    # It may divide by zero with fewer.
+    assert type(8 / (number - 4)) is float
     for wrong in ('1', None):
         for made in (number, number + 1):
             with pytest.raises(TypeError):
                 made + wrong
             with pytest.raises(TypeError):
                 wrong - made
+
+
+def test_fractions_know_from_what():
+    number = width(12)
+    for made, value, less in (
+        (number / 5, 2.4, 2.0),
+        (60 / number, 5.0, 6.0),
+        (number * 0.75, 9.0, 7.5),
+        (number + 1.5, 13.5, 11.5),
+        (1.5 - number / 4, -1.5, -1.0),
+        ((number + 1) / 2 * 4 - 1, 25.0, 21.0),
+        (number // 2.5, 4.0, 4.0),
+        (round(number / 7, 1), 1.7, 1.4),
+    ):
+        assert (type(made), made) == (Fraction, value)
+        assert made.base is number
+        assert (made.function(12), made.function(10)) == (value, less)
+    for made, value, less in (
+        (math.floor(number / 5), 2, 2),
+        (math.ceil(number / 5), 3, 2),
+        (round(number / 7) + 1, 3, 2),
+    ):
+        assert (type(made), made) == (Computed, value)
+        assert (made.function(12), made.function(10)) == (value, less)
+
+
+def test_functions_of_torch_take_a_fraction():
+    half = width(3) / 2
+    x = torch.ones(2, 3)
+    assert torch.equal(x * half, torch.full((2, 3), half))
+    assert float(torch.tensor(half)) == 1.5
+    assert torch.equal(torch.add(x, x, alpha=half), x * 2.5)
+    assert {1.5: 'found'}[half] == 'found'
 
 
 @pytest.mark.parametrize('name', ['eq', 'ge', 'gt', 'le', 'lt', 'ne'])
@@ -71,6 +107,9 @@ def test_the_least_number_of_which_is_computed_what_compares_alike(name):
         lambda c: (c - 1) // 5,
         lambda c: -(-c // 5),
         lambda c: 3 * (c // 5 - 1),
+        lambda c: c / 4,
+        lambda c: 30 / c - 2.5,
+        lambda c: math.ceil(c * 0.75) - 1,
     )
     for function, other in product(functions, (*range(-12, 16), 2.5)):
         notes = []
@@ -82,6 +121,24 @@ def test_the_least_number_of_which_is_computed_what_compares_alike(name):
         unlike = [c for c, same in enumerate(alike, start=1) if not same]
         least = max(unlike, default=0) + 1
         assert [found for _, found, _ in notes] == [least] * (least > 1)
+
+
+def test_what_is_not_zero_is_as_true_as_it_was():
+    """Of what code asks whether it is zero, as often as it asks."""
+    for function, least in (
+        (lambda c: c, 1),
+        (lambda c: c // 4, 1),
+        (lambda c: c // 5, 5),
+        (lambda c: c - 2, 3),
+        (lambda c: 12 - c, 12),
+        (lambda c: c / 2, None),
+    ):
+        notes = []
+        labels = partial(torch.arange, 12)
+        number = Width(12, Source(None, labels, compared=notes))
+        assert bool(function(number)) is bool(function(12))
+        expected = [] if least is None else [least]
+        assert [found for _, found, _ in notes] == expected
 
 
 def test_large_numbers_are_not_tried_one_by_one():
@@ -105,5 +162,6 @@ def test_a_difference_may_be_less_than_none():
 
 
 def test_a_width_is_a_number_in_files():
-    for number in (width(3), width(3) + 1):
-        assert type(pickle.loads(pickle.dumps(number))) is int
+    for number in (width(3), width(3) + 1, width(3) / 2):
+        found = pickle.loads(pickle.dumps(number))
+        assert (type(found), found) == (number.kind, number)
