@@ -77,6 +77,8 @@ class Asked:
         width (int): Of its first stage.
         backend (str): What runs the network where time counts.
         keep_streams (bool): Whether residual streams stay whole.
+        floor (bool): Whether LAPP has the floor that it has by default, of
+            groups that information cannot go around.
     """
 
     target: float = 0.6
@@ -86,6 +88,7 @@ class Asked:
     width: int = NETWORKS[8][1]
     backend: str = 'torch'
     keep_streams: bool = False
+    floor: bool = False
 
     def network(self, seed: int = 0) -> nn.Module:
         """The dense network with the weights of a seed."""
@@ -99,7 +102,7 @@ class Asked:
             EXAMPLE,
             scope=SCOPE,
             keep_streams=self.keep_streams,
-            **NO_FLOOR,
+            **({} if self.floor else NO_FLOOR),
             **settings,
         )
 
@@ -389,6 +392,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add('--seeds', type=int, nargs='+', default=[0, 1, 2])
     add('--target', type=float, default=Asked.target)
     add('--keep-streams', action='store_true', help='residual streams stay')
+    add('--floor', action='store_true', help="LAPP's, as by default")
     add('--phase', type=float, default=Asked.phase, help='share of the run')
     add('--epochs', type=int, default=10)
     add('--batch', type=int, default=64)
@@ -442,6 +446,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 args.width or NETWORKS[args.depth][1],
                 args.backend,
                 args.keep_streams,
+                args.floor,
             )
             store = Store(args.out, asked)
             train_all(args, asked, store)
