@@ -5,12 +5,19 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from functools import cache
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 from torch import nn
+
+# What tells numbers of channels, of tensors and of layers.
+COUNTING = frozenset(
+    'shape size numel nelement in_channels out_channels in_features '
+    'out_features num_features embed_dim num_channels'.split()
+)
 
 
 def forward_names(module: nn.Module) -> frozenset[str]:
@@ -27,6 +34,42 @@ def forward_names(module: nn.Module) -> frozenset[str]:
     # Some choose one of several methods when they are built.
     own = vars(module).get('forward')
     return names_read(kind, getattr(own, '__name__', 'forward'))
+
+
+def asks_in_training(module: nn.Module) -> bool:
+    """Whether a forward asks for the mode, and for numbers.
+
+    It may branch on a number of channels in training alone. PyTorch and
+    torchvision do not.
+
+    Args:
+        module (nn.Module): The module.
+
+    Examples:
+        >>> asks_in_training(nn.BatchNorm2d(4))
+        False
+    """
+    if _is_known(type(module).__module__):
+        return False
+    names = set(forward_names(module))
+    around = vars(sys.modules.get(type(module).__module__, sys))
+    # Functions that it keeps, and those of its file that it calls.
+    for name in tuple(names):
+        for place in (vars(module), around):
+            function = place.get(name)
+            if isinstance(function, FunctionType) and not _is_known(
+                function.__module__
+            ):
+                names.update(_names(function.__code__))
+    own = vars(module)
+    return 'training' in names and (
+        not names.isdisjoint(COUNTING)
+        or any(type(own.get(name)) is int for name in names)
+    )
+
+
+def _is_known(module: str) -> bool:
+    return module.partition('.')[0] in ('torch', 'torchvision')
 
 
 @cache

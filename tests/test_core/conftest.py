@@ -322,8 +322,9 @@ def agree_everywhere():
     Returns the floors, for further questions.
     """
 
-    def check(model, x):
+    def check(model, x, train=False):
         pruner = attach(random_statistics(model).eval(), x)
+        model.train(train)
         for counts, mask in counts_of(pruner):
             pruner.set_mask(mask)
             with torch.no_grad():

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 
 from ..groups import Groups
 from ..trace import Trace
@@ -22,7 +24,9 @@ from .runs import normalised_groups
 MOST = 8
 
 
-def remainder_checks(record: Trace, groups: Groups) -> Iterator[Check]:
+def remainder_checks(
+    record: Trace, groups: Groups, asking: Sequence[Check] = ()
+) -> Iterator[Check]:
     """Yields what is tried of the example beside all else.
 
     One number of channels of each group for every remainder. All others are
@@ -31,6 +35,8 @@ def remainder_checks(record: Trace, groups: Groups) -> Iterator[Check]:
     Args:
         record (Trace): The trace of the network.
         groups (Groups): Its groups.
+        asking (Sequence[Check]): Where else code asks for numbers. Defaults
+            to nowhere.
     """
     whole = {group.name: group.size for group in groups.prunable}
     some = some_counts(groups, normalised_groups(record, groups))
@@ -44,8 +50,9 @@ def remainder_checks(record: Trace, groups: Groups) -> Iterator[Check]:
             kept = _counts(
                 group.size, len(asked.ids), often // group.size, asked.divisor
             )
-            for count in kept:
-                yield Check(kept=(*{**whole, group.name: count}.items(),))
+            for count, check in product(kept, (Check(), *asking)):
+                left = {**whole, group.name: count}
+                yield replace(check, kept=tuple(left.items()))
 
 
 def _is_tried(

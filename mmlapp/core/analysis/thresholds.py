@@ -10,6 +10,7 @@ where there are many channels: one and two less are tried.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -72,11 +73,15 @@ def _matters(trial: Trial, groups: Groups, kept: Mapping[str, int]) -> bool:
     chosen = [group for group in groups.prunable if group.name in kept]
 
     def fails(counts: Mapping[str, int]) -> bool:
-        checks = (
-            Check(way=number, kept=tuple(counts.items()))
-            for number in range(len(trial.ways))
+        checks = {
+            *(Check(way=number) for number in range(len(trial.ways))),
+            *trial.asking,
+        }
+        left = tuple(counts.items())
+        return any(
+            trial.run(groups, chosen, replace(check, kept=left))
+            for check in sorted(checks, key=lambda c: (c.train, c.way))
         )
-        return any(trial.run(groups, chosen, check) for check in checks)
 
     # min(C, 8), which asks for nine, gives what it did with eight.
     fewer = ({k: count - n for k, count in kept.items()} for n in (1, 2))

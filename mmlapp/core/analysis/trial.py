@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from ..compare import agree
+from ..forward_names import asks_in_training
 from ..groups import ChannelGroup, Groups
 from ..snapshot import Recast
 from ..units import Request, Unit
@@ -68,6 +69,14 @@ class Trial(Differences):
         self._by_the_way = {}
         self._noisy = any(map(makes_noise, self.runner.names))
         self.checks = list(checks_of(self.ways))
+        # Modes and ways with code of their own that asks for numbers.
+        self.asking = [
+            *(Check(way=n) for n, way in enumerate(self.ways) if way.followed),
+            *([Check(train=True)] if self._asks_in_training() else []),
+        ]
+
+    def _asks_in_training(self) -> bool:
+        return any(map(asks_in_training, self.runner.names))
 
     def run(
         self,

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import PruningError, PruningWarning
+from ..forward_names import asks_in_training
 from ..groups import Groups
 from ..patterns import matches
 from ..trace import Trace, running_modules, trace
@@ -77,7 +78,8 @@ def follow(
     """Traces a network again, in as many ways as its modules need.
 
     A way is traced beside the example if it reaches what no way before it
-    did. Copies are tied to their originals.
+    did, or may have code of its own that asks for numbers of channels. Copies
+    are tied to their originals.
 
     Args:
         model (nn.Module): The network.
@@ -96,9 +98,13 @@ def follow(
     reach = Reach(left=_unread(model, record.order, record.read, unused))
     order, read = list(record.order), set(record.read)
     traced: list[Callable[[], Any]] = []
-    training = Way(_as_far_as_it_goes(forward), TRAINING, train=True)
-    for way in [*([training] if reach.left else []), *ways]:
-        if way.proven and not reach.left:
+    asks = any(map(asks_in_training, model.modules()))
+    training = Way(
+        _as_far_as_it_goes(forward), TRAINING, train=True, followed=asks
+    )
+    for way in [*([training] if reach.left or asks else []), *ways]:
+        asked = way.followed or (way.train and asks)
+        if way.proven and not reach.left and not asked:
             continue  # there is nothing that it could reach
         run = in_its_mode(model, way)
         ran, found = _tried(model, way, run)
@@ -106,9 +112,10 @@ def follow(
         left = _unread(model, order, read, unused)
         new = [name for name in reach.left if name not in left]
         reach.left = left
-        if not new:
+        if new:
+            reach.ways[way.name] = list(dict.fromkeys(map(_owner, new)))
+        elif not asked:
             continue
-        reach.ways[way.name] = list(dict.fromkeys(map(_owner, new)))
         try:
             with kept(model):
                 record = trace(model, forward, [*traced, run])

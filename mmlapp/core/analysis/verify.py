@@ -53,7 +53,7 @@ def verify_groups(
     if _leave_two(record, lone_groups(request.model, record, groups)):
         groups = gather()
     trial.checks += unequal_checks(record, groups)
-    trial.checks += remainder_checks(record, groups)
+    trial.checks += remainder_checks(record, groups, trial.asking)
     passed = turn = 0
     # All checks have to pass one after the other with the same groups. Each
     # failure freezes at least one prunable group, or leaves it two channels

@@ -32,6 +32,9 @@ class Way:
             masked one does, and not just run. A loss that draws samples or
             ranks candidates need not. Defaults to True.
         proven (bool): Whether it is known to run. Defaults to False.
+        followed (bool): Whether its channels are followed even where it
+            reaches nothing new: it may have code of its own that asks for
+            their number. Defaults to False.
 
     Examples:
         >>> model, images = nn.Linear(2, 1), torch.ones(3, 2)
@@ -44,6 +47,7 @@ class Way:
     train: bool = False
     compare: bool = True
     proven: bool = False
+    followed: bool = False
 
 
 def as_ways(also: Sequence[Callable[[], Any] | Way]) -> list[Way]:
@@ -69,7 +73,7 @@ def as_ways(also: Sequence[Callable[[], Any] | Way]) -> list[Way]:
                     f'also[{number}]={type(way).__name__}: expected a '
                     'function without arguments that runs the network'
                 )
-            way = Way(way, f'also[{number}]')
+            way = Way(way, f'also[{number}]', followed=True)
         found.append(way)
     return found
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import operator
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -61,6 +61,14 @@ class Followed:
         """
         raise NotImplementedError
 
+    def divided(self, by: Any) -> None:
+        """Notes that code looks at what is left over by a division.
+
+        Args:
+            by (int or float): By what.
+        """
+        raise NotImplementedError
+
     def __add__(self, other: Any) -> Any:
         return _made('add', self, other)
 
@@ -78,6 +86,21 @@ class Followed:
 
     def __truediv__(self, other: Any) -> Any:
         return _made('truediv', self, other)
+
+    def __mod__(self, other: Any) -> Any:
+        if not in_own_code():
+            _note_rest(self, other)
+        return operator.mod(plain(self), plain(other))
+
+    def __rmod__(self, other: Any) -> Any:
+        if not in_own_code():
+            _note_rest(other, self)
+        return operator.mod(plain(other), plain(self))
+
+    def __divmod__(self, other: Any) -> Any:
+        if not in_own_code():
+            _note_rest(self, other)
+        return divmod(plain(self), plain(other))
 
     def __bool__(self) -> bool:
         if not in_own_code():
@@ -99,6 +122,15 @@ class Followed:
         return hash(plain(self))
 
 
+def _note_rest(number: Any, by: Any) -> None:
+    """Notes that code looks at what is left over by a division."""
+    if isinstance(number, Followed):
+        number.divided(by)
+    if isinstance(by, Followed):
+        # What is left over by fewer may be anything: each of them is another.
+        by.divided(int(plain(by)) - 1)
+
+
 def plain(number: Any) -> Any:
     """Returns a number that nobody follows.
 
@@ -113,9 +145,14 @@ class Counted(Followed, int):
     """A number of channels that tells with what code compares it."""
 
     @property
-    def terms(self) -> tuple[Width, ...]:
-        """Of what it is the sum."""
+    def signed(self) -> tuple[tuple[Width, int], ...]:
+        """Of what it is the sum, each with 1, or -1 for what is taken away."""
         raise NotImplementedError
+
+    @property
+    def terms(self) -> tuple[Width, ...]:
+        """What it is made of, by adding and taking away."""
+        return tuple(width for width, _ in self.signed)
 
     def compared(self, name: str, other: float) -> None:
         """Notes a comparison.
@@ -124,18 +161,63 @@ class Counted(Followed, int):
             name (str): As :mod:`operator` calls it.
             other (float): With what.
         """
-        self._note(name, other)
+        if isinstance(other, Derived):
+            other.compared(MIRRORED[name], self)
+            return
+        # a - b > k is a > b + k, and b < a - k.
+        signed, constant = self.signed, plain(other)
         if isinstance(other, Counted):
-            other._note(MIRRORED[name], self)
+            signed, constant = (*signed, *_negative(other.signed)), 0
+        more, fewer = _sides(signed)
+        if more is not None:
+            _note(more, name, fewer, constant)
+        if fewer is not None:
+            _note(fewer, MIRRORED[name], more, -constant)
 
-    def _note(self, name: str, other: float) -> None:
-        number = plain(other)
-        least = least_value(name, int(self), number)
-        notes = self.terms[0].source.compared
-        against = other if isinstance(other, Counted) else None
-        equal = name in EQUALITIES and int(self) == number
-        if notes is not None and (equal or least is not None):
-            notes.append((self, least, against))
+    def divided(self, by: Any) -> None:
+        """Notes that code looks at what is left over by a division.
+
+        Args:
+            by (int or float): By what.
+        """
+        for width in self.terms:
+            notes = width.source.remainders
+            if isinstance(by, int) and notes is not None:
+                notes.append((width, int(by)))
+
+
+def _negative(
+    signed: tuple[tuple[Width, int], ...],
+) -> tuple[tuple[Width, int], ...]:
+    return tuple((width, -sign) for width, sign in signed)
+
+
+def _sides(
+    signed: Sequence[tuple[Width, int]],
+) -> tuple[Counted | None, Counted | None]:
+    """What is added, and what is taken away; None for nothing."""
+    more = _total([width for width, sign in signed if sign > 0])
+    return more, _total([width for width, sign in signed if sign < 0])
+
+
+def _total(widths: Sequence[Width]) -> Counted | None:
+    if len(widths) < 2:
+        return widths[0] if widths else None
+    return Sum(sum(map(int, widths)), tuple((w, 1) for w in widths))
+
+
+def _note(
+    number: Counted, name: str, against: Counted | None, offset: float
+) -> None:
+    """Notes that a number was compared with another one and a constant."""
+    value = (0 if against is None else int(against)) + offset
+    least = least_value(name, int(number), value)
+    equal = name in EQUALITIES and int(number) == value
+    if against is not None and offset:
+        equal = False  # one is not as many as the other
+    notes = number.terms[0].source.compared
+    if notes is not None and (equal or least is not None):
+        notes.append((number, least, against))
 
 
 # A number, the least one that would have compared so, None where both are
@@ -143,6 +225,8 @@ class Counted(Followed, int):
 Compared = tuple[Counted, int | None, 'Counted | None']
 # Comparisons that tell that two numbers are the same, or are not.
 EQUALITIES = 'eq', 'ne'
+# Up to so many channels it is found out when remainders repeat.
+LONGEST = 4096
 # Operators that make a sum of two numbers of channels.
 SUMS = 'add', 'sub'
 # A number, and by what it is divided with a remainder.
@@ -182,9 +266,9 @@ class Width(Counted):
     divisor: Source | None = None
 
     @property
-    def terms(self) -> tuple[Width, ...]:
+    def signed(self) -> tuple[tuple[Width, int], ...]:
         """Itself."""
-        return (self,)
+        return ((self, 1),)
 
     def __new__(
         cls,
@@ -226,16 +310,6 @@ class Width(Counted):
         found.divisor = other.source if isinstance(other, Width) else None
         return found
 
-    def __mod__(self, other: Any) -> Any:
-        if not in_own_code():
-            self._divided(other)
-        return int.__mod__(self, other)
-
-    def __divmod__(self, other: Any) -> Any:
-        if not in_own_code():
-            self._divided(other)
-        return int.__divmod__(self, other)
-
     def __pow__(self, other: Any, modulus: Any = None) -> Any:
         self._computed()
         return int.__pow__(self, other, modulus)
@@ -256,13 +330,7 @@ class Width(Counted):
         return _made('truediv', other, self)
 
     def __neg__(self) -> Sum:
-        return Sum(-int(self), (self,))
-
-    def _divided(self, by: Any) -> None:
-        """Notes that code looks at the remainder."""
-        notes = self.source.remainders
-        if isinstance(by, int) and notes is not None:
-            notes.append((self, int(by)))
+        return Sum(-int(self), ((self, -1),))
 
     def _computed(self) -> None:
         """Tells that more than sizes is computed with a quotient."""
@@ -285,7 +353,8 @@ class Sum(Counted):
 
     Args:
         value (int): The number.
-        terms (tuple[Width, ...]): Of what.
+        signed (tuple[tuple[Width, int], ...]): Of what, each with 1, or -1 for
+            what is taken away.
 
     Examples:
         >>> source = Source(None, lambda: torch.arange(12))
@@ -294,43 +363,51 @@ class Sum(Counted):
         ((12, 5), 'Sum', 'Computed')
     """
 
-    _terms: tuple[Width, ...]
+    _signed: tuple[tuple[Width, int], ...]
 
-    def __new__(cls, value: int, terms: tuple[Width, ...]) -> Sum:
+    def __new__(
+        cls, value: int, signed: tuple[tuple[Width, int], ...]
+    ) -> Sum:
         """Makes the number; arguments as above."""
         found = super().__new__(cls, value)
-        found._terms = terms
+        found._signed = signed
         return found
 
     @property
-    def terms(self) -> tuple[Width, ...]:
+    def signed(self) -> tuple[tuple[Width, int], ...]:
         """Of what it is the sum."""
-        return self._terms
+        return self._signed
+
+    def __neg__(self) -> Sum:
+        return Sum(-int(self), _negative(self._signed))
 
 
 class Derived(Followed):
-    """What is no size any more, computed from a number of channels.
+    """What is no size any more, computed from numbers of channels.
 
     It tells with what code compares it, and nothing else.
 
     Args:
         value (int or float): The number.
-        base (Counted): The number of channels.
-        function (Callable): Computes one from the other; it never falls, or
-            never rises.
+        bases (tuple[Counted, ...]): The numbers of channels.
+        function (Callable): Computes one from the others, in order; of each
+            of them it never falls, or never rises.
     """
 
-    base: Counted
-    function: Callable[[int], float]
+    bases: tuple[Counted, ...]
+    function: Callable[..., float]
 
     def __new__(
-        cls, value: float, base: Counted, function: Callable[[int], float]
+        cls,
+        value: float,
+        bases: tuple[Counted, ...],
+        function: Callable[..., float],
     ) -> Derived:
         """Makes the number; arguments as above."""
         # The class is one of numbers, too: those of its kind.
         make: Any = cls.kind.__new__
         found: Derived = make(cls, value)
-        found.base, found.function = base, function
+        found.bases, found.function = bases, function
         return found
 
     def compared(self, name: str, other: float) -> None:
@@ -340,32 +417,57 @@ class Derived(Followed):
             name (str): As :mod:`operator` calls it.
             other (float): With what.
         """
+        if isinstance(other, Followed):
+            # f(a) > g(b) is f(a) - g(b) > 0.
+            self._difference(other).compared(name, 0)
+            return
         value = plain(self)
-        if isinstance(other, Derived):
-            return  # both may become fewer
-        if isinstance(other, Counted):
-            other.compared(MIRRORED[name], value)
-            return
-        notes = self.base.terms[0].source.compared
-        if notes is None:
-            return
         unlike = name in EQUALITIES and value != other
         if unlike:
             # It stays another one as long as it is on the same side.
             name = 'gt' if value > other else 'lt'
-        compare, most = getattr(operator, name), int(self.base)
+        compare = getattr(operator, name)
         outcome = compare(value, other)
-        # The function never falls, or never rises: of all numbers up to the
-        # base those from some one on compare alike.
-        least = bisect_left(
-            range(most + 1),
-            True,
-            1,
-            most,
-            key=lambda count: compare(self.function(count), other) is outcome,
-        )
-        if least > 1 and not (unlike and self.function(least - 1) != other):
-            notes.append((self.base, least, None))  # it does not go past it
+        for place, base in enumerate(self.bases):
+            function = self._along(place)
+            # Of all numbers up to the base those from some one on compare
+            # alike, for the function never falls, or never rises.
+            least = _least(
+                int(base),
+                lambda count, f=function: compare(f(count), other) is outcome,
+            )
+            past = unlike and least > 1 and function(least - 1) != other
+            notes = base.terms[0].source.compared
+            if notes is not None and least > 1 and not past:
+                notes.append((base, least, self._beside(place)))
+
+    def divided(self, by: Any) -> None:
+        """Notes that code looks at what is left over by a division.
+
+        Args:
+            by (int or float): By what.
+        """
+        if not isinstance(by, int):
+            return
+        for place, base in enumerate(self.bases):
+            base.divided(_period(self._along(place), int(base), int(by)))
+
+    def _difference(self, other: Followed) -> Derived:
+        return _joined('sub', self, other)
+
+    def _along(self, place: int) -> Callable[[int], float]:
+        """The function of one base; all others are what they are."""
+        counts = [int(base) for base in self.bases]
+
+        def function(count: int) -> float:
+            return self.function(*counts[:place], count, *counts[place + 1 :])
+
+        return function
+
+    def _beside(self, place: int) -> Counted | None:
+        """All that may become fewer beside one base."""
+        others = (*self.bases[:place], *self.bases[place + 1 :])
+        return _total([width for base in others for width in base.terms])
 
     def __mul__(self, other: Any) -> Any:
         return _made('mul', self, other)
@@ -381,14 +483,14 @@ class Computed(Derived, int):
 
     Args:
         value (int): The number, such as ``C + 1`` or ``C // 3``.
-        base (Counted): See :class:`Derived`.
+        bases (tuple[Counted, ...]): See :class:`Derived`.
         function (Callable): See :class:`Derived`.
 
     Examples:
         >>> width = Width(16, Source(None, lambda: torch.arange(16)))
         >>> third = width // 3
-        >>> third, third.base, third.function(10)
-        (5, 16, 3)
+        >>> third, third.bases, third.function(10)
+        (5, (16,), 3)
     """
 
 
@@ -397,7 +499,7 @@ class Fraction(Derived, float):
 
     Args:
         value (float): The number, such as ``C / 2`` or ``C * 0.75``.
-        base (Counted): See :class:`Derived`.
+        bases (tuple[Counted, ...]): See :class:`Derived`.
         function (Callable): See :class:`Derived`.
 
     Examples:
@@ -418,10 +520,12 @@ class Fraction(Derived, float):
     def __round__(self, digits: Any = None) -> Any:
         return self._rounded(partial(round, ndigits=digits))
 
-    def _rounded(self, function: Callable[[float], float]) -> Any:
+    def _rounded(self, rounded: Callable[[float], float]) -> Any:
         inner = self.function
-        value = function(plain(self))
-        return _derived(value, self.base, lambda count: function(inner(count)))
+        value = rounded(plain(self))
+        return _derived(
+            value, self.bases, lambda *counts: rounded(inner(*counts))
+        )
 
 
 def _made(name: str, first: Any, second: Any) -> Any:
@@ -432,42 +536,96 @@ def _made(name: str, first: Any, second: Any) -> Any:
         first (int or float): Its left side.
         second (int or float): Its right side; one of both is followed.
     """
-    left = isinstance(first, Followed)
-    known, other = (first, second) if left else (second, first)
-    if not isinstance(other, (int, float)):
+    if not all(isinstance(side, (int, float)) for side in (first, second)):
         return NotImplemented
-    apply = getattr(operator, name)
-    value = apply(plain(first), plain(second))
-    if name in SUMS and isinstance(known, Counted):
-        if isinstance(other, Counted):
-            return Sum(value, (*known.terms, *other.terms))
-        if left and type(other) is int and other == 0:
-            return known
-    if isinstance(other, Followed):
-        return value  # of two that become fewer no number tells when
-    base, inner = _origin(known)
+    if name in SUMS and isinstance(first, Counted):
+        if isinstance(second, Counted):
+            sign = second.signed if name == 'add' else _negative(second.signed)
+            value = getattr(operator, name)(int(first), int(second))
+            return Sum(value, (*first.signed, *sign))
+        if type(second) is int and second == 0:
+            return first
+    # A divisor may be zero with fewer, or change its sign, unless it is a
+    # number of channels: a quotient by it both rises and falls.
+    both = isinstance(first, Followed) and isinstance(second, Followed)
+    if both and name not in SUMS and not isinstance(second, Width):
+        return getattr(operator, name)(plain(first), plain(second))
+    return _joined(name, first, second)
 
-    def function(count: int) -> float:
-        changed = inner(count)
-        found: float = apply(*((changed, other) if left else (other, changed)))
+
+def product_of(numbers: Sequence[int]) -> int:
+    """Returns a product that is no size, but known when it is compared.
+
+    Args:
+        numbers (Sequence[int]): Some of them may be numbers of channels.
+
+    Examples:
+        >>> width = Width(8, Source(None, lambda: torch.arange(8)))
+        >>> found = product_of([2, width])
+        >>> found, type(found).__name__
+        (16, 'Computed')
+    """
+    known = tuple(n for n in numbers if isinstance(n, Counted))
+    rest = math.prod(n for n in numbers if not isinstance(n, Counted))
+    if not known:
+        return rest
+    value = rest * math.prod(map(int, known))
+    return Computed(value, known, lambda *counts: rest * math.prod(counts))
+
+
+def _joined(name: str, first: Any, second: Any) -> Derived:
+    """What an operator makes of two numbers; arguments as above."""
+    apply = getattr(operator, name)
+    (bases, left), (others, right) = _origin(first), _origin(second)
+    many = len(bases)
+
+    def function(*counts: int) -> float:
+        found: float = apply(left(*counts[:many]), right(*counts[many:]))
         return found
 
-    return _derived(value, base, function)
+    value = apply(plain(first), plain(second))
+    return _derived(value, (*bases, *others), function)
 
 
 def _derived(
-    value: float, base: Counted, function: Callable[[int], float]
+    value: float, bases: tuple[Counted, ...], function: Callable[..., float]
 ) -> Derived:
     cls = Fraction if isinstance(value, float) else Computed
-    return cls(value, base, function)
+    return cls(value, bases, function)
 
 
-def _origin(known: Any) -> tuple[Counted, Callable[[int], float]]:
-    """The number of channels that one is computed from, and how."""
-    if isinstance(known, Derived):
-        return known.base, known.function
+def _origin(
+    number: Any,
+) -> tuple[tuple[Counted, ...], Callable[..., float]]:
+    """The numbers of channels that one is computed from, and how."""
+    if isinstance(number, Derived):
+        return number.bases, number.function
+    if not isinstance(number, Counted):
+        return (), lambda: number
+    more, fewer = _sides(number.signed)
+    if fewer is None:
+        return (number,), int
     # -C, of which -(-C // 8) is C / 8, rounded up.
-    first = known.terms[0]
-    if known.terms == (first,) and int(known) == -int(first):
-        return first, operator.neg
-    return known, int
+    if more is None:
+        return (fewer,), operator.neg
+    return (more, fewer), operator.sub
+
+
+def _least(most: int, true: Callable[[int], bool]) -> int:
+    """The least number from which on something is true, up to the most."""
+    return bisect_left(range(most + 1), True, 1, most, key=true)
+
+
+def _period(function: Callable[[int], float], most: int, by: int) -> int:
+    """After how many channels what is left over comes again.
+
+    Args:
+        function (Callable): What is divided, of a number of channels.
+        most (int): All channels.
+        by (int): By what it is divided.
+    """
+    if by < 1 or most > LONGEST:
+        return by
+    left = [function(count) % by for count in range(1, most + 1)]
+    periods = range(1, most)
+    return next((p for p in periods if left[p:] == left[:-p]), by)

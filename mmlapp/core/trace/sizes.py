@@ -212,9 +212,13 @@ class Sizes:
         sure = self._sure()
         met = set()
         for number, least, other in self.compared:
-            if least is None:
-                continue
             terms = () if other is None else other.terms
+            if least is None:
+                kept = {bool(t.source.attribute) for t in number.terms}
+                # What an attribute is compared with it is tied to.
+                if {bool(t.source.attribute) for t in terms} != kept:
+                    continue
+                least = int(number)  # as many as the other one
             if not self.knows(number) or not all(map(self._is_own, terms)):
                 continue
             ids, least = self._asked(number, least, sure)

@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ..attention.fitted import VIEWS, sizes_of
+from .counted import product_of
 from .cuts import CUTTING
 from .sized_functions import SIZES
 from .tracer import Tracer
@@ -108,11 +109,11 @@ def read_shape(tracer: Tracer, out: Any, tensor: Tensor, *_: Any) -> Any:
 
 def read_count(tracer: Tracer, out: Any, tensor: Tensor) -> Any:
     """How many there are, of a row: as many as its dimension has."""
-    if tensor.dim() != 1:
-        # Of several dimensions the number is no multiple of one of them.
-        tracer.trace.elements_counted |= bool(tracer.labels(tensor).axes)
-        return out
-    return tracer.sizes.read(tensor, tensor.shape)[0]
+    if tensor.dim() == 1:
+        return tracer.sizes.read(tensor, tensor.shape)[0]
+    tracer.trace.elements_counted |= bool(tracer.labels(tensor).axes)
+    # No size: two tensors of as many elements may have any shapes.
+    return product_of(tracer.sizes.read(tensor, tensor.shape))
 
 
 def read_size(

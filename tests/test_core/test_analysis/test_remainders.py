@@ -48,6 +48,30 @@ def test_every_remainder_is_tried(net, conv, image, frozen, left):
     assert 'compute something else' in frozen(model, image)['a']
 
 
+OTHERS = {
+    'one more': lambda n: (n + 3) % 7 == 1,
+    'what is missing': lambda n: -n % 5 == 0,
+    'a part': lambda n: n // 2 % 3 == 1,
+    'a fraction': lambda n: n * 0.5 % 2 == 1.5,
+    'what it divides': lambda n: 60 % n == 0,
+}
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_remainders_of_what_is_computed(net, conv, image, frozen, name):
+    model = made(net, conv, OTHERS[name], 11)
+    assert 'compute something else' in frozen(model, image)['a']
+
+
+def test_remainders_of_elements(net, conv, image, frozen):
+    model = net(
+        lambda m, x: m.c(y.relu() if (y := m.a(x)).numel() % 5 == 0 else y),
+        a=conv(3, 11),
+        c=conv(11, 5),
+    )
+    assert 'compute something else' in frozen(model, image)['a']
+
+
 def test_joined_channels(net, conv, image, agree_everywhere, frozen):
     """Five and four: with all of one the other one leads to a multiple."""
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mmlapp.core import analyse
-from mmlapp.core.analysis import thresholds
+from mmlapp.core.analysis import thresholds, unreached
 from mmlapp.core.analysis.ways import Way
 from mmlapp.core.gathering import PAIR
 
@@ -223,6 +223,15 @@ PAIRS = {
         1,
     ),
     'kept': (lambda m, y, z: m.widths[0] > m.widths[1], 5, 1),
+    'a difference': (lambda m, y, z: y.shape[1] - z.shape[1] > 0, 5, 1),
+    'a difference of one': (lambda m, y, z: y.shape[1] - z.shape[1] > 1, ALL, 1),
+    'less by two': (lambda m, y, z: z.shape[1] - y.shape[1] > -3, 1, ALL),
+    'one more': (lambda m, y, z: y.shape[1] > z.shape[1] + 1, ALL, 1),
+    'a quotient': (lambda m, y, z: y.shape[1] / z.shape[1] > 1, 5, 1),
+    'a whole quotient': (lambda m, y, z: y.shape[1] // z.shape[1] > 1, 1, ALL),
+    'elements': (lambda m, y, z: y.numel() > z.numel(), 5, 1),
+    'thirds': (lambda m, y, z: y.shape[1] // 3 > z.shape[1] // 3, ALL, 1),
+    'tuples': (lambda m, y, z: (4, y.shape[1]) < (z.shape[1], 7), 1, ALL),
 }
 
 
@@ -286,3 +295,78 @@ def test_numbers_of_layers_are_those_of_their_weights(
         c=layer(6, 5, 3),
     )
     assert agree_everywhere(model, image) == {'a': 4}
+
+
+def in_training(m, x):
+    """Asks for the number of channels in training alone."""
+    return 2 * x if m.training and x.shape[1] > 9 else x
+
+
+class Asking(nn.Module):
+    def forward(self, x):
+        return in_training(self, x)
+
+
+class Kept(Asking):
+    limit = 9
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        return self.rare(x) if x.size(1) > self.limit else x
+
+    def rare(self, x):
+        return 2 * x
+
+
+@pytest.mark.parametrize('kind', [Asking, Kept])
+def test_code_that_branches_in_training_alone(
+    net, conv, image, agree_everywhere, kind
+):
+    """In a function of its file, or in a method, by an attribute."""
+    model = net(
+        lambda m, x: m.c(m.f(m.a(x))), a=conv(3, 16), f=kind(), c=conv(16, 5)
+    )
+    assert agree_everywhere(model, image, train=True) == {'a': 10}
+
+
+def test_remainders_in_training_alone(net, conv, image, frozen):
+    model = net(
+        lambda m, x: m.c(
+            y if m.training and (y := m.a(x)).shape[1] % 5 == 1 else m.a(x) * 2
+        ),
+        a=conv(3, 11),
+        c=conv(11, 5),
+    )
+    assert 'compute something else' in frozen(model, image)['a']
+
+
+@pytest.mark.parametrize('asks', [lambda n: n > 7, lambda n: n % 5 == 2])
+def test_code_that_branches_in_another_way(net, conv, image, frozen, asks):
+    model = net(
+        lambda m, x: m.c(m.a(x)), a=conv(3, 11), b=conv(3, 4), c=conv(11, 5)
+    )
+
+    def other():
+        y = model.a(image)
+        return model.c(2 * y if asks(y.shape[1]) else y) * model.b(image).sum()
+
+    also = [other]
+    if asks(8):
+        (group,) = (
+            group
+            for group in analyse(model, image, also=also).groups.prunable
+            if group.name == 'a'
+        )
+        assert group.floor == 8
+    else:
+        assert 'compute' in frozen(model, image, also=also)['a']
+
+
+def test_networks_that_do_not_ask_are_followed_once(conv, image, monkeypatch):
+    """Also in training, where dropout asks for the mode."""
+    seen = []
+    monkeypatch.setattr(unreached, 'trace', lambda *_: seen.append(1))
+    model = nn.Sequential(conv(3, 8), nn.Dropout(), nn.BatchNorm2d(8))
+    analyse(nn.Sequential(model, conv(8, 2)).double(), image)
+    assert not seen

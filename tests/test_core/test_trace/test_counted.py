@@ -11,7 +11,13 @@ from itertools import product
 import pytest
 import torch
 
-from mmlapp.core.trace.counted import Computed, Fraction, Source, Width
+from mmlapp.core.trace.counted import (
+    Computed,
+    Fraction,
+    Source,
+    Width,
+    product_of,
+)
 
 
 def width(value, attribute=''):
@@ -49,13 +55,10 @@ def test_what_is_computed_knows_from_what():
         (-(number + 1) // 4, -4, -3),
     ):
         assert (type(made), made) == (Computed, value)
-        assert made.base is number
+        assert made.bases == (number,)
         assert (made.function(12), made.function(10)) == (value, less)
-    # Both are fewer then, or it is no number of channels any more.
-    assert type((number + 1) - (number + 2)) is int
-    assert type((number / 2) / (number + 2)) is float
     # It may divide by zero with fewer.
-    assert type(8 / (number - 4)) is float
+    assert type(8 / (number - 4)) is type((number / 2) / (number + 2)) is float
     for wrong in ('1', None):
         for made in (number, number + 1):
             with pytest.raises(TypeError):
@@ -77,7 +80,7 @@ def test_fractions_know_from_what():
         (round(number / 7, 1), 1.7, 1.4),
     ):
         assert (type(made), made) == (Fraction, value)
-        assert made.base is number
+        assert made.bases == (number,)
         assert (made.function(12), made.function(10)) == (value, less)
     for made, value, less in (
         (math.floor(number / 5), 2, 2),
@@ -157,11 +160,79 @@ def test_a_difference_may_be_less_than_none():
         Width(count, Source(None, labels, compared=notes)) for count in (3, 12)
     )
     assert (few - many) + 1 < 0
-    assert (few - few) + 1 > 0
-    assert notes == []
+    assert notes == [(many, 5, few)]
 
 
 def test_a_width_is_a_number_in_files():
     for number in (width(3), width(3) + 1, width(3) / 2):
         found = pickle.loads(pickle.dumps(number))
         assert (type(found), found) == (number.kind, number)
+
+
+def both(counts=(12, 8)):
+    """Two numbers of channels, and what they note."""
+    notes, left = [], []
+    labels = partial(torch.arange, 12)
+    source = Source(None, labels, compared=notes, remainders=left)
+    return *(Width(count, source) for count in counts), notes, left
+
+
+# Of 12 and 8: what is computed of both, and how it is compared.
+OF_TWO = {
+    'a difference': (lambda a, b: a - b, 'gt', 2),
+    'a difference, not': (lambda a, b: b - a, 'gt', -1),
+    'less than': (lambda a, b: a - b, 'lt', 5),
+    'one more': (lambda a, b: a - (b + 1), 'ge', 0),
+    'a quotient': (lambda a, b: a / b, 'gt', 1),
+    'a whole quotient': (lambda a, b: a // b, 'eq', 1),
+    'fifths': (lambda a, b: a // 5 - b / 5, 'ge', 0.25),
+    'elements': (lambda a, b: product_of([3, a]) - product_of([3, b]), 'gt', 0),
+}
+
+
+@pytest.mark.parametrize('name', OF_TWO)
+def test_what_is_computed_of_two_asks_each_beside_all_of_the_other(name):
+    """Of all numbers of one of them, tried one by one."""
+    function, compare, other = OF_TWO[name]
+    a, b, notes, _ = both()
+    compare = getattr(operator, compare)
+    outcome = compare(function(a, b), other)
+    expected = []
+    for most, beside, alike in (
+        (12, 8, lambda c: compare(function(c, 8), other) is outcome),
+        (8, 12, lambda c: compare(function(12, c), other) is outcome),
+    ):
+        unlike = [c for c in range(1, most + 1) if not alike(c)]
+        if unlike:
+            expected.append((most, max(unlike) + 1, beside))
+    found = [(int(n), c, int(beside)) for n, c, beside in notes if c > 1]
+    assert found == expected
+
+
+def test_two_that_are_compared_with_each_other_both_note_it():
+    a, b, notes, _ = both()
+    # 8 > 10 is not so, and of 6 fifths and up it would not be.
+    assert not b > a // 5 * 4 + 2
+    assert not product_of([2, b]) > product_of([2, a])
+    assert [(int(n), c, int(beside)) for n, c, beside in notes] == [
+        (12, 10, 8),
+        (12, 8, 8),
+    ]
+
+
+def test_remainders_of_what_is_computed_repeat():
+    a, b, _, left = both()
+    for function, expected in (
+        (lambda: (a + 3) % 7, [(12, 7)]),
+        (lambda: -a % 5, [(12, 5)]),
+        # 0000 11111 000: of up to twelve it repeats after nine.
+        (lambda: divmod(a // 5, 2), [(12, 9)]),
+        (lambda: (a + b) % 7, [(12, 7), (8, 7)]),
+        (lambda: product_of([9, a]) % 6, [(12, 2)]),
+        (lambda: 64 % a, [(12, 11)]),
+        (lambda: a % b, [(12, 8), (8, 7)]),
+    ):
+        left.clear()
+        function()
+        assert [(int(number), by) for number, by in left] == expected
+    assert (divmod(a, 5), 20 % a, (a / 5) % 1) == ((2, 2), 8, 2.4 % 1)

@@ -48,7 +48,7 @@ def test_numbers_that_count_compare_as_numbers_do(name):
     compare = getattr(operator, name)
     source = Source(None, lambda: torch.arange(5), compared=[])
     width = Width(5, source)
-    for a in (width, Sum(5, (width,))):
+    for a in (width, Sum(5, ((width, 1),))):
         others = [4, 5, 6, 4.5, math.nan, Width(5, source), 'five', None]
         for b in others:
             outcomes = []
