@@ -40,6 +40,7 @@ ORDER = {
         'attention',
         'held',
         'derived',
+        'writes',
         'snapshot',
         'compare',
         'progress',

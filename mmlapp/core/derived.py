@@ -11,6 +11,7 @@ begins.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,8 +21,12 @@ from torch import Tensor, nn
 from .forward_names import names_read
 from .held import DICTIONARIES, OWN
 
-# Dictionaries, and what was in each.
-Contents = list[tuple[dict[Any, Any], dict[Any, Any]]]
+# Containers that a module keeps, and what was in each.
+Contents = list[tuple[Any, Any]]
+# Those that grow.
+KEPT = *DICTIONARIES, list, set, deque
+# Dictionaries of PyTorch in which hooks are: a forward may add some.
+HOOKS = frozenset(name for name in OWN if name.endswith('_hooks'))
 
 
 def forget_derived(modules: Iterable[nn.Module]) -> None:
@@ -68,7 +73,7 @@ def _lay_out(module: nn.Module) -> None:
 
 @contextmanager
 def contents_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Puts dictionaries of modules back as they were.
+    """Puts containers of modules back as they were.
 
     Args:
         modules (Iterable[nn.Module]): All modules of a network.
@@ -81,7 +86,7 @@ def contents_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def contents_of(modules: Iterable[nn.Module]) -> Contents:
-    """Returns what is in dictionaries that modules keep.
+    """Returns what is in dictionaries, lists and sets that modules keep.
 
     Args:
         modules (Iterable[nn.Module]): All modules of a network.
@@ -90,22 +95,27 @@ def contents_of(modules: Iterable[nn.Module]) -> Contents:
         (value, value.copy())
         for module in modules
         for key, value in vars(module).items()
-        if type(value) in DICTIONARIES and key not in OWN
+        if type(value) in KEPT and (key not in OWN or key in HOOKS)
     ]
 
 
 def put_contents_back(before: Contents) -> None:
-    """Puts back what was in dictionaries.
+    """Puts back what was in dictionaries, lists and sets.
 
     Args:
         before (list): From :func:`contents_of`.
     """
     for value, content in before:
-        known = zip(value.values(), content.values(), strict=False)
+        known = zip(_parts(value), _parts(content), strict=False)
         same = len(value) == len(content)
         if not same or any(a is not b for a, b in known):
             value.clear()
-            value.update(content)
+            grow = value.update if hasattr(value, 'update') else value.extend
+            grow(content)
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _same(tensor: Tensor) -> Tensor:

@@ -15,8 +15,10 @@ from torch import nn
 
 # What tells numbers of channels, of tensors and of layers.
 COUNTING = frozenset(
-    'shape size numel nelement in_channels out_channels in_features '
-    'out_features num_features embed_dim num_channels'.split()
+    (
+        *('shape', 'size', 'numel', 'nelement', 'in_channels', 'out_channels'),
+        *('in_features', 'out_features', 'num_features', 'embed_dim'),
+    )
 )
 
 
@@ -68,8 +70,9 @@ def asks_in_training(module: nn.Module) -> bool:
     )
 
 
-def _is_known(module: str) -> bool:
-    return module.partition('.')[0] in ('torch', 'torchvision')
+def _is_known(module: str | None) -> bool:
+    # Code that was executed from a text may have none.
+    return (module or '').partition('.')[0] in ('torch', 'torchvision')
 
 
 @cache

@@ -133,6 +133,19 @@ def check_on_network(call: str, taken_off: bool) -> None:
         )
 
 
+def check_has_values(gate: Tensor) -> None:
+    """Raises PruningError if a network lies where nothing has values.
+
+    Args:
+        gate (Tensor): Its gate, ``[channels]``.
+    """
+    if gate.is_meta:
+        raise PruningError(
+            'the network is on the device meta, where nothing has values: '
+            'move it with to_empty and load its weights before it is pruned'
+        )
+
+
 def check_all_live(mask: Tensor) -> None:
     """Raises PruningError if a phase would bring channels back.
 
@@ -157,6 +170,16 @@ def check_mask(mask: Tensor, groups: Sequence[GroupInfo]) -> None:
     """
     sizes = [group.size for group in groups]
     mask = check_per_channel('mask', mask, sum(sizes))
+    if mask.is_meta:
+        raise PruningError(
+            'mask: it lies on the device meta, where it has no values'
+        )
+    other = mask[(mask != 0) & (mask != 1)]  # NaN is neither
+    if other.numel():
+        raise PruningError(
+            f'mask: holds {other[0].item()}, and a channel is kept or not: '
+            'give True and False, or 1 and 0, such as scores > threshold'
+        )
     for group, part in zip(groups, mask.split(sizes), strict=True):
         if (kept := int((part > 0).sum())) < group.floor:
             raise PruningError(

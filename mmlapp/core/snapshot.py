@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .derived import (
     contents_of,
@@ -37,8 +37,8 @@ Recast = Callable[[torch.dtype], None]
 class Before:
     """A network as it is: classes, tensors and attributes.
 
-    No tensor is copied, so whatever happens must replace tensors and not
-    change them.
+    No parameter or buffer is copied, so whatever happens must replace these
+    and not change them.
 
     Args:
         model (nn.Module): The network.
@@ -59,10 +59,19 @@ class Before:
         ]
         self.modules = [module for module, *_ in self._known]
         self._contents = contents_of(self.modules)
+        self._gradients = [(p, p.requires_grad) for p in model.parameters()]
+        self._values = _held_values(self.modules)
 
     def put_back(self) -> None:
         """Puts the network back, as often as it is asked to."""
         put_contents_back(self._contents)
+        for parameter, wanted in self._gradients:
+            if parameter.requires_grad is not wanted:
+                parameter.requires_grad_(wanted)
+        for tensor, version, value in self._values:
+            if tensor._version != version:
+                with torch.no_grad():
+                    tensor.copy_(value)
         for module, cls, attributes, stores in self._known:
             if type(module) is not cls:
                 module.__class__ = cls
@@ -86,6 +95,26 @@ def restored(model: nn.Module) -> Iterator[list[nn.Module]]:
         yield before.modules
     finally:
         before.put_back()
+
+
+def _held_values(
+    modules: Sequence[nn.Module],
+) -> list[tuple[Tensor, int, Tensor]]:
+    """Tensors that are no parameter or buffer, how often they were written.
+
+    A forward may add to a running mean that it keeps as an attribute.
+    """
+    stores = (s for m in modules for s in (m._parameters, m._buffers))
+    own = {place_of(t) for s in stores for t in s.values() if t is not None}
+    held = {
+        id(tensor): tensor
+        for _, _, value in holders_in(modules)
+        for tensor in tree_leaves(value)
+        if isinstance(tensor, Tensor)
+        and not tensor.is_inference()
+        and place_of(tensor) not in own
+    }
+    return [(t, t._version, t.detach().clone()) for t in held.values()]
 
 
 def _stores_of(module: nn.Module) -> list[Mapping[str, Any]]:

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import random
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -35,7 +37,7 @@ from .unreached import (
     warn_of_idle_patterns,
 )
 from .verify import verify_groups
-from .ways import Way, as_ways
+from .ways import Way, as_ways, kept
 
 
 # Operators would come otherwise than they do in training.
@@ -95,7 +97,7 @@ def analyse(
         >>> [(group.name, group.size) for group in found.groups.prunable]
         [('0', 8)]
     """
-    with on_cpu():
+    with on_cpu(), _same_random_numbers():
         check_network(model)
         kind: Unit = UNITS.build(unit)
         check_keep_streams(keep_streams, kind)
@@ -108,7 +110,9 @@ def analyse(
         with _undisturbed(model):
             forward = example_of(model, example)
             record = followed(model, forward)
-            corner = check_repeats(model, forward, record.order)
+            # Values are copied where that is needed: it takes a while.
+            with kept(model) if record.writes else nullcontext():
+                corner = check_repeats(model, forward, record.order)
             record, reach = follow(
                 model, checked(forward), record, ways, unused
             )
@@ -145,3 +149,17 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     # Noise of the network is not taken from what the user draws later.
     with torch.random.fork_rng(cards), restored(model):
         yield
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Puts back the states of Python's and NumPy's random numbers."""
+    # Who has not imported it draws none of it.
+    numpy: Any = getattr(sys.modules.get('numpy'), 'random', None)
+    python, other = random.getstate(), numpy and numpy.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        if numpy:
+            numpy.set_state(other)

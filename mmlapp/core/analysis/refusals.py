@@ -198,8 +198,21 @@ def followed(model: nn.Module, forward: Callable[[], Any]) -> Trace:
     Raises:
         PruningError: If it does not run, or runs and cannot be followed.
     """
+    known = {name for name, _ in model.named_parameters()}
+    run = checked(forward)
+
+    def unchanged() -> Any:
+        outputs = run()
+        made = [n for n, _ in model.named_parameters() if n not in known]
+        if made:
+            raise PruningError(
+                f'{made[0]} is a parameter that the model makes when it runs: '
+                'run the model once before'
+            )
+        return outputs
+
     try:
-        return trace(model, checked(forward))
+        return trace(model, unchanged)
     except PruningError as error:
         cause = error.__cause__
         if cause is None:

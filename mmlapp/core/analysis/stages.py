@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..compare import ROUGH_TOLERANCE, SCREEN_TOLERANCE, TRIAL_TOLERANCE
 from ..derived import lay_out
-from ..forward_names import forward_names
+from ..forward_names import asks_in_training, forward_names
 from ..plan.kept import Kept
 from ..snapshot import Before, Recast, Twins, computing, values_of
 from ..trace import running_modules, tensors_in
@@ -313,6 +313,15 @@ def makes_noise(module: nn.Module) -> bool:
         return False
     values = vars(module).values()
     return any(isinstance(v, float) and 0 < v <= 1 for v in values)
+
+
+def ask_in_training(modules: Iterable[nn.Module]) -> bool:
+    """Whether code may ask for numbers of channels in training alone.
+
+    Args:
+        modules (Iterable[nn.Module]): All modules of a network.
+    """
+    return any(asks_in_training(m) and not _is_still(m) for m in modules)
 
 
 @contextmanager

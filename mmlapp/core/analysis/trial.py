@@ -31,7 +31,6 @@ import torch
 from torch import Tensor
 
 from ..compare import agree
-from ..forward_names import asks_in_training
 from ..groups import ChannelGroup, Groups
 from ..snapshot import Recast
 from ..units import Request, Unit
@@ -41,7 +40,14 @@ from .counts import Count
 from .differences import Differences
 from .reading import Reading
 from .runs import Removal, all_finite
-from .stages import STAGES, Failure, Outcome, Stage, makes_noise
+from .stages import (
+    STAGES,
+    Failure,
+    Outcome,
+    Stage,
+    ask_in_training,
+    makes_noise,
+)
 
 
 class Trial(Differences):
@@ -72,11 +78,12 @@ class Trial(Differences):
         # Modes and ways with code of their own that asks for numbers.
         self.asking = [
             *(Check(way=n) for n, way in enumerate(self.ways) if way.followed),
-            *([Check(train=True)] if self._asks_in_training() else []),
+            *(
+                [Check(train=True)]
+                if ask_in_training(self.runner.names)
+                else []
+            ),
         ]
-
-    def _asks_in_training(self) -> bool:
-        return any(map(asks_in_training, self.runner.names))
 
     def run(
         self,

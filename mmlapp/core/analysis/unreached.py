@@ -21,11 +21,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import PruningError, PruningWarning
-from ..forward_names import asks_in_training
 from ..groups import Groups
 from ..patterns import matches
 from ..trace import Trace, running_modules, trace
 from ..trace.copies import Copy, find_copies, tie_copies
+from ..trace.hearing import hear
+from .stages import ask_in_training
 from .ways import Way, in_its_mode, kept
 
 TRAINING = 'the example in training mode'
@@ -78,8 +79,8 @@ def follow(
     """Traces a network again, in as many ways as its modules need.
 
     A way is traced beside the example if it reaches what no way before it
-    did, or may have code of its own that asks for numbers of channels. Copies
-    are tied to their originals.
+    did. Where it does not, but may have code of its own that asks for numbers
+    of channels, what it asks for is heard. Copies are tied to their originals.
 
     Args:
         model (nn.Module): The network.
@@ -98,7 +99,8 @@ def follow(
     reach = Reach(left=_unread(model, record.order, record.read, unused))
     order, read = list(record.order), set(record.read)
     traced: list[Callable[[], Any]] = []
-    asks = any(map(asks_in_training, model.modules()))
+    heard: list[tuple[Way, Callable[[], Any]]] = []
+    asks = ask_in_training(model.modules())
     training = Way(
         _as_far_as_it_goes(forward), TRAINING, train=True, followed=asks
     )
@@ -112,14 +114,20 @@ def follow(
         left = _unread(model, order, read, unused)
         new = [name for name in reach.left if name not in left]
         reach.left = left
-        if new:
-            reach.ways[way.name] = list(dict.fromkeys(map(_owner, new)))
-        elif not asked:
+        if not new:
+            heard += [(way, run)] if asked else []
             continue
+        reach.ways[way.name] = list(dict.fromkeys(map(_owner, new)))
         try:
             with kept(model):
                 record = trace(model, forward, [*traced, run])
             traced.append(run)
+        except Exception as error:
+            reach.untraced[way.name] = f'{type(error).__name__}: {error}'
+    for way, run in heard:
+        try:
+            with kept(model):
+                hear(record, trace(model, run))
         except Exception as error:
             reach.untraced[way.name] = f'{type(error).__name__}: {error}'
     _follow_copies(model, record, reach, read, unused)

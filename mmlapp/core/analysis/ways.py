@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import PruningError
 from ..snapshot import restored
-from .writes import CopyOnWrite
+from ..writes import CopyOnWrite
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Way:
             masked one does, and not just run. A loss that draws samples or
             ranks candidates need not. Defaults to True.
         proven (bool): Whether it is known to run. Defaults to False.
-        followed (bool): Whether its channels are followed even where it
-            reaches nothing new: it may have code of its own that asks for
-            their number. Defaults to False.
+        followed (bool): Whether it may have code of its own that asks for
+            numbers of channels, even where it reaches nothing new. Defaults
+            to False.
 
     Examples:
         >>> model, images = nn.Linear(2, 1), torch.ones(3, 2)

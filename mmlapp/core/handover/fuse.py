@@ -25,7 +25,7 @@ from ..default_device import on_cpu
 from ..errors import PruningError
 from ..mask.masked import masked_parameters
 from ..narrowing.check_plan import module_at
-from ..plan.plan import ChannelPlan
+from ..plan.plan import ChannelPlan, as_plans
 from ..pruner import Pruner
 from ..units.striped import Striped
 
@@ -78,8 +78,8 @@ def fuse(
         Fused: The copy, and what was done.
 
     Raises:
-        PruningError: If the network has masks, or the outputs of the copy
-            differ.
+        PruningError: If the network has masks, the example or plans are none,
+            or the outputs of the copy differ.
 
     Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
@@ -93,7 +93,12 @@ def fuse(
         (('0', '1'),)
     """
     check_unmasked(model)
-    plans = [plans] if isinstance(plans, ChannelPlan) else plans
+    plans = as_plans(plans)
+    if not callable(example) and not isinstance(example, Tensor):
+        raise PruningError(
+            f'example={type(example).__name__}: expected an input, or a '
+            'function that runs the network it is given'
+        )
     # A copy each: some networks normalise what they are given in place.
     run = example if callable(example) else lambda net: net(example.clone())
     own = copy.deepcopy(model)

@@ -15,7 +15,7 @@ from ..default_device import on_cpu
 from ..errors import PruningError
 from ..files import replace_file
 from ..plan.carried import KEY, plans_entry, to_entry
-from ..plan.plan import ChannelPlan
+from ..plan.plan import ChannelPlan, as_plans
 from .fuse import Fold, check_unmasked
 
 # The entry of a state dict that names folded norms.
@@ -138,8 +138,7 @@ def save_slim(
         >>> torch.equal(same.weight, model.weight)
         True
     """
-    plans = [plans] if isinstance(plans, ChannelPlan) else plans
-    content = slim_bytes(model, plans, folds)
+    content = slim_bytes(model, as_plans(plans), folds)
     try:
         replace_file(path, lambda own: own.write_bytes(content))
     except OSError as error:

@@ -134,8 +134,13 @@ class ChannelPlan:
             text (str): The JSON.
 
         Raises:
-            PruningError: If it is no complete plan.
+            PruningError: If it is no text, or no complete plan.
         """
+        if not isinstance(text, str):
+            raise PruningError(
+                f'text={type(text).__name__}: expected the JSON of a plan, as '
+                'to_json() writes it; ChannelPlan.load(path) reads a file'
+            )
         return cls.from_dict(parse_json(text))
 
     def without_branches(
@@ -267,3 +272,26 @@ class ChannelPlan:
             ) from error
         except PruningError as error:
             raise PruningError(f'plan={str(path)!r}: {error}') from error
+
+
+def as_plans(
+    plans: ChannelPlan | Sequence[ChannelPlan],
+) -> Sequence[ChannelPlan]:
+    """Returns plans that were given as one or several.
+
+    Args:
+        plans (ChannelPlan or Sequence[ChannelPlan]): The plans, in order.
+
+    Raises:
+        PruningError: If it is neither.
+    """
+    if isinstance(plans, ChannelPlan):
+        return [plans]
+    known = isinstance(plans, Sequence) and not isinstance(plans, str)
+    if known and all(isinstance(plan, ChannelPlan) for plan in plans):
+        return plans
+    found = plans if isinstance(plans, str) else type(plans).__name__
+    raise PruningError(
+        f'plans={found!r}: expected a ChannelPlan, or a list of them, as '
+        'pruner.plan() makes it and ChannelPlan.load(path) reads it'
+    )

@@ -19,6 +19,7 @@ from ..misuse import (
     BranchWatch,
     check_all_live,
     check_finished,
+    check_has_values,
     check_mask,
     check_on_network,
     warn_of_frozen,
@@ -249,6 +250,7 @@ class Pruner(Decisions):
                 a group than the network runs with, or after narrowing.
         """
         check_on_network('set_mask', self.taken_off)
+        check_has_values(self.gate)
         check_mask(mask, self.groups)
         self._set_gate(mask)
         self.active = self.given = True
@@ -264,6 +266,7 @@ class Pruner(Decisions):
             PruningError: Before the end of the phase, unless a mask was set
                 from outside.
         """
+        check_has_values(self.gate)
         mask, costs = self.mask.cpu(), {}
         # Before any phase only a mask from outside removes channels.
         dense = self.phase == Phase.DENSE and bool(mask.all())

@@ -16,7 +16,7 @@ from ..mask.masked import AppliedMask, Place
 from ..methods.base import Method
 from ..methods.budget import divisors_of, whole_chunks
 from ..methods.min_keep import NONE, LeastShare, least_channels
-from ..misuse import BranchWatch, StepWatch
+from ..misuse import BranchWatch, StepWatch, check_has_values
 from ..plan.layout import Layout
 from ..progress import Phase, Progress
 from ..score import Scorer
@@ -238,6 +238,7 @@ class PrunerState(nn.Module):
 
     def keep_ratios(self) -> dict[str, float]:
         """Returns the share of living channels of every group."""
+        check_has_values(self.gate)
         mask = self.mask.cpu()
         return {
             name: float(part.double().mean())

@@ -16,6 +16,7 @@ from ..groups import FrozenChannels
 from ..methods.budget import Budget, reachable, whole_chunks
 from ..methods.min_keep import NearUniform
 from ..methods.schedule import Schedule, check_targets
+from ..misuse import check_has_values
 from ..streams import KEPT
 from .floors import Floors, uniform_counts
 from .state_dicts import SavedState
@@ -145,12 +146,7 @@ class Targets(SavedState):
         Args:
             target (Mapping[str, float]): Fractions by name of the cost.
         """
-        if self.gate.is_meta:
-            raise PruningError(
-                'the network is on the device meta, where nothing has '
-                'values: move it with to_empty and load its weights before '
-                'it is pruned'
-            )
+        check_has_values(self.gate)
         for name, value in check_targets(target, self.costs).items():
             cost = self.host_cost(name)
             # Floors that follow a target are in reach of it.

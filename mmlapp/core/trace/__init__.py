@@ -13,6 +13,7 @@ from torch import nn
 
 from ..derived import contents_kept, forget_derived, lay_out
 from ..snapshot import Before
+from ..writes import Values
 from .attributes import counted_attributes, uncounted
 from .autograd_functions import watch_functions
 from .call import leaves_in, tensors_in
@@ -54,11 +55,17 @@ def trace(
     Returns:
         Trace: Channel nodes, ties, sites and multiply-adds.
     """
+    values = Values([*model.parameters(), *model.buffers()])
+    given = model, forward, also, values
     try:
-        return _trace(model, forward, also, counted_attributes)
+        found = _trace(*given, counted_attributes)
     except Exception:
         # Code may insist that a number is an int and nothing derived from it.
-        return _trace(model, forward, also, uncounted)
+        found = _trace(*given, uncounted)
+    finally:
+        written = values.restore()
+    found.writes = written
+    return found
 
 
 Counting = Callable[[Tracer, nn.Module], AbstractContextManager[None]]
@@ -68,6 +75,7 @@ def _trace(
     model: nn.Module,
     forward: Callable[[], Any],
     also: Sequence[Callable[[], Any]],
+    values: Values,
     counting: Counting,
 ) -> Trace:
     """Once, or where attention cuts channels into heads once more.
@@ -76,12 +84,14 @@ def _trace(
     pass starts from the same network.
     """
     before = Before(model)
-    first = _pass(model, forward, also, counting, Heads())
+    given = model, forward, also, values, counting
+    first = _pass(*given, Heads())
     chosen = first.heads.choose(first.graph)
     tried = set(chosen)
     while chosen:
         before.put_back()
-        found = _pass(model, forward, also, counting, Heads(chosen))
+        values.restore()
+        found = _pass(*given, Heads(chosen))
         met = found.heads.more(found.graph)
         more = {p: d for p, d in met.items() if p not in tried}
         tried |= more.keys()
@@ -96,13 +106,14 @@ def _pass(
     model: nn.Module,
     forward: Callable[[], Any],
     also: Sequence[Callable[[], Any]],
+    values: Values,
     counting: Counting,
     heads: Heads,
 ) -> Tracer:
     """Runs a network once, in all ways."""
     modes = {module: module.training for module in model.modules()}
     forget_derived(modes)
-    tracer = Tracer(model, RULES, FALLBACK, heads)
+    tracer = Tracer(model, RULES, FALLBACK, heads, values)
     try:
         for module in modes:
             module.training = False

@@ -365,9 +365,7 @@ class Sum(Counted):
 
     _signed: tuple[tuple[Width, int], ...]
 
-    def __new__(
-        cls, value: int, signed: tuple[tuple[Width, int], ...]
-    ) -> Sum:
+    def __new__(cls, value: int, signed: tuple[tuple[Width, int], ...]) -> Sum:
         """Makes the number; arguments as above."""
         found = super().__new__(cls, value)
         found._signed = signed
@@ -522,10 +520,11 @@ class Fraction(Derived, float):
 
     def _rounded(self, rounded: Callable[[float], float]) -> Any:
         inner = self.function
-        value = rounded(plain(self))
-        return _derived(
-            value, self.bases, lambda *counts: rounded(inner(*counts))
-        )
+
+        def function(*counts: int) -> float:
+            return rounded(inner(*counts))
+
+        return _derived(rounded(plain(self)), self.bases, function)
 
 
 def _made(name: str, first: Any, second: Any) -> Any:

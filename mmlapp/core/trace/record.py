@@ -186,6 +186,8 @@ class Trace:
             divide to compute with that width.
         reductions (dict[tuple[str, str], Reduction]): What is reduced over
             channels, by the module and the place in its code.
+        writes (bool): Whether a forward changed values of parameters or
+            buffers. They are what they were before.
     """
 
     graph: ChannelGraph = field(default_factory=ChannelGraph)
@@ -216,6 +218,7 @@ class Trace:
     fitted: dict[str, Tensor] = field(default_factory=dict)
     divisors: set[str] = field(default_factory=set)
     reductions: dict[tuple[str, str], Reduction] = field(default_factory=dict)
+    writes: bool = False
 
     def note_living(self, living: LivingModule) -> None:
         """Notes a module that computes over channels, at each of its calls.

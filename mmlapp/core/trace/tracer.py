@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..writes import Values
 from .call import Call, operands, tensors_in
 from .graph import NO_CHANNEL
 from .heads import Heads
@@ -42,6 +43,8 @@ class Tracer(TorchDispatchMode):
         fallback (Rule): Rule of every other operator.
         heads (Heads, optional): What is known of heads. Defaults to None:
             nothing.
+        values (Values, optional): Those of parameters and buffers, told what
+            is about to be written. Defaults to None.
     """
 
     def __init__(
@@ -50,8 +53,10 @@ class Tracer(TorchDispatchMode):
         rules: dict[str, Rule],
         fallback: Rule,
         heads: Heads | None = None,
+        values: Values | None = None,
     ) -> None:
         super().__init__()
+        self.values = values
         self._model = model
         self.trace = Trace()
         self.heads = Heads() if heads is None else heads
@@ -106,6 +111,8 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         if self._ruling:
             return func(*args, **kwargs)
+        if func._schema.is_mutable and self.values is not None:
+            self.values.about_to_write(operands(args, kwargs))
         self.note_read(operands(args, kwargs))
         name = func._schema.name
         if not self.quiet and self._rule(name) is None:

@@ -1,7 +1,13 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+import copy
+import random
+from collections import deque
+
+import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from mmlapp.core import PruningError, analyse, attach
 
@@ -80,3 +86,81 @@ def test_what_a_forward_keeps_is_put_back(net, conv, image):
     analyse(model, image)
     assert model.seen is before
     assert not hasattr(model, 'shape')
+
+
+def clamp(m):
+    with torch.no_grad():
+        m.a.weight.clamp_(-0.01, 0.01)
+
+
+def swap(m):
+    m.a.weight.data = m.a.weight.data.clamp(-0.01, 0.01)
+
+
+def hook(m):
+    m.b.register_forward_hook(lambda _, __, out: 2 * out)
+
+
+def draw(_):
+    random.random(), np.random.rand(), torch.rand(1)
+
+
+# What forwards do to a network.
+DONE = {
+    'writes a parameter': clamp,
+    'gives it other data': swap,
+    'counts in a buffer': lambda m: m.calls.add_(1),
+    'keeps a mean, no buffer': lambda m: m.kept[0].mul_(0.5).add_(1),
+    'keeps a list': lambda m: m.log.append(1),
+    'keeps a set': lambda m: m.seen.add(len(m.seen)),
+    'keeps the last ones': lambda m: m.last.append(len(m.last)),
+    'freezes a parameter': lambda m: m.a.weight.requires_grad_(False),
+    'adds a hook': hook,
+    'draws': draw,
+}
+
+
+def state_of(m):
+    return copy.deepcopy(
+        (
+            dict(m.state_dict().items()),
+            [p.requires_grad for p in m.parameters()],
+            [list(part._forward_hooks) for part in m.modules()],
+            (m.kept, m.log, m.seen, list(m.last)),
+            (random.getstate(), np.random.get_state(), torch.get_rng_state()),
+        )
+    )
+
+
+@pytest.mark.parametrize('train', [False, True])
+@pytest.mark.parametrize('name', DONE)
+def test_what_forwards_do_is_undone(net, conv, image, name, train):
+    """In evaluation, and in training, where the trial alone runs it."""
+
+    def forward(m, x):
+        if m.training is train:
+            DONE[name](m)
+        return m.b(m.a(x).relu())
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5))
+    model.register_buffer('calls', torch.zeros(3))
+    model.kept, model.log, model.seen = (torch.zeros(4),), [], set()
+    model.last = deque(maxlen=3)
+    before = state_of(model)
+    analyse(model.train(), image)
+    after = state_of(model)
+    leaves = tree_leaves(before), tree_leaves(after)
+    assert len(leaves[0]) == len(leaves[1])
+    for a, b in zip(*leaves, strict=True):
+        assert a.equal(b) if isinstance(a, torch.Tensor) else np.all(a == b)
+
+
+def test_an_embedding_that_limits_itself_keeps_its_weights(image):
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(20, 8, max_norm=1.0),
+        torch.nn.Linear(8, 6),
+        torch.nn.Linear(6, 4),
+    )
+    before = model[0].weight.detach().clone()
+    analyse(model, torch.arange(6)[None])
+    assert before.equal(model[0].weight)

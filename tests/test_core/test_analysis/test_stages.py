@@ -28,13 +28,17 @@ CORNER_STAGE = Stage(True, torch.float64, corner=True)
 SCREEN = Stage(True, torch.float32, screen=True)
 
 
+class Notes(list):
+    """A list that nobody puts back as it was."""
+
+
 class Noted(nn.Module):
     """Computes something in the middle, and notes what it met."""
 
     def __init__(self, conv, function=lambda y: y):
         super().__init__()
         self.a, self.b, self.function = conv(3, 8), conv(8, 4), function
-        self.met = []
+        self.met = Notes()
 
     def forward(self, x):
         y = self.a(x)

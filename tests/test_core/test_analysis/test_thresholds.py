@@ -224,7 +224,11 @@ PAIRS = {
     ),
     'kept': (lambda m, y, z: m.widths[0] > m.widths[1], 5, 1),
     'a difference': (lambda m, y, z: y.shape[1] - z.shape[1] > 0, 5, 1),
-    'a difference of one': (lambda m, y, z: y.shape[1] - z.shape[1] > 1, ALL, 1),
+    'a difference of one': (
+        lambda m, y, z: y.shape[1] - z.shape[1] > 1,
+        ALL,
+        1,
+    ),
     'less by two': (lambda m, y, z: z.shape[1] - y.shape[1] > -3, 1, ALL),
     'one more': (lambda m, y, z: y.shape[1] > z.shape[1] + 1, ALL, 1),
     'a quotient': (lambda m, y, z: y.shape[1] / z.shape[1] > 1, 5, 1),

@@ -186,7 +186,11 @@ OF_TWO = {
     'a quotient': (lambda a, b: a / b, 'gt', 1),
     'a whole quotient': (lambda a, b: a // b, 'eq', 1),
     'fifths': (lambda a, b: a // 5 - b / 5, 'ge', 0.25),
-    'elements': (lambda a, b: product_of([3, a]) - product_of([3, b]), 'gt', 0),
+    'elements': (
+        lambda a, b: product_of([3, a]) - product_of([3, b]),
+        'gt',
+        0,
+    ),
 }
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmlapp.core.analysis.writes import CopyOnWrite
+from mmlapp.core.writes import CopyOnWrite
 
 
 def zero(layer):

@@ -46,6 +46,59 @@ class _HandedOut(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class Values:
+    """The values of tensors, copied when they are about to be written.
+
+    Args:
+        tensors (Iterable[Tensor]): What to remember.
+
+    Examples:
+        >>> x = torch.zeros(2)
+        >>> before = Values([x])
+        >>> before.about_to_write([x])
+        >>> _ = x.add_(1)
+        >>> before.restore()
+        >>> x
+        tensor([0., 0.])
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        # An alias keeps its values if other data take the place of a
+        # tensor's: (tensor, alias), by storage.
+        self._before: dict[int, list[tuple[Tensor, Tensor]]]
+        self._before = defaultdict(list)
+        for tensor in tensors:
+            if tensor.layout is torch.strided:
+                self._before[storage_of(tensor)].append(
+                    (tensor, tensor.detach())
+                )
+        self._written: list[tuple[Tensor, Tensor]] = []
+
+    def about_to_write(self, values: Iterable[Any]) -> None:
+        """Copies what shares its storage with something that is written.
+
+        Args:
+            values (Iterable): Tensors among them: views of parameters, too.
+        """
+        for value in values:
+            if isinstance(value, Tensor) and value.layout is torch.strided:
+                for owner, alias in self._before.pop(storage_of(value), []):
+                    self._written.append((owner, alias.clone()))
+
+    def restore(self) -> bool:
+        """Gives all tensors their values back; True if any had others."""
+        changed = bool(self._written)
+        with torch.no_grad():
+            for tensor, value in self._written:
+                tensor.copy_(value)
+            for storage, pairs in self._before.items():
+                for tensor, alias in pairs:
+                    if storage_of(tensor) != storage:
+                        tensor.copy_(alias)
+                        changed = True
+        return changed
+
+
 class CopyOnWrite(TorchDispatchMode):
     """Remembers the values of tensors before an operator writes them.
 
@@ -55,14 +108,10 @@ class CopyOnWrite(TorchDispatchMode):
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         super().__init__()
-        # An alias keeps its values if other data take the place of a
-        # tensor's: (tensor, alias), by storage.
-        self._before: dict[int, list[tuple[Tensor, Tensor]]]
-        self._before = defaultdict(list)
-        for tensor in tensors:
-            self._before[_storage(tensor)].append((tensor, tensor.detach()))
-        self._written: list[tuple[Tensor, Tensor]] = []
-        self._handed_out = _HandedOut(self._copy)
+        self._values = Values(tensors)
+        self._handed_out = _HandedOut(
+            lambda tensor: self._values.about_to_write([tensor])
+        )
 
     def __enter__(self) -> CopyOnWrite:
         self._handed_out.__enter__()
@@ -79,28 +128,20 @@ class CopyOnWrite(TorchDispatchMode):
         """Runs an operator, after what it writes was copied."""
         kwargs = kwargs or {}
         if func._schema.is_mutable:
-            for leaf in tree_leaves((args, kwargs)):
-                if isinstance(leaf, Tensor) and leaf.layout is torch.strided:
-                    self._copy(leaf)
+            self._values.about_to_write(tree_leaves((args, kwargs)))
         return func(*args, **kwargs)
-
-    def _copy(self, tensor: Tensor) -> None:
-        # What shares its storage, too: a view of a parameter is written.
-        for owner, alias in self._before.pop(_storage(tensor), []):
-            self._written.append((owner, alias.clone()))
 
     def restore(self) -> None:
         """Gives all tensors their values back."""
-        with torch.no_grad():
-            for tensor, value in self._written:
-                tensor.copy_(value)
-            for storage, pairs in self._before.items():
-                for tensor, alias in pairs:
-                    if _storage(tensor) != storage:
-                        tensor.copy_(alias)
+        self._values.restore()
 
 
-def _storage(tensor: Tensor) -> int:
+def storage_of(tensor: Tensor) -> int:
+    """Returns what tells the storage of a tensor.
+
+    Args:
+        tensor (Tensor): A strided one.
+    """
     # Asked for by nobody but us.
     with torch._C.DisableTorchFunction():
         return int(tensor.untyped_storage()._cdata)
