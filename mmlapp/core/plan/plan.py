@@ -287,10 +287,12 @@ def as_plans(
     """
     if isinstance(plans, ChannelPlan):
         return [plans]
-    known = isinstance(plans, Sequence) and not isinstance(plans, str)
-    if known and all(isinstance(plan, ChannelPlan) for plan in plans):
-        return plans
-    found = plans if isinstance(plans, str) else type(plans).__name__
+    given: Any = plans
+    if isinstance(given, (list, tuple)) and all(
+        isinstance(plan, ChannelPlan) for plan in given
+    ):
+        return given
+    found = given if isinstance(given, str) else type(given).__name__
     raise PruningError(
         f'plans={found!r}: expected a ChannelPlan, or a list of them, as '
         'pruner.plan() makes it and ChannelPlan.load(path) reads it'

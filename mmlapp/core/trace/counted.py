@@ -426,14 +426,13 @@ class Derived(Followed):
             name = 'gt' if value > other else 'lt'
         compare = getattr(operator, name)
         outcome = compare(value, other)
+
+        def alike(number: float) -> bool:
+            return compare(number, other) is outcome
+
         for place, base in enumerate(self.bases):
             function = self._along(place)
-            # Of all numbers up to the base those from some one on compare
-            # alike, for the function never falls, or never rises.
-            least = _least(
-                int(base),
-                lambda count, f=function: compare(f(count), other) is outcome,
-            )
+            least = _least(int(base), function, alike)
             past = unlike and least > 1 and function(least - 1) != other
             notes = base.terms[0].source.compared
             if notes is not None and least > 1 and not past:
@@ -610,9 +609,17 @@ def _origin(
     return (more, fewer), operator.sub
 
 
-def _least(most: int, true: Callable[[int], bool]) -> int:
-    """The least number from which on something is true, up to the most."""
-    return bisect_left(range(most + 1), True, 1, most, key=true)
+def _least(
+    most: int, function: Callable[[int], float], true: Callable[[float], bool]
+) -> int:
+    """The least number from which on something is true of a function.
+
+    Of all up to the most, of which it is true: the function never falls, or
+    never rises.
+    """
+    return bisect_left(
+        range(most + 1), True, 1, most, key=lambda n: true(function(n))
+    )
 
 
 def _period(function: Callable[[int], float], most: int, by: int) -> int:

@@ -26,9 +26,8 @@ def hear(record: Trace, other: Trace) -> None:
         other (Trace): Of a forward that reaches no other layers.
     """
     moved, root = _translation(record, other), record.graph.resolve()
-    known = {
-        _key(asked, root) for asked in (*record.thresholds, *record.remainders)
-    }
+    known = {_key(asked, root) for asked in record.thresholds}
+    known |= {_key(asked, root) for asked in record.remainders}
     for threshold in other.thresholds:
         ids, against = moved(threshold.ids), moved(threshold.against)
         found = replace(threshold, ids=ids, against=against)
