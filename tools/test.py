@@ -10,10 +10,12 @@ Examples:
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mmengine.config import Config, ConfigDict
-from mmengine.dist import master_only
+from mmengine.dist import is_main_process, master_only
 from mmengine.fileio import dump
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
@@ -137,16 +139,33 @@ def configure(args: Namespace) -> Config:
 
 def evaluate(runner: Runner, out: Path | None) -> None:
     """Evaluates, and writes what ``out`` asks for."""
-    if out and out.suffix != '.json':
-        scope = runner.cfg.get('default_scope')
-        kind = PREDICTION_DUMPS.get(scope, 'DumpResults')
-        writer = METRICS.build(dict(type=kind, out_file_path=str(out)))
-        runner.test_evaluator.metrics.append(writer)
-    metrics = runner.test()
-    if out and out.suffix == '.json':
+    if out is None:
+        runner.test()
+    elif out.suffix == '.json':
+        metrics = runner.test()
         master_only(write_output)(
             'out', out, lambda file: dump(metrics, file, file_format='json')
         )
+    else:
+        dump_predictions(runner, out)
+
+
+def dump_predictions(runner: Runner, out: Path) -> None:
+    """Evaluates, and pickles all predictions, which one process writes."""
+    scope = runner.cfg.get('default_scope')
+    kind = PREDICTION_DUMPS.get(scope, 'DumpResults')
+    with ExitStack() as stack:
+        folder = out.parent
+        if is_main_process():
+            # Beside it, where there is as much room.
+            own = TemporaryDirectory(dir=folder, prefix='.')
+            folder = Path(stack.enter_context(own))
+        path = folder / out.name
+        writer = METRICS.build(dict(type=kind, out_file_path=str(path)))
+        runner.test_evaluator.metrics.append(writer)
+        runner.test()
+        if is_main_process():
+            write_output('out', out, path.replace)
 
 
 @known_notes_hidden()

@@ -10,11 +10,15 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+# Below them a name is what a process has open, or a device.
+STREAMS = '/dev/', '/proc/'
 # What `temporary_path` makes: whose it is, and the process that writes it.
 TEMPORARY = re.compile(r'\..*\.([0-9a-f]{8})-([0-9]+)-[0-9a-f]{8}\.tmp')
 
@@ -23,13 +27,22 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
     """Writes a file under a temporary name beside it, then renames it.
 
     Whatever happens, there is either the old file or the new one. Several
-    processes may write the same file: each has a name of its own.
+    processes may write the same file: each has a name of its own. Behind a
+    link it is the file that is replaced, and a device or a pipe is written to.
 
     Args:
         path (str or Path): The file.
         write (Callable): Is given the temporary name to write to.
     """
     path = Path(path)
+    if is_stream(path):
+        with TemporaryDirectory() as folder:
+            whole = Path(folder, path.name)
+            write(whole)
+            with whole.open('rb') as file, path.open('wb') as stream:
+                shutil.copyfileobj(file, stream)
+        return
+    path = Path(os.path.realpath(path))
     temporary = temporary_path(path)
     try:
         write(temporary)
@@ -40,6 +53,22 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_stream(path: str | Path) -> bool:
+    """Whether a path names a device, a pipe or what a process has open.
+
+    Args:
+        path (str or Path): Such as ``/dev/stdout``.
+
+    Examples:
+        >>> is_stream('/dev/null'), is_stream('/tmp')
+        (True, False)
+    """
+    path = Path(path)
+    if str(path.absolute()).startswith(STREAMS):
+        return path.exists()
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def replace_text(path: str | Path, text: str) -> None:

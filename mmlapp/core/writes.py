@@ -57,9 +57,8 @@ class Values:
         >>> before = Values([x])
         >>> before.about_to_write([x])
         >>> _ = x.add_(1)
-        >>> before.restore()
-        >>> x
-        tensor([0., 0.])
+        >>> before.restore(), x
+        (True, tensor([0., 0.]))
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import traceback
 from collections.abc import Callable
@@ -24,6 +25,8 @@ FAILURES = (
     NotADirectoryError,
     PermissionError,
 )
+# No room left, or none for this user, or a file system that is read-only.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 LOCAL_RANKS = 'LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK'
 
 
@@ -56,7 +59,8 @@ def is_failure(error: Exception) -> bool:
     Args:
         error (Exception): As it was caught, with its traceback.
     """
-    return isinstance(error, FAILURES) or _is_of_config(error)
+    full = isinstance(error, OSError) and error.errno in FULL
+    return isinstance(error, FAILURES) or full or _is_of_config(error)
 
 
 def _is_of_config(error: Exception) -> bool:

@@ -145,6 +145,10 @@ def check_work_dir(path: str | Path) -> None:
     Raises:
         PruningError: With the path, and why.
     """
+    if Path(path).is_file():
+        raise PruningError(
+            f'work_dir={str(path)!r} is a file. Name a folder with --work-dir'
+        )
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
         try_folder(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmlapp.core import PruningError
-from mmlapp.core.files import json_text, replace_file
+from mmlapp.core.files import is_stream, json_text, replace_file
 
 
 def check_output(argument: str, path: str | Path) -> None:
@@ -27,6 +27,8 @@ def check_output(argument: str, path: str | Path) -> None:
     path, said = Path(path), f'{argument}={str(path)!r}'
     # To ask may fail, too: names have a longest length.
     with writing(argument, path):
+        if is_stream(path):
+            return
         if not path.absolute().parent.is_dir():
             raise PruningError(
                 f'{said}: there is no folder {path.parent}; make it'

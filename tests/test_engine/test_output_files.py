@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +70,38 @@ def test_a_disk_that_is_full_leaves_the_former_file(tmp_path):
     with pytest.raises(PruningError, match=r'\(No space left on device\). No'):
         write_output('out', path, fill)
     assert [p.read_text() for p in tmp_path.iterdir()] == ['former']
+
+
+def test_a_link_stays_one(tmp_path):
+    path, link = tmp_path / 'shared.json', tmp_path / 'link.json'
+    path.write_text('former')
+    link.symlink_to(path.name)
+    check_output('json', link)
+    write_json('json', link, [1])
+    assert link.is_symlink()
+    assert json.loads(path.read_text()) == [1]
+
+
+def test_a_pipe_is_written_to(tmp_path):
+    pipe = tmp_path / 'pipe'
+    os.mkfifo(pipe)
+    check_output('json', pipe)
+    # It takes so little without a reader.
+    end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_json('json', pipe, [1])
+    assert json.loads(os.read(end, 100)) == [1]
+    os.close(end)
+    assert pipe.is_fifo()
+
+
+def test_a_device_stays_one(tmp_path):
+    """As what `--json /dev/stdout` names."""
+    path = tmp_path / 'a'
+    with path.open('wb') as file:
+        name = f'/dev/fd/{file.fileno()}'
+        check_output('json', name)
+        write_json('json', name, [1])
+    assert json.loads(path.read_text()) == [1]
+    with pytest.raises(PruningError, match='No space left on device'):
+        write_json('json', '/dev/full', [1])
+    assert Path('/dev/full').is_char_device()

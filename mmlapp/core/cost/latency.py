@@ -88,6 +88,12 @@ class Latency(Cost):
         self.layers_dense = sum(map(timed.full_time, own))
         self.dense = found.networks[0].median
         self.shares = shares(found.networks)
+        if not any(self.shares[:2]):
+            raise PruningError(
+                f'{said}: its narrow networks took as long as the dense one, '
+                'so that no width would change the time. Measure again on an '
+                'idle machine, with larger images or a larger batch'
+            )
         for name, values in zip(
             ('parts', 'measured'), knots(found.networks), strict=True
         ):

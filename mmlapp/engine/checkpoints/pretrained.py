@@ -75,6 +75,7 @@ def _check(module: nn.Module, setting: Mapping[str, Any]) -> None:
     # MMEngine adds the dot that is missing.
     part = setting.get('prefix') or ''
     prefix = f'{part.rstrip(".")}.' if part else ''
+    _check_prefix(prefix, weights, setting)
     for plan in plans:
         for name, dims in [*plan.slices.items(), *rows_of(plan.details)]:
             # Of the whole network's names those below the prefix are the
@@ -82,6 +83,23 @@ def _check(module: nn.Module, setting: Mapping[str, Any]) -> None:
             mine = own.get(name.removeprefix(prefix))
             if name.startswith(prefix) and isinstance(mine, Tensor):
                 _compare(name, mine, weights.get(name), dims, setting, module)
+
+
+def _check_prefix(
+    prefix: str, weights: Mapping[str, Any], setting: Mapping[str, Any]
+) -> None:
+    """Refuses a beginning that no name has."""
+    if any(name.startswith(prefix) for name in weights):
+        return
+    roots = dict.fromkeys(f'{name.partition(".")[0]}.' for name in weights)
+    raise PruningError(
+        f'init_cfg=dict({_said(setting)}): no name of a weight begins with '
+        f'{prefix!r}. Those of the file begin with {", ".join(roots)}'
+    )
+
+
+def _said(setting: Mapping[str, Any]) -> str:
+    return ', '.join(f'{k}={v!r}' for k, v in setting.items())
 
 
 def _compare(
@@ -98,10 +116,9 @@ def _compare(
         return
     if all(mine.shape[dim] == found.shape[dim] for dim in dims if dim < rank):
         return
-    said = ', '.join(f'{k}={v!r}' for k, v in setting.items())
     raise PruningError(
-        f'init_cfg=dict({said}): the weights are of a narrowed model, this '
-        f'{type(module).__name__} is not: {name} has shape '
+        f'init_cfg=dict({_said(setting)}): the weights are of a narrowed '
+        f'model, this {type(module).__name__} is not: {name} has shape '
         f'{tuple(found.shape)}, in the model {tuple(mine.shape)}. Build it '
         "narrow, of type='mmlapp.DeployedModel' with the plan that "
         'tools/deploy.py wrote (and the same prefix); to train a whole '

@@ -4,16 +4,20 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine import dist
 from mmengine.hooks import CheckpointHook, Hook
+from mmengine.logging import print_log
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from mmlapp.registry import HOOKS
 
@@ -114,6 +118,7 @@ class RandomStateHook(Hook):
     def __init__(self) -> None:
         self._noted: list[dict[str, Any]] = []
         self._loaded: list[dict[str, Any]] | None = None
+        self._seed: int | None = None
         # Of the training, while there is a validation.
         self._aside: dict[str, Any] | None = None
 
@@ -130,6 +135,7 @@ class RandomStateHook(Hook):
         states, self._loaded = self._loaded, None
         if states is None:
             return
+        _seed_loader(runner.train_dataloader, self._seed, runner.seed)
         if len(states) == dist.get_world_size():
             set_random_state(states[dist.get_rank()])
             return
@@ -220,6 +226,9 @@ class RandomStateHook(Hook):
         """
         if getattr(runner, '_resume', False):
             self._loaded = read_states(checkpoint)
+            # That of this run, with which its data loader was built. MMEngine
+            # takes the other one next.
+            self._seed = runner.seed
 
     def _note(self, state: dict[str, Any]) -> None:
         """Collects states: the first process saves, without the others."""
@@ -229,6 +238,34 @@ class RandomStateHook(Hook):
     def _bring_back(self) -> None:
         if self._aside is not None:
             set_random_state(self._aside)
+
+
+def _seed_loader(loader: DataLoader, before: int, seed: int) -> None:
+    """Gives a data loader the seed of the run that goes on.
+
+    Without a fixed seed every start draws one, and builds its loader with it.
+
+    Args:
+        loader (DataLoader): Of the training.
+        before (int): The seed that it was built with.
+        seed (int): The one that the checkpoint tells.
+    """
+    for owner in (loader.sampler, getattr(loader.batch_sampler, 'sampler', 0)):
+        if getattr(owner, 'seed', None) == before:
+            owner.seed = seed
+    starts = loader.worker_init_fn
+    if isinstance(starts, partial) and starts.keywords.get('seed') == before:
+        given = {**starts.keywords, 'seed': seed}
+        loader.worker_init_fn = partial(starts.func, *starts.args, **given)
+    if loader.persistent_workers:
+        print_log(
+            'The random numbers of the workers that load images begin anew: '
+            'they go on from epoch to epoch (persistent_workers=True), and no '
+            'checkpoint has them. With persistent_workers=False a resumed run '
+            'is an unbroken one to the last digit',
+            'current',
+            logging.WARNING,
+        )
 
 
 def _saves_now(runner: Runner) -> bool:

@@ -42,7 +42,8 @@ def _saves_as_a_whole(
         except OSError as error:
             raise PruningError(
                 f'checkpoint={str(path)!r} could not be written ({error}). '
-                'The one before it is complete: make room, then resume'
+                'One before it is complete, if there is any: make room, then '
+                'resume'
             ) from error
 
     run.whole = True  # type: ignore[attr-defined]

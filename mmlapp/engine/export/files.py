@@ -303,7 +303,8 @@ def _write(exporter: Exporter, name: str, args: tuple[Any, ...]) -> None:
     except Exception as error:
         raise PruningError(
             f'format={name!r} cannot hold this network ({brief(error)}). '
-            'Try another format, or fewer open dimensions with dynamic='
+            'Try another format, a larger image with input_shape, or fewer '
+            'open dimensions with dynamic='
             "'none'"
         ) from error
 

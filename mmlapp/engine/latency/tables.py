@@ -92,6 +92,12 @@ def remarks(table: LatencyTable) -> Iterator[str]:
         f'{by_elements:.1%} with the elements that they put out, '
         f'{constant:.1%} constant'
     )
+    if not by_layers + by_elements:
+        yield (
+            'of no use: the narrow networks took as long as the dense one. '
+            'Measure again on an idle machine, with larger images or a larger '
+            'batch'
+        )
     layers = [
         Timing(median, p90)
         for entry in table.layers

@@ -115,10 +115,10 @@ def refuse_misfits(module: nn.Module, incompatible: Any) -> None:
     if not others or taken > LEAST * min(len(own), taken + len(others)):
         return
     raise PruningError(
-        f'the weights (load_from, resume or checkpoint): {taken} of them fit '
-        f'this {type(module).__name__}, and {len(others)} do not. These are '
-        f'called {_some(others)}, those of the model {_some(missing)}. '
-        f'{_remedy(missing, others)}'
+        f'the weights (load_from, resume, checkpoint or init_cfg): {taken} of '
+        f'them fit this {type(module).__name__}, and {len(others)} do not. '
+        f'These are called {_some(others)}, those of the model '
+        f'{_some(missing)}. {_remedy(missing, others)}'
     )
 
 
@@ -145,11 +145,11 @@ def check_shapes(model: nn.Module, weights: Mapping[str, Any]) -> None:
     if others and fitting <= LEAST * len(pairs):
         found, own = pairs[others[0]]
         raise PruningError(
-            f'the weights (load_from, resume or checkpoint): of {len(pairs)} '
-            f'with a name of this {type(model).__name__} {fitting} have its '
-            f'shape, and the others would be left out, such as {others[0]} of '
-            f'shape {found}, in the model {own}. Give a checkpoint of this '
-            'architecture'
+            'the weights (load_from, resume, checkpoint or init_cfg): of '
+            f'{len(pairs)} with a name of this {type(model).__name__} '
+            f'{fitting} have its shape, and the others would be left out, '
+            f'such as {others[0]} of shape {found}, in the model {own}. '
+            'Give a checkpoint of this architecture'
         )
 
 
@@ -179,7 +179,7 @@ def _remedy(own: set[str], found: set[str]) -> str:
     if prefix := _prefix(found, own):
         return (
             f'Without {prefix!r} they are those of the model: save the file '
-            'with such names'
+            f'with such names, or say prefix={prefix!r} in an init_cfg'
         )
     if prefix := _prefix(own, found):
         return (

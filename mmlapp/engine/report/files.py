@@ -66,7 +66,10 @@ def read_parts(work_dir: str | Path) -> list[Part]:
     """
     folder, said = Path(work_dir), f'work_dir={str(work_dir)!r}'
     if not folder.is_dir():
-        raise PruningError(f'{said}: there is no such folder')
+        found = (
+            'it is a file' if folder.exists() else 'there is no such folder'
+        )
+        raise PruningError(f'{said}: {found}; name the work_dir of a run')
     try:
         starts = sorted(path for path in folder.iterdir() if path.is_dir())
         found = [read_part(path) for path in starts if _is_start(path)]

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from notes import Notes
 from torch import nn
 
 from mmlapp.core import PruningError, analyse
@@ -20,7 +21,7 @@ class Detector(nn.Module):
         super().__init__()
         self.backbone = nn.Sequential(nn.Conv2d(3, 2, 1), nn.MaxPool2d(2))
         self.head = nn.Conv2d(2, 1, 1)
-        self.met = []
+        self.met = Notes()
         for module in self.modules():
             module.register_forward_pre_hook(self.note)
 
@@ -83,7 +84,7 @@ class Example:
     """Runs it on an image and on a corner of it, and counts how often."""
 
     def __init__(self, model):
-        self.model, self.edges = model, []
+        self.model, self.edges = model, Notes()
 
     def __call__(self):
         return self.run(98)

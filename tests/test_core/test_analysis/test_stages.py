@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmcv.cnn.bricks import DropPath
+from notes import Notes
 from torch import nn
 from torchvision.ops import StochasticDepth
 
@@ -26,10 +27,6 @@ from mmlapp.core.trace import trace
 
 CORNER_STAGE = Stage(True, torch.float64, corner=True)
 SCREEN = Stage(True, torch.float32, screen=True)
-
-
-class Notes(list):
-    """A list that nobody puts back as it was."""
 
 
 class Noted(nn.Module):

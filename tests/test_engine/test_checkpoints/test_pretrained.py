@@ -108,6 +108,25 @@ def test_a_narrow_backbone_takes_them(
         assert torch.equal(runner.model.backbone.state_dict()[name], value)
 
 
+def test_a_beginning_that_no_name_has(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    path = tmp_path / 'a.pth'
+    torch.save({'backbone.conv.weight': torch.ones(1)}, path)
+
+    def change(config: dict[str, Any]) -> None:
+        config['model']['backbone']['init_cfg'] = dict(
+            type='Pretrained', checkpoint=str(path), prefix='backone.'
+        )
+
+    runner = make_runner(change, kind=Built, plain=True)
+    with pytest.raises(
+        PruningError,
+        match=r"prefix='backone\.'\): no name .* with backbone\.$",
+    ):
+        runner.train()
+
+
 def test_other_settings_are_left_to_mmengine(
     make_runner: MakeRunner, tmp_path: Path
 ) -> None:

@@ -74,6 +74,18 @@ def save_best(config: dict[str, Any]) -> None:
     config['default_hooks']['checkpoint'].update(save_best='auto')
 
 
+def without_a_seed(config: dict[str, Any]) -> None:
+    """Every start draws one."""
+    set_up(config)
+    config['randomness'] = dict(seed=None)
+
+
+def workers(config: dict[str, Any]) -> None:
+    """Which are started for every epoch, with the seed of the run."""
+    without_a_seed(config)
+    config['train_dataloader'].update(num_workers=1, persistent_workers=False)
+
+
 def without_the_hook(config: dict[str, Any]) -> None:
     set_up(config)
     del config['custom_hooks'][0]
@@ -85,6 +97,8 @@ def without_the_hook(config: dict[str, Any]) -> None:
         (set_up, 'epoch_1', True),
         (set_up, 'epoch_2', True),
         (save_best, 'epoch_2', True),
+        (without_a_seed, 'epoch_1', True),
+        (workers, 'epoch_1', True),
         (without_the_hook, 'epoch_1', False),
     ],
 )

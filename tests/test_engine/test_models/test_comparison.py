@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmcv.ops import nms
 from mmengine.structures import InstanceData
+from notes import Notes
 from torch import nn
 
 from mmlapp.core import PruningError
@@ -82,7 +83,7 @@ class Modes(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv, self.side = nn.Conv2d(3, 2, 1), nn.Linear(2, 1)
-        self.kinds = []
+        self.kinds = Notes()
 
     def forward(self, inputs, data_samples=None, mode='tensor'):
         features = self.conv(inputs)

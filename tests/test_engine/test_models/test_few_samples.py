@@ -8,6 +8,7 @@ from mmdet.models.task_modules.samplers import (
     PseudoSampler,
     RandomSampler,
 )
+from notes import Notes
 from torch import nn
 
 from mmlapp.engine.models.few_samples import FEW, few_samples
@@ -31,7 +32,7 @@ class Stages(nn.Module):
         self.both = CombinedSampler(
             parts, parts, num=128, pos_fraction=0.25, neg_pos_ub=-1
         )
-        self.seen = []
+        self.seen = Notes()
 
     def numbers(self):
         both = self.both

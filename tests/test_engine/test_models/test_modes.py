@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 from mmengine.structures import InstanceData
+from notes import Notes
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -134,7 +135,7 @@ class Sized(Tutorial):
 
     def __init__(self, least=0):
         super().__init__()
-        self.least, self.seen = least, []
+        self.least, self.seen = least, Notes()
 
     def forward(self, imgs, labels, mode):
         self.seen.append(imgs.shape[-1])
@@ -161,7 +162,7 @@ class Proposing(nn.Module):
 
     def __init__(self, wanted=None):
         super().__init__()
-        self.rpn_head, self.counts, self.wanted = Proposer(), [], wanted
+        self.rpn_head, self.counts, self.wanted = Proposer(), Notes(), wanted
 
     def forward(self, inputs, data_samples=None, mode='tensor'):
         boxes = self.rpn_head.predict(inputs)[0].scores
