@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loops that forget something hear of it at the first moment possible."""
 
+import math
 import warnings
 
 import pytest
@@ -121,6 +122,11 @@ def test_a_mask_from_outside_survives_a_checkpoint(make, model, images):
         ([True] * 36, 'mask: expected one number .*; got list$'),
         (torch.ones(35), r'shape \(36,\); got Tensor of shape \(35,\)'),
         (torch.zeros(36), 'mask: keeps 0 channels of a, which needs 1'),
+        (torch.full((36,), 0.5), 'mask: holds 0.5, and a channel is kept or'),
+        (-torch.ones(36), 'mask: holds -1.0, and'),
+        (torch.arange(36) + 1, 'mask: holds 2, and'),
+        (torch.full((36,), math.nan), 'mask: holds nan, and'),
+        (torch.ones(36, device='meta'), 'mask: it lies on the device meta'),
     ],
 )
 def test_masks_that_fit_no_network(pruner, mask, match):

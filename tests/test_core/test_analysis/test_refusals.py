@@ -215,6 +215,20 @@ def test_a_layer_without_a_shape_is_refused(image):
         attach(model, image)
 
 
+def test_a_parameter_that_the_first_forward_makes(net, conv, image):
+    def forward(m, x):
+        y = m.a(x)
+        if not hasattr(m, 'scale'):
+            m.scale = nn.Parameter(torch.ones(8, 1, 1))
+        return m.b(y * m.scale)
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 4))
+    with pytest.raises(PruningError, match='scale is a parameter that.*once'):
+        analyse(model, image)
+    model(image)
+    assert len(analyse(model, image).groups.prunable) == 1
+
+
 def test_several_inputs(conv):
     class Two(nn.Module):
         def __init__(self):

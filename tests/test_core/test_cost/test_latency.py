@@ -110,6 +110,14 @@ def test_an_unreachable_target_tells_the_least(model, images):
         pruner.begin({'latency': 0.5}, 1)
 
 
+def test_times_that_no_width_changes(model, images):
+    """As noise makes them; it is no fault of the layers."""
+    networks = TimedNetwork(1, 1, 1, 1), TimedNetwork(0.4, 0.6, 1.1, 1.1)
+    table = made_up(model, images, networks=networks)
+    with pytest.raises(PruningError, match='took as long as the dense one'):
+        with_latency(model, images, table)
+
+
 def test_layers_sum_up(model, images):
     networks = TimedNetwork(1, 1, 1, 1), TimedNetwork(0.4, 0.6, 0.56, 1)
     table = made_up(model, images, networks=networks)

@@ -224,6 +224,15 @@ def test_masks_come_off_first(net, conv, image):
         fuse(model, image)
 
 
+def test_what_is_no_example(net, conv, image):
+    model = net(lambda m, x: m.b(m.a(x)), a=conv(3, 8), b=conv(8, 4))
+    for example in (None, (image,)):
+        with pytest.raises(PruningError, match='example=.*expected an input'):
+            fuse(model, example)
+    with pytest.raises(PruningError, match="plans='slim.json': expected a"):
+        fuse(model, image, 'slim.json')
+
+
 def test_folds_of_another_network(net, conv):
     model = net(lambda m, x: m.conv(x), conv=conv(3, 4), act=nn.ReLU())
     with pytest.raises(PruningError, match='they are a ReLU and a Conv2d'):

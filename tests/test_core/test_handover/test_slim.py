@@ -38,6 +38,17 @@ def test_a_plan_of_another_network(slim, make):
         slim_state(make(), [plan])
 
 
+@pytest.mark.parametrize(
+    ('plans', 'said'),
+    [('plan.json', "plans='plan.json'"), (None, 'NoneType'), ([1], 'list')],
+)
+def test_what_is_no_plan(slim, tmp_path, plans, said):
+    model, _, _ = slim()
+    with pytest.raises(PruningError, match=f'{said}.*expected a ChannelPlan'):
+        save_slim(model, tmp_path / 'slim.pth', plans)
+    assert not list(tmp_path.iterdir())
+
+
 def test_buffers_that_no_state_dict_has(net, conv, image, tmp_path):
     """They are narrowed, and come from the dense network."""
 

@@ -148,6 +148,12 @@ def test_an_unknown_version(plan, version):
         ChannelPlan.from_dict(data)
 
 
+def test_what_is_no_text():
+    for text in (None, 3, {}):
+        with pytest.raises(PruningError, match='text=.*expected the JSON of'):
+            ChannelPlan.from_json(text)
+
+
 def test_what_is_no_file(tmp_path):
     for path in (tmp_path, tmp_path / 'none.json', '/dev/zero'):
         with pytest.raises(PruningError, match=f"='{path}': there is no such"):

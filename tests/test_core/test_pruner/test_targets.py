@@ -51,7 +51,17 @@ def test_the_minimum_with_a_divisor(model, images):
     assert 'min_keep' not in str(caught.value)
 
 
-def test_a_network_without_values_is_not_pruned(model, pruner):
+@pytest.mark.parametrize(
+    'ask',
+    [
+        lambda pruner, mask: pruner.begin({'flops': 0.5}, 1),
+        lambda pruner, mask: pruner.set_mask(mask),
+        lambda pruner, mask: pruner.plan(),
+        lambda pruner, mask: pruner.keep_ratios(),
+    ],
+)
+def test_a_network_without_values_is_not_pruned(model, pruner, ask):
+    mask = pruner.mask.clone()
     model.to('meta')
     with pytest.raises(PruningError, match='on the device meta, where nothi'):
-        pruner.begin({'flops': 0.5}, 1)
+        ask(pruner, mask)
