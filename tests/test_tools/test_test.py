@@ -1,6 +1,8 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import json
+import os
 import pickle
 from pathlib import Path
 from unittest.mock import patch
@@ -15,6 +17,7 @@ from mmengine.runner import Runner
 from mmpretrain.engine import VisualizationHook
 
 from mmlapp.core import PruningError
+from mmlapp.engine.failures import is_failure
 
 CONFIG = """
 default_hooks = dict(visualization=dict(type='{hook}'))
@@ -173,6 +176,24 @@ def test_predictions_are_written(tool, runner, tmp_path):
     tool.evaluate(runner, out)
     predictions = pickle.loads(out.read_bytes())
     assert [sample['odd'] for sample in predictions] == [0, 1, 0, 1, 0]
+    assert not list(tmp_path.glob('.*'))
+
+
+def test_a_full_disk_leaves_the_former_predictions(
+    tool, runner, tmp_path, monkeypatch
+):
+    def fill(results, path):
+        Path(path).write_bytes(b'half')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    out = tmp_path / 'predictions.pkl'
+    out.write_bytes(b'former')
+    monkeypatch.setattr('mmengine.evaluator.metric.dump', fill)
+    with pytest.raises(OSError, match='No space left') as info:
+        tool.evaluate(runner, out)
+    assert is_failure(info.value)  # one line
+    assert out.read_bytes() == b'former'
+    assert not list(tmp_path.glob('.*'))
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ def test_a_parameter_that_the_first_forward_makes(net, conv, image):
         return m.b(y * m.scale)
 
     model = net(forward, a=conv(3, 8), b=conv(8, 4))
-    with pytest.raises(PruningError, match='scale is a parameter that.*once'):
+    with pytest.raises(PruningError, match=r'scale is a parameter that.*once'):
         analyse(model, image)
     model(image)
     assert len(analyse(model, image).groups.prunable) == 1

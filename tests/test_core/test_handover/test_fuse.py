@@ -227,9 +227,9 @@ def test_masks_come_off_first(net, conv, image):
 def test_what_is_no_example(net, conv, image):
     model = net(lambda m, x: m.b(m.a(x)), a=conv(3, 8), b=conv(8, 4))
     for example in (None, (image,)):
-        with pytest.raises(PruningError, match='example=.*expected an input'):
+        with pytest.raises(PruningError, match=r'example=.*expected an input'):
             fuse(model, example)
-    with pytest.raises(PruningError, match="plans='slim.json': expected a"):
+    with pytest.raises(PruningError, match=r"plans='slim\.json': expected a"):
         fuse(model, image, 'slim.json')
 
 

@@ -150,7 +150,7 @@ def test_an_unknown_version(plan, version):
 
 def test_what_is_no_text():
     for text in (None, 3, {}):
-        with pytest.raises(PruningError, match='text=.*expected the JSON of'):
+        with pytest.raises(PruningError, match=r'text=.*expected the JSON of'):
             ChannelPlan.from_json(text)
 
 

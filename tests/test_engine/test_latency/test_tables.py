@@ -69,6 +69,13 @@ def test_noise_is_told(table):
     assert 'times of layers' in texts[1]
 
 
+def test_times_that_no_width_changes_are_told(table):
+    dense, slim = table.networks
+    networks = dense, replace(slim, median=dense.median, p90=dense.p90)
+    _, text = remarks(replace(table, networks=networks))
+    assert text.startswith('of no use: the narrow networks took as long')
+
+
 def test_one_noisy_network_is_told(table):
     dense, slim = table.networks
     networks = dense, replace(slim, p90=2 * slim.median)
