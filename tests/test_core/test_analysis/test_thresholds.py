@@ -260,6 +260,21 @@ def test_numbers_of_two_groups_compare_as_they_did(
     assert found == {group: floor for group, floor in wanted if floor != ALL}
 
 
+def test_as_many_until_one_of_them_has_fewer(
+    net, conv, image, agree_everywhere
+):
+    """Tuples are compared by their first parts, if these differ."""
+
+    def forward(m, x):
+        y = m.a(x)
+        z = m.b(y)
+        return m.c(doubled(z, (y.shape[1], 0) < (z.shape[1], 0)))
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 8), c=conv(8, 5))
+    # With fewer of the first one it would be true; of the other one, never.
+    assert agree_everywhere(model, image) == {'b': 1}
+
+
 @pytest.mark.parametrize(('fewer', 'floor'), [(4, 1), (3, 4)])
 def test_two_groups_that_compare_without_harm(
     net, conv, image, agree_everywhere, fewer, floor
