@@ -25,8 +25,9 @@ from .held import DICTIONARIES, OWN
 Contents = list[tuple[Any, Any]]
 # Those that grow.
 KEPT = *DICTIONARIES, list, set, deque
-# Dictionaries of PyTorch in which hooks are: a forward may add some.
-HOOKS = frozenset(name for name in OWN if name.endswith('_hooks'))
+# Dictionaries of PyTorch in which hooks are, and which of them take keywords
+# or are always called: a forward may add some.
+HOOKS = frozenset(name for name in OWN if '_hooks' in name)
 
 
 def forget_derived(modules: Iterable[nn.Module]) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import nn
 
+# Where no code does what :func:`asks_in_training` looks for.
+LIBRARIES = 'torch', 'torchvision', 'mmcv'
 # What tells numbers of channels, of tensors and of layers.
 COUNTING = frozenset(
     (
@@ -41,8 +43,7 @@ def forward_names(module: nn.Module) -> frozenset[str]:
 def asks_in_training(module: nn.Module) -> bool:
     """Whether a forward asks for the mode, and for numbers.
 
-    It may branch on a number of channels in training alone. PyTorch and
-    torchvision do not.
+    It may branch on a number of channels in training alone.
 
     Args:
         module (nn.Module): The module.
@@ -72,7 +73,7 @@ def asks_in_training(module: nn.Module) -> bool:
 
 def _is_known(module: str | None) -> bool:
     # Code that was executed from a text may have none.
-    return (module or '').partition('.')[0] in ('torch', 'torchvision')
+    return (module or '').partition('.')[0] in LIBRARIES
 
 
 @cache

@@ -4,11 +4,15 @@
 
 import pytest
 import torch
+from mmcv.cnn import ConvModule
+from mmcv.cnn import Linear as MMCVLinear
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from mmlapp.core import analyse
 from mmlapp.core.analysis import thresholds, unreached
 from mmlapp.core.analysis.ways import Way
+from mmlapp.core.forward_names import asks_in_training
 from mmlapp.core.gathering import PAIR
 
 
@@ -389,3 +393,11 @@ def test_networks_that_do_not_ask_are_followed_once(conv, image, monkeypatch):
     model = nn.Sequential(conv(3, 8), nn.Dropout(), nn.BatchNorm2d(8))
     analyse(nn.Sequential(model, conv(8, 2)).double(), image)
     assert not seen
+
+
+def test_layers_of_libraries_do_not_ask():
+    """Else most networks would be followed twice."""
+    parts = ConvModule(3, 8, 1), MMCVLinear(8, 4), StochasticDepth(0.5, 'row')
+    assert not any(map(asks_in_training, parts))
+    assert asks_in_training(Asking())
+    assert asks_in_training(Kept())

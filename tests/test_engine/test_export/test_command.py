@@ -54,8 +54,8 @@ def test_one_format_that_fails_stops_no_other(
     assert reasons == {
         'torchscript': '',
         'torch_export': "format='torch_export' cannot hold this network "
-        '(RuntimeError: no such operator). Try another format, or fewer open '
-        "dimensions with dynamic='none'",
+        '(RuntimeError: no such operator). Try another format, a larger image '
+        "with input_shape, or fewer open dimensions with dynamic='none'",
         'plain': '',
     }
     files = {path.name for path in out.iterdir()}

@@ -39,7 +39,7 @@ def test_without_our_records_a_part_begins_before_its_first(work_dir):
     ('make', 'text'),
     [
         (lambda path: None, 'there is no such folder'),
-        (lambda path: path.write_text(''), 'there is no such folder'),
+        (lambda path: path.write_text(''), 'it is a file'),
         (lambda path: path.mkdir(), 'no run has logged anything there'),
         (lambda path: (path / 'a').mkdir(parents=True), 'no run has logged'),
     ],
