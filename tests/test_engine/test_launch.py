@@ -148,7 +148,7 @@ def test_a_work_dir_that_cannot_be_one(tmp_path, inner):
     path.touch()
     cfg = Config(dict(work_dir=str(path / inner), launcher='none'))
     with pytest.raises(
-        PruningError, match=r"work_dir='.*(is a file|Not a dir)"
+        PruningError, match=r"work_dir='.*(a file|Not a dir)"
     ):
         launch.build_runner(cfg)
     launch.check_work_dir(tmp_path / 'new' / 'dir')
