@@ -23,6 +23,7 @@ from mmlapp.engine.benchmark.prediction import latency_text
 from mmlapp.engine.config_files import (
     add_config_arguments,
     check_checkpoint,
+    check_local,
     read_model_config,
 )
 from mmlapp.engine.deployment.deploy import Deployment, deploy
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with telling() as tell:
         cfg = read_model_config(args.config, args.cfg_options)
+        check_local('checkpoint', args.checkpoint)
         check_checkpoint('checkpoint', args.checkpoint)
         result = deploy(
             cfg,

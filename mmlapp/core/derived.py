@@ -25,6 +25,7 @@ from .held import DICTIONARIES, OWN
 Contents = list[tuple[Any, Any]]
 # Those that grow.
 KEPT = *DICTIONARIES, list, set, deque
+LOOKED_INTO = frozenset((*KEPT, tuple))
 # Dictionaries of PyTorch in which hooks are, and which of them take keywords
 # or are always called: a forward may add some.
 HOOKS = frozenset(name for name in OWN if '_hooks' in name)
@@ -95,9 +96,19 @@ def contents_of(modules: Iterable[nn.Module]) -> Contents:
     return [
         (value, value.copy())
         for module in modules
-        for key, value in vars(module).items()
-        if type(value) in KEPT and (key not in OWN or key in HOOKS)
+        for key, held in vars(module).items()
+        if type(held) in LOOKED_INTO and (key not in OWN or key in HOOKS)
+        for value in _containers(held)
     ]
+
+
+def _containers(value: Any) -> Iterator[Any]:
+    """A container, and those that are in it."""
+    if type(value) in KEPT:
+        yield value
+    for part in _parts(value):
+        if type(part) in LOOKED_INTO:
+            yield from _containers(part)
 
 
 def put_contents_back(before: Contents) -> None:

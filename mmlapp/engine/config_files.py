@@ -248,6 +248,23 @@ def _folder(said: str, package: str) -> Path:
     return Path(found.origin).parent / '.mim' / 'configs'
 
 
+def check_local(argument: str, path: str | Path) -> None:
+    """Refuses an address where a file is read that must be here.
+
+    Args:
+        argument (str): Name of the argument, for the error text.
+        path (str or Path): The file.
+
+    Raises:
+        PruningError: With the address.
+    """
+    if '://' in str(path):
+        raise PruningError(
+            f'{argument}={str(path)!r} is an address, and only files are read '
+            'here: download it, and give its path'
+        )
+
+
 def check_checkpoint(argument: str, path: str | Path) -> None:
     """Refuses what cannot be a checkpoint, before a model is built.
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import mmengine.registry.build_functions as build
 from torch import distributed
@@ -24,6 +25,7 @@ FAILURES = (
     IsADirectoryError,
     NotADirectoryError,
     PermissionError,
+    URLError,
 )
 # No room left, or none for this user, or a file system that is read-only.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -87,6 +89,13 @@ def failure_text(error: Exception) -> str:
         >>> failure_text(KeyError('Net is not in the registry.\n  See ...'))
         'Net is not in the registry. See ...'
     """
+    if isinstance(error, URLError):
+        # HTTPError tells the address, others do not.
+        place = getattr(error, 'url', None) or 'a file'
+        return (
+            f'{place} could not be fetched ({error.reason}): download it, and '
+            'give its path'
+        )
     # A KeyError shows its message in quotes.
     plain = error.args[0] if isinstance(error, KeyError) else error
     return ' '.join(str(plain).split())

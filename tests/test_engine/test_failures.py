@@ -1,5 +1,9 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+import errno
+from email.message import Message
+from urllib.error import HTTPError, URLError
+
 import pytest
 from mmengine.registry import Registry
 
@@ -30,6 +34,12 @@ def failing(error):
         (PruningError('divisor=0:\n  too small'), 'divisor=0: too small'),
         (FileNotFoundError(2, 'No such file', 'a.py'), '[Errno 2] No such f'),
         (IsADirectoryError('a'), 'a'),
+        (OSError(errno.ENOSPC, 'No space left'), '[Errno 28] No space left'),
+        (URLError('no such name'), 'a file could not be fetched (no such na'),
+        (
+            HTTPError('http://a/b.pth', 404, 'Not Found', Message(), None),
+            'http://a/b.pth could not be fetched (Not Found): download it, a',
+        ),
     ],
 )
 def test_errors_of_users_are_one_line(error, text):

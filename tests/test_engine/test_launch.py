@@ -147,9 +147,7 @@ def test_a_work_dir_that_cannot_be_one(tmp_path, inner):
     path = tmp_path / 'file'
     path.touch()
     cfg = Config(dict(work_dir=str(path / inner), launcher='none'))
-    with pytest.raises(
-        PruningError, match=r"work_dir='.*(a file|Not a dir)"
-    ):
+    with pytest.raises(PruningError, match=r"work_dir='.*(a file|Not a dir)"):
         launch.build_runner(cfg)
     launch.check_work_dir(tmp_path / 'new' / 'dir')
     assert not list((tmp_path / 'new' / 'dir').iterdir())

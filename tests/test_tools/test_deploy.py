@@ -209,6 +209,15 @@ def test_a_truncated_checkpoint_is_refused(fail, classifier_run, tmp_path):
     assert "epoch_3.pth' cannot be read: it is truncated" in text
 
 
+def test_an_address_is_refused(fail, classifier_run, tmp_path):
+    address = 'https://nowhere.invalid/a.pth'
+    text = fail(classifier_run().config, address, out=tmp_path / 'out')
+    assert text == (
+        f"error: checkpoint='{address}' is an address, and only files are "
+        'read here: download it, and give its path'
+    )
+
+
 @pytest.mark.parametrize(
     ('kind', 'text'),
     [

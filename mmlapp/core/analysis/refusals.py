@@ -21,6 +21,7 @@ from ..trace import Trace, leaves_in, running_modules, tensors_in, trace
 from ..units.striped import Striped
 from .corner import ON_CORNER, Corner
 from .inputs import varied
+from .ways import kept
 
 # Modules that no network may have: how to tell one, and what is said of it.
 UNFIT: tuple[tuple[Callable[[nn.Module], bool], str], ...] = (
@@ -233,7 +234,7 @@ def followed(model: nn.Module, forward: Callable[[], Any]) -> Trace:
 
 def _runs(model: nn.Module, forward: Callable[[], Any]) -> bool:
     try:
-        with evaluated(model):
+        with kept(model), evaluated(model):
             forward()
     except Exception:
         return False

@@ -75,14 +75,11 @@ class Trial(Differences):
         self._by_the_way = {}
         self._noisy = any(map(makes_noise, self.runner.names))
         self.checks = list(checks_of(self.ways))
+        self._asks = ask_in_training(self.runner.names)
         # Modes and ways with code of their own that asks for numbers.
         self.asking = [
             *(Check(way=n) for n, way in enumerate(self.ways) if way.followed),
-            *(
-                [Check(train=True)]
-                if ask_in_training(self.runner.names)
-                else []
-            ),
+            *([Check(train=True)] if self._asks else []),
         ]
 
     def run(
@@ -166,7 +163,7 @@ class Trial(Differences):
         if self._ran.get(check) is not removal:
             return None  # it does not run, with masks either
         seen, at, narrowed = self._trained or (None, None, None)
-        if seen is removal and narrowed is None:
+        if seen is removal and narrowed is None and not self._asks:
             return None
         masked = self._settle(removal, check)
         stage = self.stage(check)
@@ -352,7 +349,11 @@ class Trial(Differences):
                 continue
             self._ran[other] = removal
             if compares_modes(other):
-                same = not trained or agree(found, trained, stage.tolerance)
+                # What code does in training with all channels it may not do
+                # with fewer, and evaluation never.
+                same = not trained or (
+                    not self._asks and agree(found, trained, stage.tolerance)
+                )
                 self._trained = removal, stage, None if same else trained
 
     def _beside(self, removal: Removal, check: Check) -> list[Check]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .thresholds import MIRRORED, comparison, in_own_code, least_value
@@ -225,8 +226,10 @@ def _note(
 Compared = tuple[Counted, int | None, 'Counted | None']
 # Comparisons that tell that two numbers are the same, or are not.
 EQUALITIES = 'eq', 'ne'
-# Up to so many channels it is found out when remainders repeat.
-LONGEST = 4096
+# Up to so many channels each number of them is tried.
+LONGEST = 1024
+# Of how many numbers, in how many steps, what is computed is followed.
+MOST_BASES, MOST_STEPS = 4, 100
 # Operators that make a sum of two numbers of channels.
 SUMS = 'add', 'sub'
 # A number, and by what it is divided with a remainder.
@@ -264,6 +267,20 @@ class Width(Counted):
     other: Width | None
     # What a quotient was divided by, if it is a number that is followed.
     divisor: Source | None = None
+    # The same, computed from two numbers of channels, if it was.
+    joined: Followed | None = None
+
+    def compared(self, name: str, other: float) -> None:
+        """Notes a comparison.
+
+        Args:
+            name (str): As :mod:`operator` calls it.
+            other (float): With what.
+        """
+        if self.joined is None:
+            super().compared(name, other)
+        else:
+            self.joined.compared(name, other)
 
     @property
     def signed(self) -> tuple[tuple[Width, int], ...]:
@@ -293,7 +310,9 @@ class Width(Counted):
         other_way = None
         if isinstance(other, Width):
             other_way = other._scaled(value, int(self), 1)
-        return self._scaled(value, int(other), 1, other_way)
+        found = self._scaled(value, int(other), 1, other_way)
+        found.joined = self._with('mul', other)
+        return found
 
     __rmul__ = __mul__
 
@@ -308,7 +327,19 @@ class Width(Counted):
             return _made('floordiv', self, other)
         found = self._scaled(value, 1, int(other))
         found.divisor = other.source if isinstance(other, Width) else None
+        found.joined = self._with('floordiv', other)
         return found
+
+    def _with(self, name: str, other: int) -> Followed | None:
+        """What is computed of two numbers; None of one, or of attributes."""
+        if not isinstance(other, Width) and self.joined is None:
+            return None
+        # Attributes may count something else: heads, for one.
+        sources = [w.source for w in (self, other) if isinstance(w, Width)]
+        if any(source.attribute for source in sources):
+            return None
+        found = _joined(name, self.joined or self, other)
+        return found if isinstance(found, Followed) else None
 
     def __pow__(self, other: Any, modulus: Any = None) -> Any:
         self._computed()
@@ -388,24 +419,29 @@ class Derived(Followed):
     Args:
         value (int or float): The number.
         bases (tuple[Counted, ...]): The numbers of channels.
-        function (Callable): Computes one from the others, in order; of each
-            of them it never falls, or never rises.
+        function (Callable): Computes one from the others, in order.
+        steps (int): In how many steps. Defaults to 0.
     """
 
     bases: tuple[Counted, ...]
     function: Callable[..., float]
+    steps: int
 
     def __new__(
         cls,
         value: float,
-        bases: tuple[Counted, ...],
-        function: Callable[..., float],
-    ) -> Derived:
+        bases: tuple[Counted, ...] = (),
+        function: Callable[..., float] = float,
+        steps: int = 0,
+    ) -> Any:
         """Makes the number; arguments as above."""
+        # Code may ask for another number of its type.
+        if not bases:
+            return cls.kind(value)
         # The class is one of numbers, too: those of its kind.
         make: Any = cls.kind.__new__
         found: Derived = make(cls, value)
-        found.bases, found.function = bases, function
+        found.bases, found.function, found.steps = bases, function, steps
         return found
 
     def compared(self, name: str, other: float) -> None:
@@ -417,7 +453,9 @@ class Derived(Followed):
         """
         if isinstance(other, Followed):
             # f(a) > g(b) is f(a) - g(b) > 0.
-            self._difference(other).compared(name, 0)
+            difference = _joined('sub', self, other)
+            if isinstance(difference, Derived):
+                difference.compared(name, 0)
             return
         value = plain(self)
         unlike = name in EQUALITIES and value != other
@@ -448,9 +486,6 @@ class Derived(Followed):
             return
         for place, base in enumerate(self.bases):
             base.divided(_period(self._along(place), int(base), int(by)))
-
-    def _difference(self, other: Followed) -> Derived:
-        return _joined('sub', self, other)
 
     def _along(self, place: int) -> Callable[[int], float]:
         """The function of one base; all others are what they are."""
@@ -523,7 +558,8 @@ class Fraction(Derived, float):
         def function(*counts: int) -> float:
             return rounded(inner(*counts))
 
-        return _derived(rounded(plain(self)), self.bases, function)
+        value = rounded(plain(self))
+        return _derived(value, self.bases, function, self.steps + 1)
 
 
 def _made(name: str, first: Any, second: Any) -> Any:
@@ -568,28 +604,75 @@ def product_of(numbers: Sequence[int]) -> int:
     if not known:
         return rest
     value = rest * math.prod(map(int, known))
-    return Computed(value, known, lambda *counts: rest * math.prod(counts))
+    found: int = Computed(
+        value, known, lambda *counts: rest * math.prod(counts)
+    )
+    return found
 
 
-def _joined(name: str, first: Any, second: Any) -> Derived:
+def _joined(name: str, first: Any, second: Any) -> Any:
     """What an operator makes of two numbers; arguments as above."""
     apply = getattr(operator, name)
-    (bases, left), (others, right) = _origin(first), _origin(second)
-    many = len(bases)
+    value = apply(plain(first), plain(second))
+    sides = (first, second)
+    (bases, left), (others, right) = map(_origin, sides)
+    steps = 1 + max(getattr(side, 'steps', 0) for side in sides)
+    many, every = len(bases), (*bases, *others)
 
     def function(*counts: int) -> float:
         found: float = apply(left(*counts[:many]), right(*counts[many:]))
         return found
 
-    value = apply(plain(first), plain(second))
-    return _derived(value, (*bases, *others), function)
+    unlike, places = _unlike(every)
+    # In loops, of which nobody asks for the sum of hundreds of numbers.
+    if len(unlike) > MOST_BASES or steps > MOST_STEPS:
+        return value
+    if len(unlike) == len(every):
+        return _derived(value, every, function, steps)
+
+    def once(*counts: int) -> float:
+        return function(*(counts[place] for place in places))
+
+    return _derived(value, unlike, once, steps)
+
+
+def _unlike(
+    bases: Sequence[Counted],
+) -> tuple[tuple[Counted, ...], list[int]]:
+    """Each number once, and which of these each is."""
+    found: list[Counted] = []
+    places = []
+    for base in bases:
+        place = next((k for k, b in enumerate(found) if _same(b, base)), -1)
+        if place < 0:
+            place = len(found)
+            found.append(base)
+        places.append(place)
+    return tuple(found), places
+
+
+def _same(a: Counted, b: Counted) -> bool:
+    """Whether two numbers count the same, and as often."""
+    if a is b:
+        return True
+    if int(a) != int(b) or len(a.terms) != len(b.terms):
+        return False
+    return all(
+        (v.times, v.parts) == (w.times, w.parts)
+        and v.source.attribute == w.source.attribute
+        and torch.equal(v.source.labels(), w.source.labels())
+        for v, w in zip(a.terms, b.terms, strict=True)
+    )
 
 
 def _derived(
-    value: float, bases: tuple[Counted, ...], function: Callable[..., float]
-) -> Derived:
+    value: float,
+    bases: tuple[Counted, ...],
+    function: Callable[..., float],
+    steps: int = 0,
+) -> Any:
     cls = Fraction if isinstance(value, float) else Computed
-    return cls(value, bases, function)
+    return cls(value, bases, function, steps)
 
 
 def _origin(
@@ -600,6 +683,8 @@ def _origin(
         return number.bases, number.function
     if not isinstance(number, Counted):
         return (), lambda: number
+    if isinstance(number, Width) and isinstance(number.joined, Derived):
+        return number.joined.bases, number.joined.function
     more, fewer = _sides(number.signed)
     if fewer is None:
         return (number,), int
@@ -614,12 +699,16 @@ def _least(
 ) -> int:
     """The least number from which on something is true of a function.
 
-    Of all up to the most, of which it is true: the function never falls, or
-    never rises.
+    Of all up to the most, of which it is true.
     """
-    return bisect_left(
-        range(most + 1), True, 1, most, key=lambda n: true(function(n))
-    )
+    if most > LONGEST:
+        # As if the function never falls, or never rises.
+        return bisect_left(
+            range(most + 1), True, 1, most, key=lambda n: true(function(n))
+        )
+    # Of b (b - a) it may be true, not, and true again.
+    counts = range(most - 1, 0, -1)
+    return 1 + next((n for n in counts if not true(function(n))), 0)
 
 
 def _period(function: Callable[[int], float], most: int, by: int) -> int:

@@ -91,7 +91,8 @@ def least_value(name: str, value: int, other: float) -> int | None:
         (4, None)
     """
     outcome = name, bool(getattr(operator, name)(value, other))
-    if not math.isfinite(other) or other > value:
+    finite = isinstance(other, int) or math.isfinite(other)
+    if not finite or other > value:
         return None
     if outcome in LARGER:
         return math.floor(other) + 1

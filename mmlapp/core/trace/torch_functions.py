@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ..attention.fitted import VIEWS, sizes_of
+from ..writes import HANDING_OUT
 from .counted import product_of
 from .cuts import CUTTING
 from .sized_functions import SIZES
@@ -161,6 +162,8 @@ class WatchFunctions(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if func in HANDING_OUT and self.tracer.values is not None:
+            self.tracer.values.about_to_write(args[:1])
         if func in LIKE and not self.tracer.quiet:
             func, args, kwargs = self._in_sizes(func, *args, **kwargs)
         rule = FUNCTIONS.get(func)

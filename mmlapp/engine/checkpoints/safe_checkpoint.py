@@ -50,6 +50,26 @@ def _saves_as_a_whole(
     return run
 
 
+def leave_out_functions(checkpoint: dict[str, Any]) -> None:
+    """Takes functions out of the states of schedulers, in place.
+
+    That of ``OneCycleLR`` has the one that it anneals with, which no file can
+    hold that is read without running code. A scheduler that is resumed has
+    its own.
+
+    Args:
+        checkpoint (dict): A checkpoint that is about to be saved.
+    """
+    found = checkpoint.get('param_schedulers', [])
+    groups = found.values() if isinstance(found, dict) else [found]
+    for states in groups:
+        for state in states:
+            for key in [
+                key for key, value in state.items() if callable(value)
+            ]:
+                del state[key]
+
+
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
     """:class:`mmengine.hooks.CheckpointHook` that a crash cannot hurt.
@@ -75,6 +95,17 @@ class SafeCheckpointHook(CheckpointHook):
         # Some arguments are not kept as they were given.
         vars(safe).update(vars(hook))
         return safe
+
+    def before_save_checkpoint(
+        self, runner: Runner, checkpoint: dict[str, Any]
+    ) -> None:
+        """Leaves out what could not be read again.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            checkpoint (dict): The checkpoint to be saved.
+        """
+        leave_out_functions(checkpoint)
 
     def before_train(self, runner: Runner) -> None:
         """Finds the folder, and makes the runner save in one step.

@@ -16,6 +16,7 @@ from mmlapp.core.pruner.saved import check_gate
 
 from ..checkpoints.optimizers import note_optimizer
 from ..checkpoints.reading import PREFIX
+from ..checkpoints.safe_checkpoint import leave_out_functions
 from ..checkpoints.state import check_resumable, check_taken_up
 from ..hook_list import has_hook
 from ..models.branch_names import BRANCH
@@ -43,12 +44,15 @@ class PlainModelHook(Hook):
     ) -> None:
         """Notes the class of the optimizer, whatever the run.
 
+        Leaves out what could not be read again.
+
         Args:
             runner (Runner): The runner of the training process.
             checkpoint (dict): The checkpoint to be saved.
         """
         model = unwrap(runner.model)
         note_optimizer(run_optimizer(runner), model, checkpoint)
+        leave_out_functions(checkpoint)
 
     def after_load_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]

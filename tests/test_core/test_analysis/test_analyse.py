@@ -112,6 +112,8 @@ DONE = {
     'counts in a buffer': lambda m: m.calls.add_(1),
     'keeps a mean, no buffer': lambda m: m.kept[0].mul_(0.5).add_(1),
     'keeps a list': lambda m: m.log.append(1),
+    'keeps lists in others': lambda m: m.nested['a'][0].append(1),
+    'writes through NumPy': lambda m: m.a.bias.detach().numpy().fill(3),
     'keeps a set': lambda m: m.seen.add(len(m.seen)),
     'keeps the last ones': lambda m: m.last.append(len(m.last)),
     'freezes a parameter': lambda m: m.a.weight.requires_grad_(False),
@@ -126,7 +128,7 @@ def state_of(m):
             dict(m.state_dict().items()),
             [p.requires_grad for p in m.parameters()],
             [list(part._forward_hooks) for part in m.modules()],
-            (m.kept, m.log, m.seen, list(m.last)),
+            (m.kept, m.log, m.seen, list(m.last), m.nested),
             (random.getstate(), np.random.get_state(), torch.get_rng_state()),
         )
     )
@@ -145,7 +147,7 @@ def test_what_forwards_do_is_undone(net, conv, image, name, train):
     model = net(forward, a=conv(3, 8), b=conv(8, 5))
     model.register_buffer('calls', torch.zeros(3))
     model.kept, model.log, model.seen = (torch.zeros(4),), [], set()
-    model.last = deque(maxlen=3)
+    model.last, model.nested = deque(maxlen=3), {'a': ([],)}
     before = state_of(model)
     analyse(model.train(), image)
     after = state_of(model)

@@ -353,6 +353,20 @@ def test_code_that_branches_in_training_alone(
     assert agree_everywhere(model, image, train=True) == {'a': 10}
 
 
+@pytest.mark.parametrize('limit', [11, 14])
+def test_numbers_that_nobody_follows_in_training(
+    net, conv, image, frozen, limit
+):
+    """On with all channels, and off as in evaluation with the few tried."""
+
+    def forward(m, x):
+        y = m.a(x)
+        return m.c(2 * y if m.training and int(y.shape[1]) > limit else y)
+
+    model = net(forward, a=conv(3, 16), c=conv(16, 5))
+    assert 'compute something else' in frozen(model, image)['a']
+
+
 def test_remainders_in_training_alone(net, conv, image, frozen):
     model = net(
         lambda m, x: m.c(

@@ -144,6 +144,41 @@ def test_what_is_not_zero_is_as_true_as_it_was():
         assert [found for _, found, _ in notes] == expected
 
 
+def test_types_of_numbers_make_plain_ones():
+    for number in (width(3) + 1, width(3) / 2):
+        made = type(number)(5)
+        assert (type(made), made) == (number.kind, 5)
+
+
+def test_in_loops_nobody_follows_hundreds_of_steps():
+    notes = []
+    source = Source(None, lambda: torch.arange(100), compared=notes)
+    chain = total = Width(100, source) / 3
+    for _ in range(1000):
+        chain, total = chain + 1, total + Width(100, source) / 7
+    # The same number again and again is one: after so many steps it is plain.
+    assert type(chain) is type(total) is float
+
+
+def test_the_same_number_twice_is_one():
+    a, b, notes, _ = both()
+    assert a * a > 100
+    assert (a + 1) - (b + 1) > 0
+    assert (a + 5) - (a // 5 + 1) > 9
+    found = [(int(n), least, beside is None) for n, least, beside in notes]
+    assert found == [(12, 11, True), (12, 9, False), (12, 7, True)]
+
+
+def test_exact_quotients_of_two():
+    a, b, notes, _ = both((8, 8))
+    b.source = Source(None, partial(torch.arange, 8), compared=notes)
+    assert a // b == 1
+    assert (a // b) * 2 + 1 > 2
+    found = [(n is a, least) for n, least, _ in notes]
+    # 8 // 5 is one, 8 // 4 is two; of fewer than eight it would be none.
+    assert found == [(True, 8), (False, 5), (True, 8)]
+
+
 def test_large_numbers_are_not_tried_one_by_one():
     notes = []
     source = Source(None, lambda: torch.arange(2), compared=notes)
@@ -233,6 +268,7 @@ def test_remainders_of_what_is_computed_repeat():
         (lambda: divmod(a // 5, 2), [(12, 9)]),
         (lambda: (a + b) % 7, [(12, 7), (8, 7)]),
         (lambda: product_of([9, a]) % 6, [(12, 2)]),
+        (lambda: (a < 10**400) and a % 7, [(12, 7)]),
         (lambda: 64 % a, [(12, 11)]),
         (lambda: a % b, [(12, 8), (8, 7)]),
     ):

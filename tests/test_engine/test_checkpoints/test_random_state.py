@@ -86,6 +86,16 @@ def workers(config: dict[str, Any]) -> None:
     config['train_dataloader'].update(num_workers=1, persistent_workers=False)
 
 
+def one_cycle(config: dict[str, Any]) -> None:
+    """Its scheduler keeps a function in its state."""
+    set_up(config)
+    config['param_scheduler'] = dict(
+        type='OneCycleLR', eta_max=0.1, total_steps=12, by_epoch=False
+    )
+    # As the tools do it in any run, and PruningHook in its own.
+    config['default_hooks']['checkpoint']['type'] = 'mmlapp.SafeCheckpointHook'
+
+
 def without_the_hook(config: dict[str, Any]) -> None:
     set_up(config)
     del config['custom_hooks'][0]
@@ -98,6 +108,7 @@ def without_the_hook(config: dict[str, Any]) -> None:
         (set_up, 'epoch_2', True),
         (save_best, 'epoch_2', True),
         (without_a_seed, 'epoch_1', True),
+        (one_cycle, 'epoch_1', True),
         (workers, 'epoch_1', True),
         (without_the_hook, 'epoch_1', False),
     ],
