@@ -163,7 +163,7 @@ class Trial(Differences):
         if self._ran.get(check) is not removal:
             return None  # it does not run, with masks either
         seen, at, narrowed = self._trained or (None, None, None)
-        if seen is removal and narrowed is None and not self._asks:
+        if seen is removal and narrowed is None:
             return None
         masked = self._settle(removal, check)
         stage = self.stage(check)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What cannot be followed is refused with what to give instead."""
 
+import copy
 import random
 import warnings
 
@@ -227,6 +228,20 @@ def test_a_parameter_that_the_first_forward_makes(net, conv, image):
         analyse(model, image)
     model(image)
     assert len(analyse(model, image).groups.prunable) == 1
+
+
+def test_a_refused_network_is_left_as_it_was(net, conv, image):
+    def forward(m, x):
+        m.calls.add_(1)
+        m.a.weight.data.mul_(0.5)
+        return m.b(m.a(x))
+
+    model = net(forward, a=conv(3, 8), b=conv(9, 4), calls=torch.zeros(1))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(PruningError, match='does not run on the example'):
+        analyse(model, image)
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in after)
 
 
 def test_several_inputs(conv):

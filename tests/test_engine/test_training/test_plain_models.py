@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.model import BaseTTAModel
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OneCycleLR, OptimWrapper
 from torch import nn, optim
 
 from mmlapp.core import PruningError, attach
@@ -139,3 +139,21 @@ def test_a_plain_run_is_resumed_with_all_its_weights():
     with pytest.raises(PruningError, match=f'resume: {name} of the model'):
         load(layers(), checkpoint, _resume=True)
     load(layers(), checkpoint)
+
+
+def test_functions_of_schedulers_are_not_saved():
+    """OneCycleLR keeps one, and no such file is read again."""
+    model = layers()
+    wrapper = OptimWrapper(optim.SGD(model.parameters(), 0.1))
+    scheduler = OneCycleLR(wrapper, eta_max=0.1, total_steps=12)
+    runner = SimpleNamespace(model=model, optim_wrapper=wrapper)
+    for many in (False, True):
+        states = [scheduler.state_dict()]
+        assert any(map(callable, states[0].values()))
+        checkpoint = {
+            'optimizer': wrapper.state_dict(),
+            'param_schedulers': {'a': states} if many else states,
+        }
+        PlainModelHook().before_save_checkpoint(runner, checkpoint)
+        assert not any(map(callable, states[0].values()))
+        scheduler.load_state_dict(states[0])
