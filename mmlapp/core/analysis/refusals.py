@@ -21,7 +21,6 @@ from ..trace import Trace, leaves_in, running_modules, tensors_in, trace
 from ..units.striped import Striped
 from .corner import ON_CORNER, Corner
 from .inputs import varied
-from .ways import kept
 
 # Modules that no network may have: how to tell one, and what is said of it.
 UNFIT: tuple[tuple[Callable[[nn.Module], bool], str], ...] = (
@@ -233,11 +232,18 @@ def followed(model: nn.Module, forward: Callable[[], Any]) -> Trace:
 
 
 def _runs(model: nn.Module, forward: Callable[[], Any]) -> bool:
+    # All of them: torch.cond does not run where somebody looks at operators.
+    tensors = (*model.parameters(), *model.buffers())
+    values = [tensor.detach().clone() for tensor in tensors]
     try:
-        with kept(model), evaluated(model):
+        with evaluated(model):
             forward()
     except Exception:
         return False
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, values, strict=True):
+                tensor.copy_(value)
     return True
 
 
