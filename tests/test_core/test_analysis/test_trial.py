@@ -279,7 +279,7 @@ class Noise(nn.Module):
         return self.function(x * torch.rand(len(x), 1, 1, 1))
 
 
-@pytest.mark.parametrize('rate', [0, 0.5])
+@pytest.mark.parametrize('rate', [0.0, 0.5])
 def test_both_modes_share_a_masked_network(conv, image, monkeypatch, rate):
     """Where training looks as if it did something else, as noise does."""
     masked, outputs = [], Runs.outputs
