@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import math
 import operator
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from .bases import least_count, period, unlike_of
 from .thresholds import MIRRORED, comparison, in_own_code, least_value
 
 
@@ -226,8 +225,6 @@ def _note(
 Compared = tuple[Counted, int | None, 'Counted | None']
 # Comparisons that tell that two numbers are the same, or are not.
 EQUALITIES = 'eq', 'ne'
-# Up to so many channels each number of them is tried.
-LONGEST = 1024
 # Of how many numbers, in how many steps, what is computed is followed.
 MOST_BASES, MOST_STEPS = 4, 100
 # Operators that make a sum of two numbers of channels.
@@ -470,7 +467,7 @@ class Derived(Followed):
 
         for place, base in enumerate(self.bases):
             function = self._along(place)
-            least = _least(int(base), function, alike)
+            least = least_count(int(base), function, alike)
             past = unlike and least > 1 and function(least - 1) != other
             notes = base.terms[0].source.compared
             if notes is not None and least > 1 and not past:
@@ -485,7 +482,7 @@ class Derived(Followed):
         if not isinstance(by, int):
             return
         for place, base in enumerate(self.bases):
-            base.divided(_period(self._along(place), int(base), int(by)))
+            base.divided(period(self._along(place), int(base), int(by)))
 
     def _along(self, place: int) -> Callable[[int], float]:
         """The function of one base; all others are what they are."""
@@ -623,7 +620,7 @@ def _joined(name: str, first: Any, second: Any) -> Any:
         found: float = apply(left(*counts[:many]), right(*counts[many:]))
         return found
 
-    unlike, places = _unlike(every)
+    unlike, places = unlike_of(every)
     # In loops, of which nobody asks for the sum of hundreds of numbers.
     if len(unlike) > MOST_BASES or steps > MOST_STEPS:
         return value
@@ -634,35 +631,6 @@ def _joined(name: str, first: Any, second: Any) -> Any:
         return function(*(counts[place] for place in places))
 
     return _derived(value, unlike, once, steps)
-
-
-def _unlike(
-    bases: Sequence[Counted],
-) -> tuple[tuple[Counted, ...], list[int]]:
-    """Each number once, and which of these each is."""
-    found: list[Counted] = []
-    places = []
-    for base in bases:
-        place = next((k for k, b in enumerate(found) if _same(b, base)), -1)
-        if place < 0:
-            place = len(found)
-            found.append(base)
-        places.append(place)
-    return tuple(found), places
-
-
-def _same(a: Counted, b: Counted) -> bool:
-    """Whether two numbers count the same, and as often."""
-    if a is b:
-        return True
-    if int(a) != int(b) or len(a.terms) != len(b.terms):
-        return False
-    return all(
-        (v.times, v.parts) == (w.times, w.parts)
-        and v.source.attribute == w.source.attribute
-        and torch.equal(v.source.labels(), w.source.labels())
-        for v, w in zip(a.terms, b.terms, strict=True)
-    )
 
 
 def _derived(
@@ -692,35 +660,3 @@ def _origin(
     if more is None:
         return (fewer,), operator.neg
     return (more, fewer), operator.sub
-
-
-def _least(
-    most: int, function: Callable[[int], float], true: Callable[[float], bool]
-) -> int:
-    """The least number from which on something is true of a function.
-
-    Of all up to the most, of which it is true.
-    """
-    if most > LONGEST:
-        # As if the function never falls, or never rises.
-        return bisect_left(
-            range(most + 1), True, 1, most, key=lambda n: true(function(n))
-        )
-    # Of b (b - a) it may be true, not, and true again.
-    counts = range(most - 1, 0, -1)
-    return 1 + next((n for n in counts if not true(function(n))), 0)
-
-
-def _period(function: Callable[[int], float], most: int, by: int) -> int:
-    """After how many channels what is left over comes again.
-
-    Args:
-        function (Callable): What is divided, of a number of channels.
-        most (int): All channels.
-        by (int): By what it is divided.
-    """
-    if by < 1 or most > LONGEST:
-        return by
-    left = [function(count) % by for count in range(1, most + 1)]
-    periods = range(1, most)
-    return next((p for p in periods if left[p:] == left[:-p]), by)
