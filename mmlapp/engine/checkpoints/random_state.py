@@ -135,7 +135,10 @@ class RandomStateHook(Hook):
         states, self._loaded = self._loaded, None
         if states is None:
             return
-        _seed_loader(runner.train_dataloader, self._seed, runner.seed)
+        loader = runner.train_dataloader
+        # A loop of the user may have something else.
+        if isinstance(loader, DataLoader) and self._seed is not None:
+            _seed_loader(loader, self._seed, runner.seed)
         if len(states) == dist.get_world_size():
             set_random_state(states[dist.get_rank()])
             return
