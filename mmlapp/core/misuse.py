@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -296,6 +297,14 @@ class BranchWatch:
             if isinstance(layer.module, Bypassed)
             and layer.module.bypass is not None
             for parameter in layer.module.bypass.parameters()
+        ]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Copies of tensors count their changes anew.
+        self.weights = [(w, w._version) for w, _ in state['weights']]
+        self.branches = [
+            (name, parameter, parameter._version)
+            for name, parameter, _ in state['branches']
         ]
 
     def after_step(self, progress: Progress) -> None:
