@@ -78,6 +78,13 @@ class Cost(nn.Module, ABC):
             Tensor: Scalar, float64.
         """
 
+    def check_budget(self) -> None:
+        """Refuses to be a target, if it cannot be one; else does nothing.
+
+        Raises:
+            PruningError: With the reason, and what to do.
+        """
+
     def ratio(self, gate: Tensor) -> Tensor:
         """Returns the fraction of the dense network's cost.
 

@@ -88,12 +88,7 @@ class Latency(Cost):
         self.layers_dense = sum(map(timed.full_time, own))
         self.dense = found.networks[0].median
         self.shares = shares(found.networks)
-        if not any(self.shares[:2]):
-            raise PruningError(
-                f'{said}: its narrow networks took as long as the dense one, '
-                'so that no width would change the time. Measure again on an '
-                'idle machine, with larger images or a larger batch'
-            )
+        self.said = said
         for name, values in zip(
             ('parts', 'measured'), knots(found.networks), strict=True
         ):
@@ -110,6 +105,19 @@ class Latency(Cost):
             + constant
         )
         return self.dense * between(parts, self.parts, self.measured)
+
+    def check_budget(self) -> None:
+        """Refuses a table by which no width changes the time.
+
+        Raises:
+            PruningError: With the table, and what to do.
+        """
+        if not any(self.shares[:2]):
+            raise PruningError(
+                f'{self.said}: its narrow networks took as long as the dense '
+                'one, so that no width changes the time. Measure again on an '
+                'idle machine, with larger images or a larger batch'
+            )
 
     def layers_ratio(self, gate: Tensor) -> Tensor:
         """Returns the layers' time over that of the dense network's.

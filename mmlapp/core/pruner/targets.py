@@ -149,6 +149,7 @@ class Targets(SavedState):
         check_has_values(self.gate)
         for name, value in check_targets(target, self.costs).items():
             cost = self.host_cost(name)
+            cost.check_budget()
             # Floors that follow a target are in reach of it.
             floors = self.fixed_floors.counts
             lowest = reachable(
