@@ -154,6 +154,9 @@ class Counted(Followed, int):
         """What it is made of, by adding and taking away."""
         return tuple(width for width, _ in self.signed)
 
+    def __neg__(self) -> Sum:
+        return Sum(-int(self), _negative(self.signed))
+
     def compared(self, name: str, other: float) -> None:
         """Notes a comparison.
 
@@ -357,9 +360,6 @@ class Width(Counted):
         self._computed()
         return _made('truediv', other, self)
 
-    def __neg__(self) -> Sum:
-        return Sum(-int(self), ((self, -1),))
-
     def _computed(self) -> None:
         """Tells that more than sizes is computed with a quotient."""
         by = self.divisor
@@ -403,9 +403,6 @@ class Sum(Counted):
     def signed(self) -> tuple[tuple[Width, int], ...]:
         """Of what it is the sum."""
         return self._signed
-
-    def __neg__(self) -> Sum:
-        return Sum(-int(self), _negative(self._signed))
 
 
 class Derived(Followed):

@@ -162,7 +162,7 @@ class WatchFunctions(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func in HANDING_OUT and self.tracer.values is not None:
+        if func in HANDING_OUT:
             self.tracer.values.about_to_write(args[:1])
         if func in LIKE and not self.tracer.quiet:
             func, args, kwargs = self._in_sizes(func, *args, **kwargs)

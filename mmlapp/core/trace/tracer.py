@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..writes import Values
+from ..writes import Values, storage_of
 from .call import Call, operands, tensors_in
 from .graph import NO_CHANNEL
 from .heads import Heads
@@ -44,7 +44,7 @@ class Tracer(TorchDispatchMode):
         heads (Heads, optional): What is known of heads. Defaults to None:
             nothing.
         values (Values, optional): Those of parameters and buffers, told what
-            is about to be written. Defaults to None.
+            is about to be written. Defaults to None: they are not put back.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Tracer(TorchDispatchMode):
         values: Values | None = None,
     ) -> None:
         super().__init__()
-        self.values = values
+        self.values = Values(()) if values is None else values
         self._model = model
         self.trace = Trace()
         self.heads = Heads() if heads is None else heads
@@ -69,7 +69,7 @@ class Tracer(TorchDispatchMode):
         # A forward may replace them: no other tensor is to get their ids.
         self._held = [tensor for _, tensor in named]
         # Not of what was computed from parameters and buffers.
-        self._own = {_storage(tensor) for _, tensor in named}
+        self._own = {storage_of(tensor) for _, tensor in named}
         # Ids are used again after a tensor has died: the weak reference tells
         # whether an entry is still that of the tensor asked for.
         self._labels: dict[int, tuple[ref[Tensor], Labels]] = {}
@@ -111,7 +111,7 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         if self._ruling:
             return func(*args, **kwargs)
-        if func._schema.is_mutable and self.values is not None:
+        if func._schema.is_mutable:
             self.values.about_to_write(operands(args, kwargs))
         self.note_read(operands(args, kwargs))
         name = func._schema.name
@@ -137,7 +137,7 @@ class Tracer(TorchDispatchMode):
         return (
             bool(self.updated)
             and call.func._schema.is_mutable
-            and {_storage(t) for t in call.written()} <= self.updated
+            and {storage_of(t) for t in call.written()} <= self.updated
         )
 
     def note_read(self, values: Iterable[Any]) -> None:
@@ -218,7 +218,7 @@ class Tracer(TorchDispatchMode):
                 self.freeze(labels, OUTSIDE)
         for target in call.written():
             labels = self.labels(target)
-            if labels.maskable and _storage(target) in self._own:
+            if labels.maskable and storage_of(target) in self._own:
                 self.freeze(labels, WRITTEN)
 
     def note_reader(self, labels: Labels, carries_mask: bool = False) -> None:
@@ -245,7 +245,7 @@ class Tracer(TorchDispatchMode):
             # y = x.flatten(2); x.exp_() changes y as well, whose labels were
             # made from the old x: what they say of zeros may be wrong.
             labels = self.labels(target)
-            own = _storage(target) in self._own
+            own = storage_of(target) in self._own
             for tensor in self._on_storage_of(target):
                 if tensor is target:
                     continue
@@ -266,10 +266,10 @@ class Tracer(TorchDispatchMode):
         What was given other memory (``x.data = y``) has left a storage behind
         that is freed, and in whose place another one may lie since.
         """
-        storage = _storage(tensor)
+        storage = storage_of(tensor)
         known = self._by_storage.get(storage, {}).values()
         alive = [t for entry in known if (t := entry()) is not None]
-        return [t for t in alive if _storage(t) == storage]
+        return [t for t in alive if storage_of(t) == storage]
 
     def knows_whole(self, tensor: Tensor) -> bool:
         """Whether somebody known has all of what a tensor is a part of.
@@ -323,7 +323,7 @@ class Tracer(TorchDispatchMode):
         """Remembers the labels of a tensor for as long as it lives."""
         known = ref(tensor)
         self._labels[id(tensor)] = (known, labels)
-        storage = _storage(tensor)
+        storage = storage_of(tensor)
         self._by_storage.setdefault(storage, {})[id(tensor)] = known
 
     def freeze(self, labels: Labels, reason: str) -> None:
@@ -431,7 +431,7 @@ class Tracer(TorchDispatchMode):
             model (nn.Module): The network.
         """
         # Some may be others than at first.
-        self.updated = {_storage(t) for _, t in _named_tensors(model)}
+        self.updated = {storage_of(t) for _, t in _named_tensors(model)}
 
     def finish(self, outputs: Any) -> None:
         """Freezes what leaves the network and decides where masks go."""
@@ -466,12 +466,6 @@ class Tracer(TorchDispatchMode):
             rows = rows[(rows >= 0) & (rows < weight.size)]
             found += [o.start + rows for o in others if o.size == weight.size]
         return torch.cat(found)
-
-
-def _storage(tensor: Tensor) -> int:
-    if tensor.layout is not torch.strided:
-        return id(tensor)  # several of them, and no views
-    return int(tensor.untyped_storage()._cdata)
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
