@@ -10,7 +10,9 @@ The dense ResNet-18 of mmpretrain and the recipe of ``configs/resnet`` are
 trained by ``tools/train.py`` in turns, start of the program, data, validation
 and checkpoints included. As in the recipe the phase is a twentieth of the run;
 images are fewer and smaller than those of ImageNet. The recipe leaves residual
-streams whole; ``lapp-streams`` narrows them as well.
+streams whole; ``lapp-streams`` may narrow them as well, ``lapp-even`` does: it
+leaves the task loss out of its thresholds, so that all groups keep the same
+share.
 """
 
 from __future__ import annotations
@@ -42,6 +44,13 @@ RECIPE = str(
 SETTINGS: dict[str, dict[str, Any]] = {
     'lapp': {},
     'lapp-streams': {'keep_streams': False},
+    'lapp-even': {
+        'keep_streams': False,
+        'method': {
+            'type': 'lapp',
+            'update': {'type': 'balance', 'task_weight': 0},
+        },
+    },
 }
 CONFIGS = {
     'dense': 'mmpretrain::resnet/resnet18_8xb32_in1k.py',

@@ -173,6 +173,9 @@ HEADLINE = {
         settings={'bypass': 'asymmetric'}, equal_cost=True
     ),
     'uniform-cost': before(equal_cost=True),
+    'uniform-distilled-cost': before(
+        teacher='dense', lesson='logits', equal_cost=True
+    ),
     'curvature-distilled': curvature(teacher='dense', lesson='logits'),
 }
 INGREDIENTS = {
