@@ -31,7 +31,7 @@ def configs(data, tmp_path, *more):
         path = tmp_path / f'{name}.py'
         path.write_text(run_time.config_of(name, parse(data, *more)))
         read[name] = Config.fromfile(path)
-    return read['dense'], read['lapp'], read['lapp-streams']
+    return tuple(read.values())
 
 
 def test_all_see_the_same_images(data, tmp_path):
@@ -46,7 +46,7 @@ def test_all_see_the_same_images(data, tmp_path):
 
 def test_the_recipe_is_that_of_the_repository(data, tmp_path):
     found = configs(data, tmp_path, '--steps', '5', '--size', '8')
-    dense, lapp, streams = found
+    dense, lapp, streams, even = found
     assert dense.model.type == 'ImageClassifier'
     assert lapp.model.divisor == 16
     assert tuple(lapp.model.input_shape) == (3, 8, 8)
@@ -54,7 +54,10 @@ def test_the_recipe_is_that_of_the_repository(data, tmp_path):
     assert lapp.model.keep_streams == recipe.model.keep_streams
     assert {**streams.model, 'keep_streams': True} == lapp.model
     assert not streams.model.keep_streams
-    assert streams.custom_hooks == lapp.custom_hooks
+    update = {'type': 'balance', 'task_weight': 0}
+    method = {'type': 'lapp', 'update': update}
+    assert even.model == {**streams.model, 'method': method}
+    assert streams.custom_hooks == even.custom_hooks == lapp.custom_hooks
     ours, theirs = lapp.custom_hooks[-1], recipe.custom_hooks[-1]
     assert ours.target == theirs.target
     share = theirs.prune_epochs / recipe.train_cfg.max_epochs
@@ -68,7 +71,7 @@ def test_too_few_images_are_named(data):
 
 
 def test_runs_take_turns(data, tmp_path, monkeypatch, capsys):
-    seconds = {'dense': 8.0, 'lapp': 4.0, 'lapp-streams': 2.0}
+    seconds = dict(zip(run_time.CONFIGS, [8.0, 4.0, 2.0, 1.0], strict=True))
     ran = []
 
     def train(name, folder, args):
@@ -81,9 +84,10 @@ def test_runs_take_turns(data, tmp_path, monkeypatch, capsys):
     argv = ['run_time.py', str(data), '--repeats', '2', '--json', str(out)]
     monkeypatch.setattr('sys.argv', argv)
     run_time.main()
-    assert ran == [*seconds, *reversed(seconds)]
+    assert ran == [*sorted(seconds), *reversed(sorted(seconds))]
     ratios = json.loads(out.read_text())['ratios']
-    assert ratios == {'lapp': [0.5, 0.5], 'lapp-streams': [0.25, 0.25]}
+    expected = {'lapp': 0.5, 'lapp-streams': 0.25, 'lapp-even': 0.125}
+    assert ratios == {name: [ratio] * 2 for name, ratio in expected.items()}
     told = capsys.readouterr().out
     assert 'lapp, ResNet-18 at 44.4 % of the FLOPs' in told
     assert 'takes 0.25 of the dense run' in told
