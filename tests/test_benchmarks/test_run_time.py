@@ -84,7 +84,7 @@ def test_runs_take_turns(data, tmp_path, monkeypatch, capsys):
     argv = ['run_time.py', str(data), '--repeats', '2', '--json', str(out)]
     monkeypatch.setattr('sys.argv', argv)
     run_time.main()
-    assert ran == [*sorted(seconds), *reversed(sorted(seconds))]
+    assert ran == [*sorted(seconds), *sorted(seconds, reverse=True)]
     ratios = json.loads(out.read_text())['ratios']
     expected = {'lapp': 0.5, 'lapp-streams': 0.25, 'lapp-even': 0.125}
     assert ratios == {name: [ratio] * 2 for name, ratio in expected.items()}
