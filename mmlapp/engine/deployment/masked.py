@@ -18,6 +18,7 @@ from mmlapp.core.progress import Progress
 from ..checkpoints.reading import PREFIX, Trained
 from ..checkpoints.weights import check_weights
 from ..models.plans import KEY, missing_plans, narrow_model, plans_of
+from ..models.shared_names import FirstNames
 from .recipe import without_pretrained
 from .scatter import scatter_weights
 
@@ -46,19 +47,42 @@ def masked_model(cfg: Config, trained: Trained) -> Any:
         # Masks before weights: the plan must fit before its weights are
         # placed.
         _set_masks(model.pruner, plan)
-        wide = {
-            name: value
-            for name, value in model.state_dict().items()
-            if not name.startswith(PREFIX) and name != KEY
-        }
         try:
-            weights = scatter_weights(wide, weights, plan)
+            weights = _widened(model, weights, plan)
         except PruningError as error:
             raise _misfit([str(error)]) from error
     _load(model, weights)
     if plan is None:
         _load_masks(model.pruner, trained.state)
     return model.eval()
+
+
+def _widened(
+    model: nn.Module, narrow: dict[str, Tensor], plan: ChannelPlan
+) -> dict[str, Tensor]:
+    """Returns weights of the masked model with narrow ones at their places.
+
+    Of a tensor with several names a plan knows one: all get the same.
+    """
+    first = FirstNames(model)
+    wide = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith(PREFIX) and name != KEY
+    }
+    once, placed = (
+        {name: value for name, value in of.items() if first(name) == name}
+        for of in (wide, narrow)
+    )
+    found = scatter_weights(once, placed, plan)
+    # A name that the file lacks is told when the weights are loaded. Those of
+    # a branch are no names of the narrow one.
+    return {
+        name: found[first(name)]
+        for name in wide
+        if first(name) in found
+        and (name in narrow or first(name) not in narrow)
+    }
 
 
 def narrow_weights_model(cfg: Config, trained: Trained) -> Any:

@@ -26,6 +26,7 @@ from mmlapp.core import ChannelPlan, Pruner
 from mmlapp.core.files import json_text
 from mmlapp.core.progress import Phase, Progress
 
+from ..models.shared_names import FirstNames
 from .parts import unwrap
 from .run_settings import plain
 
@@ -53,12 +54,14 @@ class LayerSize:
 
     Args:
         name (str): Of the layer.
+        weight (str): First name of its weight, which tied layers share.
         outputs (int): Dimension of the weight that counts outputs.
         inputs (int, optional): Dimension that counts inputs; None where it
             counts those of one of several groups.
     """
 
     name: str
+    weight: str
     outputs: int
     inputs: int | None
 
@@ -73,12 +76,13 @@ class LayerSize:
                 False.
         """
         # Sizes of the dense weight, less what the plan cuts along a dimension.
-        tensor = f'{self.name}.weight'
-        cut = {} if dense else plan.slices.get(tensor, {})
+        cut = {} if dense else plan.slices.get(self.weight, {})
 
         def width(dim: int) -> int:
             kept = cut.get(dim)
-            return plan.shapes[tensor][dim] if kept is None else kept.count
+            return (
+                plan.shapes[self.weight][dim] if kept is None else kept.count
+            )
 
         inputs = None if self.inputs is None else width(self.inputs)
         return inputs, width(self.outputs)
@@ -93,14 +97,17 @@ def layer_sizes(
         model (nn.Module): The network, dense, masked or narrow.
         shapes (Mapping[str, Sequence[int]]): Of the dense network's tensors.
     """
-    found = []
+    found, first = [], FirstNames(model)
     for name, module in model.named_modules():
         if len(shapes.get(f'{name}.weight', ())) > 1:
             # [in, out / groups, ...] where it is transposed.
             turned = getattr(module, 'transposed', False)
             whole = getattr(module, 'groups', 1) == 1
             outputs, inputs = (1, 0) if turned else (0, 1)
-            found.append(LayerSize(name, outputs, inputs if whole else None))
+            weight = first(f'{name}.weight')
+            found.append(
+                LayerSize(name, weight, outputs, inputs if whole else None)
+            )
     return found
 
 

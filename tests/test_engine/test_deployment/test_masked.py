@@ -7,10 +7,12 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from torch import nn
 
-from mmlapp.core import Phase, PruningError
+from mmlapp.core import Phase, PruningError, attach, narrow
 from mmlapp.engine.checkpoints.reading import read_trained
 from mmlapp.engine.deployment.masked import (
+    _widened,
     build_model,
     masked_model,
     narrow_weights_model,
@@ -184,3 +186,63 @@ def test_weights_of_another_precision(classifier_run, narrow):
     half = {name: value.half() for name, value in trained.weights.items()}
     with pytest.raises(PruningError, match=r'in torch\.float16, the model of'):
         masked_model(cfg, replace(trained, weights=half))
+
+
+class Shared(nn.Module):
+    """A layer with three names, and one with the weight of another."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.first = nn.Conv2d(8, 12, 3, padding=1)
+        self.tied = nn.Conv2d(8, 12, 3, padding=1)
+        self.tied.weight = self.first.weight
+        self.towers = nn.ModuleList(
+            nn.Sequential(self.first, nn.BatchNorm2d(12)) for _ in range(2)
+        )
+        self.last = nn.Conv2d(12, 4, 3, padding=1)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        found = [tower(x).relu() for tower in self.towers]
+        return self.last(sum(found) + self.tied(x))
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        dict(),
+        dict(bypass='repvgg'),
+        dict(bypass='depthwise', unit='filters'),
+        dict(unit='stripes'),
+    ],
+)
+def test_what_has_several_names_is_placed_under_all(settings):
+    """As in heads of mmdet that share their convolutions."""
+    image = torch.rand(2, 3, 9, 9)
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        models.append(Shared())
+        attach(models[-1], image, **settings)
+    model, twin = models
+    mask = torch.rand(len(model.pruner.gate)) < 0.5
+    sizes = torch.tensor(model.pruner.sizes)
+    mask[sizes.cumsum(0) - sizes] = True  # one part of every group
+    for one in models:
+        one.pruner.set_mask(mask, {'flops': 0.5})
+    plan = model.pruner.plan()
+    narrow(model, plan).eval()
+    weights = _widened(twin, model.state_dict(), plan)
+    known = twin.load_state_dict(weights, strict=False)
+    assert all(name.startswith('pruner.') for name in known.missing_keys)
+    assert not known.unexpected_keys
+    for name in ('weight', 'bias'):
+        assert torch.equal(
+            weights[f'first.{name}'], weights[f'towers.1.0.{name}']
+        )
+    torch.testing.assert_close(twin.eval()(image), model(image))
+    # A name that the file lacks is no name of the model's either.
+    lacking = model.state_dict()
+    del lacking['towers.1.0.bias']
+    assert 'towers.1.0.bias' not in _widened(twin, lacking, plan)

@@ -98,6 +98,29 @@ def test_widths_are_those_of_the_network_when_it_is_narrow(
     assert layer_sizes(mixed, dense) == layers
 
 
+class Tied(nn.Module):
+    """Two layers of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
+        self.b.weight = self.a.weight
+        self.c = nn.Conv2d(8, 2, 3)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.c(self.a(x).relu() + self.b(x))
+
+
+def test_tied_layers_have_the_width_of_their_weight() -> None:
+    """A plan knows it under one of its names."""
+    model = Tied()
+    pruner = attach(model, torch.rand(1, 3, 8, 8))
+    pruner.set_mask(torch.arange(8) < 3, {'flops': 0.5})
+    layers = layer_sizes(model, pruner.plan().shapes)
+    found = {layer.name: layer.of(plan_of(pruner)) for layer in layers}
+    assert found == {'a': (3, 3), 'b': (3, 3), 'c': (3, 2)}
+
+
 def test_scores_are_told_by_their_quantiles(mixed: Any) -> None:
     pruner = mixed.pruner
     # 0, 10, ... 40 with one more of each would be ranks: plain numbers here.
