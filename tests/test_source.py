@@ -70,6 +70,7 @@ ORDER = {
     ],
     'engine': [
         'hook_list',
+        'run_end',
         'failures',
         'terminal',
         'known_notes',

@@ -16,6 +16,7 @@ from mmlapp.core import PruningError
 from mmlapp.core.plan.carried import KEY as PLANS
 
 from ..hook_list import has_hook
+from ..run_end import end_of_training
 from .optimizers import check_optimizer, check_parameters, other_settings
 from .schedules import other_schedules
 
@@ -97,7 +98,7 @@ def check_resumable(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
             'without resume, or resume from a checkpoint of the run itself'
         )
     _check_state(checkpoint)
-    _warn_of_the_end(runner, checkpoint['meta']['iter'])
+    _warn_of_the_end(runner, checkpoint['meta'])
     _warn_of_averages(runner, checkpoint)
     if 'optimizer' not in checkpoint:
         runner.logger.warning(
@@ -110,14 +111,15 @@ def check_resumable(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         check_optimizer(optimizer, checkpoint)
 
 
-def _warn_of_the_end(runner: Runner, done: int) -> None:
+def _warn_of_the_end(runner: Runner, meta: Mapping[str, Any]) -> None:
     """MMEngine trains nothing then, and says nothing."""
-    iters = getattr(runner, 'max_iters', None)
-    if iters is not None and done >= iters:
+    done = meta['iter']
+    if done >= end_of_training(runner, done, meta['epoch']):
         runner.logger.warning(
-            f'resume: the checkpoint is from iteration {done}, and training '
-            f'ends at {iters}: nothing is left to train. To train on, raise '
-            'train_cfg.max_epochs or max_iters'
+            f'resume: the checkpoint is from epoch {meta["epoch"]}, iteration '
+            f'{done}, and training ends after {runner.max_epochs} epochs or '
+            f'{runner.max_iters} iterations: nothing is left to train. To '
+            'train on, raise train_cfg.max_epochs or max_iters'
         )
 
 

@@ -27,6 +27,7 @@ from mmlapp.core.files import json_text
 from mmlapp.core.progress import Phase, Progress
 
 from ..models.shared_names import FirstNames
+from ..run_end import end_of_training
 from .parts import unwrap
 from .run_settings import plain
 
@@ -161,7 +162,7 @@ class RunHistory:
             'kind': 'run',
             'version': VERSION,
             'iter': runner.iter,
-            'max_iters': runner.max_iters,
+            'max_iters': end_of_training(runner),
             **subject_of(source),
             'layers': dense,
         }

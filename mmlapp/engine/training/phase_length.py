@@ -16,6 +16,8 @@ from mmlapp.core.numbers import check_number
 from mmlapp.core.progress import Phase
 from mmlapp.core.pruner.stability import ENDS, StableEnd
 
+from ..run_end import end_of_training
+
 
 @dataclass(frozen=True)
 class PhaseLength:
@@ -139,11 +141,11 @@ class PhaseLength:
         Raises:
             PruningError: With both ends.
         """
-        last = self.end(runner, pruner)
-        if last > runner.max_iters:
+        last, end = self.end(runner, pruner), end_of_training(runner)
+        if last > end:
             raise PruningError(
                 f'the pruning phase ends at iteration {last}, but training '
-                f'at {runner.max_iters}: train longer, or shorten '
+                f'at {end}: train longer, or shorten '
                 f'{self._shortened(pruner)}'
             )
 

@@ -295,6 +295,7 @@ def test_a_file_that_cannot_be_written_does_not_end_the_run(
         log_dir=str(tmp_path / 'nowhere'),
         iter=0,
         max_iters=4,
+        train_loop=None,
         logger=SimpleNamespace(warning=said.append),
     )
     notes = RunHistory()
@@ -311,7 +312,11 @@ def test_runs_that_begin_within_a_second_are_not_mixed(
     """MMEngine calls their folders by the second."""
     runs: list[Any] = [
         SimpleNamespace(
-            model=mixed, log_dir=str(tmp_path), iter=iters, max_iters=9
+            model=mixed,
+            log_dir=str(tmp_path),
+            iter=iters,
+            max_iters=9,
+            train_loop=None,
         )
         for iters in range(11)
     ]
@@ -345,7 +350,11 @@ def test_no_setting_is_too_odd_to_be_noted(mixed: Any, tmp_path: Path) -> None:
         'scope': ('a', 'b'),
     }
     runner: Any = SimpleNamespace(
-        model=mixed, log_dir=str(tmp_path), iter=0, max_iters=4
+        model=mixed,
+        log_dir=str(tmp_path),
+        iter=0,
+        max_iters=4,
+        train_loop=None,
     )
     RunHistory().open(runner, mixed.pruner)
     (head,) = entries(tmp_path)

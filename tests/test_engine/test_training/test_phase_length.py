@@ -19,6 +19,7 @@ from mmlapp.engine.training.phase_length import (
 def run(at: int = 0, every: int = 1, last: int = 12) -> Any:
     return SimpleNamespace(
         iter=at,
+        train_loop=None,
         max_iters=last,
         train_dataloader=range(4),
         optim_wrapper=SimpleNamespace(_accumulative_counts=every),

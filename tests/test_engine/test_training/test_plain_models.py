@@ -37,6 +37,7 @@ def narrow_weights():
 
 def load(model, weights, wrap=lambda model: model, **parts):
     parts = {'hooks': (), '_resume': False, **parts}
+    parts.update(train_loop=None, max_iters=9)
     runner = SimpleNamespace(model=wrap(model), **parts)
     PlainModelHook().after_load_checkpoint(runner, weights)
 
