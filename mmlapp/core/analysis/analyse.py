@@ -112,7 +112,7 @@ def analyse(
             record = followed(model, forward)
             # Values are copied where that is needed: it takes a while.
             with kept(model) if record.writes else nullcontext():
-                corner = check_repeats(model, forward, record.order)
+                corner = check_repeats(model, forward, record)
             record, reach = follow(
                 model, checked(forward), record, ways, unused
             )

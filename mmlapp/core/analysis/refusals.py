@@ -18,6 +18,7 @@ from ..bypass.beside import Bypassed
 from ..errors import PruningError
 from ..snapshot import evaluated
 from ..trace import Trace, leaves_in, running_modules, tensors_in, trace
+from ..trace.paths import Path, WatchCalls
 from ..units.striped import Striped
 from .corner import ON_CORNER, Corner
 from .inputs import varied
@@ -259,7 +260,7 @@ def _refuse_iterators(outputs: Any) -> None:
 
 
 def check_repeats(
-    model: nn.Module, forward: Callable[[], Any], calls: list[str]
+    model: nn.Module, forward: Callable[[], Any], record: Trace
 ) -> bool:
     """Runs a network again: it must call the same modules in the same order.
 
@@ -268,25 +269,29 @@ def check_repeats(
     Args:
         model (nn.Module): The network; it is put back as it was.
         forward (Callable): Runs it on the example.
-        calls (list[str]): Names of the modules that ran before.
+        record (Trace): Of how it ran before.
 
     Returns:
-        bool: False if its images are large, and it does not do so on a
-        corner of them.
+        bool: False if its images are large, and on a corner of them it does
+        not do so, or does not ask for all numbers of channels that it asked
+        for before.
 
     Raises:
         PruningError: If other ones run; with the first difference.
     """
     # On a corner of the images it costs little. What runs otherwise there may
     # do so for their size.
-    corner = Corner(model)
+    corner, calls = Corner(model), record.order
+    path = Path()
     try:
-        again = _calls(model, forward, corner)
+        with WatchCalls(path):
+            again = _calls(model, forward, corner)
     except Exception:
         if not corner.large:
             raise
         again = []
-    whole = corner.large and again != calls
+    alike = again == calls and not record.path.asks_alone(path)
+    whole = corner.large and not alike
     if whole:
         again = _calls(model, forward)
     # The shorter one goes on with None, so that an extra call shows too.

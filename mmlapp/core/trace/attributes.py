@@ -92,6 +92,7 @@ def _counted(tracer: Tracer, module: nn.Module, name: str, value: Any) -> Any:
             tracer.sizes.source(labels),
             attribute=f'{full}{place}',
             divisors=tracer.heads.divisors,
+            ask=tracer.trace.path.ask,
         )
         value = _replaced(value, place, Width(count, source))
     return value
@@ -129,7 +130,8 @@ def _of_weight(tracer: Tracer, weight: Tensor, dim: int) -> Width:
     def labels() -> Tensor:
         return tracer.labels(weight).axes[dim].ids
 
-    return Width(weight.shape[dim], tracer.sizes.source(labels))
+    source = tracer.sizes.source(labels)
+    return Width(weight.shape[dim], replace(source, ask=tracer.trace.path.ask))
 
 
 def _nodes(tracer: Tracer, name: str, count: int) -> Tensor:

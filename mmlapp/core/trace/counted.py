@@ -36,6 +36,8 @@ class Source:
             computed from it. Defaults to None: nobody asks.
         remainders (list[Divided], optional): Receives what remainders are
             computed of, and by what. Defaults to None: nobody asks.
+        ask (Callable, optional): Called where more than sizes is computed
+            with it, or it is compared. Defaults to None: nobody asks.
     """
 
     graph: object
@@ -44,6 +46,7 @@ class Source:
     divisors: list[Divisor] | None = None
     compared: list[Compared] | None = None
     remainders: list[Divided] | None = None
+    ask: Callable[[], None] | None = None
 
 
 class Followed:
@@ -277,6 +280,7 @@ class Width(Counted):
             name (str): As :mod:`operator` calls it.
             other (float): With what.
         """
+        self._asked()
         if self.joined is None:
             super().compared(name, other)
         else:
@@ -303,6 +307,7 @@ class Width(Counted):
 
     def __mul__(self, other: Any) -> Any:
         if isinstance(other, float):
+            self._asked()
             return _made('mul', self, other)
         value = int.__mul__(self, other)
         if not isinstance(other, int) or other < 1:
@@ -362,9 +367,14 @@ class Width(Counted):
 
     def _computed(self) -> None:
         """Tells that more than sizes is computed with a quotient."""
+        self._asked()
         by = self.divisor
         if by is not None and by.divisors is not None and by.attribute:
             by.divisors.append((by.attribute, self))
+
+    def _asked(self) -> None:
+        if self.source.ask is not None:
+            self.source.ask()
 
     def _scaled(
         self, value: int, times: int, parts: int, other: Width | None = None

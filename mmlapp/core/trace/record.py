@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .graph import ChannelGraph
+from .paths import Path
 from .thresholds import Remainder, Threshold
 
 INPUT_REASON = 'meets a value that is no channel, such as the input image'
@@ -148,6 +149,8 @@ class Trace:
             to branch as it did.
         remainders (list[Remainder]): What code divides and looks at what is
             left over.
+        path (Path): Where the code of the network called PyTorch, and asked
+            for numbers of channels.
         elements_counted (bool): Whether code asked how many elements a tensor
             with channels has, in a number that follows none of them.
         summed (list[Tensor]): Labels that a sum adds up, of each such sum or
@@ -199,6 +202,7 @@ class Trace:
     lasting: list[tuple[Tensor, int]] = field(default_factory=list)
     thresholds: list[Threshold] = field(default_factory=list)
     remainders: list[Remainder] = field(default_factory=list)
+    path: Path = field(default_factory=Path)
     elements_counted: bool = False
     summed: list[Tensor] = field(default_factory=list)
     added: list[Tensor] = field(default_factory=list)

@@ -65,6 +65,7 @@ class Sizes:
         axes = self.tracer.labels(tensor).axes if self.counting else None
         if not axes:
             return size
+        self.tracer.trace.path.ask()
         numbers = list(size)
         for dim, axis in axes.items():
             ids = partial(getattr, axis, 'ids')

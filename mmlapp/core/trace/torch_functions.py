@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..attention.fitted import VIEWS, sizes_of
 from ..writes import HANDING_OUT
-from .counted import product_of
+from .counted import Width, product_of
 from .cuts import CUTTING
 from .sized_functions import SIZES
 from .tracer import Tracer
@@ -162,6 +162,11 @@ class WatchFunctions(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        path = self.tracer.trace.path
+        path.call()
+        # An attribute, which was not asked for by a call.
+        if any(isinstance(argument, Width) for argument in args):
+            path.ask()
         if func in HANDING_OUT:
             self.tracer.values.about_to_write(args[:1])
         if func in LIKE and not self.tracer.quiet:

@@ -150,9 +150,9 @@ def test_the_second_run_sees_a_corner_unless_other_modules_run_there(parts):
     image = torch.rand(1, 3, 100, 100).double()
     for function, expected in (plain, [64]), (sized, [64, 100]):
         model = parts(function)
-        calls = trace(model, lambda m=model: m(image)).order
+        record = trace(model, lambda m=model: m(image))
         edges.clear()
-        runs = check_repeats(model, lambda m=model: m(image), calls)
+        runs = check_repeats(model, lambda m=model: m(image), record)
         assert edges == expected
         assert runs is (function is plain)
 
