@@ -82,7 +82,8 @@ def input_shapes(model: nn.Module, images: Tensor) -> dict[str, torch.Size]:
 
 def direct(conv: nn.Conv2d) -> nn.Conv2d:
     """A new layer with the widths, or the multiply-adds, of a narrowed one."""
-    outputs = conv.out_channels
+    # Filters, of which there may be fewer than channels that it emits.
+    outputs = len(conv.weight)
     if isinstance(conv, Striped):
         outputs = max(1, round(len(conv.weight) / math.prod(conv.kernel_size)))
     new = nn.Conv2d(

@@ -3,9 +3,11 @@
 """Every convolution is timed at its own size."""
 
 import step_time
+import torch
 from layer_time import KINDS, Way, direct, measure, table
 from torch import nn
 
+from mmlapp.core import attach, narrow
 from mmlapp.core.plan.kept import Kept
 from mmlapp.core.units.striped import keep_stripes
 
@@ -33,3 +35,15 @@ def test_stripes_are_compared_with_as_many_whole_filters(small, monkeypatch):
     layer = nn.Conv2d(8, 10, 3)
     keep_stripes(layer, Kept(90, range(45)))
     assert direct(layer).weight.shape == (5, 8, 3, 3)
+
+
+def test_a_layer_beside_a_branch_is_as_large_as_its_filters():
+    """It emits eight channels, of which it computes three."""
+    model = nn.Sequential(nn.Conv2d(4, 8, 3)).eval()
+    pruner = attach(
+        model, torch.rand(1, 4, 9, 9), unit='filters', bypass='depthwise'
+    )
+    pruner.set_mask(torch.arange(8) < 3)
+    layer = narrow(model, pruner.plan())[0]
+    assert layer.out_channels == 8
+    assert direct(layer).weight.shape == (3, 4, 3, 3)

@@ -29,7 +29,7 @@ from ..plan.plan import ChannelPlan
 from ..pruner import Pruner
 from ..trace.attributes import recount
 from ..trace.blocks.registry import adjust_attributes
-from ..units import UNITS
+from ..units import UNITS, Unit
 from .check_plan import check_plan, module_at, stored
 from .follow_layers import follow_layers, widths
 from .inheritance import hand_on_the_rest
@@ -154,16 +154,13 @@ def apply_plan(
     for name, kept in plan.attributes.items():
         owner, _, attribute = name.rpartition('.')
         recount(module_at(model, owner, name), attribute, kept.count)
-    # Blocks after their layers, whose attributes they may read.
-    # Parents are listed before their children; reversed, after them.
-    for module in reversed(modules):
-        adjust_attributes(module)
+    unit = UNITS.build(plan.unit)
+    _adjust_all(model, modules, plan, unit)
     follow_layers(dense)
     for name in plan.biases:
         add_bias(model.get_submodule(name))
     for name, entry in plan.branches.items():
         heirs.update(_narrow_branch(model.get_submodule(name), entry))
-    unit = UNITS.build(plan.unit)
     forget_derived(modules)
     finished: dict[nn.Parameter, Sequence[Heir]] = {}
     for name, details in plan.details.items():
@@ -192,6 +189,23 @@ def _slice_all(
     _replace(modules, replaced)
     replace_held(holders, held)
     return heirs
+
+
+def _adjust_all(
+    model: nn.Module,
+    modules: Sequence[nn.Module],
+    plan: ChannelPlan,
+    unit: Unit,
+) -> None:
+    """Lets numbers of layers, then those of blocks, follow the tensors."""
+    noted = {model.get_submodule(n): each for n, each in plan.details.items()}
+    # Blocks after their layers, whose attributes they may read.
+    # Parents are listed before their children; reversed, after them.
+    for module in reversed(modules):
+        adjust_attributes(module)
+        if module in noted:
+            for name, number in unit.numbers(noted[module]).items():
+                setattr(module, name, number)
 
 
 def detach(model: nn.Module) -> nn.Module:

@@ -38,6 +38,7 @@ def hear(record: Trace, other: Trace) -> None:
         if _key(left, root) not in known:
             record.remainders.append(left)
     record.elements_counted |= other.elements_counted
+    record.measured |= other.measured
 
 
 def _translation(record: Trace, other: Trace) -> Callable[[Tensor], Tensor]:

@@ -22,6 +22,9 @@ from .call import Call
 NEVER = 'its own forward never runs'
 OTHERWISE = 'its forward is not one convolution of its input with its weight'
 ELSEWHERE = 'its weight is also read outside of its own forward'
+MEASURED = (
+    'the size of its weight or bias is also read outside of its own forward'
+)
 # What PyTorch's own convolutions run, which pad as `padding_mode` says.
 PLAIN = {
     vars(kind)[name]
@@ -50,6 +53,9 @@ class OwnCalls:
         for module, name in self._names.items():
             for parameter in module._parameters.values():
                 self._owners.setdefault(id(parameter), []).append(name)
+        # Whose parameters others ask for their size, as for the number of
+        # channels that the layer emits.
+        self.measured: set[str] = set()
         self._last: Call | None = None
         self._runs: Counter[str] = Counter()
         self._plain: Counter[str] = Counter()
@@ -65,6 +71,16 @@ class OwnCalls:
                 for name in self._owners.get(id(tensor), ())
             }
         )
+
+    def note_size(self, tensor: Any, running: str) -> None:
+        """Notes that somebody asks a tensor for its size.
+
+        Args:
+            tensor (Any): Whatever is asked.
+            running (str): Name of the innermost module that runs.
+        """
+        owners = self._owners.get(id(tensor), ())
+        self.measured.update(name for name in owners if name != running)
 
     def left(self, module: nn.Module, args: Sequence[Any], out: Any) -> None:
         """Notes a module that has run, with its input and its output."""

@@ -173,6 +173,8 @@ class Trace:
         irregular (dict[str, str]): Convolutions whose own forward is not one
             plain call of a weight that nobody else reads, and what it is:
             nothing can run beside them.
+        measured (set[str]): Convolutions whose weight or bias somebody else
+            asks for its size.
         order (list[str]): Names of the modules, in the order in which they
             began to run.
         widths (dict[str, list[Tensor]]): Qualified names of attributes that
@@ -214,6 +216,7 @@ class Trace:
     living_modules: dict[str, LivingModule] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
     irregular: dict[str, str] = field(default_factory=dict)
+    measured: set[str] = field(default_factory=set)
     order: list[str] = field(default_factory=list)
     widths: dict[str, list[Tensor]] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)

@@ -138,6 +138,8 @@ LIKE: dict[Any, Callable[..., Any]] = {
     Tensor.reshape_as: Tensor.reshape,
     Tensor.view_as: Tensor.view,
 }
+# With what a tensor tells its shape, to Python or to another function.
+MEASURING = frozenset({*SHAPES, *LIKE, Tensor.__len__, Tensor.expand_as})
 # What takes the place of a function while its operators are followed: it
 # returns the same by other operators.
 STAND_INS: dict[Any, Callable[..., Any]] = {functional.pad: pad}
@@ -169,6 +171,8 @@ class WatchFunctions(TorchFunctionMode):
             path.ask()
         if func in HANDING_OUT:
             self.tracer.values.about_to_write(args[:1])
+        if func in MEASURING:
+            self.tracer.note_size((*args, *kwargs.values()))
         if func in LIKE and not self.tracer.quiet:
             func, args, kwargs = self._in_sizes(func, *args, **kwargs)
         rule = FUNCTIONS.get(func)

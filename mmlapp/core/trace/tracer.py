@@ -151,6 +151,16 @@ class Tracer(TorchDispatchMode):
             if name is not None:
                 self.trace.read.add(name)
 
+    def note_size(self, values: Iterable[Any]) -> None:
+        """Notes parameters among what somebody asks for a size.
+
+        Args:
+            values (Iterable): Whatever it is.
+        """
+        if not self._ruling:
+            for value in values:
+                self.own_calls.note_size(value, self.running())
+
     def _rule(self, name: str) -> Rule | None:
         """The rule of an operator, if there is one."""
         # In place or not, the labels are the same: relu_ has the rule of relu.
@@ -455,6 +465,7 @@ class Tracer(TorchDispatchMode):
         self.trace.fitted = self.heads.fitted
         self.trace.divisors = self.heads.dividing(self.graph)
         self.trace.irregular = self.own_calls.irregular()
+        self.trace.measured = self.own_calls.measured
 
     def _compared(self) -> Tensor:
         """Rows of queries and keys, and the biases that go with them."""

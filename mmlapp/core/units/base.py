@@ -97,8 +97,8 @@ class Unit(ABC):
     :meth:`tensors` say what costs are counted from; :meth:`scored_layers` and
     :meth:`reading_layers` where scores come from; :meth:`add_masks` masks what
     is condemned; :meth:`layout` says what a plan cuts; and
-    :meth:`check_layer` and :meth:`narrow_layer` act on single layers when a
-    network is narrowed. Most units derive from
+    :meth:`check_layer`, :meth:`numbers` and :meth:`narrow_layer` act on single
+    layers when a network is narrowed. Most units derive from
     :class:`~mmlapp.core.units.Channels` and replace some of them.
 
     Attributes:
@@ -342,6 +342,19 @@ class Unit(ABC):
             f'{type(self).__name__} has no details such as the plan has: '
             f'{", ".join(details)}'
         )
+
+    def numbers(self, details: Mapping[str, Kept]) -> dict[str, int]:
+        """Returns numbers of a narrowed layer that its tensors do not tell.
+
+        They are set before blocks around it read them. Defaults to none.
+
+        Args:
+            details (Mapping[str, Kept]): What :meth:`layout` noted for it.
+
+        Returns:
+            dict[str, int]: By the names of its attributes.
+        """
+        return {}
 
     def narrow_layer(
         self, layer: nn.Module, details: Mapping[str, Kept]

@@ -22,6 +22,7 @@ from ..patterns import matches
 from ..plan.kept import Kept
 from ..plan.layout import Layout
 from ..trace import LayerCall, Site
+from ..trace.own_calls import MEASURED
 from ..trace.record import no_nodes
 from .base import Found, Request, Unit, Verify, register_unit, unit_name
 from .branches import plan_branches
@@ -62,8 +63,11 @@ class Filters(Unit):
             if matches(site.module, request.scope)
             and not matches(site.module, request.ignore)
         }
+        measured = request.record.measured
         branches, without = plan_branches(
-            request, wanted, lambda name, layer: None
+            request,
+            wanted,
+            lambda name, layer: MEASURED if name in measured else None,
         )
         if any(branch.merge for branch in branches.values()):
             raise PruningError(
@@ -127,9 +131,11 @@ class Filters(Unit):
             weight = _filters_of(layer)
             nodes = analysis.trace.nodes_of(f'{name}.weight', weight, size)
             details[name] = {'outputs': groups.channels_at(nodes)}
+        sites = sites_of_groups(model, analysis.trace, groups)
         return Layout(
             unit_name(self),
-            sites_of_groups(model, analysis.trace, groups),
+            # Attributes count channels, of which none goes.
+            [entry for entry in sites if not entry[0].attribute],
             blank,
             analysis.bypass,
             details,
@@ -148,6 +154,10 @@ class Filters(Unit):
                 f'it has {width} outputs, the plan keeps filters of '
                 f'{ {key: kept.size for key, kept in details.items()} }'
             )
+
+    def numbers(self, details: Mapping[str, Kept]) -> dict[str, int]:
+        """It emits all channels, however few filters it has left."""
+        return {'out_channels': details['outputs'].size}
 
     def narrow_layer(
         self, layer: nn.Module, details: Mapping[str, Kept]

@@ -29,6 +29,7 @@ class Asking(nn.Module):
         assert z.shape[1] > y.shape[1] // 5
         assert z.shape[1] % 4 == 1
         assert y.numel() > 0
+        assert len(self.b.weight) > 0
         return self.c(z)
 
 
@@ -38,6 +39,7 @@ def test_what_is_asked_for_elsewhere_is_known_by_the_same_channels():
     assert [t.least for t in record.thresholds] == [4]
     assert not record.remainders
     assert not record.elements_counted
+    assert not record.measured
     hear(record, trace(model, lambda: model.otherwise(x)))
     # Once more than three of the first layer, which was known before.
     assert [t.least for t in record.thresholds] == [4, 3]
@@ -53,3 +55,4 @@ def test_what_is_asked_for_elsewhere_is_known_by_the_same_channels():
     assert left.divisor == 4
     assert root[left.ids].equal(second)
     assert record.elements_counted
+    assert record.measured == {'b'}

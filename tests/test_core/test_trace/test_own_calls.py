@@ -101,3 +101,35 @@ def test_irregular_calls(net, name):
     model = net(lambda m, x: forward(m.a, x), a=build())
     x = torch.rand(2, 8, 8, 8).double()
     assert trace(model, lambda: model(x)).irregular == {'a': reason}
+
+
+class Asking(nn.Conv2d):
+    def forward(self, x):
+        assert x.shape[1] == self.weight.shape[1]
+        return super().forward(x)
+
+
+MEASURES = {
+    'by its own forward': (Asking, lambda a, x: a(x), set()),
+    'something else': (
+        nn.Conv2d,
+        lambda a, x: a(x.to(a.weight.dtype, copy=a.weight.dim() > 4)),
+        set(),
+    ),
+    'by others': (Asking, lambda a, x: a(x)[:, : len(a.bias)], {'a'}),
+    'before it runs': (
+        nn.Conv2d,
+        lambda a, x: a(x.view(-1, a.weight.shape[1], 8, 8)),
+        {'a'},
+    ),
+}
+
+
+@pytest.mark.parametrize('name', MEASURES)
+def test_who_asks_for_sizes(net, name):
+    kind, forward, found = MEASURES[name]
+    model = net(lambda m, x: forward(m.a, x), a=wide(kind))
+    x = torch.rand(2, 8, 8, 8).double()
+    record = trace(model, lambda: model(x))
+    assert record.measured == found
+    assert record.irregular == {}

@@ -1,6 +1,7 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from mmlapp.core import PruningError, attach, narrow
+from mmlapp.core.bypass.beside import Bypassed
+from mmlapp.core.trace.own_calls import MEASURED
 
 KINDS = ['depthwise', 'pointwise', 'grouped']
 
@@ -131,6 +134,124 @@ def test_who_reads_full_channels_is_not_cheaper(
         model, image, keep=keep, bypass='pointwise', unit='filters', scope='a'
     )
     assert result.groups == {'a': 8}
+
+
+class Block(nn.Module):
+    """Keeps its widths, which the network around it reads."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.in_channels, self.out_channels = 8, 12
+        self.conv, self.norm = conv, nn.BatchNorm2d(12)
+
+    @property
+    def width(self):
+        return self.conv.out_channels
+
+    def forward(self, x):
+        return self.norm(self.conv(x))
+
+
+WIDTHS = {
+    'of the layer': lambda m: m.b.conv.out_channels,
+    'by a property': lambda m: m.b.width,
+    'of the block': lambda m: m.b.out_channels,
+    'of a sum': lambda m: m.a.out_channels + m.b.conv.out_channels - 8,
+    'of the norm': lambda m: m.b.norm.num_features,
+}
+
+
+# 7 of 12 filters, which no view of all would fit, or none.
+@pytest.mark.parametrize('keep', [0.6, 0.0])
+@pytest.mark.parametrize('kind', ['depthwise', 'pointwise'])
+@pytest.mark.parametrize('name', WIDTHS)
+def test_numbers_of_a_layer_are_what_it_emits(
+    net, conv, image, agree, name, kind, keep
+):
+    def forward(m, x):
+        y = m.b(m.a(x).relu())
+        rows = y.view(y.size(0), WIDTHS[name](m), -1)
+        return m.c((rows * rows.mean(2, keepdim=True)).view(y.shape))
+
+    model = net(forward, a=conv(3, 8), b=Block(conv(8, 12)), c=conv(12, 5))
+    result = agree(
+        model, image, keep=keep, bypass=kind, unit='filters', scope=['a', 'b*']
+    )
+    assert 'b.conv' in result.groups
+    assert result.slim.b.conv.weight.shape[0] == int(12 * keep)
+    assert result.slim.b.conv.out_channels == 12
+    assert (result.slim.b.in_channels, result.slim.b.out_channels) == (8, 12)
+    assert result.plan.attributes == {}
+
+
+@pytest.mark.parametrize('keep', [0.6, 0.0])
+@pytest.mark.parametrize(
+    'kind', [nn.ConvTranspose2d, partial(nn.Conv2d, groups=2)]
+)
+def test_what_is_made_as_wide_as_a_layer(net, agree, kind, keep):
+    """Not filters of one group, nor of one that is turned around."""
+
+    def forward(m, x):
+        y = m.a(x)
+        return y + y.new_ones(m.a.out_channels, 1, 1)
+
+    model = net(forward, a=kind(8, 12, 3))
+    x = torch.randn(2, 8, 6, 6).double()
+    agree(model, x, keep=keep, bypass='depthwise', unit='filters')
+
+
+SIZES = {
+    'shape': lambda m: m.b.weight.shape[0],
+    'size': lambda m: m.b.weight.size(0),
+    'length': lambda m: len(m.b.weight),
+    'elements': lambda m: m.b.bias.numel(),
+    'view as': lambda m: torch.ones(12).view_as(m.b.bias).size(0),
+    'expanded as': lambda m: torch.ones(1).expand_as(m.b.bias).size(0),
+}
+
+
+@pytest.mark.parametrize('name', SIZES)
+def test_who_asks_a_weight_for_its_size_gets_all_filters(
+    net, conv, agree, frozen, name
+):
+    def forward(m, x):
+        y = m.b(m.a(x).relu())
+        return m.c(y.view(y.size(0), SIZES[name](m), -1).view(y.shape))
+
+    model = net(forward, a=conv(4, 8), b=conv(8, 12), c=conv(12, 5))
+    x = torch.randn(2, 4, 8, 8).double()
+    asked = {'bypass': 'depthwise', 'unit': 'filters'}
+    assert frozen(model, x, **asked)['b'] == MEASURED
+    assert agree(model, x, keep=0.0, **asked).groups == {'a': 8}
+
+
+def test_who_asks_for_it_in_training_alone(net, conv, agree, frozen):
+    def forward(m, x):
+        y = m.b(m.a(x).relu())
+        width = m.b.weight.shape[0] if m.training else y.shape[1]
+        return m.c(y.view(y.size(0), width, -1).view(y.shape))
+
+    model = net(forward, a=conv(4, 8), b=conv(8, 12), c=conv(12, 5))
+    x = torch.randn(2, 4, 8, 8).double()
+    asked = {'bypass': 'depthwise', 'unit': 'filters'}
+    assert frozen(model, x, **asked)['b'] == MEASURED
+    result = agree(model, x, keep=0.0, **asked)
+    assert result.slim.train()(x).shape == (2, 5, 8, 8)
+
+
+def test_channels_go_where_a_weight_is_asked_for_its_size(
+    net, conv, image, agree
+):
+    """They go from the weight, too, with the branch beside it."""
+
+    def forward(m, x):
+        y = m.b(m.a(x).relu())
+        return m.c(y.view(y.size(0), m.b.weight.shape[0], -1).view(y.shape))
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 12), c=conv(12, 5))
+    result = agree(model, image, bypass='depthwise')
+    assert result.groups == {'a': 8, 'b': 12}
+    assert isinstance(result.slim.b, Bypassed)
 
 
 def test_filters_need_a_bypass(model, images):

@@ -7,12 +7,13 @@ from __future__ import annotations
 from typing import Any
 
 from .registry import register_block
-from .shapes import shape_of
 
 
 def adjust_cross_stage(module: Any) -> None:
     """Twice the width of the halves that it splits its channels into."""
-    module.expand_chs = shape_of(module.conv_exp.conv, 'weight')[0]
+    # What it emits, which may be more than its filters compute: a branch
+    # beside it fills up the others. Layers are adjusted before their blocks.
+    module.expand_chs = module.conv_exp.conv.out_channels
 
 
 register_block('CrossStage', 'CrossStage3', adjust=adjust_cross_stage)

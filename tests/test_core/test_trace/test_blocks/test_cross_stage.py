@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Half of the channels pass by the layers of the other half."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -26,3 +27,13 @@ def test_both_halves_are_narrowed(check_block, conv_norm):
     result = check_block(CrossStage(16, conv_norm))
     assert 'block.conv_exp.conv' in result.groups
     assert result.slim.block.expand_chs == 16
+
+
+@pytest.mark.parametrize('keep', [0.5, 0.0])
+def test_it_cuts_what_a_branch_fills_up(net, conv_norm, agree, keep):
+    """Filters go, and no channels."""
+    model = net(lambda m, x: m.block(x), block=CrossStage(16, conv_norm))
+    x = torch.randn(2, 16, 8, 8).double()
+    result = agree(model, x, keep=keep, bypass='depthwise', unit='filters')
+    assert 'block.conv_exp.conv' in result.groups
+    assert result.slim.block.expand_chs == 32
