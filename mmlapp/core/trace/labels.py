@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -52,6 +52,10 @@ class Labels:
             place since. Defaults to False.
         once_read (tuple[Tensor, str], optional): Labels that are frozen
             as soon as somebody reads the tensor, and why. Defaults to None.
+        constant (float, optional): What elements of removed channels are
+            while these are masked, as one behind a cosine. It tells where
+            slopes are infinite, and promises nothing: what is zero is told
+            by the axes. Defaults to None, not known.
     """
 
     axes: dict[int, Axis] = field(default_factory=dict)
@@ -60,10 +64,23 @@ class Labels:
     maskable: bool = False
     stale: bool = False
     once_read: tuple[Tensor, str] | None = None
+    constant: float | None = None
 
     def moved(self, axes: dict[int, Axis]) -> Labels:
         """Labels of the same values at other places."""
-        return Labels(axes, parameter=self.parameter, maskable=self.maskable)
+        return Labels(
+            axes,
+            parameter=self.parameter,
+            maskable=self.maskable,
+            constant=self.constant,
+        )
+
+    def value(self, dim: int) -> float | None:
+        """What elements of channels removed along a dimension are."""
+        axis = self.axes.get(dim)
+        if axis is None:
+            return None
+        return 0.0 if axis.zero else self.constant
 
     def masks_to_zero(self, dim: int) -> bool:
         """Whether removed indices can be made zero by masks."""
@@ -316,3 +333,20 @@ def without_zero(labels: Labels) -> Labels:
     """Returns the labels with no promise that removed channels are zero."""
     axes = {d: replace(a, zero=False) for d, a in labels.axes.items()}
     return Labels(axes, parameter=labels.parameter)
+
+
+def common_constant(entries: Iterable[Labels]) -> float | None:
+    """What elements of removed channels are in all tensors that have some.
+
+    Args:
+        entries (Iterable[Labels]): Of tensors that are joined.
+
+    Examples:
+        >>> ids = torch.arange(3)
+        >>> ones = Labels({1: Axis(ids, zero=False)}, constant=1.0)
+        >>> common_constant([ones, Labels(), ones])
+        1.0
+        >>> common_constant([ones, Labels({1: Axis(ids)})])
+    """
+    found = {e.value(dim) for e in entries for dim in e.axes}
+    return found.pop() if len(found) == 1 else None

@@ -8,6 +8,7 @@ from mmlapp.core.trace.labels import (
     EMPTY,
     Axis,
     Labels,
+    common_constant,
     gather_axis,
     move,
     spread,
@@ -146,3 +147,22 @@ def test_what_makes_a_selection_empty_freezes():
 
 def test_labels_of_no_element_tell_nothing():
     assert gather_axis(ChannelGraph(), torch.zeros(0, 3), True) is None
+
+
+def test_a_constant_moves_with_the_values(graph):
+    ids = torch.arange(3)
+    labels = Labels({1: Axis(ids, zero=False)}, constant=2.0)
+    (moved,) = move(graph, labels, (4, 3), torch.t, [(3, 4)], 'lost')
+    assert (moved.value(0), moved.value(1)) == (2.0, None)
+    # Another one is computed of it: of constants nothing is promised.
+    assert without_zero(labels).value(1) is None
+    assert not labels.masks_to_zero(1)
+
+
+def test_joined_tensors_have_the_constant_of_all():
+    ids = torch.arange(3)
+    ones, zeros = Labels({0: Axis(ids, False)}, constant=1.0), Labels()
+    assert common_constant([ones, zeros, ones]) == 1
+    zeros.axes[0] = Axis(ids)
+    assert common_constant([zeros]) == 0
+    assert common_constant([ones, zeros]) is None

@@ -20,6 +20,7 @@ from ..labels import (
     Keep,
     Labels,
     blank,
+    common_constant,
     gather_axis,
     move,
     spread,
@@ -256,7 +257,7 @@ def padded(tracer: Tracer, call: Call) -> None:
     value = call.argument(2, 'value', 0)
     labels = tracer.labels(source)
     output = call.outputs()[0]
-    result = Labels()
+    result = Labels(constant=labels.constant)
     for dim, axis in labels.axes.items():
         # Pairs from the last dimension on; below zero they cut.
         end = 2 * (source.dim() - dim)
@@ -285,7 +286,7 @@ def concatenated(tracer: Tracer, call: Call) -> None:
     tensors = [t for t in call.args[0] if t.dim() == rank]
     dim = int(call.argument(1, 'dim', 0)) % rank
     entries = [tracer.labels(t) for t in tensors]
-    output = Labels()
+    output = Labels(constant=common_constant(entries))
     for d in sorted({d for e in entries for d in e.axes}):
         axes = [
             e.axes.get(d) or blank(t.shape[d])
@@ -309,7 +310,7 @@ def stacked(tracer: Tracer, call: Call) -> None:
     tensors = list(call.args[0])
     new = int(call.argument(1, 'dim', 0)) % (tensors[0].dim() + 1)
     entries = [tracer.labels(t) for t in tensors]
-    output = Labels()
+    output = Labels(constant=common_constant(entries))
     for d in sorted({d for e in entries for d in e.axes}):
         axes = [
             e.axes.get(d) or blank(t.shape[d])

@@ -47,8 +47,12 @@ def batch_norm(tracer: Tracer, call: Call) -> None:
     axes = {} if axis is None else {1: Axis(ids, zero=None not in affine)}
     if batch is not None:
         axes[0] = Axis(batch.ids, zero=False)
+    # A constant less its own mean, whatever the running one is.
+    constant = None
+    if call.args[2] is None and tracer.labels(x).value(1) is not None:
+        constant = 0.0
     for output in call.outputs()[:1]:
-        tracer.set(output, Labels(axes))
+        tracer.set(output, Labels(axes, constant=constant))
 
 
 def standardised(tracer: Tracer, call: Call) -> None:

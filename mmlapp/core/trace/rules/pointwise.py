@@ -19,6 +19,8 @@ from ..rule import rules_of_aten
 from ..tracer import Tracer
 
 Operand = tuple[Tensor, Labels]
+# Of each operand where a channel is removed; None if not known.
+Values = list[float | None]
 
 
 def pointwise(tracer: Tracer, call: Call) -> None:
@@ -35,10 +37,14 @@ def pointwise(tracer: Tracer, call: Call) -> None:
     dims = {
         d + out.dim() - t.dim() for t, entry in operands for d in entry.axes
     }
+    constants = set()
     for dim in sorted(dims):
-        axis = _combine(tracer, call, operands, dim, out)
-        if axis is not None:
-            result.axes[dim] = axis
+        found = _combine(tracer, call, operands, dim, out)
+        if found is not None:
+            result.axes[dim], constant = found
+            constants.add(constant)
+    if len(constants) == 1 and not out.is_complex():
+        result.constant = constants.pop()
     for output in call.outputs():
         tracer.set(output, result)
 
@@ -83,9 +89,15 @@ def _combine(
     operands: list[Operand],
     dim: int,
     out: Tensor,
-) -> Axis | None:
-    """Ties all labels that meet along one dimension of the result."""
+) -> tuple[Axis, float | None] | None:
+    """Ties all labels that meet along one dimension of the result.
+
+    Returns:
+        tuple or None: Labels of the result, and what is known of its value
+        where channels are removed; None if it has none.
+    """
     axes: list[Axis | None] = []
+    values: Values = []
     constant = False
     for tensor, labels in operands:
         # A scale [C, 1, 1] of [N, C, H, W]: dim 1 of the result is its dim 0.
@@ -100,6 +112,7 @@ def _combine(
             axis = Axis(torch.full((size,), -1), zero=False)
             constant = True
         axes.append(axis)
+        values.append(labels.value(d))
     found = [axis for axis in axes if axis is not None]
     for axis in found[1:]:
         tracer.graph.unite(found[0].ids, axis.ids, INPUT_REASON)
@@ -110,28 +123,37 @@ def _combine(
         return None
     ids = _largest(operands, axes)
     rule = _WHERE_REMOVED.get(call.op.removesuffix('_'), _evaluated)
-    value = rule(call, axes)
-    reason = None
-    if value is not None and not math.isfinite(value):
-        reason = f'{call.op} of zero is not finite'
-    elif _is_steep(call, axes):
-        reason = f'the gradient of {call.op} at zero is not finite'
+    zeros: Values = [0.0 if _is_zero(axis) else None for axis in axes]
+    value = rule(call, values)
+    # What is a constant that may be zero by chance is none that masks make.
+    promised = value if values == zeros else rule(call, zeros)
+    reason = _infinite(call, values, value)
     if reason is not None:
         labelled = [entry for _, entry in operands if entry.axes]
         of = Labels(parameter=all(entry.parameter for entry in labelled))
         tracer.living.over(of, ids, reason)
-    return Axis(ids, value == 0)
+        value = None
+    return Axis(ids, promised == 0), value
 
 
-def _is_steep(call: Call, axes: list[Axis | None]) -> bool:
-    """Whether masks train into NaN: an infinite slope, times their zero."""
+def _infinite(call: Call, values: Values, value: float | None) -> str | None:
+    """Why masks would lead to infinite numbers, if they would."""
+    known = dict.fromkeys(
+        f'{v:g}' if v else 'zero' for v in values if v is not None
+    )
+    where = ' and '.join(known)
+    if value is not None and not math.isfinite(value):
+        return f'{call.op} of {where} is not finite'
+    # They train into NaN: an infinite slope, times their zero.
     steep = _STEEP.get(call.op.removesuffix('_'))
-    return steep is not None and steep(call, axes)
+    if steep is not None and steep(call, values):
+        return f'the gradient of {call.op} at {where} is not finite'
+    return None
 
 
-def _has_small_exponent(call: Call, axes: list[Axis | None]) -> bool:
+def _has_small_exponent(call: Call, values: Values) -> bool:
     base, exponent = call.args[:2]
-    if not isinstance(base, Tensor) or not _is_zero(axes[0]):
+    if not isinstance(base, Tensor) or values[0] != 0:
         return False
     # The slope of x^p is p x^(p - 1).
     powers = torch.as_tensor(exponent)
@@ -174,15 +196,18 @@ def _is_zero(axis: Axis | None) -> bool:
     return axis is not None and axis.zero
 
 
-def _evaluated(call: Call, axes: list[Axis | None]) -> float | None:
-    """Runs the operator on zeros, if every operand is zero."""
-    if not all(_is_zero(axis) for axis in axes):
+def _evaluated(call: Call, values: Values) -> float | None:
+    """Runs the operator on what its operands are, if all are known."""
+    if any(value is None for value in values):
         return None
+    if any(values) and torch.Tag.nondeterministic_seeded in call.func.tags:
+        return None
+    given = iter(values)
 
     # f(0, 0, ..) by the operator itself, with its own constants: 1 for exp,
     # 0.2 for clamp(min=0.2).
     def blank(tensor: Tensor) -> Tensor:
-        return torch.zeros(1, dtype=tensor.dtype)
+        return torch.full((1,), next(given) or 0, dtype=tensor.dtype)
 
     args, kwargs = tree_map_only(Tensor, blank, (call.args, call.kwargs))
     value: Tensor = tree_leaves(call.func(*args, **kwargs))[0]
@@ -190,15 +215,22 @@ def _evaluated(call: Call, axes: list[Axis | None]) -> float | None:
     return float(value.abs() if value.is_complex() else value)
 
 
-def _product(call: Call, axes: list[Axis | None]) -> float | None:
-    return 0.0 if any(_is_zero(axis) for axis in axes) else None
+def _product(call: Call, values: Values) -> float | None:
+    return 0.0 if 0 in values else _evaluated(call, values)
 
 
-def _quotient(call: Call, axes: list[Axis | None]) -> float | None:
+def _quotient(call: Call, values: Values) -> float | None:
     # x / 0, if only where a channel is masked: infinite or 0 / 0.
-    if len(axes) > 1 and _is_zero(axes[1]):
+    if len(values) > 1 and values[1] == 0:
         return math.nan
-    return 0.0 if _is_zero(axes[0]) else None
+    return 0.0 if values[0] == 0 else _evaluated(call, values)
+
+
+def _logarithm_at(value: float) -> Callable[[Call, Values], bool]:
+    """Of x log(y) the slope along y is x / y: 0 / 0 where both vanish."""
+    return lambda call, values: (
+        isinstance(call.args[1], Tensor) and values[-1] == value
+    )
 
 
 # Operators that add what they are given.
@@ -211,21 +243,26 @@ _ADDING = {
 }
 
 # Value of an operator where its channel is removed; None if unknown.
-_WHERE_REMOVED: dict[
-    str, Callable[[Call, list[Axis | None]], float | None]
-] = {
+_WHERE_REMOVED: dict[str, Callable[[Call, Values], float | None]] = {
     'aten::mul': _product,
     'aten::div': _quotient,
-    'aten::_prelu_kernel': lambda call, axes: _product(call, axes[:1]),
+    'aten::_prelu_kernel': lambda call, values: (
+        0.0 if values[0] == 0 else _evaluated(call, values)
+    ),
 }
 
 # Whether the slope of an operator is infinite, or 0 / 0, where its channel is
 # removed, although its value is finite.
-_STEEP: dict[str, Callable[[Call, list[Axis | None]], bool]] = {
-    'aten::sqrt': lambda call, axes: _is_zero(axes[0]),
+_STEEP: dict[str, Callable[[Call, Values], bool]] = {
+    'aten::sqrt': lambda call, values: values[0] == 0,
     'aten::pow': _has_small_exponent,
-    'aten::hypot': lambda call, axes: all(map(_is_zero, axes)),
-    'aten::special_entr': lambda call, axes: _is_zero(axes[0]),
+    'aten::hypot': lambda call, values: all(v == 0 for v in values),
+    'aten::special_entr': lambda call, values: values[0] == 0,
+    'aten::xlogy': _logarithm_at(0),
+    'aten::special_xlog1py': _logarithm_at(-1),
+    'aten::asin': lambda call, values: values[0] in (-1, 1),
+    'aten::acos': lambda call, values: values[0] in (-1, 1),
+    'aten::acosh': lambda call, values: values[0] == 1,
 }
 
 # Operators that torch does not tag as pointwise although they are.

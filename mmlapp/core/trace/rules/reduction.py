@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Set
 from dataclasses import replace
+
+from torch.utils._pytree import tree_leaves
 
 from ..call import Call
 from ..labels import Axis, Labels
@@ -27,7 +30,7 @@ def pooled(tracer: Tracer, call: Call) -> None:
             tracer.graph.freeze(axis.ids, f'resized by {call.op}')
     kept = {d: a for d, a in labels.axes.items() if d < first}
     for output in call.outputs():
-        tracer.set(output, Labels(dict(kept)))
+        tracer.set(output, Labels(dict(kept), constant=labels.constant))
 
 
 def unpooled(tracer: Tracer, call: Call) -> None:
@@ -90,8 +93,25 @@ def reduced(tracer: Tracer, call: Call) -> None:
         for axis in result.axes.values():
             reason = f'measured by {call.op}'
             tracer.living.over(labels, axis.ids, reason)
-    for output in call.outputs():
-        tracer.set(output, result)
+    values = _constants(call, labels, over)
+    for output, value in zip(call.outputs(), values, strict=True):
+        tracer.set(output, replace(result, constant=value))
+
+
+def _constants(
+    call: Call, labels: Labels, over: Set[int]
+) -> list[float | None]:
+    """What the results are where all that is reduced is a constant."""
+    source, outputs = call.args[0], call.outputs()
+    known = labels.constant is not None and not over & labels.axes.keys()
+    if not known or source.is_complex():
+        return [None] * len(outputs)
+    # The variance is zero, a sum depends on how many there are.
+    number = source.new_full((), labels.constant)
+    size = [size if d in over else 1 for d, size in enumerate(source.shape)]
+    out = call.func(number.expand(size), *call.args[1:], **call.kwargs)
+    values = [float(leaf.flatten()[0]) for leaf in tree_leaves(out)]
+    return [value if math.isfinite(value) else None for value in values]
 
 
 def _zeros_add_nothing(call: Call) -> bool:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..call import Call
 from ..labels import Axis
 from ..rule import rules_of_aten
@@ -25,7 +27,7 @@ def transformed(tracer: Tracer, call: Call) -> None:
             tracer.graph.freeze(axis.ids, ALONG.format(call.op))
         else:
             kept[dim] = axis
-    tracer.set(call.outputs()[0], labels.moved(kept))
+    tracer.set(call.outputs()[0], replace(labels.moved(kept), constant=None))
 
 
 def paired(tracer: Tracer, call: Call) -> None:
@@ -37,6 +39,8 @@ def paired(tracer: Tracer, call: Call) -> None:
         pair = axes.pop(source.dim() - 1, None)
         if pair is not None:
             tracer.graph.freeze(pair.ids, PARTS)
+        # It may be both of its parts.
+        labels = replace(labels, constant=None)
     tracer.set(call.outputs()[0], labels.moved(axes))
 
 

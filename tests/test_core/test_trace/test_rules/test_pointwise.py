@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mmlapp.core.trace.rules import pointwise
+
 ACTIVATIONS = [
     nn.ReLU(),
     nn.ReLU6(),
@@ -138,6 +140,34 @@ STEEP = {
     ),
     'hypotenuse': lambda x: torch.hypot(x, x),
     'entropy': lambda x: torch.special.entr(x.abs()),
+    'times logarithm': lambda x: torch.xlogy(x.abs(), x.abs()),
+    'special logarithm': lambda x: torch.special.xlogy(x.abs(), x.abs()),
+    'logarithm of one more': lambda x: torch.special.xlog1py(x, x - x.cos()),
+    # Constants, and not zero, where a channel is removed.
+    'cosine': lambda x: (1 - x.cos()).sqrt(),
+    'scaled': lambda x: (2 * x.cosh() - 2).sqrt(),
+    'exponential': lambda x: (x.abs().exp() - 1) ** 0.5,
+    'arcus cosine': lambda x: torch.acos(1 - x**2 / (1 + x**2)),
+    'arcus sine': lambda x: torch.asin(x.cos()),
+    'area cosine': lambda x: torch.acosh(x.cosh()),
+    'product': lambda x: torch.acos(x.cos() * (x.square() + 1).rsqrt()),
+    'changed in place': lambda x: (1 - (x + 0).cos_()).sqrt_(),
+    'moved': lambda x: torch.acosh(x.cosh().mT.flip(2).mT),
+    'joined': lambda x: torch.acos(torch.cat([x.cos(), x.cos()], 2)),
+    'stacked': lambda x: torch.acos(torch.stack([x.cos(), x.cos()])).sum(0),
+    'padded': lambda x: torch.acos(functional.pad(x.cos(), (1, 1), value=0.5)),
+    'pooled': lambda x: torch.acosh(functional.max_pool2d(x.cosh(), 3, 1, 1)),
+    'mean': lambda x: x + torch.acosh(x.cosh().mean((2, 3), keepdim=True)),
+    'sum': lambda x: (
+        x + torch.acos(x.cos().sum((2, 3), True) / x.shape[-1] ** 2)
+    ),
+    'deviation of a constant': lambda x: (
+        x + (x.cos().var((2, 3), keepdim=True)).sqrt()
+    ),
+    'instance norm': lambda x: functional.instance_norm(x + 1).abs().sqrt(),
+    'batch norm': lambda x: (
+        functional.batch_norm(x, None, None, training=True).abs().sqrt()
+    ),
 }
 
 
@@ -152,7 +182,104 @@ def test_what_masks_would_train_into_nan_is_frozen(
     assert not x.grad.isfinite().all()
     model = net(lambda m, x: m.b(function(m.a(x))), a=conv(3, 8), b=conv(8, 5))
     reason = frozen(model, image)['a']
-    assert reason.endswith('at zero is not finite')
+    assert reason.startswith('the gradient of aten::')
+    assert reason.endswith('is not finite')
+
+
+@pytest.mark.parametrize('name', ['arcus cosine', 'area cosine', 'cosine'])
+def test_where_a_slope_is_infinite_is_told(net, conv, image, frozen, name):
+    function = STEEP[name]
+    model = net(lambda m, x: m.b(function(m.a(x))), a=conv(3, 8), b=conv(8, 5))
+    where = 'zero' if name == 'cosine' else '1'
+    assert frozen(model, image)['a'].endswith(f' at {where} is not finite')
+
+
+GENTLE = {
+    'complex': lambda x: (
+        torch.view_as_complex(torch.stack([x.cosh(), x.cosh()], -1)).abs() - 1
+    ).sqrt(),
+    'root': lambda x: (2 - x.cos()).sqrt(),
+    'times logarithm': lambda x: torch.xlogy(x, x.square() + 1),
+    'logarithm of one more': lambda x: torch.special.xlog1py(x, x.abs()),
+    'arcus cosine': lambda x: torch.acos(x.cos() / 2),
+    'area cosine': lambda x: torch.acosh(x.cosh() + 1),
+    'chosen': lambda x: torch.where(x != 0, 1 + x.square(), 1).log(),
+    'random': lambda x: functional.dropout(x.cos(), 0.5, False) + x,
+    'by an unknown one': lambda x: x.cos() * x.mean((2, 3), True) + 1,
+    'transform': lambda x: (
+        (torch.view_as_real(torch.fft.rfft(x.cos())) - 1)
+        .square()
+        .sqrt()
+        .sum(-1)
+    ),
+    'learned power': lambda x: x.exp() ** torch.tensor([0.5]),
+}
+
+
+@pytest.mark.parametrize('name', GENTLE)
+def test_constants_at_finite_slopes_are_free(net, conv, image, agree, name):
+    function = GENTLE[name]
+    model = net(lambda m, x: m.b(function(m.a(x))), a=conv(3, 8), b=conv(8, 5))
+    result = agree(model, image)
+    assert result.groups == {'a': 8}
+    result.model(image).square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in result.model.parameters())
+
+
+def test_what_is_zero_by_chance_is_read_through_a_mask(
+    net, conv, image, agree
+):
+    model = net(lambda m, x: m.b(m.a(x).exp() - 1), a=conv(3, 8), b=conv(8, 5))
+    assert masked_dimensions(agree(model, image).model.b) == {1}
+
+
+def slopes(operator, count, value):
+    """Gradients of an operator at a value; none where it is infinite."""
+    operands = [
+        torch.tensor([value], dtype=torch.float64, requires_grad=True)
+        for _ in range(count)
+    ]
+    try:
+        out = operator(*operands)
+        out = out if isinstance(out, torch.Tensor) else out[0]
+        if out.isfinite().all():
+            out.abs().sum().backward()
+    except (NotImplementedError, RuntimeError, TypeError):
+        return []
+    return [x.grad for x in operands if x.grad is not None]
+
+
+def pointwise_operators():
+    names = {
+        name.removeprefix('aten::').partition('.')[0]
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith('aten::')
+    }
+    for name in sorted(names):
+        packet = getattr(torch.ops.aten, name)
+        for overload in (getattr(packet, o) for o in packet.overloads()):
+            arguments = overload._schema.arguments
+            needed = [a for a in arguments if not a.has_default_value()]
+            if (
+                torch.Tag.pointwise in overload.tags
+                and all(str(a.type) == 'Tensor' for a in needed)
+                and not any(a.alias_info or a.kwarg_only for a in needed)
+                and 'backward' not in name
+            ):
+                yield name, overload, len(needed)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('value', [0.0, 1.0])
+def test_all_operators_of_infinite_slope_are_known(value):
+    """Of those that PyTorch has, with all operands alike."""
+    found = {
+        f'aten::{name}'
+        for name, operator, count in pointwise_operators()
+        if not all(g.isfinite().all() for g in slopes(operator, count, value))
+    }
+    assert found
+    assert found <= pointwise._STEEP.keys()
 
 
 class Deviation(nn.Module):
