@@ -43,6 +43,7 @@ READ = [
     'dims',
     'embed_dim',
     'embed_dims',
+    'd_model',
 ]
 RETURNED = [
     'c2',
@@ -82,7 +83,7 @@ def note_widths(
     # Most modules keep none.
     if NAMES.isdisjoint(vars(module)) or is_known(module):
         return
-    taken = forward_names(module)
+    taken = _followed(module)
     first = inputs[0] if inputs else None
     read = READ if _has_grouped(module) else [*READ, GROUPS]
     for names, value in ((read, first), (RETURNED, output)):
@@ -92,6 +93,16 @@ def note_widths(
             if ids is not None:
                 full = f'{tracer.modules[id(module)]}.{name}'.lstrip('.')
                 tracer.trace.widths.setdefault(full, []).append(ids)
+
+
+def _followed(module: nn.Module) -> frozenset[str]:
+    """Names that the trace itself follows, as a forward reads them.
+
+    That of PyTorch compares the width of its inputs, unseen by the trace.
+    """
+    if isinstance(module, nn.Transformer):
+        return frozenset()
+    return forward_names(module)
 
 
 def _has_grouped(block: nn.Module) -> bool:

@@ -2,10 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attributes that count channels, noted with the labels of those."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
+from mmlapp.core import attach, narrow
+from mmlapp.core.plan.plan import ChannelPlan
 from mmlapp.core.trace import trace
 
 
@@ -87,3 +91,47 @@ def test_groups_of_a_grouped_layer_are_left_to_it():
 def test_a_registered_block_sets_its_own():
     found, _ = widths(nn.BatchNorm2d(4))
     assert found == {}
+
+
+class Own(nn.Transformer):
+    """One whose class is no library's."""
+
+
+class Translating(nn.Module):
+    """Two sequences that a Transformer reads."""
+
+    def __init__(self, kind=nn.Transformer, **arguments):
+        super().__init__()
+        self.source, self.target = nn.Linear(4, 12), nn.Linear(3, 12)
+        sizes = 12, 4, 2, 1, 10, 0.0
+        self.part = kind(*sizes, **arguments)
+        self.last = nn.Linear(12, 5)
+
+    def forward(self, x, y):
+        return self.last(self.part(self.source(x), self.target(y)))
+
+
+@pytest.mark.filterwarnings('ignore:.*nested')
+@pytest.mark.parametrize('kind', [nn.Transformer, Own])
+@pytest.mark.parametrize(
+    'arguments', [{}, {'batch_first': True}, {'norm_first': True}], ids=str
+)
+@torch.no_grad()
+def test_a_transformer_loses_channels_of_its_streams(
+    kind, arguments, mask_randomly
+):
+    """It compares how wide its inputs are with its own number."""
+    model = Translating(kind, **arguments).double().eval()
+    inputs = [torch.rand(2, 2, size, dtype=torch.float64) for size in (4, 3)]
+    pruner = attach(model, tuple(inputs))
+    sizes = {g.name: g.size for g in pruner.groups}
+    assert (sizes['source'], len(sizes)) == (12, 8)
+    for keep in (0.75, 0.4):
+        mask_randomly(pruner, keep)
+        masked = model(*inputs)
+        plan = ChannelPlan.from_json(pruner.plan().to_json())
+        slim = narrow(Translating(kind, **arguments).double().eval(), plan)
+        slim.load_state_dict(narrow(copy.deepcopy(model), plan).state_dict())
+        torch.testing.assert_close(slim(*inputs), masked, rtol=0, atol=1e-11)
+        assert slim.part.d_model == slim.source.out_features < 12
+    assert model.part.d_model == 12
