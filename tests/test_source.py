@@ -40,6 +40,7 @@ ORDER = {
         'attention',
         'held',
         'derived',
+        'dice',
         'writes',
         'snapshot',
         'compare',

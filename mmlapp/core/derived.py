@@ -11,9 +11,11 @@ begins.
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,6 +28,9 @@ Contents = list[tuple[Any, Any]]
 # Those that grow.
 KEPT = *DICTIONARIES, list, set, deque
 LOOKED_INTO = frozenset((*KEPT, tuple))
+# Those of plain numbers, which hold nothing else.
+OF_NUMBERS = frozenset((array, bytearray))
+PUT_BACK = LOOKED_INTO | OF_NUMBERS
 # Dictionaries of PyTorch in which hooks are, and which of them take keywords
 # or are always called: a forward may add some.
 HOOKS = frozenset(name for name in OWN if '_hooks' in name)
@@ -88,36 +93,43 @@ def contents_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def contents_of(modules: Iterable[nn.Module]) -> Contents:
-    """Returns what is in dictionaries, lists and sets that modules keep.
+    """Returns what is in dictionaries, lists, sets and arrays of modules.
 
     Args:
         modules (Iterable[nn.Module]): All modules of a network.
     """
     return [
-        (value, value.copy())
+        (value, copy(value))
         for module in modules
         for key, held in vars(module).items()
-        if type(held) in LOOKED_INTO and (key not in OWN or key in HOOKS)
+        if type(held) in PUT_BACK and (key not in OWN or key in HOOKS)
         for value in _containers(held)
     ]
 
 
 def _containers(value: Any) -> Iterator[Any]:
     """A container, and those that are in it."""
+    if type(value) in OF_NUMBERS:
+        yield value
+        return
     if type(value) in KEPT:
         yield value
     for part in _parts(value):
-        if type(part) in LOOKED_INTO:
+        if type(part) in PUT_BACK:
             yield from _containers(part)
 
 
 def put_contents_back(before: Contents) -> None:
-    """Puts back what was in dictionaries, lists and sets.
+    """Puts back what was in dictionaries, lists, sets and arrays.
 
     Args:
         before (list): From :func:`contents_of`.
     """
     for value, content in before:
+        if type(value) in OF_NUMBERS:
+            if value != content:
+                value[:] = content
+            continue
         known = zip(_parts(value), _parts(content), strict=False)
         same = len(value) == len(content)
         if not same or any(a is not b for a, b in known):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..bypass import check_bypass
 from ..default_device import on_cpu
+from ..dice import dice_in, put_back
 from ..groups import Groups
 from ..patterns import as_patterns
 from ..snapshot import restored
@@ -97,8 +98,9 @@ def analyse(
         >>> [(group.name, group.size) for group in found.groups.prunable]
         [('0', 8)]
     """
-    with on_cpu(), _same_random_numbers():
-        check_network(model)
+    check_network(model)
+    dice = dice_in(model.modules())
+    with on_cpu(), _same_random_numbers(), put_back(dice):
         kind: Unit = UNITS.build(unit)
         check_keep_streams(keep_streams, kind)
         chosen = None if bypass is None else check_bypass(bypass)

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..compare import ROUGH_TOLERANCE, SCREEN_TOLERANCE, TRIAL_TOLERANCE
 from ..derived import lay_out
+from ..dice import dice_in, put_back
 from ..forward_names import asks_in_training, forward_names
 from ..plan.kept import Kept
 from ..snapshot import Before, Recast, Twins, computing, values_of
@@ -123,6 +124,7 @@ class Runner:
         }
         self.devices = {p.device for p in model.parameters()}
         self.corner = Corner(model)
+        self._dice = dice_in(self.names)
         self._before = Before(model)
         self._random = RandomValues(model)
         self.depthwise = list(filter(is_depthwise, self.names))
@@ -201,6 +203,7 @@ class Runner:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(seeded(self.devices, seed))
+            stack.enter_context(put_back(self._dice, seed))
             if steady:
                 stack.enter_context(SteadyDraws())
             running = stack.enter_context(

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ..dice import dice_in, put_back
 from ..errors import PruningError
 from ..snapshot import restored
 from ..writes import CopyOnWrite
@@ -116,8 +117,9 @@ def kept(model: nn.Module) -> Iterator[None]:
     # Statistics of norms are written by operators that do not say so.
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
     parameters = CopyOnWrite(model.parameters())
+    dice = put_back(dice_in(model.modules()))
     try:
-        with restored(model), torch.random.fork_rng(cards), parameters:
+        with restored(model), torch.random.fork_rng(cards), dice, parameters:
             yield
     finally:
         parameters.restore()

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
 import random
+from array import array
 from collections import deque
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from mmlapp.core import PruningError, analyse, attach
+from mmlapp.core import PruningError, PruningWarning, analyse, attach
 
 
 def test_the_network_is_left_as_it_is(model, images):
@@ -114,6 +115,8 @@ DONE = {
     'keeps a list': lambda m: m.log.append(1),
     'keeps lists in others': lambda m: m.nested['a'][0].append(1),
     'writes through NumPy': lambda m: m.a.bias.detach().numpy().fill(3),
+    'keeps an array': lambda m: m.numbers[0].append(1),
+    'keeps bytes': lambda m: m.raw.append(1),
     'keeps a set': lambda m: m.seen.add(len(m.seen)),
     'keeps the last ones': lambda m: m.last.append(len(m.last)),
     'freezes a parameter': lambda m: m.a.weight.requires_grad_(False),
@@ -129,6 +132,7 @@ def state_of(m):
             [p.requires_grad for p in m.parameters()],
             [list(part._forward_hooks) for part in m.modules()],
             (m.kept, m.log, m.seen, list(m.last), m.nested),
+            ([list(numbers) for numbers in m.numbers], list(m.raw)),
             (random.getstate(), np.random.get_state(), torch.get_rng_state()),
         )
     )
@@ -148,6 +152,7 @@ def test_what_forwards_do_is_undone(net, conv, image, name, train):
     model.register_buffer('calls', torch.zeros(3))
     model.kept, model.log, model.seen = (torch.zeros(4),), [], set()
     model.last, model.nested = deque(maxlen=3), {'a': ([],)}
+    model.numbers, model.raw = (array('d'),), bytearray()
     before = state_of(model)
     analyse(model.train(), image)
     after = state_of(model)
@@ -155,6 +160,77 @@ def test_what_forwards_do_is_undone(net, conv, image, name, train):
     assert len(leaves[0]) == len(leaves[1])
     for a, b in zip(*leaves, strict=True):
         assert a.equal(b) if isinstance(a, torch.Tensor) else np.all(a == b)
+
+
+class Drawing:
+    def __init__(self, die):
+        self.held = {'die': [die]}
+
+    def draw(self):
+        return numbers_of(self.held['die'][0])
+
+
+def numbers_of(die):
+    """One number of a generator of any kind."""
+    if isinstance(die, torch.Generator):
+        return float(torch.rand((), generator=die))
+    return die.random() if hasattr(die, 'random') else die.rand()
+
+
+DICE = {
+    'torch': lambda: torch.Generator().manual_seed(3),
+    'python': lambda: random.Random(3),
+    'numpy': lambda: np.random.default_rng(3),
+    'numpy of old': lambda: np.random.RandomState(3),
+}
+
+
+@pytest.mark.parametrize('train', [False, True])
+@pytest.mark.parametrize('held', [lambda die: die, lambda die: {'a': [die]}])
+@pytest.mark.parametrize('kind', DICE)
+@pytest.mark.filterwarnings('error')
+def test_own_generators_go_on_as_if_nothing_had_run(
+    net, conv, image, kind, held, train
+):
+    def forward(m, x):
+        if m.training is train:
+            x = x + sum(map(numbers_of, m.dice)) + m.object.draw()
+        return m.b(m.a(x).relu())
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5))
+    model.object, model.held = Drawing(DICE[kind]()), held(DICE[kind]())
+    model.dice = tree_leaves(model.held)
+    found = analyse(model.train(), image)
+    assert [group.size for group in found.groups.prunable] == [8]
+    expected = numbers_of(DICE[kind]())
+    assert model.object.draw() == numbers_of(model.dice[0]) == expected
+
+
+def test_draws_of_an_own_generator_for_each_channel_say_nothing(
+    net, conv, image
+):
+    def forward(m, x):
+        drawn = [m.die.random() for _ in range(len(m.a.weight))]
+        return m.b(m.a(x) * sum(drawn))
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5))
+    model.die = random.Random(1)
+    with pytest.warns(PruningWarning, match='other outputs at every call'):
+        found = analyse(model, image)
+    assert len(found.groups.prunable) == 1
+
+
+def test_a_layer_that_an_own_generator_leaves_out_is_refused(net, conv, image):
+    def forward(m, x):
+        y = m.a(x)
+        return m.b(m.c(y) if m.die.random() < 0.5 else y)
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 5), c=conv(8, 8))
+    # Of its first two numbers one is smaller than a half.
+    model.die = random.Random(3)
+    with pytest.raises(PruningError, match='other modules at every forward'):
+        analyse(model, image)
+    assert model.die.random() == random.Random(3).random()
 
 
 def test_an_embedding_that_limits_itself_keeps_its_weights(image):
