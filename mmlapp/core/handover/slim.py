@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..default_device import on_cpu
 from ..errors import PruningError
 from ..files import replace_file
+from ..narrowing.check_plan import slices_of
 from ..plan.carried import KEY, plans_entry, to_entry
 from ..plan.plan import ChannelPlan, as_plans
 from .fuse import Fold, check_unmasked
@@ -55,7 +56,8 @@ def slim_state(
     shapes |= {name: value.shape for name, value in state.items()}
     # A norm that was folded has left no tensors.
     gone = tuple(f'{norm}.' for _, norm in folds)
-    for name, dims in plans[-1].slices.items() if plans else ():
+    slices = slices_of(model, plans[-1]) if plans else {}
+    for name, dims in slices.items():
         shape = shapes.get(name)
         for dim, kept in dims.items():
             # An empty tuple is no beginning of any name.

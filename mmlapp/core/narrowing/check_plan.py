@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from ..bypass.beside import Bypassed
 from ..bypass.branch import BRANCHES, Branch
 from ..errors import PruningError
+from ..forward_names import forward_names
 from ..plan.entries import BranchPlan
 from ..plan.kept import Kept
 from ..plan.kinds import layer_kinds
@@ -109,7 +110,7 @@ def _check_kinds(model: nn.Module, plan: ChannelPlan) -> None:
 
 def _check_slices(model: nn.Module, plan: ChannelPlan) -> None:
     """What is sliced must be there, as large as the plan says."""
-    for name, dims in plan.slices.items():
+    for name, dims in slices_of(model, plan).items():
         shape = stored(model, name).shape
         for dim, kept in dims.items():
             if dim >= len(shape) or shape[dim] != kept.size:
@@ -117,6 +118,36 @@ def _check_slices(model: nn.Module, plan: ChannelPlan) -> None:
                     f'{name} has shape {tuple(shape)}, the plan expects '
                     f'{kept.size} in dimension {dim}'
                 )
+
+
+def slices_of(
+    model: nn.Module, plan: ChannelPlan
+) -> dict[str, Mapping[int, Kept]]:
+    """What a plan slices, without buffers that a forward has yet to make.
+
+    Those that no state dict has: it makes them as wide as the network is.
+
+    Args:
+        model (nn.Module): The network.
+        plan (ChannelPlan): The plan.
+
+    Raises:
+        PruningError: If the network has no module for one of them.
+    """
+    return {
+        name: dims
+        for name, dims in plan.slices.items()
+        if name in plan.shapes or not _is_to_come(model, name)
+    }
+
+
+def _is_to_come(model: nn.Module, name: str) -> bool:
+    """Whether a forward may make a buffer that is not there."""
+    if _find(model, name) is not None:
+        return False
+    owner, _, leaf = name.rpartition('.')
+    known = leaf in module_at(model, owner, name)._buffers
+    return known or any(leaf in forward_names(m) for m in model.modules())
 
 
 def _check_attributes(model: nn.Module, plan: ChannelPlan) -> None:
@@ -290,13 +321,18 @@ def stored(model: nn.Module, name: str) -> Tensor:
     Raises:
         PruningError: If the network has none of this name.
     """
-    owner, _, leaf = name.rpartition('.')
-    module = module_at(model, owner, name)
-    value: Tensor | None = module._parameters.get(leaf)
-    value = module._buffers.get(leaf) if value is None else value
+    value = _find(model, name)
     if value is None:
         raise _misfit(f'it has no {name}')
     return value
+
+
+def _find(model: nn.Module, name: str) -> Tensor | None:
+    """A parameter or buffer; None if its module has none of this name."""
+    owner, _, leaf = name.rpartition('.')
+    module = module_at(model, owner, name)
+    value: Tensor | None = module._parameters.get(leaf)
+    return module._buffers.get(leaf) if value is None else value
 
 
 def _check_branch(

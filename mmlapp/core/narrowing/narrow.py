@@ -30,7 +30,7 @@ from ..pruner import Pruner
 from ..trace.attributes import recount
 from ..trace.blocks.registry import adjust_attributes
 from ..units import UNITS, Unit
-from .check_plan import check_plan, module_at, stored
+from .check_plan import check_plan, module_at, slices_of, stored
 from .follow_layers import follow_layers, widths
 from .inheritance import hand_on_the_rest
 from .optimizer_state import (
@@ -120,7 +120,7 @@ def narrow(
 def _wide(model: nn.Module, plan: ChannelPlan) -> list[Tensor]:
     """Parameters that a plan replaces, and buffers."""
     missing = check_plan(model, plan)
-    found = [stored(model, name) for name in plan.slices]
+    found = [stored(model, name) for name in slices_of(model, plan)]
     for name, details in plan.details.items():
         if not all(kept.whole for kept in details.values()):
             own = module_at(model, name, name)._parameters.values()
@@ -178,7 +178,7 @@ def _slice_all(
     heirs: dict[nn.Parameter, Sequence[Heir]] = {}
     holders = holders_in(modules)
     # By identity of the old tensor, since modules may share one.
-    for name, dims in plan.slices.items():
+    for name, dims in slices_of(model, plan).items():
         old = stored(model, name)
         new = replaced[id(old)] = _slice(old, dims)
         if holders:

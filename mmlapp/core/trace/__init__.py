@@ -18,6 +18,7 @@ from .attributes import counted_attributes, uncounted
 from .autograd_functions import watch_functions
 from .call import leaves_in, tensors_in
 from .heads import Heads
+from .laid_out import freeze_laid_out
 from .modules import running_modules, watch_modules
 from .record import LayerCall, LivingModule, Site, Trace
 from .rules import FALLBACK, RULES
@@ -117,22 +118,22 @@ def _pass(
     try:
         for module in modes:
             module.training = False
-        with (
-            torch.no_grad(),
-            contents_kept(modes),
-            watch_functions(tracer),
-            watch_modules(tracer, model),
-            counting(tracer, model),
-            WatchFunctions(tracer),
-            tracer,
-        ):
-            with tracer.unmasked():
-                lay_out(modes)
-            outputs = [forward()]
-            own, order = len(tracer.trace.calls), list(tracer.trace.order)
-            if also:
-                tracer.allow_updates(model)
-            outputs += [way() for way in also]
+        with torch.no_grad(), contents_kept(modes):
+            with (
+                watch_functions(tracer),
+                watch_modules(tracer, model),
+                counting(tracer, model),
+                WatchFunctions(tracer),
+                tracer,
+            ):
+                with tracer.unmasked():
+                    lay_out(modes)
+                outputs = [forward()]
+                own, order = len(tracer.trace.calls), list(tracer.trace.order)
+                if also:
+                    tracer.allow_updates(model)
+                outputs += [way() for way in also]
+            freeze_laid_out(tracer, model, [forward, *also])
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -329,6 +329,20 @@ class Tracer(TorchDispatchMode):
         self.set(tensor, labels)
         return labels
 
+    def known(self, tensor: Tensor) -> Labels | None:
+        """Returns the labels of a tensor if it has some, reading nothing.
+
+        Args:
+            tensor (Tensor): Any one, that of a forward which is over.
+        """
+        entry = self._labels.get(id(tensor))
+        known = entry is not None and entry[0]() is tensor
+        return entry[1] if entry is not None and known else None
+
+    def named(self) -> Iterator[tuple[str, Tensor]]:
+        """Yields parameters and buffers as they were before the forward."""
+        return ((self._names[id(tensor)], tensor) for tensor in self._held)
+
     def set(self, tensor: Tensor, labels: Labels) -> None:
         """Remembers the labels of a tensor for as long as it lives."""
         known = ref(tensor)

@@ -10,7 +10,14 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from mmlapp.core import ChannelPlan, PruningError, attach, narrow
+from mmlapp.core import (
+    ChannelPlan,
+    PruningError,
+    attach,
+    load_slim,
+    narrow,
+    save_slim,
+)
 from mmlapp.core.plan.entries import BranchPlan
 from mmlapp.core.plan.kept import Kept
 
@@ -525,3 +532,64 @@ def test_a_bias_that_a_layer_cannot_get(layer, match):
     plan = ChannelPlan({}, {}, shapes=shapes, biases=['2'])
     with pytest.raises(PruningError, match=match):
         narrow(model, plan)
+
+
+class LaidOut(nn.Module):
+    """Fills a buffer in its first forward."""
+
+    def __init__(self, persistent, registered=True):
+        super().__init__()
+        self.persistent = persistent
+        if registered:
+            self.register_buffer('m', None, persistent=persistent)
+
+    def forward(self, x):
+        if getattr(self, 'm', None) is None:
+            filled = x.new_full((x.shape[1], 1, 1), 0.5)
+            self.register_buffer('m', filled, persistent=self.persistent)
+        return x * self.m
+
+
+def laid_out(persistent, registered=True):
+    layer = LaidOut(persistent, registered)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), layer, nn.Conv2d(8, 5, 3))
+
+
+def plan_of_one_that_ran(model, x):
+    model(x)
+    pruner = attach(model, x)
+    pruner.set_mask(torch.arange(8) % 2 > 0)
+    return pruner.plan()
+
+
+@pytest.mark.parametrize('registered', [True, False])
+def test_a_buffer_that_is_filled_later_needs_no_slice(tmp_path, registered):
+    x = torch.rand(1, 3, 8, 8)
+    model = laid_out(False, registered)
+    plan = plan_of_one_that_ran(model, x)
+    assert '1.m' in plan.slices
+    narrow(model, plan)
+    save_slim(model, tmp_path / 'slim.pth', plan)
+    fresh = load_slim(laid_out(False, registered), tmp_path / 'slim.pth')
+    # Saved before it has run as well.
+    save_slim(fresh, tmp_path / 'again.pth', plan)
+    torch.testing.assert_close(fresh(x), model(x))
+    assert fresh[1].m.shape == (4, 1, 1)
+    optimizer = torch.optim.SGD((other := laid_out(False)).parameters(), 0.1)
+    assert narrow(other, plan, optimizer)(x).shape == (1, 5, 4, 4)
+
+
+def test_a_buffer_of_state_dicts_must_be_there():
+    x = torch.rand(1, 3, 8, 8)
+    plan = plan_of_one_that_ran(laid_out(True), x)
+    with pytest.raises(PruningError, match=r'it has no 1\.m'):
+        narrow(laid_out(True), plan)
+
+
+def test_a_buffer_of_another_layer_must_be_there():
+    x = torch.rand(1, 3, 8, 8)
+    plan = plan_of_one_that_ran(laid_out(False), x)
+    other = nn.Sequential(*laid_out(False))
+    other[1] = nn.ReLU()
+    with pytest.raises(PruningError, match=r'it has no 1\.m'):
+        narrow(other, plan)
