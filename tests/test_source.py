@@ -40,7 +40,7 @@ ORDER = {
         'attention',
         'held',
         'derived',
-        'dice',
+        'generators',
         'writes',
         'snapshot',
         'compare',

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..bypass import check_bypass
 from ..default_device import on_cpu
-from ..dice import dice_in, put_back
+from ..generators import generators_in, put_back
 from ..groups import Groups
 from ..patterns import as_patterns
 from ..snapshot import restored
@@ -99,8 +99,8 @@ def analyse(
         [('0', 8)]
     """
     check_network(model)
-    dice = dice_in(model.modules())
-    with on_cpu(), _same_random_numbers(), put_back(dice):
+    generators = generators_in(model.modules())
+    with on_cpu(), _same_random_numbers(), put_back(generators):
         kind: Unit = UNITS.build(unit)
         check_keep_streams(keep_streams, kind)
         chosen = None if bypass is None else check_bypass(bypass)

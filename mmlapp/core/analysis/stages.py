@@ -24,8 +24,8 @@ from torch.utils._pytree import tree_leaves
 
 from ..compare import ROUGH_TOLERANCE, SCREEN_TOLERANCE, TRIAL_TOLERANCE
 from ..derived import lay_out
-from ..dice import dice_in, put_back
 from ..forward_names import asks_in_training, forward_names
+from ..generators import generators_in, put_back
 from ..plan.kept import Kept
 from ..snapshot import Before, Recast, Twins, computing, values_of
 from ..trace import running_modules, tensors_in
@@ -124,7 +124,7 @@ class Runner:
         }
         self.devices = {p.device for p in model.parameters()}
         self.corner = Corner(model)
-        self._dice = dice_in(self.names)
+        self._generators = generators_in(self.names)
         self._before = Before(model)
         self._random = RandomValues(model)
         self.depthwise = list(filter(is_depthwise, self.names))
@@ -203,7 +203,7 @@ class Runner:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(seeded(self.devices, seed))
-            stack.enter_context(put_back(self._dice, seed))
+            stack.enter_context(put_back(self._generators, seed))
             if steady:
                 stack.enter_context(SteadyDraws())
             running = stack.enter_context(

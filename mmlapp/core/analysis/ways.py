@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..dice import dice_in, put_back
 from ..errors import PruningError
+from ..generators import generators_in, put_back
 from ..snapshot import restored
 from ..writes import CopyOnWrite
 
@@ -117,9 +117,14 @@ def kept(model: nn.Module) -> Iterator[None]:
     # Statistics of norms are written by operators that do not say so.
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
     parameters = CopyOnWrite(model.parameters())
-    dice = put_back(dice_in(model.modules()))
+    generators = put_back(generators_in(model.modules()))
     try:
-        with restored(model), torch.random.fork_rng(cards), dice, parameters:
+        with (
+            restored(model),
+            torch.random.fork_rng(cards),
+            generators,
+            parameters,
+        ):
             yield
     finally:
         parameters.restore()

@@ -26,7 +26,7 @@ from .held import OWN, PLAIN
 LEFT_ALONE = Tensor, type, ModuleType
 
 
-def dice_in(modules: Iterable[nn.Module]) -> list[Any]:
+def generators_in(modules: Iterable[nn.Module]) -> list[Any]:
     """Returns generators that modules hold, however deep in objects.
 
     Args:
@@ -35,7 +35,7 @@ def dice_in(modules: Iterable[nn.Module]) -> list[Any]:
     Examples:
         >>> layer = nn.Linear(2, 1)
         >>> layer.drawn = [random.Random(1), {'a': torch.Generator()}]
-        >>> len(dice_in([layer]))
+        >>> len(generators_in([layer]))
         2
     """
     found: list[Any] = []
@@ -46,7 +46,7 @@ def dice_in(modules: Iterable[nn.Module]) -> list[Any]:
         if type(value) in PLAIN or id(value) in seen:
             continue
         seen.add(id(value))
-        if _is_die(value):
+        if _is_generator(value):
             found.append(value)
         elif not isinstance(value, LEFT_ALONE):
             waiting.extend(_parts(value))
@@ -54,26 +54,28 @@ def dice_in(modules: Iterable[nn.Module]) -> list[Any]:
 
 
 @contextmanager
-def put_back(dice: Sequence[Any], seed: int | None = None) -> Iterator[None]:
+def put_back(
+    generators: Sequence[Any], seed: int | None = None
+) -> Iterator[None]:
     """Gives generators the states back that they have now.
 
     Args:
-        dice (Sequence): From :func:`dice_in`.
+        generators (Sequence): From :func:`generators_in`.
         seed (int, optional): What they begin anew with. Defaults to None:
             they go on.
     """
-    states = [_kept(die) for die in dice]
+    states = [_kept(generator) for generator in generators]
     try:
         if seed is not None:
-            for die in dice:
-                _sow(die, seed)
+            for generator in generators:
+                _begin_anew(generator, seed)
         yield
     finally:
         for restore in states:
             restore()
 
 
-def _is_die(value: Any) -> bool:
+def _is_generator(value: Any) -> bool:
     if isinstance(value, random.Random):
         # The one of the operating system has no state.
         return not isinstance(value, random.SystemRandom)
@@ -108,24 +110,24 @@ def _parts(value: Any) -> Iterable[Any]:
         return ()
 
 
-def _kept(die: Any) -> Callable[[], Any]:
+def _kept(generator: Any) -> Callable[[], Any]:
     """Returns what gives a generator the state back that it has."""
-    if isinstance(die, torch.Generator):
-        return partial(die.set_state, die.get_state())
-    if isinstance(die, random.Random):
-        return partial(die.setstate, die.getstate())
-    if hasattr(die, 'bit_generator'):
-        bits = die.bit_generator
+    if isinstance(generator, torch.Generator):
+        return partial(generator.set_state, generator.get_state())
+    if isinstance(generator, random.Random):
+        return partial(generator.setstate, generator.getstate())
+    if hasattr(generator, 'bit_generator'):
+        bits = generator.bit_generator
         return partial(setattr, bits, 'state', bits.state)
-    return partial(die.set_state, die.get_state())
+    return partial(generator.set_state, generator.get_state())
 
 
-def _sow(die: Any, seed: int) -> None:
+def _begin_anew(generator: Any, seed: int) -> None:
     """Lets a generator begin anew."""
-    if isinstance(die, torch.Generator):
-        die.manual_seed(seed)
-    elif hasattr(die, 'bit_generator'):
-        bits = die.bit_generator
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)
+    elif hasattr(generator, 'bit_generator'):
+        bits = generator.bit_generator
         bits.state = type(bits)(seed).state
     else:
-        die.seed(seed)
+        generator.seed(seed)
