@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import sys
 import traceback
 from collections.abc import Callable
 from functools import wraps
@@ -14,6 +16,7 @@ from typing import Any
 from urllib.error import URLError
 
 import mmengine.registry.build_functions as build
+from mmengine.config import lazy
 from torch import distributed
 
 from mmlapp.core import PruningError
@@ -29,14 +32,19 @@ FAILURES = (
 )
 # No room left, or none for this user, or a file system that is read-only.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+# Where MMEngine raises what is wrong with a config, and as what.
+OF_CONFIGS = (
+    (build.__file__, (KeyError, TypeError)),
+    (lazy.__file__, (ImportError,)),
+)
 LOCAL_RANKS = 'LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK'
 
 
 def tells_failures(main: Callable[..., None]) -> Callable[..., None]:
     """Makes the function of a tool end with one line where a user erred.
 
-    The exit code is 1. Of several processes all exit, and one tells. Other
-    errors are bugs and keep their traceback.
+    The exit code is 1, and 130 where it was interrupted. Of several processes
+    all exit, and one tells. Other errors are bugs and keep their traceback.
 
     Args:
         main (Callable): The function.
@@ -51,6 +59,11 @@ def tells_failures(main: Callable[..., None]) -> Callable[..., None]:
                 raise
             text = f'error: {failure_text(error)}'
             raise SystemExit(text if _tells() else 1) from error
+        except KeyboardInterrupt:
+            if _tells():
+                sys.stderr.write('interrupted\n')
+            # As shells count it: 128 and the number of the signal.
+            raise SystemExit(128 + signal.SIGINT) from None
 
     return run
 
@@ -68,14 +81,14 @@ def is_failure(error: Exception) -> bool:
 def _is_of_config(error: Exception) -> bool:
     """A type or an argument of a config that does not exist.
 
-    MMEngine looks types up and calls them in one function. What fails deeper
-    within is no mistake of the config alone.
+    MMEngine looks types up and calls them in one function, and what a config
+    in plain Python imports in another. What fails deeper within is no mistake
+    of the config alone.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    return (
-        isinstance(error, (KeyError, TypeError))
-        and bool(frames)
-        and Path(frames[-1].filename) == Path(build.__file__)
+    return bool(frames) and any(
+        isinstance(error, kinds) and Path(frames[-1].filename) == Path(file)
+        for file, kinds in OF_CONFIGS
     )
 
 

@@ -29,13 +29,27 @@ def check_output(argument: str, path: str | Path) -> None:
     with writing(argument, path):
         if is_stream(path):
             return
-        if not path.absolute().parent.is_dir():
-            raise PruningError(
-                f'{said}: there is no folder {path.parent}; make it'
-            )
+        check_folder_of(argument, path)
         if path.is_dir():
             raise PruningError(f'{said} is a folder; name a file')
         try_folder(path.absolute().parent)
+
+
+def check_folder_of(argument: str, path: Path) -> None:
+    """Refuses a file of a folder that is not there.
+
+    Args:
+        argument (str): Name of the argument, for the error text.
+        path (Path): The file.
+
+    Raises:
+        PruningError: With the path.
+    """
+    if not path.absolute().parent.is_dir():
+        raise PruningError(
+            f'{argument}={str(path)!r}: there is no folder {path.parent}; '
+            'make it'
+        )
 
 
 def check_apart(

@@ -5,6 +5,7 @@ from email.message import Message
 from urllib.error import HTTPError, URLError
 
 import pytest
+from mmengine.config.lazy import LazyObject
 from mmengine.registry import Registry
 
 from mmlapp.core import PruningError
@@ -71,6 +72,28 @@ def test_types_and_arguments_of_configs_are_of_users(config, text):
 
     with pytest.raises(SystemExit, match=text):
         main()
+
+
+@pytest.mark.parametrize(
+    ('module', 'name'), [('mmlapp.core', 'Prunner'), ('mmlap.core', 'Pruner')]
+)
+def test_imports_of_configs_in_plain_python_are_of_users(module, name):
+    found = LazyObject(module, name, 'a.py, line 3')
+
+    @tells_failures
+    def main():
+        found.build()
+
+    with pytest.raises(SystemExit, match=r'Failed to import .* a\.py, line 3'):
+        main()
+
+
+def test_who_interrupts_sees_no_traceback(capsys):
+    with pytest.raises(SystemExit) as info:
+        failing(KeyboardInterrupt())()
+    assert info.value.code == 130
+    assert info.value.__suppress_context__
+    assert capsys.readouterr().err == 'interrupted\n'
 
 
 @pytest.mark.parametrize('width', [3, 4])

@@ -54,6 +54,13 @@ def test_a_classifier(tool, run, tmp_path, capsys):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_folder_that_is_not_there_is_told_first(tool, run, tmp_path):
+    out = tmp_path / 'none' / 'slim'
+    argv = [str(run.config), str(run.checkpoint), str(out)]
+    with pytest.raises(SystemExit, match=r"out='.*slim': there is no folder"):
+        tool.main([*argv, '--formats', 'torchscript', 'plain'])
+
+
 @pytest.mark.slow
 def test_a_detector(tool, detector_run, tmp_path, capsys):
     run = detector_run()

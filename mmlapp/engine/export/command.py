@@ -17,7 +17,7 @@ from mmlapp.core.arguments import choose_from
 
 from ..models.default_scope import default_scope_of
 from ..models.plans import plans_of
-from ..output_files import check_apart
+from ..output_files import check_apart, check_folder_of
 from .base import EXPORTERS, Settings
 from .files import Exported, export
 from .handover import HANDOVERS, Slim, hand_over
@@ -121,10 +121,12 @@ def export_checkpoint(
         Report: One status for each format; one that fails stops no other.
 
     Raises:
-        PruningError: If a format is unknown, a file would be written over
-            what is read, or before any is written.
+        PruningError: If a format is unknown, there is no folder for the
+            files, one would be written over what is read, or before any is
+            written.
     """
     # All names first: to build a model may take long.
+    check_folder_of('out', Path(out))
     paths = {name: path_of(Path(out), name) for name in formats}
     for path in paths.values():
         check_apart('out', path, [cfg.filename, checkpoint, *pictures])
