@@ -9,6 +9,7 @@ import re
 from collections.abc import Set
 from dataclasses import replace
 
+import torch
 from torch.utils._pytree import tree_leaves
 
 from ..call import Call
@@ -107,7 +108,8 @@ def _constants(
     if not known or source.is_complex():
         return [None] * len(outputs)
     # The variance is zero, a sum depends on how many there are.
-    number = source.new_full((), labels.constant)
+    # On the CPU, whatever the network is on: it may have no values.
+    number = torch.full((), labels.constant, dtype=source.dtype)
     size = [size if d in over else 1 for d, size in enumerate(source.shape)]
     out = call.func(number.expand(size), *call.args[1:], **call.kwargs)
     values = [float(leaf.flatten()[0]) for leaf in tree_leaves(out)]
