@@ -15,7 +15,6 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from copy import copy
 from typing import Any
 
 from torch import Tensor, nn
@@ -99,7 +98,7 @@ def contents_of(modules: Iterable[nn.Module]) -> Contents:
         modules (Iterable[nn.Module]): All modules of a network.
     """
     return [
-        (value, copy(value))
+        (value, value[:] if type(value) in OF_NUMBERS else value.copy())
         for module in modules
         for key, held in vars(module).items()
         if type(held) in PUT_BACK and (key not in OWN or key in HOOKS)

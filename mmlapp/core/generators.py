@@ -40,14 +40,17 @@ def generators_in(modules: Iterable[nn.Module]) -> list[Any]:
     """
     found: list[Any] = []
     seen: set[int] = set()
+    kinds = random.Random, torch.Generator, *_numpys()
     waiting: list[Any] = list(modules)
     while waiting:
         value = waiting.pop()
         if type(value) in PLAIN or id(value) in seen:
             continue
         seen.add(id(value))
-        if _is_generator(value):
-            found.append(value)
+        if isinstance(value, kinds):
+            # The one of the operating system has no state.
+            if not isinstance(value, random.SystemRandom):
+                found.append(value)
         elif not isinstance(value, LEFT_ALONE):
             waiting.extend(_parts(value))
     return found
@@ -75,13 +78,6 @@ def put_back(
             restore()
 
 
-def _is_generator(value: Any) -> bool:
-    if isinstance(value, random.Random):
-        # The one of the operating system has no state.
-        return not isinstance(value, random.SystemRandom)
-    return isinstance(value, (torch.Generator, *_numpys()))
-
-
 def _numpys() -> tuple[type, ...]:
     """The kinds of NumPy; who has not imported it holds none."""
     numpy: Any = getattr(sys.modules.get('numpy'), 'random', None)
@@ -92,8 +88,13 @@ def _parts(value: Any) -> Iterable[Any]:
     """What an object holds, of a module what is not PyTorch's."""
     if isinstance(value, nn.Module):
         held = vars(value)
-        own = [held[k] for k in held if k not in OWN or k in HOOKS]
-        return [*own, *value.children()]
+        own = [
+            part
+            for name, part in held.items()
+            if (name not in OWN or (name in HOOKS and part))
+            and type(part) not in PLAIN
+        ]
+        return [*own, *value._modules.values()]
     if type(value) in LOOKED_INTO:
         found = value.values() if isinstance(value, dict) else value
         return () if PLAIN.issuperset(map(type, found)) else found
