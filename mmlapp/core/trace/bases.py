@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Up to so many channels each number of them is tried.
 LONGEST = 1024
+# After how many it may be true again: each remainder is tried later.
+MOST_TURNS = 8
 
 
 def unlike_of(
@@ -58,6 +60,34 @@ def least_count(
     # Of b (b - a) it may be true, not, and true again.
     counts = range(most - 1, 0, -1)
     return 1 + next((n for n in counts if not true(function(n))), 0)
+
+
+def turns(
+    most: int, function: Callable[[int], float], true: Callable[[float], bool]
+) -> int | None:
+    """Returns after how many channels something is true or not again.
+
+    Args:
+        most (int): All channels, of which it is true.
+        function (Callable): Of a number of channels.
+        true (Callable): Of what the function returns.
+
+    Returns:
+        int or None: None if it is always true, or does not come again twice
+        after a few.
+
+    Examples:
+        >>> turns(12, lambda count: -count % 3, lambda left: left == 0)
+        3
+        >>> turns(12, lambda count: count - 3, lambda left: left > 0)
+    """
+    if most > LONGEST:
+        return None
+    found = [true(function(count)) for count in range(1, most + 1)]
+    if all(found):
+        return None
+    periods = range(2, min(most // 3, MOST_TURNS) + 1)
+    return next((p for p in periods if found[p:] == found[:-p]), None)
 
 
 def period(function: Callable[[int], float], most: int, by: int) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .bases import least_count, period, unlike_of
+from .bases import least_count, period, turns, unlike_of
 from .thresholds import MIRRORED, comparison, in_own_code, least_value
 
 
@@ -474,6 +474,11 @@ class Derived(Followed):
 
         for place, base in enumerate(self.bases):
             function = self._along(place)
+            if by := turns(int(base), function, alike):
+                # ceil(C / 2) * 2 - C > 0 asks whether C is even, not how many
+                # there are.
+                base.divided(by)
+                continue
             least = least_count(int(base), function, alike)
             past = unlike and least > 1 and function(least - 1) != other
             notes = base.terms[0].source.compared

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Code that looks at what numbers of channels leave over."""
 
+import math
 from itertools import product
 
 import pytest
@@ -117,3 +118,29 @@ def test_other_ways_are_not_tried_at_every_remainder(net, conv, image):
     assert {n % 4 for n in example} == {0, 1, 2, 3}
     # Narrowed for some and for one of them, and masked.
     assert len(loss) == 3
+
+
+def even(number):
+    """How many are missing, as a padding that is rounded up asks for."""
+    return max(math.ceil(number / 2) * 2 - number, 0) > 0
+
+
+def test_what_cannot_run_with_odd_numbers_goes_in_pairs(net, conv, image):
+    """As padding of mmpretrain's DaViT, which takes channels for columns."""
+
+    def forward(m, x):
+        y = m.a(x)
+        if even(y.shape[1]):
+            y = torch.cat([y, y[:, :1]], 1)
+        return m.c(y)
+
+    model = net(forward, a=conv(3, 12), c=conv(12, 5))
+    (group,) = analyse(model, image).groups.prunable
+    assert (group.size, group.block) == (6, 2)
+
+
+def test_what_computes_something_else_with_odd_numbers_stays(
+    net, conv, image, frozen
+):
+    model = made(net, conv, even, 12)
+    assert 'compute something else' in frozen(model, image)['a']

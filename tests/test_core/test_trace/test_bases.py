@@ -2,13 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is tried of numbers of channels one by one."""
 
+import math
 from functools import partial
 from operator import lt
 
 import pytest
 import torch
 
-from mmlapp.core.trace.bases import LONGEST, least_count, period, unlike_of
+from mmlapp.core.trace.bases import (
+    LONGEST,
+    least_count,
+    period,
+    turns,
+    unlike_of,
+)
 from mmlapp.core.trace.counted import Source, Sum, Width
 
 
@@ -47,3 +54,17 @@ def test_numbers_of_the_same_channels_are_one():
         map(id, (a, b, half, sums[0]))
     )
     assert places == [0, 1, 0, 2, 3, 3]
+
+
+@pytest.mark.parametrize('most', [12, 13, 40])
+def test_after_how_many_something_is_true_again(most):
+    def missing(count):
+        return math.ceil(count / 4) * 4 - count
+
+    # Of 13, which are three too few, it is asked whether some are missing.
+    whole = missing(most) == 0
+    assert turns(most, missing, lambda n: (n == 0) is whole) == 4
+    # A number that is large enough, or always, or seldom.
+    assert turns(most, lambda n: n, lambda n: n > 3) is None
+    assert turns(most, lambda n: n, lambda n: n > 0) is None
+    assert turns(most, lambda n: -n % 20, lambda n: n != 3) is None
