@@ -120,27 +120,49 @@ def test_other_ways_are_not_tried_at_every_remainder(net, conv, image):
     assert len(loss) == 3
 
 
-def even(number):
-    """How many are missing, as a padding that is rounded up asks for."""
-    return max(math.ceil(number / 2) * 2 - number, 0) > 0
+class Padding(nn.Module):
+    """As of mmpretrain's DaViT, which takes channels for columns."""
+
+    def __init__(self, stride):
+        super().__init__()
+        self.stride = stride
+
+    def missing(self, number):
+        # Of 5 one is missing to 3 times 2.
+        return max(math.ceil(number / self.stride) * self.stride - number, 0)
 
 
-def test_what_cannot_run_with_odd_numbers_goes_in_pairs(net, conv, image):
-    """As padding of mmpretrain's DaViT, which takes channels for columns."""
+class Joining(Padding):
+    def forward(self, x):
+        many = self.missing(x.shape[1])
+        return torch.cat([x, x[:, :many]], 1) if many > 0 else x
 
-    def forward(m, x):
-        y = m.a(x)
-        if even(y.shape[1]):
-            y = torch.cat([y, y[:, :1]], 1)
-        return m.c(y)
 
-    model = net(forward, a=conv(3, 12), c=conv(12, 5))
+class Doubling(Padding):
+    def forward(self, x):
+        return 2 * x if self.missing(x.shape[1]) > 0 else x
+
+
+def padded(net, conv, padding):
+    return net(
+        lambda m, x: m.c(m.pad(m.a(x).relu())),
+        a=conv(3, 24),
+        pad=padding,
+        c=conv(24, 5),
+    )
+
+
+@pytest.mark.parametrize('stride', [2, 4])
+def test_what_does_not_run_with_odd_numbers_goes_in_parts(
+    net, conv, image, stride
+):
+    model = padded(net, conv, Joining(stride))
     (group,) = analyse(model, image).groups.prunable
-    assert (group.size, group.block) == (6, 2)
+    assert (group.size, group.block) == (24 // stride, stride)
 
 
 def test_what_computes_something_else_with_odd_numbers_stays(
     net, conv, image, frozen
 ):
-    model = made(net, conv, even, 12)
+    model = padded(net, conv, Doubling(2))
     assert 'compute something else' in frozen(model, image)['a']
