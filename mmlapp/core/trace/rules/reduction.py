@@ -104,12 +104,13 @@ def _constants(
 ) -> list[float | None]:
     """What the results are where all that is reduced is a constant."""
     source, outputs = call.args[0], call.outputs()
-    known = labels.constant is not None and not over & labels.axes.keys()
-    if not known or source.is_complex():
+    constant = labels.constant
+    across = bool(over & labels.axes.keys())
+    if constant is None or across or source.is_complex():
         return [None] * len(outputs)
     # The variance is zero, a sum depends on how many there are.
     # On the CPU, whatever the network is on: it may have no values.
-    number = torch.full((), labels.constant, dtype=source.dtype)
+    number = torch.full((), constant, dtype=source.dtype)
     size = [size if d in over else 1 for d, size in enumerate(source.shape)]
     out = call.func(number.expand(size), *call.args[1:], **call.kwargs)
     values = [float(leaf.flatten()[0]) for leaf in tree_leaves(out)]
