@@ -8,9 +8,11 @@ such as ``if x.shape[-1] > 64: q = q * q.shape[1] ** -0.5`` on small images.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from types import FrameType
 from typing import Any
 
@@ -18,8 +20,15 @@ from torch.overrides import TorchFunctionMode
 
 from .thresholds import OWN
 
+HERE = os.path.dirname(os.path.abspath(__file__))
+WATCHING = 'counted', 'paths', 'sizes', 'thresholds', 'torch_functions'
+# What stands between the code of a network and the notes of its calls:
+# PyTorch, and here numbers and functions that are watched.
+PASSED = OWN[0], *(os.path.join(HERE, f'{name}.py') for name in WATCHING)
 # Code of a function of the network, by its id, which can be pickled; a line.
 Line = tuple[int, int]
+# Lines and columns of an instruction.
+Place = tuple[int | None, ...]
 
 
 @dataclass
@@ -27,19 +36,23 @@ class Path:
     """Where the code of a network called PyTorch in a run.
 
     Args:
-        calls (dict[tuple[int, int], Line]): Code and number of the
+        calls (dict[tuple[int, Place], Line]): Code and place of the
             instruction, and the line that it is in: ``if a: b`` is one line.
         asking (set[Line]): Lines that ask for numbers of channels.
     """
 
-    calls: dict[tuple[int, int], Line] = field(default_factory=dict)
+    calls: dict[tuple[int, Place], Line] = field(default_factory=dict)
     asking: set[Line] = field(default_factory=set)
+    _met: set[tuple[int, int]] = field(default_factory=set, repr=False)
 
     def call(self) -> None:
         """Notes a call of PyTorch."""
         if (frame := _frame_of_network()) is not None:
             code = id(frame.f_code)
-            self.calls[code, frame.f_lasti] = code, frame.f_lineno
+            # Most calls come from where others came from.
+            if (code, frame.f_lasti) not in self._met:
+                self._met.add((code, frame.f_lasti))
+                self.calls[code, _place(frame)] = code, frame.f_lineno
 
     def ask(self) -> None:
         """Notes that a number of channels is asked for."""
@@ -86,9 +99,28 @@ class WatchCalls(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def _place(frame: FrameType) -> Place:
+    """Where in its code a frame is.
+
+    The number of the instruction is another one once Python has made it
+    faster, from 3.11 on; before there are no columns, and it is not.
+    """
+    positions = getattr(frame.f_code, 'co_positions', None)
+    if positions is None:
+        return (frame.f_lasti,)
+    # Two bytes each.
+    found: Place = next(islice(positions(), frame.f_lasti // 2, None))
+    return found
+
+
 def _frame_of_network() -> FrameType | None:
-    """Of the code that called PyTorch or this; None where no such code did."""
+    """Of the code that called PyTorch or counts; None if that is no network's.
+
+    What follows a network asks for shapes as well, in the middle of its code.
+    """
     frame: FrameType | None = sys._getframe(2)
-    while frame is not None and frame.f_code.co_filename.startswith(OWN):
+    while frame is not None and frame.f_code.co_filename.startswith(PASSED):
         frame = frame.f_back
+    if frame is None or frame.f_code.co_filename.startswith(OWN):
+        return None
     return frame
