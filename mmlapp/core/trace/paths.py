@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from types import FrameType
 from typing import Any
 
@@ -27,8 +26,6 @@ WATCHING = 'counted', 'paths', 'sizes', 'thresholds', 'torch_functions'
 PASSED = OWN[0], *(os.path.join(HERE, f'{name}.py') for name in WATCHING)
 # Code of a function of the network, by its id, which can be pickled; a line.
 Line = tuple[int, int]
-# Lines and columns of an instruction.
-Place = tuple[int | None, ...]
 
 
 @dataclass
@@ -36,23 +33,19 @@ class Path:
     """Where the code of a network called PyTorch in a run.
 
     Args:
-        calls (dict[tuple[int, Place], Line]): Code and place of the
+        calls (dict[tuple[int, int], Line]): Code and number of the
             instruction, and the line that it is in: ``if a: b`` is one line.
         asking (set[Line]): Lines that ask for numbers of channels.
     """
 
-    calls: dict[tuple[int, Place], Line] = field(default_factory=dict)
+    calls: dict[tuple[int, int], Line] = field(default_factory=dict)
     asking: set[Line] = field(default_factory=set)
-    _met: set[tuple[int, int]] = field(default_factory=set, repr=False)
 
     def call(self) -> None:
         """Notes a call of PyTorch."""
         if (frame := _frame_of_network()) is not None:
             code = id(frame.f_code)
-            # Most calls come from where others came from.
-            if (code, frame.f_lasti) not in self._met:
-                self._met.add((code, frame.f_lasti))
-                self.calls[code, _place(frame)] = code, frame.f_lineno
+            self.calls[code, frame.f_lasti] = code, frame.f_lineno
 
     def ask(self) -> None:
         """Notes that a number of channels is asked for."""
@@ -97,20 +90,6 @@ class WatchCalls(TorchFunctionMode):
     ) -> Any:
         self.path.call()
         return func(*args, **(kwargs or {}))
-
-
-def _place(frame: FrameType) -> Place:
-    """Where in its code a frame is.
-
-    The number of the instruction is another one once Python has made it
-    faster, from 3.11 on; before there are no columns, and it is not.
-    """
-    positions = getattr(frame.f_code, 'co_positions', None)
-    if positions is None:
-        return (frame.f_lasti,)
-    # Two bytes each.
-    found: Place = next(islice(positions(), frame.f_lasti // 2, None))
-    return found
 
 
 def _frame_of_network() -> FrameType | None:

@@ -93,7 +93,7 @@ def test_numbers_that_only_large_images_ask_for(build, function):
 
 
 def test_instructions_are_the_same_when_they_have_become_faster(build):
-    """Python 3.11 counts them otherwise once a function has run often."""
+    """From 3.11 on Python adapts those of functions that have run often."""
     model = build(helper)
     image = torch.rand(1, 3, LARGE, LARGE).double()
     first = trace(model, lambda: model(image)).path
