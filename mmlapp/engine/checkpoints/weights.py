@@ -14,6 +14,8 @@ from mmlapp.core import PruningError
 from mmlapp.core.errors import misfits
 from mmlapp.core.plan.carried import tensor_fault
 
+from ..models.shared_names import first_names
+
 
 def check_state_dict(entries: Any, where: str) -> None:
     """Refuses what is no state dict: names, and a whole tensor for each.
@@ -79,10 +81,7 @@ def _check_shared(
     own: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> None:
     """Two names of one tensor must have one value: the last would win."""
-    first: dict[int, str] = {}
-    for name, tensor in own.items():
-        # Tied weights: one object under several names.
-        other = first.setdefault(id(tensor), name)
+    for name, other in first_names(own).items():
         if other == name or name not in weights or other not in weights:
             continue
         a, b = weights[other], weights[name]

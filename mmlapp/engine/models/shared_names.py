@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -33,12 +34,7 @@ class FirstNames:
             first = modules.setdefault(id(module), name)
             if first != name:
                 self._modules[name] = first
-        tensors: dict[int, str] = {}
-        # The very objects, by which tied ones are found.
-        self._tensors = {
-            name: tensors.setdefault(id(tensor), name)
-            for name, tensor in model.state_dict(keep_vars=True).items()
-        }
+        self._tensors = first_names(model.state_dict(keep_vars=True))
 
     def __call__(self, name: str) -> str:
         """Returns the first name of a tensor, of the model or a narrow one.
@@ -51,6 +47,17 @@ class FirstNames:
                 name = self._modules[owner] + name[len(owner) :]
                 break
         return self._tensors.get(name, name)
+
+
+def first_names(tensors: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the first of the names of each tensor, by all of its names.
+
+    Args:
+        tensors (Mapping[str, Any]): The very objects, by which tied ones are
+            found: a state dict made with ``keep_vars=True``.
+    """
+    first: dict[int, str] = {}
+    return {n: first.setdefault(id(t), n) for n, t in tensors.items()}
 
 
 def _owners(name: str) -> Iterator[str]:
