@@ -91,6 +91,12 @@ def lapp(update: str | Mapping[str, Any] = 'balance', **changes: Any) -> Row:
     return Row(method=method, settings=settings, **changes)
 
 
+def near(update: str | Mapping[str, Any] = 'balance', **changes: Any) -> Row:
+    """LAPP with the floor that is its default today."""
+    settings = {**NEAR, **changes.pop('settings', {})}
+    return lapp(update, settings=settings, **changes)
+
+
 def curvature(task_weight: float = 0.3, **changes: Any) -> Row:
     """LAPP by squared gradients, its default when most rows were trained."""
     update = {**CURVATURE['update'], 'task_weight': task_weight}
@@ -217,14 +223,19 @@ ABLATION = {
     'curvature-long': curvature(phase=0.3),
     'curvature-floor-0.2': curvature(settings={'min_keep': 0.2}),
     'curvature-divisor-8': curvature(settings={'divisor': 8}),
-    'lapp-early': lapp(phase=0.05),
-    'lapp-later': lapp(begin=0.2),
-    'lapp-stable': lapp(phase=0.3, end='stable'),
-    'lapp-shrink': lapp(settings={'shrink': 100}),
     'lapp-floor-0.2': lapp(settings={'min_keep': 0.2}),
-    'lapp-divisor-4': lapp(settings={'divisor': 4}),
-    'lapp-divisor-8': lapp(settings={'divisor': 8}),
-    'lapp-taylor': lapp(settings={'score': 'taylor'}),
+    # With its floor of today, and one setting more.
+    'near-early': near(phase=0.05),
+    'near-later': near(begin=0.2),
+    'near-long': near(phase=0.3),
+    'near-stable': near(phase=0.3, end='stable'),
+    'near-shrink': near(settings={'shrink': 100}),
+    'near-divisor-4': near(settings={'divisor': 4}),
+    'near-divisor-8': near(settings={'divisor': 8}),
+    'near-gradient': near('gradient'),
+    'near-no-task': near({**BALANCE, 'task_weight': 0}),
+    'near-taylor': near(settings={'score': 'taylor'}),
+    'near-inner': near(settings=INNER),
     'filters-pointwise': lapp(
         settings={'unit': 'filters', 'bypass': 'pointwise'}
     ),
