@@ -143,8 +143,7 @@ def _mixed_up(archive: ZipFile, records: Sequence[ZipInfo]) -> str | None:
     # Storages are written by number, by some releases 0, 1, 10, 11, 2 ...
     if numbers not in (sorted(numbers), sorted(numbers, key=_by_number)):
         return 'its records are not in order'
-    found = _checksum(archive, ordered)
-    if found is not None and found[0] != found[1] and _knows_checksum():
+    if _knows_checksum() and not _is_as_noted(archive, ordered):
         return 'its records are not those that were written together'
     return None
 
@@ -154,27 +153,37 @@ def _by_number(number: str) -> tuple[int, str]:
     return len(number), number
 
 
-def _checksum(
-    archive: ZipFile, ordered: Sequence[ZipInfo]
-) -> tuple[int, int] | None:
-    """The checksum over all records, as noted and as it is.
+def _is_as_noted(archive: ZipFile, ordered: Sequence[ZipInfo]) -> bool:
+    """Whether all records have the checksum that one more of them notes.
 
-    torch combines the CRC-32 of the records in the order of writing,
-    h <- h ^ (crc + 0x9e3779b9 + (h << 6) + (h >> 2)) in 64 bits, and writes
-    it as the last 20 digits of one more record.
+    True if none does: there was none before torch 2.1.
     """
-    total, noted = 0, None
+    noted = b''.join(
+        archive.read(record)
+        for record in ordered
+        if record.filename.endswith(SERIALIZATION_ID)
+    )
+    # Twenty digits for the names of the records, twenty for what they hold.
+    if len(noted) != 40 or not noted.isdigit():
+        return True
+    return int(noted[20:]) == _checksum(ordered)
+
+
+def _checksum(ordered: Sequence[ZipInfo]) -> int:
+    """The checksum over all records, as torch computes it.
+
+    It combines their CRC-32 in the order of writing,
+    h <- h ^ (crc + 0x9e3779b9 + (h << 6) + (h >> 2)) in 64 bits, and leaves
+    out empty ones, such as those of tensors without elements.
+    """
+    total = 0
     for record in ordered:
-        if record.filename.endswith(SERIALIZATION_ID):
-            noted = archive.read(record)
+        if not record.file_size or record.filename.endswith(SERIALIZATION_ID):
             continue
         # boost's hash_combine; 0x9e3779b9 is 2^32 over the golden ratio.
         mixed = record.CRC + 0x9E3779B9 + (total << 6) + (total >> 2)
         total = (total ^ mixed) & (2**64 - 1)
-    # Absent before torch 2.1.
-    if noted is None or len(noted) != 40 or not noted.isdigit():
-        return None
-    return int(noted[20:]), total
+    return total
 
 
 def _forged(
@@ -202,8 +211,7 @@ def _knows_checksum() -> bool:
     # Asked of a small archive of its own: another release may compute it
     # otherwise, and whole files must not be refused for that.
     file = io.BytesIO()
-    torch.save({'a': torch.zeros(1)}, file)
+    torch.save({'a': torch.zeros(1), 'b': torch.zeros(0)}, file)
     with ZipFile(file) as archive:
         ordered = sorted(archive.infolist(), key=lambda r: r.header_offset)
-        found = _checksum(archive, ordered)
-    return found is not None and found[0] == found[1]
+        return _is_as_noted(archive, ordered)
