@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from enum import Enum
+from functools import cache
 from types import MappingProxyType
 
 import torch
@@ -20,7 +21,10 @@ GOLDEN = (5**0.5 - 1) / 2
 NORMALISED = 3
 # Sizes of which all groups would keep the same number, and another one for
 # every second of them.
-OTHERWISE = {3: 1, 4: 2, 5: 2, 6: 5, 7: 6}
+OTHERWISE = {3: 1, 4: 2, 5: 2}
+# How many numbers groups of one size keep in turn: of fewer than the first
+# all that fit, and of more than the second no more, for they take time.
+FEWEST, MOST = 4, 32
 NO_COUNTS: Mapping[str, int] = MappingProxyType({})
 
 
@@ -35,30 +39,65 @@ class Count(Enum):
     ALONE = 'only one of them left'
 
 
-def kept_count(size: int, number: int) -> int:
+def kept_count(size: int, place: int) -> int:
     """Returns how many channels a group keeps of some.
 
-    A quarter to three quarters, spread by the golden ratio, for equal
-    widths would hide that code relies on them, and a number that has nothing
-    in common with the size: code that divides channels into equal parts fails
-    as if one channel were gone. Of an even size that is an odd prime. Of an
-    odd one it is even, for code that asks for that has said no by then.
+    A quarter to three quarters, spread by the golden ratio, and another
+    number for each group of a size until all were used, for equal ones would
+    hide that code relies on them. It has nothing in common with the size:
+    code that divides channels into equal parts fails as if one channel were
+    gone. Of an even size that is an odd prime. Of an odd one it is even, for
+    code that asks for that has said no by then.
 
     Args:
         size (int): Channels of the group.
-        number (int): Which group it is.
+        place (int): Which group of this size it is.
 
     Examples:
-        >>> [kept_count(64, number) for number in range(4)]
+        >>> [kept_count(64, place) for place in range(4)]
         [47, 29, 41, 19]
         >>> [kept_count(size, 0) for size in range(2, 10)]
-        [1, 2, 3, 4, 3, 4, 5, 8]
+        [1, 2, 3, 4, 5, 6, 5, 8]
     """
-    # Of groups 0 1 2 3: 0.75, 0.44, 0.63, 0.32.
-    target = round((0.75 - 0.5 * (number * GOLDEN % 1)) * size)
-    near = (k for step in range(size) for k in (target - step, target + step))
-    told = (k for k in near if 2 < k < size and _is_unlike(k, size))
-    return next(told, size - 1)
+    numbers = numbers_of(size)
+    return numbers[place % len(numbers)]
+
+
+@cache
+def numbers_of(size: int) -> tuple[int, ...]:
+    """Returns the numbers that groups of a size keep, one after the other.
+
+    Args:
+        size (int): Channels of a group.
+
+    Examples:
+        >>> numbers_of(16), numbers_of(9), numbers_of(3)
+        ((11, 7, 13, 5, 3), (8, 4), (2,))
+    """
+    fitting = [k for k in range(3, size) if _is_unlike(k, size)]
+    inner = [k for k in fitting if size <= 8 * k <= 7 * size]
+    left = inner if len(inner) >= FEWEST else fitting
+    found: list[int] = []
+    while left and len(found) < MOST:
+        # At places 0 1 2 3: 0.75, 0.44, 0.63, 0.32.
+        target = (0.75 - 0.5 * (len(found) * GOLDEN % 1)) * size
+        found.append(min(left, key=lambda k: abs(k - target)))
+        left.remove(found[-1])
+    return tuple(found) or (size - 1,)
+
+
+def places_of(groups: Groups) -> list[int]:
+    """Returns the place of each prunable group among those of its size.
+
+    Args:
+        groups (Groups): All groups.
+    """
+    met: Counter[int] = Counter()
+    places = []
+    for group in groups.prunable:
+        places.append(met[group.size])
+        met[group.size] += 1
+    return places
 
 
 def some_counts(groups: Groups, normalised: Collection[str]) -> list[int]:
@@ -70,13 +109,10 @@ def some_counts(groups: Groups, normalised: Collection[str]) -> list[int]:
             computed over: over two channels it hides what happened before.
     """
     found: list[int] = []
-    met: Counter[int] = Counter()
-    for number, group in enumerate(groups.prunable):
-        count = kept_count(group.size, number)
-        if group.size in OTHERWISE and group.name not in normalised:
-            met[group.size] += 1
-            if met[group.size] % 2 == 0:
-                count = OTHERWISE[group.size]
+    for group, place in zip(groups.prunable, places_of(groups), strict=True):
+        count = kept_count(group.size, place)
+        if place % 2 and group.name not in normalised:
+            count = OTHERWISE.get(group.size, count)
         found.append(count)
     return found
 

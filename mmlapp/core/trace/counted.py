@@ -46,7 +46,7 @@ class Source:
     divisors: list[Divisor] | None = None
     compared: list[Compared] | None = None
     remainders: list[Divided] | None = None
-    ask: Callable[[], None] | None = None
+    ask: Callable[[], object] | None = None
 
 
 class Followed:

@@ -39,6 +39,9 @@ def hear(record: Trace, other: Trace) -> None:
             record.remainders.append(left)
     record.elements_counted |= other.elements_counted
     record.measured |= other.measured
+    measured = moved(other.measured_nodes)
+    nodes = torch.cat([record.measured_nodes, measured[measured >= 0]])
+    record.measured_nodes = nodes.unique()
 
 
 def _translation(record: Trace, other: Trace) -> Callable[[Tensor], Tensor]:

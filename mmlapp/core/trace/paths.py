@@ -47,10 +47,16 @@ class Path:
             code = id(frame.f_code)
             self.calls[code, frame.f_lasti] = code, frame.f_lineno
 
-    def ask(self) -> None:
-        """Notes that a number of channels is asked for."""
-        if (frame := _frame_of_network()) is not None:
-            self.asking.add((id(frame.f_code), frame.f_lineno))
+    def ask(self) -> bool:
+        """Notes that a number of channels is asked for.
+
+        Returns:
+            bool: Whether the network's own code does.
+        """
+        if (frame := _frame_of_network()) is None:
+            return False
+        self.asking.add((id(frame.f_code), frame.f_lineno))
+        return True
 
     def asks_alone(self, other: Path) -> bool:
         """Whether it asks for numbers of channels where another did not come.

@@ -153,6 +153,8 @@ class Trace:
             for numbers of channels.
         elements_counted (bool): Whether code asked how many elements a tensor
             with channels has, in a number that follows none of them.
+        measured_nodes (Tensor): Labels along dimensions of which the
+            network's own code asked for the size, each once.
         summed (list[Tensor]): Labels that a sum adds up, of each such sum or
             other reduction; ``[size]``.
         added (list[Tensor]): Labels to which others were added, each
@@ -206,6 +208,7 @@ class Trace:
     remainders: list[Remainder] = field(default_factory=list)
     path: Path = field(default_factory=Path)
     elements_counted: bool = False
+    measured_nodes: Tensor = field(default_factory=no_nodes)
     summed: list[Tensor] = field(default_factory=list)
     added: list[Tensor] = field(default_factory=list)
     returned: list[Tensor] = field(default_factory=list)

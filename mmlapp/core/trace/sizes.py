@@ -10,7 +10,7 @@ a dimension of channels is, both must shrink alike, and an attribute follows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,8 @@ class Sizes:
         self._used: list[tuple[Width, Tensor, str]] = []
         self.compared: list[Compared] = []
         self._divided: list[Divided] = []
+        # Of which the network's own code asked for the size, each once.
+        self._read: dict[int, Axis] = {}
         self.counting = True
         self._blank = False
 
@@ -65,12 +67,33 @@ class Sizes:
         axes = self.tracer.labels(tensor).axes if self.counting else None
         if not axes:
             return size
-        self.tracer.trace.path.ask()
+        self._note_read(axes.values())
         numbers = list(size)
         for dim, axis in axes.items():
             ids = partial(getattr, axis, 'ids')
             numbers[dim] = Width(numbers[dim], self.source(ids))
         return torch.Size(numbers)
+
+    def read_length(self, tensor: Tensor) -> None:
+        """Notes that code asks how many rows there are, in a plain number.
+
+        Args:
+            tensor (Tensor): The tensor.
+        """
+        axis = self.tracer.labels(tensor).axes.get(0)
+        if axis is not None:
+            self._note_read([axis])
+
+    def _note_read(self, axes: Iterable[Axis]) -> None:
+        if self.tracer.trace.path.ask():
+            self._read.update((id(axis), axis) for axis in axes)
+
+    def labels_read(self) -> Tensor:
+        """Labels of what the network's own code asked for the size, once."""
+        found = [no_nodes(), *(axis.ids for axis in self._read.values())]
+        labels = torch.cat(found)
+        unlike: Tensor = labels[labels >= 0].unique()
+        return unlike
 
     def source(self, labels: Callable[[], Tensor]) -> Source:
         """Returns the source of a number of channels.

@@ -190,6 +190,8 @@ class WatchFunctions(TorchFunctionMode):
             self.tracer.given, heads.sizes = (), None
         if self.tracer.quiet:
             return out
+        if func is Tensor.__len__:
+            self.tracer.sizes.read_length(*args)
         if func in SHAPES:
             return SHAPES[func](self.tracer, out, *args, **kwargs)
         if func in SIZES:

@@ -469,6 +469,7 @@ class Tracer(TorchDispatchMode):
         self.sizes.settle()
         self.trace.thresholds += self.sizes.thresholds()
         self.trace.remainders += self.sizes.remainders()
+        self.trace.measured_nodes = self.sizes.labels_read()
         for maker in self._makers:
             # Its norm alone carries the mask if nobody else reads the output:
             # then scale and shift are zero there, and the layer need not be.

@@ -8,9 +8,12 @@ import torch
 
 from mmlapp.core import analyse
 from mmlapp.core.analysis.counts import (
+    MOST,
     OTHERWISE,
     Count,
     kept_count,
+    numbers_of,
+    places_of,
     some_counts,
     trial_mask,
 )
@@ -49,30 +52,48 @@ def test_what_has_no_odd_prime_loses_one(size):
     assert kept_count(size, 0) == size - 1
 
 
-def test_neighbours_of_one_size_keep_different_numbers():
-    counts = [kept_count(64, number) for number in range(20)]
+@pytest.mark.parametrize('size', range(6, 130))
+def test_groups_of_one_size_keep_different_numbers(size):
+    """Until all numbers were used, and then these again."""
+    numbers = numbers_of(size)
+    assert (
+        len(set(numbers)) == len(numbers) > (1 if size < 8 or size % 2 else 2)
+    )
+    counts = [kept_count(size, place) for place in range(2 * len(numbers))]
+    assert counts == [*numbers, *numbers]
     assert all(a != b for a, b in itertools.pairwise(counts))
-    assert len(set(counts)) > 6
+
+
+def test_of_many_numbers_some_are_used():
+    assert len(numbers_of(25088)) == MOST
+    inner = [k for k in numbers_of(64) if not 8 <= k <= 56]
+    assert len(numbers_of(64)) == 12
+    assert inner == []
 
 
 def test_small_groups_have_one_number_and_every_second_another(model, images):
     """Of three groups of four 3, 2 and 3, unless a norm hides what two do."""
-    for size in range(2, 8):
-        numbers = {kept_count(size, number) for number in range(40)}
-        assert len(numbers) == 1
-        assert numbers != {OTHERWISE.get(size)}
-        assert OTHERWISE.get(size, 1) < size
+    for size in OTHERWISE:
+        assert numbers_of(size) == (size - 1,)
+        assert OTHERWISE[size] < size - 1
     groups = analyse(model, images).groups
     items = tuple(replace(group, size=4) for group in groups.items)
     groups = replace(groups, items=items)
     names = names_of(groups)
+    assert places_of(groups) == [0, 1, 2]
     assert some_counts(groups, ()) == [3, 2, 3]
-    assert some_counts(groups, names[:1]) == [3, 3, 2]
+    assert some_counts(groups, names[:1]) == [3, 2, 3]
+    assert some_counts(groups, names[1:2]) == [3, 3, 3]
+    sizes = {names[0]: 4, names[1]: 16, names[2]: 16}
+    items = tuple(replace(g, size=sizes.get(g.name, 4)) for g in groups.items)
+    groups = replace(groups, items=items)
+    assert places_of(groups) == [0, 0, 1]
+    assert some_counts(groups, ()) == [3, 11, 7]
 
 
 @pytest.mark.parametrize(
     ('count', 'floor', 'kept'),
-    [(Count.ONE, 1, 1), (Count.ONE, 3, 3), (Count.SOME, 1, 5)],
+    [(Count.ONE, 1, 1), (Count.ONE, 3, 3), (Count.SOME, 1, 7)],
 )
 def test_a_mask_keeps_that_many(model, images, count, floor, kept):
     groups = analyse(model, images).groups
