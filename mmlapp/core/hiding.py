@@ -69,6 +69,17 @@ def pruner_in_forward(model: nn.Module) -> nn.Module | None:
     """
     # This call alone: what hid the pruner was interrupted.
     show_again(model, running=1)
+    return pruner_within(model)
+
+
+def pruner_within(model: nn.Module) -> nn.Module | None:
+    """Returns the pruner of a network, hidden or not.
+
+    For what may be called within a forward, where the child may be gone.
+
+    Args:
+        model (nn.Module): The network.
+    """
     hidden: Hidden | None = vars(model).get(HIDDEN)
     return model._modules.get(CHILD) if hidden is None else hidden.pruner
 

@@ -11,6 +11,7 @@ from mmengine.logging import MessageHub
 from torch import nn
 
 from mmlapp.core import PruningWarning
+from mmlapp.core.hiding import pruner_within
 from mmlapp.core.progress import Phase
 
 from .modes import mode_of
@@ -49,7 +50,7 @@ def _warn_alone(
         return
     # Once: a hook that takes itself off.
     expect_hook(module, False)
-    pruner: Any = module.pruner
+    pruner: Any = pruner_within(module)
     if pruner.phase == Phase.DENSE:
         warnings.warn(
             f'{type(module).__name__} is prunable, and nothing prunes it: '

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmlapp.core import Pruner, PruningError, attach
 from mmlapp.core.attach import COST_NAMES
+from mmlapp.core.hiding import pruner_within
 from mmlapp.core.progress import Phase
 from mmlapp.registry import MODELS
 
@@ -239,7 +240,8 @@ def _add_loss(
     """
     if mode_of(args, kwargs) != 'loss' or not isinstance(output, dict):
         return None
-    pruner: Any = module.pruner
+    # A forward that runs itself in this mode has hidden it.
+    pruner: Any = pruner_within(module)
     if pruner.phase != Phase.PRUNING:
         return None
     return {**output, LOSS: pruner.loss()}

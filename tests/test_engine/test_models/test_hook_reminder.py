@@ -6,7 +6,7 @@ from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from torch import nn
 
-from mmlapp.core import PruningWarning
+from mmlapp.core import Pruner, PruningWarning
 from mmlapp.engine import prunable_model
 from mmlapp.engine.models.hook_reminder import expect_hook
 from mmlapp.registry import MODELS
@@ -27,8 +27,20 @@ class Reminded(BaseModel):
         return {'loss': out.mean()} if mode == 'loss' else out
 
 
-def build():
-    return prunable_model('mmlapp.TestReminded', input_shape=(3, 8, 8))
+@MODELS.register_module(name='TestRemindedOver', force=True)
+class Over(Reminded):
+    """Goes over its modules, behind which its pruner is hidden."""
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        assert not any(isinstance(m, Pruner) for m in self.modules())
+        return super().forward(inputs, data_samples, mode)
+
+
+KINDS = pytest.mark.parametrize('kind', ['TestReminded', 'TestRemindedOver'])
+
+
+def build(kind='TestReminded'):
+    return prunable_model(f'mmlapp.{kind}', input_shape=(3, 8, 8))
 
 
 @pytest.fixture
@@ -40,8 +52,9 @@ def running():
     MessageHub._instance_dict.clear()
 
 
-def test_a_run_without_the_hook_is_named_once(running):
-    model = build()
+@KINDS
+def test_a_run_without_the_hook_is_named_once(running, kind):
+    model = build(kind)
     with pytest.warns(PruningWarning, match=r'nothing prunes it: .*_base_'):
         model(*EXAMPLE, mode='loss')
     model(*EXAMPLE, mode='loss')

@@ -250,6 +250,35 @@ def test_the_loss_counts_in_the_pruning_phase(phase):
     assert found.get('loss_pruning', 1) > 0
 
 
+@MODELS.register_module(name='TestRunsItself', force=True)
+class RunsItself(BaseModel):
+    """Runs itself on two views, and goes over its children."""
+
+    def __init__(self, data_preprocessor=None):
+        super().__init__(data_preprocessor)
+        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+
+    def forward(self, inputs, data_samples=None, mode='tensor', views=True):
+        if mode == 'loss' and views:
+            first, other = (
+                self(x, mode=mode, views=False) for x in (inputs, -inputs)
+            )
+            return {'loss': first['loss'] + other['loss']}
+        *_, last = self.children()
+        return (
+            {'loss': last(inputs).mean()} if mode == 'loss' else last(inputs)
+        )
+
+
+def test_the_loss_counts_where_a_model_runs_itself():
+    model = prunable_model(
+        'mmlapp.TestRunsItself', method=GRADIENT, input_shape=SHAPE
+    )
+    model.pruner.begin({'flops': 0.5}, steps=2)
+    found = model(torch.rand(2, *SHAPE), mode='loss')
+    assert set(found) == {'loss', 'loss_pruning'}
+
+
 def test_the_loss_reaches_the_thresholds_alone():
     model = build(method=GRADIENT)
     model.pruner.begin({'flops': 0.5}, steps=2)
