@@ -14,7 +14,7 @@ from mmlapp.core import PruningWarning
 from mmlapp.core.hiding import pruner_within
 from mmlapp.core.progress import Phase
 
-from .modes import mode_of
+from .modes import TRIAL, mode_of
 
 NO_HOOK = (
     "the run has no dict(type='mmlapp.PruningHook') in custom_hooks; a config "
@@ -45,8 +45,8 @@ def _warn_alone(
     if not module.training or mode_of(args, kwargs) != 'loss':
         return
     # `RuntimeInfoHook` notes it when the training of a runner begins.
-    running = MessageHub.get_current_instance().get_info('max_iters')
-    if running is None:
+    hub = MessageHub.get_current_instance()
+    if hub.get_info('max_iters') is None or hub.get_info(TRIAL):
         return
     # Once: a hook that takes itself off.
     expect_hook(module, False)

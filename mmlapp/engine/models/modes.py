@@ -36,6 +36,8 @@ from .proposals import (
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 # Steps of a run that a schedule inside of the model may ask for.
 STEPS = dict(max_iters=1000, max_epochs=10, iter=0, epoch=0)
+# What no run says: who asks for it knows that a model is only tried.
+TRIAL = 'mmlapp_trial'
 
 
 def mode_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -255,7 +257,8 @@ def running_steps() -> Iterator[None]:
     hub = MessageHub.get_current_instance()
     # Only what no run has said: inside of one its own numbers hold. A key may
     # be there with None, and is put back so.
-    missing = {k: v for k, v in STEPS.items() if hub.get_info(k) is None}
+    told = {**STEPS, TRIAL: True}
+    missing = {k: v for k, v in told.items() if hub.get_info(k) is None}
     before = {k: hub.runtime_info[k] for k in missing if k in hub.runtime_info}
     hub.runtime_info.update(missing)
     try:

@@ -8,6 +8,7 @@ from torch import nn
 
 from mmlapp.core import Pruner, PruningWarning
 from mmlapp.engine import prunable_model
+from mmlapp.engine.models.comparison import Probe, runnable
 from mmlapp.engine.models.hook_reminder import expect_hook
 from mmlapp.registry import MODELS
 
@@ -72,3 +73,18 @@ def test_nothing_is_said_of_other_uses(running, case):
     if case == 'own loop':
         MessageHub.get_current_instance().pop_info('max_iters')
     model(*EXAMPLE, mode='loss')
+
+
+@KINDS
+@pytest.mark.parametrize('inside', [False, True])
+def test_a_trial_is_no_run(kind, inside, request):
+    """Neither by itself, as to deploy a model, nor in a run."""
+    if inside:
+        request.getfixturevalue('running')
+    model = build(kind)
+    probe = Probe('a random image', (3, 8, 8), mode='loss')
+    assert runnable(model, probe)[1] == ''
+    # It has yet to say so.
+    if inside:
+        with pytest.warns(PruningWarning, match='nothing prunes it'):
+            model.train()(*EXAMPLE, mode='loss')

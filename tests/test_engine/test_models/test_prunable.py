@@ -18,7 +18,6 @@ from torch import nn
 
 from mmlapp.core import PruningError, attach, narrow
 from mmlapp.engine import prunable_model
-from mmlapp.engine.models.hook_reminder import expect_hook
 from mmlapp.engine.models.modes import running_steps
 from mmlapp.engine.models.prunable import check_removable
 
@@ -124,7 +123,6 @@ BYOL = dict(
 
 def test_a_momentum_encoder_keeps_the_shape_of_its_original():
     model = prunable_model(BYOL, input_shape=SHAPE)
-    expect_hook(model, False)
     views = [torch.rand(4, *SHAPE) for _ in range(2)]
 
     def step():
