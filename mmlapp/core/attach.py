@@ -21,7 +21,12 @@ from .bypass.branch import start_branches
 from .cost import COSTS, Cost, CostContext
 from .default_device import on_cpu
 from .errors import PruningError, PruningWarning
-from .hiding import goes_over_children, hide_in_forward, pruner_in_forward
+from .hiding import (
+    goes_over_children,
+    hide_in_forward,
+    pruner_in_forward,
+    show_again,
+)
 from .mask.living import RunsOnLiving
 from .mask.masked import (
     Masked,
@@ -269,6 +274,7 @@ def _check_loaded(
     module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any
 ) -> None:
     """Refuses a bad state before any weight changes: the pruner is last."""
+    show_again(module)
     pruner = module._modules.get('pruner')
     if isinstance(pruner, Pruner):
         pruner.read(state_dict, f'{prefix}pruner.')

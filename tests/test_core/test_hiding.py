@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import attach, narrow
+from mmlapp.core import PruningError, attach, narrow
+from mmlapp.core.criteria import compare_scores
 
 
 class ByName(nn.Module):
@@ -114,20 +115,27 @@ def test_a_network_that_runs_itself(image):
 
 
 @pytest.mark.parametrize('fault', [ValueError, KeyboardInterrupt])
-@pytest.mark.parametrize('after', ['forward', 'state_dict', 'narrow'])
+@pytest.mark.parametrize(
+    'after', ['forward', 'state_dict', 'load', 'compare', 'narrow']
+)
 def test_it_is_back_when_one_that_runs_itself_ends_early(image, fault, after):
     """Hooks behind a forward do not run for Ctrl-C."""
     model = Again().double()
     pruner = attach(model, image)
     pruner.begin({'flops': 0.5}, 1)
     pruner.step()
-    masked, state = model(image), list(model.state_dict())
+    masked, state = model(image), model.state_dict()
     model.fails = fault()
     with pytest.raises(fault):
         model(image)
     model.fails = False
     if after == 'state_dict':
-        assert list(model.state_dict()) == state
+        assert list(model.state_dict()) == list(state)
+    if after == 'load':
+        model.load_state_dict(state)
+    if after == 'compare':
+        with pytest.raises(PruningError, match='are removed'):
+            compare_scores(model, ['l1'])
     if after == 'narrow':
         narrow(model, pruner.plan())
         assert not hasattr(model, 'pruner')

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PruningError
+from ..hiding import show_again
 from ..methods.schedule import check_targets
 from ..misuse import check_all_live
 from ..numbers import check_number
@@ -221,6 +222,7 @@ def compare_scores(
         >>> found.correlation('0').shape, int(found.kept['l1'].sum())
         (torch.Size([2, 2]), 4)
     """
+    show_again(model)
     pruner = getattr(model, 'pruner', None)
     if not isinstance(pruner, Pruner):
         raise PruningError(

@@ -19,7 +19,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmlapp.core import Pruner, PruningError
+from mmlapp.core import PruningError
 from mmlapp.core.files import replace_file
 from mmlapp.core.narrowing.narrow import detach
 from mmlapp.core.progress import Phase
@@ -27,7 +27,7 @@ from mmlapp.core.progress import Phase
 from ..checkpoints.pretrained import KINDS
 from ..checkpoints.reading import PREFIX, load_checkpoint
 from ..checkpoints.weights import load_weights
-from ..training.parts import unwrap
+from ..training.parts import own_pruner, unwrap
 from ..training.pruning_hook import PruningHook
 from .teacher import Teacher, frozen_teacher
 
@@ -57,8 +57,8 @@ def check_dense(runner: Runner, loaded: bool) -> int:
             'the run has no mmlapp.PruningHook, and so no dense model before '
             'its phase'
         )
-    pruner = getattr(unwrap(runner.model), 'pruner', None)
-    if not isinstance(pruner, Pruner) or pruner.phase == Phase.FINISHED:
+    pruner = own_pruner(runner.model)
+    if pruner is None or pruner.phase == Phase.FINISHED:
         raise _refused(
             'the loaded model is pruned already, and its dense one is not '
             'known'

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmlapp.core import Distillation, LogitDistillation, Pruner, PruningError
+from mmlapp.core import Distillation, LogitDistillation, PruningError
 from mmlapp.core.progress import Phase
 
 from ..models.comparison import random_probes
 from ..models.plans import narrow_model
+from ..training.parts import own_pruner
 from ..training.trial import copy_of
 from .outputs import Outputs, find_module
 from .teacher import Teacher
@@ -116,8 +117,8 @@ def check_kept_widths(student: nn.Module, names: Iterable[str]) -> None:
     Raises:
         PruningError: With the name and both shapes.
     """
-    pruner = getattr(student, 'pruner', None)
-    if not isinstance(pruner, Pruner) or pruner.phase == Phase.FINISHED:
+    pruner = own_pruner(student)
+    if pruner is None or pruner.phase == Phase.FINISHED:
         return
     if pruner.input_shape is None:
         return

@@ -8,7 +8,6 @@ from typing import Any
 
 from mmengine.runner import Runner
 
-from mmlapp.core import Pruner
 from mmlapp.core.progress import Phase
 
 from ..checkpoints.optimizers import note_optimizer
@@ -18,7 +17,7 @@ from ..models.weight_names import weights_of
 from .averages import check_averages
 from .hook_state import HookState
 from .limits import check_saved
-from .parts import find_pruner, run_optimizer, unwrap
+from .parts import find_pruner, own_pruner, run_optimizer, unwrap
 from .run_settings import RunSettings, check_dense, check_places
 from .unfinished import (
     forget_phase,
@@ -76,9 +75,9 @@ class HookCheckpoints(HookState):
 
     def _take_over(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Refuses masks of another network; forgets a phase that ends here."""
-        pruner = getattr(unwrap(runner.model), 'pruner', None)
+        pruner = own_pruner(runner.model)
         phase = loaded_phase(checkpoint)
-        if phase is None or not isinstance(pruner, Pruner):
+        if phase is None or pruner is None:
             return
         # Masks that go on must be of this network. Those of a phase that was
         # broken off go on in a resumed run; where its weights alone are taken,

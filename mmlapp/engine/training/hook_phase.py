@@ -19,7 +19,7 @@ from .best_scores import forget_entry, hold, start_anew
 from .calibration import prepare_score
 from .held_copies import warn_of_copies
 from .hook_checkpoints import HookCheckpoints
-from .parts import find_pruner, unwrap
+from .parts import find_pruner, own_pruner, unwrap
 from .report import (
     count_parameters,
     group_scalars,
@@ -168,8 +168,8 @@ class HookPhase(HookCheckpoints):
         Args:
             runner (Runner): The runner of the training process.
         """
-        pruner = getattr(unwrap(runner.model), 'pruner', None)
-        if isinstance(pruner, Pruner):
+        pruner = own_pruner(runner.model)
+        if pruner is not None:
             hold(runner, pruner.phase)
 
     def after_train(self, runner: Runner) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mmlapp.core import ChannelPlan, Pruner, PruningError
+from mmlapp.core.hiding import show_again
 
 from ..models.plans import plans_of
 
@@ -27,6 +28,19 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
+def own_pruner(model: nn.Module) -> Pruner | None:
+    """Returns what prunes a model; None if nothing does.
+
+    Args:
+        model (nn.Module): The model, wrapped or not.
+    """
+    inner = unwrap(model)
+    # Ctrl-C in a forward may have left it hidden.
+    show_again(inner)
+    pruner = getattr(inner, 'pruner', None)
+    return pruner if isinstance(pruner, Pruner) else None
+
+
 def find_pruner(model: nn.Module) -> Pruner:
     """Returns what prunes a model.
 
@@ -36,16 +50,15 @@ def find_pruner(model: nn.Module) -> Pruner:
     Raises:
         PruningError: If it has none.
     """
-    inner = unwrap(model)
-    pruner = getattr(inner, 'pruner', None)
-    if not isinstance(pruner, Pruner) and plans_of(inner):
+    inner, pruner = unwrap(model), own_pruner(model)
+    if pruner is None and plans_of(inner):
         raise PruningError(
             f'{type(inner).__name__} is narrow already, and not by '
             'mmlapp.PruningHook. To train it, name its weights in load_from, '
             'or leave the hook out of a run of mmlapp.DeployedModel; to prune '
             'it further, make that the architecture of mmlapp.PrunableModel'
         )
-    if not isinstance(pruner, Pruner):
+    if pruner is None:
         raise PruningError(
             f'{type(inner).__name__} has no pruner: build it with '
             "model = dict(type='mmlapp.PrunableModel', architecture=...)"

@@ -18,6 +18,7 @@ from mmlapp.engine.models.plans import narrow_model
 from mmlapp.engine.training.parts import (
     find_pruner,
     narrowed_plan,
+    own_pruner,
     run_optimizer,
     unwrap,
 )
@@ -48,6 +49,25 @@ def test_models_are_unwrapped() -> None:
 def test_a_model_without_a_pruner_is_named() -> None:
     with pytest.raises(PruningError, match='Tiny has no pruner'):
         find_pruner(Augmented(Tiny(2, 2)))
+
+
+class Interrupted(nn.Sequential):
+    """Its forward is ended by Ctrl-C, while the pruner is hidden."""
+
+    def forward(self, x: Any) -> Any:
+        if not torch.is_grad_enabled():  # as it is analysed
+            return self[-1](self[0](x))
+        raise KeyboardInterrupt
+
+
+def test_a_pruner_that_an_interrupted_forward_hid_is_found() -> None:
+    model = Interrupted(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+    pruner = attach(model, torch.rand(1, 3, 8, 8))
+    with pytest.raises(KeyboardInterrupt):
+        model(torch.rand(1, 3, 8, 8))
+    assert find_pruner(model) is pruner
+    assert own_pruner(model) is pruner
+    assert own_pruner(nn.Linear(2, 2)) is None
 
 
 def test_a_narrow_model_without_a_pruner_is_told_apart() -> None:
