@@ -17,7 +17,7 @@ from .averages import empty_removed, mask_averages
 from .batch_shape import compare_shapes
 from .best_scores import forget_entry, hold, start_anew
 from .calibration import prepare_score
-from .held_copies import warn_of_copies
+from .held_copies import tensors_of, warn_of_copies
 from .hook_checkpoints import HookCheckpoints
 from .parts import find_pruner, own_pruner, unwrap
 from .report import (
@@ -144,11 +144,11 @@ class HookPhase(HookCheckpoints):
             self.narrow = False
             return False
         # Of this narrowing leaves nothing.
-        before = count_parameters(model)
+        before, tensors = count_parameters(model), tensors_of(model)
         self._step_time.narrowed(runner)
         self._narrow(runner, plan)
         report_narrowing(runner.logger, plan, before, count_parameters(model))
-        warn_of_copies(runner)
+        warn_of_copies(runner, tensors)
         return True
 
     def after_train_epoch(self, runner: Runner) -> None:

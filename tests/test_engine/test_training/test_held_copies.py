@@ -25,6 +25,21 @@ class Held(Hook):
         self.mine = self.take(runner.model)
 
 
+def endless(*parts: Any) -> list[Any]:
+    """Contains itself."""
+    found = list(parts)
+    found.append({'again': found})
+    return found
+
+
+def stem(model: nn.Module) -> nn.Parameter:
+    return model.backbone.conv1.weight
+
+
+def frozen(model: nn.Module) -> list[nn.Parameter]:
+    return [p for n, p in model.named_parameters() if 'layer1' in n]
+
+
 class Told(Held):
     """Makes it anew."""
 
@@ -57,6 +72,41 @@ def test_a_copy_that_stays_wide_is_named(
 
 
 @pytest.mark.parametrize(
+    'take',
+    [
+        stem,
+        frozen,
+        lambda model: tuple(model.parameters()),
+        lambda model: set(model.parameters()),
+        lambda model: dict(model.named_parameters()).values(),
+        lambda model: {p: p.clone() for p in frozen(model)},
+        lambda model: nn.ParameterList(frozen(model)),
+        lambda model: [dict(params=frozen(model), lr=0.1)],
+        lambda model: endless(endless(1), stem(model)),
+        lambda model: model.backbone.bn1.running_mean,
+    ],
+    ids=[
+        'one',
+        'list',
+        'tuple',
+        'set',
+        'values',
+        'keys',
+        'module',
+        'groups',
+        'endless',
+        'buffer',
+    ],
+)
+def test_what_narrowing_replaces_is_named(
+    make_runner: MakeRunner, take: Callable[..., Any]
+) -> None:
+    (text,) = warnings_of(make_runner(epochs=2, narrow=True), Held(take))
+    assert 'Held.mine has weights of the model as it was before' in text
+    assert 'which the model has no longer' in text
+
+
+@pytest.mark.parametrize(
     'hook',
     [
         Told(AveragedModel),
@@ -64,8 +114,22 @@ def test_a_copy_that_stays_wide_is_named(
         Held(lambda model: model.backbone),
         Held(lambda model: nn.Linear(2, 2)),
         Held(lambda model: {'metric': 1.0}),
+        Told(frozen),
+        Held(lambda model: [model.head.fc.bias, model.backbone]),
+        Held(lambda model: endless(1, 'text', model.head.fc.bias)),
+        Held(lambda model: list(model.pruner.buffers())),
     ],
-    ids=['told', 'model', 'part', 'other', 'numbers'],
+    ids=[
+        'told',
+        'model',
+        'part',
+        'other',
+        'numbers',
+        'told of a list',
+        'what stays',
+        'endless',
+        'pruner',
+    ],
 )
 def test_nothing_is_said_of_what_follows_or_is_no_copy(
     make_runner: MakeRunner, hook: Hook
