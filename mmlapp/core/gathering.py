@@ -29,6 +29,19 @@ PAIR = 'two channels, of which one alone would vanish or say nothing'
 ALL = 'as many as the code of the network asks for'
 
 
+class UnmatchedError(PruningError):
+    """A pattern of the scope matches no layer that ran.
+
+    Args:
+        text (str): What is said of it.
+        pattern (str): The pattern.
+    """
+
+    def __init__(self, text: str, pattern: str) -> None:
+        self.pattern = pattern
+        super().__init__(text)
+
+
 class Gathering:
     """Gathers channels into groups by the set of sites that they touch.
 
@@ -57,7 +70,7 @@ class Gathering:
         """Returns prunable and frozen groups, by the trace as it is now.
 
         Raises:
-            PruningError: If a pattern of ``scope`` matches no layer.
+            UnmatchedError: If a pattern of ``scope`` matches no layer.
         """
         state = self.trace.graph.state
         # Floors alone take a tenth of the time.
@@ -300,9 +313,9 @@ def _no_match(argument: str, pattern: str, names: Sequence[str]) -> None:
         )
     roots = sorted({name.partition('.')[0] for name in names})
     text = (
-        f'{argument}={pattern!r} matches no convolution or linear layer. '
-        f'Layers lie below: {", ".join(roots)}'
+        f'{argument}={pattern!r} matches no convolution or linear layer that '
+        f'ran. Those lie below: {", ".join(roots)}'
     )
     if argument == 'scope':
-        raise PruningError(text)
+        raise UnmatchedError(text, pattern)
     warnings.warn(text, PruningWarning, stacklevel=4)

@@ -21,6 +21,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from mmlapp.core import Analysis, PruningError, Way, analyse
 from mmlapp.core.analysis.corner import CORNER, LARGE, is_plain
 from mmlapp.core.analysis.unreached import UnreachedError
+from mmlapp.core.gathering import UnmatchedError
+from mmlapp.core.patterns import matches
 from mmlapp.core.trace import tensors_in
 
 from .arguments import check_shape
@@ -49,6 +51,11 @@ WHOLE = (
     'Its forward takes no mode, as those of whole models of MMEngine do and '
     'those of backbones do not. Make the whole model the architecture of '
     "mmlapp.PrunableModel, and name its part: scope='backbone'"
+)
+GIVE = (
+    'Give inputs and ground truth with which they run, by '
+    'input_shape=dict(type=NAME) of a function in mmlapp.registry.FUNCTIONS '
+    'that returns the arguments of the forward'
 )
 TENSOR, PREDICT = "mode='tensor'", "mode='predict'"
 FEATURES = 'extract_feat'
@@ -259,7 +266,8 @@ class Example:
         """Adds to an error about modules out of reach what would help.
 
         Raises:
-            PruningError: In place of :class:`~.UnreachedError`.
+            PruningError: In place of :class:`~.UnreachedError` and
+                :class:`~.UnmatchedError`.
         """
         try:
             yield
@@ -270,11 +278,26 @@ class Example:
                 for name, reason in self.modes.failed.items()
             )
             raise PruningError(
-                f'{error.reason}{tried}. Give inputs and ground truth with '
-                'which they run, by input_shape=dict(type=NAME) of a '
-                'function in mmlapp.registry.FUNCTIONS that returns the '
-                f'arguments of the forward, or {error.remedy}'
+                f'{error.reason}{tried}. {GIVE}, or {error.remedy}'
             ) from error
+        except UnmatchedError as error:
+            notes = notes_of(self.forward, self.modes)
+            if not notes or not self._out_of_reach(error.pattern):
+                raise
+            raise PruningError(
+                f'{error}. What it names was not reached: '
+                f'{". ".join(notes)}. {GIVE}'
+            ) from error
+
+    def _out_of_reach(self, pattern: str) -> bool:
+        """Whether modules with parameters match, and none of them ran."""
+        named = {
+            name.rpartition('.')[0]
+            for name, _ in self.forward.model.named_parameters()
+            if matches(name, [pattern])
+        }
+        ran = self.forward.ran | self.modes.ran
+        return bool(named) and not named & ran
 
 
 def example_of(

@@ -175,6 +175,31 @@ def test_backbone_and_neck_alone():
     assert "mode='tensor' does not run (TypeError" in note
 
 
+@pytest.mark.parametrize(
+    ('scope', 'text'),
+    [
+        (
+            'head',
+            r"scope='head' .*that ran\. Those lie below: backbone\. What it "
+            r"names was not reached: mode='loss' was not tried.*"
+            r"mode='tensor' does not run \(TypeError.*of backbone and neck "
+            r'alone\. Give inputs and ground truth',
+        ),
+        ('neck', 'below: backbone$'),
+        ('preprocess', 'below: backbone$'),
+        (['backbone', 'backbone.2'], 'below: backbone$'),
+    ],
+    ids=['behind', 'misspelled', 'without layers', 'ran'],
+)
+def test_a_scope_that_was_not_reached_is_told_from_a_wrong_one(scope, text):
+    model = Behind()
+    model.backbone.append(nn.BatchNorm2d(8))
+    example = example_of(model, SHAPE)
+    settings = dict(scope=scope, ignore=(), bypass=None, unit='channels')
+    with pytest.raises(PruningError, match=text):
+        example.analyse(settings)
+
+
 class Tutorial(nn.Module):
     """As in MMEngine's first tutorial."""
 
