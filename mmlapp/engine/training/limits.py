@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
 from mmlapp.core import PruningError
@@ -66,6 +67,25 @@ def check_run(runner: Runner, narrow: bool) -> None:
         raise PruningError(
             'efficient_conv_bn_eval computes a convolution without its '
             'bypass. Leave it out of the config, or the bypass'
+        )
+
+
+def check_one_optimizer(runner: Runner) -> None:
+    """Refuses several optimizers, of which none follows the pruner.
+
+    Args:
+        runner (Runner): The runner.
+
+    Raises:
+        PruningError: With what to do instead.
+    """
+    if isinstance(runner.optim_wrapper, OptimWrapperDict):
+        raise PruningError(
+            'optim_wrapper=OptimWrapperDict: several optimizers are not '
+            'supported, of whatever type their wrappers are. Give all '
+            'parameters to a single '
+            f"type='mmlapp.{PruningOptimWrapper.__name__}'; its paramwise_cfg "
+            'gives some of them their own learning rate'
         )
 
 

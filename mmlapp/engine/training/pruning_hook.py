@@ -22,7 +22,7 @@ from .best_scores import forget_entry, warn_of_others
 from .calibration import prepare_score
 from .compiled import leave_uncompiled
 from .hook_phase import LOGGED_LOSS, HookPhase
-from .limits import check_run, check_wrapper
+from .limits import check_one_optimizer, check_run, check_wrapper
 from .optim_wrapper import attend
 from .parts import find_pruner, run_optimizer, unwrap
 from .ranks import RankCheckHook
@@ -149,6 +149,8 @@ class PruningHook(HookPhase):
             runner (Runner): The runner of the training process.
         """
         self.cost.check_applied()
+        # Also of a narrow model, whose parameters they do not have.
+        check_one_optimizer(runner)
         for hook in runner.hooks:
             if isinstance(hook, RankCheckHook):
                 check_before(runner, hook, PruningHook)

@@ -3,10 +3,15 @@
 """Runs that cannot prune, and hooks that go with the one that does."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from mmengine.optim import OptimWrapperDict
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from mmengine.runner import Runner
+from torch import nn
 
 from mmlapp.core import PruningError, PruningWarning
 
@@ -85,6 +90,51 @@ def test_a_plain_optimizer_wrapper_is_refused(
 
     with pytest.raises(PruningError, match='does not step the pruner'):
         make_runner(plain).train()
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module(name='TestTwo', force=True)
+class Two:
+    """An optimizer for the backbone and another one for the head."""
+
+    def __init__(self, optim_wrapper_cfg: Any, paramwise_cfg: Any) -> None:
+        self.kind = OPTIM_WRAPPERS.get(optim_wrapper_cfg['type'])
+
+    def __call__(self, model: nn.Module) -> OptimWrapperDict:
+        parts = dict(backbone=model.backbone, head=model.head)
+        return OptimWrapperDict(
+            **{
+                name: self.kind(torch.optim.SGD(part.parameters(), lr=0.1))
+                for name, part in parts.items()
+            }
+        )
+
+
+@pytest.mark.parametrize(
+    'kind', ['OptimWrapper', 'mmlapp.PruningOptimWrapper']
+)
+def test_several_optimizers_are_refused(
+    make_runner: MakeRunner, kind: str
+) -> None:
+    def two(config: dict[str, Any]) -> None:
+        config['optim_wrapper'].update(type=kind, constructor='TestTwo')
+
+    text = 'several optimizers are not supported.* a single type='
+    with pytest.raises(PruningError, match=text):
+        make_runner(two).train()
+
+
+def test_a_narrow_model_is_not_trained_by_several_optimizers(
+    make_runner: MakeRunner, tmp_path: Path
+) -> None:
+    """They have the wide parameters, and nothing would be learned."""
+
+    def two(config: dict[str, Any]) -> None:
+        config['optim_wrapper'].update(constructor='TestTwo')
+        config['load_from'] = str(tmp_path / 'epoch_2.pth')
+
+    make_runner(narrow=True, epochs=2).train()
+    with pytest.raises(PruningError, match='several optimizers'):
+        make_runner(two, narrow=True, epochs=3).train()
 
 
 def kinds(runner: Runner) -> list[str]:
