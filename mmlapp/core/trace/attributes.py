@@ -121,6 +121,8 @@ def _dimensions(layer: nn.Module) -> dict[str, int]:
         return {'out_channels': int(turned), 'in_channels': 1 - int(turned)}
     if isinstance(layer, nn.Linear):
         return {'out_features': 0, 'in_features': 1}
+    if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
+        return {'embedding_dim': 1}
     return {'num_features': 0} if isinstance(layer, _NormBase) else {}
 
 

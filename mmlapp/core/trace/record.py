@@ -52,7 +52,7 @@ class LayerCall:
     Args:
         name (str): Name of the layer, or of the operator if it has none.
         op (str): ``convolution``, ``product`` (a linear layer included),
-            ``norm`` or ``bias``.
+            ``embedding``, ``norm`` or ``bias``.
         dims (Mapping[str, Tensor]): Labels of each dimension that may
             shrink, by what it is for the call (``out``, ``in``, ``batch``,
             ``rows``, ``heads``), each ``[size]``; ``NO_CHANNEL`` entries stay.
@@ -135,7 +135,7 @@ class Trace:
         graph (ChannelGraph): All nodes and ties.
         sites (list[Site]): All dimensions that were met.
         producers (set[Site]): Sites that emit channels: the output side of
-            convolutions and linear layers.
+            convolutions, linear layers and embeddings.
         masked (set[Site]): Sites to multiply by the mask, so that a removed
             channel is exactly zero.
         readers (set[Site]): Input sides of layers that read channels which

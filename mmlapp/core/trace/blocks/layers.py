@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""Convolutions and linear layers."""
+"""Convolutions, linear layers and embeddings."""
 
 from __future__ import annotations
 
@@ -29,5 +29,16 @@ def adjust_linear(module: Any) -> None:
     module.out_features, module.in_features = shape_of(module, 'weight')
 
 
+def adjust_embedding(module: Any) -> None:
+    """The weight is [rows, out], and no row ever goes."""
+    module.embedding_dim = shape_of(module, 'weight')[1]
+
+
 register_block('_ConvNd', adjust=adjust_convolution)
 register_block('Linear', adjust=adjust_linear)
+# Of PyTorch alone: others are called so as well.
+register_block(
+    'torch.nn.modules.sparse.Embedding',
+    'torch.nn.modules.sparse.EmbeddingBag',
+    adjust=adjust_embedding,
+)

@@ -1,6 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
-"""The attributes of convolutions and linear layers, by their closed forms."""
+"""Attributes of convolutions, linear layers and embeddings, in closed form."""
 
 import pytest
 from torch import nn
@@ -32,3 +32,11 @@ def test_a_linear_layer():
     layer.weight = nn.Parameter(layer.weight[:3, :2])
     adjust_attributes(layer)
     assert (layer.in_features, layer.out_features) == (2, 3)
+
+
+@pytest.mark.parametrize('kind', [nn.Embedding, nn.EmbeddingBag])
+def test_a_table(kind):
+    layer = kind(6, 4)
+    layer.weight = nn.Parameter(layer.weight[:, :3])
+    adjust_attributes(layer)
+    assert (layer.num_embeddings, layer.embedding_dim) == (6, 3)
