@@ -22,6 +22,8 @@ from .living import Living, RunsOnLiving, run_on_living
 from .masked import AppliedMask, add_mask
 from .reducing import LivingAxis, reduce_living
 
+TABLES = nn.Embedding, nn.EmbeddingBag
+
 
 def layer_ends(record: Trace, name: str) -> Ends:
     """Returns the nodes at the input and output of a convolution.
@@ -128,8 +130,14 @@ def mask_parameters(
         layer = layers[site.module]
         parameter = layer._parameters.get(site.name.rpartition('.')[2])
         # A shared parameter is read through every module that has it.
-        for module, name in sharing[id(parameter)]:
-            mask = ParameterMask(source, mine, site.dim, learns)
+        owners = sharing[id(parameter)]
+        # What else has a table, [rows, C], as the head of a model of language
+        # does, reads the channels that are emitted there.
+        tables = [m for m, _ in owners if isinstance(m, TABLES)]
+        for module, name in owners:
+            reads = site.dim == 1 and tables and module not in tables
+            own = learns and not reads
+            mask = ParameterMask(source, mine, site.dim, own)
             add_mask(module, name, mask)
             masks.append(AppliedMask(names[module], name, mask))
     return masks

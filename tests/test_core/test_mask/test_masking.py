@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlapp.core import analyse
+from mmlapp.core import analyse, attach
 from mmlapp.core.mask.masking import (
     layer_ends,
     mask_parameters,
@@ -75,3 +75,22 @@ def test_everyone_who_has_a_parameter():
     found = sharing_modules(nn.Sequential(one, two).modules())
     assert found[id(one.weight)] == [(one, 'weight'), (two, 'weight')]
     assert found[id(one.bias)] == [(one, 'bias')]
+
+
+def test_a_gate_learns_where_channels_are_emitted():
+    """A head that has the table of an embedding reads them."""
+    words = torch.randint(0, 11, (2, 6))
+    table, found = torch.randn(11, 4), []
+    for tied in (True, False):
+        model = nn.Sequential(
+            nn.Embedding(11, 4), nn.ReLU(), nn.Linear(4, 11, bias=False)
+        )
+        for layer in (model[0], model[2]):
+            layer.weight = nn.Parameter(table.clone())
+        if tied:
+            model[2].weight = model[0].weight
+        pruner = attach(model, words)
+        pruner.begin({'flops': 0.5}, steps=2)
+        model(words).square().mean().backward()
+        found.append(pruner.gate.grad)
+    torch.testing.assert_close(*found)
