@@ -36,7 +36,12 @@ def sole_paths(trace: Trace, groups: Groups) -> set[str]:
         set[str]: Their names.
     """
     owner = _owners(trace, groups)
-    above = _dominators(_made_of(trace, owner))
+    made_of = _made_of(trace, owner)
+    # Positions tell nothing of the input, and words are all of it: a table
+    # is a source where no layer leads to.
+    for number in _looked_up(trace, owner) - _dominators(made_of).keys():
+        made_of.setdefault(number, set()).add(SOURCE)
+    above = _dominators(made_of)
     # Bits of all groups that some end is dominated by.
     passed = 0
     for end in _ends(trace, groups, owner):
@@ -71,6 +76,13 @@ def _made_of(trace: Trace, owner: Tensor) -> dict[int, set[int]]:
         for number in _numbers(owner, call.dims['out']) - {SOURCE}:
             made_of.setdefault(number, set()).update(read)
     return made_of
+
+
+def _looked_up(trace: Trace, owner: Tensor) -> set[int]:
+    """Groups that begin with an embedding, or to which one is added."""
+    calls = (*trace.calls, *trace.further_calls)
+    tables = [call for call in calls if call.op == 'embedding']
+    return {n for call in tables for n in _numbers(owner, call.dims['out'])}
 
 
 def _dominators(made_of: Mapping[int, set[int]]) -> dict[int, int]:

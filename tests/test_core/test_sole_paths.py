@@ -4,6 +4,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from mmlapp.core import attach
 
@@ -216,3 +217,33 @@ def test_a_bypass_goes_around_its_layer(build, image):
     )
     assert len(pruner.groups) == 3
     assert not any(g.sole_path for g in pruner.groups)
+
+
+def test_words_are_the_input(net):
+    """A stream that begins with a table, and what is beside it."""
+
+    def forward(m, i):
+        x = m.words(i)
+        return m.head(x + m.back(m.wide(x).relu()))
+
+    model = net(
+        forward,
+        words=nn.Embedding(9, 8),
+        wide=nn.Linear(8, 6),
+        back=nn.Linear(6, 8),
+        head=nn.Linear(8, 5),
+    )
+    pruner = attach(model, torch.randint(9, (2, 7)))
+    assert {g.name for g in pruner.groups if g.sole_path} == {'words'}
+
+
+def test_positions_tell_nothing_of_an_image(net):
+    model = net(
+        lambda m, x: m.c(m.b(m.a(x).relu()) + m.places(torch.arange(7))),
+        a=nn.Linear(3, 8),
+        b=nn.Linear(8, 6),
+        c=nn.Linear(6, 5),
+        places=nn.Embedding(7, 6),
+    )
+    pruner = attach(model, torch.rand(2, 7, 3).double())
+    assert {g.name for g in pruner.groups if g.sole_path} == {'a', 'b'}
