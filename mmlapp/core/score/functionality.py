@@ -18,6 +18,9 @@ from .base import Score, ScoreContext, register_score
 from .clusters import k_means, standardised
 from .normalise import by_rank, normalised
 
+# Whose outputs have channels in their last dimension.
+CHANNELS_LAST = nn.Linear, nn.Embedding, nn.EmbeddingBag
+
 
 @register_score('functionality')
 class Functionality(Score):
@@ -108,7 +111,7 @@ class Notes:
 
     def __init__(self, layer: nn.Module) -> None:
         # Outputs are [B, C, ...], of a linear layer [..., C].
-        self.dim = -1 if isinstance(layer, nn.Linear) else 1
+        self.dim = -1 if isinstance(layer, CHANNELS_LAST) else 1
         self.found: dict[str, list[Tensor]] = defaultdict(list)
 
     def hook(self, module: nn.Module, args: Any, out: Any) -> Any:

@@ -139,6 +139,14 @@ def test_losses_are_summed_and_outputs_squared():
         objective(dict(accuracy=torch.tensor(9.0)), 'mine')
 
 
+def test_channels_of_a_table_come_last():
+    words = torch.randint(9, (16, 7))
+    model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 5))
+    pruner = attach(model, words, score='functionality')
+    pruner.prepare(model, [lambda: model(words)])
+    assert pruner.scorer.score.scores['0'].shape == (8,)
+
+
 class Silent(nn.Module):
     """Reads the weight of a layer that it does not call."""
 
