@@ -55,11 +55,11 @@ def kinds(
         list[Kind]: In order of the forward.
     """
     found: dict[tuple[Any, ...], Kind] = {}
+    calls = [c for c in context.calls if c.op in HANDLES]
+    added = [c for c in context.branch_calls if c.op in HANDLES]
     # The example has images of its own: one, or two.
-    own = context.calls[0].inputs[0] if context.calls else 1
-    for call in (*context.calls, *context.branch_calls):
-        if call.op not in HANDLES:
-            continue
+    own = calls[0].inputs[0] if calls else 1
+    for call in (*calls, *added):
         axes = {
             axis: grid(call, axis, points, divisor)
             for axis in axes_of(call, context.groups)

@@ -45,6 +45,24 @@ def test_equal_layers_are_one_kind(images, example):
     assert found[1].axes['in'] == (2, 4, 6, 8)
 
 
+def test_images_are_counted_behind_a_table_of_positions():
+    """Positions are looked up without a batch."""
+
+    class Placed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.places, self.a = nn.Embedding(7, 8), nn.Linear(3, 8)
+            self.b = nn.Linear(8, 4)
+
+        def forward(self, x):
+            places = self.places(torch.arange(7))
+            return self.b(self.a(x) + places)
+
+    found = kinds(context_of(Placed(), torch.rand(2, 7, 3)), 5, 4, 2)
+    assert [kind.names for kind in found] == [('a',), ('b',)]
+    assert [kind.call.inputs[0] for kind in found] == [5, 5]
+
+
 def test_all_points_in_the_order_of_a_table():
     call = LayerCall('a', 'convolution', {}, (1, 4, 8, 8), (2, 4, 1, 1), ())
     kind = Kind(('a',), call, {'in': (2, 4), 'out': (1, 2)})
