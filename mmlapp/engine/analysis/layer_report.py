@@ -126,8 +126,9 @@ def _read(name: str, found: Analysis) -> list[int]:
 
 
 def _width(module: nn.Module | None, side: str) -> int | None:
-    # Convolutions say channels, linear layers features.
-    for name in (f'{side}_channels', f'{side}_features'):
+    # Convolutions say channels, linear layers features; tables have one side.
+    table = ['embedding_dim'] if side == 'out' else []
+    for name in (f'{side}_channels', f'{side}_features', *table):
         value = getattr(module, name, None)
         if isinstance(value, int):
             return value

@@ -66,3 +66,11 @@ def test_why_a_layer_is_left_whole():
     assert layers[product].reason == 'an operator without parameters'
     assert layers[product].kind == ''
     assert layers[product].outputs is None
+
+
+def test_a_table_has_columns():
+    model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 6), nn.Linear(6, 5))
+    found = analyse(model, torch.zeros(1, 4, dtype=torch.long))
+    table = report_layers(model, found)[0]
+    assert (table.kind, table.inputs, table.outputs) == ('Embedding', None, 8)
+    assert (table.flops, table.prunable, table.reason) == (0, 8, None)
