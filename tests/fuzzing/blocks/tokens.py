@@ -3,6 +3,7 @@
 """Layers of sequences."""
 
 from ..writer import TOKENS, Writer, block
+from .gates import COARSE
 
 
 @block(TOKENS)
@@ -126,6 +127,28 @@ def tied_embedding(w: Writer) -> None:
             f'x = y.softmax(-1) @ {table}.weight',
         )
     )
+
+
+@block(TOKENS, since=6000)
+def table_of_positions(w: Writer) -> None:
+    table = w.part(f'nn.Embedding(5, {w.c})')
+    index = w.one_of(
+        'torch.arange(x.shape[1]) % 5',
+        '(torch.arange(x.shape[1]) % 5).expand(x.shape[:2])',
+        f'(({COARSE} > 0).sum(1) % 5)[:, :1]',
+    )
+    w(f'x = x + {table}({index})')
+
+
+@block(TOKENS, since=6000)
+def bags(w: Writer) -> None:
+    """Every position adds rows that what it says picks."""
+    mode = w.one_of("'sum'", "'mean'", "'max'")
+    table = w.part(f'nn.EmbeddingBag(5, {w.c}, mode={mode})')
+    w(f'y = {w.linear(w.c, 5)}(x).flatten(0, 1)')
+    w(f'i = {COARSE.replace("x", "y")}')
+    w('i = torch.stack([i.argmax(1), i.argmin(1)], 1)')
+    w(f'x = x + {table}(i).view_as(x)')
 
 
 @block(TOKENS)
