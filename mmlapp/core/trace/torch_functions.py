@@ -62,6 +62,10 @@ def asked_sizes(
     """
     if kwargs:
         return None
+    if func in PRODUCTS:
+        # A matrix times [.., heads, width] is one of all rows, which are cut
+        # again behind it: as many as there are.
+        return [-1] * max(x.dim() for x in args[:2])
     if func in VIEWS:
         return sizes_of(args)
     if func is Tensor.unflatten and len(args) == 3:
@@ -71,6 +75,8 @@ def asked_sizes(
     return None
 
 
+# What PyTorch computes with views of its own.
+PRODUCTS = frozenset({torch.matmul, Tensor.matmul, Tensor.__matmul__})
 FUNCTIONS: dict[Any, Callable[..., None]] = {
     functional.scaled_dot_product_attention: attention,
     # Nothing is dispatched for them, as it is for item or equal.

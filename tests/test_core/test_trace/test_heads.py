@@ -328,6 +328,17 @@ class Factorised(Attention):
         return self.scale * found + self.positions(q, v)
 
 
+class Projected(Attention):
+    """Keys and values of fewer positions, mixed by a matrix (Linformer)."""
+
+    def __init__(self):
+        super().__init__()
+        self.fewer = nn.Parameter(torch.empty(3, LENGTH))
+
+    def mix(self, q, k, v):
+        return super().mix(q, self.fewer @ k, torch.matmul(self.fewer, v))
+
+
 class Checked(Attention):
     """Each head compares content and place; widths are checked first."""
 
@@ -406,6 +417,7 @@ FORMS = (
     StepsInFront,
     Covariance,
     Factorised,
+    Projected,
     Checked,
     Gated,
 )
@@ -468,7 +480,7 @@ def test_masked_and_narrowed_heads_agree(form, kept, tokens, count_all_macs):
     )
     assert slim.attention.proj.in_features == (kept * model.attention.head_dim)
     more = torch.randn(3, 2 * LENGTH, 3, dtype=torch.float64)
-    if form is not Biased:
+    if form not in (Biased, Projected):
         assert slim(more).shape == (3, 2 * LENGTH, 4)
 
 
