@@ -81,7 +81,7 @@ def test_equal_seeds_give_equal_networks():
 
 def test_every_block_is_drawn():
     found = set()
-    for seed in range(4000, 6000):
+    for seed in range(6000, 8000):
         spec = draw(seed)
         found.update(name for _, name in spec.blocks)
     assert found == set(BLOCKS)
