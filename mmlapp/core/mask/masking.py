@@ -15,14 +15,12 @@ from ..attention.unfused import unfuse
 from ..bypass.beside import Bypassed
 from ..bypass.branch import Ends
 from ..groups import Groups
-from ..trace import Site, Trace
+from ..trace import TABLES, Site, Trace
 from .attributes import widths_of_groups
 from .gate import GateSource, ParameterMask
 from .living import Living, RunsOnLiving, run_on_living
 from .masked import AppliedMask, add_mask
 from .reducing import LivingAxis, reduce_living
-
-TABLES = nn.Embedding, nn.EmbeddingBag
 
 
 def layer_ends(record: Trace, name: str) -> Ends:

@@ -16,6 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from ..trace import TABLES
+
 # The first that fits counts. What replaces a layer without another meaning is
 # of one kind with it: synchronised norms, subclasses. Dimensions of other
 # modules mean what their own code says, whatever it is.
@@ -24,7 +26,7 @@ KINDS: dict[str, type[nn.Module] | tuple[type[nn.Module], ...]] = {
     'convolution': _ConvNd,
     'linear layer': nn.Linear,
     'bilinear layer': nn.Bilinear,
-    'embedding': (nn.Embedding, nn.EmbeddingBag),
+    'embedding': TABLES,
     'batch norm': _BatchNorm,
     'instance norm': _InstanceNorm,
     'group norm': nn.GroupNorm,

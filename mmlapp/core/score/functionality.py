@@ -14,12 +14,13 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import PruningError
 from ..numbers import check_number
+from ..trace import TABLES
 from .base import Score, ScoreContext, register_score
 from .clusters import k_means, standardised
 from .normalise import by_rank, normalised
 
 # Whose outputs have channels in their last dimension.
-CHANNELS_LAST = nn.Linear, nn.Embedding, nn.EmbeddingBag
+CHANNELS_LAST = nn.Linear, *TABLES
 
 
 @register_score('functionality')

@@ -14,7 +14,7 @@ from torch import nn
 from ..derived import contents_kept, forget_derived, lay_out
 from ..snapshot import Before
 from ..writes import Values
-from .attributes import counted_attributes, uncounted
+from .attributes import TABLES, counted_attributes, uncounted
 from .autograd_functions import watch_functions
 from .call import leaves_in, tensors_in
 from .heads import Heads
@@ -26,6 +26,7 @@ from .torch_functions import WatchFunctions
 from .tracer import Tracer
 
 __all__ = [
+    'TABLES',
     'LayerCall',
     'LivingModule',
     'Site',

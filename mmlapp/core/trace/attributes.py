@@ -26,6 +26,9 @@ from .blocks.registry import is_known
 from .counted import Followed, Width, plain
 from .tracer import Tracer
 
+# Layers whose weight is a table ``[rows, C]`` that indices pick from.
+TABLES = nn.Embedding, nn.EmbeddingBag
+
 
 @contextmanager
 def counted_attributes(tracer: Tracer, model: nn.Module) -> Iterator[None]:
@@ -121,7 +124,7 @@ def _dimensions(layer: nn.Module) -> dict[str, int]:
         return {'out_channels': int(turned), 'in_channels': 1 - int(turned)}
     if isinstance(layer, nn.Linear):
         return {'out_features': 0, 'in_features': 1}
-    if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
+    if isinstance(layer, TABLES):
         return {'embedding_dim': 1}
     return {'num_features': 0} if isinstance(layer, _NormBase) else {}
 
