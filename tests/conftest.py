@@ -7,7 +7,7 @@ import gc
 import os
 import re
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -17,6 +17,7 @@ import torch
 from config_layout import no_layout
 from latency_tables import made_up
 from mmengine.config import Config
+from mmengine.config import utils as config_utils
 from mmengine.dataset import base_dataset
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import DefaultScope
@@ -150,6 +151,13 @@ def plain_configs():
 def kept_garbage():
     """No dataset of MMEngine collects it where it serialises its list."""
     with patch.object(base_dataset, 'gc', SimpleNamespace(collect=int)):
+        yield
+
+
+@pytest.fixture(scope='session', autouse=True)
+def indexes_read_once():
+    """MMEngine reads a library's hundred of YAML files for each base."""
+    with patch.object(config_utils, 'load', cache(config_utils.load)):
         yield
 
 

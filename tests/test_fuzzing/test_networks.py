@@ -7,10 +7,10 @@ from fuzzing.faults import fuzz, smallest
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 # Networks of one test, so that a failing one says which stretch it was.
-EACH = 20
+EACH = 10
 # Blocks that were added later are drawn from these seeds on.
 LATER = 3000, 3000 + EACH, 4000, 5000, 5600, 6000
-# Of the first blocks; two hundred networks with those of later ones.
+# Of the first blocks; a hundred networks with those of later ones.
 FIRST = range(0, 6 * EACH, EACH)
 
 
