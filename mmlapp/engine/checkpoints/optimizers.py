@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -168,14 +167,26 @@ def _missing(optimizer: Optimizer, state: Any) -> list[str]:
     broken = _broken(state if isinstance(state, Mapping) else {})
     if broken:
         return [broken]
-    # __setstate__ changes what it is called on: not the optimizer of the run,
-    # which would lack its settings if this state is refused.
-    twin = copy.copy(optimizer)
-    # Settings of later releases of torch are filled in there.
-    groups = [{**group} for group in state['param_groups']]
-    twin.__setstate__({'state': {}, 'param_groups': groups})
-    known = set.intersection(*(set(group) for group in twin.param_groups))
-    return sorted(set(optimizer.defaults) - known)
+    # Settings of later releases of torch are filled in by __setstate__. It
+    # changes what it is called on and what that holds: nothing of the run's
+    # optimizer, which would lack its settings if this state is refused.
+    kind = type(optimizer)
+    twin = kind.__new__(kind)
+    parts = dict(
+        defaults={**optimizer.defaults},
+        state={},
+        param_groups=[{**group} for group in state['param_groups']],
+    )
+    twin.__setstate__({**vars(optimizer), **parts})
+    # Once a state was loaded, torch adds a default that only groups of its
+    # own classes have.
+    settings = set(optimizer.defaults) & _common(optimizer)
+    return sorted(settings - _common(twin))
+
+
+def _common(optimizer: Optimizer) -> set[str]:
+    """What all groups of an optimizer have."""
+    return set.intersection(*map(set, optimizer.param_groups))
 
 
 def _broken(state: Mapping[str, Any]) -> str:

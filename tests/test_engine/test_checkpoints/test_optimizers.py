@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.optim import LinearLR
 from mmengine.runner import Runner
+from mmpretrain.engine.optimizers import LARS, Adan, Lamb
 from torch import nn, optim
 
 from mmlapp.core import PruningError
@@ -44,6 +45,36 @@ def stepped(
 
 def saved(kind: str, noted: bool = True) -> dict[str, Any]:
     return stepped(make(kind), noted=noted)
+
+
+class Plain(optim.Optimizer):
+    """Not of torch, whose own classes have more settings in their groups."""
+
+    def __init__(self, params: Any, lr: float, decay: float = 0.0) -> None:
+        super().__init__(params, dict(lr=lr, decay=decay))
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group['params']:
+                p -= group['lr'] * (p.grad + group['decay'] * p)
+
+
+@pytest.mark.parametrize('kind', [Plain, Lamb, LARS, Adan])
+def test_of_a_class_of_others_it_is_taken(kind: Any) -> None:
+    optimizer, other = (
+        kind([nn.Parameter(torch.ones(2))], lr=0.1) for _ in 'ab'
+    )
+    checkpoint = stepped(other)
+    before = {**optimizer.defaults}
+    check_optimizer(optimizer, checkpoint)
+    assert optimizer.defaults == before
+    # Which adds to the defaults of the optimizer, and not to its groups.
+    optimizer.load_state_dict(checkpoint['optimizer'])
+    check_optimizer(optimizer, checkpoint)
+    checkpoint['optimizer']['param_groups'][0].pop('lr')
+    with pytest.raises(PruningError, match=r'missing in the state .*, lr:'):
+        check_optimizer(optimizer, checkpoint)
 
 
 @pytest.mark.parametrize('kind', ['SGD', 'Adam', 'AdamW', 'RMSprop', 'Rprop'])
