@@ -43,6 +43,7 @@ ORDER = {
         'generators',
         'writes',
         'snapshot',
+        'uninitialised',
         'compare',
         'progress',
         'segments',

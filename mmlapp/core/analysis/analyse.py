@@ -20,6 +20,7 @@ from ..groups import Groups
 from ..patterns import as_patterns
 from ..snapshot import restored
 from ..streams import leave_streams
+from ..uninitialised import filled
 from ..units import UNITS, Request, Unit
 from ..units.base import check_keep_streams
 from .refusals import (
@@ -100,7 +101,12 @@ def analyse(
     """
     check_network(model)
     generators = generators_in(model.modules())
-    with on_cpu(), _same_random_numbers(), put_back(generators):
+    with (
+        on_cpu(),
+        _same_random_numbers(),
+        put_back(generators),
+        filled(model),
+    ):
         kind: Unit = UNITS.build(unit)
         check_keep_streams(keep_streams, kind)
         chosen = None if bypass is None else check_bypass(bypass)

@@ -24,6 +24,7 @@ from mmlapp.core.analysis.unreached import UnreachedError
 from mmlapp.core.gathering import UnmatchedError
 from mmlapp.core.patterns import matches
 from mmlapp.core.trace import tensors_in
+from mmlapp.core.uninitialised import filled
 
 from .arguments import check_shape
 from .ground_truth import plain_samples
@@ -317,8 +318,9 @@ def example_of(
     Raises:
         PruningError: If the shape is none, or the model does not run on it.
     """
-    forward = ExampleForward(model, input_shape)
-    modes = find_modes(model, forward.batch)
+    with filled(model):
+        forward = ExampleForward(model, input_shape)
+        modes = find_modes(model, forward.batch)
     patterns = [unused] if isinstance(unused, str) else list(unused)
     if forward.name == FEATURES:
         # What lies behind reads the features alone, and they all stay.

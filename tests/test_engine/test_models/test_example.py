@@ -228,6 +228,32 @@ def test_a_model_that_only_learns_and_predicts():
     assert 'side' in {member.site.module for member in group.members}
 
 
+class Garbage(Tutorial):
+    """Sets its level when weights are initialised, as Deformable DETR does."""
+
+    def __init__(self):
+        super().__init__()
+        self.level = nn.Parameter(torch.full((4,), float('nan')))
+
+    def forward(self, imgs, labels, mode):
+        if mode != 'loss':
+            return super().forward(imgs, labels, mode)
+        x = self.side(self.backbone[0](imgs).mean((2, 3))) + self.level
+        if not x.isfinite().all():  # as matching of boxes does
+            raise ValueError('matrix contains invalid numeric entries')
+        return dict(loss=cross_entropy(x, labels))
+
+
+def test_values_before_their_initialisation_do_not_count():
+    model = Garbage()
+    example = example_of(model, SHAPE)
+    assert example.modes.failed == {}
+    found = analyse(model, example.forward, also=example.also)
+    # The model itself has a parameter, too.
+    assert found.reach.ways == {"mode='loss'": ['', 'side']}
+    assert model.level.isnan().all()
+
+
 class Unreached(Tutorial):
     def forward(self, imgs, labels, mode):
         if mode == 'loss':
