@@ -16,7 +16,7 @@ import torch
 from mmengine import dist
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
 from mmlapp.registry import HOOKS
@@ -106,7 +106,9 @@ class RandomStateHook(Hook):
     that resumes from it with as many processes goes on with them. Validation,
     which a resumed run does not repeat, leaves the numbers of the training
     alone. Works in any run by epochs; where MMEngine counts iterations, its
-    new data loader draws a number of its own. :class:`PruningHook` adds it.
+    new data loader draws a number of its own. A checkpoint from within an
+    epoch, which MMEngine begins again, is warned of.
+    :class:`PruningHook` adds it.
 
     Acts right before ``CheckpointHook``: after whatever draws numbers beside
     the training, and before they are saved.
@@ -119,6 +121,8 @@ class RandomStateHook(Hook):
         self._noted: list[dict[str, Any]] = []
         self._loaded: list[dict[str, Any]] | None = None
         self._seed: int | None = None
+        # Batches of the running epoch, here and before the checkpoint.
+        self._done, self._repeated = 0, 0
         # Of the training, while there is a validation.
         self._aside: dict[str, Any] | None = None
 
@@ -135,6 +139,7 @@ class RandomStateHook(Hook):
         states, self._loaded = self._loaded, None
         if states is None:
             return
+        _warn_of_repeated(runner, self._repeated)
         loader = runner.train_dataloader
         # A loop of the user may have something else.
         if isinstance(loader, DataLoader) and self._seed is not None:
@@ -162,6 +167,7 @@ class RandomStateHook(Hook):
             data_batch (Any): The batch. Defaults to None.
             outputs (dict, optional): Losses. Defaults to None.
         """
+        self._done = batch_idx + 1
         # All processes must be asked, but a checkpoint is saved by the first
         # one alone: they are asked before, and only where one follows.
         if dist.get_world_size() > 1 and _saves_now(runner):
@@ -173,6 +179,7 @@ class RandomStateHook(Hook):
         Args:
             runner (Runner): The runner of the training process.
         """
+        self._done = 0
         self._note(random_state())
 
     def before_val(self, runner: Runner) -> None:
@@ -217,6 +224,7 @@ class RandomStateHook(Hook):
         # One process says where it stands now; those of several were noted.
         alone = dist.get_world_size() == 1
         write_states(checkpoint, [random_state()] if alone else self._noted)
+        checkpoint[RANDOM]['batches'] = self._done
 
     def after_load_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
@@ -229,6 +237,7 @@ class RandomStateHook(Hook):
         """
         if getattr(runner, '_resume', False):
             self._loaded = read_states(checkpoint)
+            self._repeated = checkpoint.get(RANDOM, {}).get('batches', 0)
             # That of this run, with which its data loader was built. MMEngine
             # takes the other one next.
             self._seed = runner.seed
@@ -241,6 +250,24 @@ class RandomStateHook(Hook):
     def _bring_back(self) -> None:
         if self._aside is not None:
             set_random_state(self._aside)
+
+
+def _warn_of_repeated(runner: Runner, batches: int) -> None:
+    """Tells of an epoch that begins again, which MMEngine does silently.
+
+    Args:
+        runner (Runner): Of the run that goes on.
+        batches (int): Of that epoch, when the checkpoint was saved.
+    """
+    if batches and isinstance(runner.train_loop, EpochBasedTrainLoop):
+        runner.logger.warning(
+            f'resume: the checkpoint was saved after {batches} batches of '
+            f'epoch {runner.epoch + 1}, which begins again: the run is so '
+            'many iterations longer than one that never stopped, and '
+            'schedules by iteration reach their end before it does. '
+            'CheckpointHook with by_epoch=True saves where a run goes on as '
+            'it would have'
+        )
 
 
 def _seed_loader(loader: DataLoader, before: int, seed: int) -> None:

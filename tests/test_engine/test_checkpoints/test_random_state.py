@@ -188,6 +188,44 @@ def test_another_number_of_processes_begins_anew(
     assert 'those of 4 processes, this run has 1' in log.read_text()
 
 
+@pytest.mark.parametrize(
+    ('by_epoch', 'name', 'repeated'),
+    [(False, 'iter_6', 2), (False, 'iter_4', 4), (True, 'epoch_1', 0)],
+)
+def test_an_epoch_that_begins_again_is_told(
+    make_runner: MakeRunner,
+    tmp_path: Path,
+    by_epoch: bool,
+    name: str,
+    repeated: int,
+) -> None:
+    def save(config: dict[str, Any]) -> None:
+        set_up(config)
+        interval = 1 if by_epoch else 2
+        config['default_hooks']['checkpoint'].update(
+            by_epoch=by_epoch, interval=interval
+        )
+        config['log_level'] = 'WARNING'
+
+    run = dict(plain=True, epochs=2)
+    make_runner(save, work_dir=tmp_path / 'a', **run).train()
+    again = make_runner(
+        resumed(save, tmp_path / 'a' / f'{name}.pth'),
+        work_dir=tmp_path / 'b',
+        **run,
+    )
+    again.train()
+    # Two epochs of four iterations.
+    assert again.iter == 8 + repeated
+    (log,) = (tmp_path / 'b').glob('*/*.log')
+    found = f'after {repeated} batches of epoch' in log.read_text()
+    assert found == (repeated > 0)
+    # A checkpoint of the run that goes on counts anew.
+    states = [load_checkpoint(path) for path in (tmp_path / 'b').glob('*.pth')]
+    last = max(states, key=lambda state: state['meta']['iter'])
+    assert last['random_state']['batches'] == (0 if by_epoch else 4)
+
+
 def test_a_hook_after_the_checkpoint_hook_is_refused(
     make_runner: MakeRunner,
 ) -> None:
