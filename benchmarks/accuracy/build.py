@@ -104,7 +104,10 @@ def pruned_before(
 ) -> None:
     """Narrows a network before its training, which is then from scratch."""
     settings = dict(row.settings)
-    bypass = settings.pop('bypass', None)
+    # What does the work of single filters is part of the network; others are
+    # merged in the end, and stand beside all convolutions.
+    filled = settings.get('unit') == 'filters'
+    bypass = None if filled else settings.pop('bypass', None)
     if row.method is not None or row.widths_of:
         pruner = attach(
             model, EXAMPLE, scope=SCOPE, method=control(row, seed), **settings

@@ -138,6 +138,8 @@ def wide_late(width: int) -> float:
 BALANCE = {'type': 'balance'}
 # All groups but residual streams.
 INNER, ALL = {'keep_streams': True}, {'keep_streams': False}
+# Single filters go, and a depthwise convolution emits their channels.
+FILTERS = {'unit': 'filters', 'bypass': 'depthwise'}
 # Floors of what information cannot go around, such as streams: half of the
 # channels, and as by default.
 PATHS, NEAR = {'min_keep': 'sole_path'}, {'min_keep': 'near_uniform'}
@@ -166,6 +168,9 @@ HEADLINE = {
     'lapp-cost': lapp(equal_cost=True),
     'lapp-near-cost': lapp(settings=NEAR, equal_cost=True),
     'lapp-inner-cost': lapp(settings=INNER, equal_cost=True),
+    'filters-depthwise': lapp(settings=FILTERS),
+    'filters-depthwise-cost': lapp(settings=FILTERS, equal_cost=True),
+    'filters-uniform': before(settings={**ALL, **FILTERS}),
     'lapp-inner-distilled': lapp(
         settings=INNER, teacher='dense', lesson='logits'
     ),
@@ -239,9 +244,10 @@ ABLATION = {
     'filters-pointwise': lapp(
         settings={'unit': 'filters', 'bypass': 'pointwise'}
     ),
-    'filters-depthwise': lapp(
-        settings={'unit': 'filters', 'bypass': 'depthwise'}
-    ),
+    'filters-depthwise': lapp(settings=FILTERS),
+    'filters-uniform': before(settings={**ALL, **FILTERS}),
+    # The same beside channels that go as a whole.
+    'channels-depthwise': near(settings={'bypass': 'depthwise'}),
     'ranking-l2': Row('ranking'),
     # The single channels of least harm per cost, p^2 / c.
     'ranking-taylor': Row(
