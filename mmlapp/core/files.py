@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -125,18 +125,29 @@ def temporary_path(path: Path) -> Path:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Removes what processes left that were killed while they wrote.
-
-    What a process is still writing stays, and what another machine wrote,
-    whose processes are not known here.
+    """Removes files that processes left that were killed while they wrote.
 
     Args:
         folder (str or Path): Where :func:`replace_file` wrote.
     """
+    for path in leftovers(folder):
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+
+
+def leftovers(folder: str | Path) -> Iterator[Path]:
+    """Yields what processes left that were killed while they wrote.
+
+    What a process is still writing is none, nor is what another machine
+    wrote, whose processes are not known here.
+
+    Args:
+        folder (str or Path): In which names of :func:`temporary_path` are.
+    """
     for path in Path(folder).glob('.*.tmp'):
         found = TEMPORARY.fullmatch(path.name)
         if found and found[1] == _machine() and not _runs(int(found[2])):
-            path.unlink(missing_ok=True)
+            yield path
 
 
 def _machine() -> str:

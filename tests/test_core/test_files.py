@@ -12,6 +12,7 @@ import pytest
 
 from mmlapp.core.files import (
     json_text,
+    leftovers,
     remove_leftovers,
     replace_file,
     replace_text,
@@ -82,5 +83,10 @@ def test_only_leftovers_of_dead_processes_go(tmp_path: Path) -> None:
     keep = {mine.name, others, elsewhere, unknown}
     for name in (*keep, dead):
         (tmp_path / name).write_bytes(b'half')
+    # Of a deployment into the folder of a run, for example.
+    folder = dead.replace('.a.pth.', '.out.')
+    (tmp_path / folder).mkdir()
+    found = {path.name for path in leftovers(tmp_path)}
+    assert found == {dead, folder}
     remove_leftovers(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == keep
+    assert {p.name for p in tmp_path.iterdir()} == {*keep, folder}
