@@ -1,8 +1,11 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import json
+import os
 import re
 import resource
+from pathlib import Path
 
 import pytest
 import torch
@@ -257,6 +260,31 @@ def test_a_full_disk(fail, classifier_run, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     said = f'out={str(tmp_path / "out")!r} cannot be written (File too large)'
     assert said in text
+
+
+def test_folders_that_must_stay(tool, classifier_run, tmp_path, monkeypatch):
+    """One behind a link, the working directory, and a mount point."""
+    run = classifier_run()
+    disk, link = tmp_path / 'disk', tmp_path / 'link'
+    disk.mkdir()
+    link.symlink_to('disk')
+    rename = Path.rename
+
+    def as_of_a_mount_point(path, target):
+        if path.resolve() == disk:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, 'rename', as_of_a_mount_point)
+    monkeypatch.chdir(disk)
+    files = {'run.py', 'run.pth', 'run.plan.json'}
+    argv = [str(run.config), str(run.checkpoint)]
+    for out in ([str(link)], [str(link), '--force'], ['.', '--force']):
+        tool.main([*argv, *out])
+        assert link.is_symlink()
+        assert {path.name for path in disk.iterdir()} == files
+        assert Path.cwd() == disk
+    assert not list(tmp_path.glob('.*'))
 
 
 def test_force_replaces_a_deployment(tool, fail, classifier_run, tmp_path):

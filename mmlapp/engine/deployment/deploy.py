@@ -32,7 +32,12 @@ from ..models.widths import output_widths
 from ..output_files import writing
 from ..training.report import count_parameters
 from .figures import Figure, figures_of, file_sizes
-from .folder import SUFFIXES, check_folder, staged_folder
+from .folder import (
+    SUFFIXES,
+    check_folder,
+    settle_leftovers,
+    staged_folder,
+)
 from .masked import build_model, masked_model, slim_model
 from .probes import find_probes
 from .recipe import check_prunable, deployed_config, own_settings
@@ -75,8 +80,8 @@ def deploy(
     """Narrows a trained model and writes it, if it computes the same.
 
     Either all files are written or none: they are made in a temporary folder
-    beside ``out``, loaded from there as a user would, compared with the
-    masked model, and moved.
+    in ``out`` or, if there is none, beside it, loaded from there as a user
+    would, compared with the masked model, and moved.
 
     Args:
         config (str, Path or Config): Config of the pruning run.
@@ -104,13 +109,14 @@ def deploy(
     name = name or Path(cfg.filename or 'deployed').stem
     out = Path(out)
     # First, for what follows takes a while.
+    settle_leftovers(out)
     check_folder(out, force)
     check_prunable(cfg)
     progress('reading the checkpoint')
     trained = read_trained(checkpoint)
     with default_scope_of(cfg):
         found = _narrowed(cfg, trained, merge, progress)
-        with staged_folder(out) as folder:
+        with staged_folder(out, force) as folder:
             progress('writing and loading the narrowed model')
             with writing('out', out):
                 paths = _write(folder, name, cfg, found, trained)
