@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -29,10 +30,23 @@ def check_output(argument: str, path: str | Path) -> None:
     with writing(argument, path):
         if is_stream(path):
             return
-        check_folder_of(argument, path)
         if path.is_dir():
             raise PruningError(f'{said} is a folder; name a file')
-        try_folder(path.absolute().parent)
+        place = behind_links(path)
+        check_folder_of(argument, place)
+        try_folder(place.absolute().parent)
+
+
+def behind_links(path: Path) -> Path:
+    """Returns the file that a link names, and any other path itself.
+
+    Args:
+        path (Path): The file; a device or a pipe is no link.
+    """
+    if path.is_symlink() and not is_stream(path):
+        # Unlike Path.resolve it takes links that lead to themselves.
+        return Path(os.path.realpath(path))
+    return path
 
 
 def check_folder_of(argument: str, path: Path) -> None:

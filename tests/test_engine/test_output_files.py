@@ -82,6 +82,18 @@ def test_a_link_stays_one(tmp_path):
     assert json.loads(path.read_text()) == [1]
 
 
+def test_where_a_link_leads_is_what_is_asked(tmp_path, monkeypatch):
+    """Before anything is computed, which may take hours."""
+    (tmp_path / 'a.json').symlink_to(tmp_path / 'gone' / 'b.json')
+    with pytest.raises(PruningError, match=r'is no folder .*gone; make'):
+        check_output('json', tmp_path / 'a.json')
+    (tmp_path / 'gone').mkdir()
+    tried = []
+    monkeypatch.setattr(output_files, 'try_folder', tried.append)
+    check_output('json', tmp_path / 'a.json')
+    assert tried == [tmp_path / 'gone']
+
+
 def test_a_pipe_is_written_to(tmp_path):
     pipe = tmp_path / 'pipe'
     os.mkfifo(pipe)

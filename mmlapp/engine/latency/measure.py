@@ -12,7 +12,7 @@ from mmlapp.core import PruningError
 from mmlapp.core.cost import LatencyTable
 from mmlapp.core.cost.latency_table import TimedLayer, key_of_call
 
-from ..output_files import check_output, writing
+from ..output_files import behind_links, check_output, writing
 from .kinds import Kind
 from .layers import layer_run
 from .partial import PartialTable
@@ -134,7 +134,8 @@ def latency_table(
     out = Path(out)
     # Before anything is measured, which may take hours.
     check_output('out', out)
-    partial = out.with_name(f'{out.name}.partial')
+    place = behind_links(out)
+    partial = place.with_name(f'{place.name}.partial')
     if force:
         partial.unlink(missing_ok=True)
     else:

@@ -10,7 +10,7 @@ from pathlib import Path
 from mmlapp.core import PruningError
 from mmlapp.core.files import replace_text
 
-from ..output_files import try_folder, writing
+from ..output_files import behind_links, try_folder, writing
 
 
 def check_out(path: str | Path, example: str) -> None:
@@ -32,8 +32,9 @@ def check_out(path: str | Path, example: str) -> None:
     if path.is_dir():
         raise PruningError(f'{said} is a folder: name a file in it')
     with writing('out', path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try_folder(path.parent)
+        folder = behind_links(path).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        try_folder(folder)
 
 
 def write_page(

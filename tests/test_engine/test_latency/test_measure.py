@@ -189,3 +189,22 @@ def test_what_fails_leaves_no_table(subject, procedure, pretend, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         latency_table(subject, procedure, path, progress=stop)
     assert [p.name for p in tmp_path.iterdir()] == ['table.json.partial']
+
+
+def test_what_is_done_is_kept_where_a_link_leads(
+    subject, procedure, pretend, tmp_path
+):
+    """There the table is written as well: this folder may be read-only."""
+
+    def stop(done, total, name):
+        raise KeyboardInterrupt
+
+    disk, link = tmp_path / 'disk', tmp_path / 'link.json'
+    disk.mkdir()
+    link.symlink_to(disk / 'table.json')
+    with pytest.raises(KeyboardInterrupt):
+        latency_table(subject, procedure, link, progress=stop)
+    assert [p.name for p in disk.iterdir()] == ['table.json.partial']
+    latency_table(subject, procedure, link)
+    assert [p.name for p in disk.iterdir()] == ['table.json']
+    assert link.is_symlink()

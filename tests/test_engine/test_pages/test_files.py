@@ -48,6 +48,15 @@ def test_without_what_belongs_to_it_there_is_no_page(tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
+def test_where_a_link_leads_a_folder_is_made(tmp_path):
+    link, page = tmp_path / 'a.html', tmp_path / 'pages' / 'b.html'
+    link.symlink_to(page)
+    check_out(link, 'a.html')
+    assert write_page(link, 'page') == [link]
+    assert page.read_text('utf-8') == 'page'
+    assert link.is_symlink()
+
+
 def test_a_read_only_folder_is_found_before_anything_is_computed(
     tmp_path, monkeypatch
 ):
