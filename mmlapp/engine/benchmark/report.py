@@ -118,16 +118,22 @@ def prediction_text(
     )
     if differs:
         return f'{said}; the table is of something else ({differs})'
-    slim = next(
-        (r for r in rows if (r.name, r.backend) == ('slim', setting.backend)),
-        None,
-    )
-    if slim is None or slim.median is None or slim.status != OK:
+    # No time is compared with that of a masked network.
+    pair = [
+        row
+        for row in rows
+        if row.backend == setting.backend and row.name != 'masked'
+    ]
+    slim = next((row for row in pair if row.name == 'slim'), None)
+    if slim is not None and slim.speed_up is not None:
+        # A speed-up of 2 is half the time.
+        return f'{said}, measured {1 / slim.speed_up:.1%}'
+    failed = failures(pair)
+    if failed:
+        return f'{said}; not measured: {failed[0]}'
+    if slim is None:
         return f'{said}; not measured'
-    if slim.speed_up is None:
-        return f'{said}; what was measured is too noisy'
-    # A speed-up of 2 is half the time.
-    return f'{said}, measured {1 / slim.speed_up:.1%}'
+    return f'{said}; what was measured is too noisy'
 
 
 def to_dict(

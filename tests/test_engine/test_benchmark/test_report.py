@@ -73,15 +73,24 @@ def test_predicted_against_measured(row):
     )
     noisy = [row(speed_up=None)]
     assert prediction_text(prediction, noisy, setting).endswith('too noisy')
-    wrong = [row(speed_up=None, status='its outputs hold no numbers')]
-    failed = [row(speed_up=None, median=None)]
-    for none in ([], failed, wrong):
-        assert prediction_text(prediction, none, setting) == (
-            f'{text}; not measured'
-        )
+    assert prediction_text(prediction, [], setting) == f'{text}; not measured'
     other = Prediction(0.6, Setting(threads=4).described())
     found = prediction_text(other, rows, setting)
     assert found.endswith('something else (threads 4, not 1)')
+
+
+@pytest.mark.parametrize('name', ['slim', 'dense'])
+def test_what_was_not_measured_says_why(row, name):
+    """Also where only the network failed that it is compared with."""
+    setting = Setting('openvino')
+    prediction = Prediction(0.6, setting.described())
+    there = row(backend='openvino', speed_up=None)
+    none = row(name, 'openvino', speed_up=None, median=None, status='No such')
+    others = [row('masked', status='wrong'), row(backend='torch')]
+    assert prediction_text(prediction, [*others, none, there], setting) == (
+        'latency: predicted 60.0% of the dense network; not measured: '
+        f'{name} on openvino failed: No such'
+    )
 
 
 def test_json_has_everything(row):
