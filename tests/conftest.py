@@ -242,27 +242,39 @@ def classifier_run(finished_run, tmp_path):
 
 
 @pytest.fixture
-def latency_run(classifier_run, tmp_path):
-    """Such a run whose budget was counted from a table; and its config.
+def latency_run(make_latency_run):
+    """Such a run whose budget was counted from a table; and its config."""
+    return make_latency_run()
+
+
+@pytest.fixture
+def make_latency_run(classifier_run, tmp_path):
+    """Makes a run whose budget was counted from a table; and its config.
 
     Times are in proportion to FLOPs, as if they had been measured here.
     """
-    run = classifier_run()
-    subject = subject_of(Config.fromfile(run.config))
-    table = made_up(subject.model, subject.images, scope='backbone')
-    path = tmp_path / 'table.json'
-    replace(table, setting=Setting().described()).save(path)
-    costs = ['flops', 'parameters', dict(type='latency', table=str(path))]
-    with run.config.open('a') as file:
-        file.write(f"model['costs'] = {costs}\n")
 
-    def add_cost(data):
-        # The progress of a phase has a number for each cost.
-        state, name = data['state_dict'], 'pruner.progress'
-        state[name] = torch.cat([state[name], torch.zeros(1)])
+    def make(bypass=None):
+        run = classifier_run(bypass)
+        subject = subject_of(Config.fromfile(run.config))
+        table = made_up(
+            subject.model, subject.images, scope='backbone', bypass=bypass
+        )
+        path = tmp_path / 'table.json'
+        replace(table, setting=Setting().described()).save(path)
+        costs = ['flops', 'parameters', dict(type='latency', table=str(path))]
+        with run.config.open('a') as file:
+            file.write(f"model['costs'] = {costs}\n")
+        run.change(_add_cost)
+        return Config.fromfile(run.config), run
 
-    run.change(add_cost)
-    return Config.fromfile(run.config), run
+    return make
+
+
+def _add_cost(data):
+    # The progress of a phase has a number for each cost.
+    state, name = data['state_dict'], 'pruner.progress'
+    state[name] = torch.cat([state[name], torch.zeros(1)])
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Measured as the table of the budget was.
         if 'latency' in ChannelPlan.load(result.plan).costs:
             tell('measuring latency')
-            latency = latency_text(cfg, args.checkpoint)
+            latency = latency_text(cfg, args.checkpoint, result)
     report(result)
     if latency:
         console().print(latency, soft_wrap=True)

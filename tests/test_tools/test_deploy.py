@@ -130,8 +130,8 @@ def test_a_latency_budget_is_measured(
     argv = [str(run.config), str(run.checkpoint), str(tmp_path / 'out')]
     asked = []
 
-    def measured(cfg, checkpoint):
-        asked.append(checkpoint)
+    def measured(cfg, checkpoint, written):
+        asked.append((checkpoint, written.checkpoint))
         return 'latency: predicted and measured'
 
     monkeypatch.setattr(tool, 'latency_text', measured)
@@ -139,7 +139,7 @@ def test_a_latency_budget_is_measured(
     out = capsys.readouterr().out
     assert 'latency, predicted, in seconds' in out
     assert out.rstrip().endswith('latency: predicted and measured')
-    assert asked == [str(run.checkpoint)]
+    assert asked == [(str(run.checkpoint), tmp_path / 'out' / 'run.pth')]
 
 
 def test_the_test_tool_evaluates_it(

@@ -5,17 +5,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 
+from ..deployment.deploy import Deployment, load_deployed
 from ..latency.setting import Setting, device_name
+from ..models.default_scope import default_scope_of
 from .networks import networks_of
 from .report import prediction_text
-from .rows import Inputs, bench
+from .rows import Candidate, Inputs, bench
 
 # As a table measures the networks that its scale is taken from.
 ROUNDS = 60
@@ -40,13 +41,17 @@ def setting_here(described: Mapping[str, Any]) -> Setting:
 
 
 def latency_text(
-    cfg: Config, checkpoint: str | Path, rounds: int = ROUNDS
+    cfg: Config,
+    checkpoint: str | Path,
+    written: Deployment,
+    rounds: int = ROUNDS,
 ) -> str:
-    """Measures a pruned network as its table was, and compares both.
+    """Measures a deployed network as its table was, and compares both.
 
     Args:
         cfg (Config): Of the run.
         checkpoint (str or Path): From after its phase.
+        written (Deployment): What was deployed of it.
         rounds (int): Timed runs. Defaults to 60.
 
     Returns:
@@ -60,10 +65,12 @@ def latency_text(
     setting = setting_here(prediction.setting)
     if prediction.setting.get('device') != device_name(setting.device):
         return prediction_text(prediction, [], setting)
+    dense = found.candidates[0]
+    with default_scope_of(cfg):
+        model = load_deployed(written.config, written.checkpoint)
+    # Not that of the run, which has bypasses still that may have been merged.
     # Times are compared, and no outputs with those of the masked network.
-    pair = [
-        replace(c, like=None) for c in found.candidates if c.name != 'masked'
-    ]
+    pair = [dense, Candidate('slim', dense.network.of(model))]
     for candidate in pair:
         candidate.network.to(setting.device)
     image = found.inputs.batch

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,8 +178,10 @@ def _backbone_widths(model: nn.Module, shape: InputShape) -> str:
 def _merge(
     model: nn.Module, plan: ChannelPlan, shape: InputShape, every: bool
 ) -> tuple[ChannelPlan, list[str]]:
-    """Merges bypasses, all or those that are free; plan and note follow."""
-    merged = merge_bypasses(model, free=not every)
+    """Merges bypasses, all or those that are free; plan and notes follow."""
+    free = merge_bypasses(model, free=True)
+    counted = merge_bypasses(model) if every else {}
+    merged = {**free, **counted}
     if not (every or merged):
         return plan, []
     # Counted anew: branches that were not free the budget had counted.
@@ -189,14 +191,23 @@ def _merge(
         'parameters': count_parameters(model),
     }
     biases = gained_biases(model, merged, plan.shapes)
+    others = sorted(set(plan.costs) - set(pruned))
     plan = plan.without_branches(merged, pruned, biases)
     replace_plan(model, plan)
+    notes = [_merged_note(merged)]
+    if None in counted.values():
+        notes += [
+            f'{name} still counts the bypasses that were merged'
+            for name in others
+        ]
+    return plan, notes
+
+
+def _merged_note(merged: Mapping[str, str | None]) -> str:
     stay = sorted({reason for reason in merged.values() if reason})
     count = sum(reason is None for reason in merged.values())
     note = f'{count} of {len(merged)} bypasses merged'
-    return plan, [
-        f'{note}; the others stay: {"; ".join(stay)}' if stay else note
-    ]
+    return f'{note}; the others stay: {"; ".join(stay)}' if stay else note
 
 
 def _write(
