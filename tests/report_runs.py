@@ -71,9 +71,13 @@ def validation(epoch, value):
     return {'accuracy/top1': value, 'time': 0.1, 'step': epoch}
 
 
-def start(work_dir, name, rows=(), records=(), tail=''):
+def start(work_dir, name, rows=(), records=(), tail='', log=()):
     """Writes what one process logged, and half a line more."""
     folder = work_dir / name
+    if log:
+        folder.mkdir()
+        lines = (f'2026/01/01 00:00:00 - mmengine - {line}\n' for line in log)
+        (folder / f'{name}.log').write_text(''.join(lines))
     for path, entries in (
         (folder / 'vis_data' / 'scalars.json', rows),
         (folder / 'pruning.jsonl', records),

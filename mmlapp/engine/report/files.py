@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ TIMES = 'time', 'data_time', 'step', 'iter', 'epoch'
 MOST = 2**53
 # What no axis can show, like infinity: JSON has integers of any length.
 LARGEST = 1e300
+# What MMEngine logs as it resumes, and at every record of training.
+RESUMED = re.compile(r' - INFO - resumed epoch: \d+, iter: (\d+)$')
+TRAINS = re.compile(r' - INFO - (Epoch|Iter)\(train\)')
 Row = Mapping[str, Any]
 
 
@@ -38,6 +43,8 @@ class Part:
         records (list[Row]): What was noted of pruning.
         broken (int): Lines that could not be read, such as one that a
             process was killed at.
+        logged (int, optional): Iterations that were done before it, as its
+            log says. None if that does not tell.
     """
 
     name: str
@@ -45,6 +52,7 @@ class Part:
     validation: list[tuple[int, Row]] = field(default_factory=list)
     records: list[Row] = field(default_factory=list)
     broken: int = 0
+    logged: int | None = None
 
     @property
     def begin(self) -> int:
@@ -52,7 +60,21 @@ class Part:
         if self.records:
             begin: int = self.records[0]['iter']
             return begin
-        return self.training[0]['iter'] - 1 if self.training else 0
+        if self.logged is not None:
+            return self.logged
+        return _begin_of(self.training)
+
+
+def _begin_of(training: Sequence[Row]) -> int:
+    """Iterations that were done before a start, by its scalars alone."""
+    if not training:
+        return 0
+    first, epoch = training[0]['iter'], training[0].get('epoch')
+    steps = [b['iter'] - a['iter'] for a, b in pairwise(training)]
+    # From the beginning to the first record there are no more iterations than
+    # between two others. A loop by iterations stays in epoch 1.
+    fresh = first <= max(steps) if steps else epoch == 1
+    return 0 if fresh and epoch in (None, 1) else first - 1
 
 
 def read_parts(work_dir: str | Path) -> list[Part]:
@@ -124,7 +146,22 @@ def read_part(folder: Path) -> Part:
             head = record if record.get('kind') == 'run' else head
             _check(record, head, path)
         records += own
-    return Part(folder.name, training, validation, records, broken)
+    return Part(
+        folder.name, training, validation, records, broken, _logged(folder)
+    )
+
+
+def _logged(folder: Path) -> int | None:
+    """Iterations that were done before a start, as its log says."""
+    for path in sorted(folder.glob('*.log')):
+        with path.open(encoding='utf-8', errors='replace') as file:
+            for line in file:
+                if found := RESUMED.search(line):
+                    return int(found[1])
+                # It trains, and has told of no checkpoint to go on from.
+                if TRAINS.search(line):
+                    return 0
+    return None
 
 
 def _is_count(value: object) -> bool:

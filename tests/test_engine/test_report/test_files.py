@@ -35,6 +35,55 @@ def test_without_our_records_a_part_begins_before_its_first(work_dir):
     assert read_parts(work_dir)[0].begin == 14
 
 
+RESUMED = 'INFO - resumed epoch: 0, iter: 50'
+TRAINS = 'INFO - Iter(train) [100/400]  lr: 1.0000e-01  loss: 1.0000'
+
+
+@pytest.mark.parametrize(
+    ('log', 'begin'),
+    [
+        ([TRAINS], 0),
+        (['INFO - Epoch(train) [1][100/150]  lr: 1.0'], 0),
+        # What the config says of it is in the log, too.
+        (["INFO - Config:\nresume = True\nload_from = 'a.pth'", TRAINS], 0),
+        ([RESUMED, TRAINS], 50),
+        (['INFO - Load checkpoint from a.pth', RESUMED], 50),
+        # Another process began within the same second.
+        ([TRAINS, RESUMED], 0),
+        # No messages but warnings, so that nothing is known.
+        (['WARNING - Iter(train) was slow'], 99),
+    ],
+)
+def test_the_log_says_where_a_part_begins(work_dir, log, begin):
+    rows = [{'loss': 1.0, 'iter': 100, 'step': 100}]
+    start(work_dir, '1', rows, log=log)
+    assert read_parts(work_dir)[0].begin == begin
+
+
+@pytest.mark.parametrize(
+    ('begin', 'rows'),
+    [
+        # Every fifth, every tenth; the last of an epoch as well.
+        (0, training(1, 20)),
+        (0, training(1, 40, every=10, epoch=25)),
+        (0, [training(1, 10, every=10)[0], *training(12, 24, every=12)]),
+        # Stopped before the second record.
+        (0, training(1, 5)),
+        # By iterations, where all is epoch 1 or none is noted.
+        (0, training(1, 300, every=100, epoch=1000)),
+        (299, training(201, 400, every=100, epoch=1000)),
+        # Resumed after an epoch as long as the interval, or shorter.
+        (19, training(11, 40, every=10)),
+        (19, training(11, 20, every=10)),
+        (29, [{'iter': i, 'step': i} for i in (30, 40, 50)]),
+        (29, [{'iter': 30, 'step': 30}]),
+    ],
+)
+def test_without_log_a_part_that_is_fresh_is_known(work_dir, begin, rows):
+    start(work_dir, '1', rows)
+    assert read_parts(work_dir)[0].begin == begin
+
+
 @pytest.mark.parametrize(
     ('make', 'text'),
     [

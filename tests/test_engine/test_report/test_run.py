@@ -1,5 +1,6 @@
 # Copyright (c) mmlapp authors. All rights reserved.
 # SPDX-License-Identifier: Apache-2.0
+import pytest
 from html_page import Page
 from report_runs import HEAD, PHASE, start, training, validation
 
@@ -63,6 +64,16 @@ def test_another_run_in_the_same_folder_takes_its_place(work_dir):
     assert run.starts == [('2', 0)]
 
 
+def test_a_dense_run_takes_the_place_of_a_pruned_one(work_dir):
+    """MMEngine logs first at its interval, not at iteration 1."""
+    start(work_dir, '1', training(1, 40), [HEAD, *PHASE])
+    start(work_dir, '2', training(1, 40, every=10))
+    run = read_run(work_dir)
+    assert [i for i, _ in run.training['loss']] == [10, 20, 30, 40]
+    assert (run.states, run.phase) == ([], None)
+    assert run.starts == [('2', 0)]
+
+
 def test_a_run_that_ended_and_is_resumed_has_not_ended(pruned):
     start(pruned, '20260102_000000', records=[{**HEAD, 'iter': 40}])
     run = read_run(pruned)
@@ -113,3 +124,39 @@ def test_a_real_run_that_was_stopped_and_resumed(make_runner, tmp_path):
     page = Page(page_of(run))
     page.check_alone()
     assert page.text.count('class="fan"') == len(run.head['groups']) == 4
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_real_dense_runs_one_after_the_other(make_runner, tmp_path, by_epoch):
+    """Resumed, then begun anew, and stopped before the second record."""
+
+    def train(name, iters, interval, **changed):
+        """Trains and calls the folder of the log by another name."""
+        loop = dict(by_epoch=False, max_iters=iters)
+        if by_epoch:
+            loop = dict(by_epoch=True, max_epochs=iters // 4)
+        logger = dict(type='LoggerHook', interval=interval)
+        every = 1 if by_epoch else 4
+        hook = dict(type='CheckpointHook', interval=every, by_epoch=by_epoch)
+        runner = make_runner(
+            lambda config: config.update(
+                train_cfg=loop,
+                log_level='INFO',
+                default_hooks=dict(logger=logger, checkpoint=hook),
+                **changed,
+            ),
+            plain=True,
+        )
+        runner.train()
+        # Within a second all would have the same folder.
+        (tmp_path / runner.timestamp).rename(tmp_path / name)
+
+    train('1', 8, 2)
+    train('2', 12, 4, resume=True)
+    run = read_run(tmp_path)
+    assert run.starts == [('1', 0), ('2', 8)]
+    assert [i for i, _ in run.training['loss']] == [2, 4, 6, 8, 12]
+    train('3', 4, 4)
+    run = read_run(tmp_path)
+    assert run.starts == [('3', 0)]
+    assert [i for i, _ in run.training['loss']] == [4]
