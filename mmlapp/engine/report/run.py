@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ class _Merged:
 
     starts: list[tuple[str, int]] = field(default_factory=list)
     training: dict[int, Row] = field(default_factory=dict)
-    # Position of the record, and what it says, by epoch or iteration.
-    validation: dict[float, tuple[int, Row]] = field(default_factory=dict)
+    # Iteration of the last record of training before it, and what it says.
+    validation: list[tuple[int, Row]] = field(default_factory=list)
     states: dict[int, Row] = field(default_factory=dict)
     head: dict[str, Any] = field(default_factory=dict)
     end: int | None = None
@@ -84,11 +85,7 @@ class _Merged:
         # where the run that was killed had come further.
         self.training = {i: r for i, r in self.training.items() if i <= begin}
         self.states = {i: s for i, s in self.states.items() if i <= begin}
-        self.validation = {
-            step: (place, row)
-            for step, (place, row) in self.validation.items()
-            if place <= begin
-        }
+        self.validation = [v for v in self.validation if v[0] <= begin]
 
     def add(self, part: Part) -> None:
         """Takes over what a process left.
@@ -100,8 +97,8 @@ class _Merged:
         self.broken += part.broken
         # Of two records of an iteration the later start counts.
         self.training.update((row['iter'], row) for row in part.training)
-        for place, row in part.validation:
-            self.validation[row['step']] = place, row
+        # Before its first record of training a part is where it begins.
+        self.validation += [(p or part.begin, r) for p, r in part.validation]
         for record in part.records:
             if record['kind'] == 'run':
                 # Resumed after the phase, a run has no settings to note: those
@@ -136,16 +133,14 @@ def read_run(work_dir: str | Path) -> Run:
 
 def _finished(work_dir: Path, merged: _Merged) -> Run:
     training = [merged.training[i] for i in sorted(merged.training)]
-    steps = sorted(merged.validation)
-    epochs = [row['epoch'] for row in training if 'epoch' in row]
+    validation, by_epoch = _placed(merged)
     places = [*merged.training, *merged.states, merged.end or 0]
     return Run(
         name=work_dir.resolve().name,
         starts=merged.starts,
         training=_series((row['iter'], row) for row in training),
-        validation=_series((s, merged.validation[s][1]) for s in steps),
-        # Epochs that validation tells are among those of training.
-        by_epoch=bool(epochs) and max(steps, default=0) <= max(epochs),
+        validation=_series(validation),
+        by_epoch=by_epoch,
         head=merged.head,
         states=[merged.states[i] for i in sorted(merged.states)],
         end=merged.end,
@@ -153,6 +148,27 @@ def _finished(work_dir: Path, merged: _Merged) -> Run:
         broken=merged.broken,
         benchmarks=read_benchmarks(work_dir),
     )
+
+
+def _placed(merged: _Merged) -> tuple[list[tuple[int, Row]], bool]:
+    """Validations by where they stand, and whether that is an epoch."""
+    found, training = merged.validation, merged.training
+    # A loop by iterations counts no epochs: at all validations it has done
+    # none, while its records of training are of the first.
+    same = [
+        row['step'] == training[place]['epoch']
+        for place, row in found
+        if 'epoch' in training.get(place, {})
+    ]
+    by_epoch = bool(same) and all(same)
+    by_iter = any(row['step'] for _, row in found) and all(
+        row['step'] >= place for place, row in found
+    )
+    if by_epoch or by_iter:
+        # Of two of an epoch or iteration the later start counts.
+        last = {row['step']: row for _, row in found}
+        return sorted(last.items(), key=itemgetter(0)), by_epoch
+    return sorted(found, key=itemgetter(0)), False
 
 
 def _series(rows: Iterable[tuple[float, Row]]) -> dict[str, Points]:

@@ -98,6 +98,96 @@ def test_validation_by_iterations(work_dir):
     assert not read_run(work_dir).by_epoch
 
 
+def values(run):
+    return run.validation['accuracy/top1']
+
+
+def one_epoch(first, last):
+    """Training by iterations with the default log_processor."""
+    return training(first, last, epoch=1000)
+
+
+def test_validations_of_a_loop_that_counts_no_epochs(work_dir):
+    """All have step 0, and stand where the last record of training does."""
+    rows = [
+        *one_epoch(1, 12), validation(0, 60.0),
+        *one_epoch(13, 24), validation(0, 90.0),
+        # Before the next record of training.
+        validation(0, 80.0),
+        *one_epoch(25, 36), validation(0, 70.0),
+    ]  # fmt: skip
+    start(work_dir, '1', rows)
+    run = read_run(work_dir)
+    assert values(run) == [(10, 60.0), (20, 90.0), (20, 80.0), (35, 70.0)]
+    assert not run.by_epoch
+    assert '70 at last, highest 90' in page_of(run)
+
+
+def test_such_a_loop_that_is_resumed(work_dir):
+    # A checkpoint of the end of training has epoch 1.
+    start(work_dir, '1', [*one_epoch(1, 20), validation(0, 60.0)])
+    log = ['INFO - resumed epoch: 1, iter: 20']
+    later = [{**row, 'epoch': 2} for row in one_epoch(21, 40)]
+    rows = [validation(1, 50.0), *later, validation(1, 70.0)]
+    start(work_dir, '2', rows, log=log)
+    run = read_run(work_dir)
+    assert values(run) == [(20, 60.0), (20, 50.0), (40, 70.0)]
+    log = ['INFO - resumed epoch: 1, iter: 10']
+    start(work_dir, '3', [validation(1, 30.0), *later], log=log)
+    # Those of the second start are undone as well.
+    assert len(values(read_run(work_dir))) == 1
+
+
+def test_validations_that_count_iterations(work_dir):
+    """As with ``log_metric_by_epoch=False``, here between two records."""
+    rows = [
+        *one_epoch(1, 10), validation(12, 60.0), validation(14, 40.0),
+        *one_epoch(15, 16), validation(16, 50.0),
+    ]  # fmt: skip
+    start(work_dir, '1', rows)
+    # It went on from iteration 12.
+    rows = [validation(14, 45.0), *one_epoch(13, 16), validation(16, 55.0)]
+    start(work_dir, '2', rows, log=['INFO - resumed epoch: 0, iter: 12'])
+    run = read_run(work_dir)
+    assert values(run) == [(12, 60.0), (14, 45.0), (16, 55.0)]
+    assert not run.by_epoch
+
+
+def test_epochs_of_which_training_notes_nothing(work_dir):
+    """As with an epoch loop and ``log_processor=dict(by_epoch=False)``."""
+    rows = [
+        *training(1, 10), validation(1, 60.0),
+        *training(11, 20), validation(2, 50.0),
+    ]  # fmt: skip
+    for row in rows:
+        row.pop('epoch', None)
+    start(work_dir, '1', rows)
+    run = read_run(work_dir)
+    assert (values(run), run.by_epoch) == ([(10, 60.0), (20, 50.0)], False)
+
+
+def test_a_validation_before_the_first_epoch(work_dir):
+    rows = [validation(0, 10.0), *training(1, 10), validation(1, 60.0)]
+    start(work_dir, '1', rows)
+    run = read_run(work_dir)
+    assert (values(run), run.by_epoch) == ([(0, 10.0), (1, 60.0)], True)
+
+
+def test_a_real_run_by_iterations(make_runner, tmp_path):
+    make_runner(
+        lambda config: config.update(
+            train_cfg=dict(by_epoch=False, max_iters=6, val_interval=2),
+            val_cfg=dict(),
+            val_dataloader=config['train_dataloader'],
+            val_evaluator=dict(type='Accuracy'),
+        ),
+        plain=True,
+    ).train()
+    run = read_run(tmp_path)
+    assert [place for place, _ in values(run)] == [2, 4, 6]
+    assert not run.by_epoch
+
+
 def test_a_real_run_that_was_stopped_and_resumed(make_runner, tmp_path):
     make_runner(epochs=2, narrow=True).train()
     (first,) = (path for path in tmp_path.glob('2*') if path.is_dir())
