@@ -119,7 +119,7 @@ def random_slim(entry: Entry) -> tuple[Slim, Tensor]:
     narrow(model, plan)
     cfg = Config({'model': {}})
     files = load_sample_images().filenames
-    images, _ = example_images(cfg, model, entry.shape, files)
+    images = example_images(cfg, model, entry.shape, files).images
     network = Network.find(model, images)
     return Slim(network, [plan], (), lambda: build(entry)), images
 

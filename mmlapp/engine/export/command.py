@@ -24,7 +24,7 @@ from .handover import HANDOVERS, Slim, hand_over
 from .mmdeploy import mmdeploy_command
 from .network import Network
 from .onnx_file import INPUT
-from .pictures import example_images, preprocessing
+from .pictures import Example, example_images, preprocessing
 from .trained import dense_model, trained_model
 
 
@@ -134,7 +134,8 @@ def export_checkpoint(
     with default_scope_of(cfg):
         progress('loading the model')
         model = trained_model(cfg, checkpoint)
-        images, text = example_images(cfg, model, shape, pictures)
+        example = example_images(cfg, model, shape, pictures)
+        images = example.images
         slim = _slim(cfg, Network.find(model, images), images, fused)
         statuses = []
         for name, path in paths.items():
@@ -143,9 +144,9 @@ def export_checkpoint(
         network = slim.network
         return Report(
             part=network.part,
-            inputs=_inputs(images, model),
+            inputs=_inputs(cfg, model, example),
             names=network.names,
-            images=text,
+            images=example.text,
             statuses=statuses,
             mmdeploy=mmdeploy_command(
                 model, cfg.filename or 'CONFIG', checkpoint, Path(out)
@@ -154,10 +155,12 @@ def export_checkpoint(
         )
 
 
-def _inputs(images: Tensor, model: nn.Module) -> str:
+def _inputs(cfg: Config, model: nn.Module, example: Example) -> str:
     # [example, c, h, w]: how many images there are stays open.
-    size = ', '.join(map(str, images.shape[1:]))
-    return f'{INPUT}, float32 [n, {size}]: {preprocessing(model)}'
+    size = ', '.join(map(str, example.images.shape[1:]))
+    return (
+        f'{INPUT}, float32 [n, {size}]: {preprocessing(cfg, model, example)}'
+    )
 
 
 def path_of(out: Path, name: str) -> Path:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -16,12 +16,29 @@ from torch.nn.functional import interpolate
 from mmlapp.core import PruningError
 
 from ..deployment.real_data import real_batch
-from ..deployment.recipe import own_settings
+from ..deployment.recipe import dense_config, own_settings
 from ..models.arguments import check_shape
 from ..models.inputs import shape_text
 
 # Files are compared on as many.
 COUNT = 2
+# Largest value of a pixel.
+WHITE = 255
+
+
+class Example(NamedTuple):
+    """Images as a network reads them.
+
+    Args:
+        images (Tensor): Behind the preprocessor, float32 ``[n, c, h, w]``.
+        text (str): What they are.
+        pixels (bool): Whether the test pipeline was seen to give whole
+            numbers from 0 to 255. Defaults to False.
+    """
+
+    images: Tensor
+    text: str
+    pixels: bool = False
 
 
 def example_images(
@@ -29,7 +46,7 @@ def example_images(
     model: nn.Module,
     shape: Sequence[int] | None = None,
     files: Sequence[str | Path] = (),
-) -> tuple[Tensor, str]:
+) -> Example:
     """Returns images behind the preprocessor of a model.
 
     Args:
@@ -41,19 +58,17 @@ def example_images(
         files (Sequence[str or Path]): Pictures to take instead of the test
             data of the config. Defaults to none.
 
-    Returns:
-        tuple[Tensor, str]: Float32 ``[n, c, h, w]``, and what they are.
-
     Raises:
         PruningError: If a picture cannot be read, or has other channels.
     """
-    images, text = _found_images(cfg, model, shape, files)
-    if shape is not None and images.shape[1] != shape[0]:
+    example = _found_images(cfg, model, shape, files)
+    channels = example.images.shape[1]
+    if shape is not None and channels != shape[0]:
         raise PruningError(
-            f'input_shape={list(shape)}: {text} have {images.shape[1]} '
+            f'input_shape={list(shape)}: {example.text} have {channels} '
             'channels; only height and width can be others'
         )
-    return images, text
+    return example
 
 
 def _found_images(
@@ -61,22 +76,36 @@ def _found_images(
     model: nn.Module,
     shape: Sequence[int] | None,
     files: Sequence[str | Path],
-) -> tuple[Tensor, str]:
+) -> Example:
     size = None if shape is None else check_shape(shape)[1:]
     # In order: what the user names, the data of the config, random ones.
     if files:
         size = size or _own_shape(cfg)[1:]
         images = [_picture(path, size) for path in files]
-        return _processed(model, images, size), f'{len(files)} pictures'
+        text = f'{len(files)} pictures'
+        return Example(_processed(model, images, size), text)
     batch, text = real_batch(cfg, COUNT)
     if batch is None:
         found = shape or _own_shape(cfg)
         values = torch.Generator().manual_seed(0)
         # Values of pixels, which the preprocessor normalises.
-        noise = 255 * torch.rand(COUNT, *found, generator=values)
-        return _processed(model, list(noise), None), f'random images ({text})'
+        noise = WHITE * torch.rand(COUNT, *found, generator=values)
+        text = f'random images ({text})'
+        return Example(_processed(model, list(noise), None), text)
     found = list(batch['inputs'])
-    return _processed(model, found, size), f'{len(found)} images of {text}'
+    # Asked first: some preprocessors may change what they are given.
+    pixels = all(_are_pixels(image) for image in found)
+    text = f'{len(found)} images of {text}'
+    return Example(_processed(model, found, size), text, pixels)
+
+
+def _are_pixels(image: Tensor) -> bool:
+    if image.dtype == torch.uint8:
+        return True
+    # As floats, too; those from 0 to 1 are whole in black and white alone.
+    least, most = image.min().item(), image.max().item()
+    whole = bool((image == image.round()).all())
+    return whole and least >= 0 and 1 < most <= WHITE
 
 
 def _own_shape(cfg: Config) -> tuple[int, ...]:
@@ -116,27 +145,47 @@ def _picture(path: str | Path, size: Sequence[int]) -> Tensor:
     return torch.from_numpy(resized).permute(2, 0, 1).contiguous()
 
 
-def preprocessing(model: nn.Module) -> str:
-    """Says what a program must do with pixels before a network reads them.
+def preprocessing(cfg: Config, model: nn.Module, example: Example) -> str:
+    """Says what a program must do with images before a network reads them.
 
     Args:
+        cfg (Config): Config of the model.
         model (nn.Module): The model, with its preprocessor.
+        example (Example): Images of it.
     """
     process: Any = model.data_preprocessor
+    # What has one channel has no order.
+    several = example.images.shape[1] > 1
+    order = [_order(cfg, process)] if several else []
+    value, *numbers = _normalising(process, example.pixels)
+    return ', '.join([value, *order, *numbers])
+
+
+def _normalising(process: Any, pixels: bool) -> list[str]:
+    """What becomes of the values of the test pipeline, and by what numbers."""
     mean, std = getattr(process, 'mean', None), getattr(process, 'std', None)
+    if not getattr(process, '_enable_normalize', False) or mean is None:
+        given = 'values as the test pipeline gives them'
+        return [f'pixels from 0 to {WHITE}' if pixels else given]
+    given = '(value - mean) / std of the values that the test pipeline gives'
+    return [
+        '(pixel - mean) / std' if pixels else given,
+        f'mean {_digits(mean)}',
+        f'std {_digits(std)}',
+    ]
+
+
+def _digits(values: Tensor) -> list[float]:
+    return [float(f'{v:.6g}') for v in values.flatten().tolist()]
+
+
+def _order(cfg: Config, process: Any) -> str:
     # mmpretrain's preprocessors say the former, MMEngine's the latter.
     flips = getattr(process, 'to_rgb', False) or getattr(
         process, '_channel_conversion', False
     )
-    order = (
-        'RGB'
-        if flips
-        else 'channels as the test pipeline has them (mmcv: BGR)'
-    )
-    if not getattr(process, '_enable_normalize', False) or mean is None:
-        return f'pixels from 0 to 255, {order}'
-    values = [
-        [round(v, 4) for v in tensor.flatten().tolist()]
-        for tensor in (mean, std)
-    ]
-    return f'(pixel - mean) / std, {order}, mean {values[0]}, std {values[1]}'
+    if not flips:
+        return 'channels as the test pipeline has them'
+    # MMEngine's keep in no attribute which of the two they do.
+    said = dense_config(cfg).get('data_preprocessor')
+    return 'BGR' if said and said.get('rgb_to_bgr') else 'RGB'

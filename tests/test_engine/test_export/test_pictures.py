@@ -4,12 +4,18 @@ import mmcv
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import BaseTransform
 from mmengine.config import Config
+from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmlapp.core import PruningError
-from mmlapp.engine.export.pictures import example_images, preprocessing
+from mmlapp.engine.export.pictures import (
+    Example,
+    example_images,
+    preprocessing,
+)
 
 
 class Model(nn.Module):
@@ -34,12 +40,12 @@ def test_pictures_of_the_user(model, tmp_path):
     picture = np.zeros((4, 6, 3), np.uint8)
     picture[:, :3, 0] = 255  # mmcv writes and reads BGR
     mmcv.imwrite(picture, str(path))
-    images, text = example_images(config(), model, (3, 4, 6), [path])
+    images, text, _ = example_images(config(), model, (3, 4, 6), [path])
     assert (images.shape, text) == ((1, 3, 4, 6), '1 pictures')
     # (0 - 1) / 2, (0 - 2) / 2 and (255 - 3) / 2, in RGB; the right is black.
     assert images[0, :, 0, 2].tolist() == [-0.5, -1.0, 126.0]
     assert images[0, :, 3, 3].tolist() == [-0.5, -1.0, -1.5]
-    larger, _ = example_images(config(), model, (3, 8, 12), [path])
+    larger = example_images(config(), model, (3, 8, 12), [path]).images
     assert larger.shape == (1, 3, 8, 12)
 
 
@@ -58,8 +64,9 @@ def test_a_picture_that_is_none(model, tmp_path):
             example_images(config(), model, (3, 4, 6), [name])
 
 
-def test_test_data_of_the_config(model):
-    cfg = config(
+def with_data(*steps):
+    """A config with test data behind some transforms."""
+    return config(
         default_scope='mmpretrain',
         test_dataloader=dict(
             batch_size=8,
@@ -68,21 +75,32 @@ def test_test_data_of_the_config(model):
                 split='test',
                 img_size=16,
                 indices=16,
-                pipeline=[dict(type='PackInputs')],
+                pipeline=[*steps, dict(type='PackInputs')],
             ),
             sampler=dict(type='DefaultSampler', shuffle=False),
         ),
     )
+
+
+@pytest.fixture
+def scope():
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        images, text = example_images(cfg, model)
-        resized, _ = example_images(cfg, model, (3, 8, 8))
+        yield
+
+
+def test_test_data_of_the_config(model, scope):
+    cfg = with_data()
+    images, text, pixels = example_images(cfg, model)
+    resized = example_images(cfg, model, (3, 8, 8)).images
+    assert pixels
     assert (images.shape, resized.shape) == ((2, 3, 16, 16), (2, 3, 8, 8))
     assert text == '2 images of test_dataloader'
     assert images.dtype == torch.float32
 
 
 def test_without_data_it_says_so(model):
-    images, text = example_images(config(), model, (3, 8, 8))
+    images, text, pixels = example_images(config(), model, (3, 8, 8))
+    assert not pixels
     assert images.shape == (2, 3, 8, 8)
     assert text == 'random images (the config has no test_dataloader)'
 
@@ -101,8 +119,81 @@ def test_without_data_images_are_those_of_the_budget(model):
         example_images(cfg, model)
 
 
-def test_what_programs_must_do_with_pixels(model):
-    assert preprocessing(model) == (
+def said(model, cfg):
+    return preprocessing(cfg, model, example_images(cfg, model))
+
+
+def test_what_programs_must_do_with_pixels(model, scope):
+    assert said(model, with_data()) == (
         '(pixel - mean) / std, RGB, mean [1.0, 2.0, 3.0], std [2.0, 2.0, 2.0]'
     )
-    assert preprocessing(Model()).startswith('pixels from 0 to 255, channels')
+    assert said(Model(), with_data()) == (
+        'pixels from 0 to 255, channels as the test pipeline has them'
+    )
+
+
+class AsFloats(BaseTransform):
+    """Whole numbers in float32, as of ``to_float32=True``."""
+
+    def transform(self, results):
+        results['img'] = results['img'].astype(np.float32)
+        return results
+
+
+def test_pixels_as_floats(scope):
+    cfg = with_data(dict(type=AsFloats))
+    assert said(Model(), cfg).startswith('pixels from 0 to 255, ')
+
+
+VALUES = 'values as the test pipeline gives them, channels as the test pipe'
+NORMALISED = (
+    dict(type='NumpyToPIL', to_rgb=True),
+    dict(type='torchvision/ToTensor'),
+)
+
+
+def test_a_pipeline_that_normalises_itself(model, scope):
+    """Its values are no pixels, and it may have turned the channels."""
+    normalise = dict(
+        type='torchvision/Normalize', mean=[0.5] * 3, std=[0.2] * 3
+    )
+    for steps in ([*NORMALISED, normalise], NORMALISED):
+        assert said(Model(), with_data(*steps)).startswith(VALUES)
+        assert said(model, with_data(*steps)).startswith(
+            '(value - mean) / std of the values that the test pipeline gives, '
+        )
+
+
+def test_what_no_data_was_at_hand_for_is_not_known(model, tmp_path):
+    assert said(Model(), config()).startswith(VALUES)
+    assert said(model, config()).startswith('(value - mean) / std of the ')
+    path = tmp_path / 'black.png'
+    mmcv.imwrite(np.zeros((4, 6, 3), np.uint8), str(path))
+    example = example_images(config(), model, files=[path])
+    assert preprocessing(config(), Model(), example).startswith(VALUES)
+
+
+@pytest.mark.parametrize('order', ['RGB', 'BGR'])
+@pytest.mark.parametrize('outer', [True, False])
+def test_the_order_that_a_network_reads(order, outer):
+    """MMEngine's preprocessors keep no attribute that tells."""
+    flip = {'RGB': 'bgr_to_rgb', 'BGR': 'rgb_to_bgr'}[order]
+    settings = {'mean': [1.0] * 3, 'std': [1 / 255] * 3, flip: True}
+    model = nn.Module()
+    model.data_preprocessor = ImgDataPreprocessor(**settings)
+    cfg = config()
+    (cfg if outer else cfg.model).data_preprocessor = settings
+    example = Example(torch.rand(1, 3, 4, 4), '', True)
+    # And digits that matter, of numbers far below 1.
+    assert preprocessing(cfg, model, example) == (
+        f'(pixel - mean) / std, {order}, mean [1.0, 1.0, 1.0], '
+        'std [0.00392157, 0.00392157, 0.00392157]'
+    )
+
+
+def test_one_channel_has_no_order():
+    model = Model(mean=[80.0], std=[58.395], to_rgb=True)
+    example = Example(torch.rand(1, 1, 4, 4), '', True)
+    assert preprocessing(config(), model, example) == (
+        '(pixel - mean) / std, mean [80.0], std [58.395]'
+    )
