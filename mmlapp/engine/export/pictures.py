@@ -22,6 +22,8 @@ from ..models.inputs import shape_text
 
 # Files are compared on as many.
 COUNT = 2
+# How mmcv reads pictures, by channels of the network's input.
+FLAGS = {1: 'grayscale', 3: 'color'}
 # Largest value of a pixel.
 WHITE = 255
 
@@ -59,14 +61,16 @@ def example_images(
             data of the config. Defaults to none.
 
     Raises:
-        PruningError: If a picture cannot be read, or has other channels.
+        PruningError: If a picture cannot be read, or images have other
+            channels.
     """
     example = _found_images(cfg, model, shape, files)
     channels = example.images.shape[1]
     if shape is not None and channels != shape[0]:
         raise PruningError(
             f'input_shape={list(shape)}: {example.text} have {channels} '
-            'channels; only height and width can be others'
+            'channels behind the data_preprocessor; only height and width '
+            'can be others'
         )
     return example
 
@@ -77,11 +81,12 @@ def _found_images(
     shape: Sequence[int] | None,
     files: Sequence[str | Path],
 ) -> Example:
-    size = None if shape is None else check_shape(shape)[1:]
+    asked = None if shape is None else check_shape(shape)
+    size = None if asked is None else asked[1:]
     # In order: what the user names, the data of the config, random ones.
     if files:
-        size = size or _own_shape(cfg)[1:]
-        images = [_picture(path, size) for path in files]
+        channels, *size = asked or _own_shape(cfg)
+        images = [_picture(path, channels, size) for path in files]
         text = f'{len(files)} pictures'
         return Example(_processed(model, images, size), text)
     batch, text = real_batch(cfg, COUNT)
@@ -131,18 +136,30 @@ def _processed(
     return inputs.contiguous()
 
 
-def _picture(path: str | Path, size: Sequence[int]) -> Tensor:
-    """Reads a picture as mmcv does, ``[3, height, width]`` in BGR."""
+def _picture(path: str | Path, channels: int, size: Sequence[int]) -> Tensor:
+    """Reads a picture as mmcv does, ``[channels, height, width]``.
+
+    In BGR, or in grey where there is one channel.
+    """
     import mmcv
 
-    picture = mmcv.imread(str(path)) if Path(path).is_file() else None
+    if channels not in FLAGS:
+        raise PruningError(
+            '--images: pictures are read with 1 or 3 channels, and the input '
+            f'has {channels}. Compare without --images, on the test data of '
+            'the config or on random images, or say another number with '
+            '--input-shape'
+        )
+    found = Path(path).is_file()
+    picture = mmcv.imread(str(path), FLAGS[channels]) if found else None
     if picture is None:
         raise PruningError(
             f'images={str(path)!r}: there is no picture that can be read'
         )
     resized = mmcv.imresize(picture, (size[1], size[0]))
-    # [h, w, 3] -> [3, h, w]
-    return torch.from_numpy(resized).permute(2, 0, 1).contiguous()
+    # [h, w, 3] -> [3, h, w], or [h, w] -> [1, h, w]
+    pixels = resized.reshape(*size, channels)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def preprocessing(cfg: Config, model: nn.Module, example: Example) -> str:

@@ -49,10 +49,49 @@ def test_pictures_of_the_user(model, tmp_path):
     assert larger.shape == (1, 3, 8, 12)
 
 
-def test_channels_that_the_pictures_do_not_have(model, tmp_path):
-    path = tmp_path / 'black.png'
-    mmcv.imwrite(np.zeros((10, 20, 3), np.uint8), str(path))
-    with pytest.raises(PruningError, match=r'input_shape=\[1, 4, 6\]: 1 pict'):
+def written(path, *value):
+    """A picture of one colour, in BGR."""
+    picture = np.full((10, 20, 3), value, np.uint8)
+    mmcv.imwrite(picture, str(path))
+    return path
+
+
+def of_shape(*shape):
+    cfg = config()
+    cfg.model = dict(type='mmlapp.DeployedModel', plan='a.json')
+    cfg.model.input_shape = shape
+    return cfg
+
+
+@pytest.mark.parametrize('own', [True, False])
+def test_pictures_of_one_channel(tmp_path, own):
+    """Whether the shape is that of the config or given."""
+    path = written(tmp_path / 'blue.png', 200, 0, 0)
+    cfg = of_shape(1, 4, 6) if own else config()
+    shape = None if own else (1, 4, 6)
+    model = Model(mean=[1.0], std=[2.0], to_rgb=True)
+    images = example_images(cfg, model, shape, [path, path]).images
+    assert images.shape == (2, 1, 4, 6)
+    # Blue is 0.114 of the luminance, 22 or 23 here.
+    assert (22 - 1) / 2 <= images.mean() <= (23 - 1) / 2
+
+
+@pytest.mark.parametrize('own', [True, False])
+def test_numbers_of_channels_that_no_picture_has(tmp_path, own):
+    path = written(tmp_path / 'black.png', 0, 0, 0)
+    cfg = of_shape(5, 4, 6) if own else config()
+    shape = None if own else (5, 4, 6)
+    with pytest.raises(PruningError, match=r'--images: .* has 5\. .* without'):
+        example_images(cfg, Model(), shape, [path])
+
+
+def test_grey_pictures_before_a_preprocessor_of_three_channels(
+    model, tmp_path
+):
+    path = written(tmp_path / 'black.png', 0, 0, 0)
+    with pytest.raises(
+        PruningError, match=r'\[1, 4, 6\]: 1 pict.* 3 channels behind the'
+    ):
         example_images(config(), model, (1, 4, 6), [path])
 
 
@@ -167,8 +206,7 @@ def test_a_pipeline_that_normalises_itself(model, scope):
 def test_what_no_data_was_at_hand_for_is_not_known(model, tmp_path):
     assert said(Model(), config()).startswith(VALUES)
     assert said(model, config()).startswith('(value - mean) / std of the ')
-    path = tmp_path / 'black.png'
-    mmcv.imwrite(np.zeros((4, 6, 3), np.uint8), str(path))
+    path = written(tmp_path / 'black.png', 0, 0, 0)
     example = example_images(config(), model, files=[path])
     assert preprocessing(config(), Model(), example).startswith(VALUES)
 
