@@ -15,7 +15,8 @@ from mmlapp.core import PruningError
 
 from ..models.ground_truth import plain_samples
 from .files import brief
-from .outputs import default_names, output_tensors
+from .onnx_file import INPUT
+from .outputs import key_names, output_tensors
 
 Run = Callable[[nn.Module, Tensor], Any]
 # Where models of OpenMMLab keep what makes their outputs.
@@ -150,7 +151,7 @@ def output_names(output: Any, head: nn.Module | None) -> list[str]:
 
     Returns:
         list[str]: As many as there are tensors, such as ``cls_scores_0``,
-        ``cls_scores_1``, ``bbox_preds_0`` ...
+        ``cls_scores_1``, ``bbox_preds_0`` ..., or by the keys of mappings.
     """
     labels = _labels(head)
     count = len(output_tensors(output))
@@ -160,10 +161,10 @@ def output_names(output: Any, head: nn.Module | None) -> list[str]:
     # Behind the outputs a loss has its ground truth.
     other = isinstance(output, Mapping) or len(used) < len(parts)
     if other or any(name.startswith('batch_') for name in used):
-        return default_names(count)
+        return key_names(output, [INPUT])
     names: list[str] = []
     for label, part in zip(used, parts, strict=True):
         # One per level of the pyramid: cls_scores_0, cls_scores_1 ...
         own = len(output_tensors(part))
         names += [f'{label}_{i}' for i in range(own)] if own > 1 else [label]
-    return names if len(names) == count else default_names(count)
+    return names if len(names) == count else key_names(output, [INPUT])

@@ -5,12 +5,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
+from itertools import chain
+from itertools import count as counting
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import (
+    MappingKey,
+    tree_flatten_with_path,
+    tree_leaves,
+)
 
 from mmlapp.core import PruningError
 
@@ -89,6 +96,51 @@ def default_names(count: int) -> list[str]:
     if count == 1:
         return ['output']
     return [f'output_{i}' for i in range(count)]
+
+
+def key_names(output: Any, taken: Collection[str] = ()) -> list[str]:
+    """Returns names of outputs by their keys, where there are mappings.
+
+    Args:
+        output (Any): Tensors in any containers.
+        taken (Collection[str]): Names of other things in the file. Defaults
+            to none.
+
+    Returns:
+        list[str]: Identifiers of C, which ONNX asks for, in the order of
+        :func:`output_tensors`.
+
+    Examples:
+        >>> one = torch.ones(1)
+        >>> key_names({'cat': one, 'dog': {'kind': one, 'boxes': [one, one]}})
+        ['cat', 'dog_kind', 'dog_boxes_0', 'dog_boxes_1']
+        >>> key_names([one, one])
+        ['output_0', 'output_1']
+    """
+    leaves, _ = tree_flatten_with_path(output)
+    paths = [path for path, leaf in leaves if isinstance(leaf, Tensor)]
+    if not any(isinstance(key, MappingKey) for path in paths for key in path):
+        return default_names(len(paths))
+    names: list[str] = []
+    for path in paths:
+        text = _identifier('_'.join(map(_key_text, path)))
+        # Keys that differ in other characters alone, or as 'a_b' and a, b.
+        further = (f'{text}_{i}' for i in counting(1))
+        candidates = chain([text], further)
+        used = {*names, *taken}
+        names.append(next(name for name in candidates if name not in used))
+    return names
+
+
+def _key_text(key: Any) -> str:
+    """Of a mapping, a sequence, or a tuple with names."""
+    kind = next(n for n in ('key', 'idx', 'name') if hasattr(key, n))
+    return str(getattr(key, kind))
+
+
+def _identifier(text: str) -> str:
+    plain = re.sub(r'\W', '_', text, flags=re.ASCII)
+    return plain if re.match('[A-Za-z]', plain) else f'output_{plain}'
 
 
 def checked_names(names: Sequence[str] | None, count: int) -> Sequence[str]:

@@ -79,7 +79,6 @@ def test_what_does_not_run_says_why():
         ((torch.ones(1), [torch.ones(1)]), ['cls_scores', 'bbox_preds']),
         # More than the loss knows, and what is no output of the head.
         ([torch.ones(1)] * 3, ['output_0', 'output_1', 'output_2']),
-        ({'a': torch.ones(1), 'b': torch.ones(1)}, ['output_0', 'output_1']),
     ],
 )
 def test_names_of_outputs(output, names):
@@ -87,3 +86,13 @@ def test_names_of_outputs(output, names):
     count = len(names)
     plain = ['output'] if count == 1 else [f'output_{i}' for i in range(count)]
     assert output_names(output, None) == plain
+
+
+@pytest.mark.parametrize('head', [None, Head()])
+def test_outputs_of_several_tasks_have_their_names(head):
+    one = torch.ones(1)
+    output = {'cat': one, 'dog': {'kind': one, 'size': (one, one)}}
+    names = ['cat', 'dog_kind', 'dog_size_0', 'dog_size_1']
+    assert output_names(output, head) == names
+    # Called like the input of the file, which has its name.
+    assert output_names({'input': one, 'b': one}, head) == ['input_1', 'b']

@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from mmlapp.core import PruningError
-from mmlapp.engine.export.outputs import checked_names, flat, outputs_of
+from mmlapp.engine.export.outputs import (
+    checked_names,
+    flat,
+    key_names,
+    outputs_of,
+)
 
 
 def test_outputs_are_those_of_the_network_in_order(net, images):
@@ -25,6 +30,20 @@ def test_half_precision_is_inside_a_copy(net, images):
         assert not torch.equal(half, full)
         torch.testing.assert_close(half, full, atol=1e-2, rtol=1e-2)
     assert net.conv.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ('keys', 'names'),
+    [
+        (['a b', 'a/b', 'a_b'], ['a_b', 'a_b_1', 'a_b_2']),
+        (['1', 2, None, ''], ['output_1', 'output_2', 'None', 'output_']),
+        (['猫', '犬'], ['output__', 'output___1']),
+        (['image', 'image_1'], ['image_1', 'image_1_1']),
+    ],
+)
+def test_names_by_keys_are_identifiers_and_differ(keys, names):
+    output = dict.fromkeys(keys, torch.ones(1))
+    assert key_names(output, ['image']) == names
 
 
 def test_names_that_nobody_gave():
