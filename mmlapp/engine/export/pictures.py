@@ -97,11 +97,11 @@ def _found_images(
         noise = WHITE * torch.rand(COUNT, *found, generator=values)
         text = f'random images ({text})'
         return Example(_processed(model, list(noise), None), text)
-    found = list(batch['inputs'])
+    inputs = list(batch['inputs'])
     # Asked first: some preprocessors may change what they are given.
-    pixels = all(_are_pixels(image) for image in found)
-    text = f'{len(found)} images of {text}'
-    return Example(_processed(model, found, size), text, pixels)
+    pixels = all(_are_pixels(image) for image in inputs)
+    text = f'{len(inputs)} images of {text}'
+    return Example(_processed(model, inputs, size), text, pixels)
 
 
 def _are_pixels(image: Tensor) -> bool:
@@ -180,7 +180,8 @@ def preprocessing(cfg: Config, model: nn.Module, example: Example) -> str:
 
 def _normalising(process: Any, pixels: bool) -> list[str]:
     """What becomes of the values of the test pipeline, and by what numbers."""
-    mean, std = getattr(process, 'mean', None), getattr(process, 'std', None)
+    mean: Any = getattr(process, 'mean', None)
+    std: Any = getattr(process, 'std', None)
     if not getattr(process, '_enable_normalize', False) or mean is None:
         given = 'values as the test pipeline gives them'
         return [f'pixels from 0 to {WHITE}' if pixels else given]
